@@ -1,0 +1,122 @@
+"""Many requests, one pass: their instances go through the model together and back to their owners.
+
+A request's fate is its own. What cannot be read is told to the one who sent it; the rest
+are answered as if it had not been there.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from handler import envelope
+from handler.envelope import Request, Response
+from handler.errors import Internal, InvalidArgument, RequestError
+from task import JSON, BadInstance, BadParameter, Task
+
+MOST_AT_ONCE = 512
+"""Instances in one forward pass. More of them are passed in turn: memory grows with a pass."""
+MOST_NAMED = 20
+"""Bad instances of one request that its error names one by one."""
+
+log = logging.getLogger(__name__)
+
+Read = Callable[[], Request]
+"""Gives a request, or raises RequestError."""
+Prepared = tuple[Request, list[Tensor | RequestError]]
+"""A request, and for each of its instances the tensor for the model or why there is none."""
+
+
+def answer(task: Task, reads: Iterable[Read]) -> list[Response]:
+    """Answer requests that came together, in their order, with one pass through the model."""
+    prepared = [_prepare(task, read) for read in reads]
+    tensors = [
+        tensor
+        for entry in prepared
+        if not isinstance(entry, RequestError)
+        for tensor in entry[1]
+        if isinstance(tensor, Tensor)
+    ]
+    rows = iter(_infer(task, tensors))
+    return [_respond(task, entry, rows) for entry in prepared]
+
+
+def _prepare(task: Task, read: Read) -> Prepared | RequestError:
+    try:
+        request = read()
+    except RequestError as error:
+        return error
+    instances = [_preprocess(task, instance) for instance in request.instances]
+    return _reject_whole(request, instances) or (request, instances)
+
+
+def _preprocess(task: Task, instance: JSON) -> Tensor | RequestError:
+    try:
+        return task.preprocess(instance)
+    except BadInstance as error:
+        return InvalidArgument(str(error))
+    except Exception:  # whatever a task gets wrong with one instance must not reach its neighbours
+        log.exception("preprocess failed")
+        return Internal("the model failed to read it")
+
+
+def _infer(task: Task, tensors: list[Tensor]) -> list[Tensor | RequestError]:
+    rows: list[Tensor | RequestError] = []
+    for start in range(0, len(tensors), MOST_AT_ONCE):
+        rows += _pass(task, tensors[start : start + MOST_AT_ONCE])
+    return rows
+
+
+def _pass(task: Task, tensors: list[Tensor]) -> list[Tensor | RequestError]:
+    try:
+        with torch.inference_mode():
+            rows = task.inference(torch.stack(tensors))
+        if len(rows) != len(tensors):
+            raise ValueError(f"inference gave {len(rows)} rows for {len(tensors)} instances")
+        return list(rows.cpu())
+    except Exception:  # as in _preprocess
+        log.exception("inference failed on %d instances", len(tensors))
+        if len(tensors) == 1:
+            return [Internal("the model failed on it")]
+    # One of them may have brought all down: each gets a pass of its own.
+    return [row for tensor in tensors for row in _pass(task, [tensor])]
+
+
+def _respond(
+    task: Task, entry: Prepared | RequestError, rows: Iterator[Tensor | RequestError]
+) -> Response:
+    if isinstance(entry, RequestError):
+        return envelope.failure(entry)
+    request, instances = entry
+    # Every row is taken from the iterator before anything can fail: the next request's follow.
+    outcomes = [next(rows) if isinstance(one, Tensor) else one for one in instances]
+    error = _reject_whole(request, outcomes)
+    if error is not None:
+        return envelope.failure(error)
+    try:
+        return envelope.predictions([_postprocess(task, one, request) for one in outcomes])
+    except BadParameter as error:
+        return envelope.failure(InvalidArgument(f"parameters.{error}"))
+    except Exception:  # as in _preprocess
+        log.exception("postprocess failed")
+        return envelope.failure(Internal("the model's answer could not be written"))
+
+
+def _postprocess(task: Task, outcome: Tensor | RequestError, request: Request) -> JSON:
+    if isinstance(outcome, RequestError):
+        return envelope.error_object(outcome)
+    return task.postprocess(outcome, request.parameters)
+
+
+def _reject_whole(request: Request, outcomes: list[Tensor | RequestError]) -> RequestError | None:
+    """Return the error for a request with bad instances, None where it may go on."""
+    bad = [(index, one) for index, one in enumerate(outcomes) if isinstance(one, RequestError)]
+    if not bad or request.returns_errors:
+        return None
+    named = [f"instances[{index}]: {error}" for index, error in bad[:MOST_NAMED]]
+    if len(bad) > MOST_NAMED:
+        rest = ", ".join(str(index) for index, _ in bad[MOST_NAMED : 50 * MOST_NAMED])
+        named.append(f"and {len(bad) - MOST_NAMED} more: {rest}")
+    faults = {type(error) for _, error in bad}
+    return (Internal if Internal in faults else InvalidArgument)("; ".join(named))

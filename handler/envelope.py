@@ -1,0 +1,98 @@
+"""Vertex AI's JSON in and out.
+
+`{"instances": [...], "parameters": {...}}` -> `{"predictions": [...]}`, one prediction per
+instance in the same order; errors as Google's APIs write them. Source: "Custom container
+requirements for inference", Vertex AI documentation.
+"""
+
+import json
+from http import HTTPStatus
+from typing import Any, NamedTuple, NoReturn
+
+from handler.errors import InvalidArgument, RequestError
+from task import JSON
+
+EXAMPLE = '{"instances": [...], "parameters": {...}}'
+ON_ERROR = "on_error"
+"""The one parameter that the envelope keeps for itself; "return" is its one value."""
+
+
+class Request(NamedTuple):
+    """A request that could be read."""
+
+    instances: list[JSON]
+    """One or more, as the client sent them."""
+    parameters: dict[str, JSON]
+    """What is for the task."""
+    returns_errors: bool
+    """Whether a bad instance gets an error in its prediction's place, or fails the request."""
+
+
+class Response(NamedTuple):
+    """What goes back to one client."""
+
+    code: HTTPStatus
+    body: str
+    """JSON text."""
+
+
+def read(body: bytes | str) -> Request:
+    """Parse a request's body; raise InvalidArgument with what was expected and what came."""
+    try:
+        document = json.loads(body, parse_constant=_refuse)
+    except RecursionError:
+        raise InvalidArgument("the body is nested too deeply to be a request") from None
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are such
+        raise InvalidArgument(f"the body is not JSON: {error}") from None
+    return check(document)
+
+
+def check(document: JSON) -> Request:
+    """Take a request out of parsed JSON; raise InvalidArgument as `read` does."""
+    if not isinstance(document, dict):
+        raise InvalidArgument(f"expected an object, {EXAMPLE}; got {_kind(document)}")
+    if "instances" not in document:
+        raise InvalidArgument(f"instances: missing; expected {EXAMPLE}")
+    instances, parameters = document["instances"], document.get("parameters")
+    if not isinstance(instances, list):
+        raise InvalidArgument(f"instances: expected an array; got {_kind(instances)}")
+    if not instances:
+        raise InvalidArgument("instances: expected one or more; got an empty array")
+    if parameters is None:
+        parameters = {}
+    if not isinstance(parameters, dict):
+        raise InvalidArgument(f"parameters: expected an object; got {_kind(parameters)}")
+    on_error = parameters.get(ON_ERROR)
+    if on_error not in (None, "return"):
+        raise InvalidArgument('parameters.on_error: expected "return", or leave it out')
+    for_task = {name: value for name, value in parameters.items() if name != ON_ERROR}
+    return Request(instances, for_task, returns_errors=on_error is not None)
+
+
+def predictions(values: list[JSON]) -> Response:
+    """Write the answer to a request; raise ValueError or TypeError for what JSON cannot hold."""
+    return Response(HTTPStatus.OK, _dump({"predictions": values}))
+
+
+def failure(error: RequestError) -> Response:
+    """Write an error in Google's shape."""
+    return Response(error.code, _dump(error_object(error)))
+
+
+def error_object(error: RequestError) -> dict[str, Any]:
+    """Return Google's error object, as it stands alone or in a prediction's place."""
+    about = {"code": int(error.code), "status": error.status, "message": str(error)}
+    return {"error": about}
+
+
+def _dump(document: JSON) -> str:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _kind(value: JSON) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    return "null" if value is None else names.get(type(value), "a number")

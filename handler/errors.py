@@ -1,0 +1,30 @@
+"""What a request can be told when it gets no predictions."""
+
+from http import HTTPStatus
+
+STATUS_WORDS = {
+    HTTPStatus.BAD_REQUEST: "INVALID_ARGUMENT",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "INTERNAL",
+}
+"""Google's status words by HTTP code (https://cloud.google.com/apis/design/errors)."""
+
+
+class RequestError(Exception):
+    """An error for one request; its text is shown to the client."""
+
+    code = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    @property
+    def status(self) -> str:
+        """Google's word for the code."""
+        return STATUS_WORDS[self.code]
+
+
+class InvalidArgument(RequestError):
+    """The client has to change the request: 400."""
+
+    code = HTTPStatus.BAD_REQUEST
+
+
+class Internal(RequestError):
+    """The model failed, whatever the client sends: 500. The cause is in the log, not in the text."""

@@ -1,0 +1,61 @@
+"""The archive's entry: TorchServe's (data, context) -> bodies and statuses.
+
+The only file that knows TorchServe. Its worker imports this file by name, wants exactly
+one class in it, calls `initialize` once and `handle` for every batch, one body a request.
+"""
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handler import batch, envelope, golden
+from handler.envelope import Request
+from handler.errors import InvalidArgument
+from model.task import load
+from task import Task
+
+log = logging.getLogger(__name__)
+
+
+class VertexHandler:
+    """Speaks Vertex AI's JSON itself, without TorchServe's `service_envelope`."""
+
+    task: Task
+
+    def initialize(self, context: Any) -> None:
+        """Load the task from the archive and see it answer its golden instance; raise if not."""
+        properties = context.system_properties
+        try:
+            self.task = load(Path(properties["model_dir"]), _device(properties.get("gpu_id")))
+            golden.check(self.task)
+        except Exception as error:
+            # TorchServe logs the traceback and retries; this line is for who reads the log's end.
+            log.error("cannot serve this archive: %s: %s", type(error).__name__, error)
+            raise
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
+        """Answer a batch of requests: one JSON text for each, with its own status."""
+        responses = batch.answer(self.task, [functools.partial(_read, item) for item in data])
+        for index, response in enumerate(responses):
+            context.set_response_status(int(response.code), response.code.phrase, index)
+            context.set_response_content_type(index, "application/json")
+        return [response.body for response in responses]
+
+
+def _device(gpu_id: int | None) -> torch.device:
+    if gpu_id is not None and torch.cuda.is_available():
+        return torch.device("cuda", gpu_id)
+    return torch.device("cpu")
+
+
+def _read(item: dict[str, Any]) -> Request:
+    """Take a request out of what TorchServe gives: raw bytes, or parsed JSON where it decodes."""
+    if "body" not in item:
+        raise InvalidArgument("expected a JSON body with Content-Type: application/json")
+    body = item["body"]
+    if isinstance(body, (bytes, bytearray)):
+        return envelope.read(bytes(body))
+    return envelope.check(body)

@@ -1,0 +1,39 @@
+"""The digit network: four small convolutions and one linear layer, some 40,000 weights."""
+
+from torch import Tensor, nn
+
+VERSION = 1
+"""Raised whenever the layers change, so that weights of another shape are refused by name."""
+
+SIDE = 28
+"""Height and width, in pixels, of the picture that the network reads."""
+
+
+class DigitNet(nn.Module):
+    """(N, 1, 28, 28) float32 ink in [0, 1] -> (N, classes) float32 logits."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_block(1, 16, kernel=5),
+            nn.MaxPool2d(2),
+            *_block(16, 32),
+            *_block(32, 32),
+            nn.MaxPool2d(2),
+            *_block(32, 64),
+            nn.AdaptiveAvgPool2d(3),
+            nn.Flatten(),
+        )
+        self.classify = nn.Sequential(nn.Dropout(0.3), nn.Linear(64 * 3 * 3, classes))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return the logits of each picture."""
+        logits: Tensor = self.classify(self.features(pictures))
+        return logits
+
+
+def _block(channels_in: int, channels_out: int, kernel: int = 3) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(
+        channels_in, channels_out, kernel, padding=kernel // 2, bias=False
+    )
+    return convolution, nn.BatchNorm2d(channels_out), nn.ReLU()

@@ -1,0 +1,156 @@
+"""From an instance, in any of the shapes that clients send, to a greyscale picture."""
+
+import base64
+import binascii
+import io
+import math
+import warnings
+
+import torch
+from PIL import Image, ImageOps
+
+from model.network import SIDE
+from task import JSON, BadInstance
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""The decoders that a client may reach; Pillow has many more, each a door."""
+MAX_PIXELS = 50_000_000
+"""Pictures with more pixels than this are refused before they are decoded."""
+SHAPES = (
+    'a picture as {"b64": "..."}, {"data": {"b64": "..."}}, {"data": "..."}, '
+    '{"image": {"b64": "..."}} or a bare base64 string, or 28 rows of 28 numbers'
+)
+
+
+def read(instance: JSON) -> Image.Image:
+    """Turn one instance into a picture of mode "L".
+
+    Raises BadInstance where it is none of the shapes named in SHAPES, or cannot be decoded.
+    """
+    match instance:
+        case str(text) | {"b64": str(text)} | {"data": str(text)}:
+            return decode(unbase64(text))
+        case {"data": {"b64": str(text)}} | {"image": {"b64": str(text)}} | {"image": str(text)}:
+            return decode(unbase64(text))
+        case list(rows) | {"data": list(rows)}:
+            return from_rows(rows)
+        case dict(keys):
+            raise BadInstance(f"expected {SHAPES}; got an object with keys {_named(keys)}")
+        case _:
+            raise BadInstance(f"expected {SHAPES}; got {_kind(instance)}")
+
+
+def unbase64(text: str) -> bytes:
+    """Decode standard or URL-safe base64, padded or not, line breaks allowed; raise BadInstance."""
+    if text.startswith("data:"):
+        head, _, text = text.partition(",")
+        if not head.endswith(";base64"):
+            raise BadInstance("a data: URL must say ;base64")
+    letters = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
+    try:
+        content = base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadInstance(f"not base64: {str(error).lower()}") from None
+    if not content:
+        raise BadInstance("the base64 text is empty; expected a PNG, JPEG or WebP picture")
+    return content
+
+
+def decode(content: bytes) -> Image.Image:
+    """Decode a PNG, JPEG or WebP file to mode "L", upright, on white; raise BadInstance."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures by its own limit; ours is below and is an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+        if picture.width * picture.height > MAX_PIXELS:
+            raise BadInstance(
+                f"the picture has {picture.width}x{picture.height} pixels; "
+                f"the limit is {MAX_PIXELS:,} in all"
+            )
+        picture.draft("L", (256, 256))
+        picture.load()
+    except Image.UnidentifiedImageError:
+        raise BadInstance(
+            f"not a PNG, JPEG or WebP picture; it starts with {content[:8]!r}"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise BadInstance(f"the picture is too large: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # What Pillow's decoders raise for a broken file; see its ImageFile.load.
+        raise BadInstance(f"a damaged {picture_format(content)} picture: {error}") from None
+    return _grey(ImageOps.exif_transpose(picture))
+
+
+def picture_format(content: bytes) -> str:
+    """Name the format that a file claims by its first bytes."""
+    if content.startswith(b"\x89PNG"):
+        return "PNG"
+    return "JPEG" if content.startswith(b"\xff\xd8") else "WebP"
+
+
+def from_rows(rows: list[JSON]) -> Image.Image:
+    """Turn 28 rows of 28 finite numbers, of any range, into a picture; raise BadInstance."""
+    if len(rows) == 1 and isinstance(rows[0], list) and len(rows[0]) == SIDE:
+        return from_rows(rows[0])  # (1, 28, 28): a channel first, as PyTorch users send it
+    if len(rows) != SIDE:
+        raise BadInstance(f"expected {SIDE} rows of {SIDE} numbers; got {len(rows)} rows")
+    for index, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != SIDE:
+            got = f"{len(row)} values" if isinstance(row, list) else _kind(row)
+            raise BadInstance(f"row {index}: expected {SIDE} numbers; got {got}")
+        for value in row:
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise BadInstance(f"row {index}: expected finite numbers; got {_kind(value)}")
+    try:
+        pixels = torch.tensor(rows, dtype=torch.float64)
+    except OverflowError:
+        raise BadInstance("a number is too large for a pixel") from None
+    # Between 0 and 1, 0 and 255, or whatever: only the contrast matters.
+    low, high = pixels.min(), pixels.max()
+    if not math.isfinite(high - low):
+        raise BadInstance("the numbers are too far apart for pixels")
+    scaled = (pixels - low) * (255 / (high - low)) if high > low else pixels * 0
+    return Image.frombytes("L", (SIDE, SIDE), bytes(scaled.round().to(torch.uint8).flatten()))
+
+
+_URL_SAFE = str.maketrans("-_", "+/")
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _eight_bits(picture)
+    if picture.has_transparency_data:
+        return _on_paper(picture.convert("RGBA"))
+    return picture.convert("L")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale 16 or more bits a pixel to the eight that `convert` would cut them off at."""
+    wide = picture.convert("I")
+    extrema = wide.getextrema()
+    high = max(int(extrema[1]), 1)  # type: ignore[arg-type]  # "I" has one band
+    return wide.point(lambda level: level * (255 / high)).convert("L")
+
+
+def _on_paper(picture: Image.Image) -> Image.Image:
+    """Lay a transparent drawing on white, or on black where white ink would vanish on white."""
+    for paper in ("white", "black"):
+        sheet = Image.new("RGBA", picture.size, paper)
+        grey = Image.alpha_composite(sheet, picture).convert("L")
+        low, high = grey.getextrema()
+        if low != high:
+            break
+    return grey
+
+
+def _kind(value: JSON) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    if value is None:
+        return "null"
+    return names.get(type(value), f"the number {value}")
+
+
+def _named(keys: dict[str, JSON]) -> str:
+    shown = [key if len(key) <= 20 else f"{key[:20]}..." for key in list(keys)[:5]]
+    return str(shown) if len(keys) <= 5 else f"{shown} and {len(keys) - 5} more"

@@ -1,0 +1,71 @@
+"""What the handler calls: a digit's picture in, a label and its scores out.
+
+This is the file to replace with your own; `task/__init__.py` says what it owes the handler.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import network, picture, weights
+from model.normalise import normalise
+from task import JSON, BadParameter, Golden
+
+TOP_K = 3
+"""How many scores a prediction lists where `parameters.top_k` does not say."""
+
+
+def load(folder: Path, device: torch.device) -> "DigitTask":
+    """Load model.json, golden.json and weights.safetensors from a folder.
+
+    Raises FileNotFoundError, model.weights.BadWeights or ValueError, each with what was
+    wrong, where they are not what this network was trained with.
+    """
+    about = json.loads((folder / "model.json").read_text())
+    if about["network_version"] != network.VERSION:
+        raise ValueError(
+            f"the weights are for network version {about['network_version']}, this code is "
+            f"version {network.VERSION}: train again"
+        )
+    net = network.DigitNet(classes=len(about["labels"]))
+    net.load_state_dict(weights.read(folder / "weights.safetensors"))
+    golden = json.loads((folder / "golden.json").read_text())
+    return DigitTask(net.to(device).eval(), about["labels"], Golden(**golden))
+
+
+class DigitTask:
+    """Handwritten digits, or whatever classes the network was trained on."""
+
+    def __init__(self, net: torch.nn.Module, labels: list[str], golden: Golden) -> None:
+        self.net, self.labels, self.golden = net, labels, golden
+
+    def preprocess(self, instance: JSON) -> Tensor:
+        """Turn a picture in any accepted shape into (1, 28, 28) float32; raise BadInstance."""
+        return normalise(picture.read(instance)).unsqueeze(0)
+
+    def inference(self, batch: Tensor) -> Tensor:
+        """Turn (N, 1, 28, 28) pictures into (N, classes) probabilities."""
+        return self.net(batch).softmax(dim=1)
+
+    def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> dict[str, Any]:
+        """Turn (classes,) probabilities into the label, its score and the top k scores."""
+        scores, classes = row.topk(self._top_k(parameters))
+        ranked = {
+            self.labels[index]: round(score, 6)
+            for index, score in zip(classes.tolist(), scores.tolist(), strict=True)
+        }
+        label = next(iter(ranked))
+        return {"label": label, "score": ranked[label], "scores": ranked}
+
+    def _top_k(self, parameters: dict[str, JSON]) -> int:
+        for name in parameters:
+            if name != "top_k":
+                raise BadParameter(f"{name} is not known; this model takes top_k")
+        top_k = parameters.get("top_k", TOP_K)
+        # The Python SDK sends every number as a float.
+        if type(top_k) not in (int, float) or top_k != top_k // 1 or top_k < 1:
+            raise BadParameter(f"top_k: expected a whole number from 1 on; got {json.dumps(top_k)}")
+        return int(min(top_k, len(self.labels)))

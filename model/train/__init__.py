@@ -1,0 +1,1 @@
+"""From scans to weights: `python -m model.train`. None of it is served."""

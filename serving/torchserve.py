@@ -1,0 +1,191 @@
+"""TorchServe as one Java process: its settings, its command line, its life.
+
+Java is started directly. The `torchserve` command would put a Python process in between
+that forwards no signal and drops Java's exit code.
+"""
+
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from serving.java import Java
+from serving.machine import Layout
+
+LOG_SETTINGS = Path(__file__).with_name("log4j2.xml")
+MEBIBYTE = 1 << 20
+
+
+class Settings(NamedTuple):
+    """Everything that is chosen about one TorchServe."""
+
+    archive: Path
+    """The .mar; its stem is the model's name."""
+    run: Path
+    """A folder of its own for sockets, settings and unpacked archives; its path must be short."""
+    layout: Layout
+    address: str
+    """Where predictions are served: http://HOST:PORT or unix:PATH."""
+    largest_request: int = 10 * MEBIBYTE
+    """Bytes. Vertex's own limit on a dedicated endpoint, and the default here."""
+    response_timeout_s: int = 60
+    """How long a worker may take over one batch before it is ended and replaced."""
+    give_up_after_s: int = 20
+    """How long a worker that keeps dying at its start is tried again."""
+
+    @property
+    def model(self) -> str:
+        """The name under which the archive is served."""
+        return self.archive.stem
+
+
+class NoTorchServe(Exception):
+    """TorchServe is not installed."""
+
+
+def properties(settings: Settings) -> str:
+    """Write config.properties; all but the inference address stays inside the machine."""
+    layout, model = settings.layout, settings.model
+    served = (
+        f'{{"{model}": {{"1.0": {{"defaultVersion": true, "marName": "{settings.archive.name}", '
+        f'"minWorkers": {layout.workers}, "maxWorkers": {layout.workers}, '
+        f'"batchSize": {layout.batch_size}, "maxBatchDelay": {layout.batch_delay_ms}, '
+        f'"responseTimeout": {settings.response_timeout_s}, "startupTimeout": 600, '
+        f'"maxRetryTimeoutInSec": {settings.give_up_after_s}}}}}}}'
+    )
+    grpc, grpc_management = free_port(), free_port()
+    chosen = {
+        "inference_address": settings.address,
+        "management_address": f"unix:{settings.run}/management.sock",
+        "metrics_address": f"unix:{settings.run}/metrics.sock",
+        "grpc_inference_address": "127.0.0.1",
+        "grpc_management_address": "127.0.0.1",
+        "grpc_inference_port": grpc,
+        "grpc_management_port": grpc_management,
+        "model_store": settings.archive.parent.resolve(),
+        "load_models": settings.archive.name,
+        "models": served,
+        "max_request_size": settings.largest_request,
+        "max_response_size": settings.largest_request,
+        "allowed_urls": "file://none.*",
+        "disable_token_authorization": "true",
+        "enable_model_api": "false",
+        "enable_envvars_config": "false",
+        "install_py_dep_per_model": "false",
+        "disable_system_metrics": "true",
+        "number_of_netty_threads": 1,
+        "netty_client_threads": 1,
+        "job_queue_size": 256,
+    }
+    return "".join(f"{name}={value}\n" for name, value in chosen.items())
+
+
+def command(settings: Settings, java: Java, config: Path) -> list[str]:
+    """Return Java's command line for these settings; raise NoTorchServe."""
+    package = importlib.util.find_spec("ts")
+    if package is None or not package.submodule_search_locations:
+        raise NoTorchServe("TorchServe is not installed beside this Python: pip install torchserve")
+    home = Path(package.submodule_search_locations[0])
+    return [
+        java.executable,
+        # One client at a time waits for the compiler, many for the collector: the light ones.
+        "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m",
+        f"-Dmodel_server_home={home.parent}",
+        f"-Djava.io.tmpdir={settings.run}",
+        f"-Dlog4j.configurationFile=file://{LOG_SETTINGS}",
+        "-cp", f"{home}/frontend/*", "org.pytorch.serve.ModelServer",
+        "--python", sys.executable, "-f", str(config),
+        "-s", str(settings.archive.parent.resolve()), "-ncs", "--disable-token-auth",
+    ]  # fmt: skip
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the environment for Java and the workers that it starts."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TS_", "PYTHONPATH"))}
+    return inherited | {
+        "OMP_NUM_THREADS": str(settings.layout.threads),
+        # The handler parses the body itself: the worker would turn a client's fault into noise.
+        "TS_DECODE_INPUT_REQUEST": "false",
+        "PYTHONUNBUFFERED": "1",
+        "LOG_LOCATION": str(settings.run),
+        "METRICS_LOCATION": str(settings.run),
+    }
+
+
+class Server:
+    """A TorchServe that runs; its workers share its process group and end with it."""
+
+    def __init__(self, settings: Settings, java: Java, on_line: Callable[[str], None]) -> None:
+        """Start it and give each line that it logs to `on_line`; raise NoTorchServe."""
+        config = settings.run / "config.properties"
+        config.write_text(properties(settings))
+        self.failures = Failures()
+        self._on_line = on_line
+        self.process = subprocess.Popen(
+            command(settings, java, config), env=environment(settings), cwd=settings.run,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", start_new_session=True,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.failures.see(line)
+            self._on_line(line.rstrip("\n"))
+
+    def stop(self, grace_s: float = 20) -> int:
+        """End it and its workers, by force after `grace_s`; return Java's exit code."""
+        self.process.terminate()
+        try:
+            self.process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._end_group()
+        self._reader.join(5)
+        return self.process.returncode
+
+    def _end_group(self) -> None:
+        """End workers that outlived Java."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return  # the usual case: none did
+
+
+class Failures:
+    """What the log tells of workers that could not load the model."""
+
+    LAST_WORD = re.compile(r"(?:^|MODEL_LOG - )((?:[\w.]+\.)?\w*(?:Error|Exception|Bad\w+)): ?(.*)$")
+    DIED = "Backend worker process died"
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Workers that ended before they were ready."""
+        self.reason = "its workers ended without a word"
+
+    def see(self, line: str) -> None:
+        """Take in one line of the log."""
+        if self.DIED in line:
+            self.count += 1
+        elif "cannot serve this archive: " in line:
+            self.reason = line.rstrip().split("cannot serve this archive: ", 1)[1]
+        elif match := self.LAST_WORD.search(line.rstrip()):
+            self.reason = f"{match[1]}: {match[2]}"
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
