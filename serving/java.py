@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,3 +59,16 @@ def _version(executable: str) -> int | None:
         return None
     match = re.search(r'version "(?:1\.)?(\d+)', said)
     return int(match[1]) if match else None
+
+
+def main() -> None:
+    """Say which Java there is, or what to do about there being none."""
+    try:
+        java = find()
+    except NoJava as error:
+        sys.exit(str(error))
+    print(f"Java {java.version} of {java.source}: {java.executable}")
+
+
+if __name__ == "__main__":
+    main()

@@ -39,6 +39,11 @@ class Settings(NamedTuple):
     """How long a worker may take over one batch before it is ended and replaced."""
     give_up_after_s: int = 20
     """How long a worker that keeps dying at its start is tried again."""
+    native: Path | None = None
+    """A folder with Netty's native library, for where files in `run` may not be executed.
+
+    Without the library TorchServe has no unix sockets; by default Java unpacks it into `run`.
+    """
 
     @property
     def model(self) -> str:
@@ -99,6 +104,7 @@ def command(settings: Settings, java: Java, config: Path) -> list[str]:
         "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m",
         f"-Dmodel_server_home={home.parent}",
         f"-Djava.io.tmpdir={settings.run}",
+        *([f"-Djava.library.path={settings.native}"] if settings.native else []),
         f"-Dlog4j.configurationFile=file://{LOG_SETTINGS}",
         "-cp", f"{home}/frontend/*", "org.pytorch.serve.ModelServer",
         "--python", sys.executable, "-f", str(config),
@@ -114,6 +120,8 @@ def environment(settings: Settings) -> dict[str, str]:
         # The handler parses the body itself: the worker would turn a client's fault into noise.
         "TS_DECODE_INPUT_REQUEST": "false",
         "PYTHONUNBUFFERED": "1",
+        # torch warns where there is no NumPy; the image has none, and nothing here needs it.
+        "PYTHONWARNINGS": "ignore:Failed to initialize NumPy",
         "LOG_LOCATION": str(settings.run),
         "METRICS_LOCATION": str(settings.run),
     }
@@ -163,24 +171,33 @@ class Server:
 
 
 class Failures:
-    """What the log tells of workers that could not load the model."""
+    """What the log tells of workers that could not start or load the model."""
 
-    LAST_WORD = re.compile(r"(?:^|MODEL_LOG - )((?:[\w.]+\.)?\w*(?:Error|Exception|Bad\w+)): ?(.*)$")
-    DIED = "Backend worker process died"
+    DIED = re.compile(r"Backend worker process died|WorkerInitializationException")
+    OUR_WORD = re.compile(r"cannot serve this archive: (.+)$")
+    WORKERS_WORD = re.compile(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$")
+    JAVAS_WORD = re.compile(r"^((?:\w+\.)+\w*(?:Error|Exception): .+)$")
 
     def __init__(self) -> None:
         self.count = 0
         """Workers that ended before they were ready."""
-        self.reason = "its workers ended without a word"
+        self._words: dict[re.Pattern[str], str] = {}
+
+    @property
+    def reason(self) -> str:
+        """The handler's own word on why, else the worker's last exception, else Java's."""
+        for speaker in (self.OUR_WORD, self.WORKERS_WORD, self.JAVAS_WORD):
+            if speaker in self._words:
+                return self._words[speaker]
+        return "no word on why"
 
     def see(self, line: str) -> None:
         """Take in one line of the log."""
-        if self.DIED in line:
-            self.count += 1
-        elif "cannot serve this archive: " in line:
-            self.reason = line.rstrip().split("cannot serve this archive: ", 1)[1]
-        elif match := self.LAST_WORD.search(line.rstrip()):
-            self.reason = f"{match[1]}: {match[2]}"
+        line = line.rstrip()
+        self.count += bool(self.DIED.search(line))
+        for speaker in (self.OUR_WORD, self.WORKERS_WORD, self.JAVAS_WORD):
+            if match := speaker.search(line):
+                self._words[speaker] = match[1]
 
 
 def free_port() -> int:

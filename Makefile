@@ -1,0 +1,87 @@
+# make is the face; every target runs a program that can be run, and read, without it.
+PYTHON ?= python3.11
+IMAGE  ?= vertex-torchserve:latest
+PORT   ?= 8080
+URL    ?= http://127.0.0.1:$(PORT)/predictions/digits
+TORCH  := torch==2.13.0
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+DOCKER ?= docker
+MODEL := build/model/weights.safetensors
+ARCHIVE := build/model-store/digits.mar
+LOCKS := serve dev java
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup model archive serve predict build run test test-unit test-torchserve test-container lint format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  with PORT=$(PORT) IMAGE=$(IMAGE) PYTHON=$(PYTHON) where they apply"
+
+setup: .venv/ready ## make .venv with everything that is pinned in requirements/
+
+.venv/ready: requirements/dev.lock requirements/java.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Python 3.11 is needed; $(PYTHON) is not it. Set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.lock
+	$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) $(TORCH)
+	@$(BIN)/python -m serving.java || { $(BIN)/pip install --quiet --require-hashes -r requirements/java.lock && $(BIN)/python -m serving.java; }
+	@touch $@
+
+model: .venv/ready ## train the network on scikit-learn's digits (DATA=folder: on yours)
+	$(BIN)/python -m model.train $(if $(DATA),--data $(DATA))
+
+$(MODEL): | .venv/ready
+	$(BIN)/python -m model.train
+
+archive: $(ARCHIVE) ## pack handler, model and weights into build/model-store/digits.mar
+
+$(ARCHIVE): $(MODEL) $(wildcard handler/*.py model/*.py task/*.py) serving/archive.py | .venv/ready
+	$(BIN)/python -m serving.archive
+
+serve: $(ARCHIVE) ## serve the model on 127.0.0.1:PORT, without Docker, until Ctrl-C
+	@exec $(BIN)/python -m serving.local --port $(PORT)
+
+predict: .venv/ready ## send a held-out digit, or IMAGE=path, to the served model and show the answer
+	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter-out file,$(origin IMAGE)),$(IMAGE))
+
+build: $(ARCHIVE) ## build the image IMAGE with Docker
+	$(DOCKER) build --tag $(IMAGE) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) .
+
+run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets
+	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) \
+	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \
+	  --env AIP_STORAGE_URI= --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
+	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 $(IMAGE)
+
+test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image
+	$(BIN)/python -m pytest
+
+test-unit: .venv/ready ## run the tests that need neither TorchServe nor Docker
+	$(BIN)/python -m pytest tests/unit
+
+test-torchserve: $(ARCHIVE) ## run the tests against a real TorchServe
+	$(BIN)/python -m pytest tests/torchserve
+
+test-container: $(ARCHIVE) ## run the tests against the real image
+	$(BIN)/python -m pytest tests/container
+
+lint: .venv/ready ## check style, types and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/ready ## lay the code out as lint wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: .venv/ready ## pin the newest versions of pyproject.toml's groups into requirements/
+	for group in $(LOCKS); do $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url \
+	  --custom-compile-command "make lock" --python-version 3.11 --group $$group -o requirements/$$group.lock || exit 1; done
+
+clean: ## remove what was built (the virtual environment stays)
+	rm -rf build

@@ -1,0 +1,114 @@
+"""Send a picture to a served model and show the answer as a person would want to see it."""
+
+import argparse
+import base64
+import json
+import random
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+WIDTH = 28
+"""Columns of the terminal that a picture takes."""
+HELD_OUT = Path("build/model/held-out")
+
+
+class Reply(NamedTuple):
+    """The prediction for one picture."""
+
+    prediction: dict[str, Any]
+    milliseconds: float
+    """From sending the request to having read the answer."""
+
+
+class NoAnswer(Exception):
+    """Why there is no prediction; for people."""
+
+
+def predict(url: str, picture: bytes, top_k: int, timeout_s: float = 60) -> Reply:
+    """Ask the model at `url` for one picture; raise NoAnswer."""
+    instance = {"b64": base64.b64encode(picture).decode()}
+    body = json.dumps({"instances": [instance], "parameters": {"top_k": top_k}}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    began = time.perf_counter()
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            answer = response.read()
+    except urllib.error.HTTPError as error:
+        raise NoAnswer(f"{url} answers {error.code}: {_reason(error.read())}") from None
+    except OSError as error:
+        why = getattr(error, "reason", error)
+        raise NoAnswer(f"{url}: {why}. Is it running? Start it with: make serve") from None
+    milliseconds = (time.perf_counter() - began) * 1000
+    return Reply(json.loads(answer)["predictions"][0], milliseconds)
+
+
+def blocks(picture: Image.Image) -> str:
+    """Draw a picture in half blocks: two of its rows a line, light pixels filled."""
+    grey = picture.convert("L")
+    height = max(round(grey.height * WIDTH / grey.width / 2), 1) * 2
+    grey = grey.resize((WIDTH, height), Image.Resampling.BOX)
+    low, high = (int(level) for level in grey.getextrema())  # type: ignore[arg-type]
+    lit = [value > (low + high) / 2 for value in grey.tobytes()]
+    lines = []
+    for row in range(0, height, 2):
+        pairs = zip(lit[row * WIDTH :][:WIDTH], lit[(row + 1) * WIDTH :][:WIDTH], strict=True)
+        lines.append("".join(" ▄▀█"[2 * upper + lower] for upper, lower in pairs))
+    return "\n".join(lines)
+
+
+def bars(scores: dict[str, float]) -> str:
+    """Write a line a label: its score as a bar and in percent."""
+    wide = max(map(len, scores))
+    return "\n".join(
+        f"  {label:>{wide}}  {score:6.1%}  {'█' * round(score * 30)}"
+        for label, score in scores.items()
+    )
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:300].decode(errors="replace")
+
+
+def _default_picture() -> Path:
+    kept = sorted(HELD_OUT.glob("*.png"))
+    if not kept:
+        sys.exit(f"serving.predict: no pictures in {HELD_OUT}: run make model, or give IMAGE=path")
+    return random.choice(kept)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m serving.predict", description=__doc__)
+    parser.add_argument(
+        "image", type=Path, nargs="?", help="PNG, JPEG or WebP (default: one of the held-out digits)"
+    )
+    parser.add_argument("--url", default="http://127.0.0.1:8080/predictions/digits")
+    parser.add_argument("--top-k", type=int, default=3, help="scores to show (%(default)s)")
+    args = parser.parse_args()
+    path = args.image or _default_picture()
+    try:
+        picture = Image.open(path)
+        reply = predict(args.url, path.read_bytes(), args.top_k)
+        print(f"{path}\n\n{blocks(picture)}\n")
+    except (OSError, UnidentifiedImageError) as error:
+        sys.exit(f"serving.predict: {path}: {error}")
+    except NoAnswer as error:
+        sys.exit(f"serving.predict: {error}")
+    if "scores" not in reply.prediction:
+        print(json.dumps(reply.prediction, indent=2))
+    else:
+        print(f"It is {reply.prediction['label']}.\n\n{bars(reply.prediction['scores'])}\n")
+    print(f"{reply.milliseconds:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
