@@ -71,10 +71,8 @@ def _infer(task: Task, tensors: list[Tensor]) -> list[Tensor | RequestError]:
 def _pass(task: Task, tensors: list[Tensor]) -> list[Tensor | RequestError]:
     try:
         with torch.inference_mode():
-            rows = task.inference(torch.stack(tensors))
-        if len(rows) != len(tensors):
-            raise ValueError(f"inference gave {len(rows)} rows for {len(tensors)} instances")
-        return list(rows.cpu())
+            rows = task.inference(torch.stack(tensors)).cpu()
+        return [row for row, _ in zip(rows, tensors, strict=True)]
     except Exception:  # as in _preprocess
         log.exception("inference failed on %d instances", len(tensors))
         if len(tensors) == 1:

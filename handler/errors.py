@@ -27,4 +27,4 @@ class InvalidArgument(RequestError):
 
 
 class Internal(RequestError):
-    """The model failed, whatever the client sends: 500. The cause is in the log, not in the text."""
+    """The model failed, whatever the client sent: 500. The cause goes to the log."""

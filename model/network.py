@@ -33,7 +33,5 @@ class DigitNet(nn.Module):
 
 
 def _block(channels_in: int, channels_out: int, kernel: int = 3) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(
-        channels_in, channels_out, kernel, padding=kernel // 2, bias=False
-    )
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
     return convolution, nn.BatchNorm2d(channels_out), nn.ReLU()

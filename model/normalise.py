@@ -37,7 +37,7 @@ def normalise(picture: Image.Image) -> torch.Tensor:
 
 
 def cut_out(picture: Image.Image) -> Image.Image | None:
-    """Find the digit: mode "L", ink bright on black, nothing around it; None where there is no ink."""
+    """Find the digit: mode "L", ink bright on black, nothing around it; None for no ink."""
     if max(picture.size) > WORKING_SIDE:
         picture = picture.copy()
         picture.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
@@ -146,7 +146,7 @@ def _without_specks(ink: Image.Image, threshold: int) -> Image.Image:
         if torch.equal(spread, label):
             break
         label = spread
-    names, sizes = label[mask].unique(return_counts=True)
+    names, sizes = torch.unique(label[mask], return_counts=True)
     if len(names) < 2:
         return ink
     kept = torch.isin(label, names[sizes * 8 >= sizes.max()]) & mask

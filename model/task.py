@@ -48,7 +48,8 @@ class DigitTask:
 
     def inference(self, batch: Tensor) -> Tensor:
         """Turn (N, 1, 28, 28) pictures into (N, classes) probabilities."""
-        return self.net(batch).softmax(dim=1)
+        probabilities: Tensor = self.net(batch).softmax(dim=1)
+        return probabilities
 
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> dict[str, Any]:
         """Turn (classes,) probabilities into the label, its score and the top k scores."""

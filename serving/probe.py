@@ -30,7 +30,7 @@ def golden_request(archive: Path) -> bytes:
             contents.getinfo("MAR-INF/MANIFEST.json")
             return contents.read(GOLDEN_REQUEST)
     except FileNotFoundError:
-        raise NotServable(f"{archive} does not exist") from None
+        raise NotServable(f"{archive} does not exist: run make archive") from None
     except (zipfile.BadZipFile, OSError) as error:
         raise NotServable(f"{archive} is no archive: {error}") from error
     except KeyError as error:

@@ -88,6 +88,9 @@ def properties(settings: Settings) -> str:
         "number_of_netty_threads": 1,
         "netty_client_threads": 1,
         "job_queue_size": 256,
+        # The handler parses the body itself: the worker takes NaN, and logs what it cannot parse.
+        # (TS_DECODE_INPUT_REQUEST does nothing here: Java sets it anew from this.)
+        "decode_input_request": "false",
     }
     return "".join(f"{name}={value}\n" for name, value in chosen.items())
 
@@ -117,8 +120,6 @@ def environment(settings: Settings) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TS_", "PYTHONPATH"))}
     return inherited | {
         "OMP_NUM_THREADS": str(settings.layout.threads),
-        # The handler parses the body itself: the worker would turn a client's fault into noise.
-        "TS_DECODE_INPUT_REQUEST": "false",
         "PYTHONUNBUFFERED": "1",
         # torch warns where there is no NumPy; the image has none, and nothing here needs it.
         "PYTHONWARNINGS": "ignore:Failed to initialize NumPy",
@@ -146,9 +147,10 @@ class Server:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.failures.see(line)
-            self._on_line(line.rstrip("\n"))
+        with self.process.stdout as log:
+            for line in log:
+                self.failures.see(line)
+                self._on_line(line.rstrip("\n"))
 
     def stop(self, grace_s: float = 20) -> int:
         """End it and its workers, by force after `grace_s`; return Java's exit code."""

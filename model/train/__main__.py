@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,7 +17,7 @@ from model import network
 from model.train import data as sources
 from model.train.data import BadData, Data, png
 from model.train.fit import draw_all, fit
-from model.train.report import Sitting, confusion, examine, misread
+from model.train.report import REPEATS, Sitting, confusion, examine, misread
 
 SAMPLE = "another pen, 28x28 white on black"
 """The examination whose pictures are kept to try the model with."""
@@ -30,12 +31,20 @@ def main() -> None:
     except BadData as error:
         sys.exit(f"model.train: {error}")
     began = time.monotonic()
-    print(f"{len(data.training)} digits to learn from, {len(data.held_out)} held out: {data.source}")
+    print(
+        f"{len(data.training)} digits to learn from, {len(data.held_out)} held out: {data.source}"
+    )
     drawn, targets = draw_all(data.training, args.pictures, args.seed, args.processes)
     net = fit(drawn, targets, len(data.labels), args.epochs, args.seed)
     sittings = examine(net, data, args.seed)
     accuracy = {name: round(sitting.accuracy, 4) for name, sitting in sittings.items()}
-    _write_model(args.out, net, data, accuracy, args.seed, sittings[SAMPLE])
+    about = {
+        "network_version": network.VERSION,
+        "labels": data.labels,
+        "metrics": {"held_out_accuracy": accuracy},
+        "training": {"data": data.source, "digits": len(data.training), "seed": args.seed},
+    }
+    _write_model(args.out, net, about, sittings[SAMPLE])
     _write_report(args.report, data, sittings)
     print(f"\nHeld-out digits read right, after {time.monotonic() - began:.0f} s:")
     for name, share in accuracy.items():
@@ -47,9 +56,14 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="a folder of pictures per class (default: digits)"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder of pictures per class (default: digits)",
     )
-    parser.add_argument("--out", type=Path, default="build/model", help="for the weights (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default="build/model", help="for the weights (%(default)s)"
+    )
     parser.add_argument("--report", type=Path, default="build/report", help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument(
@@ -57,7 +71,10 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=int, default=5, help="(%(default)s)")
     parser.add_argument(
-        "--processes", type=int, default=min(os.cpu_count() or 1, 8), help="to draw with (%(default)s)"
+        "--processes",
+        type=int,
+        default=min(os.cpu_count() or 1, 8),
+        help="to draw with (%(default)s)",
     )
     args = parser.parse_args()
     for name in ("pictures", "epochs", "processes"):
@@ -66,30 +83,23 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def _write_model(
-    folder: Path, net: nn.Module, data: Data, accuracy: dict[str, float], seed: int, sample: Sitting
-) -> None:
+def _write_model(folder: Path, net: nn.Module, about: dict[str, Any], sample: Sitting) -> None:
+    labels: list[str] = about["labels"]
     held_out = folder / "held-out"
     held_out.mkdir(parents=True, exist_ok=True)
     for old in held_out.glob("*.png"):
         old.unlink()
     tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
     save_file(tensors, folder / "weights.safetensors")
-    about = {
-        "network_version": network.VERSION,
-        "labels": data.labels,
-        "metrics": {"held_out_accuracy": accuracy},
-        "training": {"data": data.source, "digits": len(data.training), "seed": seed},
-    }
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n")
     right = sample.scores.argmax(1) == sample.wanted
     surest = int(torch.where(right, sample.scores.amax(1), 0.0).argmax())
-    label = data.labels[int(sample.wanted[surest])]
+    label = labels[int(sample.wanted[surest])]
     picture = base64.b64encode(png(sample.pictures[surest])).decode()
     golden = {"instance": {"b64": picture}, "expected": {"label": label}}
     (folder / "golden.json").write_text(json.dumps(golden) + "\n")
-    for number in range(len(data.held_out)):
-        name = f"{data.labels[int(sample.wanted[number])]}-{number:03}.png"
+    for number in range(len(sample.pictures) // REPEATS):
+        name = f"{labels[int(sample.wanted[number])]}-{number:03}.png"
         (held_out / name).write_bytes(png(sample.pictures[number]))
 
 

@@ -35,7 +35,7 @@ def fields(square: Image.Image) -> Tensor:
     # A scan this coarse has filled the small loops of 6, 8 and 9: against the mean nearby, not
     # against a fixed level, their dim centres count as ground again.
     detail = shape - gaussian_filter(shape, 3)
-    line = skeletonize(shape + 3 * detail > 0.5)
+    line = skeletonize(shape + 3 * detail > 0.5)  # type: ignore[no-untyped-call]
     shape = (shape + detail).clip(0, 1)
     distance = distance_transform_edt(~line) if line.any() else np.full_like(shape, FAR)
     return torch.from_numpy(np.stack([shape, distance.clip(0, FAR).astype(np.float32)]))

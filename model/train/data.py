@@ -69,9 +69,7 @@ def folder(path: Path) -> Data:
     return _split(str(path), [entry.name for entry in classes], pictures, targets)
 
 
-def _split(
-    source: str, labels: list[str], pictures: list[Image.Image], targets: list[int]
-) -> Data:
+def _split(source: str, labels: list[str], pictures: list[Image.Image], targets: list[int]) -> Data:
     training: list[Example] = []
     held_out: list[Example] = []
     for target in range(len(labels)):

@@ -71,6 +71,4 @@ def _redrawn(scan: Image.Image, rng: random.Random) -> Image.Image:
     lean, reach = rng.uniform(-22, 22), 10
     corners = ((lean, 0), (-lean, 160), (160 - lean, 160), (160 + lean, 0))
     quad = [edge + rng.uniform(-reach, reach) for corner in corners for edge in corner]
-    return ink.transform(
-        (160, 160), Image.Transform.QUAD, quad, resample=Image.Resampling.BILINEAR
-    )
+    return ink.transform((160, 160), Image.Transform.QUAD, quad, resample=Image.Resampling.BILINEAR)

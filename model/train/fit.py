@@ -28,7 +28,9 @@ def draw_all(
 ) -> tuple[Tensor, Tensor]:
     """Draw `count` pictures of the examples, each as often: (count, 1, 28, 28) uint8, (count,)."""
     rng = torch.Generator().manual_seed(seed)
-    rounds = [torch.randperm(len(examples), generator=rng) for _ in range(-(-count // len(examples)))]
+    rounds = [
+        torch.randperm(len(examples), generator=rng) for _ in range(-(-count // len(examples)))
+    ]
     order = torch.cat(rounds)[:count]
     all_fields = torch.stack([fields(example.picture) for example in examples])
     targets = torch.tensor([example.target for example in examples])
@@ -36,7 +38,7 @@ def draw_all(
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         chunks = [
             pool.submit(_drawn, all_fields[chunk].numpy(), seed * 1_000_003 + number)
-            for number, chunk in enumerate(order.split(1000))
+            for number, chunk in enumerate(torch.split(order, 1000))
         ]
         bar = tqdm(chunks, desc="drawing ", unit="k", bar_format=BAR)
         drawn = torch.cat([torch.from_numpy(chunk.result()) for chunk in bar])
@@ -55,7 +57,7 @@ def _drawn(some: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.uint8]:
 def fit(drawn: Tensor, targets: Tensor, classes: int, epochs: int, seed: int) -> DigitNet:
     """Train a new network for some epochs; the same seed and threads give the same weights."""
     torch.manual_seed(seed)
-    net = DigitNet(classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net: DigitNet = DigitNet(classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(drawn) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
@@ -68,7 +70,8 @@ def fit(drawn: Tensor, targets: Tensor, classes: int, epochs: int, seed: int) ->
             schedule.step()
             bar.update()
             bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
-    return net.eval()
+    net.eval()
+    return net
 
 
 def _batches(count: int, epochs: int) -> Iterator[Tensor]:

@@ -1,0 +1,1 @@
+"""The contract, by what it takes to run it: unit/, torchserve/, container/."""

@@ -1,0 +1,1 @@
+"""The real image in a real Docker engine."""

@@ -1,0 +1,149 @@
+"""The image, built once, and containers of it as Vertex AI would start them."""
+
+import os
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.http import Endpoint, wait_for
+from tests.pictures import ARCHIVE, ROOT
+
+DOCKER = os.environ.get("DOCKER", "docker")
+IMAGE = os.environ.get("IMAGE", "vertex-torchserve:test")
+HARDENED = (
+    "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
+    "--security-opt", "no-new-privileges", "--memory", "2g", "--pids-limit", "256",
+)  # fmt: skip
+
+
+def docker(*arguments: str, timeout_s: float = 60, check: bool = True) -> str:
+    """Run one docker command and return what it printed on both streams."""
+    done = subprocess.run(
+        [DOCKER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=timeout_s, check=False,
+    )  # fmt: skip
+    assert not check or done.returncode == 0, f"docker {' '.join(arguments)}:\n{done.stdout}"
+    return done.stdout
+
+
+class Container(NamedTuple):
+    """A container that was started; it may have ended since."""
+
+    name: str
+
+    def logs(self) -> str:
+        return docker("logs", self.name)
+
+    def state(self, field: str) -> str:
+        return docker("inspect", "--format", f"{{{{.State.{field}}}}}", self.name).strip()
+
+    def address(self) -> str:
+        """Return its IP address on Docker's bridge."""
+        where = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        return docker("inspect", "--format", where, self.name).strip()
+
+    def run(self, *command: str) -> str:
+        return docker("exec", self.name, *command)
+
+    def endpoint(self, port: int, path: str) -> Endpoint:
+        return Endpoint(f"http://{self.address()}:{port}{path}")
+
+    def wait_until_ended(self, within_s: float) -> int:
+        wait_for(lambda: self.state("Running") == "false", within_s, "the container's end")
+        return int(self.state("ExitCode"))
+
+
+Start = Callable[..., Container]
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """Build the image with make, as a user does; skip with the reason where there is no Docker."""
+    try:
+        docker("version")
+    except (OSError, AssertionError, subprocess.TimeoutExpired) as error:
+        if os.environ.get("REQUIRE_DOCKER"):
+            raise
+        pytest.skip(f"needs a Docker engine, and none answers to {DOCKER!r}: {error}"[:300])
+    build = ["make", "build", f"IMAGE={IMAGE}", f"DOCKER={DOCKER}"]
+    done = subprocess.run(
+        build, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return IMAGE
+
+
+@pytest.fixture(scope="session")
+def start(image: str) -> Iterator[Start]:
+    """Start containers of the image; all are removed at the end."""
+    started: list[str] = []
+
+    def _start(*options: str, **environ: str) -> Container:
+        variables = [word for pair in environ.items() for word in ("--env", "=".join(pair))]
+        name = docker("run", "--detach", *options, *variables, image).strip().splitlines()[-1]
+        started.append(name)
+        return Container(name)
+
+    yield _start
+    for name in started:
+        docker("rm", "--force", name)
+
+
+def wait_until_healthy(endpoint: Endpoint, health: str, within_s: float = 60) -> float:
+    """Return the seconds until the health route says 200."""
+    began = time.monotonic()
+
+    def healthy() -> bool:
+        try:
+            return endpoint.send("GET", health).code == 200
+        except OSError:
+            return False
+
+    wait_for(healthy, within_s, "a healthy container")
+    return time.monotonic() - began
+
+
+VERTEX = {
+    "AIP_HTTP_PORT": "9000",
+    "AIP_HEALTH_ROUTE": "/v1/endpoints/123/deployedModels/456",
+    "AIP_PREDICT_ROUTE": "/v1/endpoints/123/deployedModels/456:predict",
+    "AIP_STORAGE_URI": "",
+    "AIP_MODE": "PREDICTION",
+    "AIP_MODE_VERSION": "1.0.0",
+    "AIP_FRAMEWORK": "CUSTOM_CONTAINER",
+    "AIP_PROJECT_NUMBER": "1",
+    "AIP_ENDPOINT_ID": "123",
+    "AIP_DEPLOYED_MODEL_ID": "456",
+}
+"""The variables that Vertex sets, with the routes that it takes where a model names none."""
+
+
+@pytest.fixture(scope="session")
+def vertex(start: Start) -> Container:
+    """Start one container as Vertex would, with the least of rights, and wait until it is ready."""
+    container = start(*HARDENED, **VERTEX)
+    wait_until_healthy(container.endpoint(9000, "/"), VERTEX["AIP_HEALTH_ROUTE"])
+    return container
+
+
+@pytest.fixture(scope="session")
+def endpoint(vertex: Container) -> Endpoint:
+    """Return the predict route of that container."""
+    return vertex.endpoint(9000, VERTEX["AIP_PREDICT_ROUTE"])
+
+
+@pytest.fixture
+def broken_archive(tmp_path: Path) -> str:
+    """Return a copy of the archive whose weights are cut short."""
+    path = tmp_path / "digits.mar"
+    with zipfile.ZipFile(ARCHIVE) as whole, zipfile.ZipFile(path, "w") as broken:
+        for name in whole.namelist():
+            content = whole.read(name)
+            broken.writestr(name, content[:1000] if name == "weights.safetensors" else content)
+    path.chmod(0o644)
+    return str(path)

@@ -1,0 +1,212 @@
+"""The image: what is in it, what it opens, how it starts and how it ends."""
+
+import json
+import re
+import socket
+import threading
+import time
+
+import pytest
+
+from tests import wire
+from tests.container.conftest import (
+    HARDENED,
+    VERTEX,
+    Container,
+    Start,
+    docker,
+    wait_until_healthy,
+)
+from tests.http import Answer, Endpoint, crowd
+from tests.pictures import held_out, request
+
+
+@pytest.mark.parametrize("case", wire.CASES, ids=lambda case: case.name)
+def test_the_image_keeps_the_wire_contract(endpoint: Endpoint, case: wire.Case) -> None:
+    answer = endpoint.post(case.body)
+    wire.check(case, answer.code, answer.body)
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_fifteen_clients_never_see_the_sixteenth_s_garbage(
+    vertex: Container, endpoint: Endpoint
+) -> None:
+    before = workers(vertex)
+    garbage = b'{"instances": [{"b64": "!!"}]}'
+    good = [request(base64) for base64, _ in held_out(15)]
+    *answered, refused = crowd(endpoint, [*good, garbage], rounds=20)
+    assert {answer.code for answers in answered for answer in answers} == {200}
+    assert {answer.code for answer in refused} == {400}
+    assert workers(vertex) == before
+
+
+def workers(container: Container) -> list[str]:
+    """Return the process ids of the workers."""
+    listed = docker("top", container.name, "-eo", "pid,args").splitlines()
+    found = [line.split()[0] for line in listed if "model_service_worker" in line]
+    assert found
+    return found
+
+
+def test_requests_without_a_content_type_are_taken_as_raw_predict_sends_them(
+    endpoint: Endpoint,
+) -> None:
+    assert endpoint.post(request(wire.INSTANCE), headers={}).code == 200
+
+
+HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
+OUTSIDE = [
+    ("GET", "/", 404),
+    ("GET", "/ping", 404),
+    ("OPTIONS", "/", 404),
+    ("GET", "/models", 404),
+    ("POST", "/models?url=http://x/y.mar", 404),
+    ("GET", "/metrics", 404),
+    ("POST", "/workflows", 404),
+    ("POST", "/predictions/digits", 404),
+    ("GET", "/api-description", 404),
+    ("GET", f"{HEALTH}/", 404),
+    ("GET", f"{HEALTH}/../models", 404),
+    ("GET", PREDICT, 405),
+    ("DELETE", PREDICT, 405),
+    ("POST", HEALTH, 405),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "code"), OUTSIDE)
+def test_only_two_doors_open(endpoint: Endpoint, method: str, path: str, code: int) -> None:
+    answer = endpoint.send(method, path)
+    assert answer.code == code
+    error = json.loads(answer.body)["error"]
+    assert error["code"] == code
+    assert f"POST {PREDICT}" in error["message"]
+    assert "torchserve" not in answer.body.lower()
+
+
+def test_only_one_port_is_open(vertex: Container) -> None:
+    for port in (7070, 7071, 8080, 8081, 8082, 9001):
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            assert probe.connect_ex((vertex.address(), port)) != 0, port
+
+
+def test_a_body_beyond_the_limit_is_a_413_that_names_it(endpoint: Endpoint) -> None:
+    answer = endpoint.post(b" " * (10 * (1 << 20) + 1))
+    assert answer.code == 413
+    assert "limit of 10485760 bytes" in json.loads(answer.body)["error"]["message"]
+
+
+def test_a_body_just_below_the_limit_reaches_the_handler(endpoint: Endpoint) -> None:
+    body = request(wire.INSTANCE)
+    answer = endpoint.post(body + b" " * (10 * (1 << 20) - len(body)))
+    assert answer.code == 200, answer.body
+
+
+def test_a_wrong_content_type_is_a_415(endpoint: Endpoint) -> None:
+    answer = endpoint.post(request(wire.INSTANCE), {"Content-Type": "text/plain"})
+    assert answer.code == 415
+    assert "application/json" in json.loads(answer.body)["error"]["message"]
+
+
+def test_it_runs_as_a_numbered_user_and_carries_no_tools(vertex: Container, image: str) -> None:
+    assert docker("inspect", "--format", "{{.Config.User}}", image).strip() == "10001"
+    for tool in ("pip", "pip3", "gcc", "cc", "javac", "jlink", "torch-model-archiver", "curl"):
+        found = vertex.run("sh", "-c", f"command -v {tool} /opt/venv/bin/{tool} || true")
+        assert not found.strip(), found
+    found = vertex.run("find", "/app", "-name", "*test*")
+    assert not found.strip(), found
+
+
+def test_the_image_sets_no_aip_variable(image: str) -> None:
+    assert "AIP_" not in docker("inspect", "--format", "{{.Config.Env}}", image)
+
+
+def test_the_port_is_open_at_once_and_health_is_503_until_the_model_answers(start: Start) -> None:
+    container = start(**VERTEX)
+    seen: list[Answer] = []
+    deadline = time.monotonic() + 60
+    while not seen or seen[-1].code != 200:
+        assert time.monotonic() < deadline, container.logs()
+        try:
+            answer = container.endpoint(9000, "/").send("GET", HEALTH)
+        except OSError:
+            assert not seen, "the port closed again"
+            continue
+        seen.append(answer)
+        if answer.code == 200:
+            predicted = container.endpoint(9000, PREDICT).post(wire.CASES[0].body)
+            wire.check(wire.CASES[0], predicted.code, predicted.body)
+    assert {answer.code for answer in seen} == {503, 200}
+
+
+def test_the_published_port_and_route_work_and_a_stop_answers_what_is_under_way(
+    start: Start,
+) -> None:
+    container = start(*HARDENED, AIP_HTTP_PORT="9000", AIP_PREDICT_ROUTE="/predictions/digits")
+    endpoint = container.endpoint(9000, "/predictions/digits")
+    wait_until_healthy(endpoint, "/ping")
+    big = request(*[base64 for base64, _ in held_out(90)] * 30)
+    answers: list[Answer] = []
+    client = threading.Thread(target=lambda: answers.append(endpoint.post(big)))
+    client.start()
+    time.sleep(0.3)
+    docker("stop", "--time", "30", container.name)
+    client.join(60)
+    assert [answer.code for answer in answers] == [200]
+    assert container.state("ExitCode") == "0", container.logs()
+
+
+def last_line(container: Container) -> str:
+    return container.logs().strip().splitlines()[-1]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_container_within_a_minute_with_the_reason(
+    start: Start, broken_archive: str
+) -> None:
+    container = start("--volume", f"{broken_archive}:/opt/model-store/digits.mar:ro", **VERTEX)
+    assert container.wait_until_ended(60) == 1
+    assert re.search(
+        r"^cannot serve: the model cannot be loaded: BadWeights: weights\.safetensors",
+        last_line(container),
+    )
+
+
+def test_a_file_that_is_no_archive_ends_the_container_with_the_reason(start: Start) -> None:
+    container = start("--volume", "/etc/hostname:/opt/model-store/digits.mar:ro", **VERTEX)
+    assert container.wait_until_ended(30) == 1
+    assert "cannot serve: /opt/model-store/digits.mar is no archive" in last_line(container)
+
+
+def test_a_variable_that_cannot_be_followed_ends_the_container_with_its_name(start: Start) -> None:
+    container = start(**VERTEX | {"AIP_HTTP_PORT": "http"})
+    assert container.wait_until_ended(30) == 1
+    assert "cannot serve: AIP_HTTP_PORT=http: expected a whole number" in last_line(container)
+
+
+@pytest.mark.parametrize("victim", ["org.pytorch.serve.ModelServer", "nginx: master"])
+def test_without_its_java_or_its_nginx_the_container_ends_and_says_so(
+    start: Start, victim: str
+) -> None:
+    container = start(**VERTEX)
+    wait_until_healthy(container.endpoint(9000, "/"), HEALTH)
+    container.run("sh", "-c", f"grep -l '{victim}' /proc/[0-9]*/cmdline 2>/dev/null | "
+        "cut -d/ -f3 | sort -n | tail -1 | xargs kill -9")  # fmt: skip
+    assert container.wait_until_ended(30) == 1
+    assert re.search("^cannot serve: (TorchServe|nginx) ended with exit code", last_line(container))
+
+
+def test_a_worker_that_is_killed_comes_back(start: Start) -> None:
+    container = start(**VERTEX)
+    endpoint = container.endpoint(9000, PREDICT)
+    wait_until_healthy(endpoint, HEALTH)
+    before = workers(container)
+    container.run("sh", "-c", "grep -l model_service_worker /proc/[0-9]*/cmdline 2>/dev/null | "
+        "cut -d/ -f3 | grep -vx -e self -e $$ | xargs kill -9")  # fmt: skip
+    deadline = time.monotonic() + 60
+    while True:
+        answer = endpoint.post(wire.CASES[0].body)
+        if answer.code == 200 and not set(workers(container)) & set(before):
+            break
+        assert time.monotonic() < deadline, container.logs()
+        time.sleep(0.2)
+    assert container.state("Running") == "true"

@@ -1,0 +1,50 @@
+"""Pictures and requests that the tests send."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = ROOT / "build" / "model"
+ARCHIVE = ROOT / "build" / "model-store" / "digits.mar"
+
+
+def golden() -> tuple[dict[str, str], str]:
+    """Return the trained model's golden instance and its label."""
+    about = json.loads((MODEL / "golden.json").read_text())
+    return about["instance"], about["expected"]["label"]
+
+
+def held_out(count: int) -> list[tuple[str, str]]:
+    """Return (base64, label) of some held-out digits, spread over the classes."""
+    files = sorted((MODEL / "held-out").glob("*.png"))
+    chosen = files[:: max(len(files) // count, 1)][:count]
+    return [(base64.b64encode(f.read_bytes()).decode(), f.name.split("-")[0]) for f in chosen]
+
+
+def request(*instances: Any, **parameters: Any) -> bytes:
+    """Write a request's body."""
+    body: dict[str, Any] = {"instances": list(instances)}
+    if parameters:
+        body["parameters"] = parameters
+    return json.dumps(body).encode()
+
+
+def encoded(picture: Image.Image, file_format: str = "PNG", **options: Any) -> str:
+    """Return a picture as a base64 string."""
+    file = io.BytesIO()
+    picture.save(file, file_format, **options)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def seven(size: int = 100, paper: int = 255, ink: int = 0) -> Image.Image:
+    """Draw a seven with straight lines."""
+    picture = Image.new("L", (size, size), paper)
+    points = [(0.3, 0.2), (0.7, 0.2), (0.45, 0.8)]
+    line = [(round(x * size), round(y * size)) for x, y in points]
+    ImageDraw.Draw(picture).line(line, fill=ink, width=size // 12, joint="curve")
+    return picture

@@ -1,0 +1,1 @@
+"""A real TorchServe, started by the fixtures."""

@@ -1,0 +1,138 @@
+"""An archive is self-contained, and holds whatever model is put behind the one seam."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from serving import archive, java, local, torchserve
+from tests import pictures, wire
+from tests.http import Endpoint, wait_for
+from tests.torchserve.conftest import serving
+
+TOY = """
+import torch
+from task import BadInstance, Golden
+
+def load(folder, device):
+    return Vowels((folder / "vowels.txt").read_text())
+
+class Vowels:
+    golden = Golden("hello", {"vowels": 2})
+    def __init__(self, vowels):
+        self.vowels = vowels
+    def preprocess(self, instance):
+        if not isinstance(instance, str):
+            raise BadInstance("expected a text")
+        return torch.tensor([sum(instance.count(v) for v in self.vowels)])
+    def inference(self, batch):
+        return batch
+    def postprocess(self, row, parameters):
+        return {"vowels": int(row)}
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> tuple[Path, Path]:
+    model, weights = tmp_path / "model", tmp_path / "weights"
+    model.mkdir()
+    weights.mkdir()
+    (model / "__init__.py").touch()
+    (model / "task.py").write_text(TOY)
+    (weights / "vowels.txt").write_text("aeiou")
+    return model, weights
+
+
+def test_a_text_model_of_some_lines_takes_the_digits_place(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with serving(archive.build("vowels", *toy, tmp_path / "store")) as endpoint:
+        good = endpoint.post(pictures.request("queue", "sky", "banana"))
+        bad = endpoint.post(pictures.request("queue", 3))
+    assert good.code == 200
+    assert json.loads(good.body)["predictions"] == [{"vowels": n} for n in (4, 0, 3)]
+    assert bad.code == 400
+    assert json.loads(bad.body)["error"]["message"] == "instances[1]: expected a text"
+
+
+def test_a_model_that_misses_its_golden_instance_makes_no_archive(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (toy[1] / "vowels.txt").write_text("xyz")
+    with pytest.raises(archive.BadArchive, match=r"golden instance: expected \{'vowels': 2\}, got"):
+        archive.build("vowels", *toy, tmp_path / "store")
+    assert not (tmp_path / "store" / "vowels.mar").exists()
+
+
+def test_training_stays_at_home(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "zipfile", "-e", str(pictures.ARCHIVE), str(tmp_path)], check=True
+    )
+    inside = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py")}
+    assert "vertex_handler.py" in inside
+    assert "model/task.py" in inside
+    assert not [name for name in inside if "train" in name]
+
+
+def test_torchserve_s_own_command_with_its_own_defaults_serves_the_archive(tmp_path: Path) -> None:
+    ports = {kind: torchserve.free_port() for kind in ("inference", "management", "metrics")}
+    config = "".join(f"{kind}_address=http://127.0.0.1:{port}\n" for kind, port in ports.items())
+    config += "".join(
+        f"grpc_{kind}_port={torchserve.free_port()}\n" for kind in ("inference", "management")
+    )
+    (tmp_path / "config.properties").write_text(f"{config}default_workers_per_model=1\n")
+    found = java.find().executable
+    environ = os.environ | {"TEMP": str(tmp_path), "JAVA_HOME": str(Path(found).parent.parent)}
+    command = textwrap.dedent(f"""
+        torchserve --start --foreground --disable-token-auth --no-config-snapshots
+        --ts-config config.properties --model-store {pictures.ARCHIVE.parent} --models digits.mar
+    """).split()
+    command[0] = str(Path(sys.executable).parent / command[0])
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environ, stdout=log, stderr=log, start_new_session=True
+        )
+    endpoint = Endpoint(f"http://127.0.0.1:{ports['inference']}/predictions/digits")
+    try:
+        wait_for(lambda: _answers(endpoint), 60, "a stock TorchServe")
+        for case in wire.CASES[:12]:
+            answer = endpoint.post(case.body)
+            wire.check(case, answer.code, answer.body)
+    finally:
+        # Its Python front forwards no signal: the whole group has to go.
+        os.killpg(process.pid, 9)
+        process.wait(10)
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    try:
+        return endpoint.post(wire.CASES[0].body).code == 200
+    except OSError:
+        return False
+
+
+def test_an_archive_that_cannot_be_loaded_is_given_up_with_the_reason(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, weights = toy
+    path = archive.build("vowels", model, weights, tmp_path / "store")
+    _replace(path, "vowels.txt", "x")
+    began = time.monotonic()
+    with pytest.raises(local.CannotServe, match="GoldenMismatch: golden"), serving(path):
+        pytest.fail("it serves")
+    assert time.monotonic() - began < 60
+
+
+def _replace(path: Path, name: str, content: str) -> None:
+    with zipfile.ZipFile(path) as old:
+        kept = {entry: old.read(entry) for entry in old.namelist()}
+    kept[name] = content.encode()
+    with zipfile.ZipFile(path, "w") as new:
+        for entry, data in kept.items():
+            new.writestr(entry, data)

@@ -1,0 +1,35 @@
+"""The archive in a real TorchServe: the wire contract, batching, and other people's garbage."""
+
+import json
+
+import pytest
+
+from tests import wire
+from tests.http import Endpoint, crowd
+from tests.pictures import held_out, request
+
+
+@pytest.mark.parametrize("case", wire.CASES, ids=lambda case: case.name)
+def test_torchserve_keeps_the_wire_contract(digits: Endpoint, case: wire.Case) -> None:
+    answer = digits.post(case.body)
+    wire.check(case, answer.code, answer.body)
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_fifteen_clients_never_see_the_sixteenth_s_garbage(digits: Endpoint) -> None:
+    shown = held_out(15)
+    alone = [digits.post(request(base64)).body for base64, _ in shown]
+    garbage = b'{"instances": [{"b64": "!!"}]}'
+    *good, bad = crowd(digits, [*(request(base64) for base64, _ in shown), garbage], rounds=20)
+    assert {answer.code for answer in bad} == {400}
+    for answers, expected in zip(good, alone, strict=True):
+        assert {answer.code for answer in answers} == {200}
+        labels = {json.loads(answer.body)["predictions"][0]["label"] for answer in answers}
+        assert labels == {json.loads(expected)["predictions"][0]["label"]}
+
+
+def test_a_body_that_is_not_called_json_is_told_so(digits: Endpoint) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = digits.post(request(wire.INSTANCE), form)
+    assert answer.code == 400
+    assert "Content-Type: application/json" in answer.body

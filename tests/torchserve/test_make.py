@@ -1,0 +1,175 @@
+"""What a newcomer types, and what it leaves behind."""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving.torchserve import free_port
+from tests.pictures import ROOT, encoded, seven
+
+PYTHON = sys.executable
+
+
+class Served:
+    """`python -m serving.local`, as `make serve` runs it."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [PYTHON, "-m", "serving.local", *arguments]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.said = ""
+
+    def read_until(self, text: str, within_s: float = 60) -> str:
+        """Collect what it prints until a line has `text`."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + within_s
+        for line in self.process.stdout:
+            self.said += line
+            assert time.monotonic() < deadline, self.said
+            if text in line:
+                return line
+        pytest.fail(f"ended without {text!r}:\n{self.said}")
+
+    def descendants(self) -> list[int]:
+        """Return the process ids of its Java and its workers."""
+        return _children(self.process.pid)
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *_children(child)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    local = Served("--port", str(free_port()))
+    try:
+        local.read_until("Ctrl-C stops it.")
+        yield local
+    finally:
+        local.process.send_signal(signal.SIGINT)
+        local.process.communicate(timeout=40)
+
+
+def test_it_says_which_java_and_prints_a_curl_line_that_works(served: Served) -> None:
+    assert re.search(r"^Java \d+ of .+: /", served.said, re.MULTILINE)
+    (line,) = re.findall(r"^ +(curl .*)$", served.said, re.MULTILINE)
+    done = subprocess.run(
+        [*shlex.split(line), "--silent", "--max-time", "30"], cwd=ROOT, capture_output=True,
+        text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert '"predictions":[{"label":' in done.stdout
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [PYTHON, "-m", program, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def url(served: Served) -> str:
+    (found,) = re.findall(r"URL=(\S+)", served.said)
+    return str(found)
+
+
+def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_milliseconds(
+    served: Served,
+) -> None:
+    done = run("serving.predict", "--url", url(served))
+    assert done.returncode == 0, done.stderr
+    assert "█" in done.stdout
+    assert re.search(r"^It is \d\.$", done.stdout, re.MULTILINE)
+    assert re.search(r"^  \d +\d+\.\d%  █", done.stdout, re.MULTILINE)
+    assert re.search(r"^\d+\.\d ms$", done.stdout, re.MULTILINE)
+
+
+def test_predict_takes_a_picture_of_one_s_own(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "seven.png"
+    seven().save(path)
+    done = run("serving.predict", "--url", url(served), str(path))
+    assert "It is 7." in done.stdout, done.stderr
+
+
+def test_predict_says_what_the_server_did_not_like(served: Served) -> None:
+    done = run("serving.predict", "--url", url(served).replace("digits", "letters"))
+    assert done.returncode == 1
+    assert "answers 404: " in done.stderr
+
+
+def test_predict_says_what_to_do_where_nothing_answers(tmp_path: Path) -> None:
+    done = run("serving.predict", "--url", f"http://127.0.0.1:{free_port()}/x")
+    assert done.returncode == 1
+    assert "Start it with: make serve" in done.stderr
+    missing = run("serving.predict", str(tmp_path / "none.png"))
+    assert "No such file" in missing.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_leaves_no_process_behind(number: signal.Signals) -> None:
+    local = Served("--port", str(free_port()))
+    local.read_until("Ctrl-C stops it.")
+    started = local.descendants()
+    assert len(started) >= 2  # Java and a worker at least
+    local.process.send_signal(number)
+    said, _ = local.process.communicate(timeout=40)
+    assert local.process.returncode == 0
+    assert said.endswith("stopped\n")
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("serving.local", "--port", port)
+    assert done.returncode == 1
+    assert f"port {port} of 127.0.0.1: Address already in use" in done.stderr
+
+
+def test_a_missing_archive_is_named() -> None:
+    done = run("serving.local", "--archive", "build/none.mar")
+    assert done.returncode == 1
+    assert "build/none.mar does not exist: run make archive" in done.stderr
+
+
+def test_a_picture_is_sent_as_the_readme_s_curl_does(served: Served) -> None:
+    body = f'{{"instances":[{{"b64":"{encoded(seven())}"}}]}}'
+    done = subprocess.run(
+        ["curl", "--silent", "--max-time", "30", "-d", "@-", "-H", "Content-Type: application/json",
+         url(served)],
+        input=body, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert '"label":"7"' in done.stdout
+
+
+def test_make_help_lists_every_target() -> None:
+    done = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
+        env=os.environ,
+    )  # fmt: skip
+    text = (ROOT / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    listed = re.findall(r"^  make (\S+) ", done.stdout, re.MULTILINE)
+    assert sorted(listed) == sorted(phony.split())
+
+
+@pytest.mark.parametrize(
+    "program", ["model.train", "serving.archive", "serving.local", "serving.predict"]
+)
+def test_every_program_explains_itself(program: str) -> None:
+    done = run(program, "--help")
+    assert done.returncode == 0
+    assert f"usage: python -m {program}" in done.stdout

@@ -1,0 +1,1 @@
+"""The core, with neither TorchServe nor Docker."""

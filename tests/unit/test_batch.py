@@ -1,0 +1,161 @@
+"""Many requests, one pass; one bad instance spoils only itself."""
+
+import json
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from handler import batch, envelope, golden
+from handler.envelope import Response
+from task import JSON, BadInstance, BadParameter, Golden
+from tests.pictures import request
+
+
+class Doubler:
+    """A task that doubles numbers; it fails where it is told to."""
+
+    golden = Golden(2, 4.0)
+
+    def __init__(self) -> None:
+        self.passes: list[int] = []
+
+    def preprocess(self, instance: JSON) -> Tensor:
+        if instance == "bug":
+            raise RuntimeError("a secret of the model's")
+        if not isinstance(instance, int):
+            raise BadInstance(f"expected an integer, got {instance!r}")
+        return torch.tensor([float(instance)])
+
+    def inference(self, batch: Tensor) -> Tensor:
+        self.passes.append(len(batch))
+        if (batch == 13).any():
+            raise RuntimeError("thirteen brings it down")
+        return batch * 2
+
+    def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> Any:
+        if "unknown" in parameters:
+            raise BadParameter("unknown is not known")
+        return float("nan") if row.item() == 10 else row.item()
+
+
+def ask(task: Doubler, *bodies: bytes) -> list[Response]:
+    return batch.answer(task, [partial(envelope.read, body) for body in bodies])
+
+
+def predictions(response: Response) -> Any:
+    assert response.code == 200, response.body
+    return json.loads(response.body)["predictions"]
+
+
+def error(response: Response) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(response.body)["error"]
+    assert found["code"] == response.code
+    return found
+
+
+def test_all_instances_of_all_requests_go_through_the_model_in_one_pass() -> None:
+    task = Doubler()
+    first, second = ask(task, request(1, 2), request(3))
+    assert task.passes == [3]
+    assert predictions(first) == [2, 4]
+    assert predictions(second) == [6]
+
+
+def test_a_pass_has_a_largest_size() -> None:
+    task = Doubler()
+    (response,) = ask(task, request(*[1] * (batch.MOST_AT_ONCE + 1)))
+    assert task.passes == [batch.MOST_AT_ONCE, 1]
+    assert predictions(response) == [2] * (batch.MOST_AT_ONCE + 1)
+
+
+def test_neighbours_of_a_bad_request_get_their_answers() -> None:
+    answers = ask(Doubler(), request(1), b"garbage", request("x"), request(2))
+    assert [answer.code for answer in answers] == [200, 400, 400, 200]
+    assert predictions(answers[3]) == [4]
+
+
+def test_a_bad_instance_is_named_and_so_is_every_other_one() -> None:
+    (response,) = ask(Doubler(), request("a", 1, "b"))
+    said = error(response)["message"]
+    assert (
+        said
+        == "instances[0]: expected an integer, got 'a'; instances[2]: expected an integer, got 'b'"
+    )
+
+
+def test_of_very_many_bad_instances_the_error_stays_short() -> None:
+    (response,) = ask(Doubler(), request(*["x"] * 10_000))
+    said = error(response)["message"]
+    assert "instances[19]: " in said
+    assert "and 9980 more: 20, 21, " in said
+    assert len(said) < 10_000
+
+
+def test_on_error_return_puts_an_error_in_the_prediction_s_place() -> None:
+    (response,) = ask(Doubler(), request(1, "x", 2, on_error="return"))
+    one, bad, two = predictions(response)
+    assert (one, two) == (2, 4)
+    assert bad["error"]["status"] == "INVALID_ARGUMENT"
+
+
+def test_a_model_that_fails_on_one_instance_fails_its_request_alone() -> None:
+    bad, good = ask(Doubler(), request(1, 13), request(2))
+    assert predictions(good) == [4]
+    assert error(bad) == {
+        "code": 500, "status": "INTERNAL", "message": "instances[1]: the model failed on it",
+    }  # fmt: skip
+
+
+def test_a_bug_in_a_task_is_ours_and_its_text_stays_with_us() -> None:
+    bad, good = ask(Doubler(), request("bug"), request(2))
+    assert bad.code == 500
+    assert "secret" not in bad.body
+    assert predictions(good) == [4]
+
+
+def test_an_answer_that_json_cannot_hold_is_our_fault() -> None:
+    bad, good = ask(Doubler(), request(5), request(2))
+    assert error(bad)["status"] == "INTERNAL"
+    assert predictions(good) == [4]
+
+
+def test_a_bad_parameter_fails_its_request_alone() -> None:
+    bad, good = ask(Doubler(), request(1, unknown=1), request(2))
+    assert error(bad)["message"] == "parameters.unknown is not known"
+    assert predictions(good) == [4]
+
+
+def test_a_model_that_loses_a_row_is_found_out() -> None:
+    class Loser(Doubler):
+        def inference(self, batch: Tensor) -> Tensor:
+            return batch[:-1]
+
+    (response,) = ask(Loser(), request(1, 2))
+    assert error(response)["status"] == "INTERNAL"
+
+
+def test_the_golden_instance_must_come_out_right() -> None:
+    golden.check(Doubler())
+    wrong = Doubler()
+    wrong.golden = Golden(2, 5.0)
+    with pytest.raises(golden.GoldenMismatch, match=r"expected 5\.0, got 4\.0"):
+        golden.check(wrong)
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "matches"),
+    [
+        ({"label": "3", "score": 0.9}, {"label": "3"}, True),
+        ({"label": "4", "score": 0.9}, {"label": "3"}, False),
+        ({"score": 0.9}, {"label": "3"}, False),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}}, True),
+        ("three", "three", True),
+    ],
+)
+def test_of_a_golden_object_the_keys_that_matter_are_enough(
+    got: JSON, expected: JSON, matches: bool
+) -> None:
+    assert golden.matches(got, expected) is matches

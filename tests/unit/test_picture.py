@@ -1,0 +1,151 @@
+"""Every picture that a client may send comes out as the same ink; or is refused."""
+
+import base64
+import io
+import struct
+import zlib
+
+import pytest
+import torch
+from PIL import Image
+
+from model import picture
+from model.normalise import normalise
+from task import BadInstance
+from tests.pictures import encoded, seven
+
+PLAIN = normalise(seven())
+
+
+def likeness(shown: Image.Image) -> float:
+    """Return the cosine between a picture's ink and the plain seven's."""
+    ink = normalise(shown)
+    return float(torch.cosine_similarity(ink.flatten(), PLAIN.flatten(), dim=0))
+
+
+def coloured(mode: str) -> Image.Image:
+    return seven().convert(mode)
+
+
+def transparent(ink: str) -> Image.Image:
+    """Return ink on nothing."""
+    drawing = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
+    drawing.paste(Image.new("RGBA", (100, 100), ink), mask=seven(paper=0, ink=255))
+    return drawing
+
+
+def palette_with_transparency() -> bytes:
+    file = io.BytesIO()
+    transparent("black").quantize(4).save(file, "PNG")
+    return file.getvalue()
+
+
+def sixteen_bits() -> bytes:
+    file = io.BytesIO()
+    levels = [value * 257 for value in seven().tobytes()]
+    wide = Image.frombytes("I;16", (100, 100), struct.pack(f"<{len(levels)}H", *levels))
+    wide.save(file, "PNG")
+    return file.getvalue()
+
+
+def rotated_by_exif() -> bytes:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held sideways
+    seven().rotate(90).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def animated() -> bytes:
+    file = io.BytesIO()
+    seven().save(file, "WEBP", save_all=True, append_images=[Image.new("L", (100, 100))])
+    return file.getvalue()
+
+
+GOOD = {
+    "grey": base64.b64decode(encoded(seven())),
+    "white on black": base64.b64decode(encoded(seven(paper=0, ink=255))),
+    "faint": base64.b64decode(encoded(seven(paper=200, ink=170))),
+    "large": base64.b64decode(encoded(seven(size=1200))),
+    "colour": base64.b64decode(encoded(coloured("RGB"))),
+    "CMYK": base64.b64decode(encoded(coloured("CMYK"), "JPEG")),
+    "one bit": base64.b64decode(encoded(coloured("1"))),
+    "black on nothing": base64.b64decode(encoded(transparent("black"))),
+    "white on nothing": base64.b64decode(encoded(transparent("white"))),
+    "a palette with transparency": palette_with_transparency(),
+    "16 bits": sixteen_bits(),
+    "rotated by EXIF": rotated_by_exif(),
+    "the first picture of an animation": animated(),
+}
+
+
+@pytest.mark.parametrize("content", GOOD.values(), ids=GOOD.keys())
+def test_any_picture_of_a_seven_is_brought_to_the_same_ink(content: bytes) -> None:
+    assert likeness(picture.decode(content)) > 0.9
+
+
+def huge_png() -> bytes:
+    """Return a PNG that claims a billion pixels in a few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 40_000, 25_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+
+
+BAD = {
+    "a billion pixels": (huge_png(), "1000000000|40000x25000"),
+    "a PNG cut short": (GOOD["grey"][:-40], "damaged PNG"),
+    "a JPEG cut short": (GOOD["CMYK"][: len(GOOD["CMYK"]) // 2], "damaged JPEG"),
+    "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
+    "a pickle": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00.", "not a PNG, JPEG or WebP"),
+    "a GIF": (b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "not a PNG, JPEG or WebP"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BAD.values(), ids=BAD.keys())
+def test_what_is_no_whole_picture_is_refused_with_the_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(BadInstance, match=reason):
+        picture.read({"b64": base64.b64encode(content).decode()})
+
+
+def test_a_picture_without_ink_is_blank_and_not_an_error() -> None:
+    assert not normalise(Image.new("L", (60, 60), 200)).any()
+    assert not normalise(picture.from_rows([[0] * 28] * 28)).any()
+
+
+def test_a_data_url_is_base64_with_a_name() -> None:
+    assert likeness(picture.read(f"data:image/png;base64,{encoded(seven())}")) > 0.99
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, 1e308, float("inf"), float("nan")],
+    ids=["an integer of 400 digits", "1e308", "inf", "nan"],
+)
+def test_numbers_that_are_no_pixels_are_refused(value: float) -> None:
+    rows = [[value, -value, *[0.0] * 26], *[[0.0] * 28] * 27]
+    with pytest.raises(BadInstance):
+        picture.from_rows(rows)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 2), (47, 49)])
+def test_no_shape_of_picture_is_too_odd_to_be_normalised(shape: tuple[int, int]) -> None:
+    shown = Image.effect_noise(shape, 80)
+    assert normalise(shown).shape == (28, 28)
+    assert normalise(shown).isfinite().all()
+
+
+def test_a_speck_far_from_the_digit_does_not_move_it() -> None:
+    spotted = seven()
+    spotted.paste(0, (2, 2, 5, 5))
+    assert likeness(spotted) > 0.9
+
+
+def test_shade_over_the_paper_does_not_hide_the_digit() -> None:
+    shade = Image.linear_gradient("L").resize((100, 100)).point(lambda level: 255 - level // 2)
+    shown = Image.composite(shade, Image.new("L", (100, 100), 30), seven())
+    assert likeness(shown) > 0.9

