@@ -21,6 +21,15 @@ HARDENED = (
 )  # fmt: skip
 
 
+KILL = """
+import os, pathlib, sys
+for entry in pathlib.Path("/proc").glob("[0-9]*"):
+    line = (entry / "cmdline").read_bytes().decode()
+    if sys.argv[1] in line and int(entry.name) not in (1, os.getpid()):
+        os.kill(int(entry.name), 9)
+"""
+
+
 def docker(*arguments: str, timeout_s: float = 60, check: bool = True) -> str:
     """Run one docker command and return what it printed on both streams."""
     done = subprocess.run(
@@ -49,6 +58,10 @@ class Container(NamedTuple):
 
     def run(self, *command: str) -> str:
         return docker("exec", self.name, *command)
+
+    def kill(self, what: str) -> None:
+        """End by SIGKILL every process whose command line has `what` in it."""
+        self.run("/opt/venv/bin/python", "-c", KILL, what)
 
     def endpoint(self, port: int, path: str) -> Endpoint:
         return Endpoint(f"http://{self.address()}:{port}{path}")

@@ -189,8 +189,7 @@ def test_without_its_java_or_its_nginx_the_container_ends_and_says_so(
 ) -> None:
     container = start(**VERTEX)
     wait_until_healthy(container.endpoint(9000, "/"), HEALTH)
-    container.run("sh", "-c", f"grep -l '{victim}' /proc/[0-9]*/cmdline 2>/dev/null | "
-        "cut -d/ -f3 | sort -n | tail -1 | xargs kill -9")  # fmt: skip
+    container.kill(victim)
     assert container.wait_until_ended(30) == 1
     assert re.search("^cannot serve: (TorchServe|nginx) ended with exit code", last_line(container))
 
@@ -200,8 +199,7 @@ def test_a_worker_that_is_killed_comes_back(start: Start) -> None:
     endpoint = container.endpoint(9000, PREDICT)
     wait_until_healthy(endpoint, HEALTH)
     before = workers(container)
-    container.run("sh", "-c", "grep -l model_service_worker /proc/[0-9]*/cmdline 2>/dev/null | "
-        "cut -d/ -f3 | grep -vx -e self -e $$ | xargs kill -9")  # fmt: skip
+    container.kill("model_service_worker")
     deadline = time.monotonic() + 60
     while True:
         answer = endpoint.post(wire.CASES[0].body)
