@@ -46,7 +46,7 @@ serve: $(ARCHIVE) ## serve the model on 127.0.0.1:PORT, without Docker, until Ct
 	@exec $(BIN)/python -m serving.local --port $(PORT)
 
 predict: .venv/ready ## send a held-out digit, or IMAGE=path, to the served model and show the answer
-	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter-out file,$(origin IMAGE)),$(IMAGE))
+	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter command,$(origin IMAGE)),$(IMAGE))
 
 build: $(ARCHIVE) ## build the image IMAGE with Docker
 	$(DOCKER) build --tag $(IMAGE) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) .

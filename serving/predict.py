@@ -99,9 +99,10 @@ def main() -> None:
     args = parser.parse_args()
     path = args.image or _default_picture()
     try:
-        picture = Image.open(path)
+        with Image.open(path) as picture:
+            drawn = blocks(picture)
         reply = predict(args.url, path.read_bytes(), args.top_k)
-        print(f"{path}\n\n{blocks(picture)}\n")
+        print(f"{path}\n\n{drawn}\n")
     except (OSError, UnidentifiedImageError) as error:
         sys.exit(f"serving.predict: {path}: {error}")
     except NoAnswer as error:

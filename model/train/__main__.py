@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import glob
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from torch import nn
 from model import network
 from model.train import data as sources
 from model.train.data import BadData, Data, png
-from model.train.fit import draw_all, fit
+from model.train.fit import BATCH, draw_all, fit
 from model.train.report import REPEATS, Sitting, confusion, examine, misread
 
 SAMPLE = "another pen, 28x28 white on black"
@@ -77,9 +78,9 @@ def _arguments() -> argparse.Namespace:
         help="to draw with (%(default)s)",
     )
     args = parser.parse_args()
-    for name in ("pictures", "epochs", "processes"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name}: expected 1 or more")
+    for name, least in (("pictures", BATCH), ("epochs", 1), ("processes", 1)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name}: expected {least} or more")
     return args
 
 
@@ -93,14 +94,19 @@ def _write_model(folder: Path, net: nn.Module, about: dict[str, Any], sample: Si
     save_file(tensors, folder / "weights.safetensors")
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n")
     right = sample.scores.argmax(1) == sample.wanted
+    if not right.any():
+        sys.exit(
+            "model.train: the network read no held-out picture right; give it more to learn from"
+        )
     surest = int(torch.where(right, sample.scores.amax(1), 0.0).argmax())
     label = labels[int(sample.wanted[surest])]
     picture = base64.b64encode(png(sample.pictures[surest])).decode()
     golden = {"instance": {"b64": picture}, "expected": {"label": label}}
     (folder / "golden.json").write_text(json.dumps(golden) + "\n")
     for number in range(len(sample.pictures) // REPEATS):
-        name = f"{labels[int(sample.wanted[number])]}-{number:03}.png"
-        (held_out / name).write_bytes(png(sample.pictures[number]))
+        label = labels[int(sample.wanted[number])]
+        earlier = len(list(held_out.glob(f"{glob.escape(label)}-*.png")))
+        (held_out / f"{label}-{earlier:03}.png").write_bytes(png(sample.pictures[number]))
 
 
 def _write_report(folder: Path, data: Data, sittings: dict[str, Sitting]) -> None:

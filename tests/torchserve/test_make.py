@@ -1,5 +1,6 @@
 """What a newcomer types, and what it leaves behind."""
 
+import json
 import os
 import re
 import shlex
@@ -153,6 +154,20 @@ def test_a_picture_is_sent_as_the_readme_s_curl_does(served: Served) -> None:
         input=body, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert '"label":"7"' in done.stdout
+
+
+def test_the_readme_s_request_is_answered_as_the_readme_says(served: Served) -> None:
+    text = (ROOT / "README.md").read_text()
+    (line,) = re.findall(r"^\$ (curl .*\n .*)$", text, re.MULTILINE)
+    line = line.replace("http://127.0.0.1:8080/predictions/digits", url(served))
+    done = subprocess.run(
+        ["bash", "-c", f"{line} --silent --max-time 30"], cwd=ROOT, capture_output=True,
+        text=True, timeout=60, check=True,
+    )  # fmt: skip
+    (printed,) = re.findall(r"^\{.predictions.*$", text, re.MULTILINE)
+    answer, wanted = json.loads(done.stdout), json.loads(printed)
+    assert answer["predictions"][0]["label"] == wanted["predictions"][0]["label"]
+    assert len(answer["predictions"][0]["scores"]) == len(wanted["predictions"][0]["scores"])
 
 
 def test_make_help_lists_every_target() -> None:

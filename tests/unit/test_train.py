@@ -1,0 +1,98 @@
+"""Training on one's own pictures, from a folder to a task that answers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from handler import golden
+from model.task import load
+from tests.pictures import ROOT, encoded
+
+
+def train(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "model.train", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def cross(size: int) -> Image.Image:
+    picture = Image.new("RGB", (size, size), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.line((size // 4, size // 4, 3 * size // 4, 3 * size // 4), "navy", size // 10)
+    pen.line((size // 4, 3 * size // 4, 3 * size // 4, size // 4), "navy", size // 10)
+    return picture
+
+
+def ring(size: int) -> Image.Image:
+    picture = Image.new("RGB", (size, size), "white")
+    box = (size // 4, size // 4, 3 * size // 4, 3 * size // 4)
+    ImageDraw.Draw(picture).ellipse(box, outline="darkred", width=size // 10)
+    return picture
+
+
+def test_a_folder_of_pictures_per_class_becomes_a_model_of_those_classes(tmp_path: Path) -> None:
+    for label, drawn in (("cross", cross), ("ring", ring)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for size in range(40, 100, 10):
+            drawn(size).save(tmp_path / "data" / label / f"{size}.png")
+    model, report = tmp_path / "model", tmp_path / "report"
+    done = train(
+        "--data", str(tmp_path / "data"), "--out", str(model), "--report", str(report),
+        "--pictures", "1024", "--epochs", "3", "--processes", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "photographed, black on white" in done.stdout
+    assert "training" in done.stderr  # the progress bar
+
+    task = load(model, torch.device("cpu"))
+    golden.check(task)
+    (row,) = task.inference(task.preprocess(encoded(ring(300))).unsqueeze(0))
+    assert task.postprocess(row, {})["label"] == "ring"
+
+    about = json.loads((model / "model.json").read_text())
+    assert about["labels"] == ["cross", "ring"]
+    assert about["network_version"] == 1
+    assert set(about["metrics"]["held_out_accuracy"].values()) <= {0.5, 0.75, 0.875, 1.0}
+    assert {path.name[:5] for path in (model / "held-out").iterdir()} == {"cross", "ring-"}
+    with Image.open(report / "misread.png") as misread:
+        assert misread.width == 840
+    assert "cross" in (report / "confusion.txt").read_text()
+
+
+def test_the_trained_digits_tell_what_they_are() -> None:
+    about = json.loads((ROOT / "build" / "model" / "model.json").read_text())
+    assert about["labels"] == list("0123456789")
+    assert about["training"]["digits"] > 1500
+    assert min(about["metrics"]["held_out_accuracy"].values()) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "needs a folder of pictures per class"),
+        ({"a/1.png": b"", "b/1.png": b""}, "needs two pictures at least"),
+        ({"a/1.png": b"x", "a/2.png": b"x", "b/1.png": b"", "b/2.png": b""}, "a/1.png: not a PNG"),
+    ],
+)
+def test_a_folder_that_cannot_be_learnt_from_is_refused_with_the_reason(
+    tmp_path: Path, files: dict[str, bytes], reason: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    done = train("--data", str(tmp_path))
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_too_few_pictures_are_refused() -> None:
+    done = train("--pictures", "5")
+    assert done.returncode == 2
+    assert "--pictures: expected 128 or more" in done.stderr
