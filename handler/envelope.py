@@ -13,6 +13,8 @@ from handler.errors import InvalidArgument, RequestError
 from task import JSON
 
 EXAMPLE = '{"instances": [...], "parameters": {...}}'
+MOST_INSTANCES = 10_000
+"""Instances in one request: its neighbours in the batch wait until all of them are answered."""
 ON_ERROR = "on_error"
 """The one parameter that the envelope keeps for itself; "return" is its one value."""
 
@@ -58,6 +60,8 @@ def check(document: JSON) -> Request:
         raise InvalidArgument(f"instances: expected an array; got {_kind(instances)}")
     if not instances:
         raise InvalidArgument("instances: expected one or more; got an empty array")
+    if len(instances) > MOST_INSTANCES:
+        raise InvalidArgument(f"instances: {len(instances)} of them; the limit is {MOST_INSTANCES}")
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, dict):

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import struct
 import warnings
 
 import torch
@@ -14,7 +15,9 @@ from task import JSON, BadInstance
 FORMATS = ("PNG", "JPEG", "WEBP")
 """The decoders that a client may reach; Pillow has many more, each a door."""
 MAX_PIXELS = 50_000_000
-"""Pictures with more pixels than this are refused before they are decoded."""
+"""Pictures with more pixels than this are refused before they are decoded: a camera's largest."""
+MAX_DECODED_PIXELS = 20_000_000
+"""The same for what is held in memory at once; JPEGs are reduced while they are decoded."""
 BRIGHTEST = 1_000_000
 """Pixels given as numbers may be of any range up to this, either side of zero."""
 SHAPES = (
@@ -64,23 +67,26 @@ def decode(content: bytes) -> Image.Image:
             # Pillow warns of large pictures by its own limit; ours is below and is an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        if picture.width * picture.height > MAX_PIXELS:
-            raise BadInstance(
-                f"the picture has {picture.width}x{picture.height} pixels; "
-                f"the limit is {MAX_PIXELS:,} in all"
-            )
+        _limit(picture, MAX_PIXELS)
         picture.draft("L", (256, 256))
-        picture.load()
+        _limit(picture, MAX_DECODED_PIXELS)
+        ImageOps.exif_transpose(picture, in_place=True)
     except UnidentifiedImageError:
         raise BadInstance(
             f"not a PNG, JPEG or WebP picture; it starts with {content[:8]!r}"
         ) from None
     except Image.DecompressionBombError as error:
         raise BadInstance(f"the picture is too large: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         # What Pillow's decoders raise for a broken file; see its ImageFile.load.
         raise BadInstance(f"a damaged {picture_format(content)} picture: {error}") from None
-    return _grey(ImageOps.exif_transpose(picture))
+    return _grey(picture)
+
+
+def _limit(picture: Image.Image, pixels: int) -> None:
+    if picture.width * picture.height > pixels:
+        size = f"{picture.width}x{picture.height}"
+        raise BadInstance(f"the picture has {size} pixels; the limit is {pixels:,} in all")
 
 
 def picture_format(content: bytes) -> str:
@@ -108,7 +114,7 @@ def from_rows(rows: list[JSON]) -> Image.Image:
     # Between 0 and 1, 0 and 255, or whatever: only the contrast matters.
     low, high = pixels.min(), pixels.max()
     scaled = (pixels - low) * (255 / (high - low)) if high > low else pixels * 0
-    return Image.frombytes("L", (SIDE, SIDE), bytes(scaled.round().to(torch.uint8).flatten()))
+    return Image.frombytes("L", (SIDE, SIDE), bytes(scaled.round().int().flatten().tolist()))
 
 
 _URL_SAFE = str.maketrans("-_", "+/")
