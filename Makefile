@@ -6,6 +6,8 @@ URL    ?= http://127.0.0.1:$(PORT)/predictions/digits
 TORCH  := torch==2.13.0
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
+INSTANCES ?= build/model/held-out/instances.json
+
 BIN := .venv/bin
 DOCKER ?= docker
 MODEL := build/model/weights.safetensors
@@ -14,7 +16,7 @@ LOCKS := serve dev java
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model archive serve predict build run test test-unit test-torchserve test-container lint format lock clean
+.PHONY: help setup model archive serve predict build run contract test test-unit test-torchserve test-container lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +59,9 @@ run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets
 	  --env AIP_STORAGE_URI= --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 $(IMAGE)
 
+contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file: your requests)
+	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml
+
 test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image
 	$(BIN)/python -m pytest
 
@@ -66,8 +71,8 @@ test-unit: .venv/ready ## run the tests that need neither TorchServe nor Docker
 test-torchserve: $(ARCHIVE) ## run the tests against a real TorchServe
 	$(BIN)/python -m pytest tests/torchserve
 
-test-container: $(ARCHIVE) ## run the tests against the real image
-	$(BIN)/python -m pytest tests/container
+test-container: $(ARCHIVE) ## run the tests against the real image, and those of the contract suite
+	$(BIN)/python -m pytest tests/container tests/contract
 
 lint: .venv/ready ## check style, types and who imports whom
 	$(BIN)/ruff check .

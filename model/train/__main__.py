@@ -103,6 +103,9 @@ def _write_model(folder: Path, net: nn.Module, about: dict[str, Any], sample: Si
     picture = base64.b64encode(png(sample.pictures[surest])).decode()
     golden = {"instance": {"b64": picture}, "expected": {"label": label}}
     (folder / "golden.json").write_text(json.dumps(golden) + "\n")
+    shown = [png(picture) for picture in sample.pictures[:: max(len(sample.pictures) // 10, 1)]]
+    instances = {"instances": [{"b64": base64.b64encode(one).decode()} for one in shown]}
+    (held_out / "instances.json").write_text(json.dumps(instances) + "\n")
     for number in range(len(sample.pictures) // REPEATS):
         label = labels[int(sample.wanted[number])]
         earlier = len(list(held_out.glob(f"{glob.escape(label)}-*.png")))

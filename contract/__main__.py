@@ -1,0 +1,47 @@
+"""Put an image to Vertex AI's container contract, before deploying it costs twenty minutes."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+
+CLAUSES = Path(__file__).parent / "clauses"
+
+
+def main() -> None:
+    """Run the command line; the exit code is 0 where every clause is kept."""
+    parser = argparse.ArgumentParser(prog="python -m contract", description=__doc__)
+    parser.add_argument("image", help="any/image:tag that Docker has here")
+    parser.add_argument(
+        "--instances", type=Path, required=True, metavar="FILE",
+        help='instances that the model understands: {"instances": [...]}, an array or JSON lines',
+    )  # fmt: skip
+    parser.add_argument("--read-only", action="store_true", help="with a read-only root and a /tmp")
+    parser.add_argument("--docker", default="docker", help="the client to use (%(default)s)")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the outcome as JUnit XML")
+    parser.add_argument(
+        "--ready-s",
+        type=float,
+        default=300,
+        help="how long it may take to be healthy (%(default)s)",
+    )
+    parser.add_argument(
+        "--liveness-s", type=float, default=40, help="how long until its port is open (%(default)s)"
+    )
+    args = parser.parse_args()
+    if not args.instances.is_file():
+        sys.exit(f"contract: {args.instances} does not exist")
+    options = [
+        f"--image={args.image}", f"--instances={args.instances.resolve()}",
+        f"--docker={args.docker}", f"--ready-s={args.ready_s}", f"--liveness-s={args.liveness_s}",
+        *(["--read-only"] if args.read_only else []),
+        *([f"--junit-xml={args.junit}"] if args.junit else []),
+    ]  # fmt: skip
+    root = CLAUSES.parent.parent
+    quiet = ["-q", "--tb=no", "--no-header", "-p", "no:cacheprovider", "--override-ini=addopts="]
+    sys.exit(pytest.main([str(CLAUSES), f"--rootdir={root}", *quiet, *options]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One test a clause, named as the clause."""

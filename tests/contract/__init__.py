@@ -1,0 +1,1 @@
+"""The contract suite itself: it names the clause that a broken server breaks."""

@@ -1,0 +1,109 @@
+"""The suite passes a whole server, and names the clauses that a broken one breaks."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from tests.container.conftest import DOCKER, docker
+from tests.pictures import ROOT, held_out
+
+HERE = Path(__file__).parent
+DOCKERFILE = """
+ARG BASE
+FROM ${BASE}
+COPY broken.py /broken.py
+ARG KIND
+ARG AIP
+ENV KIND=${KIND} ${AIP:-OTHER}=1
+ENTRYPOINT ["/bin/sh", "-c", "exec /opt/venv/bin/python /broken.py \\"$KIND\\""]
+"""
+
+
+def broken_image(image: str, kind: str, folder: Path) -> str:
+    """Build a server of a kind on the base of an image that has Python."""
+    (folder / "Dockerfile").write_text(DOCKERFILE)
+    (folder / "broken.py").write_text((HERE / "broken.py").read_text())
+    tag = f"contract-test:{kind.replace(' ', '-').replace('[', '').replace(']', '')}".lower()
+    tag = tag.replace("'", "")
+    aip = "AIP_HTTP_PORT" if kind == "sets AIP variables" else "OTHER"
+    docker(
+        "build", "--tag", tag, "--build-arg", f"BASE={image}", "--build-arg", f"KIND={kind}",
+        "--build-arg", f"AIP={aip}", str(folder), timeout_s=300,
+    )  # fmt: skip
+    return tag
+
+
+def put_to_contract(image: str, instances: list[object], *options: str) -> tuple[int, str]:
+    """Run the suite as a user does; return its exit code and what it printed."""
+    file = Path(options[options.index("--instances") + 1])
+    file.write_text(json.dumps({"instances": instances}))
+    done = subprocess.run(
+        [sys.executable, "-m", "contract", image, "--docker", DOCKER, *options], cwd=ROOT,
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def clauses(said: str, word: str) -> set[str]:
+    """Return the clauses that the table lists as kept or BROKEN."""
+    return {line[8:] for line in said.splitlines() if line.startswith(f"{word:<6}  ")}
+
+
+BREAKS = {
+    "fixed port": "it listens on AIP_HTTP_PORT on all addresses within 40 s",
+    "listens to itself": "it listens on AIP_HTTP_PORT on all addresses within 40 s",
+    "ends at once": "it listens on AIP_HTTP_PORT on all addresses within 40 s",
+    "fixed routes": "health on AIP_HEALTH_ROUTE becomes 200",
+    "never healthy": "health on AIP_HEALTH_ROUTE becomes 200",
+    "default routes ignored": "the default routes of vertex are served",
+    "sets AIP variables": "the image sets no aip variable itself",
+    "healthy before it predicts": "health is 200 only once predictions are answered",
+    "reads data[0]": "there is one prediction per instance[3]",
+    "out of order": "predictions come in the order of the instances",
+    "a bare array": "predict on AIP_PREDICT_ROUTE answers instances with predictions",
+    "JSON called HTML": "the answer is json and says so",
+    "small requests only": "a request of 1 5 MB passes",
+    "503 for a client's fault": "a fault of the client s is a 4xx[a body that is no JSON]",
+    "exits": "its entrypoint never exits while it is healthy",
+}
+NEEDS_HEALTH = {"fixed port", "listens to itself", "ends at once", "fixed routes", "never healthy"}
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_a_broken_server_breaks_its_clause_and_is_told_so(
+    image: str, tmp_path: Path, kind: str
+) -> None:
+    tag = broken_image(image, kind, tmp_path)
+    code, said = put_to_contract(
+        tag, [3, 1, 2], "--instances", str(tmp_path / "i"), "--ready-s", "4", "--liveness-s", "3"
+    )
+    assert code == 1, said
+    assert BREAKS[kind] in clauses(said, "BROKEN"), said
+    assert "the image sets no aip variable itself" in clauses(said, "kept") or "sets" in kind
+    if kind not in NEEDS_HEALTH | {"a bare array", "exits", "healthy before it predicts"}:
+        assert "a bad request does not harm others at the same time" in clauses(said, "kept"), said
+
+
+def test_a_whole_server_keeps_every_clause(image: str, tmp_path: Path) -> None:
+    tag = broken_image(image, "whole", tmp_path)
+    code, said = put_to_contract(
+        tag, [3, 1, 2], "--instances", str(tmp_path / "i"), "--ready-s", "30"
+    )
+    assert code == 0, said
+    assert not clauses(said, "BROKEN")
+
+
+def test_our_image_keeps_every_clause_read_only_and_in_junit(image: str, tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    code, said = put_to_contract(
+        image, [{"b64": base64} for base64, _ in held_out(5)], "--instances",
+        str(tmp_path / "i"), "--read-only", "--junit", str(junit),
+    )  # fmt: skip
+    assert code == 0, said
+    suite = ET.parse(junit).getroot()[0]  # noqa: S314  we wrote it
+    assert int(suite.attrib["tests"]) == len(clauses(said, "kept")) > 20
+    assert suite.attrib["failures"] == suite.attrib["errors"] == suite.attrib["skipped"] == "0"
