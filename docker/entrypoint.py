@@ -100,6 +100,7 @@ def nginx_settings(template: str, config: Config, settings: Settings, socket: Pa
         "PREDICT": config.predict,
         "MODEL": settings.model,
         "LARGEST_REQUEST": config.largest_request,
+        "MOST_AT_ONCE": settings.queue * 3 // 4,
         "TIMEOUT": settings.response_timeout_s + 5,
     }
     return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), template)

@@ -35,6 +35,8 @@ class Settings(NamedTuple):
     """Where predictions are served: http://HOST:PORT or unix:PATH."""
     largest_request: int = 10 * MEBIBYTE
     """Bytes. Vertex's own limit on a dedicated endpoint, and the default here."""
+    queue: int = 256
+    """Requests that may wait for a worker; TorchServe refuses more of them."""
     response_timeout_s: int = 60
     """How long a worker may take over one batch before it is ended and replaced."""
     give_up_after_s: int = 20
@@ -87,7 +89,7 @@ def properties(settings: Settings) -> str:
         "disable_system_metrics": "true",
         "number_of_netty_threads": 1,
         "netty_client_threads": 1,
-        "job_queue_size": 256,
+        "job_queue_size": settings.queue,
         # The handler parses the body itself: the worker takes NaN, and logs what it cannot parse.
         # (TS_DECODE_INPUT_REQUEST does nothing here: Java sets it anew from this.)
         "decode_input_request": "false",

@@ -54,6 +54,20 @@ def test_requests_without_a_content_type_are_taken_as_raw_predict_sends_them(
     assert endpoint.post(request(wire.INSTANCE), headers={}).code == 200
 
 
+def test_past_capacity_a_client_hears_so_at_once_and_the_others_are_answered(
+    endpoint: Endpoint,
+) -> None:
+    body = request(*[base64 for base64, _ in held_out(20)])
+    answers = [answer for client in crowd(endpoint, [body] * 300, rounds=4) for answer in client]
+    refused = [answer for answer in answers if answer.code != 200]
+    assert {answer.code for answer in refused} == {429}
+    assert len(answers) - len(refused) > 200
+    for answer in refused:
+        assert answer.headers["retry-after"] == "1"
+        assert json.loads(answer.body)["error"]["status"] == "RESOURCE_EXHAUSTED"
+    assert endpoint.send("GET", HEALTH).code == 200
+
+
 HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
 OUTSIDE = [
     ("GET", "/", 404),
