@@ -113,7 +113,7 @@ def from_rows(rows: list[JSON]) -> Image.Image:
     pixels = torch.tensor(rows, dtype=torch.float64)
     # Between 0 and 1, 0 and 255, or whatever: only the contrast matters.
     low, high = pixels.min(), pixels.max()
-    scaled = (pixels - low) * (255 / (high - low)) if high > low else pixels * 0
+    scaled = (pixels - low) / (high - low) * 255 if high > low else pixels * 0
     return Image.frombytes("L", (SIDE, SIDE), bytes(scaled.round().int().flatten().tolist()))
 
 

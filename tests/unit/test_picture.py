@@ -132,6 +132,13 @@ def test_numbers_that_are_no_pixels_are_refused(value: float) -> None:
         picture.from_rows(rows)
 
 
+@pytest.mark.parametrize("scale", [1e-320, 1 / 255, 1, 1000, -1])
+def test_rows_of_any_range_are_the_same_picture(scale: float) -> None:
+    drawn = seven(28, paper=0, ink=255).tobytes()
+    rows = [[value * scale for value in drawn[28 * y : 28 * y + 28]] for y in range(28)]
+    assert likeness(picture.from_rows(rows)) > 0.9
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 2), (47, 49)])
 def test_no_shape_of_picture_is_too_odd_to_be_normalised(shape: tuple[int, int]) -> None:
     shown = Image.effect_noise(shape, 80)
