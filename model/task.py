@@ -33,14 +33,16 @@ def load(folder: Path, device: torch.device) -> "DigitTask":
     net = network.DigitNet(classes=len(about["labels"]))
     net.load_state_dict(weights.read(folder / "weights.safetensors"))
     golden = json.loads((folder / "golden.json").read_text())
-    return DigitTask(net.to(device).eval(), about["labels"], Golden(**golden))
+    return DigitTask(net.to(device).eval(), device, about["labels"], Golden(**golden))
 
 
 class DigitTask:
     """Handwritten digits, or whatever classes the network was trained on."""
 
-    def __init__(self, net: torch.nn.Module, labels: list[str], golden: Golden) -> None:
-        self.net, self.labels, self.golden = net, labels, golden
+    def __init__(
+        self, net: torch.nn.Module, device: torch.device, labels: list[str], golden: Golden
+    ) -> None:
+        self.net, self.device, self.labels, self.golden = net, device, labels, golden
 
     def preprocess(self, instance: JSON) -> Tensor:
         """Turn a picture in any accepted shape into (1, 28, 28) float32; raise BadInstance."""
@@ -48,7 +50,7 @@ class DigitTask:
 
     def inference(self, batch: Tensor) -> Tensor:
         """Turn (N, 1, 28, 28) pictures into (N, classes) probabilities."""
-        probabilities: Tensor = self.net(batch).softmax(dim=1)
+        probabilities: Tensor = self.net(batch.to(self.device)).softmax(dim=1)
         return probabilities
 
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> dict[str, Any]:

@@ -48,7 +48,10 @@ class Task(Protocol):
         ...
 
     def inference(self, batch: Tensor) -> Tensor:
-        """Answer a batch of N stacked tensors with N rows, in the same order."""
+        """Answer a batch of N stacked tensors with N rows, in the same order.
+
+        The batch comes on the CPU, where `preprocess` left it; the rows may be on any device.
+        """
         ...
 
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> JSON:

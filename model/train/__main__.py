@@ -90,8 +90,6 @@ def _write_model(folder: Path, net: nn.Module, about: dict[str, Any], sample: Si
     held_out.mkdir(parents=True, exist_ok=True)
     for old in held_out.glob("*.png"):
         old.unlink()
-    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    save_file(tensors, folder / "weights.safetensors")
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n")
     right = sample.scores.argmax(1) == sample.wanted
     if not right.any():
@@ -110,6 +108,9 @@ def _write_model(folder: Path, net: nn.Module, about: dict[str, Any], sample: Si
         label = labels[int(sample.wanted[number])]
         earlier = len(list(held_out.glob(f"{glob.escape(label)}-*.png")))
         (held_out / f"{label}-{earlier:03}.png").write_bytes(png(sample.pictures[number]))
+    # The weights last: make takes their being there for all of it being there.
+    tensors = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    save_file(tensors, folder / "weights.safetensors")
 
 
 def _write_report(folder: Path, data: Data, sittings: dict[str, Sitting]) -> None:
