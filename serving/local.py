@@ -30,8 +30,9 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="(%(default)s)")
     args = parser.parse_args()
-    # A closed terminal or `kill` ends it as Ctrl-C does: through the clean-up.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # A closed terminal or `kill` ends it as Ctrl-C does: through the clean-up. Ctrl-C's own
+    # signal is among them because a shell starts its background jobs deaf to it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     run = Path(tempfile.mkdtemp(prefix="torchserve-"))
     try:
