@@ -3,11 +3,11 @@
 import base64
 import binascii
 import io
-import struct
+import logging
 import warnings
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from model.network import SIDE
 from task import JSON, BadInstance
@@ -18,12 +18,24 @@ MAX_PIXELS = 50_000_000
 """Pictures with more pixels than this are refused before they are decoded: a camera's largest."""
 MAX_DECODED_PIXELS = 20_000_000
 """The same for what is held in memory at once; JPEGs are reduced while they are decoded."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture is turned upright, by its EXIF orientation (EXIF 2.3, tag 0x0112)."""
 BRIGHTEST = 1_000_000
 """Pixels given as numbers may be of any range up to this, either side of zero."""
 SHAPES = (
     'a picture as {"b64": "..."}, {"data": {"b64": "..."}}, {"data": "..."}, '
     '{"image": {"b64": "..."}} or a bare base64 string, or 28 rows of 28 numbers'
 )
+
+log = logging.getLogger(__name__)
 
 
 def read(instance: JSON) -> Image.Image:
@@ -64,23 +76,34 @@ def decode(content: bytes) -> Image.Image:
     """Decode a PNG, JPEG or WebP file to mode "L", upright, on white; raise BadInstance."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures by its own limit; ours is below and is an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        _limit(picture, MAX_PIXELS)
-        picture.draft("L", (256, 256))
-        _limit(picture, MAX_DECODED_PIXELS)
-        ImageOps.exif_transpose(picture, in_place=True)
+            # Of large pictures and odd metadata; our own limits are errors, and the rest is noise.
+            warnings.simplefilter("ignore")
+            return _decode(content)
     except UnidentifiedImageError:
         raise BadInstance(
             f"not a PNG, JPEG or WebP picture; it starts with {content[:8]!r}"
         ) from None
     except Image.DecompressionBombError as error:
         raise BadInstance(f"the picture is too large: {error}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        # What Pillow's decoders raise for a broken file; see its ImageFile.load.
+    except (BadInstance, MemoryError):
+        raise
+    except Exception as error:
+        # Over hostile bytes Pillow raises nearly anything, AssertionError and IndexError among
+        # it. Nothing but Pillow runs in here, so that it is the bytes that are at fault.
+        log.debug("a picture could not be decoded", exc_info=True)
         raise BadInstance(f"a damaged {picture_format(content)} picture: {error}") from None
-    return _grey(picture)
+
+
+def _decode(content: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    _limit(picture, MAX_PIXELS)
+    picture.draft("L", (256, 256))
+    _limit(picture, MAX_DECODED_PIXELS)
+    picture.load()
+    # Not ImageOps.exif_transpose: it also writes the metadata anew, and fails on odd ones.
+    turn = UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    grey = _grey(picture)
+    return grey if turn is None else grey.transpose(turn)
 
 
 def _limit(picture: Image.Image, pixels: int) -> None:

@@ -84,20 +84,39 @@ def test_any_picture_of_a_seven_is_brought_to_the_same_ink(content: bytes) -> No
     assert likeness(picture.decode(content)) > 0.9
 
 
-def huge_png() -> bytes:
-    """Return a PNG that claims a billion pixels in a few bytes."""
+def png(width: int, height: int, colour: int, pixels: bytes, **chunks: bytes) -> bytes:
+    """Write a PNG of eight bits as it should not be written."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
 
-    header = struct.pack(">IIBBBBB", 40_000, 25_000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
+    middle = b"".join(chunk(name.encode(), data) for name, data in chunks.items())
+    end = chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + middle + end
+
+
+def odd_exif() -> bytes:
+    """Return a JPEG whose resolution is said in letters, and which lies on its side."""
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack(
+        "<HHI4s", 0x011A, 2, 4, b"abc"
+    )
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
+    file = io.BytesIO()
+    seven().rotate(90).save(file, "JPEG")
+    plain = file.getvalue()
+    return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+
+
+def test_odd_metadata_does_not_spoil_a_picture_nor_its_orientation() -> None:
+    assert likeness(picture.decode(odd_exif())) > 0.9
 
 
 BAD = {
-    "a billion pixels": (huge_png(), "1000000000|40000x25000"),
+    "a billion pixels": (png(40_000, 25_000, 0, b"\0" * 99), "1000000000|40000x25000"),
+    "a palette that is missing": (png(2, 2, 3, b"\0\1\1" * 2), "damaged PNG"),
+    "a palette of 300": (png(2, 2, 3, b"\0\1\1" * 2, PLTE=b"abc", tRNS=b"\0" * 300), "damaged PNG"),
     "a PNG cut short": (GOOD["grey"][:-40], "damaged PNG"),
     "a JPEG cut short": (GOOD["CMYK"][: len(GOOD["CMYK"]) // 2], "damaged JPEG"),
     "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
