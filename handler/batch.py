@@ -5,6 +5,7 @@ are answered as if it had not been there.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -17,6 +18,9 @@ from task import JSON, BadInstance, BadParameter, Task
 
 MOST_AT_ONCE = 512
 """Instances in one forward pass. More of them are passed in turn: memory grows with a pass."""
+READING_S = 40
+"""Seconds that reading a batch's instances may take in all: TorchServe ends a worker that does
+not answer within 60, and every request in the batch with it."""
 MOST_NAMED = 20
 """Bad instances of one request that its error names one by one."""
 
@@ -30,7 +34,7 @@ Prepared = tuple[Request, list[Tensor | RequestError]]
 
 def answer(task: Task, reads: Iterable[Read]) -> list[Response]:
     """Answer requests that came together, in their order, with one pass through the model."""
-    prepared = [_prepare(task, read) for read in reads]
+    prepared = _prepare_all(task, [_read(read) for read in reads])
     tensors = [
         tensor
         for entry in prepared
@@ -42,12 +46,46 @@ def answer(task: Task, reads: Iterable[Read]) -> list[Response]:
     return [_respond(task, entry, rows) for entry in prepared]
 
 
-def _prepare(task: Task, read: Read) -> Prepared | RequestError:
+def _read(read: Read) -> Request | RequestError:
     try:
-        request = read()
+        return read()
     except RequestError as error:
         return error
-    instances = [_preprocess(task, instance) for instance in request.instances]
+
+
+def _prepare_all(
+    task: Task, requests: list[Request | RequestError]
+) -> list[Prepared | RequestError]:
+    """Preprocess the instances of each request, the smallest request first.
+
+    Each may take its share of the time that is left: one that asks for minutes of work, say
+    by a thousand pictures that are small as files and huge as pixels, spends only its own.
+    """
+    prepared: dict[int, Prepared | RequestError] = {}
+    sizes = [len(r.instances) if isinstance(r, Request) else 0 for r in requests]
+    ends = time.monotonic() + READING_S
+    for left, index in zip(range(len(requests), 0, -1), _by_size(sizes), strict=True):
+        request, now = requests[index], time.monotonic()
+        if isinstance(request, Request):
+            prepared[index] = _prepare(task, request, now + (ends - now) / left)
+        else:
+            prepared[index] = request
+    return [prepared[index] for index in range(len(requests))]
+
+
+def _by_size(sizes: list[int]) -> list[int]:
+    return sorted(range(len(sizes)), key=sizes.__getitem__)
+
+
+def _prepare(task: Task, request: Request, until: float) -> Prepared | RequestError:
+    instances: list[Tensor | RequestError] = []
+    for index, instance in enumerate(request.instances):
+        if index and time.monotonic() > until:
+            return InvalidArgument(
+                f"instances[{index}]: not reached: reading those before it took too long; "
+                "send fewer or smaller ones in a request"
+            )
+        instances.append(_preprocess(task, instance))
     return _reject_whole(request, instances) or (request, instances)
 
 

@@ -16,6 +16,8 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 """The decoders that a client may reach; Pillow has many more, each a door."""
 MAX_PIXELS = 50_000_000
 """Pictures with more pixels than this are refused before they are decoded: a camera's largest."""
+MAX_SCANS = 32
+"""A progressive JPEG has some ten scans; each costs a pass over all of its pixels."""
 MAX_DECODED_PIXELS = 20_000_000
 """The same for what is held in memory at once; JPEGs are reduced while they are decoded."""
 UPRIGHT = {
@@ -97,6 +99,8 @@ def decode(content: bytes) -> Image.Image:
 def _decode(content: bytes) -> Image.Image:
     picture = Image.open(io.BytesIO(content), formats=FORMATS)
     _limit(picture, MAX_PIXELS)
+    if picture.format == "JPEG" and content.count(b"\xff\xda") > MAX_SCANS:
+        raise BadInstance(f"the JPEG has more than {MAX_SCANS} scans")
     picture.draft("L", (256, 256))
     _limit(picture, MAX_DECODED_PIXELS)
     picture.load()

@@ -1,6 +1,7 @@
 """Many requests, one pass; one bad instance spoils only itself."""
 
 import json
+import time
 from functools import partial
 from typing import Any
 
@@ -92,6 +93,23 @@ def test_of_very_many_bad_instances_the_error_stays_short() -> None:
     assert "instances[19]: " in said
     assert "and 9980 more: 20, 21, " in said
     assert len(said) < 10_000
+
+
+def test_a_request_that_asks_for_too_much_reading_spends_only_its_own_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(Doubler):
+        def preprocess(self, instance: JSON) -> Tensor:
+            time.sleep(0.02)
+            return super().preprocess(instance)
+
+    monkeypatch.setattr(batch, "READING_S", 0.3)
+    began = time.monotonic()
+    greedy, modest = ask(Slow(), request(*[1] * 500), request(2))
+    assert time.monotonic() - began < 5
+    assert predictions(modest) == [4]
+    assert "not reached: reading those before it took too long" in error(greedy)["message"]
+    assert greedy.code == 400
 
 
 def test_on_error_return_puts_an_error_in_the_prediction_s_place() -> None:

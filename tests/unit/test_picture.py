@@ -97,6 +97,14 @@ def png(width: int, height: int, colour: int, pixels: bytes, **chunks: bytes) ->
     return b"\x89PNG\r\n\x1a\n" + header + middle + end
 
 
+def scans(count: int) -> bytes:
+    """Return a JPEG that draws its last scan again and again."""
+    file = io.BytesIO()
+    seven().save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * count + whole[-2:]
+
+
 def odd_exif() -> bytes:
     """Return a JPEG whose resolution is said in letters, and which lies on its side."""
     entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack(
@@ -119,6 +127,7 @@ BAD = {
     "a palette of 300": (png(2, 2, 3, b"\0\1\1" * 2, PLTE=b"abc", tRNS=b"\0" * 300), "damaged PNG"),
     "a PNG cut short": (GOOD["grey"][:-40], "damaged PNG"),
     "a JPEG cut short": (GOOD["CMYK"][: len(GOOD["CMYK"]) // 2], "damaged JPEG"),
+    "a JPEG of very many scans": (scans(40), "more than 32 scans"),
     "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
     "a pickle": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00.", "not a PNG, JPEG or WebP"),
     "a GIF": (b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "not a PNG, JPEG or WebP"),
