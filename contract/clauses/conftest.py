@@ -75,6 +75,8 @@ def _watch(container: Watched) -> None:
         with contextlib.suppress(Unreachable):  # not yet; the deadline is above and below
             if get_health(container).code == 200:
                 container.healthy_s = time.monotonic() - container.began
+                # It may have opened between the two questions.
+                container.port_open_s = container.port_open_s or container.healthy_s
         if elapsed > container.options.ready_s:
             return
         time.sleep(0.05)

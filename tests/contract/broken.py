@@ -80,4 +80,5 @@ if __name__ == "__main__":
     if KIND == "ends at once":
         sys.exit("no model here")
     host = "127.0.0.1" if KIND == "listens to itself" else "0.0.0.0"  # noqa: S104
+    ThreadingHTTPServer.request_queue_size = 128
     ThreadingHTTPServer((host, PORT), Handler).serve_forever()
