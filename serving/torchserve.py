@@ -177,7 +177,8 @@ class Server:
 class Failures:
     """What the log tells of workers that could not start or load the model."""
 
-    DIED = re.compile(r"Backend worker process died|WorkerInitializationException")
+    DIED = re.compile(r"Load model failed: |WorkerInitializationException")
+    NO_WORD = "a worker ended without a word, as one does that runs out of memory"
     OUR_WORD = re.compile(r"cannot serve this archive: (.+)$")
     WORKERS_WORD = re.compile(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$")
     JAVAS_WORD = re.compile(r"^((?:\w+\.)+\w*(?:Error|Exception): .+)$")
@@ -193,7 +194,7 @@ class Failures:
         for speaker in (self.OUR_WORD, self.WORKERS_WORD, self.JAVAS_WORD):
             if speaker in self._words:
                 return self._words[speaker]
-        return "no word on why"
+        return self.NO_WORD
 
     def see(self, line: str) -> None:
         """Take in one line of the log."""

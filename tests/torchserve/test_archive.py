@@ -129,6 +129,20 @@ def test_an_archive_that_cannot_be_loaded_is_given_up_with_the_reason(
     assert time.monotonic() - began < 60
 
 
+def test_an_archive_whose_workers_are_killed_while_they_load_it_is_given_up(
+    toy: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, weights = toy
+    killed = 'if (folder / "vowels.txt").read_text() == "kill": __import__("os").abort()'
+    (model / "task.py").write_text(
+        TOY.replace("    return Vowels", f"    {killed}\n    return Vowels")
+    )
+    path = archive.build("vowels", model, weights, tmp_path / "store")
+    _replace(path, "vowels.txt", "kill")
+    with pytest.raises(local.CannotServe, match="runs out of memory"), serving(path):
+        pytest.fail("it serves")
+
+
 def _replace(path: Path, name: str, content: str) -> None:
     with zipfile.ZipFile(path) as old:
         kept = {entry: old.read(entry) for entry in old.namelist()}

@@ -92,7 +92,7 @@ def test_of_torchserve_only_the_predictions_have_an_address_outside_its_folder()
 
 def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() -> None:
     failures = torchserve.Failures()
-    assert failures.reason == "no word on why"
+    assert failures.reason == "a worker ended without a word, as one does that runs out of memory"
     failures.see("java.lang.NoClassDefFoundError: java/beans/X\n")
     assert failures.reason == "java.lang.NoClassDefFoundError: java/beans/X"
     failures.see("2026 WARN W-9000-stderr MODEL_LOG - RuntimeError: no shm manager\n")
@@ -100,6 +100,7 @@ def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() ->
     assert failures.reason == "RuntimeError: no shm manager"
     failures.see("2026 INFO MODEL_LOG - cannot serve this archive: BadWeights: cut short\n")
     failures.see("2026 INFO MODEL_LOG - Backend worker process died.\n")
+    failures.see("2026 WARN BatchAggregator - Load model failed: x, error: Worker died.\n")
     assert failures.reason == "BadWeights: cut short"
     assert failures.count == 2
 
