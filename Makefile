@@ -11,7 +11,7 @@ INSTANCES ?= build/model/held-out/instances.json
 BIN := .venv/bin
 DOCKER ?= docker
 MODEL := build/model/weights.safetensors
-ARCHIVE := build/model-store/digits.mar
+ARCHIVE ?= build/model-store/digits.mar
 LOCKS := serve dev java
 
 .DEFAULT_GOAL := help
@@ -41,7 +41,10 @@ $(MODEL): | .venv/ready
 
 archive: $(ARCHIVE) ## pack handler, model and weights into build/model-store/digits.mar
 
-$(ARCHIVE): $(MODEL) $(wildcard handler/*.py model/*.py task/*.py) serving/archive.py | .venv/ready
+# All that is packed.
+PACKED := $(shell find handler task model -type f -not -path '*/__pycache__*' -not -path 'model/train/*')
+
+$(ARCHIVE): $(MODEL) $(wildcard build/model/*.json) $(PACKED) serving/archive.py | .venv/ready
 	$(BIN)/python -m serving.archive
 
 serve: $(ARCHIVE) ## serve the model on 127.0.0.1:PORT, without Docker, until Ctrl-C
@@ -51,7 +54,7 @@ predict: .venv/ready ## send a held-out digit, or IMAGE=path, to the served mode
 	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter command,$(origin IMAGE)),$(IMAGE))
 
 build: $(ARCHIVE) ## build the image IMAGE with Docker
-	$(DOCKER) build --tag $(IMAGE) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) .
+	$(DOCKER) build --tag $(IMAGE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) .
 
 run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets
 	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) \
@@ -65,7 +68,7 @@ contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (
 test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image
 	$(BIN)/python -m pytest
 
-test-unit: .venv/ready ## run the tests that need neither TorchServe nor Docker
+test-unit: $(MODEL) ## run the tests that need neither TorchServe nor Docker
 	$(BIN)/python -m pytest tests/unit
 
 test-torchserve: $(ARCHIVE) ## run the tests against a real TorchServe

@@ -83,11 +83,11 @@ class Container:
     def docker(self, *arguments: str) -> str:
         """Run one docker command and return what it printed; raise DockerFailed."""
         done = subprocess.run(
-            [self.options.docker, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=120, check=False,
+            [self.options.docker, *arguments], capture_output=True, text=True, timeout=120,
+            check=False,
         )  # fmt: skip
         if done.returncode != 0:
-            raise DockerFailed(f"docker {' '.join(arguments)}:\n{done.stdout}")
+            raise DockerFailed(f"docker {' '.join(arguments)}:\n{done.stderr}")
         return done.stdout.strip()
 
     @property
@@ -103,7 +103,11 @@ class Container:
 
     def last_lines(self) -> str:
         """Return the end of its log, for a person who asks why."""
-        return self.docker("logs", "--tail", "5", self.name)
+        done = subprocess.run(
+            [self.options.docker, "logs", "--tail", "5", self.name], stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.stdout
 
     def remove(self) -> None:
         """End it."""

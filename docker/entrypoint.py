@@ -29,6 +29,8 @@ NATIVE = Path("/opt/netty")
 """Netty's native library, unpacked when the image was built: /tmp may be mounted noexec."""
 TRIES = 3
 """Workers that may die at their start, one after another, before the container gives up."""
+START_S = 1200
+"""How long a model may take to answer for the first time."""
 PATIENCE_S = 120
 """How long a model that did answer may stay silent before the container gives up."""
 PROBE_S = 5
@@ -132,7 +134,8 @@ class Container:
 
     def watch(self) -> None:
         """Keep `ready` true until told to stop; raise CannotServe when there is no more hope."""
-        began, answered, silent = time.monotonic(), None, 0
+        began = answered = time.monotonic()
+        patience, silent = START_S, 0
         while not self.stopping.wait(PROBE_S if self.ready.exists() else 0.25):
             self._raise_what_ended()
             answer = probe.ask(self.settings.address, self.settings.model, self.request, 10)
@@ -141,8 +144,8 @@ class Container:
                 if not self.ready.exists():
                     say(f"ready after {now - began:.1f} s")
                     self.ready.touch()
-                self.server.failures.count = silent = 0
-                answered = now
+                self.server.failures.forget()
+                answered, patience, silent = now, PATIENCE_S, 0
                 continue
             silent += 1
             # One probe may be lost in a crowd; two say that clients are not answered either.
@@ -150,7 +153,7 @@ class Container:
                 self.ready.unlink()
                 began = now
                 say(f"not ready: {answer.detail}")
-            self._raise_what_failed(0 if answered is None else now - answered)
+            self._raise_what_failed(now - answered, patience)
 
     def _raise_what_ended(self) -> None:
         if self.nginx.poll() is not None:
@@ -159,10 +162,10 @@ class Container:
             code, reason = self.server.process.returncode, self.server.failures.reason
             raise CannotServe(f"TorchServe ended with exit code {code}: {reason}")
 
-    def _raise_what_failed(self, silent_s: float) -> None:
+    def _raise_what_failed(self, silent_s: float, patience_s: float) -> None:
         if self.server.failures.count >= TRIES:
             raise CannotServe(f"the model cannot be loaded: {self.server.failures.reason}")
-        if silent_s > PATIENCE_S:
+        if silent_s > patience_s:
             raise CannotServe(f"the model has not answered for {silent_s:.0f} s")
 
     def stop(self) -> None:

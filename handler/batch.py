@@ -13,7 +13,7 @@ from torch import Tensor
 
 from handler import envelope
 from handler.envelope import Request, Response
-from handler.errors import Internal, InvalidArgument, RequestError
+from handler.errors import Exhausted, Internal, InvalidArgument, RequestError
 from task import JSON, BadInstance, BadParameter, Task
 
 MOST_AT_ONCE = 512
@@ -81,9 +81,9 @@ def _prepare(task: Task, request: Request, until: float) -> Prepared | RequestEr
     instances: list[Tensor | RequestError] = []
     for index, instance in enumerate(request.instances):
         if index and time.monotonic() > until:
-            return InvalidArgument(
+            return Exhausted(
                 f"instances[{index}]: not reached: reading those before it took too long; "
-                "send fewer or smaller ones in a request"
+                "send fewer or smaller ones in a request, or try again"
             )
         instances.append(_preprocess(task, instance))
     return _reject_whole(request, instances) or (request, instances)

@@ -15,6 +15,8 @@ from task import JSON
 EXAMPLE = '{"instances": [...], "parameters": {...}}'
 MOST_INSTANCES = 10_000
 """Instances in one request: its neighbours in the batch wait until all of them are answered."""
+LONGEST_MESSAGE = 8_000
+"""Characters of an error's message."""
 ON_ERROR = "on_error"
 """The one parameter that the envelope keeps for itself; "return" is its one value."""
 
@@ -85,7 +87,12 @@ def failure(error: RequestError) -> Response:
 
 def error_object(error: RequestError) -> dict[str, Any]:
     """Return Google's error object, as it stands alone or in a prediction's place."""
-    about = {"code": int(error.code), "status": error.status, "message": str(error)}
+    # A task's text may repeat what the client sent, and TorchServe ends a worker over an
+    # answer that is too large, with all who are in the batch.
+    message = str(error)
+    if len(message) > LONGEST_MESSAGE:
+        message = f"{message[:LONGEST_MESSAGE]}..."
+    about = {"code": int(error.code), "status": error.status, "message": message}
     return {"error": about}
 
 

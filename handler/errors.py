@@ -5,6 +5,7 @@ from http import HTTPStatus
 STATUS_WORDS = {
     HTTPStatus.BAD_REQUEST: "INVALID_ARGUMENT",
     HTTPStatus.INTERNAL_SERVER_ERROR: "INTERNAL",
+    HTTPStatus.TOO_MANY_REQUESTS: "RESOURCE_EXHAUSTED",
 }
 """Google's status words by HTTP code (https://cloud.google.com/apis/design/errors)."""
 
@@ -24,6 +25,12 @@ class InvalidArgument(RequestError):
     """The client has to change the request: 400."""
 
     code = HTTPStatus.BAD_REQUEST
+
+
+class Exhausted(RequestError):
+    """The request may be fine, but asks for more than there is time for beside the others: 429."""
+
+    code = HTTPStatus.TOO_MANY_REQUESTS
 
 
 class Internal(RequestError):

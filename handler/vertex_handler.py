@@ -33,7 +33,8 @@ class VertexHandler:
             golden.check(self.task)
         except Exception as error:
             # TorchServe logs the traceback and retries; this line is for who reads the log's end.
-            log.error("cannot serve this archive: %s: %s", type(error).__name__, error)
+            reason = " ".join(str(error).split())
+            log.error("cannot serve this archive: %s: %s", type(error).__name__, reason)
             raise
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:

@@ -18,7 +18,7 @@ MAX_PIXELS = 50_000_000
 """Pictures with more pixels than this are refused before they are decoded: a camera's largest."""
 MAX_SCANS = 32
 """A progressive JPEG has some ten scans; each costs a pass over all of its pixels."""
-MAX_DECODED_PIXELS = 20_000_000
+MAX_DECODED_PIXELS = 12_000_000
 """The same for what is held in memory at once; JPEGs are reduced while they are decoded."""
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -99,7 +99,7 @@ def decode(content: bytes) -> Image.Image:
 def _decode(content: bytes) -> Image.Image:
     picture = Image.open(io.BytesIO(content), formats=FORMATS)
     _limit(picture, MAX_PIXELS)
-    if picture.format == "JPEG" and content.count(b"\xff\xda") > MAX_SCANS:
+    if picture.info.get("progressive") and _scans(content) > MAX_SCANS:
         raise BadInstance(f"the JPEG has more than {MAX_SCANS} scans")
     picture.draft("L", (256, 256))
     _limit(picture, MAX_DECODED_PIXELS)
@@ -108,6 +108,12 @@ def _decode(content: bytes) -> Image.Image:
     turn = UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     grey = _grey(picture)
     return grey if turn is None else grey.transpose(turn)
+
+
+def _scans(jpeg: bytes) -> int:
+    """Count the scans of a JPEG's first picture; what a phone appends to it does not count."""
+    end = jpeg.find(b"\xff\xd9", jpeg.find(b"\xff\xda"))
+    return jpeg.count(b"\xff\xda", 0, end if end >= 0 else len(jpeg))
 
 
 def _limit(picture: Image.Image, pixels: int) -> None:

@@ -66,9 +66,10 @@ class DigitTask:
     def _top_k(self, parameters: dict[str, JSON]) -> int:
         for name in parameters:
             if name != "top_k":
-                raise BadParameter(f"{name} is not known; this model takes top_k")
+                raise BadParameter(f"{name[:20]} is not known; this model takes top_k")
         top_k = parameters.get("top_k", TOP_K)
         # The Python SDK sends every number as a float.
         if type(top_k) not in (int, float) or top_k != top_k // 1 or top_k < 1:
-            raise BadParameter(f"top_k: expected a whole number from 1 on; got {json.dumps(top_k)}")
+            got = json.dumps(top_k)[:20]
+            raise BadParameter(f"top_k: expected a whole number from 1 on; got {got}")
         return int(min(top_k, len(self.labels)))

@@ -63,6 +63,9 @@ def serve(archive: Path, host: str, port: int, run: Path) -> None:
         _tell(settings, address, sample)
         raise CannotServe(f"TorchServe ended by itself with exit code {server.process.wait()}")
     finally:
+        # A second Ctrl-C must not cut the end of Java and its workers short.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         server.stop()
 
 

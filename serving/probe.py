@@ -49,7 +49,10 @@ def ask(address: str, model: str, request: bytes, timeout_s: float) -> Answer:
         connection.request("POST", f"/predictions/{model}", request, headers)
         response = connection.getresponse()
         body = response.read()
-        healthy = response.status == 200 and "predictions" in json.loads(body)
+        document = json.loads(body)
+        healthy = (
+            response.status == 200 and isinstance(document, dict) and "predictions" in document
+        )
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Answer(False, f"{type(error).__name__}: {error}")
     finally:

@@ -177,7 +177,7 @@ class Server:
 class Failures:
     """What the log tells of workers that could not start or load the model."""
 
-    DIED = re.compile(r"Load model failed: |WorkerInitializationException")
+    DIED = re.compile(r"Load model failed: |WorkerInitializationException: (?!.*did not respond)")
     NO_WORD = "a worker ended without a word, as one does that runs out of memory"
     OUR_WORD = re.compile(r"cannot serve this archive: (.+)$")
     WORKERS_WORD = re.compile(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$")
@@ -195,6 +195,11 @@ class Failures:
             if speaker in self._words:
                 return self._words[speaker]
         return self.NO_WORD
+
+    def forget(self) -> None:
+        """Start anew: the model has answered since."""
+        self.count = 0
+        self._words.clear()
 
     def see(self, line: str) -> None:
         """Take in one line of the log."""

@@ -1,6 +1,7 @@
 """Fit the network to drawn digits."""
 
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
@@ -40,12 +41,17 @@ def draw_all(
             pool.submit(_drawn, all_fields[chunk].numpy(), seed * 1_000_003 + number)
             for number, chunk in enumerate(torch.split(order, 1000))
         ]
-        bar = tqdm(chunks, desc="drawing ", unit="k", bar_format=BAR)
+        bar = tqdm(chunks, desc="drawing ", bar_format=BAR, mininterval=_interval_s())
         drawn = torch.cat([torch.from_numpy(chunk.result()) for chunk in bar])
     return drawn.unsqueeze(1), targets[order]
 
 
 BAR = "{desc} {bar:40} {percentage:3.0f}% {elapsed}, {remaining} left{postfix}"
+
+
+def _interval_s() -> float:
+    """A terminal shows the bar anew in place; a log would keep every one of them."""
+    return 0.1 if sys.stderr.isatty() else 10
 
 
 def _drawn(some: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.uint8]:
@@ -61,7 +67,7 @@ def fit(drawn: Tensor, targets: Tensor, classes: int, epochs: int, seed: int) ->
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=WEIGHT_DECAY)
     steps = epochs * (len(drawn) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    with tqdm(total=steps, desc="training", bar_format=BAR) as bar:
+    with tqdm(total=steps, desc="training", bar_format=BAR, mininterval=_interval_s()) as bar:
         for batch in _batches(len(drawn), epochs):
             loss = _loss(net, drawn[batch], targets[batch], classes)
             optimizer.zero_grad()

@@ -109,7 +109,13 @@ def test_a_request_that_asks_for_too_much_reading_spends_only_its_own_time(
     assert time.monotonic() - began < 5
     assert predictions(modest) == [4]
     assert "not reached: reading those before it took too long" in error(greedy)["message"]
-    assert greedy.code == 400
+    assert greedy.code == 429
+
+
+def test_an_error_does_not_repeat_at_length_what_the_client_sent() -> None:
+    (response,) = ask(Doubler(), request("é" * 1_000_000))
+    assert response.code == 400
+    assert len(response.body) < 100_000
 
 
 def test_on_error_return_puts_an_error_in_the_prediction_s_place() -> None:

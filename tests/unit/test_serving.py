@@ -103,6 +103,10 @@ def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() ->
     failures.see("2026 WARN BatchAggregator - Load model failed: x, error: Worker died.\n")
     assert failures.reason == "BadWeights: cut short"
     assert failures.count == 2
+    failures.see("x.WorkerInitializationException: Backend worker did not respond in given time\n")
+    assert failures.count == 2
+    failures.forget()
+    assert (failures.count, failures.reason) == (0, torchserve.Failures.NO_WORD)
 
 
 ROUTES = {"AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p:predict", "AIP_HTTP_PORT": "9000"}
