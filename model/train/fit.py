@@ -50,7 +50,7 @@ BAR = "{desc} {bar:40} {percentage:3.0f}% {elapsed}, {remaining} left{postfix}"
 
 
 def _interval_s() -> float:
-    """A terminal shows the bar anew in place; a log would keep every one of them."""
+    """Return the seconds between two bars: a log keeps each of them, a terminal only the last."""
     return 0.1 if sys.stderr.isatty() else 10
 
 
