@@ -18,9 +18,9 @@ from task import JSON, BadInstance, BadParameter, Task
 
 MOST_AT_ONCE = 512
 """Instances in one forward pass. More of them are passed in turn: memory grows with a pass."""
-READING_S = 40
+READING_S = 30
 """Seconds that reading a batch's instances may take in all: TorchServe ends a worker that does
-not answer within 60, and every request in the batch with it."""
+not answer within 50, and every request in the batch with it."""
 MOST_NAMED = 20
 """Bad instances of one request that its error names one by one."""
 
@@ -132,8 +132,10 @@ def _respond(
         return envelope.failure(error)
     try:
         return envelope.predictions([_postprocess(task, one, request) for one in outcomes])
-    except BadParameter as error:
-        return envelope.failure(InvalidArgument(f"parameters.{error}"))
+    except RequestError as fault:
+        return envelope.failure(fault)
+    except BadParameter as fault:
+        return envelope.failure(InvalidArgument(f"parameters.{fault}"))
     except Exception:  # as in _preprocess
         log.exception("postprocess failed")
         return envelope.failure(Internal("the model's answer could not be written"))

@@ -5,16 +5,23 @@ instance in the same order; errors as Google's APIs write them. Source: "Custom 
 requirements for inference", Vertex AI documentation.
 """
 
+from __future__ import annotations
+
 import json
 from http import HTTPStatus
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from handler.errors import InvalidArgument, RequestError
-from task import JSON
+# Relative, and no `task` at run time: a stock archive carries this file under another name.
+from .errors import Internal, InvalidArgument, RequestError
+
+if TYPE_CHECKING:
+    from task import JSON
 
 EXAMPLE = '{"instances": [...], "parameters": {...}}'
-MOST_INSTANCES = 10_000
+MOST_INSTANCES = 4096
 """Instances in one request: its neighbours in the batch wait until all of them are answered."""
+LARGEST_RESPONSE = 10 << 20
+"""Bytes of one answer: what Vertex passes on from a dedicated endpoint."""
 LONGEST_MESSAGE = 8_000
 """Characters of an error's message."""
 ON_ERROR = "on_error"
@@ -76,8 +83,17 @@ def check(document: JSON) -> Request:
 
 
 def predictions(values: list[JSON]) -> Response:
-    """Write the answer to a request; raise ValueError or TypeError for what JSON cannot hold."""
-    return Response(HTTPStatus.OK, _dump({"predictions": values}))
+    """Write the answer to a request; raise RequestError where it is larger than may be sent.
+
+    Raises ValueError or TypeError for what JSON cannot hold.
+    """
+    body = _dump({"predictions": values})
+    if len(body) > LARGEST_RESPONSE:  # json.dumps writes ASCII alone: characters are bytes
+        said = f"the answer has {len(body)} bytes, the limit is {LARGEST_RESPONSE}"
+        if len(values) > 1:
+            raise InvalidArgument(f"{said}: send fewer instances in a request")
+        raise Internal(said)
+    return Response(HTTPStatus.OK, body)
 
 
 def failure(error: RequestError) -> Response:

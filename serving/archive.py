@@ -38,13 +38,16 @@ def build(name: str, model: Path, weights: Path, store: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="archive-") as scratch:
         contents = Path(scratch) / "contents"
         shutil.copytree(weights, contents, ignore=LEFT_OUT)
+        for package in ("handler", "task", "model"):
+            if (contents / package).exists():
+                raise BadArchive(f"{weights / package}: the archive has a package of this name")
         for package, source in (
             ("handler", ENTRY.parent),
             ("task", ROOT / "task"),
             ("model", model),
         ):
             shutil.copytree(source, contents / package, ignore=LEFT_OUT)
-        _rehearse(contents)
+        rehearse(contents)
         _pack(name, contents, Path(scratch))
         # Moved in one step, so that a server never reads half an archive.
         target = store / f"{name}.mar"
@@ -53,8 +56,11 @@ def build(name: str, model: Path, weights: Path, store: Path) -> Path:
     return target
 
 
-def _rehearse(contents: Path) -> None:
-    """Load the archive's contents by themselves and keep their golden request beside them."""
+def rehearse(contents: Path) -> None:
+    """Load an archive's contents by themselves and keep their golden request beside them.
+
+    Raises BadArchive where the model does not answer its golden instance.
+    """
     program = (
         "import json, pathlib, torch\n"
         "from handler import golden\n"

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from serving import java, machine, probe
+from serving import artifact, java, machine, probe
 from serving.torchserve import NoTorchServe, Server, Settings
 
 START_S = 600
@@ -37,7 +37,7 @@ def main() -> None:
     run = Path(tempfile.mkdtemp(prefix="torchserve-"))
     try:
         serve(args.archive, args.host, args.port, run)
-    except (CannotServe, java.NoJava, NoTorchServe, probe.NotServable) as error:
+    except (CannotServe, java.NoJava, NoTorchServe, artifact.NotServable) as error:
         sys.exit(f"serving.local: {error}")
     except KeyboardInterrupt:
         print("\nstopped")
@@ -47,7 +47,7 @@ def main() -> None:
 
 def serve(archive: Path, host: str, port: int, run: Path) -> None:
     """Serve until interrupted; raise CannotServe where it does not come up or goes down."""
-    request = probe.golden_request(archive)
+    request = artifact.golden_request(archive)
     _see_that_it_is_free(host, port)
     chosen = java.find()
     address = f"http://{host}:{port}"

@@ -44,5 +44,11 @@ def memory(cgroup: Path = CGROUP) -> int | None:
     return int(limit[0]) if limit and limit[0] != "max" else None
 
 
+def out_of_memory(cgroup: Path = CGROUP) -> int:
+    """Return how many processes were killed here because the cgroup's memory was used up."""
+    events = dict(zip(*[iter(_words(cgroup / "memory.events"))] * 2, strict=True))
+    return int(events.get("oom_kill", 0))
+
+
 def _words(file: Path) -> list[str]:
     return file.read_text().split() if file.is_file() else []

@@ -1,18 +1,11 @@
-"""Ask a served model the golden request that its archive carries."""
+"""Ask a served model whether it answers."""
 
 import http.client
 import json
 import socket
-import zipfile
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
-
-from serving.archive import GOLDEN_REQUEST
-
-
-class NotServable(Exception):
-    """A file that is no archive of ours; the text says why."""
 
 
 class Answer(NamedTuple):
@@ -23,41 +16,57 @@ class Answer(NamedTuple):
     """The status and body, or why there is none."""
 
 
-def golden_request(archive: Path) -> bytes:
-    """Return the request that an archive carries to be probed with; raise NotServable."""
-    try:
-        with zipfile.ZipFile(archive) as contents:
-            contents.getinfo("MAR-INF/MANIFEST.json")
-            return contents.read(GOLDEN_REQUEST)
-    except FileNotFoundError:
-        raise NotServable(f"{archive} does not exist: run make archive") from None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise NotServable(f"{archive} is no archive: {error}") from error
-    except KeyError as error:
-        raise NotServable(f"{archive} is no archive of this project's: {error.args[0]}") from None
-
-
 def ask(address: str, model: str, request: bytes, timeout_s: float) -> Answer:
     """Send a request to TorchServe at http://HOST:PORT or unix:PATH; never raises for its faults.
 
     The answer is healthy when it is a 200 with predictions. That they are the right ones is
     seen to by the handler, which refuses to start otherwise.
     """
+    exchange = Exchange("POST", f"/predictions/{model}", request, _predictions)
+    return _send(address, exchange, timeout_s)
+
+
+def workers(management: str, model: str, timeout_s: float) -> Answer:
+    """Ask TorchServe's management API whether a worker has loaded the model; as `ask` otherwise.
+
+    For a model without a request that it could be asked.
+    """
+    return _send(management, Exchange("GET", f"/models/{model}", None, _some_ready), timeout_s)
+
+
+class Exchange(NamedTuple):
+    """A question, and how to tell a good answer by its JSON."""
+
+    method: str
+    path: str
+    body: bytes | None
+    is_healthy: Callable[[object], bool]
+
+
+def _predictions(document: object) -> bool:
+    return isinstance(document, dict) and "predictions" in document
+
+
+def _some_ready(document: object) -> bool:
+    try:
+        return any(worker["status"] == "READY" for worker in document[0]["workers"])  # type: ignore[index]
+    except (TypeError, LookupError):
+        return False
+
+
+def _send(address: str, exchange: Exchange, timeout_s: float) -> Answer:
     connection = _connection(address, timeout_s)
     headers = {"Content-Type": "application/json", "Host": "localhost"}
     try:
-        connection.request("POST", f"/predictions/{model}", request, headers)
+        connection.request(exchange.method, exchange.path, exchange.body, headers)
         response = connection.getresponse()
-        body = response.read()
-        document = json.loads(body)
-        healthy = (
-            response.status == 200 and isinstance(document, dict) and "predictions" in document
-        )
+        text = response.read()
+        healthy = response.status == 200 and exchange.is_healthy(json.loads(text))
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Answer(False, f"{type(error).__name__}: {error}")
     finally:
         connection.close()
-    return Answer(healthy, f"{response.status} {body[:200].decode(errors='replace')}")
+    return Answer(healthy, f"{response.status} {text[:200].decode(errors='replace')}")
 
 
 def _connection(address: str, timeout_s: float) -> http.client.HTTPConnection:

@@ -27,7 +27,7 @@ class Settings(NamedTuple):
     """Everything that is chosen about one TorchServe."""
 
     archive: Path
-    """The .mar; its stem is the model's name."""
+    """The .mar, or the folder of an unpacked one; its stem is the model's name."""
     run: Path
     """A folder of its own for sockets, settings and unpacked archives; its path must be short."""
     layout: Layout
@@ -37,15 +37,29 @@ class Settings(NamedTuple):
     """Bytes. Vertex's own limit on a dedicated endpoint, and the default here."""
     queue: int = 256
     """Requests that may wait for a worker; TorchServe refuses more of them."""
-    response_timeout_s: int = 60
+    response_timeout_s: int = 50
     """How long a worker may take over one batch before it is ended and replaced."""
     give_up_after_s: int = 20
     """How long a worker that keeps dying at its start is tried again."""
+    heap: int = 512 * MEBIBYTE
+    """Bytes that Java may take for requests and answers."""
     native: Path | None = None
     """A folder with Netty's native library, for where files in `run` may not be executed.
 
     Without the library TorchServe has no unix sockets; by default Java unpacks it into `run`.
     """
+
+    def most_at_once(self, request_bytes: int) -> int:
+        """Return how many requests of a size Java's heap holds, 1 or more.
+
+        It keeps each up to three times: as it arrived, for the queue, and for the worker.
+        """
+        return max(self.heap * 6 // 10 // (3 * request_bytes), 1)
+
+    @property
+    def management(self) -> str:
+        """Where TorchServe tells of its models and workers."""
+        return f"unix:{self.run}/management.sock"
 
     @property
     def model(self) -> str:
@@ -70,7 +84,7 @@ def properties(settings: Settings) -> str:
     grpc, grpc_management = free_port(), free_port()
     chosen = {
         "inference_address": settings.address,
-        "management_address": f"unix:{settings.run}/management.sock",
+        "management_address": settings.management,
         "metrics_address": f"unix:{settings.run}/metrics.sock",
         "grpc_inference_address": "127.0.0.1",
         "grpc_management_address": "127.0.0.1",
@@ -80,7 +94,8 @@ def properties(settings: Settings) -> str:
         "load_models": settings.archive.name,
         "models": served,
         "max_request_size": settings.largest_request,
-        "max_response_size": settings.largest_request,
+        # All answers of a batch together; the handler sees to it that one is not too large.
+        "max_response_size": settings.heap // 2,
         "allowed_urls": "file://none.*",
         "disable_token_authorization": "true",
         "enable_model_api": "false",
@@ -106,7 +121,7 @@ def command(settings: Settings, java: Java, config: Path) -> list[str]:
     return [
         java.executable,
         # One client at a time waits for the compiler, many for the collector: the light ones.
-        "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m",
+        "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Xmx{settings.heap}",
         f"-Dmodel_server_home={home.parent}",
         f"-Djava.io.tmpdir={settings.run}",
         *([f"-Djava.library.path={settings.native}"] if settings.native else []),

@@ -77,7 +77,7 @@ CASES = [
     Case("no instances", b'{"parameters":{}}', 400, "instances: missing"),
     Case("instances no array", b'{"instances":{"b64":""}}', 400, "instances: expected an array"),
     Case("no instance", b'{"instances":[]}', 400, "instances: expected one or more"),
-    Case("100,000 instances", request_of(100_000), 400, "100000 of them; the limit is 10000"),
+    Case("100,000 instances", request_of(100_000), 400, "100000 of them; the limit is 4096"),
     Case("parameters no object", b'{"instances":[1],"parameters":3}', 400, "parameters: expected"),
     bad("base64 that is not", "instances[0]: not base64", {"b64": "!!"}),
     bad("empty base64", "instances[0]: the base64 text is empty", {"b64": ""}),

@@ -107,7 +107,7 @@ def start(image: str) -> Iterator[Start]:
         docker("rm", "--force", name)
 
 
-def wait_until_healthy(endpoint: Endpoint, health: str, within_s: float = 60) -> float:
+def wait_until_healthy(endpoint: Endpoint, health: str, within_s: float = 90) -> float:
     """Return the seconds until the health route says 200."""
     began = time.monotonic()
 

@@ -1,15 +1,12 @@
 """The server's settings, decided without starting one."""
 
-import re
 import stat
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from docker import entrypoint
-from docker.entrypoint import CannotServe, Config
-from serving import java, machine, predict, probe, torchserve
+from serving import java, machine, predict, torchserve
 from serving.machine import Layout
 from tests import pictures
 
@@ -107,63 +104,6 @@ def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() ->
     assert failures.count == 2
     failures.forget()
     assert (failures.count, failures.reason) == (0, torchserve.Failures.NO_WORD)
-
-
-ROUTES = {"AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p:predict", "AIP_HTTP_PORT": "9000"}
-
-
-def test_the_container_serves_what_the_aip_variables_say() -> None:
-    config = Config.read(ROUTES, "digits")
-    assert (config.port, config.health, config.predict) == (9000, "/h", "/p:predict")
-
-
-def test_without_routes_the_container_takes_vertex_s_own_defaults() -> None:
-    ids = {"AIP_ENDPOINT_ID": "123", "AIP_DEPLOYED_MODEL_ID": "456"}
-    assert Config.read(ids, "digits").predict == "/v1/endpoints/123/deployedModels/456:predict"
-    assert Config.read({}, "digits") == Config(8080, "/ping", "/predictions/digits", 10485760)
-
-
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("AIP_HTTP_PORT", "0"),
-        ("AIP_HTTP_PORT", "65536"),
-        ("AIP_HTTP_PORT", "80a"),
-        ("AIP_HEALTH_ROUTE", "ping"),
-        ("AIP_HEALTH_ROUTE", "/p:predict"),
-        ("AIP_PREDICT_ROUTE", '/x" { return 200; } location "/y'),
-        ("AIP_PREDICT_ROUTE", "/$request_uri"),
-        ("AIP_STORAGE_URI", "gs://bucket/model"),
-        ("MAX_REQUEST_BYTES", "-1"),
-    ],
-)
-def test_a_variable_that_cannot_be_followed_is_named(variable: str, value: str) -> None:
-    with pytest.raises(CannotServe, match=variable):
-        Config.read(ROUTES | {variable: value}, "digits")
-
-
-def test_every_name_in_nginx_s_template_is_filled_in() -> None:
-    settings = torchserve.Settings(pictures.ARCHIVE, Path("/run/x"), Layout(2, 1), "unix:/s")
-    config = Config.read(ROUTES, "digits")
-    template = entrypoint.NGINX_TEMPLATE.read_text()
-    text = entrypoint.nginx_settings(template, config, settings, Path("/s"))
-    assert "listen 0.0.0.0:9000 " in text
-    assert 'location = "/p:predict" {' in text
-    assert not re.search("@[A-Z_]+@", text)
-
-
-@pytest.mark.parametrize("count", [0, 2])
-def test_an_image_has_one_archive(tmp_path: Path, count: int) -> None:
-    for number in range(count):
-        (tmp_path / f"m{number}.mar").touch()
-    with pytest.raises(CannotServe, match=rf"expected one \.mar, found {count}"):
-        entrypoint.baked_in(tmp_path)
-
-
-def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "x.mar").write_bytes(b"not a zip")
-    with pytest.raises(probe.NotServable, match=r"x\.mar is no archive"):
-        probe.golden_request(tmp_path / "x.mar")
 
 
 def test_a_picture_is_drawn_in_half_blocks() -> None:

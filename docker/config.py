@@ -1,0 +1,98 @@
+"""What the environment says, read once."""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from serving import artifact
+
+MEBIBYTE = 1 << 20
+MOST_REQUEST_BYTES = 100 * MEBIBYTE
+"""Of one request: Java's heap has to hold it three times over."""
+
+
+class BadVariable(Exception):
+    """A variable that cannot be followed; the text names it."""
+
+
+class Config(NamedTuple):
+    """The container's settings. In the order: AIP_* variable, ours, default."""
+
+    port: int
+    health: str
+    predict: str
+    """A path; with `invoke`, any path but / and the health route."""
+    largest_request: int
+    """Bytes."""
+    storage: str | None = None
+    """Where the model is fetched from; None for the archive baked in."""
+    invoke: bool = False
+    """Whether the model was uploaded with invoke_route_prefix "/*"."""
+    access_log: bool = False
+    """Whether every prediction gets a line in the log, or only those that fail for our fault."""
+
+    @property
+    def predict_said(self) -> str:
+        """The predict route as it is told to people."""
+        return "/*" if self.invoke else self.predict
+
+
+def read(environ: Mapping[str, str], baked: str) -> Config:
+    """Take the settings out of the environment; raise BadVariable.
+
+    `baked` is the name of the archive baked in.
+    """
+    storage = environ.get("AIP_STORAGE_URI") or None
+    endpoint, deployed = environ.get("AIP_ENDPOINT_ID"), environ.get("AIP_DEPLOYED_MODEL_ID")
+    health, predict = "/ping", f"/predictions/{artifact.NAME if storage else baked}"
+    if endpoint and deployed:  # what Vertex itself takes where a model names no routes
+        health = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}"
+        predict = f"{health}:predict"
+    config = Config(
+        port=_number(environ, "AIP_HTTP_PORT", 8080, most=65535),
+        health=_route(environ, "AIP_HEALTH_ROUTE", health),
+        predict=_route(environ, "AIP_PREDICT_ROUTE", predict),
+        largest_request=_number(
+            environ, "MAX_REQUEST_BYTES", 10 * MEBIBYTE, most=MOST_REQUEST_BYTES
+        ),
+        storage=storage,
+        invoke=_invoke(environ),
+        access_log=_one_of(environ, "ACCESS_LOG", ("errors", "all")) == "all",
+    )
+    if config.health == config.predict:
+        raise BadVariable(f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both {config.health}")
+    return config
+
+
+def _number(environ: Mapping[str, str], name: str, default: int, most: int) -> int:
+    text = environ.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,12}", text) or not 1 <= int(text) <= most:
+        raise BadVariable(f"{name}={text}: expected a whole number from 1 to {most}")
+    return int(text)
+
+
+def _route(environ: Mapping[str, str], name: str, default: str) -> str:
+    # It becomes a part of nginx's configuration: only what a path is made of may pass.
+    text = environ.get(name) or default
+    if not re.fullmatch(r"/[A-Za-z0-9._~:@!*+,=/-]*", text):
+        raise BadVariable(f"{name}={text}: expected a path that starts with / and has no spaces")
+    # nginx compares with the path that is left when these are resolved: it would never match.
+    if re.search(r"//|/\.{1,2}(/|$)", text):
+        raise BadVariable(f"{name}={text}: expected a path without //, /. and /..")
+    return text
+
+
+def _invoke(environ: Mapping[str, str]) -> bool:
+    for name in ("AIP_INVOKE_ROUTE_PREFIX", "INVOKE_ROUTE_PREFIX"):
+        if text := environ.get(name):
+            if text != "/*":
+                raise BadVariable(f'{name}={text}: expected "/*", the one value that Vertex has')
+            return True
+    return False
+
+
+def _one_of(environ: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:
+    text = environ.get(name) or values[0]
+    if text not in values:
+        raise BadVariable(f"{name}={text}: expected {' or '.join(values)}")
+    return text

@@ -1,0 +1,176 @@
+"""What is served: the archive baked in, or what AIP_STORAGE_URI holds.
+
+There it may be our weights, which then take the place of those in the archive baked in, or an
+archive: one of this project's, or a stock .mar of torch-model-archiver's. Each becomes an
+unpacked archive that TorchServe takes as it is.
+"""
+
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from migrate import archive as stock
+from serving.archive import GOLDEN_REQUEST, BadArchive, rehearse
+from serving.storage import Storage
+
+NAME = "model"
+"""Under this name an artifact is served; Google's prebuilt images take `model.mar` too."""
+NOT_WEIGHTS = ("MAR-INF", "handler", "task", "model")
+"""What our archive has at its root beside the weights."""
+
+
+class NotServable(Exception):
+    """What was found cannot be served; the text says why."""
+
+
+class Artifact(NamedTuple):
+    """Something that TorchServe can load."""
+
+    path: Path
+    """A .mar, or the folder of an unpacked one."""
+    golden_request: bytes | None
+    """The request that it is probed with; None where it carries none."""
+    stock: bool = False
+    """Whether the handler is the archive's own: it may not understand a batch of requests."""
+
+
+class Chosen(NamedTuple):
+    """What of a storage's files is to be served."""
+
+    archive: str | None
+    """The one .mar."""
+    others: list[str]
+    """The weights' files; beside an archive, its golden request if there is one."""
+
+
+def choose(found: Iterable[str], needed: Iterable[str]) -> Chosen:
+    """Choose among the names of the files that a storage holds; raise NotServable.
+
+    `needed` are the names of the files in the archive baked in that weights consist of.
+    """
+    names, needed = sorted(found), sorted(needed)
+    archives = [name for name in names if name.endswith(".mar") and "/" not in name]
+    if archives:
+        if len(archives) > 1 and f"{NAME}.mar" not in archives:
+            raise NotServable(f"more than one archive, and none is {NAME}.mar: {_list(archives)}")
+        archive = f"{NAME}.mar" if f"{NAME}.mar" in archives else archives[0]
+        return Chosen(archive, [name for name in names if name == GOLDEN_REQUEST])
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise NotServable(
+            "neither a .mar nor this model's weights: "
+            f"{_list(missing)} missing among {_list(names)}"
+        )
+    return Chosen(None, [name for name in names if _is_weights(name)])
+
+
+def weights(archive: Path) -> list[str]:
+    """Return the names of the files in an archive of ours that are its weights."""
+    with _opened(archive) as contents:
+        return [name for name in contents.namelist() if _is_weights(name)]
+
+
+def _is_weights(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not (
+        hidden
+        or name.endswith("/")
+        or path.suffix == ".py"
+        or path.parts[0] in (*NOT_WEIGHTS, "held-out")
+        or name == GOLDEN_REQUEST
+    )
+
+
+def baked_in(folder: Path) -> Artifact:
+    """Return the one archive in a folder; raise NotServable."""
+    archives = sorted(folder.glob("*.mar"))
+    if len(archives) != 1:
+        raise NotServable(f"{folder}: expected one .mar, found {len(archives)}")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", archives[0].stem):
+        raise NotServable(f"{archives[0].name}: expected a name of letters, digits, - and _")
+    request = golden_request(archives[0])
+    with _opened(archives[0]) as contents:
+        name = stock.read_manifest(contents.read(stock.MANIFEST)).name
+    if name != archives[0].stem:  # TorchServe serves it by this name, not by the file's
+        raise NotServable(f"{archives[0].name} was built as {name}.mar: give it that name again")
+    return Artifact(archives[0], request)
+
+
+def golden_request(archive: Path) -> bytes:
+    """Return the request that an archive of ours carries to be probed with; raise NotServable."""
+    with _opened(archive) as contents:
+        try:
+            contents.getinfo(stock.MANIFEST)
+            return contents.read(GOLDEN_REQUEST)
+        except KeyError as error:
+            reason = f"is no archive of this project's: {error.args[0]}"
+            raise NotServable(f"{archive} {reason}") from None
+
+
+def take(storage: Storage, baked: Artifact, store: Path) -> Artifact:
+    """Fetch what a storage holds and make it ready in STORE/model.
+
+    Raises NotServable and storage.NotFetched. `baked` gives what weights alone do not have.
+    """
+    chosen = choose(storage.files(), weights(baked.path))
+    contents, fetched = store / NAME, store / "fetched"
+    contents.mkdir(parents=True)
+    fetched.mkdir()
+    try:
+        if chosen.archive:
+            storage.fetch(chosen.archive, fetched / chosen.archive)
+            unpack(fetched / chosen.archive, contents)
+            # The two together may fill /tmp, which is often memory.
+            (fetched / chosen.archive).unlink()
+        else:
+            unpack(baked.path, contents)
+        for name in chosen.others:
+            (contents / name).unlink(missing_ok=True)
+            (contents / name).parent.mkdir(parents=True, exist_ok=True)
+            storage.fetch(name, contents / name)
+    except OSError as error:
+        raise NotServable(f"cannot be laid out in {store}: {error}") from error
+    finally:
+        shutil.rmtree(fetched)
+    return _ready(contents, weights_alone=not chosen.archive)
+
+
+def _ready(contents: Path, *, weights_alone: bool) -> Artifact:
+    try:
+        if weights_alone:
+            # The golden request belongs to the weights, and new ones have another.
+            rehearse(contents)
+        request = contents / GOLDEN_REQUEST
+        asked = request.read_bytes() if request.is_file() else None
+        found = stock.adapt(contents, NAME)
+    except (BadArchive, stock.BadArchive, OSError) as error:
+        raise NotServable(str(error)) from error
+    return Artifact(contents, asked, stock=found.handler != stock.OURS)
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a .mar, every file's checksum seen to; raise NotServable."""
+    with _opened(archive) as contents:
+        try:
+            contents.extractall(target)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise NotServable(f"{archive.name} is damaged: {error}") from error
+
+
+def _opened(archive: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(archive)
+    except FileNotFoundError:
+        raise NotServable(f"{archive} does not exist: run make archive") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise NotServable(f"{archive} is no archive: {error}") from error
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(names[:8])
+    return f"{shown}, and {len(names) - 8} more" if len(names) > 8 else shown

@@ -1,0 +1,35 @@
+"""The handler of a stock archive: TorchServe's own base class, and its habits."""
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from ts.torch_handler.base_handler import BaseHandler
+
+
+class MNISTDigitClassifier(BaseHandler):  # type: ignore[misc]
+    """Takes pictures as bytes (the envelope's {"b64": ...}), under `data`, or as rows of pixels."""
+
+    def preprocess(self, data: list[Any]) -> Tensor:
+        """Stack what came to N x 1 x 28 x 28."""
+        images = []
+        for row in data:
+            image = row.get("data") if isinstance(row, dict) else row
+            if isinstance(image, (bytes, bytearray)):
+                opened = Image.open(io.BytesIO(image)).convert("L").resize((28, 28))
+                pixels = torch.from_numpy(np.asarray(opened, dtype=np.float32)) / 255
+            else:
+                pixels = torch.tensor(image, dtype=torch.float32).reshape(28, 28)
+            images.append((pixels.unsqueeze(0) - 0.1307) / 0.3081)
+        return torch.stack(images).to(self.device)
+
+    def postprocess(self, data: Tensor) -> list[Any]:
+        """Return the label and the probabilities of each."""
+        probabilities = data.exp()
+        return [
+            {"label": int(row.argmax()), "scores": [round(p, 4) for p in row.tolist()]}
+            for row in probabilities
+        ]

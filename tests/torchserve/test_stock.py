@@ -1,0 +1,162 @@
+"""A stock archive, served by stock TorchServe and by ours: the same answers, better errors."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from serving import artifact, java, local, machine, storage, torchserve
+from tests.http import Endpoint, crowd, wait_for
+from tests.pictures import ARCHIVE
+from tests.stock import archive as stock
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """Return a folder with model.mar; its path is short, as unix sockets ask for."""
+    with tempfile.TemporaryDirectory(prefix="mar-") as made:
+        stock.pack(Path(made))
+        yield Path(made)
+
+
+STOCK_SETTINGS = """
+inference_address=http://127.0.0.1:{0}
+management_address=http://127.0.0.1:{1}
+metrics_address=http://127.0.0.1:{2}
+grpc_inference_port={3}
+grpc_management_port={4}
+service_envelope=json
+disable_token_authorization=true
+default_workers_per_model=1
+"""
+
+
+@pytest.fixture(scope="module")
+def theirs(folder: Path) -> Iterator[Endpoint]:
+    """Serve the archive as Google's prebuilt images do: TorchServe's command and JSON envelope."""
+    with tempfile.TemporaryDirectory(prefix="stock-") as run:
+        ports = [torchserve.free_port() for _ in range(5)]
+        config = Path(run) / "config.properties"
+        config.write_text(STOCK_SETTINGS.format(*ports))
+        command = [
+            str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground", "--ncs",
+            "--model-store", str(folder), "--models", "model=model.mar",
+            "--ts-config", str(config), "--disable-token-auth",
+        ]  # fmt: skip
+        home = Path(java.find().executable).parent.parent
+        environ = os.environ | {"JAVA_HOME": str(home), "LOG_LOCATION": run, "TEMP": run}
+        with (Path(run) / "log").open("w") as log:
+            server = subprocess.Popen(
+                command, env=environ, cwd=run, stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                endpoint = Endpoint(f"http://127.0.0.1:{ports[0]}/predictions/model")
+                wait_for(lambda: _answers(endpoint), 60, "stock TorchServe")
+                yield endpoint
+            finally:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait(10)
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    with contextlib.suppress(OSError):
+        return endpoint.post(SAME["one picture"]).code == 200
+    return False
+
+
+@pytest.fixture(scope="module")
+def ours(folder: Path) -> Iterator[Endpoint]:
+    """Serve the same archive as the container does."""
+    with tempfile.TemporaryDirectory(prefix="ts-") as run:
+        baked = artifact.baked_in(ARCHIVE.parent)
+        taken = artifact.take(storage.at(str(folder), print), baked, Path(run) / "store")
+        assert taken.stock
+        assert taken.golden_request is None
+        address = f"http://127.0.0.1:{torchserve.free_port()}"
+        layout = machine.Layout(workers=1, threads=1, batch_size=8, batch_delay_ms=50)
+        settings = torchserve.Settings(taken.path, Path(run), layout, address)
+        server = torchserve.Server(settings, java.find(), print)
+        try:
+            local.wait_until_ready(server, settings, SAME["one picture"])
+            yield Endpoint(f"{address}/predictions/model")
+        finally:
+            server.stop()
+
+
+def picture(shade: int, mode: str = "L", size: tuple[int, int] = (28, 28)) -> str:
+    image = Image.new(mode, size, shade)
+    image.paste(0, (4, 4, 10, 20))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def request(*instances: Any, **more: Any) -> bytes:
+    return json.dumps({"instances": instances, **more}).encode()
+
+
+ROW = [[(x * y) % 7 / 7 for x in range(28)] for y in range(28)]
+SAME = {
+    "one picture": request({"b64": picture(200)}),
+    "three pictures": request(*({"b64": picture(shade)} for shade in (40, 120, 250))),
+    "a large picture in colour": request({"b64": picture(90, "RGB", (300, 200))}),
+    "pictures under a name": request({"data": {"b64": picture(70)}}, {"data": {"b64": picture(9)}}),
+    "base64 in lines": request({"b64": "\n".join([picture(66)[:40], picture(66)[40:]])}),
+    "rows of numbers": request(ROW, ROW),
+    "numbers under a name": request({"data": ROW}),
+    "parameters that stock TorchServe drops": request({"b64": picture(3)}, parameters={"k": 3.0}),
+}
+
+
+@pytest.mark.parametrize("body", SAME.values(), ids=SAME.keys())
+def test_a_stock_archive_answers_as_stock_torchserve_does(
+    theirs: Endpoint, ours: Endpoint, body: bytes
+) -> None:
+    expected, got = theirs.post(body), ours.post(body)
+    assert expected.code == got.code == 200, (expected, got)
+    assert json.loads(got.body) == json.loads(expected.body)
+    assert got.headers["content-type"] == "application/json"
+
+
+BETTER = {
+    "no JSON": (b"{", 400, "not JSON"),
+    "no instances": (b"{}", 400, "instances: missing"),
+    "an empty array": (b'{"instances": []}', 400, "empty array"),
+    "not base64": (request({"b64": "!!"}), 400, r"instances[0].b64: not base64"),
+    "cut base64": (request({"b64": picture(1)}, {"b64": "abcde"}), 400, "instances[1].b64"),
+    "base64 that is a number": (request({"data": {"b64": 3}}), 400, "instances[0].data.b64"),
+    "mixed kinds": (request({"b64": picture(1)}, 3), 400, "instances[1]: expected an object"),
+    "no picture": (request({"b64": "AAAA"}), 400, "no picture"),
+    "a wrong shape": (request([1, 2, 3]), 500, "handler failed: RuntimeError"),
+}
+
+
+@pytest.mark.parametrize(("body", "code", "reason"), BETTER.values(), ids=BETTER.keys())
+def test_what_stock_torchserve_calls_unavailable_gets_a_reason(
+    theirs: Endpoint, ours: Endpoint, body: bytes, code: int, reason: str
+) -> None:
+    got = ours.post(body)
+    assert got.code == code, got
+    assert reason in json.loads(got.body)["error"]["message"]
+    if not reason.endswith("not base64"):  # which stock TorchServe takes for an empty picture
+        assert theirs.post(body).code == 503
+
+
+def test_one_bad_request_does_not_harm_the_others_of_its_batch(ours: Endpoint) -> None:
+    good = SAME["three pictures"]
+    answers = crowd(ours, [good, request([1, 2, 3]), good, b"{", good], rounds=10)
+    codes = [{answer.code for answer in client} for client in answers]
+    assert codes == [{200}, {500}, {200}, {400}, {200}]
+    alone = ours.post(good).body
+    assert {answer.body for client in answers[::2] for answer in client} == {alone}

@@ -1,0 +1,76 @@
+"""The container's settings, decided without starting one."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from docker import config, front
+from docker.config import BadVariable
+from serving import torchserve
+from serving.machine import Layout
+from tests import pictures
+
+ROUTES = {"AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p:predict", "AIP_HTTP_PORT": "9000"}
+
+
+def test_the_container_serves_what_the_aip_variables_say() -> None:
+    found = config.read(ROUTES, "digits")
+    assert (found.port, found.health, found.predict) == (9000, "/h", "/p:predict")
+
+
+def test_without_routes_the_container_takes_vertex_s_own_defaults() -> None:
+    ids = {"AIP_ENDPOINT_ID": "123", "AIP_DEPLOYED_MODEL_ID": "456"}
+    assert config.read(ids, "digits").predict == "/v1/endpoints/123/deployedModels/456:predict"
+    assert config.read({}, "digits") == config.Config(
+        8080, "/ping", "/predictions/digits", 10485760
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AIP_HTTP_PORT", "0"),
+        ("AIP_HTTP_PORT", "65536"),
+        ("AIP_HTTP_PORT", "80a"),
+        ("AIP_HEALTH_ROUTE", "ping"),
+        ("AIP_HEALTH_ROUTE", "/p:predict"),
+        ("AIP_PREDICT_ROUTE", '/x" { return 200; } location "/y'),
+        ("AIP_PREDICT_ROUTE", "/$request_uri"),
+        ("AIP_PREDICT_ROUTE", "/a//b"),
+        ("AIP_PREDICT_ROUTE", "/a/../b"),
+        ("INVOKE_ROUTE_PREFIX", "/v1/*"),
+        ("MAX_REQUEST_BYTES", "-1"),
+        ("MAX_REQUEST_BYTES", "1000000000"),
+        ("ACCESS_LOG", "some"),
+    ],
+)
+def test_a_variable_that_cannot_be_followed_is_named(variable: str, value: str) -> None:
+    with pytest.raises(BadVariable, match=variable):
+        config.read(ROUTES | {variable: value}, "digits")
+
+
+def test_a_model_from_storage_is_served_as_google_s_prebuilt_images_do() -> None:
+    found = config.read({"AIP_STORAGE_URI": "gs://bucket/folder"}, "digits")
+    assert (found.storage, found.predict) == ("gs://bucket/folder", "/predictions/model")
+
+
+def nginx_s_settings(**environ: str) -> str:
+    settings = torchserve.Settings(pictures.ARCHIVE, Path("/run/x"), Layout(2, 1), "unix:/s")
+    return front.settings_text(config.read(ROUTES | environ, "digits"), settings, Path("/s"))
+
+
+def test_every_name_in_nginx_s_template_is_filled_in() -> None:
+    text = nginx_s_settings()
+    assert "listen 0.0.0.0:9000 " in text
+    assert 'location = "/p:predict" {' in text
+    assert not re.search("@[A-Z_]+@", text)
+
+
+def test_with_an_invoke_route_prefix_every_path_but_the_root_is_a_prediction() -> None:
+    assert 'location ~ "^/." {' in nginx_s_settings(INVOKE_ROUTE_PREFIX="/*")
+
+
+def test_the_larger_the_requests_may_be_the_fewer_are_let_in_at_once() -> None:
+    assert "limit_conn large 10;" in nginx_s_settings()
+    assert "limit_conn large 1;" in nginx_s_settings(MAX_REQUEST_BYTES="100000000")
