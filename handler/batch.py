@@ -21,8 +21,10 @@ MOST_AT_ONCE = 512
 READING_S = 30
 """Seconds that reading a batch's instances may take in all: TorchServe ends a worker that does
 not answer within 50, and every request in the batch with it."""
+LONGEST_REASON = 1000
+"""Characters of a bad instance's reason where several are told."""
 MOST_NAMED = 20
-"""Bad instances of one request that its error names one by one."""
+"""Bad instances of one request whose reasons are told; of the others the indexes are."""
 
 log = logging.getLogger(__name__)
 
@@ -152,9 +154,23 @@ def _reject_whole(request: Request, outcomes: list[Tensor | RequestError]) -> Re
     bad = [(index, one) for index, one in enumerate(outcomes) if isinstance(one, RequestError)]
     if not bad or request.returns_errors:
         return None
-    named = [f"instances[{index}]: {error}" for index, error in bad[:MOST_NAMED]]
+    named = [
+        f"instances[{index}]: {envelope.shortened(str(error), LONGEST_REASON)}"
+        for index, error in bad[:MOST_NAMED]
+    ]
     if len(bad) > MOST_NAMED:
-        rest = ", ".join(str(index) for index, _ in bad[MOST_NAMED : 50 * MOST_NAMED])
-        named.append(f"and {len(bad) - MOST_NAMED} more: {rest}")
+        rest = [index for index, _ in bad[MOST_NAMED:]]
+        named.append(f"and {len(rest)} more: {_ranges(rest)}")
     faults = {type(error) for _, error in bad}
     return (Internal if Internal in faults else InvalidArgument)("; ".join(named))
+
+
+def _ranges(indexes: list[int]) -> str:
+    """Write rising numbers as "20-22, 25"."""
+    ranges: list[list[int]] = []
+    for index in indexes:
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)

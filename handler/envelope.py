@@ -22,7 +22,7 @@ MOST_INSTANCES = 4096
 """Instances in one request: its neighbours in the batch wait until all of them are answered."""
 LARGEST_RESPONSE = 10 << 20
 """Bytes of one answer: what Vertex passes on from a dedicated endpoint."""
-LONGEST_MESSAGE = 8_000
+LONGEST_MESSAGE = 40_000
 """Characters of an error's message."""
 ON_ERROR = "on_error"
 """The one parameter that the envelope keeps for itself; "return" is its one value."""
@@ -105,11 +105,13 @@ def error_object(error: RequestError) -> dict[str, Any]:
     """Return Google's error object, as it stands alone or in a prediction's place."""
     # A task's text may repeat what the client sent, and TorchServe ends a worker over an
     # answer that is too large, with all who are in the batch.
-    message = str(error)
-    if len(message) > LONGEST_MESSAGE:
-        message = f"{message[:LONGEST_MESSAGE]}..."
-    about = {"code": int(error.code), "status": error.status, "message": message}
-    return {"error": about}
+    message = shortened(str(error), LONGEST_MESSAGE)
+    return {"error": {"code": int(error.code), "status": error.status, "message": message}}
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text cut to `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _dump(document: JSON) -> str:
