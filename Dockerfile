@@ -27,6 +27,9 @@ RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --index-u
  && rm -rf include share/cmake test lib/*.a bin/*Test bin/protoc* bin/*.ptl bin/upgrader_models
 COPY requirements/serve.lock /tmp/serve.lock
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --requirement /tmp/serve.lock
+# What this model's own handler needs; torch stays what it is.
+ARG EXTRAS
+RUN test -z "${EXTRAS}" || pip --python /opt/venv/bin/python install --no-cache-dir --extra-index-url ${TORCH_INDEX} ${TORCH} ${EXTRAS}
 # Netty's native library out of TorchServe's jar: Java would unpack it into /tmp, which may be noexec.
 RUN cd /tmp && python3 -m zipfile -e /opt/venv/lib/python3.11/site-packages/ts/frontend/model-server.jar jar \
  && mkdir /opt/netty && cp jar/META-INF/native/libnetty_transport_native_epoll_*.so /opt/netty/ && rm -rf jar

@@ -6,6 +6,11 @@ URL    ?= http://127.0.0.1:$(PORT)/predictions/digits
 TORCH  := torch==2.13.0
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 
+# Where the model is fetched from, gs://BUCKET/FOLDER or a folder; empty: the archive baked in.
+STORAGE ?=
+# Packages that the image needs beside requirements/serve.lock, as pip takes them.
+EXTRAS ?=
+
 INSTANCES ?= build/model/held-out/instances.json
 
 BIN := .venv/bin
@@ -14,9 +19,15 @@ MODEL := build/model/weights.safetensors
 ARCHIVE ?= build/model-store/digits.mar
 LOCKS := serve dev java
 
+# A bucket is named to the container, with the credentials of this machine's user; a folder is mounted.
+BUCKET := $(filter gs://%,$(STORAGE))
+MOUNTED := $(or $(BUCKET),$(if $(STORAGE),/mnt/model))
+ADC := $(HOME)/.config/gcloud/application_default_credentials.json
+MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro --env GOOGLE_APPLICATION_CREDENTIALS=/mnt/adc.json),$(if $(STORAGE),--volume $(abspath $(STORAGE)):/mnt/model:ro))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model archive serve predict build run contract test test-unit test-torchserve test-container lint format lock clean
+.PHONY: help setup model archive serve predict build run migrate contract test test-unit test-torchserve test-container lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,19 +59,23 @@ $(ARCHIVE): $(MODEL) $(wildcard build/model/*.json) $(PACKED) serving/archive.py
 	$(BIN)/python -m serving.archive
 
 serve: $(ARCHIVE) ## serve the model on 127.0.0.1:PORT, without Docker, until Ctrl-C
-	@exec $(BIN)/python -m serving.local --port $(PORT)
+	@exec $(BIN)/python -m serving.local --port $(PORT) $(if $(STORAGE),--storage $(STORAGE))
 
 predict: .venv/ready ## send a held-out digit, or IMAGE=path, to the served model and show the answer
 	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter command,$(origin IMAGE)),$(IMAGE))
 
 build: $(ARCHIVE) ## build the image IMAGE with Docker
-	$(DOCKER) build --tag $(IMAGE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) .
+	$(DOCKER) build --tag $(IMAGE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
+	  --build-arg EXTRAS="$(EXTRAS)" .
 
-run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets
-	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) \
+run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (STORAGE=: that model)
+	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) \
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \
-	  --env AIP_STORAGE_URI= --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
+	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 $(IMAGE)
+
+migrate: .venv/ready ## say what of a stock archive MAR=model.mar will work here (REQUEST=file: try one)
+	@$(BIN)/python -m migrate $(MAR) $(if $(REQUEST),--request $(REQUEST))
 
 contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file: your requests)
 	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml

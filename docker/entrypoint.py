@@ -5,7 +5,6 @@ nginx on a unix socket, lets predictions in for as long as the model answers, an
 container with the reason as its last line when the model cannot be served any more.
 """
 
-import functools
 import os
 import shutil
 import signal
@@ -125,13 +124,11 @@ def run() -> None:
         served = baked
         if chosen.storage:
             say(f"fetching the model from {chosen.storage}")
-            served = artifact.take(storage.at(chosen.storage, say), baked, store)
+            served = artifact.take(storage.at(chosen.storage, say), baked.path, store)
             say(f"{chosen.storage}: {_kind(served)}")
-        if served.stock:
-            # A handler of another's may answer only the first request of a batch.
-            settings = settings._replace(layout=settings.layout._replace(batch_size=1))
+        settings = artifact.suited(settings, served)
         server = Server(settings, java.find(), say)
-        Container(front, server, _asking(settings, served)).watch()
+        Container(front, server, probe.asking(settings, served.golden_request)).watch()
     except Told as told:
         _ignore_signals()
         say("told to stop")
@@ -158,12 +155,6 @@ def _kind(served: Artifact) -> str:
         return "an archive or weights of this project's"
     asked = "its golden request" if served.golden_request else "its workers: no golden request"
     return f"a stock archive; health follows {asked}"
-
-
-def _asking(settings: Settings, served: Artifact) -> Callable[[float], probe.Answer]:
-    if served.golden_request is None:
-        return functools.partial(probe.workers, settings.management, settings.model)
-    return functools.partial(probe.ask, settings.address, settings.model, served.golden_request)
 
 
 def _raise_told(number: int, _frame: FrameType | None) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from migrate import archive as stock
 from serving.archive import GOLDEN_REQUEST, BadArchive, rehearse
 from serving.storage import Storage
+from serving.torchserve import Settings
 
 NAME = "model"
 """Under this name an artifact is served; Google's prebuilt images take `model.mar` too."""
@@ -53,8 +54,7 @@ def choose(found: Iterable[str], needed: Iterable[str]) -> Chosen:
     `needed` are the names of the files in the archive baked in that weights consist of.
     """
     names, needed = sorted(found), sorted(needed)
-    archives = [name for name in names if name.endswith(".mar") and "/" not in name]
-    if archives:
+    if archives := _archives(names):
         if len(archives) > 1 and f"{NAME}.mar" not in archives:
             raise NotServable(f"more than one archive, and none is {NAME}.mar: {_list(archives)}")
         archive = f"{NAME}.mar" if f"{NAME}.mar" in archives else archives[0]
@@ -66,6 +66,10 @@ def choose(found: Iterable[str], needed: Iterable[str]) -> Chosen:
             f"{_list(missing)} missing among {_list(names)}"
         )
     return Chosen(None, [name for name in names if _is_weights(name)])
+
+
+def _archives(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.endswith(".mar") and "/" not in name]
 
 
 def weights(archive: Path) -> list[str]:
@@ -112,12 +116,22 @@ def golden_request(archive: Path) -> bytes:
             raise NotServable(f"{archive} {reason}") from None
 
 
-def take(storage: Storage, baked: Artifact, store: Path) -> Artifact:
+def suited(settings: Settings, served: Artifact) -> Settings:
+    """Return the settings for an artifact."""
+    if not served.stock:
+        return settings
+    # A handler of another's may answer only the first request of a batch.
+    return settings._replace(layout=settings.layout._replace(batch_size=1))
+
+
+def take(storage: Storage, baked: Path, store: Path) -> Artifact:
     """Fetch what a storage holds and make it ready in STORE/model.
 
-    Raises NotServable and storage.NotFetched. `baked` gives what weights alone do not have.
+    Raises NotServable and storage.NotFetched. `baked` is an archive that has what weights alone
+    do not.
     """
-    chosen = choose(storage.files(), weights(baked.path))
+    found = storage.files()
+    chosen = choose(found, () if _archives(found) else weights(baked))
     contents, fetched = store / NAME, store / "fetched"
     contents.mkdir(parents=True)
     fetched.mkdir()
@@ -128,7 +142,7 @@ def take(storage: Storage, baked: Artifact, store: Path) -> Artifact:
             # The two together may fill /tmp, which is often memory.
             (fetched / chosen.archive).unlink()
         else:
-            unpack(baked.path, contents)
+            unpack(baked, contents)
         for name in chosen.others:
             (contents / name).unlink(missing_ok=True)
             (contents / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Serve an archive with TorchServe on this machine, in the foreground, until Ctrl-C."""
 
 import argparse
+import contextlib
 import shlex
 import shutil
 import signal
@@ -8,9 +9,12 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from serving import artifact, java, machine, probe
+from serving import artifact, java, machine, probe, storage
+from serving.artifact import Artifact
+from serving.storage import Say
 from serving.torchserve import NoTorchServe, Server, Settings
 
 START_S = 600
@@ -23,10 +27,23 @@ class CannotServe(Exception):
     """Why there is no server; for people."""
 
 
+FAULTS = (
+    CannotServe,
+    java.NoJava,
+    NoTorchServe,
+    artifact.NotServable,
+    storage.NotFetched,
+)
+"""All that can be in the way."""
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m serving.local", description=__doc__)
     parser.add_argument("--archive", type=Path, default="build/model-store/digits.mar")
+    parser.add_argument(
+        "--storage", help="serve what gs://BUCKET/FOLDER or /FOLDER holds: weights, or any .mar"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="(%(default)s)")
     args = parser.parse_args()
@@ -36,8 +53,9 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
     run = Path(tempfile.mkdtemp(prefix="torchserve-"))
     try:
-        serve(args.archive, args.host, args.port, run)
-    except (CannotServe, java.NoJava, NoTorchServe, artifact.NotServable) as error:
+        _see_that_it_is_free(args.host, args.port)
+        serve(_artifact(args.archive, args.storage, run), args.host, args.port, run)
+    except FAULTS as error:
         sys.exit(f"serving.local: {error}")
     except KeyboardInterrupt:
         print("\nstopped")
@@ -45,23 +63,40 @@ def main() -> None:
         shutil.rmtree(run, ignore_errors=True)
 
 
-def serve(archive: Path, host: str, port: int, run: Path) -> None:
+def _artifact(archive: Path, uri: str | None, run: Path) -> Artifact:
+    if uri is None:
+        return Artifact(archive.resolve(), artifact.golden_request(archive))
+    return artifact.take(storage.at(uri, print), archive, run / "store")
+
+
+def serve(served: Artifact, host: str, port: int, run: Path) -> None:
     """Serve until interrupted; raise CannotServe where it does not come up or goes down."""
-    request = artifact.golden_request(archive)
-    _see_that_it_is_free(host, port)
-    chosen = java.find()
     address = f"http://{host}:{port}"
-    layout = machine.layout(machine.cores(), machine.memory())
-    settings = Settings(archive.resolve(), run, layout, address)
-    print(f"Java {chosen.version} of {chosen.source}: {chosen.executable}")
-    print(f"TorchServe starts with {layout.workers} workers x {layout.threads} threads", flush=True)
-    server = Server(settings, chosen, lambda line: print(f"  {line}", flush=True))
-    try:
-        wait_until_ready(server, settings, request)
-        sample = archive.parent.parent / "request.json"
-        sample.write_bytes(request)
+    with running(served, address, run) as (server, settings):
+        sample = run / "request.json"
+        sample.write_bytes(served.golden_request or b'{"instances": [...]}')
         _tell(settings, address, sample)
         raise CannotServe(f"TorchServe ended by itself with exit code {server.process.wait()}")
+
+
+@contextlib.contextmanager
+def running(
+    served: Artifact, address: str, run: Path, say: Say = print
+) -> Iterator[tuple[Server, Settings]]:
+    """Run TorchServe at http://HOST:PORT and give it once the model answers; raise CannotServe.
+
+    `say` is told what TorchServe logs.
+    """
+    chosen = java.find()
+    layout = machine.layout(machine.cores(), machine.memory())
+    settings = artifact.suited(Settings(served.path, run, layout, address), served)
+    layout = settings.layout
+    say(f"Java {chosen.version} of {chosen.source}: {chosen.executable}")
+    say(f"TorchServe starts with {layout.workers} workers x {layout.threads} threads")
+    server = Server(settings, chosen, lambda line: say(f"  {line}"))
+    try:
+        wait_until_ready(server, probe.asking(settings, served.golden_request))
+        yield server, settings
     finally:
         # A second Ctrl-C must not cut the end of Java and its workers short.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -78,10 +113,10 @@ def _see_that_it_is_free(host: str, port: int) -> None:
             raise CannotServe(f"port {port} of {host}: {error.strerror}; choose PORT=...") from None
 
 
-def wait_until_ready(server: Server, settings: Settings, request: bytes) -> None:
-    """Return once the golden request is answered; raise CannotServe where it never will be."""
+def wait_until_ready(server: Server, ask: Callable[[float], probe.Answer]) -> None:
+    """Return once the model answers; raise CannotServe where it never will."""
     deadline = time.monotonic() + START_S
-    while not probe.ask(settings.address, settings.model, request, timeout_s=30).healthy:
+    while not ask(30).healthy:
         if server.process.poll() is not None:
             raise CannotServe(f"TorchServe ended with exit code {server.process.returncode}")
         if server.failures.count >= TRIES:

@@ -1,11 +1,14 @@
 """Ask a served model whether it answers."""
 
+import functools
 import http.client
 import json
 import socket
 from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from serving.torchserve import Settings
 
 
 class Answer(NamedTuple):
@@ -32,6 +35,13 @@ def workers(management: str, model: str, timeout_s: float) -> Answer:
     For a model without a request that it could be asked.
     """
     return _send(management, Exchange("GET", f"/models/{model}", None, _some_ready), timeout_s)
+
+
+def asking(settings: Settings, golden_request: bytes | None) -> Callable[[float], Answer]:
+    """Return a function that is given seconds and tells whether the model answers within them."""
+    if golden_request is None:
+        return functools.partial(workers, settings.management, settings.model)
+    return functools.partial(ask, settings.address, settings.model, golden_request)
 
 
 class Exchange(NamedTuple):

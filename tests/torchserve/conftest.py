@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import artifact, java, local, machine, torchserve
+from serving import artifact, java, local, machine, probe, torchserve
 from tests.http import Endpoint
 from tests.pictures import ARCHIVE
 
@@ -21,7 +21,7 @@ def serving(archive: Path) -> Iterator[Endpoint]:
         settings = torchserve.Settings(archive, Path(run), layout, address)
         server = torchserve.Server(settings, java.find(), print)
         try:
-            local.wait_until_ready(server, settings, artifact.golden_request(archive))
+            local.wait_until_ready(server, probe.asking(settings, artifact.golden_request(archive)))
             yield Endpoint(f"{address}/predictions/{archive.stem}")
         finally:
             server.stop()

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serving import artifact, java, local, machine, storage, torchserve
+from serving import artifact, java, local, machine, probe, storage, torchserve
 from tests.http import Endpoint, crowd, wait_for
-from tests.pictures import ARCHIVE
+from tests.pictures import ARCHIVE, ROOT
 from tests.stock import archive as stock
 
 
@@ -79,8 +79,7 @@ def _answers(endpoint: Endpoint) -> bool:
 def ours(folder: Path) -> Iterator[Endpoint]:
     """Serve the same archive as the container does."""
     with tempfile.TemporaryDirectory(prefix="ts-") as run:
-        baked = artifact.baked_in(ARCHIVE.parent)
-        taken = artifact.take(storage.at(str(folder), print), baked, Path(run) / "store")
+        taken = artifact.take(storage.at(str(folder), print), ARCHIVE, Path(run) / "store")
         assert taken.stock
         assert taken.golden_request is None
         address = f"http://127.0.0.1:{torchserve.free_port()}"
@@ -88,7 +87,7 @@ def ours(folder: Path) -> Iterator[Endpoint]:
         settings = torchserve.Settings(taken.path, Path(run), layout, address)
         server = torchserve.Server(settings, java.find(), print)
         try:
-            local.wait_until_ready(server, settings, SAME["one picture"])
+            local.wait_until_ready(server, probe.asking(settings, SAME["one picture"]))
             yield Endpoint(f"{address}/predictions/model")
         finally:
             server.stop()
@@ -160,3 +159,32 @@ def test_one_bad_request_does_not_harm_the_others_of_its_batch(ours: Endpoint) -
     assert codes == [{200}, {500}, {200}, {400}, {200}]
     alone = ours.post(good).body
     assert {answer.body for client in answers[::2] for answer in client} == {alone}
+
+
+def test_make_migrate_says_that_it_works_and_shows_the_answer(folder: Path, tmp_path: Path) -> None:
+    request_file = tmp_path / "request.json"
+    request_file.write_bytes(SAME["one picture"])
+    done = migrate(str(folder / "model.mar"), "--request", str(request_file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "works     handler mnist_handler.py: runs unchanged" in done.stdout
+    assert f'{request_file} is answered: 200 {{"predictions": [{{"label": ' in done.stdout
+    assert f"make serve STORAGE={folder}" in done.stdout
+
+
+def test_make_migrate_says_why_an_archive_does_not_load(tmp_path: Path) -> None:
+    handler = tmp_path / "broken_handler.py"
+    handler.write_text("class Handler:\n    def initialize(self, context):\n        1 / 0\n"
+                       "    def handle(self, data, context):\n        return data\n")  # fmt: skip
+    done = migrate(str(stock.pack(tmp_path, handler)))
+    assert done.returncode == 1
+    assert (
+        "WILL NOT  it does not load: the model cannot be loaded: ZeroDivisionError" in done.stdout
+    )
+    assert "1 of 2 will not work as they are" in done.stderr
+
+
+def migrate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "migrate", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )

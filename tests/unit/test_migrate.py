@@ -1,0 +1,108 @@
+"""What `make migrate` reads in an archive, without running it."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from migrate import report
+from migrate.archive import BadArchive
+
+HANDLER = """
+import json
+import torch
+from PIL import Image
+from ts.torch_handler.base_handler import BaseHandler
+
+class Handler(BaseHandler):
+    def preprocess(self, data):
+        return torch.tensor([row for row in data])
+"""
+
+
+def findings(
+    tmp_path: Path, files: Mapping[str, str], **manifest: str
+) -> list[tuple[bool | None, str]]:
+    """Read an archive of these files and return what works, and the text."""
+    path = tmp_path / "model.mar"
+    model = {"modelName": "model", "handler": "handler.py", **manifest}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
+        for name, text in files.items():
+            archive.writestr(name, text)
+    found = report.findings(report.read(path))
+    return [(finding.works, f"{finding.what} | {finding.to_do}") for finding in found]
+
+
+def test_a_handler_on_torchserve_s_base_class_works(tmp_path: Path) -> None:
+    ((works, text),) = findings(tmp_path, {"handler.py": HANDLER})
+    assert works
+    assert "handler handler.py: runs unchanged" in text
+
+
+CASES = {
+    "a package that is not in the image": (
+        {"handler.py": f"import cv2, helper\n{HANDLER}", "helper.py": "import transformers"},
+        {},
+        [
+            'import cv2 (handler.py): not in the image | make build EXTRAS="opencv-python-head',
+            'import transformers (helper.py): not in the image | make build EXTRAS="transformers"',
+        ],
+    ),
+    "what TorchServe's own handlers import": (
+        {},
+        {"handler": "image_classifier"},
+        ["import captum (ts/torch_handler/vision_handler.py)", "import torchvision"],
+    ),
+    "a handler that is not there": ({}, {"handler": "mine.py"}, ["handler mine.py: neither in"]),
+    "weights that are not there": (
+        {"handler.py": HANDLER},
+        {"serializedFile": "x.pt"},
+        ["x.pt: in the manifest, not in the archive"],
+    ),
+    "requirements": (
+        {"handler.py": HANDLER, "requirements.txt": "numpy\nspacy>=3  # words\n"},
+        {"requirementsFile": "requirements.txt"},
+        ['spacy>=3: an image never installs anything at its start | make build EXTRAS="spacy>=3"'],
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "manifest", "reasons"), CASES.values(), ids=CASES.keys())
+def test_what_will_not_work_is_named_with_what_to_do(
+    tmp_path: Path, files: Mapping[str, str], manifest: dict[str, str], reasons: list[str]
+) -> None:
+    bad = [text for works, text in findings(tmp_path, files, **manifest) if works is False]
+    for reason in reasons:
+        assert any(reason in text for text in bad), bad
+    assert len(bad) == len(reasons)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("return data[0]", "reads data[0]: of several instances"),
+        ('return [row["instances"] for row in data]', 'looks for "instances"'),
+    ],
+)
+def test_habits_that_do_not_fit_the_envelope_are_pointed_at(
+    tmp_path: Path, body: str, reason: str
+) -> None:
+    source = f"class Handler:\n    def handle(self, data, context):\n        {body}\n"
+    look = [text for works, text in findings(tmp_path, {"handler.py": source}) if works is None]
+    assert len(look) == 1
+    assert reason in look[0]
+
+
+def test_an_import_that_can_be_done_without_is_passed_over(tmp_path: Path) -> None:
+    optional = "try:\n    import torch_xla\nexcept ImportError:\n    torch_xla = None\n"
+    found = findings(tmp_path, {"handler.py": optional + HANDLER})
+    assert all(works for works, _ in found)
+
+
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.mar").write_bytes(b"no")
+    with pytest.raises(BadArchive, match=r"x\.mar is no archive"):
+        report.read(tmp_path / "x.mar")
