@@ -84,23 +84,35 @@ class Container:
 
     def _raise_what_ended(self) -> None:
         if self._front.process.poll() is not None:
-            raise CannotServe(f"nginx ended with exit code {self._front.process.returncode}")
+            raise CannotServe(f"nginx {_ended(self._front.process.returncode)}")
         if self._server.process.poll() is not None:
-            code = self._server.process.returncode
-            raise CannotServe(f"TorchServe ended with exit code {code}: {self._reason()}")
+            code, word = self._server.process.returncode, self._server.failures.word
+            raise CannotServe(
+                _with_memory(f"TorchServe {_ended(code)}{f': {word}' if word else ''}")
+            )
 
     def _raise_what_failed(self, silent_s: float, patience_s: float) -> None:
         if self._server.failures.count >= TRIES:
-            raise CannotServe(f"the model cannot be loaded: {self._reason()}")
+            reason = _with_memory(self._server.failures.reason)
+            raise CannotServe(f"the model cannot be loaded: {reason}")
         if silent_s > patience_s:
             raise CannotServe(f"the model has not answered for {silent_s:.0f} s")
 
-    def _reason(self) -> str:
-        reason, killed = self._server.failures.reason, machine.out_of_memory()
-        if killed:
-            limit = (machine.memory() or 0) >> 20
-            return f"{reason}; out of memory {killed} times, of which it may have {limit} MiB"
+
+def _ended(code: int) -> str:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended by itself with exit code {code}"
+
+
+def _with_memory(reason: str) -> str:
+    """Add what a process cannot say itself: that there was no memory left for it."""
+    killed, limit = machine.out_of_memory(), machine.memory()
+    if not killed:
         return reason
+    return (
+        f"{reason}; processes ended for want of memory: {killed} (limit {(limit or 0) >> 20} MiB)"
+    )
 
 
 def say(line: str) -> None:

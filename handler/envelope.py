@@ -22,6 +22,9 @@ MOST_INSTANCES = 4096
 """Instances in one request: its neighbours in the batch wait until all of them are answered."""
 LARGEST_RESPONSE = 10 << 20
 """Bytes of one answer: what Vertex passes on from a dedicated endpoint."""
+ERROR_HEADER = "X-Handler-Error"
+"""The header that an error of ours is repeated in: TorchServe has errors 500 of its own, which
+say that a worker died. The front door tells them apart by it."""
 LONGEST_MESSAGE = 40_000
 """Characters of an error's message."""
 ON_ERROR = "on_error"

@@ -6,6 +6,7 @@ one class in it, calls `initialize` once and `handle` for every batch, one body 
 
 import functools
 import logging
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class VertexHandler:
         for index, response in enumerate(responses):
             context.set_response_status(int(response.code), response.code.phrase, index)
             context.set_response_content_type(index, "application/json")
+            if response.code is HTTPStatus.INTERNAL_SERVER_ERROR:
+                context.set_response_header(index, envelope.ERROR_HEADER, response.body)
         return [response.body for response in responses]
 
 

@@ -9,6 +9,7 @@ import binascii
 import copy
 import logging
 from base64 import b64decode
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from PIL import UnidentifiedImageError
@@ -136,4 +137,6 @@ def _write(answer: str | RequestError, context: Any, index: int) -> str:
         return answer
     response = envelope.failure(answer)
     context.set_response_status(int(response.code), response.code.phrase, index)
+    if response.code is HTTPStatus.INTERNAL_SERVER_ERROR:
+        context.set_response_header(index, envelope.ERROR_HEADER, response.body)
     return response.body

@@ -204,12 +204,17 @@ class Failures:
         self._words: dict[re.Pattern[str], str] = {}
 
     @property
-    def reason(self) -> str:
+    def word(self) -> str | None:
         """The handler's own word on why, else the worker's last exception, else Java's."""
         for speaker in (self.OUR_WORD, self.WORKERS_WORD, self.JAVAS_WORD):
             if speaker in self._words:
                 return self._words[speaker]
-        return self.NO_WORD
+        return None
+
+    @property
+    def reason(self) -> str:
+        """Why a worker ended, for people."""
+        return self.word or self.NO_WORD
 
     def forget(self) -> None:
         """Start anew: the model has answered since."""

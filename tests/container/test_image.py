@@ -1,10 +1,13 @@
 """The image: what is in it, what it opens, how it starts and how it ends."""
 
+import concurrent.futures
+import contextlib
 import json
 import re
 import socket
 import threading
 import time
+from http.client import RemoteDisconnected
 
 import pytest
 
@@ -170,6 +173,75 @@ def test_the_published_port_and_route_work_and_a_stop_answers_what_is_under_way(
     assert container.state("ExitCode") == "0", container.logs()
 
 
+def test_told_to_stop_its_health_says_so_while_what_comes_is_still_answered(start: Start) -> None:
+    container = start(*HARDENED, **VERTEX)
+    endpoint = container.endpoint(9000, PREDICT)
+    wait_until_healthy(endpoint, HEALTH)
+    body, answers, told = request(wire.INSTANCE), [], threading.Event()
+
+    def client() -> None:
+        while True:
+            try:
+                answer = endpoint.post(body)
+            except RemoteDisconnected:  # it was taken and not answered
+                raise
+            except (ConnectionRefusedError, ConnectionResetError):
+                return  # it was not taken
+            if told.is_set():
+                answers.append(answer.code)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        clients = [pool.submit(client) for _ in range(8)]
+        time.sleep(0.5)
+        began = time.monotonic()
+        docker("kill", "--signal", "TERM", container.name)
+        told.set()
+        time.sleep(0.5)
+        assert endpoint.send("GET", HEALTH).code == 503
+        for future in clients:
+            future.result(60)
+    assert container.wait_until_ended(30) == 0
+    assert time.monotonic() - began < 30
+    assert set(answers) == {200}
+    assert len(answers) > 100
+
+
+def test_slow_clients_keep_nobody_out_and_are_cut_off(
+    endpoint: Endpoint, vertex: Container
+) -> None:
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+    slow = [socket.create_connection((vertex.address(), 9000), 30) for _ in range(400)]
+    try:
+        for index, client in enumerate(slow):
+            client.sendall((head if index % 2 else f'{head}\r\n{{"instances": [').encode())
+        for answers in crowd(endpoint, [request(wire.INSTANCE)] * 8, rounds=20):
+            assert {answer.code for answer in answers} == {200}
+        for client in slow[:2]:
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+    finally:
+        for client in slow:
+            client.close()
+
+
+def test_bad_input_makes_nothing_grow(endpoint: Endpoint, vertex: Container) -> None:
+    before = workers(vertex)
+    bad = [case.body for case in wire.CASES if case.code == 400]
+    sizes = []
+    for _ in range(6):
+        crowd(endpoint, bad, rounds=3)
+        sizes.append(sum(resident(vertex)))
+    assert workers(vertex) == before
+    # The first rounds fill caches and pools; then it stays as it is.
+    assert max(sizes[3:]) < 1.1 * sizes[2], sizes
+
+
+def resident(container: Container) -> list[int]:
+    """Return the resident memory of its processes in KiB."""
+    listed = docker("top", container.name, "-eo", "pid,rss,args").splitlines()[1:]
+    return [int(line.split()[1]) for line in listed]
+
+
 def last_line(container: Container) -> str:
     return container.logs().strip().splitlines()[-1]
 
@@ -205,7 +277,9 @@ def test_without_its_java_or_its_nginx_the_container_ends_and_says_so(
     wait_until_healthy(container.endpoint(9000, "/"), HEALTH)
     container.kill(victim)
     assert container.wait_until_ended(30) == 1
-    assert re.search("^cannot serve: (TorchServe|nginx) ended with exit code", last_line(container))
+    assert re.search(
+        "^cannot serve: (TorchServe|nginx) was ended by SIGKILL$", last_line(container)
+    )
 
 
 def test_a_worker_that_is_killed_comes_back(start: Start) -> None:

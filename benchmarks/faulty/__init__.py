@@ -1,0 +1,1 @@
+"""A model that fails in every way on request."""
