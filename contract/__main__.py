@@ -29,6 +29,9 @@ def main() -> None:
     parser.add_argument(
         "--liveness-s", type=float, default=40, help="how long until its port is open (%(default)s)"
     )
+    parser.add_argument("--port", type=int, help="the one that the model is uploaded with, if any")
+    parser.add_argument("--health-route", help="likewise")
+    parser.add_argument("--predict-route", help="likewise")
     args = parser.parse_args()
     if not args.instances.is_file():
         sys.exit(f"contract: {args.instances} does not exist")
@@ -37,6 +40,11 @@ def main() -> None:
         f"--docker={args.docker}", f"--ready-s={args.ready_s}", f"--liveness-s={args.liveness_s}",
         *(["--read-only"] if args.read_only else []),
         *([f"--junit-xml={args.junit}"] if args.junit else []),
+        *(
+            f"--{name.replace('_', '-')}={value}"
+            for name in ("port", "health_route", "predict_route")
+            if (value := getattr(args, name))
+        ),
     ]  # fmt: skip
     root = CLAUSES.parent.parent
     quiet = ["-q", "--tb=no", "--no-header", "-p", "no:cacheprovider", "--override-ini=addopts="]

@@ -43,19 +43,25 @@ class Variables(NamedTuple):
         }
 
 
-def random_routes() -> Variables:
-    """Return a port and routes that no image can have been made for."""
+def uploaded_with(options: "Options") -> Variables:
+    """Return the port and routes that a model was uploaded with; where it names none, of chance.
+
+    Those no image can have been made for.
+    """
     word = secrets.token_hex(4)
-    port = 20_000 + secrets.randbelow(10_000)
-    return Variables(port, f"/h/{word}", f"/p/{word}:predict", "123", "456")
+    health, predict = options.health or f"/h/{word}", options.predict or f"/p/{word}:predict"
+    return Variables(options.port or _some_port(), health, predict, "123", "456")
 
 
-def default_routes() -> Variables:
-    """Return the routes that Vertex takes where a model names none, on a port of chance."""
+def default_routes(options: "Options") -> Variables:
+    """Return the routes that Vertex takes where a model names none."""
     endpoint, deployed = str(secrets.randbits(60)), str(secrets.randbits(60))
     health = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}"
-    port = 20_000 + secrets.randbelow(10_000)
-    return Variables(port, health, f"{health}:predict", endpoint, deployed)
+    return Variables(options.port or _some_port(), health, f"{health}:predict", endpoint, deployed)
+
+
+def _some_port() -> int:
+    return 20_000 + secrets.randbelow(10_000)
 
 
 class Options(NamedTuple):
@@ -67,6 +73,11 @@ class Options(NamedTuple):
     ready_s: float
     """How long the model may take to become healthy."""
     liveness_s: float = LIVENESS_S
+    port: int | None = None
+    """The first of containerSpec.ports; None for one of chance."""
+    health: str | None = None
+    """containerSpec.healthRoute; None for one of chance. The same of `predict`."""
+    predict: str | None = None
 
 
 class Container:
@@ -82,10 +93,13 @@ class Container:
 
     def docker(self, *arguments: str) -> str:
         """Run one docker command and return what it printed; raise DockerFailed."""
-        done = subprocess.run(
-            [self.options.docker, *arguments], capture_output=True, text=True, timeout=120,
-            check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [self.options.docker, *arguments], capture_output=True, text=True, timeout=120,
+                check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise DockerFailed(f"docker {' '.join(arguments)}: no answer in 120 s") from error
         if done.returncode != 0:
             raise DockerFailed(f"docker {' '.join(arguments)}:\n{done.stderr}")
         return done.stdout.strip()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from contract.http import Unreachable, accepts_connections, get_health
-from contract.vertex import Container, Options, Variables, default_routes, random_routes
+from contract.vertex import Container, Options, Variables, default_routes, uploaded_with
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,13 +22,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--read-only", action="store_true")
     group.addoption("--ready-s", type=float, default=300)
     group.addoption("--liveness-s", type=float, default=40)
+    group.addoption("--port", type=int)
+    group.addoption("--health-route")
+    group.addoption("--predict-route")
 
 
 @pytest.fixture(scope="session")
 def options(pytestconfig: pytest.Config) -> Options:
     """Return what the command line asked for."""
     get = pytestconfig.getoption
-    return Options(get("image"), get("docker"), get("read_only"), get("ready_s"), get("liveness_s"))
+    return Options(
+        get("image"), get("docker"), get("read_only"), get("ready_s"), get("liveness_s"),
+        get("port"), get("health_route"), get("predict_route"),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -84,20 +90,22 @@ def _watch(container: Watched) -> None:
 
 @pytest.fixture(scope="session")
 def started(options: Options) -> Iterator[Watched]:
-    """Start the image on a port and routes of chance and wait until it is healthy, or is not."""
-    yield from _start(options, random_routes())
+    """Start the image as a model of it was uploaded, and wait until it is healthy, or is not."""
+    yield from _start(options, uploaded_with(options))
 
 
 @pytest.fixture
 def started_anew(options: Options) -> Iterator[Watched]:
     """Start the image once more and return the moment that it says it is healthy."""
-    yield from _start(options, random_routes())
+    yield from _start(options, uploaded_with(options))
 
 
 @pytest.fixture(scope="session")
 def started_with_defaults(options: Options) -> Iterator[Watched]:
     """Start the image on the routes that Vertex takes where a model names none."""
-    yield from _start(options, default_routes())
+    if options.health or options.predict:
+        pytest.skip("the model is uploaded with routes of its own")
+    yield from _start(options, default_routes(options))
 
 
 def why(container: Watched) -> str:
@@ -122,10 +130,17 @@ def _clause(nodeid: str) -> str:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Write a line a clause: kept or broken, and why."""
     terminalreporter.section("Vertex AI's container contract")
-    for outcome, word in (("passed", "kept  "), ("failed", "BROKEN"), ("error", "BROKEN")):
+    for outcome, word in (
+        ("passed", "kept  "),
+        ("failed", "BROKEN"),
+        ("error", "BROKEN"),
+        ("skipped", "-     "),
+    ):
         for report in terminalreporter.stats.get(outcome, []):
             terminalreporter.write_line(f"{word}  {_clause(report.nodeid)}")
             if outcome != "passed":
-                reason = str(report.longrepr).strip().splitlines()
+                skipped = isinstance(report.longrepr, tuple)
+                text = report.longrepr[2] if skipped else str(report.longrepr)
+                reason = text.strip().splitlines()
                 said = [line[2:].strip() for line in reason if line.startswith("E ")] or reason
                 terminalreporter.write_line(f"        {said[0][:200]}")

@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         if KIND == "out of order":
             answered.sort()
         if KIND == "exits":
-            threading.Timer(1, os._exit, (0,)).start()
+            threading.Timer(0.2, os._exit, (0,)).start()
         return 200, answered if KIND == "a bare array" else {"predictions": answered}
 
     def reply(self, code: int, document: Any) -> None:

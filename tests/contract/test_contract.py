@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.container.conftest import DOCKER, docker
 from tests.pictures import ROOT, held_out
+from tests.stock import archive as stock
 
 HERE = Path(__file__).parent
 DOCKERFILE = """
@@ -37,7 +39,7 @@ def broken_image(image: str, kind: str, folder: Path) -> str:
     return tag
 
 
-def put_to_contract(image: str, instances: list[object], *options: str) -> tuple[int, str]:
+def put_to_contract(image: str, instances: Sequence[object], *options: str) -> tuple[int, str]:
     """Run the suite as a user does; return its exit code and what it printed."""
     file = Path(options[options.index("--instances") + 1])
     file.write_text(json.dumps({"instances": instances}))
@@ -107,3 +109,61 @@ def test_our_image_keeps_every_clause_read_only_and_in_junit(image: str, tmp_pat
     suite = ET.parse(junit).getroot()[0]  # noqa: S314  we wrote it
     assert int(suite.attrib["tests"]) == len(clauses(said, "kept")) > 20
     assert suite.attrib["failures"] == suite.attrib["errors"] == suite.attrib["skipped"] == "0"
+
+
+SAMPLE = """
+ARG BASE
+FROM ${BASE}
+COPY model.mar config.properties /sample/
+ENV LOG_LOCATION=/tmp METRICS_LOCATION=/tmp PATH=/opt/venv/bin:/usr/bin:/bin PYTHONPATH=
+ENTRYPOINT ["/bin/sh", "-c", "torchserve --start --ncs --model-store /sample \\
+  --models model=model.mar --ts-config /sample/config.properties; tail -f /dev/null"]
+"""
+SAMPLE_SETTINGS = """
+inference_address=http://0.0.0.0:7080
+management_address=http://127.0.0.1:7081
+service_envelope=json
+disable_token_authorization=true
+"""
+
+
+@pytest.fixture(scope="module")
+def sample(image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Build an image as Google's samples do: TorchServe, its JSON envelope, a port of its own."""
+    folder = tmp_path_factory.mktemp("sample")
+    stock.pack(folder).chmod(0o644)
+    (folder / "Dockerfile").write_text(SAMPLE)
+    (folder / "config.properties").write_text(SAMPLE_SETTINGS)
+    build = ("build", "--tag", "contract-test:sample", "--build-arg", f"BASE={image}", str(folder))
+    docker(*build, timeout_s=300)
+    return "contract-test:sample"
+
+
+def test_of_an_image_in_the_style_of_google_s_samples_the_broken_clauses_are_named(
+    sample: str, tmp_path: Path
+) -> None:
+    pictures = [{"b64": base64} for base64, _ in held_out(5)]
+    code, said = put_to_contract(
+        sample, pictures, "--instances", str(tmp_path / "i"), "--port", "7080",
+        "--health-route", "/ping", "--predict-route", "/predictions/model",
+    )  # fmt: skip
+    assert code == 1, said
+    assert clauses(said, "BROKEN") == {"the answer is json and says so"} | {
+        f"a fault of the client s is a 4xx[{fault}]"
+        for fault in (
+            "a body that is no JSON",
+            "a body without instances",
+            "instances that are no array",
+            "no instance at all",
+        )
+    }, said
+
+
+def test_uploaded_without_its_own_port_and_routes_the_sample_never_becomes_healthy(
+    sample: str, tmp_path: Path
+) -> None:
+    code, said = put_to_contract(
+        sample, [3], "--instances", str(tmp_path / "i"), "--liveness-s", "5"
+    )
+    assert code == 1
+    assert "it listens on AIP_HTTP_PORT on all addresses within 40 s" in clauses(said, "BROKEN")
