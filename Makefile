@@ -27,7 +27,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model archive serve predict build run migrate contract test test-unit test-torchserve test-container lint format lock clean
+.PHONY: help setup model archive serve predict build run migrate contract faults overload front test test-unit test-torchserve test-container lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,15 @@ migrate: .venv/ready ## say what of a stock archive MAR=model.mar will work here
 
 contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file: your requests)
 	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml
+
+faults: .venv/ready ## break a container of IMAGE in every way, under load; the table goes to docs/container.md
+	$(BIN)/python -m benchmarks.faults $(IMAGE) --docker $(DOCKER)
+
+overload: .venv/ready ## ask IMAGE for more than it can answer; the table goes to docs/container.md
+	$(BIN)/python -m benchmarks.overload $(IMAGE) --docker $(DOCKER)
+
+front: .venv/ready ## measure what nginx costs a request; the table goes to docs/container.md
+	$(BIN)/python -m benchmarks.front $(IMAGE) --docker $(DOCKER)
 
 test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image
 	$(BIN)/python -m pytest

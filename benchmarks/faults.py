@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--docker", default="docker", help="(%(default)s)")
     parser.add_argument("--only", default="", help="the faults with this in their name")
     parser.add_argument(
-        "--to", type=Path, default="docs/faults.md", help="its table is replaced (%(default)s)"
+        "--to", type=Path, default="docs/container.md", help="its table is replaced (%(default)s)"
     )
     args = parser.parse_args()
     results = []

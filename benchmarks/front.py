@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--docker", default="docker", help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="blocks of each (%(default)s)")
     parser.add_argument(
-        "--to", type=Path, default="docs/front.md", help="its table is replaced (%(default)s)"
+        "--to", type=Path, default="docs/container.md", help="its table is replaced (%(default)s)"
     )
     args = parser.parse_args()
     lines = [

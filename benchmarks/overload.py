@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=16, help="instances a request (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     parser.add_argument(
-        "--to", type=Path, default="docs/overload.md", help="its table is replaced (%(default)s)"
+        "--to", type=Path, default="docs/container.md", help="its table is replaced (%(default)s)"
     )
     args = parser.parse_args()
     some = json.loads(args.instances.read_text())["instances"]

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import shlex
 import shutil
 import signal
 import socket
@@ -19,6 +18,8 @@ from serving.torchserve import NoTorchServe, Server, Settings
 
 START_S = 600
 """How long a model may take to load, as long as no worker dies of it."""
+SAMPLE = Path("build/request.json")
+"""A request to try, written where the program is started."""
 TRIES = 3
 """Workers that may die at their start before the archive is given up."""
 
@@ -73,9 +74,7 @@ def serve(served: Artifact, host: str, port: int, run: Path) -> None:
     """Serve until interrupted; raise CannotServe where it does not come up or goes down."""
     address = f"http://{host}:{port}"
     with running(served, address, run) as (server, settings):
-        sample = run / "request.json"
-        sample.write_bytes(served.golden_request or b'{"instances": [...]}')
-        _tell(settings, address, sample)
+        _tell(settings, address, served.golden_request)
         raise CannotServe(f"TorchServe ended by itself with exit code {server.process.wait()}")
 
 
@@ -126,10 +125,14 @@ def wait_until_ready(server: Server, ask: Callable[[float], probe.Answer]) -> No
         time.sleep(0.2)
 
 
-def _tell(settings: Settings, address: str, sample: Path) -> None:
-    url = f"{address}/predictions/{settings.model}"
+def _tell(settings: Settings, address: str, request: bytes | None) -> None:
+    url, body = f"{address}/predictions/{settings.model}", """'{"instances": [...]}'"""
+    if request is not None:
+        SAMPLE.parent.mkdir(exist_ok=True)
+        SAMPLE.write_bytes(request)
+        body = f"@{SAMPLE}"
     print(f"\n{settings.model} answers. From another terminal:\n")
-    print(f"  curl -H 'Content-Type: application/json' -d @{shlex.quote(str(sample))} {url}")
+    print(f"  curl -H 'Content-Type: application/json' -d {body} {url}")
     print(f"  make predict URL={url}\n\nCtrl-C stops it.", flush=True)
 
 

@@ -178,7 +178,7 @@ class Server:
             self.process.kill()
             self.process.wait()
         self._end_group()
-        self._reader.join(5)
+        self._reader.join(1)
         return self.process.returncode
 
     def _end_group(self) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from docker import config, front
+from docker import config, entrypoint, front
 from docker.config import BadVariable
+from handler import envelope
 from serving import torchserve
 from serving.machine import Layout
 from tests import pictures
+from tests.pictures import ROOT
 
 ROUTES = {"AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p:predict", "AIP_HTTP_PORT": "9000"}
 
@@ -74,3 +76,25 @@ def test_with_an_invoke_route_prefix_every_path_but_the_root_is_a_prediction() -
 def test_the_larger_the_requests_may_be_the_fewer_are_let_in_at_once() -> None:
     assert "limit_conn large 10;" in nginx_s_settings()
     assert "limit_conn large 1;" in nginx_s_settings(MAX_REQUEST_BYTES="100000000")
+
+
+def test_every_variable_that_is_read_is_in_the_docs() -> None:
+    docs = (ROOT / "docs" / "container.md").read_text()
+    sources = [file.read_text() for file in (ROOT / "docker").glob("*.py")]
+    names = {n for text in sources for n in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', text)}
+    names -= set(re.findall("@([A-Z_]+)@", front.TEMPLATE.read_text()))
+    assert len(names) > 8
+    assert not [name for name in names if f"`{name}`" not in docs]
+
+
+def test_the_docs_say_the_limits_that_hold() -> None:
+    docs = (ROOT / "docs" / "container.md").read_text()
+    text = nginx_s_settings()
+    assert "max_conns=192;" in text
+    assert "limit_conn medium 107;" in text
+    assert f"| instances in a request | {envelope.MOST_INSTANCES} |" in docs
+    for limit in ("at once | 192 |", "100 kB and more | 107 |", "not told | 10, "):
+        assert limit in docs
+    stop_s = entrypoint.LEAVE_S + entrypoint.DRAIN_S + entrypoint.GRACE_S
+    assert stop_s + 1 == 24
+    assert f"still answered for {entrypoint.LEAVE_S} s" in docs
