@@ -8,7 +8,7 @@ from serving import artifact
 
 MEBIBYTE = 1 << 20
 MOST_REQUEST_BYTES = 100 * MEBIBYTE
-"""Of one request: Java's heap has to hold it three times over."""
+"""Of one request: Java's heap, which may be smaller still, has to hold it three times over."""
 
 
 class BadVariable(Exception):

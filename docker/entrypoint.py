@@ -157,9 +157,17 @@ def run() -> None:
 
 
 def _settings(path: Path, folder: Path, chosen: Config) -> Settings:
-    layout = machine.layout(machine.cores(), machine.memory())
-    address = f"unix:{folder}/torchserve.sock"
-    return Settings(path, folder, layout, address, chosen.largest_request, native=NATIVE)
+    memory = machine.memory()
+    settings = Settings(
+        path, folder, machine.layout(machine.cores(), memory), f"unix:{folder}/torchserve.sock",
+        chosen.largest_request, heap=machine.heap(memory), native=NATIVE,
+    )  # fmt: skip
+    if settings.room_for(chosen.largest_request) < 1:
+        raise CannotServe(
+            f"MAX_REQUEST_BYTES={chosen.largest_request}: Java's heap of {settings.heap} bytes, a "
+            "quarter of the container's memory, must hold three of it and have room left"
+        )
+    return settings
 
 
 def _kind(served: Artifact) -> str:

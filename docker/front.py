@@ -27,8 +27,8 @@ def settings_text(config: Config, settings: Settings, socket: Path) -> str:
         "MODEL": settings.model,
         "LARGEST_REQUEST": config.largest_request,
         "MOST_AT_ONCE": settings.queue * 3 // 4,
-        "MOST_LARGE_AT_ONCE": settings.most_at_once(config.largest_request),
-        "MOST_MEDIUM_AT_ONCE": settings.most_at_once(1_000_000),
+        "MOST_LARGE_AT_ONCE": settings.room_for(config.largest_request),
+        "MOST_MEDIUM_AT_ONCE": settings.room_for(1_000_000),
         "TIMEOUT": settings.response_timeout_s + 5,
         "LOGGED": int(config.access_log),
     }

@@ -22,7 +22,8 @@ def load(folder: Path, device: torch.device) -> "DigitTask":
     """Load model.json, golden.json and weights.safetensors from a folder.
 
     Raises FileNotFoundError, model.weights.BadWeights or ValueError, each with what was
-    wrong, where they are not what this network was trained with.
+    wrong, where they are not what this network was trained with; KeyError and RuntimeError
+    where model.json lacks a name or the tensors have other shapes.
     """
     about = json.loads((folder / "model.json").read_text())
     if about["network_version"] != network.VERSION:

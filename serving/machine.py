@@ -7,6 +7,7 @@ from typing import NamedTuple
 CGROUP = Path("/sys/fs/cgroup")
 WORKER_BYTES = 600 << 20
 """What one worker with torch and a small model may grow to."""
+LEAST_HEAP, MOST_HEAP = 128 << 20, 512 << 20
 FRONT_BYTES = 500 << 20
 """What Java and the rest need beside the workers."""
 
@@ -27,6 +28,11 @@ def layout(cores: int, memory: int | None) -> Layout:
     room = cores if memory is None else max((memory - FRONT_BYTES) // WORKER_BYTES, 1)
     workers = max(min(cores, room), 1)
     return Layout(workers, threads=max(cores // workers, 1))
+
+
+def heap(memory: int | None) -> int:
+    """Return the bytes that Java may take of `memory` for the requests that it holds."""
+    return MOST_HEAP if memory is None else min(max(memory // 4, LEAST_HEAP), MOST_HEAP)
 
 
 def cores(cgroup: Path = CGROUP) -> int:

@@ -49,12 +49,12 @@ class Settings(NamedTuple):
     Without the library TorchServe has no unix sockets; by default Java unpacks it into `run`.
     """
 
-    def most_at_once(self, request_bytes: int) -> int:
-        """Return how many requests of a size Java's heap holds, 1 or more.
+    def room_for(self, request_bytes: int) -> int:
+        """Return how many requests of a size Java's heap holds.
 
         It keeps each up to three times: as it arrived, for the queue, and for the worker.
         """
-        return max(self.heap * 6 // 10 // (3 * request_bytes), 1)
+        return self.heap * 6 // 10 // (3 * request_bytes)
 
     @property
     def management(self) -> str:

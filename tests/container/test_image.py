@@ -125,6 +125,31 @@ def test_a_wrong_content_type_is_a_415(endpoint: Endpoint) -> None:
     assert "application/json" in json.loads(answer.body)["error"]["message"]
 
 
+UNREADABLE = {
+    "no host": "POST /p HTTP/1.1\r\n\r\n",
+    "no HTTP": "HELLO\r\n\r\n",
+    "HTTP/3.0": "POST /p HTTP/3.0\r\nHost: x\r\n\r\n",
+    "CONNECT": "CONNECT example.com:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "Transfer-Encoding: gzip": "POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "Content-Length: -5": "POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+    "a long path": f"GET /{'a' * 20_000} HTTP/1.1\r\nHost: x\r\n\r\n",
+    "long headers": f"GET /p HTTP/1.1\r\nHost: x\r\nX: {'a' * 40_000}\r\n\r\n",
+    "out of the root": "GET /../x HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a condition": f"GET {VERTEX['AIP_HEALTH_ROUTE']} HTTP/1.1\r\nHost: x\r\nIf-Match: y\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_what_is_no_http_gets_a_400_of_google_s_shape(vertex: Container, text: str) -> None:
+    with socket.create_connection((vertex.address(), 9000), 10) as client:
+        client.sendall(text.encode())
+        client.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+    assert answer.startswith("HTTP/1.1 400 ")
+    error = json.loads(answer.partition("\r\n\r\n")[2])["error"]
+    assert (error["code"], error["status"]) == (400, "INVALID_ARGUMENT")
+
+
 def test_it_runs_as_a_numbered_user_and_carries_no_tools(vertex: Container, image: str) -> None:
     assert docker("inspect", "--format", "{{.Config.User}}", image).strip() == "10001"
     for tool in ("pip", "pip3", "gcc", "cc", "javac", "jlink", "torch-model-archiver", "curl"):

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,12 +33,16 @@ class Served:
     def read_until(self, text: str, within_s: float = 60) -> str:
         """Collect what it prints until a line has `text`."""
         assert self.process.stdout is not None
-        deadline = time.monotonic() + within_s
-        for line in self.process.stdout:
-            self.said += line
-            assert time.monotonic() < deadline, self.said
-            if text in line:
-                return line
+        # A server that says nothing would be waited for without an end.
+        patience = threading.Timer(within_s, self.process.kill)
+        patience.start()
+        try:
+            for line in self.process.stdout:
+                self.said += line
+                if text in line:
+                    return line
+        finally:
+            patience.cancel()
         pytest.fail(f"ended without {text!r}:\n{self.said}")
 
     def descendants(self) -> list[int]:

@@ -32,6 +32,15 @@ def test_workers_times_threads_is_cores_and_memory_holds_the_workers(
 
 
 @pytest.mark.parametrize(
+    ("memory", "heap"), [(None, 512), (8 * GIB, 512), (GIB, 256), (GIB // 4, 128)]
+)
+def test_java_takes_a_quarter_of_the_memory_and_never_more_than_half_a_gigabyte(
+    memory: int | None, heap: int
+) -> None:
+    assert machine.heap(memory) == heap << 20
+
+
+@pytest.mark.parametrize(
     ("cpu_max", "expected"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)]
 )
 def test_the_cgroup_s_quota_counts_and_not_the_host_s_cores(
