@@ -43,7 +43,6 @@ COPY --from=jre /opt/jre /opt/jre
 COPY --from=packages /opt/netty /opt/netty
 COPY --from=packages /opt/venv /opt/venv
 COPY serving /app/serving
-COPY migrate /app/migrate
 # What a stock archive gets beside its own handler.
 COPY handler/__init__.py handler/envelope.py handler/errors.py /app/handler/
 COPY docker /app/docker

@@ -58,7 +58,7 @@ PACKED := $(shell find handler task model -type f -not -path '*/__pycache__*' -n
 $(ARCHIVE): $(MODEL) $(wildcard build/model/*.json) $(PACKED) serving/archive.py | .venv/ready
 	$(BIN)/python -m serving.archive
 
-serve: $(ARCHIVE) ## serve the model on 127.0.0.1:PORT, without Docker, until Ctrl-C
+serve: $(if $(STORAGE),.venv/ready,$(ARCHIVE)) ## serve on 127.0.0.1:PORT, without Docker, until Ctrl-C (STORAGE=folder or gs://: that model)
 	@exec $(BIN)/python -m serving.local --port $(PORT) $(if $(STORAGE),--storage $(STORAGE))
 
 predict: .venv/ready ## send a held-out digit, or IMAGE=path, to the served model and show the answer

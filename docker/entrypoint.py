@@ -18,7 +18,7 @@ from types import FrameType
 from docker import config
 from docker.config import Config
 from docker.front import Front
-from serving import artifact, java, machine, probe, storage
+from serving import artifact, files, java, machine, probe, storage
 from serving.artifact import Artifact
 from serving.torchserve import NoTorchServe, Server, Settings
 
@@ -198,7 +198,7 @@ def main() -> None:
         CannotServe,
         config.BadVariable,
         artifact.NotServable,
-        storage.NotFetched,
+        files.NotFetched,
         java.NoJava,
         NoTorchServe,
     ) as error:

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from migrate import report
-from migrate.archive import BadArchive
 from migrate.report import Finding
 from serving import artifact, local, probe, storage, torchserve
+from serving.stock import BadArchive
 
 WORDS = {True: "works   ", False: "WILL NOT", None: "look    "}
 

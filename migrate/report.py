@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from migrate.archive import MANIFEST, BadArchive, Manifest, read_manifest
+from serving.stock import MANIFEST, BadArchive, Manifest, read_manifest
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements" / "serve.lock"
 OTHER_NAMES = {

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from migrate import archive as stock
+from serving import stock
 from serving.archive import GOLDEN_REQUEST, BadArchive, rehearse
-from serving.storage import Storage
+from serving.files import Storage
 from serving.torchserve import Settings
 
 NAME = "model"
@@ -127,7 +127,7 @@ def suited(settings: Settings, served: Artifact) -> Settings:
 def take(storage: Storage, baked: Path, store: Path) -> Artifact:
     """Fetch what a storage holds and make it ready in STORE/model.
 
-    Raises NotServable and storage.NotFetched. `baked` is an archive that has what weights alone
+    Raises NotServable and files.NotFetched. `baked` is an archive that has what weights alone
     do not.
     """
     found = storage.files()

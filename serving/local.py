@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from serving import artifact, java, machine, probe, storage
+from serving import artifact, files, java, machine, probe, storage
 from serving.artifact import Artifact
-from serving.storage import Say
+from serving.files import Say
 from serving.torchserve import NoTorchServe, Server, Settings
 
 START_S = 600
@@ -33,7 +33,7 @@ FAULTS = (
     java.NoJava,
     NoTorchServe,
     artifact.NotServable,
-    storage.NotFetched,
+    files.NotFetched,
 )
 """All that can be in the way."""
 

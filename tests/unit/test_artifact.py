@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import artifact, storage
+from serving import artifact, files, storage
 from serving.artifact import Chosen
 
 NEEDED = ["golden.json", "model.json", "weights.safetensors"]
@@ -47,12 +47,12 @@ def test_what_cannot_be_served_is_refused_with_the_reason(found: list[str], reas
     "uri", ["s3://bucket/x", "gs://", "models", "http://host/x", "file://host/x"]
 )
 def test_an_address_that_is_none_of_a_bucket_or_a_folder_is_refused(uri: str) -> None:
-    with pytest.raises(storage.NotFetched, match="expected gs://BUCKET/FOLDER, or the path"):
+    with pytest.raises(files.NotFetched, match="expected gs://BUCKET/FOLDER, or the path"):
         storage.at(uri, print)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(storage.NotFetched, match="missing: no such folder; is it mounted"):
+    with pytest.raises(files.NotFetched, match="missing: no such folder; is it mounted"):
         storage.at(f"{tmp_path}/missing", print).files()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from migrate import report
-from migrate.archive import BadArchive
+from serving.stock import BadArchive
 
 HANDLER = """
 import json
