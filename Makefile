@@ -77,8 +77,8 @@ run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (
 migrate: .venv/ready ## say what of a stock archive MAR=model.mar will work here (REQUEST=file: try one)
 	@$(BIN)/python -m migrate $(MAR) $(if $(REQUEST),--request $(REQUEST))
 
-contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file: your requests)
-	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml
+contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file, READ_ONLY=1)
+	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml $(if $(READ_ONLY),--read-only)
 
 faults: .venv/ready ## break a container of IMAGE in every way, under load; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.faults $(IMAGE) --docker $(DOCKER)

@@ -1,10 +1,12 @@
 """A folder of files, wherever it lies; and one that is mounted here."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 Say = Callable[[str], None]
+UNREADABLE = f"user {os.getuid()}, who serves, may not read it: chmod -R a+rX"
 
 
 class NotFetched(Exception):
@@ -33,6 +35,8 @@ class Folder:
         """As Storage says."""
         if not self._path.is_dir():
             raise NotFetched(f"{self._path}: no such folder; is it mounted?")
+        if not os.access(self._path, os.R_OK | os.X_OK):
+            raise NotFetched(f"{self._path}: {UNREADABLE}")
         try:
             found = [file for file in sorted(self._path.rglob("*")) if file.is_file()]
             return {str(file.relative_to(self._path)): file.stat().st_size for file in found}
@@ -46,8 +50,23 @@ class Folder:
             with source.open("rb"):
                 pass
         except OSError as error:
-            raise NotFetched(
-                f"{source}: {error.strerror}; this container runs as a user of its own, who must "
-                "be allowed to read it"
-            ) from error
+            raise NotFetched(f"{source}: {error.strerror}: {UNREADABLE}") from error
         target.symlink_to(source.absolute())
+
+
+class One:
+    """One file of a folder."""
+
+    def __init__(self, folder: Storage, name: str) -> None:
+        self._folder, self._name = folder, name
+
+    def files(self) -> dict[str, int]:
+        """As Storage says."""
+        found = self._folder.files()
+        if self._name not in found:
+            raise NotFetched(f"{self._name} is not among {', '.join(sorted(found)[:8])}")
+        return {self._name: found[self._name]}
+
+    def fetch(self, name: str, target: Path) -> None:
+        """As Storage says."""
+        self._folder.fetch(name, target)

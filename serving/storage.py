@@ -3,14 +3,17 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from serving.files import Folder, NotFetched, Say, Storage
+from serving.files import Folder, NotFetched, One, Say, Storage
 
 
 def at(uri: str, say: Say) -> Storage:
-    """Return the storage at gs://BUCKET/FOLDER or /FOLDER; raise NotFetched for other addresses.
+    """Return the storage at gs://BUCKET/FOLDER or /FOLDER, or one .mar in it; raise NotFetched.
 
     `say` is told how a long download goes.
     """
+    if uri.endswith(".mar"):
+        folder, _, name = uri.rpartition("/")
+        return One(at(folder, say), name)
     address = urlsplit(uri)
     if address.scheme == "gs" and address.netloc:
         # It takes a second to import, and a mounted folder never needs it.

@@ -189,6 +189,16 @@ def test_what_cannot_be_fetched_ends_the_container_with_the_reason(
     assert re.search(f"^cannot serve: .*{reason}", container.logs().strip().splitlines()[-1])
 
 
+def test_a_folder_that_only_root_may_read_is_named_with_what_to_do(
+    start: Start, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o700)
+    container = start("--volume", f"{tmp_path}:/mnt/w:ro", **VERTEX | {"AIP_STORAGE_URI": "/mnt/w"})
+    assert container.wait_until_ended(60) == 1
+    said = "cannot serve: /mnt/w: user 10001, who serves, may not read it: chmod -R a+rX"
+    assert container.logs().strip().splitlines()[-1] == said
+
+
 def test_weights_that_do_not_answer_their_golden_instance_are_refused(
     start: Start, other_weights: Path, tmp_path: Path
 ) -> None:

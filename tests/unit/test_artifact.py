@@ -56,6 +56,14 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         storage.at(f"{tmp_path}/missing", print).files()
 
 
+def test_one_archive_of_several_may_be_named(tmp_path: Path) -> None:
+    for name in ("a.mar", "b.mar"):
+        (tmp_path / name).touch()
+    assert list(storage.at(f"{tmp_path}/b.mar", print).files()) == ["b.mar"]
+    with pytest.raises(files.NotFetched, match=r"c\.mar is not among a\.mar, b\.mar"):
+        storage.at(f"{tmp_path}/c.mar", print).files()
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_an_image_has_one_archive(tmp_path: Path, count: int) -> None:
     for number in range(count):
