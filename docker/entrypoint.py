@@ -80,7 +80,14 @@ class Container:
                     began = now
                     say(f"not ready: {answer.detail}")
                 self._raise_what_failed(now - answered, patience)
-            time.sleep(PROBE_S if self._front.is_open else 0.25)
+            self._wait(PROBE_S if self._front.is_open else 0.25)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for the next probe; a process that ends is noticed at once."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            self._raise_what_ended()
+            time.sleep(0.1)
 
     def _raise_what_ended(self) -> None:
         if self._front.process.poll() is not None:

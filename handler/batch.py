@@ -21,6 +21,8 @@ MOST_AT_ONCE = 512
 READING_S = 30
 """Seconds that reading a batch's instances may take in all: TorchServe ends a worker that does
 not answer within 50, and every request in the batch with it."""
+READING_BESIDE_OTHERS_S = 10
+"""The same where there are several requests in the batch: the others wait for the longest."""
 LONGEST_REASON = 1000
 """Characters of a bad instance's reason where several are told."""
 MOST_NAMED = 20
@@ -65,7 +67,7 @@ def _prepare_all(
     """
     prepared: dict[int, Prepared | RequestError] = {}
     sizes = [len(r.instances) if isinstance(r, Request) else 0 for r in requests]
-    ends = time.monotonic() + READING_S
+    ends = time.monotonic() + (READING_S if len(requests) == 1 else READING_BESIDE_OTHERS_S)
     for left, index in zip(range(len(requests), 0, -1), _by_size(sizes), strict=True):
         request, now = requests[index], time.monotonic()
         if isinstance(request, Request):

@@ -103,13 +103,21 @@ def test_a_request_that_asks_for_too_much_reading_spends_only_its_own_time(
             time.sleep(0.02)
             return super().preprocess(instance)
 
-    monkeypatch.setattr(batch, "READING_S", 0.3)
+    monkeypatch.setattr(batch, "READING_BESIDE_OTHERS_S", 0.3)
     began = time.monotonic()
     greedy, modest = ask(Slow(), request(*[1] * 500), request(2))
     assert time.monotonic() - began < 5
     assert predictions(modest) == [4]
     assert "not reached: reading those before it took too long" in error(greedy)["message"]
     assert greedy.code == 429
+
+
+def test_a_request_that_is_alone_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "READING_BESIDE_OTHERS_S", 0.0)
+    (alone,) = ask(Doubler(), request(1, 2, 3))
+    assert predictions(alone) == [2, 4, 6]
+    together, _ = ask(Doubler(), request(1, 2, 3), request(4))
+    assert together.code == 429
 
 
 def test_an_error_does_not_repeat_at_length_what_the_client_sent() -> None:
