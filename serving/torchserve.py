@@ -122,6 +122,8 @@ def command(settings: Settings, java: Java, config: Path) -> list[str]:
         java.executable,
         # One client at a time waits for the compiler, many for the collector: the light ones.
         "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Xmx{settings.heap}",
+        # Out of memory it would go on, and answer some and not others.
+        "-XX:+ExitOnOutOfMemoryError",
         f"-Dmodel_server_home={home.parent}",
         f"-Djava.io.tmpdir={settings.run}",
         *([f"-Djava.library.path={settings.native}"] if settings.native else []),
@@ -196,7 +198,7 @@ class Failures:
     NO_WORD = "a worker ended without a word, as one does that runs out of memory"
     OUR_WORD = re.compile(r"cannot serve this archive: (.+)$")
     WORKERS_WORD = re.compile(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$")
-    JAVAS_WORD = re.compile(r"^((?:\w+\.)+\w*(?:Error|Exception): .+)$")
+    JAVAS_WORD = re.compile(r"^(?:Terminating due to )?((?:\w+\.)+\w*(?:Error|Exception): .+)$")
 
     def __init__(self) -> None:
         self.count = 0

@@ -115,6 +115,12 @@ def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() ->
     assert (failures.count, failures.reason) == (0, torchserve.Failures.NO_WORD)
 
 
+def test_a_java_without_memory_is_told_so() -> None:
+    failures = torchserve.Failures()
+    failures.see("Terminating due to java.lang.OutOfMemoryError: Java heap space\n")
+    assert failures.word == "java.lang.OutOfMemoryError: Java heap space"
+
+
 def test_a_picture_is_drawn_in_half_blocks() -> None:
     picture = Image.new("L", (28, 28))
     picture.paste(255, (0, 0, 14, 28))
