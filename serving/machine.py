@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 CGROUP = Path("/sys/fs/cgroup")
+"""Of version 2; one of version 1 has a folder in it for each of its controllers."""
+NO_LIMIT = 1 << 60
+"""Version 1 writes no limit as a number beyond all memory."""
 WORKER_BYTES = 600 << 20
 """What one worker with torch and a small model may grow to."""
 LEAST_HEAP, MOST_HEAP = 128 << 20, 512 << 20
@@ -38,21 +41,27 @@ def heap(memory: int | None) -> int:
 def cores(cgroup: Path = CGROUP) -> int:
     """Return the cores that this process may use: its affinity, cut by the cgroup's quota."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = _words(cgroup / "cpu.max")
-    if len(quota) == 2 and quota[0] != "max":
+    quota = _words(cgroup / "cpu.max") or [
+        *_words(cgroup / "cpu/cpu.cfs_quota_us"),
+        *_words(cgroup / "cpu/cpu.cfs_period_us"),
+    ]
+    if len(quota) == 2 and quota[0] not in ("max", "-1"):
         return max(min(usable or 1, int(quota[0]) // int(quota[1])), 1)
     return usable or 1
 
 
 def memory(cgroup: Path = CGROUP) -> int | None:
     """Return the cgroup's memory limit in bytes, None where it has none."""
-    limit = _words(cgroup / "memory.max")
-    return int(limit[0]) if limit and limit[0] != "max" else None
+    limit = _words(cgroup / "memory.max") or _words(cgroup / "memory/memory.limit_in_bytes")
+    if not limit or limit[0] == "max" or int(limit[0]) >= NO_LIMIT:
+        return None
+    return int(limit[0])
 
 
 def out_of_memory(cgroup: Path = CGROUP) -> int:
     """Return how many processes were killed here because the cgroup's memory was used up."""
-    events = dict(zip(*[iter(_words(cgroup / "memory.events"))] * 2, strict=True))
+    words = _words(cgroup / "memory.events") or _words(cgroup / "memory/memory.oom_control")
+    events = dict(zip(words[::2], words[1::2], strict=True))
     return int(events.get("oom_kill", 0))
 
 

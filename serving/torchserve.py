@@ -198,7 +198,9 @@ class Failures:
     NO_WORD = "a worker ended without a word, as one does that runs out of memory"
     OUR_WORD = re.compile(r"cannot serve this archive: (.+)$")
     WORKERS_WORD = re.compile(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$")
-    JAVAS_WORD = re.compile(r"^(?:Terminating due to )?((?:\w+\.)+\w*(?:Error|Exception): .+)$")
+    JAVAS_WORD = re.compile(
+        r"^(?:Terminating due to )?(?!\S+WorkerInit)((?:\w+\.)+\w*(?:Error|Exception): .+)$"
+    )
 
     def __init__(self) -> None:
         self.count = 0

@@ -288,6 +288,12 @@ def test_a_file_that_is_no_archive_ends_the_container_with_the_reason(start: Sta
     assert "cannot serve: /opt/model-store/digits.mar is no archive" in last_line(container)
 
 
+def test_without_the_memory_for_it_the_container_ends_and_says_so(start: Start) -> None:
+    container = start("--memory", "250m", "--memory-swap", "250m", **VERTEX)
+    assert container.wait_until_ended(180) == 1
+    assert re.search(r"for want of memory: \d+ \(limit 250 MiB\)$", last_line(container))
+
+
 def test_a_variable_that_cannot_be_followed_ends_the_container_with_its_name(start: Start) -> None:
     container = start(**VERTEX | {"AIP_HTTP_PORT": "http"})
     assert container.wait_until_ended(30) == 1

@@ -58,6 +58,30 @@ def test_the_cgroup_s_memory_limit_counts(tmp_path: Path) -> None:
     assert machine.memory(tmp_path) == 2 * GIB
 
 
+def test_who_was_killed_for_want_of_memory_is_counted(tmp_path: Path) -> None:
+    assert machine.out_of_memory(tmp_path) == 0
+    (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 87\noom 3\noom_kill 2\n")
+    assert machine.out_of_memory(tmp_path) == 2
+
+
+def test_a_cgroup_of_version_1_says_the_same(tmp_path: Path) -> None:
+    for controller in ("cpu", "memory"):
+        (tmp_path / controller).mkdir()
+    limit = tmp_path / "memory" / "memory.limit_in_bytes"
+    limit.write_text("9223372036854771712\n")
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert machine.memory(tmp_path) is None
+    assert machine.cores(tmp_path) == machine.cores(tmp_path / "none")
+    limit.write_text("1073741824\n")
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("150000\n")
+    events = "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"
+    (tmp_path / "memory" / "memory.oom_control").write_text(events)
+    assert machine.memory(tmp_path) == GIB
+    assert machine.cores(tmp_path) == 1
+    assert machine.out_of_memory(tmp_path) == 4
+
+
 def fake_java(folder: Path, version: str) -> Path:
     executable = folder / "java"
     executable.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
@@ -113,6 +137,8 @@ def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() ->
     assert failures.count == 2
     failures.forget()
     assert (failures.count, failures.reason) == (0, torchserve.Failures.NO_WORD)
+    failures.see("org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.\n")
+    assert (failures.count, failures.reason) == (1, torchserve.Failures.NO_WORD)
 
 
 def test_a_java_without_memory_is_told_so() -> None:
