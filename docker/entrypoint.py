@@ -131,7 +131,7 @@ def run() -> None:
     """Serve until told to stop; raise CannotServe and its kin with the reason for an end."""
     baked = artifact.baked_in(ARCHIVES)
     chosen = config.read(os.environ, baked.path.stem)
-    folder = Path(tempfile.mkdtemp(prefix="serving-"))
+    folder = _folder()
     front = server = None
     try:
         store = folder / "store"
@@ -161,6 +161,13 @@ def run() -> None:
         if server:
             server.stop(GRACE_S)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="serving-"))
+    except OSError as error:
+        raise CannotServe(f"no folder to write to, mount one with --tmpfs /tmp: {error}") from error
 
 
 def _settings(path: Path, folder: Path, chosen: Config) -> Settings:

@@ -294,6 +294,14 @@ def test_without_the_memory_for_it_the_container_ends_and_says_so(start: Start) 
     assert re.search(r"for want of memory: \d+ \(limit 250 MiB\)$", last_line(container))
 
 
+def test_without_a_folder_to_write_to_the_container_ends_and_says_what_to_mount(
+    start: Start,
+) -> None:
+    container = start("--read-only", **VERTEX)
+    assert container.wait_until_ended(30) == 1
+    assert "cannot serve: no folder to write to, mount one with --tmpfs" in last_line(container)
+
+
 def test_a_variable_that_cannot_be_followed_ends_the_container_with_its_name(start: Start) -> None:
     container = start(**VERTEX | {"AIP_HTTP_PORT": "http"})
     assert container.wait_until_ended(30) == 1
