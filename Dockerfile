@@ -35,9 +35,9 @@ RUN cd /tmp && python3 -m zipfile -e /opt/venv/lib/python3.11/site-packages/ts/f
  && mkdir /opt/netty && cp jar/META-INF/native/libnetty_transport_native_epoll_*.so /opt/netty/ && rm -rf jar
 
 FROM ${BASE}
-# Debian's Python without pip, and nginx.
+# Debian's Python without pip, and nginx with the module that reads a body within a deadline.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends python3 nginx \
+ && apt-get install --yes --no-install-recommends python3 nginx libnginx-mod-http-lua \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* /var/www /etc/nginx/sites-enabled
 COPY --from=jre /opt/jre /opt/jre
 COPY --from=packages /opt/netty /opt/netty

@@ -94,7 +94,7 @@ def number(index: int) -> bytes:
 
 def large(index: int) -> bytes:
     """Return a request that nginx has to lay down in /tmp while it arrives."""
-    return number(index) + b" " * 600_000
+    return number(index) + b" " * 900_000
 
 
 def one_in_fifty_raises(index: int) -> bytes:
@@ -129,7 +129,7 @@ FAULTS = [
     Fault("kill -9 nginx", _kill("nginx: master")),
     Fault("kill -9 nginx's worker process", _kill("nginx: worker")),
     Fault("/tmp is full for 10 s", lambda container, _host: container.python(FILL)),
-    Fault("the same, requests of 600 kB", lambda container, _host: container.python(FILL), large),
+    Fault("the same, requests of 900 kB", lambda container, _host: container.python(FILL), large),
     Fault("a request that takes all memory of a 2 GB cgroup", _send("hog")),
     Fault("one instance in fifty raises", lambda _container, _host: None, one_in_fifty_raises),
     Fault("a request that hangs", _send("hang")),

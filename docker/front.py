@@ -11,6 +11,7 @@ from serving.torchserve import Settings
 
 NGINX = "/usr/sbin/nginx"
 TEMPLATE = Path(__file__).with_name("nginx.conf")
+BODY = Path(__file__).with_name("body.lua")
 MOST_CONNECTIONS = 4096
 
 
@@ -21,6 +22,7 @@ def settings_text(config: Config, settings: Settings, socket: Path) -> str:
         "SOCKET": socket,
         "CONNECTIONS": min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         "PORT": config.port,
+        "BODY": BODY,
         "HEALTH": config.health,
         "PREDICT": config.predict_said,
         "PREDICT_LOCATION": '~ "^/."' if config.invoke else f'= "{config.predict}"',

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from http.client import RemoteDisconnected
+from http.client import HTTPConnection, HTTPResponse, RemoteDisconnected
 
 import pytest
 
@@ -241,12 +241,44 @@ def test_slow_clients_keep_nobody_out_and_are_cut_off(
             client.sendall((head if index % 2 else f'{head}\r\n{{"instances": [').encode())
         for answers in crowd(endpoint, [request(wire.INSTANCE)] * 8, rounds=20):
             assert {answer.code for answer in answers} == {200}
-        for client in slow[:2]:
-            with contextlib.suppress(ConnectionResetError):
-                assert client.recv(1) == b""
+        # Who does not finish its headers is cut off, who does not finish its body is told.
+        with contextlib.suppress(ConnectionResetError):
+            assert slow[1].recv(1) == b""
+        slow[0].settimeout(40)
+        answer = b"".join(iter(lambda: slow[0].recv(65536), b"")).decode()
+        assert answer.startswith("HTTP/1.1 408 ")
+        error = json.loads(answer.partition("\r\n\r\n")[2])["error"]
+        assert error["status"] == "DEADLINE_EXCEEDED"
     finally:
         for client in slow:
             client.close()
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 7])
+def test_a_body_that_comes_in_pieces_is_put_together(vertex: Container, pieces: int) -> None:
+    body = request(*[base64 for base64, _ in held_out(60)])
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((vertex.address(), 9000), 10) as client:
+        for _ in range(2):  # the connection is kept
+            client.sendall(head.encode())
+            for start in range(0, len(body), len(body) // pieces + 1):
+                time.sleep(0.05)
+                client.sendall(body[start : start + len(body) // pieces + 1])
+            response = HTTPResponse(client)
+            response.begin()
+            assert response.status == 200
+            assert len(json.loads(response.read())["predictions"]) == 60
+
+
+def test_a_body_in_chunks_is_taken_too(vertex: Container) -> None:
+    connection = HTTPConnection(vertex.address(), 9000, timeout=10)
+    body = request(wire.INSTANCE)
+    connection.request(
+        "POST", PREDICT, iter([body[:50], body[50:]]), {"Transfer-Encoding": "chunked"},
+        encode_chunked=True,
+    )  # fmt: skip
+    assert connection.getresponse().status == 200
+    connection.close()
 
 
 def test_bad_input_makes_nothing_grow(endpoint: Endpoint, vertex: Container) -> None:
