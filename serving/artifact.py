@@ -5,6 +5,7 @@ archive: one of this project's, or a stock .mar of torch-model-archiver's. Each 
 unpacked archive that TorchServe takes as it is.
 """
 
+import contextlib
 import re
 import shutil
 import zipfile
@@ -80,9 +81,11 @@ def weights(archive: Path) -> list[str]:
 
 def _is_weights(name: str) -> bool:
     path = PurePosixPath(name)
+    # An object's name in a bucket may be anything: "..", too, and a path from the root.
     hidden = any(part.startswith(".") for part in path.parts)
     return not (
         hidden
+        or path.is_absolute()
         or name.endswith("/")
         or path.suffix == ".py"
         or path.parts[0] in (*NOT_WEIGHTS, "held-out")
@@ -130,6 +133,11 @@ def take(storage: Storage, baked: Path, store: Path) -> Artifact:
     Raises NotServable and files.NotFetched. `baked` is an archive that has what weights alone
     do not.
     """
+    with contextlib.closing(storage):
+        return _take(storage, baked, store)
+
+
+def _take(storage: Storage, baked: Path, store: Path) -> Artifact:
     found = storage.files()
     chosen = choose(found, () if _archives(found) else weights(baked))
     contents, fetched = store / NAME, store / "fetched"

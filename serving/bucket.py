@@ -32,12 +32,13 @@ class Bucket:
         self._prefix = f"{folder}/" if folder else ""
         self._name, self._say = bucket, say
         self._blobs: dict[str, Any] = {}
+        self._client: Client | None = None
 
     def files(self) -> dict[str, int]:
         """As Storage says."""
         try:
-            client = Client(project="unused")
-            found = client.list_blobs(
+            self._client = Client(project="unused")
+            found = self._client.list_blobs(
                 self._name, prefix=self._prefix, timeout=20, retry=DEFAULT_RETRY.with_timeout(60)
             )
             for blob in found:
@@ -66,6 +67,11 @@ class Bucket:
             )
         took = time.monotonic() - began
         self._say(f"fetched {self._uri}/{name}: {_mb(blob.size)} in {took:.1f} s, checksum right")
+
+    def close(self) -> None:
+        """As Storage says."""
+        if self._client is not None:
+            self._client.close()
 
 
 def crc32c(file: Path) -> str:

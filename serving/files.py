@@ -24,6 +24,10 @@ class Storage(Protocol):
         """Lay one of them at `target`, verified; raise NotFetched."""
         ...
 
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
 
 class Folder:
     """A folder of this machine's."""
@@ -53,6 +57,9 @@ class Folder:
             raise NotFetched(f"{source}: {error.strerror}: {UNREADABLE}") from error
         target.symlink_to(source.absolute())
 
+    def close(self) -> None:
+        """As Storage says; there are none."""
+
 
 class One:
     """One file of a folder."""
@@ -70,3 +77,7 @@ class One:
     def fetch(self, name: str, target: Path) -> None:
         """As Storage says."""
         self._folder.fetch(name, target)
+
+    def close(self) -> None:
+        """As Storage says."""
+        self._folder.close()

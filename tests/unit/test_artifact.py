@@ -20,6 +20,7 @@ NEEDED = ["golden.json", "model.json", "weights.safetensors"]
             Chosen("model.mar", ["golden-request.json"]),
         ),
         ([*NEEDED, "held-out/3.png", ".hidden", "golden-request.json"], Chosen(None, NEEDED)),
+        ([*NEEDED, "../up.txt", "a/../../up.txt", "/root.txt", "code.py"], Chosen(None, NEEDED)),
         (
             [*NEEDED, "vocabulary/words.txt"],
             Chosen(None, [*NEEDED[:2], "vocabulary/words.txt", NEEDED[2]]),
