@@ -33,16 +33,16 @@ for entry in sorted(pathlib.Path("/proc").glob("[0-9]*"), key=lambda entry: int(
         os.kill(int(entry.name), 9)
         break
 """
-FILL = f"""
-import time
-with open("/tmp/filled", "wb") as file:
-    try:
-        for _ in range({TMP_MB}):
-            file.write(bytes(1 << 20)); file.flush()
-    except OSError as error:
-        print(error)
-time.sleep(10)
-import os; os.unlink("/tmp/filled")
+FILL = """
+import os, time
+ends = time.monotonic() + 10
+with open("/tmp/filled", "wb", buffering=0) as file:
+    while time.monotonic() < ends:  # what others give back is taken too
+        try:
+            file.write(bytes(1 << 16))
+        except OSError:
+            time.sleep(0.01)
+os.unlink("/tmp/filled")
 """
 
 
