@@ -1,5 +1,6 @@
 """The image, built once, and containers of it as Vertex AI would start them."""
 
+import contextlib
 import os
 import subprocess
 import time
@@ -91,9 +92,9 @@ def image() -> str:
     return IMAGE
 
 
-@pytest.fixture(scope="session")
-def start(image: str) -> Iterator[Start]:
-    """Start containers of the image; all are removed at the end."""
+@contextlib.contextmanager
+def starting(image: str) -> Iterator[Start]:
+    """Give a function that starts containers of the image; all are removed at the end."""
     started: list[str] = []
 
     def _start(*options: str, **environ: str) -> Container:
@@ -102,9 +103,18 @@ def start(image: str) -> Iterator[Start]:
         started.append(name)
         return Container(name)
 
-    yield _start
-    for name in started:
-        docker("rm", "--force", name)
+    try:
+        yield _start
+    finally:
+        for name in started:
+            docker("rm", "--force", name)
+
+
+@pytest.fixture
+def start(image: str) -> Iterator[Start]:
+    """Return a function that starts containers for one test."""
+    with starting(image) as start:
+        yield start
 
 
 def wait_until_healthy(endpoint: Endpoint, health: str, within_s: float = 90) -> float:
@@ -137,11 +147,12 @@ VERTEX = {
 
 
 @pytest.fixture(scope="session")
-def vertex(start: Start) -> Container:
+def vertex(image: str) -> Iterator[Container]:
     """Start one container as Vertex would, with the least of rights, and wait until it is ready."""
-    container = start(*HARDENED, **VERTEX)
-    wait_until_healthy(container.endpoint(9000, "/"), VERTEX["AIP_HEALTH_ROUTE"])
-    return container
+    with starting(image) as start:
+        container = start(*HARDENED, **VERTEX)
+        wait_until_healthy(container.endpoint(9000, "/"), VERTEX["AIP_HEALTH_ROUTE"])
+        yield container
 
 
 @pytest.fixture(scope="session")
