@@ -54,7 +54,7 @@ def _read(read: Read) -> Request | RequestError:
     try:
         return read()
     except RequestError as error:
-        return error
+        return error.with_traceback(None)  # which holds on to all that was parsed
 
 
 def _prepare_all(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 EXAMPLE = '{"instances": [...], "parameters": {...}}'
 MOST_INSTANCES = 4096
 """Instances in one request: its neighbours in the batch wait until all of them are answered."""
+MOST_CONTAINERS, MOST_VALUES = 300_000, 2_000_000
+"""Arrays and objects, and values, in one body: each takes many times the memory of its text."""
 LARGEST_RESPONSE = 10 << 20
 """Bytes of one answer: what Vertex passes on from a dedicated endpoint."""
 ERROR_HEADER = "X-Handler-Error"
@@ -52,6 +54,13 @@ class Response(NamedTuple):
 
 def read(body: bytes | str) -> Request:
     """Parse a request's body; raise InvalidArgument with what was expected and what came."""
+    marks = (b"[", b"{", b",") if isinstance(body, bytes) else ("[", "{", ",")
+    arrays, objects, commas = (body.count(mark) for mark in marks)  # type: ignore[arg-type]
+    if arrays + objects > MOST_CONTAINERS or commas > MOST_VALUES:
+        raise InvalidArgument(
+            f"the body has more than {MOST_CONTAINERS} arrays and objects or {MOST_VALUES} values: "
+            "send fewer instances in a request, or pictures as base64"
+        )
     try:
         document = json.loads(body, parse_constant=_refuse)
     except RecursionError:

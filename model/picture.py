@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 import logging
+import re
 import warnings
 
 import torch
@@ -18,6 +19,9 @@ MAX_PIXELS = 50_000_000
 """Pictures with more pixels than this are refused before they are decoded: a camera's largest."""
 MAX_SCANS = 32
 """A progressive JPEG has some ten scans; each costs a pass over all of its pixels."""
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+"""A marker that begins a segment or ends the picture; the others stand in the coded data."""
+START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
 MAX_DECODED_PIXELS = 12_000_000
 """The same for what is held in memory at once; JPEGs are reduced while they are decoded."""
 UPRIGHT = {
@@ -99,7 +103,7 @@ def decode(content: bytes) -> Image.Image:
 def _decode(content: bytes) -> Image.Image:
     picture = Image.open(io.BytesIO(content), formats=FORMATS)
     _limit(picture, MAX_PIXELS)
-    if picture.info.get("progressive") and _scans(content) > MAX_SCANS:
+    if content.startswith(b"\xff\xd8") and _scans(content) > MAX_SCANS:
         raise BadInstance(f"the JPEG has more than {MAX_SCANS} scans")
     picture.draft("L", (256, 256))
     _limit(picture, MAX_DECODED_PIXELS)
@@ -111,9 +115,17 @@ def _decode(content: bytes) -> Image.Image:
 
 
 def _scans(jpeg: bytes) -> int:
-    """Count the scans of a JPEG's first picture; what a phone appends to it does not count."""
-    end = jpeg.find(b"\xff\xd9", jpeg.find(b"\xff\xda"))
-    return jpeg.count(b"\xff\xda", 0, end if end >= 0 else len(jpeg))
+    """Count the scans of a JPEG's first picture; what a phone appends to it does not count.
+
+    Segments are stepped over by their length, as the decoder does: a comment or a thumbnail may
+    hold whatever looks like a marker (ITU T.81, B.1.1).
+    """
+    scans, found = 0, MARKER.search(jpeg, 2)
+    while found and found[1] != END_OF_IMAGE:
+        scans += found[1] == START_OF_SCAN
+        length = int.from_bytes(jpeg[found.end() : found.end() + 2], "big")
+        found = MARKER.search(jpeg, found.end() + max(length, 2))
+    return scans
 
 
 def _limit(picture: Image.Image, pixels: int) -> None:

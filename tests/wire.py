@@ -70,6 +70,12 @@ CASES = [
     Case("no JSON", b"<xml/>", 400, "the body is not JSON"),
     Case("an empty body", b"", 400, "the body is not JSON"),
     Case("no UTF-8", b"\xff\xfe\xfd", 400, "the body is not JSON"),
+    Case(
+        "a million arrays",
+        b'{"instances": [' + b"[]," * 1_000_000 + b"[]]}",
+        400,
+        "arrays and objects",
+    ),
     Case("nested ten thousand deep", b"[" * 10_000, 400, "nested too deeply"),
     Case("NaN", b'{"instances":[NaN]}', 400, "NaN is no JSON number"),
     Case("Infinity", b'{"instances":[-Infinity]}', 400, "-Infinity is no JSON number"),

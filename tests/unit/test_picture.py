@@ -97,6 +97,11 @@ def png(width: int, height: int, colour: int, pixels: bytes, **chunks: bytes) ->
     return b"\x89PNG\r\n\x1a\n" + header + middle + end
 
 
+def hidden(jpeg: bytes) -> bytes:
+    """Put a comment in front that holds a scan's beginning and a picture's end."""
+    return jpeg[:2] + b"\xff\xfe\x00\x0a\xff\xda\xff\xd9AAAA" + jpeg[2:]
+
+
 def scans(count: int) -> bytes:
     """Return a JPEG that draws its last scan again and again."""
     file = io.BytesIO()
@@ -128,6 +133,7 @@ BAD = {
     "a PNG cut short": (GOOD["grey"][:-40], "damaged PNG"),
     "a JPEG cut short": (GOOD["CMYK"][: len(GOOD["CMYK"]) // 2], "damaged JPEG"),
     "a JPEG of very many scans": (scans(40), "more than 32 scans"),
+    "scans behind a comment that looks like an end": (hidden(scans(40)), "more than 32 scans"),
     "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
     "a pickle": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00.", "not a PNG, JPEG or WebP"),
     "a GIF": (b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "not a PNG, JPEG or WebP"),
