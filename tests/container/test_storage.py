@@ -64,10 +64,10 @@ def upload(emulator: str, request: pytest.FixtureRequest) -> Upload:
 
     def _upload(*files: Path) -> str:
         client = Client(
-            project="test", credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
-
+            project="test",
+            credentials=AnonymousCredentials(),
             client_options={"api_endpoint": emulator},
-        )  # fmt: skip
+        )
         name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
         bucket = client.create_bucket(name)
         for file in files:

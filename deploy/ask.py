@@ -1,0 +1,111 @@
+"""Ask the model: one request, or a bucket full of instances."""
+
+import base64
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import Stop
+from deploy.google import Google, Wanted
+
+PICTURES = Path("build/model/held-out")
+REQUEST = Path("build/deploy/request.json")
+"""What `gcloud ai endpoints predict --json-request` is shown with."""
+BATCH_POLL_S = 10
+
+
+def body(source: Path | None) -> dict[str, Any]:
+    """Return a request: a JSON file's, a picture's, or the first held-out picture's; raise Stop."""
+    if source is None:
+        kept = sorted(PICTURES.glob("*.png"))
+        if not kept:
+            raise Stop(
+                f"there is no picture in {PICTURES}",
+                "make model, or name a picture or a request.json",
+            )
+        source = kept[0]
+    if not source.is_file():
+        raise Stop(f"{source} does not exist", "name a picture, or a JSON file with instances")
+    if source.suffix != ".json":
+        return {"instances": [{"b64": base64.b64encode(source.read_bytes()).decode()}]}
+    try:
+        content = json.loads(source.read_text())
+    except ValueError as error:
+        raise Stop(f"{source} is not JSON: {error}", "mend it") from None
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("instances"), list)
+        or not content["instances"]
+    ):
+        raise Stop(
+            f'{source} is no request: {{"instances": [...], "parameters": {{...}}}}', "mend it"
+        )
+    return content
+
+
+def predict(google: Google, source: Path | None) -> None:
+    """Send a request, print the answer as JSON."""
+    content = body(source)
+    if google.dry_run:
+        google.say(
+            f"would call PredictionService.Predict with {len(content['instances'])} instances"
+        )
+        return
+    print(json.dumps(google.predict(content), indent=2))
+
+
+def try_it(google: Google, source: Path) -> None:
+    """Send a real picture, and print the gcloud line that does the same."""
+    s, content = google.settings, body(source if source.is_file() else None)
+    REQUEST.parent.mkdir(parents=True, exist_ok=True)
+    REQUEST.write_text(json.dumps(content))
+    began = time.monotonic()
+    answer = google.predict(content)
+    ms = (time.monotonic() - began) * 1000
+    google.say(
+        f"\n{json.dumps(answer['predictions'])}\n"
+        f"  from deployed model {answer.get('deployedModelId')}, in {ms:.0f} ms. The same with gcloud:\n"
+    )
+    google.say(
+        f"  gcloud ai endpoints predict {s.name} --project={s.project} --region={s.region} --json-request={REQUEST}\n"
+    )
+
+
+def batch(google: Google, wanted: Wanted) -> None:
+    """Predict for every line of a JSONL file in a bucket; wait for it, and say where the answers lie."""
+    s = google.settings
+    for uri in (wanted.source, wanted.output):
+        if not uri.startswith("gs://"):
+            raise Stop(
+                f"{uri} is not in Cloud Storage",
+                "gs://BUCKET/PATH: Vertex AI reads and writes only there",
+            )
+    name = google.start_batch(wanted)
+    if google.dry_run:
+        return
+    google.say(
+        f"→ {name.rsplit('/', 1)[-1]} (usually 10 minutes and more; Ctrl-C leaves it running)"
+    )
+    began, told = time.monotonic(), ""
+    while not (job := google.batch(name)).over:
+        if time.monotonic() - began > s.wait_minutes * 60:
+            raise Stop(f"the job is still {job.state.lower()}", f"it goes on; its name is {name}")
+        if job.state != told:
+            told = job.state
+            google.say(f"  {job.state.lower()}")
+        time.sleep(BATCH_POLL_S if not s.api_endpoint else 1)
+    if job.state != "SUCCEEDED":
+        raise Stop(
+            f"the job ended as {job.state.lower()}: {job.error}",
+            "python -m deploy batch-predict with the same arguments tries again",
+        )
+    google.say(f"{job.good} predicted, {job.bad} not; the answers: {job.output}")
+
+
+def parameters(text: str) -> Any:
+    """Read --parameters: JSON, None where there is none; raise Stop."""
+    try:
+        return json.loads(text) if text else None
+    except ValueError as error:
+        raise Stop(f"--parameters is not JSON: {error}", "such as '{\"top_k\": 1}'") from None

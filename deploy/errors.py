@@ -1,0 +1,18 @@
+"""Why a command stopped, for people: one sentence, and what to do."""
+
+
+class Stop(Exception):
+    """The command ends here; nothing is lost, and running it again goes on."""
+
+    def __init__(self, what: str, do: str = "") -> None:
+        """Say `what` happened, in one sentence, and what to `do` about it: a command where there is one."""
+        super().__init__(what)
+        self.what, self.do = what, do
+
+
+class Interrupted(Stop):
+    """Somebody pressed Ctrl-C, or the machine asked to end."""
+
+
+class Lost(Exception):
+    """The connection broke, or Google was busy: look again at what there is and go on."""

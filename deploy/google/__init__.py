@@ -1,0 +1,18 @@
+"""Everything that is said to Google. No other package of deploy imports its libraries."""
+
+from typing import Any
+
+from deploy.google.around import Around
+from deploy.google.artifacts import Artifacts
+from deploy.google.batches import Batch, Batches, Wanted
+from deploy.google.vertex import Version, Vertex, container, written
+
+__all__ = ["Batch", "Google", "Version", "Wanted", "container", "written"]
+
+
+class Google(Vertex, Batches, Artifacts, Around):
+    """One project and region of Google Cloud, and everything that is done there."""
+
+    def _operations(self, operation: str) -> Any:
+        vertex = "/endpoints/" in operation or "/models/" in operation
+        return self._endpoints if vertex else self._registry

@@ -1,0 +1,119 @@
+"""Images in Artifact Registry, and the sources that Cloud Build got."""
+
+import functools
+from typing import Any
+
+from google.api_core import exceptions
+from google.cloud import artifactregistry_v1 as ar
+from google.cloud import storage
+
+from deploy.explain import Said, explain
+from deploy.google.wire import TIMEOUT_S, Wire
+
+MANIFESTS = ", ".join((
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+))  # fmt: skip
+
+
+class Artifacts(Wire):
+    """What Artifact Registry and Cloud Storage are asked."""
+
+    def repository(self) -> bool:
+        """Say whether the repository for images is there."""
+        try:
+            self._read(
+                lambda: self._registry.get_repository(name=self._repository, timeout=TIMEOUT_S)
+            )
+        except exceptions.NotFound:
+            return False
+        return True
+
+    def has_images(self) -> bool:
+        """Say whether the repository has images of this name."""
+        if not self.repository():
+            return False
+        found = self._read(
+            lambda: list(self._registry.list_packages(parent=self._repository, timeout=TIMEOUT_S))
+        )
+        return any(each.name.endswith(f"/packages/{self.settings.name}") for each in found)
+
+    def digest(self, tag: str) -> str | None:
+        """Return the digest of a tag in the registry, sha256:…; None where it is not there."""
+        host, _, path = self.settings.image_name.partition("/")
+        scheme = "http" if host.startswith(("127.0.0.1", "localhost")) else "https"
+        url = f"{scheme}://{host}/v2/{path}/manifests/{tag}"
+        reply = self._read(
+            lambda: self._session.head(url, headers={"Accept": MANIFESTS}, timeout=TIMEOUT_S)
+        )
+        if reply.status_code == 404:
+            return None
+        if reply.status_code != 200:
+            status = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}.get(
+                reply.status_code, "UNAVAILABLE"
+            )
+            said = Said(
+                status,
+                f"'artifactregistry.repositories.downloadArtifacts': {url} answers {reply.status_code}",
+            )
+            raise explain(said, self.settings)
+        return str(reply.headers["Docker-Content-Digest"])
+
+    def create_repository(self) -> None:
+        """Create the repository for images."""
+        s = self.settings
+        description = "Images of python -m deploy"
+        request = ar.CreateRepositoryRequest(
+            parent=s.location, repository_id=s.repository,
+            repository=ar.Repository(format_=ar.Repository.Format.DOCKER, description=description),
+        )  # fmt: skip
+        self._start(
+            f"creating the repository {s.repository}",
+            "ArtifactRegistry.CreateRepository",
+            request,
+            self._registry.create_repository,
+        )
+
+    def delete_images(self) -> None:
+        """Delete the images of this name from the repository."""
+        request = ar.DeletePackageRequest(name=f"{self._repository}/packages/{self.settings.name}")
+        self._start(
+            "deleting the images",
+            "ArtifactRegistry.DeletePackage",
+            request,
+            self._registry.delete_package,
+        )
+
+    def sources(self, folder: str) -> list[Any]:
+        """Return the objects under a gs:// folder; none where there is no such bucket."""
+        bucket, _, prefix = folder.removeprefix("gs://").partition("/")
+        try:
+            return self._read(
+                lambda: list(self._storage.list_blobs(bucket, prefix=prefix, timeout=TIMEOUT_S))
+            )
+        except exceptions.NotFound:
+            return []
+
+    def delete_sources(self, folder: str) -> None:
+        """Delete what lies under a gs:// folder."""
+        for blob in self.sources(folder):
+            if self.dry_run:
+                self._would(
+                    "storage.objects.delete", {"bucket": blob.bucket.name, "name": blob.name}
+                )
+            else:
+                self._read(functools.partial(blob.delete, timeout=TIMEOUT_S))
+
+    @property
+    def _repository(self) -> str:
+        return f"{self.settings.location}/repositories/{self.settings.repository}"
+
+    @functools.cached_property
+    def _registry(self) -> Any:
+        return self._client(ar.ArtifactRegistryClient)
+
+    @functools.cached_property
+    def _storage(self) -> Any:
+        return storage.Client(project=self.settings.project, credentials=self._credentials)

@@ -1,0 +1,129 @@
+"""Batch prediction jobs."""
+
+import functools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from google.cloud import aiplatform_v1 as v1
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Value
+
+from deploy.google.wire import TIMEOUT_S, Wire
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch prediction job."""
+
+    name: str
+    state: str
+    error: str
+    output: str
+    good: int
+    bad: int
+    machine: str
+    replicas: int
+    since: str
+
+    @property
+    def over(self) -> bool:
+        """Say whether it has ended, one way or another."""
+        return self.state in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A batch prediction job that is to begin."""
+
+    model: str
+    """With its version: projects/…/models/NAME@VERSION"""
+    source: str
+    """gs://…: JSON lines"""
+    output: str
+    """gs://…: a folder"""
+    parameters: Any
+    machine: str
+    replicas: int
+
+
+class Batches(Wire):
+    """What Vertex AI's job service is asked."""
+
+    def batches(self) -> list[Batch]:
+        """Return the region's batch prediction jobs of this model that are not over."""
+        found = self._read(
+            lambda: list(
+                self._jobs.list_batch_prediction_jobs(
+                    parent=self.settings.location, timeout=TIMEOUT_S
+                )
+            )
+        )
+        ours = [
+            _batch(each)
+            for each in found
+            if each.model.partition("@")[0].endswith(f"/models/{self.settings.name}")
+        ]
+        return [each for each in ours if not each.over]
+
+    def batch(self, name: str) -> Batch:
+        """Return a batch prediction job."""
+        return _batch(
+            self._read(lambda: self._jobs.get_batch_prediction_job(name=name, timeout=TIMEOUT_S))
+        )
+
+    def start_batch(self, wanted: Wanted) -> str:
+        """Begin a batch prediction job; return its name."""
+        machine = v1.MachineSpec(machine_type=wanted.machine)
+        job = v1.BatchPredictionJob(
+            display_name=f"{self.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+            model=wanted.model,
+            input_config=v1.BatchPredictionJob.InputConfig(
+                instances_format="jsonl", gcs_source=v1.GcsSource(uris=[wanted.source])
+            ),
+            output_config=v1.BatchPredictionJob.OutputConfig(
+                predictions_format="jsonl",
+                gcs_destination=v1.GcsDestination(output_uri_prefix=wanted.output),
+            ),
+            dedicated_resources=v1.BatchDedicatedResources(
+                machine_spec=machine,
+                starting_replica_count=wanted.replicas,
+                max_replica_count=wanted.replicas,
+            ),
+        )
+        if wanted.parameters is not None:
+            job.model_parameters = json_format.ParseDict(wanted.parameters, Value())
+        request = v1.CreateBatchPredictionJobRequest(
+            parent=self.settings.location, batch_prediction_job=job
+        )
+        begun = self._change(
+            "beginning the job",
+            "JobService.CreateBatchPredictionJob",
+            request,
+            self._jobs.create_batch_prediction_job,
+        )
+        return str(begun.name) if begun is not None else ""
+
+    def cancel_batch(self, name: str) -> None:
+        """Ask a batch prediction job to end."""
+        request = v1.CancelBatchPredictionJobRequest(name=name)
+        self._change(
+            "cancelling a batch job",
+            "JobService.CancelBatchPredictionJob",
+            request,
+            self._jobs.cancel_batch_prediction_job,
+        )
+
+    @functools.cached_property
+    def _jobs(self) -> Any:
+        return self._client(v1.JobServiceClient, self._vertex)
+
+
+def _batch(job: v1.BatchPredictionJob) -> Batch:
+    resources = job.dedicated_resources
+    return Batch(
+        job.name, v1.JobState(job.state).name.removeprefix("JOB_STATE_"), job.error.message,
+        job.output_info.gcs_output_directory,
+        job.completion_stats.successful_count, job.completion_stats.failed_count, resources.machine_spec.machine_type,
+        resources.starting_replica_count, job.create_time.isoformat() if job.create_time else "",
+    )  # fmt: skip

@@ -1,0 +1,316 @@
+"""Endpoints, models and their versions, predictions."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from google.api_core import exceptions
+from google.api_core.client_options import ClientOptions
+from google.cloud import aiplatform_v1 as v1
+from google.longrunning import operations_pb2
+from google.protobuf import json_format
+
+from deploy.errors import Stop
+from deploy.explain import explain
+from deploy.google.wire import TIMEOUT_S, Wire, said
+from deploy.plan import Deployed, Machine, Replicas, State
+from deploy.settings import Settings
+
+CPU = "aiplatform.googleapis.com/prediction/online/cpu/utilization"
+GPU = "aiplatform.googleapis.com/prediction/online/accelerator/duty_cycle"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the model."""
+
+    number: str
+    labels: Mapping[str, str]
+    aliases: tuple[str, ...]
+    container: Mapping[str, Any]
+    """As in the request that uploaded it."""
+    artifact_uri: str
+    created: str
+    image: str
+
+
+class Vertex(Wire):
+    """What Vertex AI's endpoint, model and prediction services are asked."""
+
+    def state(self) -> State | None:
+        """Return the endpoint as it is now; None where there is none."""
+        pending = self.pending(self.settings.endpoint)
+        try:
+            found = self._read(
+                lambda: self._endpoints.get_endpoint(name=self.settings.endpoint, timeout=TIMEOUT_S)
+            )
+        except exceptions.NotFound:
+            return State(pending=pending) if pending else None
+        default = next((v.number for v in self.versions() if "default" in v.aliases), "")
+        return State(
+            _deployed(found),
+            dict(found.traffic_split),
+            dict(found.labels),
+            pending,
+            default,
+            found.etag,
+        )
+
+    def all_endpoints(self) -> list[tuple[str, tuple[Deployed, ...], dict[str, int]]]:
+        """Return (name, what is deployed, split) of every endpoint in the region."""
+        found = self._read(
+            lambda: list(
+                self._endpoints.list_endpoints(parent=self.settings.location, timeout=TIMEOUT_S)
+            )
+        )
+        return [(each.name, _deployed(each), dict(each.traffic_split)) for each in found]
+
+    def versions(self) -> list[Version]:
+        """Return the model's versions, the newest first; none where there is no model."""
+        try:
+            found = self._read(
+                lambda: list(
+                    self._models.list_model_versions(name=self.settings.model, timeout=TIMEOUT_S)
+                )
+            )
+        except exceptions.NotFound:
+            return []
+        return sorted(map(_version, found), key=lambda each: int(each.number), reverse=True)
+
+    def pending(self, resource: str) -> tuple[str, ...]:
+        """Return the operations on a resource that Google has not ended."""
+        request = operations_pb2.ListOperationsRequest(name=resource)
+        try:
+            found = self._read(
+                lambda: self._endpoints.list_operations(request=request, timeout=TIMEOUT_S)
+            )
+        except exceptions.NotFound:
+            return ()
+        return tuple(each.name for each in found.operations if not each.done)
+
+    def upload(self, image: str, labels: dict[str, str], aliases: list[str], parent: bool) -> None:
+        """Register an image as a model, or as a new version of the one there is (`parent`)."""
+        s = self.settings
+        model = v1.Model(
+            display_name=s.name, labels=labels, version_aliases=aliases, artifact_uri=s.artifact_uri,
+            container_spec=container(s, image),
+        )  # fmt: skip
+        request = v1.UploadModelRequest(parent=s.location, model=model)
+        if parent:
+            request.parent_model = s.model
+        else:
+            request.model_id = s.name
+        self._start(
+            "uploading the model", "ModelService.UploadModel", request, self._models.upload_model
+        )
+
+    def create_endpoint(self) -> None:
+        """Create the endpoint."""
+        s = self.settings
+        endpoint = v1.Endpoint(
+            display_name=s.name,
+            dedicated_endpoint_enabled=s.dedicated,
+            labels={"created-by": "deploy"},
+        )
+        request = v1.CreateEndpointRequest(parent=s.location, endpoint=endpoint, endpoint_id=s.name)
+        self._start(
+            f"creating the endpoint {s.name}",
+            "EndpointService.CreateEndpoint",
+            request,
+            self._endpoints.create_endpoint,
+        )
+
+    def deploy(self, version: str) -> None:
+        """Start a version's containers, without traffic."""
+        s = self.settings
+        deployed = v1.DeployedModel(
+            model=f"{s.model}@{version}", display_name=f"{s.name}-{version}", service_account=s.service_account,
+            dedicated_resources=_resources(s.machine, s.replicas),
+        )  # fmt: skip
+        request = v1.DeployModelRequest(endpoint=s.endpoint, deployed_model=deployed)
+        doing = f"deploying version {version} on {s.min_replicas} x {s.machine_type}"
+        self._start(
+            doing,
+            "EndpointService.DeployModel",
+            request,
+            self._endpoints.deploy_model,
+            usual="5 to 20 minutes",
+        )
+
+    def resize(self, number: str, replicas: Replicas) -> None:
+        """Change a deployed model's replicas."""
+        resources = _resources(self.settings.machine, replicas)
+        request = v1.MutateDeployedModelRequest(
+            endpoint=self.settings.endpoint, deployed_model=v1.DeployedModel(id=number, dedicated_resources=resources),
+            update_mask={"paths": [
+                "dedicated_resources.min_replica_count", "dedicated_resources.max_replica_count",
+                "dedicated_resources.autoscaling_metric_specs",
+            ]},
+        )  # fmt: skip
+        doing = f"changing deployed model {number} to {replicas.least} to {replicas.most} replicas"
+        self._start(
+            doing,
+            "EndpointService.MutateDeployedModel",
+            request,
+            self._endpoints.mutate_deployed_model,
+        )
+
+    def update(
+        self, etag: str, labels: Mapping[str, str], split: Mapping[str, int] | None = None
+    ) -> None:
+        """Set the endpoint's labels and, where given, its traffic, in one request that fails if others changed it."""
+        endpoint = v1.Endpoint(name=self.settings.endpoint, etag=etag, labels=dict(labels))
+        paths = ["labels"]
+        if split is not None:
+            endpoint.traffic_split = dict(split)
+            paths.append("traffic_split")
+        request = v1.UpdateEndpointRequest(endpoint=endpoint, update_mask={"paths": paths})
+        doing = "changing the traffic" if split is not None else "writing down what is under way"
+        self._change(
+            doing, "EndpointService.UpdateEndpoint", request, self._endpoints.update_endpoint
+        )
+
+    def undeploy(self, number: str) -> None:
+        """End a deployed model."""
+        request = v1.UndeployModelRequest(endpoint=self.settings.endpoint, deployed_model_id=number)
+        self._start(
+            f"undeploying {number}",
+            "EndpointService.UndeployModel",
+            request,
+            self._endpoints.undeploy_model,
+            usual="a few minutes",
+        )
+
+    def make_default(self, version: str) -> None:
+        """Give a version the alias "default"."""
+        request = v1.MergeVersionAliasesRequest(
+            name=f"{self.settings.model}@{version}", version_aliases=["default"]
+        )
+        self._change(
+            f"making version {version} the default",
+            "ModelService.MergeVersionAliases",
+            request,
+            self._models.merge_version_aliases,
+        )
+
+    def cancel(self, operation: str) -> None:
+        """Ask Google to give an operation up."""
+        request = operations_pb2.CancelOperationRequest(name=operation)
+        self._change(
+            f"cancelling {operation.rsplit('/', 1)[-1]}",
+            "Operations.CancelOperation",
+            request,
+            self._endpoints.cancel_operation,
+        )
+
+    def delete_endpoint(self) -> None:
+        """Delete the endpoint."""
+        request = v1.DeleteEndpointRequest(name=self.settings.endpoint)
+        self._start(
+            "deleting the endpoint",
+            "EndpointService.DeleteEndpoint",
+            request,
+            self._endpoints.delete_endpoint,
+        )
+
+    def delete_model(self) -> None:
+        """Delete the model with all its versions."""
+        request = v1.DeleteModelRequest(name=self.settings.model)
+        self._start(
+            "deleting the model", "ModelService.DeleteModel", request, self._models.delete_model
+        )
+
+    def predict(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Send {"instances": […], "parameters": {…}} and return {"predictions": […], "deployedModelId": …}."""
+        request = v1.PredictRequest.wrap(json_format.ParseDict(
+            {"endpoint": self.settings.endpoint, "instances": body["instances"], "parameters": body.get("parameters")},
+            v1.PredictRequest.pb()(),
+        ))  # fmt: skip
+        client = self._predictions
+        try:
+            answer = client.predict(request=request, timeout=TIMEOUT_S)
+        except exceptions.GoogleAPICallError as error:
+            raise explain(said(error, "predicting"), self.settings) from None
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise Stop(f"no answer: {error}", "python -m deploy status") from None
+        return dict(json_format.MessageToDict(v1.PredictResponse.pb(answer)))
+
+    @functools.cached_property
+    def _endpoints(self) -> Any:
+        return self._client(v1.EndpointServiceClient, self._vertex)
+
+    @functools.cached_property
+    def _models(self) -> Any:
+        return self._client(v1.ModelServiceClient, self._vertex)
+
+    @functools.cached_property
+    def _predictions(self) -> Any:
+        endpoint = self._read(
+            lambda: self._endpoints.get_endpoint(name=self.settings.endpoint, timeout=TIMEOUT_S)
+        )
+        options = ClientOptions(
+            api_endpoint=endpoint.dedicated_endpoint_dns
+            or self.settings.api_endpoint
+            or self._vertex
+        )
+        return v1.PredictionServiceClient(
+            credentials=self._credentials, transport="rest", client_options=options
+        )
+
+
+def container(settings: Settings, image: str) -> v1.ModelContainerSpec:
+    """Return how Vertex AI is to run an image."""
+    return v1.ModelContainerSpec(
+        image_uri=image, ports=[v1.Port(container_port=settings.port)], health_route=settings.health_route,
+        predict_route=settings.predict_route, env=[v1.EnvVar(name=k, value=v) for k, v in sorted(settings.env.items())],
+        shared_memory_size_mb=settings.shared_memory_mb,
+    )  # fmt: skip
+
+
+def written(spec: v1.ModelContainerSpec) -> dict[str, Any]:
+    """Return a container's settings as JSON, to be compared."""
+    return dict(json_format.MessageToDict(v1.ModelContainerSpec.pb(spec)))
+
+
+def _resources(machine: Machine, replicas: Replicas) -> v1.DedicatedResources:
+    spec = v1.MachineSpec(machine_type=machine.type)
+    if machine.accelerators:
+        spec.accelerator_type, spec.accelerator_count = (
+            v1.AcceleratorType[machine.accelerator],
+            machine.accelerators,
+        )
+    metric = v1.AutoscalingMetricSpec(
+        metric_name=GPU if machine.accelerators else CPU, target=replicas.cpu_percent
+    )
+    return v1.DedicatedResources(
+        machine_spec=spec,
+        min_replica_count=replicas.least,
+        max_replica_count=replicas.most,
+        autoscaling_metric_specs=[metric],
+    )
+
+
+def _deployed(endpoint: v1.Endpoint) -> tuple[Deployed, ...]:
+    found = []
+    for each in endpoint.deployed_models:
+        resources = each.dedicated_resources
+        spec = resources.machine_spec
+        kind = v1.AcceleratorType(spec.accelerator_type).name if spec.accelerator_count else ""
+        metrics = [metric.target for metric in resources.autoscaling_metric_specs]
+        model, _, suffix = each.model.partition("@")
+        found.append(Deployed(
+            each.id, each.model_version_id or suffix or "1",
+            Machine(spec.machine_type, kind, spec.accelerator_count, each.service_account),
+            Replicas(resources.min_replica_count, resources.max_replica_count, metrics[0] if metrics else 60),
+            each.create_time.isoformat() if each.create_time else "", model.rsplit("/", 1)[-1],
+        ))  # fmt: skip
+    return tuple(found)
+
+
+def _version(model: v1.Model) -> Version:
+    return Version(
+        model.version_id, dict(model.labels), tuple(model.version_aliases), written(model.container_spec),
+        model.artifact_uri, model.version_create_time.isoformat(), model.container_spec.image_uri,
+    )  # fmt: skip

@@ -1,0 +1,239 @@
+"""The image: which one is meant, built where, pushed as what."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.errors import Stop
+from deploy.google import Google
+from deploy.settings import Settings
+
+ARCHIVE = Path(os.environ.get("ARCHIVE", "build/model-store/digits.mar"))
+INPUTS = (
+    "Dockerfile",
+    "docker",
+    "serving",
+    "handler/__init__.py",
+    "handler/envelope.py",
+    "handler/errors.py",
+    "requirements/serve.lock",
+)
+"""What the Dockerfile copies, beside the archive."""
+OVER = ("SUCCESS", "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in the registry."""
+
+    uri: str
+    """With its digest: HOST/PROJECT/REPOSITORY/NAME@sha256:…"""
+
+    @property
+    def digest(self) -> str:
+        """sha256:…, or what stands after the tag's colon where the digest is not known."""
+        return self.uri.rpartition("@")[2]
+
+    @property
+    def label(self) -> str:
+        """The digest as a label's value: at most 63 of a-z, 0-9, _ and -."""
+        return re.sub("[^a-z0-9_-]", "-", self.digest.lower())[:63]
+
+
+def fingerprint(root: Path = Path()) -> str:
+    """Return a tag that is the same as long as what goes into the image is: src- and 16 digits."""
+    if not (root / ARCHIVE).is_file():
+        raise Stop(f"{ARCHIVE} does not exist", "make archive")
+    total = hashlib.sha256(os.environ.get("EXTRAS", "").encode())
+    for name in INPUTS:
+        path = root / name
+        files = (
+            [path]
+            if path.is_file()
+            else sorted(
+                each
+                for each in path.rglob("*")
+                if each.is_file() and "__pycache__" not in each.parts
+            )
+        )
+        for each in files:
+            total.update(
+                f"{each.relative_to(root)}\0{hashlib.sha256(each.read_bytes()).hexdigest()}\0".encode()
+            )
+    with zipfile.ZipFile(
+        root / ARCHIVE
+    ) as archive:  # not the file itself: it holds the time of packing
+        for entry in sorted(archive.infolist(), key=lambda each: each.filename):
+            if not entry.filename.endswith("MANIFEST.json"):
+                total.update(
+                    f"{entry.filename}\0{hashlib.sha256(archive.read(entry)).hexdigest()}\0".encode()
+                )
+    return f"src-{total.hexdigest()[:16]}"
+
+
+def commit() -> str:
+    """Return git's commit, with -dirty where files differ from it; "" outside of a repository."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def find(google: Google) -> Image | None:
+    """Return the image that is meant, if it is in the registry."""
+    s = google.settings
+    if s.image:
+        name, _, tag = _named(s.image)
+        if "@" in s.image:
+            return Image(s.image)
+        digest = google.digest(tag) if name == s.image_name else None
+        return Image(f"{name}@{digest}") if digest else Image(s.image)
+    digest = google.digest(fingerprint())
+    return Image(f"{s.image_name}@{digest}") if digest else None
+
+
+def ensure(google: Google) -> Image:
+    """Return the image that is meant, built and pushed if it is not in the registry yet."""
+    if found := find(google):
+        google.say(f"the image is there: {found.uri}")
+        return found
+    if google.settings.builder == "cloud":
+        build_in_cloud(google)
+    else:
+        push(google)
+    if google.dry_run:
+        return Image(f"{google.settings.image_name}:{fingerprint()}")
+    if found := find(google):
+        return found
+    raise Stop(
+        "the image was built, but is not in the registry",
+        "python -m deploy build, and read its log",
+    )
+
+
+def push(google: Google) -> None:
+    """Build with this machine's Docker, and push."""
+    s, docker = google.settings, os.environ.get("DOCKER", "docker")
+    tagged = f"{s.image_name}:{fingerprint()}"
+    ensure_repository(google)
+    if not s.registry:
+        run(google, ["gcloud", "auth", "configure-docker", f"{s.region}-docker.pkg.dev", "--quiet"])
+    run(google, ["make", "build", f"IMAGE={tagged}", f"DOCKER={docker}"])
+    for tag in (tagged, f"{s.image_name}:latest"):
+        run(google, [docker, "tag", tagged, tag])
+        run(google, [docker, "push", "--quiet", tag])
+
+
+def build_in_cloud(google: Google, deploy: str = "no") -> None:
+    """Build with Cloud Build, and show its steps as they go."""
+    s = google.settings
+    ensure_repository(google)
+    values = substitutions(s, deploy)
+    given = ",".join(f"{key}={value}" for key, value in values.items())
+    account = f"projects/{s.project}/serviceAccounts/{s.build_service_account}"
+    command = [
+        "gcloud", "builds", "submit", "--async", "--format=json", f"--project={s.project}", f"--region={s.region}",
+        f"--gcs-source-staging-dir={staging(s)}", "--config=cloudbuild.yaml", f"--substitutions={given}",
+        *([f"--service-account={account}"] if s.build_service_account else []),
+        ".",
+    ]  # fmt: skip
+    if google.dry_run:
+        google.say(f"would run {' '.join(command)}")
+        return
+    google.say("→ building with Cloud Build (usually 10 to 20 minutes)")
+    began = time.monotonic()
+    build = json.loads(run(google, command, quiet=True))
+    google.say(f"  build {build['id']}, its log: {build.get('logUrl', '')}")
+    shown: dict[str, str] = {}
+    while build.get("status") not in OVER:
+        if time.monotonic() - began > s.wait_minutes * 60:
+            raise Stop(
+                "Cloud Build is still at it",
+                f"gcloud builds describe {build['id']} --project={s.project} --region={s.region}",
+            )
+        time.sleep(5)
+        describe = [
+            "gcloud",
+            "builds",
+            "describe",
+            build["id"],
+            "--format=json",
+            f"--project={s.project}",
+            f"--region={s.region}",
+        ]
+        build = json.loads(run(google, describe, quiet=True))
+        for step in build.get("steps", []):
+            name, status = step.get("id", step["name"]), step.get("status", "QUEUED")
+            if shown.get(name, "QUEUED") != status:
+                shown[name] = status
+                google.say(f"  {status.lower():8} {name}")
+    if build["status"] != "SUCCESS":
+        detail = build.get("statusDetail") or build.get("failureInfo", {}).get("detail", "")
+        log = f"gcloud builds log {build['id']} --project={s.project} --region={s.region}"
+        raise Stop(
+            f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}", log
+        )
+
+
+def staging(settings: Settings) -> str:
+    """Return where sources for Cloud Build are put."""
+    return f"gs://{settings.project}_cloudbuild/{settings.name}-source"
+
+
+def substitutions(settings: Settings, deploy: str = "no") -> dict[str, str]:
+    """Return what cloudbuild.yaml needs to know."""
+    found = {
+        "_NAME": settings.name, "_REGION": settings.region, "_REPOSITORY": settings.repository, "_TAG": fingerprint(),
+        "_DEPLOY": deploy,
+    }  # fmt: skip
+    if settings.registry:
+        found["_REGISTRY"] = settings.registry
+    return found
+
+
+def ensure_repository(google: Google) -> None:
+    """Create the repository where it is missing."""
+    if not google.repository():
+        google.create_repository()
+
+
+def run(google: Google, command: list[str], *, quiet: bool = False) -> str:
+    """Run a program; raise Stop with its last words where it fails."""
+    if google.dry_run:
+        google.say(f"would run {' '.join(command)}")
+        return ""
+    if not quiet:
+        google.say(f"→ {' '.join(command)}")
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=google.settings.wait_minutes * 60,
+        )
+    except FileNotFoundError:
+        where = (
+            "https://cloud.google.com/sdk/docs/install"
+            if command[0] == "gcloud"
+            else f"install {command[0]}"
+        )
+        raise Stop(f"{command[0]} is not on this machine", where) from None
+    except subprocess.TimeoutExpired:
+        raise Stop(f"{command[0]} took too long", "run the same command again") from None
+    if done.returncode:
+        last = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-5:])
+        raise Stop(f"{' '.join(command[:3])} failed: {last}", "run it by hand to see more")
+    return done.stdout
+
+
+def _named(image: str) -> tuple[str, str, str]:
+    """Split HOST:PORT/NAME:TAG into name, sign and tag."""
+    folder, slash, last = image.rpartition("/")
+    name, colon, tag = last.partition(":")
+    return f"{folder}{slash}{name}", colon, tag or "latest"

@@ -1,0 +1,104 @@
+"""Who serves: deploy, canary, promote, rollback, and deploy-endpoint, which does all that is missing."""
+
+from pathlib import Path
+
+from deploy import plan, watch
+from deploy.ask import try_it
+from deploy.errors import Stop
+from deploy.google import Google
+from deploy.image import find
+from deploy.plan import Goal, State
+from deploy.reach import look, reach
+from deploy.roles import NEEDED, grant
+from deploy.status import costs
+from deploy.versions import upload
+
+
+def everything(google: Google, request: Path) -> None:
+    """Make whatever is missing between here and an endpoint that answers."""
+    check(google)
+    version = upload(google)
+    deploy(google, version)
+    if not google.dry_run:
+        try_it(google, request)
+
+
+def deploy(google: Google, version: str) -> None:
+    """Let a version serve everything."""
+    state = look(google)
+    goal = Goal("deploy", version)
+    if reach(google, goal, state):
+        _served(google, version)
+    else:
+        google.say(f"version {version} serves everything already: nothing changed")
+
+
+def canary(google: Google, version: str, percent: int, limits: watch.Limits | None) -> None:
+    """Let a version serve a part, and watch it if asked to."""
+    state = look(google)
+    if not reach(google, plan.canary(state, version, percent), state):
+        google.say(f"version {version} has its {percent} % already: nothing changed")
+    if limits is None or google.dry_run:
+        google.say("next: python -m deploy promote, or rollback")
+        return
+    trouble = watch.watch(google, version, limits)
+    if trouble is None:
+        google.say(f"version {version} kept within the limits. Next: python -m deploy promote")
+        return
+    google.say(f"version {version}: {trouble}. Rolling back")
+    rollback(google)
+    raise Stop(f"the canary was rolled back: {trouble}", "python -m deploy status")
+
+
+def promote(google: Google) -> None:
+    """Let the canary serve everything; the version before stays, without traffic, for a rollback in seconds."""
+    state = look(google)
+    goal = plan.promote(state)
+    if goal is None:
+        google.say(f"version {state.head} serves everything already: nothing changed")
+    else:
+        reach(google, goal, state)
+        _served(google, goal.version)
+
+
+def rollback(google: Google) -> None:
+    """Let the version before serve everything again, and end the other."""
+    state = _there(google)
+    goal = plan.rollback(state)
+    reach(google, goal, state)
+    google.say(f"version {goal.version} serves everything again")
+
+
+def check(google: Google) -> None:
+    """Say which permissions are missing before anything is begun that takes minutes."""
+    s = google.settings
+    needed = [*NEEDED["upload"], *NEEDED["deploy"], *NEEDED["predict"]]
+    if find(google) is None:
+        needed += [
+            *NEEDED["push"],
+            *NEEDED["repository"],
+            *(NEEDED["build"] if s.builder == "cloud" else ()),
+        ]
+    if s.service_account or s.build_service_account:
+        needed += NEEDED["service account"]
+    if lacking := google.lacking(tuple(needed)):
+        commands = list(dict.fromkeys(grant(s.project, permission) for permission in lacking))
+        raise Stop(
+            f"permissions are missing in {s.project}: {', '.join(lacking)}", "\n  ".join(commands)
+        )
+
+
+def _there(google: Google) -> State:
+    state = google.state()
+    if state is None:
+        raise Stop(
+            f"there is no endpoint {google.settings.name} in {google.settings.region}",
+            "make deploy-endpoint",
+        )
+    return look(google)
+
+
+def _served(google: Google, version: str) -> None:
+    google.say(f"version {version} serves everything")
+    if not google.dry_run:
+        google.say(f"  it costs {costs(google)}; `python -m deploy teardown` ends that")

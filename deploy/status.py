@@ -1,0 +1,97 @@
+"""What there is, what it serves, since when, and what it costs."""
+
+from datetime import UTC, datetime
+
+from deploy.cost import Cost, estimate
+from deploy.google import Google
+from deploy.plan import Deployed, Machine, State
+
+
+def status(google: Google) -> None:
+    """Print everything in the region that runs, and everything that is under way."""
+    s = google.settings
+    state, versions = google.state(), {each.number: each for each in google.versions()}
+    running: list[tuple[Machine, int]] = []
+    google.say(f"{s.project}, {s.region}")
+    if state is None:
+        google.say(f"  endpoint {s.name}: there is none (make deploy-endpoint)")
+    else:
+        google.say(f"  endpoint {s.name}: {len(state.deployed)} deployed")
+        for each in state.deployed:
+            origin = (
+                versions[each.version].labels.get("git-commit", "")[:7]
+                if each.version in versions
+                else ""
+            )
+            google.say(
+                f"    {state.share(each.id):3} %  {_line(each)}{origin and f', commit {origin}'}"
+            )
+            running.append((each.machine, each.replicas.least))
+        _advise(google, state)
+    for operation in state.pending if state else google.pending(s.endpoint):
+        google.say(
+            f"  under way: operation {operation.rsplit('/', 1)[-1]} (what it deploys costs when it ends)"
+        )
+    for name, deployed, split in google.all_endpoints():
+        identity = name.rsplit("/", 1)[-1]
+        if deployed and identity != s.name:
+            google.say(f"  another endpoint, {identity}:")
+            for each in deployed:
+                google.say(f"    {split.get(each.id, 0):3} %  {each.model} {_line(each)}")
+                running.append((each.machine, each.replicas.least))
+    for job in google.batches():
+        identity, size = job.name.rsplit("/", 1)[-1], f"{job.replicas} x {job.machine}"
+        google.say(
+            f"  batch prediction {identity}: {job.state.lower()}, {size}, since {_ago(job.since)}"
+        )
+        running.append((Machine(job.machine), job.replicas))
+    newest = f", the newest {max(versions, key=int)}" if versions else ""
+    google.say(f"  model {s.name}: {len(versions)} versions{newest}")
+    google.say(
+        f"  costs {estimate(running)}" if running else "  nothing runs, nothing costs by the hour"
+    )
+
+
+def costs(google: Google) -> Cost:
+    """Return what the endpoint costs now."""
+    state = google.state() or State()
+    return estimate([(each.machine, each.replicas.least) for each in state.deployed])
+
+
+def _advise(google: Google, state: State) -> None:
+    if goal := state.goal:
+        google.say(
+            f"    not finished: {goal.verb} of version {goal.version}. Run it again, or: python -m deploy rollback"
+        )
+    if idle := [each for each in state.deployed if not state.share(each.id)]:
+        hour = estimate([(each.machine, each.replicas.least) for each in idle]).hour
+        names = ", ".join(each.version for each in idle)
+        google.say(
+            f"    version {names} waits without traffic, for a rollback in seconds, at ${hour:.2f} an hour"
+        )
+        google.say("      (python -m deploy undeploy --idle ends that)")
+    if state.deployed and not any(state.share(each.id) for each in state.deployed):
+        google.say("    nothing of it gets traffic: python -m deploy deploy")
+
+
+def _line(each: Deployed) -> str:
+    """Return a deployed model in words."""
+    size = f"{each.replicas.least} to {each.replicas.most} x {_machine(each.machine)}"
+    hour = estimate([(each.machine, each.replicas.least)]).hour
+    return f"version {each.version}, deployed model {each.id}, {size}, since {_ago(each.since)}, ${hour:.2f} an hour"
+
+
+def _machine(machine: Machine) -> str:
+    return machine.type + (
+        f" + {machine.accelerators} {machine.accelerator}" if machine.accelerators else ""
+    )
+
+
+def _ago(moment: str) -> str:
+    if not moment:
+        return "just now"
+    minutes = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds() / 60
+    for size, name in ((60 * 24, "days"), (60, "hours")):
+        if minutes >= 2 * size:
+            return f"{minutes / size:.0f} {name}"
+    return f"{max(minutes, 0):.0f} minutes"

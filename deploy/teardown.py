@@ -1,0 +1,172 @@
+"""Back to nothing that costs. Whatever interrupts it, running it again ends what is left."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+from deploy.cost import estimate
+from deploy.errors import Lost, Stop
+from deploy.google import Google
+from deploy.image import staging
+from deploy.plan import Deployed, State
+from deploy.reach import PATIENCE
+
+
+def undeploy(google: Google, version: str, *, idle: bool, yes: bool) -> None:
+    """End what is deployed: all of it, a version, or what has no traffic (`idle`)."""
+    state = google.state()
+    if state is None or not (state.deployed or state.pending):
+        google.say("nothing is deployed: nothing changed")
+        return
+    state = _settled(google, state)
+    chosen = [
+        each for each in state.deployed
+        if (not idle or not state.share(each.id)) and version in ("", each.version)
+    ]  # fmt: skip
+    if not chosen:
+        google.say("nothing of that kind is deployed: nothing changed")
+        return
+    left = [each for each in state.deployed if each not in chosen]
+    if left and sum(state.share(each.id) for each in left) != 100:
+        raise Stop(
+            f"version {version} still serves {100 - sum(state.share(each.id) for each in left)} %",
+            "move its traffic first (promote or rollback), or leave --version out to end all",
+        )
+    serving = [each.version for each in chosen if state.share(each.id)]
+    if serving:
+        _agree(
+            google,
+            [
+                f"version {number}, which serves: the endpoint will answer nobody"
+                for number in serving
+            ],
+            yes=yes,
+        )
+    _undeploy(google, state, chosen)
+
+
+def teardown(google: Google, *, keep_images: bool, yes: bool) -> None:
+    """Delete the endpoint, the model, its batch jobs, the images, and the sources of their builds."""
+    s = google.settings
+    state, versions, jobs = google.state(), google.versions(), google.batches()
+    images = not keep_images and google.has_images()
+    sources = google.sources(staging(s)) if not keep_images else []
+    found = [
+        *([f"the endpoint {s.name}"] if state else []),
+        *_of(state or State()),
+        *(f"the batch prediction {job.name.rsplit('/', 1)[-1]}" for job in jobs),
+        *([f"the model {s.name}: {len(versions)} versions"] if versions else []),
+        *([f"the images {s.image_name}"] if images else []),
+        *([f"{len(sources)} sources of builds in {staging(s)}"] if sources else []),
+    ]  # fmt: skip
+    if not found:
+        google.say(f"nothing of {s.name} is left in {s.project}, {s.region}")
+        return
+    if state and state.deployed:
+        google.say(f"It costs {estimate([(d.machine, d.replicas.least) for d in state.deployed])}.")
+    _agree(google, found, yes=yes)
+    _endpoint(google)
+    for job in jobs:
+        google.cancel_batch(job.name)
+    if versions:
+        _patiently(google, google.delete_model, lambda: not google.versions())
+    if images:
+        _patiently(google, google.delete_images, lambda: not google.has_images())
+    google.delete_sources(staging(s)) if sources else None
+    google.say(
+        "nothing is left that costs"
+        if not google.dry_run
+        else "then nothing would be left that costs"
+    )
+
+
+def _of(state: State) -> list[str]:
+    """Return what runs at an endpoint, a line each."""
+    lines = [
+        f"  version {each.version}, {each.replicas.least} x {each.machine.type}, {state.share(each.id)} % of traffic"
+        for each in state.deployed
+    ]
+    if state.pending:
+        lines.append(
+            f"  {len(state.pending)} operations under way: they are cancelled, or waited for"
+        )
+    return lines
+
+
+def _endpoint(google: Google) -> None:
+    for _ in range(PATIENCE):
+        state = google.state()
+        if state is None:
+            return
+        state = _settled(google, state)
+        try:
+            _undeploy(google, state, state.deployed)
+            google.delete_endpoint()
+            if google.dry_run:
+                return
+        except Lost as lost:
+            google.say(f"  {lost}; looking again")
+        except Stop:
+            # Something was deployed in between; it is seen now.
+            now = google.state()
+            if now is None or now == state or not (now.deployed or now.pending):
+                raise
+    raise Stop("the endpoint does not go away", "run the same command again")
+
+
+def _settled(google: Google, state: State) -> State:
+    """Cancel what is under way and wait for its end: what it deploys would cost unseen."""
+    for operation in state.pending:
+        if google.dry_run:
+            google.cancel(operation)
+            continue
+        try:
+            google.cancel(operation)
+            google.wait(operation, "waiting for the end of what is under way")
+        except (Lost, Stop) as reason:
+            # It ended in an error, as a cancelled operation does; the next look tells what is left.
+            google.say(f"  {reason}")
+    if google.dry_run:
+        return state
+    return google.state() or State()
+
+
+def _undeploy(google: Google, state: State, chosen: Sequence[Deployed]) -> None:
+    """End deployed models, the busiest last: Google ends one with traffic only where it is the only one."""
+    ordered = sorted(chosen, key=lambda each: state.share(each.id))
+    if len(ordered) > 1 and 0 < state.share(ordered[-1].id) < 100:
+        google.update(state.etag, state.labels, {ordered[-1].id: 100})
+    for each in ordered:
+
+        def gone(number: str = each.id) -> bool:
+            return number not in [left.id for left in (google.state() or State()).deployed]
+
+        _patiently(google, functools.partial(google.undeploy, each.id), gone)
+
+
+def _patiently(google: Google, act: Callable[[], None], done: Callable[[], bool]) -> None:
+    """Do something until it is done, however often the connection breaks."""
+    for _ in range(PATIENCE):
+        try:
+            act()
+            return
+        except Lost as lost:
+            google.say(f"  {lost}; looking again")
+            if done():
+                return
+    raise Stop("the connection breaks again and again", "run the same command again")
+
+
+def _agree(google: Google, found: list[str], *, yes: bool) -> None:
+    google.say("This will be gone:")
+    for line in found:
+        google.say(f"  {line}")
+    if yes or google.dry_run:
+        return
+    try:
+        answer = input(f"Type the name, {google.settings.name}, to go on: ")
+    except EOFError:
+        raise Stop(
+            "nobody is there to agree, so nothing was deleted", "--yes agrees beforehand"
+        ) from None
+    if answer.strip() != google.settings.name:
+        raise Stop("nothing was deleted", "it needs the name, or --yes")

@@ -1,0 +1,119 @@
+"""Watch a canary in Cloud Monitoring."""
+
+import re
+import time
+from dataclasses import dataclass
+
+from deploy.errors import Stop
+from deploy.google import Google
+
+FEWEST = 10
+"""Answers below which an error rate says nothing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a canary must keep."""
+
+    minutes: float
+    """how long it is watched"""
+    error_rate: float = 0.01
+    """of all its answers, 0 to 1"""
+    p95_ms: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What Cloud Monitoring has of one deployed model."""
+
+    answers: int = 0
+    errors: int = 0
+    """5xx: what is the model's fault, not the client's"""
+    p95_ms: float | None = None
+
+
+def trouble(seen: Seen, limits: Limits) -> str | None:
+    """Say what is wrong with a canary; None where nothing is, or where there are too few answers to tell."""
+    if seen.answers < FEWEST:
+        return None
+    rate = seen.errors / seen.answers
+    if rate > limits.error_rate:
+        return f"{seen.errors} of {seen.answers} answers are errors ({rate:.1%}, the limit is {limits.error_rate:.1%})"
+    if seen.p95_ms is not None and seen.p95_ms > limits.p95_ms:
+        return f"p95 is {seen.p95_ms:.0f} ms (the limit is {limits.p95_ms:.0f} ms)"
+    return None
+
+
+def watch(google: Google, version: str, limits: Limits) -> str | None:
+    """Look every so often until the time is over; return what is wrong, or None.
+
+    Raises:
+        Stop: too few requests reached the canary to say anything of it.
+
+    """
+    state = google.state()
+    number = (
+        next((each.id for each in state.deployed if each.version == version), "") if state else ""
+    )
+    pause = 30.0 if not google.settings.api_endpoint else 1.0
+    google.say(
+        f"→ watching version {version} for {limits.minutes:g} min "
+        "(Cloud Monitoring is 2 to 4 minutes late; Ctrl-C leaves the canary as it is)"
+    )
+    began, seen, told = time.monotonic(), Seen(), 0.0
+    while (gone := time.monotonic() - began) < limits.minutes * 60:
+        time.sleep(min(pause, limits.minutes * 60 - gone + 0.1))
+        seen = look(google, number, (time.monotonic() - began) / 60)
+        if wrong := trouble(seen, limits):
+            return wrong
+        if gone - told >= 60:
+            told = gone
+            p95 = f", p95 {seen.p95_ms:.0f} ms" if seen.p95_ms is not None else ""
+            google.say(f"  {gone / 60:.0f} min: {seen.answers} answers, {seen.errors} errors{p95}")
+    if seen.answers < FEWEST:
+        raise Stop(
+            f"only {seen.answers} requests reached the canary in {limits.minutes:g} minutes: that says nothing",
+            "it keeps its traffic; watch longer, give it more traffic, or roll back",
+        )
+    p95 = f", p95 {seen.p95_ms:.0f} ms" if seen.p95_ms is not None else ""
+    google.say(f"  {seen.answers} answers, {seen.errors} errors{p95}")
+    return None
+
+
+def look(google: Google, deployed: str, minutes: float) -> Seen:
+    """Return what Cloud Monitoring has of a deployed model, of the last minutes."""
+    answers = errors = 0
+    for labels, count in google.series("response_count", "ALIGN_DELTA", minutes):
+        if labels.get("deployed_model_id") == deployed:
+            answers += round(count)
+            errors += round(count) if labels.get("response_code", "").startswith("5") else 0
+    latencies = [
+        value for labels, value in google.series("prediction_latencies", "ALIGN_PERCENTILE_95", minutes)
+        if labels.get("deployed_model_id") == deployed and labels.get("latency_type", "total") == "total"
+    ]  # fmt: skip
+    return Seen(answers, errors, max(latencies, default=None))
+
+
+def minutes(text: str) -> float:
+    """Read 90s, 10m or 1h; raise Stop."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)", text)
+    if match is None or not float(match[1]):
+        raise Stop(f"--watch {text!r} is not a time", "such as 90s, 10m or 1h")
+    return float(match[1]) * {"s": 1 / 60, "m": 1, "h": 60}[match[2]]
+
+
+def rate(text: str) -> float:
+    """Read 1% or 0.01; raise Stop."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(%?)", text)
+    value = float(match[1]) / (100 if match[2] else 1) if match else -1
+    if not 0 <= value <= 1:
+        raise Stop(f"--max-error-rate {text!r} is not a rate", "such as 1% or 0.01")
+    return value
+
+
+def milliseconds(text: str) -> float:
+    """Read 300ms or 1.5s; raise Stop."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s)", text)
+    if match is None:
+        raise Stop(f"--max-p95 {text!r} is not a time", "such as 300ms or 1.5s")
+    return float(match[1]) * (1000 if match[2] == "s" else 1)
