@@ -1,0 +1,64 @@
+"""Stand in for Google's control plane on this machine: python -m rehearsal serve."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+
+from rehearsal.stage import Missing, raised
+from rehearsal.world import Rules
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m rehearsal", description=__doc__)
+    parser.add_argument(
+        "--port", type=int, default=0, help="of the control plane (default: a free one)"
+    )
+    parser.add_argument(
+        "--project", default="rehearsal", help="the project in the printed variables (%(default)s)"
+    )
+    parser.add_argument(
+        "--docker", default=os.environ.get("DOCKER", "docker"), help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=Rules.patience_s,
+        metavar="S",
+        help="how long a model may take to get healthy (%(default)s)",
+    )
+    parser.add_argument(
+        "--cpus", type=int, default=Rules.cpus, help="the quota of cores (%(default)s)"
+    )
+    parser.add_argument(
+        "--accelerators",
+        type=int,
+        default=Rules.accelerators,
+        help="the quota of each accelerator (%(default)s)",
+    )
+    args = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    rules = Rules(
+        docker=args.docker, patience_s=args.patience, cpus=args.cpus, accelerators=args.accelerators
+    )
+    over = threading.Event()
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, lambda *_: over.set())
+    try:
+        with raised(rules, port=args.port) as stage:
+            print("\nIn another terminal:\n")
+            for name, value in stage.environment(args.project).items():
+                print(f"  export {name}={value}")
+            print("\nCtrl-C ends it, and every container that it started.", flush=True)
+            over.wait()
+    except Missing as error:
+        sys.exit(f"rehearsal: {error}")
+
+
+if __name__ == "__main__":
+    main()

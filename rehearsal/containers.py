@@ -1,0 +1,274 @@
+"""A deployed model's replicas: the real image, started and watched as Vertex AI does it.
+
+Source: "Custom container requirements for prediction" of Vertex AI's documentation.
+"""
+
+import http.client
+import itertools
+import logging
+import os
+import re
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+
+from google.cloud import aiplatform_v1 as v1
+
+from rehearsal.errors import Refused
+from rehearsal.world import Rules
+
+LABEL = f"rehearsal={os.getpid()}"
+LIVENESS_TRIES, LIVENESS_S = 4, 10
+HEALTH_S, HEALTH_TIMEOUT_S, HEALTH_BAD = 10, 10, 4
+POLL_S = 0.3
+CRASHES = 3
+"""Starts that may fail before the deployment does."""
+MACHINE = re.compile(
+    r"(e2|n1|n2|n2d|c2|c2d|c3|g2|a2|a3|m1|t2d)-(standard|highcpu|highmem|highgpu|ultragpu|megagpu)-(\d+)(g)?"
+)
+GIB_PER_CPU = {"standard": 4.0, "highcpu": 1.0, "highmem": 8.0}
+log = logging.getLogger("rehearsal")
+
+
+def docker(rules: Rules, *arguments: str, timeout_s: float = 60) -> str:
+    """Run one docker command and return what it printed; raise Refused where it fails."""
+    command = [rules.docker, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    if done.returncode:
+        raise Refused("INTERNAL", f"docker {arguments[0]}: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
+
+
+def fetch(rules: Rules, image: str) -> None:
+    """Pull an image from the registry, or find it on this machine under its name; raise Refused."""
+    try:
+        if rules.registry and image.startswith(f"{rules.registry}/"):
+            docker(rules, "pull", "--quiet", image, timeout_s=600)
+        else:
+            docker(rules, "image", "inspect", image)
+    except Refused as error:
+        log.info("%s: %s", image, error.message)
+        raise Refused("NOT_FOUND", f"Image {image} not found.") from None
+
+
+def cpus(machine: v1.MachineSpec) -> int:
+    """Return a machine type's cores; raise Refused where there is no such type."""
+    match = MACHINE.fullmatch(machine.machine_type)
+    if match is None:
+        raise Refused(
+            "INVALID_ARGUMENT", f'Machine type "{machine.machine_type}" is not supported.'
+        )
+    return int(match[3]) * (12 if match[4] else 1)
+
+
+def variables(
+    endpoint: v1.Endpoint, deployed: v1.DeployedModel, model: v1.Model, storage: str
+) -> dict[str, str]:
+    """Return what Vertex AI sets in a container's environment."""
+    spec, machine = model.container_spec, deployed.dedicated_resources.machine_spec
+    identity = endpoint.name.rsplit("/", 1)[-1]
+    route = f"/v1/endpoints/{identity}/deployedModels/{deployed.id}"
+    found = {
+        "AIP_HTTP_PORT": str(spec.ports[0].container_port if spec.ports else 8080),
+        "AIP_HEALTH_ROUTE": spec.health_route or route,
+        "AIP_PREDICT_ROUTE": spec.predict_route or f"{route}:predict",
+        "AIP_STORAGE_URI": storage,
+        "AIP_MODE": "PREDICTION",
+        "AIP_MODE_VERSION": "1.0.0",
+        "AIP_FRAMEWORK": "CUSTOM_CONTAINER",
+        "AIP_PROJECT_NUMBER": endpoint.name.split("/")[1],
+        "AIP_ENDPOINT_ID": identity,
+        "AIP_MODEL_NAME": identity,
+        "AIP_DEPLOYED_MODEL_ID": deployed.id,
+        "AIP_VERSION_NAME": deployed.id,
+        "AIP_MACHINE_TYPE": machine.machine_type,
+    }
+    if machine.accelerator_count:
+        found["AIP_ACCELERATOR_TYPE"] = v1.AcceleratorType(machine.accelerator_type).name
+    for env in spec.env:
+        found[env.name] = expand(env.value, found)
+    return found
+
+
+def expand(text: str, known: dict[str, str]) -> str:
+    """Replace $(VAR), as Kubernetes does: $$(VAR) stays $(VAR), an unknown one stays as it is."""
+    return re.sub(
+        r"\$(\$)?\(([A-Za-z_][A-Za-z0-9_]*)\)",
+        lambda match: match[0][1:] if match[1] else known.get(match[2], match[0]),
+        text,
+    )
+
+
+@dataclass
+class Replica:
+    """One container, restarted when its port closes."""
+
+    rules: Rules
+    model: v1.Model
+    env: dict[str, str]
+    machine: v1.MachineSpec
+    healthy: bool = False
+    address: tuple[str, int] = ("127.0.0.1", 0)
+    restarts: int = 0
+    _name: str = ""
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Start the container."""
+        spec, port = self.model.container_spec, self.env["AIP_HTTP_PORT"]
+        env = dict(self.env)
+        if env["AIP_STORAGE_URI"]:
+            env["STORAGE_EMULATOR_HOST"] = self.rules.storage
+        settings = [word for key, value in env.items() for word in ("--env", f"{key}={value}")]
+        command = [expand(word, self.env) for word in spec.command]
+        gib = GIB_PER_CPU.get(self.machine.machine_type.split("-")[1], 8.0) * cpus(self.machine)
+        self._name = docker(
+            self.rules, "run", "--detach", "--label", LABEL, "--publish", f"127.0.0.1::{port}",
+            "--memory", f"{gib:g}g", "--shm-size", f"{spec.shared_memory_size_mb or 64}m", *settings,
+            *(["--entrypoint", command[0]] if command else []), spec.image_uri, *command[1:],
+            *(expand(word, self.env) for word in spec.args),
+        )  # fmt: skip
+        published = docker(self.rules, "port", self._name, port).splitlines()[0]
+        self.address = ("127.0.0.1", int(published.rsplit(":", 1)[1]))
+
+    def start(self, cancelled: threading.Event) -> None:
+        """Start it and wait until it is healthy, then watch it; raise Refused where it never is."""
+        until = time.monotonic() + self.rules.patience_s
+        crashes = 0
+        self.run()
+        opened = time.monotonic() + LIVENESS_TRIES * LIVENESS_S
+        while not self._probe_health():
+            if cancelled.wait(POLL_S):
+                raise Refused("CANCELLED", "The operation was cancelled.")
+            if not self.alive():
+                crashes += 1
+                if crashes == CRASHES:
+                    raise Refused(
+                        "FAILED_PRECONDITION", f"Model server exited unexpectedly. {self._where()}"
+                    )
+                self._again()
+            elif not self._probe_port() and time.monotonic() > opened:
+                self._again()
+                opened = time.monotonic() + LIVENESS_TRIES * LIVENESS_S
+            if time.monotonic() > until:
+                message = (
+                    "Model server never became ready. Please validate that your model file or container "
+                    "configuration are valid. "
+                )
+                raise Refused("FAILED_PRECONDITION", message + self._where())
+        self.healthy = True
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def stop(self) -> None:
+        """End it: SIGTERM, and SIGKILL thirty seconds later."""
+        self._over.set()
+        self.healthy = False
+        if self._name:
+            docker(self.rules, "stop", "--time", "30", self._name, timeout_s=60)
+            docker(self.rules, "rm", "--force", self._name)
+
+    def alive(self) -> bool:
+        """Say whether the container runs."""
+        return docker(self.rules, "inspect", "--format", "{{.State.Running}}", self._name) == "true"
+
+    def logs(self) -> str:
+        """Return the container's last lines."""
+        command = [self.rules.docker, "logs", "--tail", "5", self._name]
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.stdout.strip()
+
+    def _where(self) -> str:
+        return f"Model server logs can be found at Cloud Logging; the container's last lines:\n{self.logs()}"
+
+    def _watch(self) -> None:
+        bad = closed = 0
+        while not self._over.wait(HEALTH_S):
+            bad = 0 if self._probe_health() else bad + 1
+            closed = 0 if self._probe_port() else closed + 1
+            self.healthy = bad < HEALTH_BAD
+            if (
+                closed
+                and (closed >= LIVENESS_TRIES or not self.alive())
+                and not self._over.is_set()
+            ):
+                self.healthy, closed = False, 0
+                self._again()
+
+    def _again(self) -> None:
+        """Start the same container again, as the kubelet does."""
+        self.restarts += 1
+        log.info("restarting %s: %s", self._name[:12], self.logs()[-300:])
+        docker(self.rules, "rm", "--force", self._name)
+        self.run()
+
+    def _probe_health(self) -> bool:
+        connection = http.client.HTTPConnection(*self.address, timeout=HEALTH_TIMEOUT_S)
+        try:
+            connection.request("GET", self.env["AIP_HEALTH_ROUTE"])
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _probe_port(self) -> bool:
+        """Docker's own proxy accepts before the container does, and then hangs up at once."""
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(self.address)
+                return probe.recv(1) != b""
+            except TimeoutError:
+                return True
+            except OSError:
+                return False
+
+
+@dataclass
+class Pool:
+    """A deployed model's replicas, asked in turn."""
+
+    wanted: v1.DedicatedResources
+    replicas: list[Replica] = field(default_factory=list)
+    _turn: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def pick(self) -> Replica:
+        """Return the next healthy replica; raise Refused."""
+        healthy = [replica for replica in self.replicas if replica.healthy]
+        if not healthy:
+            raise Refused("UNAVAILABLE", "no healthy upstream")
+        return healthy[next(self._turn) % len(healthy)]
+
+    def resize(self, count: int, first: Replica, cancelled: threading.Event) -> None:
+        """Start or stop replicas until there are `count`."""
+        while len(self.replicas) > count:
+            self.replicas.pop().stop()
+        while len(self.replicas) < count:
+            replica = Replica(first.rules, first.model, first.env, first.machine)
+            try:
+                replica.start(cancelled)
+            except BaseException:
+                replica.stop()
+                raise
+            self.replicas.append(replica)
+
+    def stop(self) -> None:
+        """End all of them."""
+        while self.replicas:
+            self.replicas.pop().stop()
+
+
+def end_all(rules: Rules) -> None:
+    """Remove every container that this process started."""
+    left = docker(rules, "ps", "--all", "--quiet", "--filter", f"label={LABEL}").split()
+    if left:
+        docker(rules, "rm", "--force", *left, timeout_s=120)

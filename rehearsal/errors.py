@@ -1,0 +1,69 @@
+"""What is refused, in Google's words and shape."""
+
+from typing import Any
+
+from google.api_core.exceptions import exception_class_for_grpc_status
+from google.rpc import code_pb2
+from grpc import StatusCode
+
+_GRPC = {status.value[0]: status for status in StatusCode}
+
+
+class Refused(Exception):
+    """A request that is answered by an error, or an operation that ends in one."""
+
+    def __init__(
+        self, status: str, message: str, details: list[dict[str, Any]] | None = None
+    ) -> None:
+        """`status` is one of google.rpc.Code's names, such as NOT_FOUND."""
+        super().__init__(message)
+        self.status, self.message, self.details = status, message, details or []
+        self.code: int = code_pb2.Code.Value(status)
+
+    @property
+    def http(self) -> int:
+        """The HTTP status that Google's clients read as this code."""
+        return int(exception_class_for_grpc_status(_GRPC[self.code]).code or 500)
+
+    def body(self) -> dict[str, Any]:
+        """Return what goes over HTTP."""
+        error = {"code": self.http, "message": self.message, "status": self.status}
+        return {"error": error | ({"details": self.details} if self.details else {})}
+
+
+def not_found(what: str, name: str) -> Refused:
+    """Return what Google says of a resource that is not there."""
+    return Refused("NOT_FOUND", f"The {what} does not exist: {name}")
+
+
+def denied(permission: str, resource: str) -> Refused:
+    """Return what Google says to somebody whose roles do not reach."""
+    where = f"//aiplatform.googleapis.com/{resource}"
+    message = f"Permission '{permission}' denied on resource '{where}' (or it may not exist)."
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "IAM_PERMISSION_DENIED",
+        "domain": "aiplatform.googleapis.com",
+        "metadata": {"permission": permission, "resource": resource},
+    }
+    return Refused("PERMISSION_DENIED", message, [info])
+
+
+def disabled(service: str, project: str) -> Refused:
+    """Return what Google says where an API was never enabled."""
+    title = {
+        "aiplatform.googleapis.com": "Vertex AI API",
+        "cloudbuild.googleapis.com": "Cloud Build API",
+    }
+    where = f"https://console.developers.google.com/apis/api/{service}/overview?project={project}"
+    message = (
+        f"{title.get(service, service)} has not been used in project {project} before or it is disabled. "
+        f"Enable it by visiting {where} then retry."
+    )
+    info = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "SERVICE_DISABLED",
+        "domain": "googleapis.com",
+        "metadata": {"service": service, "consumer": f"projects/{project}"},
+    }
+    return Refused("PERMISSION_DENIED", message, [info])

@@ -1,0 +1,215 @@
+"""The model registry: models, their versions and aliases."""
+
+import re
+from typing import Any
+
+from google.cloud import aiplatform_v1 as v1
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.empty_pb2 import Empty
+
+from rehearsal import containers, operations
+from rehearsal.errors import Refused, not_found
+from rehearsal.world import World, canonical, in_use, model_of, now, page
+
+ID = re.compile(r"[a-z0-9_-]{1,63}")
+ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]")
+
+
+def upload(world: World, request: v1.UploadModelRequest) -> Operation:
+    """Begin a new model, or a new version of `parent_model`."""
+    parent = canonical(request.parent)
+    model = v1.Model(request.model)
+    if not request.parent_model and request.model_id:
+        if not ID.fullmatch(request.model_id):
+            raise Refused(
+                "INVALID_ARGUMENT", f"Invalid model_id {request.model_id}: expected {ID.pattern}"
+            )
+        if f"{parent}/models/{request.model_id}" in world.models:
+            raise Refused(
+                "ALREADY_EXISTS",
+                f"Model with ID {request.model_id} already exists in {request.parent}.",
+            )
+    if "container_spec" not in model:
+        raise Refused(
+            "UNIMPLEMENTED",
+            "the rehearsal serves custom containers only: container_spec is missing",
+        )
+    for alias in model.version_aliases:
+        if not ALIAS.fullmatch(alias):
+            raise Refused(
+                "INVALID_ARGUMENT", f"Invalid version alias {alias}: expected {ALIAS.pattern}"
+            )
+    check_labels(model.labels)
+    bare = (
+        canonical(request.parent_model).partition("@")[0]
+        or f"{parent}/models/{request.model_id or world.serial()}"
+    )
+    if request.parent_model and bare not in world.models:
+        raise not_found("Model", request.parent_model)
+
+    def work(_: operations.Operation) -> v1.UploadModelResponse:
+        containers.fetch(world.rules, model.container_spec.image_uri)
+        with world.lock:
+            versions = world.models.setdefault(bare, {})
+            model.name = bare
+            model.version_id = str(max(map(int, versions), default=0) + 1)
+            model.create_time = model.update_time = now()
+            model.version_create_time = model.version_update_time = now()
+            model.etag = world.serial()
+            model.supported_deployment_resources_types = [
+                v1.Model.DeploymentResourcesType.DEDICATED_RESOURCES
+            ]
+            model.supported_input_storage_formats = ["jsonl"]
+            model.supported_output_storage_formats = ["jsonl"]
+            aliases = [*model.version_aliases, *(["default"] if not versions else [])]
+            model.version_aliases = []
+            versions[model.version_id] = model
+            _move(versions, model, aliases)
+        return v1.UploadModelResponse(model=bare, model_version_id=model.version_id)
+
+    return operations.start(world, bare, v1.UploadModelOperationMetadata(), "UploadModel", work)
+
+
+def get(world: World, request: v1.GetModelRequest) -> v1.Model:
+    """Return a version: the default one unless NAME@VERSION or NAME@ALIAS says which."""
+    return _seen(world, model_of(world, request.name))
+
+
+def list_(world: World, request: v1.ListModelsRequest) -> v1.ListModelsResponse:
+    """Return the default version of every model."""
+    under = f"{canonical(request.parent)}/models/"
+    names = [name for name in world.models if name.startswith(under)]
+    found, token = page((_seen(world, model_of(world, name)) for name in names), request)
+    return v1.ListModelsResponse(models=found, next_page_token=token)
+
+
+def list_versions(
+    world: World, request: v1.ListModelVersionsRequest
+) -> v1.ListModelVersionsResponse:
+    """Return every version of one model."""
+    bare = model_of(world, request.name).name
+    found, token = page((_seen(world, version) for version in world.models[bare].values()), request)
+    return v1.ListModelVersionsResponse(models=found, next_page_token=token)
+
+
+def update(world: World, request: v1.UpdateModelRequest) -> v1.Model:
+    """Change what the mask names."""
+    model = model_of(world, request.model.name)
+    for path in request.update_mask.paths:
+        if path not in {"display_name", "description", "labels", "version_description"}:
+            raise Refused("INVALID_ARGUMENT", f"Field {path} cannot be updated")
+        setattr(model, path, getattr(request.model, path))
+    model.update_time = now()
+    return _seen(world, model)
+
+
+def merge_aliases(world: World, request: v1.MergeVersionAliasesRequest) -> v1.Model:
+    """Give aliases to a version, taking them from the one that had them; "-alias" takes one away."""
+    with world.lock:
+        model = model_of(world, request.name)
+        for alias in request.version_aliases:
+            if not ALIAS.fullmatch(alias.removeprefix("-")):
+                raise Refused(
+                    "INVALID_ARGUMENT", f"Invalid version alias {alias}: expected {ALIAS.pattern}"
+                )
+        gone = {alias[1:] for alias in request.version_aliases if alias.startswith("-")}
+        if "default" in gone:
+            raise Refused(
+                "INVALID_ARGUMENT",
+                "The default alias cannot be removed, only given to another version.",
+            )
+        model.version_aliases = [alias for alias in model.version_aliases if alias not in gone]
+        _move(
+            world.models[model.name],
+            model,
+            [a for a in request.version_aliases if not a.startswith("-")],
+        )
+        return _seen(world, model)
+
+
+def delete(world: World, request: v1.DeleteModelRequest) -> Operation:
+    """Delete a model with all its versions, unless one of them is deployed."""
+    model = model_of(world, request.name)
+    _refuse_deployed(in_use(world, model.name), model.name)
+
+    def work(_: operations.Operation) -> Empty:
+        with world.lock:
+            _refuse_deployed(in_use(world, model.name), model.name)
+            world.models.pop(model.name, None)
+        return Empty()
+
+    return operations.start(world, model.name, v1.DeleteOperationMetadata(), "DeleteModel", work)
+
+
+def delete_version(world: World, request: v1.DeleteModelVersionRequest) -> Operation:
+    """Delete one version, unless it is deployed or the default of several."""
+    model = model_of(world, request.name)
+    if "@" not in request.name:
+        raise Refused("INVALID_ARGUMENT", "A version is needed: NAME@VERSION")
+    _refuse_deployed(in_use(world, model.name, model.version_id), request.name)
+    if "default" in model.version_aliases and len(world.models[model.name]) > 1:
+        raise Refused(
+            "FAILED_PRECONDITION",
+            "The default version of a model with several versions cannot be deleted.",
+        )
+
+    def work(_: operations.Operation) -> Empty:
+        with world.lock:
+            versions = world.models[model.name]
+            versions.pop(model.version_id, None)
+            if not versions:
+                del world.models[model.name]
+        return Empty()
+
+    return operations.start(
+        world, model.name, v1.DeleteOperationMetadata(), "DeleteModelVersion", work
+    )
+
+
+def _move(versions: dict[str, v1.Model], model: v1.Model, aliases: list[str]) -> None:
+    for other in versions.values():
+        other.version_aliases = [alias for alias in other.version_aliases if alias not in aliases]
+    model.version_aliases = [*model.version_aliases, *dict.fromkeys(aliases)]
+
+
+def _seen(world: World, model: v1.Model) -> v1.Model:
+    """Return a model as a client sees it: with the places where it is deployed."""
+    shown = v1.Model(model)
+    shown.deployed_models = [
+        v1.DeployedModelRef(endpoint=endpoint, deployed_model_id=number)
+        for endpoint, number in in_use(world, model.name, model.version_id)
+    ]
+    return shown
+
+
+def _refuse_deployed(where: list[tuple[str, str]], name: str) -> None:
+    if where:
+        places = ", ".join(f"{endpoint} (deployed model {number})" for endpoint, number in where)
+        raise Refused(
+            "FAILED_PRECONDITION",
+            f"Model {name} cannot be deleted: it is deployed to {places}. Undeploy it first.",
+        )
+
+
+def check_labels(labels: Any) -> None:
+    """Raise Refused for a label that Google would not take."""
+    for key, value in labels.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", key) or not re.fullmatch(
+            r"[a-z0-9_-]{0,63}", value
+        ):
+            raise Refused(
+                "INVALID_ARGUMENT",
+                f"Invalid label {key}={value}: lowercase letters, digits, _ and -, 63 at most",
+            )
+
+
+METHODS = {
+    "UploadModel": upload,
+    "GetModel": get,
+    "ListModels": list_,
+    "ListModelVersions": list_versions,
+    "UpdateModel": update,
+    "MergeVersionAliases": merge_aliases,
+    "DeleteModel": delete,
+    "DeleteModelVersion": delete_version,
+}

@@ -1,0 +1,100 @@
+"""Long-running operations. Each one ends: in its answer, in an error, or in a cancellation."""
+
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import proto
+from google.cloud import aiplatform_v1 as v1
+from google.longrunning import operations_pb2
+from google.protobuf.message import Message
+
+from rehearsal.errors import Refused
+from rehearsal.faults import refusal
+from rehearsal.world import World, canonical, now
+
+PATH = re.compile(r"/(?:v1|v1beta1|ui)/(.+?)/operations(?:/([^/:]+))?(?::(cancel|wait))?")
+_workers = ThreadPoolExecutor(max_workers=64, thread_name_prefix="operation")
+
+
+@dataclass
+class Operation:
+    """Work under way for a client that polls."""
+
+    name: str
+    metadata: Any
+    future: Future[Any] = field(default_factory=Future)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def message(self) -> operations_pb2.Operation:
+        """Return it as Google's clients read it."""
+        written = operations_pb2.Operation(name=self.name)
+        written.metadata.Pack(_plain(self.metadata))
+        if self.future.done():
+            written.done = True
+            if (error := self.future.exception()) is None:
+                written.response.Pack(_plain(self.future.result()))
+            elif isinstance(error, Refused):
+                written.error.code, written.error.message = error.code, error.message
+            else:
+                written.error.code, written.error.message = 13, f"INTERNAL: {error!r}"
+        return written
+
+
+def start(
+    world: World, parent: str, metadata: Any, rpc: str, work: Callable[[Operation], Any]
+) -> operations_pb2.Operation:
+    """Begin work in the background, on the resource `parent`, and return its operation."""
+    if hasattr(metadata, "generic_metadata"):
+        metadata.generic_metadata = v1.GenericOperationMetadata(
+            create_time=now(), update_time=now()
+        )
+    operation = Operation(f"{parent}/operations/{world.serial()}", metadata)
+    with world.lock:
+        world.operations[operation.name] = operation
+    fault = world.faults.strikes(rpc, "failing")
+
+    def run() -> Any:
+        try:
+            answer = work(operation)
+            if fault:
+                raise refusal(fault, parent)
+            return answer
+        finally:
+            if hasattr(metadata, "generic_metadata"):
+                metadata.generic_metadata.update_time = now()
+
+    operation.future = _workers.submit(run)
+    return operation.message()
+
+
+def answer(world: World, verb: str, path: str) -> Message | dict[str, Any] | None:
+    """Answer a request about operations; None where it is about something else."""
+    match = PATH.fullmatch(path)
+    if match is None:
+        return None
+    parent, number, what = canonical(match[1]).partition("@")[0], match[2], match[3]
+    if number is None:
+        under = [o for o in world.operations.values() if o.name.startswith(f"{parent}/")]
+        return operations_pb2.ListOperationsResponse(operations=[o.message() for o in under])
+    found = next(
+        (o for o in world.operations.values() if o.name.endswith(f"/operations/{number}")), None
+    )
+    if found is None:
+        raise Refused("NOT_FOUND", f"Operation {number} is not found")
+    if what == "cancel":
+        found.cancelled.set()
+        return {}
+    if verb == "DELETE":
+        with world.lock:
+            del world.operations[found.name]
+        return {}
+    return found.message()
+
+
+def _plain(kind: Any) -> Message:
+    plain: Message = type(kind).pb(kind) if isinstance(kind, proto.Message) else kind
+    return plain

@@ -1,0 +1,134 @@
+"""Artifact Registry's repositories and packages; the images lie in a real registry beside it."""
+
+from typing import Any
+
+import requests
+from google.cloud import artifactregistry_v1 as ar
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.empty_pb2 import Empty
+
+from rehearsal import operations
+from rehearsal.errors import Refused, not_found
+from rehearsal.world import World, canonical, now, page
+
+MANIFESTS = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
+
+
+def create(world: World, request: ar.CreateRepositoryRequest) -> Operation:
+    """Begin a repository."""
+    name = f"{canonical(request.parent)}/repositories/{request.repository_id}"
+    if name in world.repositories:
+        raise Refused("ALREADY_EXISTS", "the repository already exists")
+    repository = ar.Repository(request.repository)
+    repository.name = f"{request.parent}/repositories/{request.repository_id}"
+
+    def work(_: operations.Operation) -> ar.Repository:
+        repository.create_time = repository.update_time = now()
+        world.repositories[name] = repository
+        return repository
+
+    return operations.start(
+        world, canonical(request.parent), ar.OperationMetadata(), "CreateRepository", work
+    )
+
+
+def get(world: World, request: ar.GetRepositoryRequest) -> ar.Repository:
+    """Return a repository."""
+    found = world.repositories.get(canonical(request.name))
+    if found is None:
+        raise Refused("NOT_FOUND", f"Requested entity was not found: {request.name}")
+    return ar.Repository(found)
+
+
+def list_(world: World, request: ar.ListRepositoriesRequest) -> ar.ListRepositoriesResponse:
+    """Return a location's repositories."""
+    under = canonical(request.parent)
+    found, token = page(
+        (r for name, r in world.repositories.items() if name.startswith(f"{under}/")), request
+    )
+    return ar.ListRepositoriesResponse(repositories=found, next_page_token=token)
+
+
+def delete(world: World, request: ar.DeleteRepositoryRequest) -> Operation:
+    """Delete a repository; its images go with it."""
+    repository = get(world, ar.GetRepositoryRequest(name=request.name))
+
+    def work(_: operations.Operation) -> Empty:
+        for package in _packages(world, repository.name):
+            _empty(world, repository.name, package)
+        world.repositories.pop(canonical(request.name), None)
+        return Empty()
+
+    return operations.start(
+        world, _location(request.name), ar.OperationMetadata(), "DeleteRepository", work
+    )
+
+
+def list_packages(world: World, request: ar.ListPackagesRequest) -> ar.ListPackagesResponse:
+    """Return the names of a repository's images."""
+    repository = get(world, ar.GetRepositoryRequest(name=request.parent))
+    names = [f"{repository.name}/packages/{name}" for name in _packages(world, repository.name)]
+    return ar.ListPackagesResponse(packages=[ar.Package(name=name) for name in names])
+
+
+def delete_package(world: World, request: ar.DeletePackageRequest) -> Operation:
+    """Delete every version of one image."""
+    repository, _, package = request.name.partition("/packages/")
+    found = get(world, ar.GetRepositoryRequest(name=repository))
+    if package not in _packages(world, found.name):
+        raise not_found("Package", request.name)
+
+    def work(_: operations.Operation) -> Empty:
+        _empty(world, found.name, package)
+        return Empty()
+
+    return operations.start(
+        world, _location(request.name), ar.OperationMetadata(), "DeletePackage", work
+    )
+
+
+def _location(name: str) -> str:
+    return "/".join(canonical(name).split("/")[:4])
+
+
+def _folder(name: str) -> str:
+    """Return where a repository's images lie in the registry: PROJECT/REPOSITORY."""
+    return f"{name.split('/')[1]}/{name.rsplit('/', 1)[-1]}"
+
+
+def _packages(world: World, name: str) -> list[str]:
+    folder = _folder(name) + "/"
+    found = _ask(world, "GET", "_catalog?n=1000").json()["repositories"]
+    named = [each.removeprefix(folder) for each in found if each.startswith(folder)]
+    return [each for each in named if _tags(world, folder + each)]
+
+
+def _tags(world: World, path: str) -> list[str]:
+    reply = _ask(world, "GET", f"{path}/tags/list")
+    return (reply.json().get("tags") or []) if reply.ok else []
+
+
+def _empty(world: World, name: str, package: str) -> None:
+    path = f"{_folder(name)}/{package}"
+    for tag in _tags(world, path):
+        reply = _ask(world, "HEAD", f"{path}/manifests/{tag}", Accept=MANIFESTS)
+        if reply.ok:
+            _ask(world, "DELETE", f"{path}/manifests/{reply.headers['Docker-Content-Digest']}")
+
+
+def _ask(world: World, verb: str, path: str, **headers: Any) -> requests.Response:
+    if not world.rules.registry:
+        raise Refused("UNIMPLEMENTED", "the rehearsal was started without a registry")
+    return requests.request(
+        verb, f"http://{world.rules.registry}/v2/{path}", headers=headers, timeout=30
+    )
+
+
+METHODS = {
+    "CreateRepository": create,
+    "GetRepository": get,
+    "ListRepositories": list_,
+    "DeleteRepository": delete,
+    "ListPackages": list_packages,
+    "DeletePackage": delete_package,
+}

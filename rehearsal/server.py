@@ -1,0 +1,179 @@
+"""The stand-in over HTTP: one server for every API that is rehearsed."""
+
+import json
+import logging
+import socket
+import threading
+import time
+import traceback
+from typing import Any
+
+from google.api import httpbody_pb2  # noqa: F401  rawPredict's type holds one
+from google.cloud import aiplatform_v1 as v1
+from google.cloud import resourcemanager_v3
+from google.iam.v1 import iam_policy_pb2
+from google.protobuf import json_format
+from werkzeug import Request, Response
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from rehearsal import (
+    batch,
+    builds,
+    endpoints,
+    models,
+    monitoring,
+    operations,
+    prediction,
+    relay,
+    repositories,
+    wire,
+)
+from rehearsal.errors import Refused
+from rehearsal.faults import refusal
+from rehearsal.world import World, number
+
+log = logging.getLogger("rehearsal")
+RAW = "X-Vertex-AI-Endpoint-Id", "X-Vertex-AI-Deployed-Model-Id"
+
+
+def permissions(
+    world: World, request: iam_policy_pb2.TestIamPermissionsRequest
+) -> iam_policy_pb2.TestIamPermissionsResponse:
+    """Return the permissions that the caller has: all, but for those that a fault denies."""
+    refused = {
+        fault.detail for fault in world.faults.waiting if fault.kind == "denied" and fault.times
+    }
+    granted = [each for each in request.permissions if each not in refused]
+    return iam_policy_pb2.TestIamPermissionsResponse(permissions=granted)
+
+
+def project(_: World, request: resourcemanager_v3.GetProjectRequest) -> resourcemanager_v3.Project:
+    """Return a project; every ID is one."""
+    identity = request.name.split("/")[1]
+    return resourcemanager_v3.Project(
+        name=f"projects/{number(identity)}", project_id=identity, state="ACTIVE"
+    )
+
+
+METHODS: dict[str, Any] = {
+    "TestIamPermissions": permissions,
+    "GetProject": project,
+    **models.METHODS, **endpoints.METHODS, **batch.METHODS, **builds.METHODS, **repositories.METHODS,
+    **monitoring.METHODS,
+}  # fmt: skip
+
+
+class Quiet(WSGIRequestHandler):
+    """Logs through logging, one line a request."""
+
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        """Write one line."""
+        del size
+        log.info("%s %s %s", code, self.command, self.path.partition("?")[0])
+
+
+class App:
+    """Answers every request: by a method's answer, or by Google's error."""
+
+    def __init__(self, world: World, *, dedicated: bool = False) -> None:
+        """Serve the shared domain, or the one of dedicated endpoints."""
+        self.world, self.dedicated = world, dedicated
+
+    def __call__(self, environ: dict[str, Any], start: Any) -> Any:
+        """Answer one request, as WSGI has it."""
+        request = Request(environ)
+        try:
+            response = self._answer(request)
+        except Refused as error:
+            response = _written(error.body(), error.http)
+        except ConnectionAbortedError:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            response = Response(status=500)
+        except Exception as error:  # noqa: BLE001  a client must get an answer, and this log the reason
+            log.error("%s", traceback.format_exc())
+            response = _written(Refused("INTERNAL", f"the stand-in failed: {error!r}").body(), 500)
+        return response(environ, start)
+
+    def _answer(self, request: Request) -> Response:
+        body = request.get_data()
+        if request.path.startswith("/rehearsal/"):
+            return self._control(request, body)
+        if request.path.startswith(relay.PATHS):
+            return relay.relay(self.world.rules, request)
+        polled = self._polled(request)
+        if polled is not None:
+            return polled
+        route, variables = wire.find(request.method, request.path)
+        resource = next(iter(variables.values()), "")
+        self._strike(route.rpc, resource)
+        if route.rpc in ("Predict", "RawPredict"):
+            return self._predict(route.rpc, request, variables["endpoint"], body)
+        method = METHODS.get(route.rpc)
+        if method is None:
+            raise Refused(
+                "UNIMPLEMENTED",
+                f"the rehearsal does not do {route.rpc}; its README says what it does",
+            )
+        query = {name: request.args.getlist(name) for name in request.args}
+        call = wire.parse(request.method, request.path, query, body)
+        return _written(wire.as_json(method(self.world, _stable(call))))
+
+    def _polled(self, request: Request) -> Response | None:
+        if operations.PATH.fullmatch(request.path) is None:
+            return None
+        self._strike("GetOperation", request.path)
+        answer = operations.answer(self.world, request.method, request.path)
+        return _written(answer if isinstance(answer, dict) else json_format.MessageToDict(answer))
+
+    def _strike(self, rpc: str, resource: str) -> None:
+        fault = self.world.faults.strikes(rpc, "denied", "disabled", "refused", "cut", "slow")
+        if fault and fault.kind == "cut":
+            raise ConnectionAbortedError
+        if fault and fault.kind == "slow":
+            time.sleep(float(fault.detail))
+        elif fault:
+            raise refusal(fault, resource)
+
+    def _predict(self, rpc: str, request: Request, endpoint: str, body: bytes) -> Response:
+        if rpc == "Predict":
+            wire.parse(request.method, request.path, {}, body)
+            answer = prediction.predict(self.world, endpoint, body, dedicated=self.dedicated)
+            return Response(answer, mimetype="application/json")
+        kind = request.headers.get("Content-Type", "application/octet-stream")
+        reply = prediction.ask(self.world, endpoint, body, kind, dedicated=self.dedicated)
+        headers = dict(zip(RAW, (endpoint.rsplit("/", 1)[-1], reply.deployed.id), strict=True))
+        return Response(reply.body, reply.status, headers, content_type=reply.kind)
+
+    def _control(self, request: Request, body: bytes) -> Response:
+        """Answer what only a rehearsal has: faults ordered and taken back."""
+        if request.path == "/rehearsal/faults" and request.method == "POST":
+            self.world.faults.add(json.loads(body))
+        elif request.path == "/rehearsal/faults" and request.method == "DELETE":
+            self.world.faults.clear()
+        elif request.path != "/rehearsal/health":
+            raise Refused("NOT_FOUND", "POST or DELETE /rehearsal/faults, GET /rehearsal/health")
+        return _written({})
+
+
+def serve(
+    world: World, host: str, port: int, *, dedicated: bool = False, context: Any = None
+) -> BaseWSGIServer:
+    """Begin to answer in the background; return the server, to be shut down."""
+    app = App(world, dedicated=dedicated)
+    server = make_server(host, port, app, threaded=True, request_handler=Quiet, ssl_context=context)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def _stable(call: wire.Call) -> Any:
+    """Return a v1beta1 request as v1's, which is what is kept here."""
+    if not call.route.package.endswith("aiplatform_v1beta1"):
+        return call.request
+    kind = getattr(v1, f"{call.route.rpc}Request", None)
+    if kind is None:
+        raise Refused("UNIMPLEMENTED", f"the rehearsal does not do {call.route.rpc} of v1beta1")
+    return kind.from_json(json.dumps(wire.as_json(call.request)), ignore_unknown_fields=True)
+
+
+def _written(content: dict[str, Any], status: int = 200) -> Response:
+    return Response(json.dumps(content), status, mimetype="application/json")

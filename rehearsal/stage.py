@@ -1,0 +1,201 @@
+"""Everything that a rehearsal needs on one machine: a registry, a storage emulator, the stand-in."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rehearsal import containers
+from rehearsal.errors import Refused
+from rehearsal.server import serve
+from rehearsal.world import Rules, World
+
+HOST = "127.0.0.1"
+BUILDER = "gcr.io/cloud-builders/docker"
+
+
+class Missing(Exception):
+    """A program that the rehearsal needs and this machine lacks; the text says where it comes from."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A rehearsal that answers."""
+
+    url: str
+    """Of the control plane, no slash at its end."""
+    registry: str
+    """host:port"""
+    storage: str
+    world: World
+    folder: Path
+    """gcloud's configuration and other scratch."""
+
+    def environment(self, project: str) -> dict[str, str]:
+        """Return the variables with which gcloud, the SDK and python -m deploy come here."""
+        apis = ("AIPLATFORM", "CLOUDBUILD", "ARTIFACTREGISTRY", "CLOUDRESOURCEMANAGER", "LOGGING")
+        return {
+            **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"{self.url}/" for api in apis},
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{self.url}/storage/v1/",
+            "CLOUDSDK_CONFIG": str(self.folder / "gcloud"),
+            "CLOUDSDK_CORE_PROJECT": project,
+            "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+            "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
+            "CLOUDSDK_CORE_DISABLE_FILE_LOGGING": "true",
+            "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
+            "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
+            "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
+            "STORAGE_EMULATOR_HOST": self.storage,
+            "DEPLOY_API_ENDPOINT": self.url,
+            "DEPLOY_REGISTRY": self.registry,
+        }
+
+    def fault(
+        self, kind: str, rpc: str, detail: str = "", *, times: int = 1, after: int = 0
+    ) -> None:
+        """Order a failure of one of Google's methods."""
+        wanted = {"kind": kind, "rpc": rpc, "detail": detail, "times": times, "after": after}
+        request = urllib.request.Request(
+            f"{self.url}/rehearsal/faults", json.dumps(wanted).encode()
+        )
+        urllib.request.urlopen(request, timeout=10).close()
+
+    def calm(self) -> None:
+        """Take all failures back."""
+        request = urllib.request.Request(f"{self.url}/rehearsal/faults", method="DELETE")
+        urllib.request.urlopen(request, timeout=10).close()
+
+
+@contextlib.contextmanager
+def raised(rules: Rules, *, port: int = 0, say: Callable[[str], None] = print) -> Iterator[Stage]:
+    """Start all of it; end all of it, and every container, afterwards. Raise Missing."""
+    _require(rules.docker, "docker-registry", "gcloud")
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rehearsal-")))
+        registry = stack.enter_context(_registry(folder))
+        say(f"registry        {registry}")
+        storage = stack.enter_context(_storage(_bridge(rules)))
+        say(f"storage         {storage}")
+        rules = replace(rules, registry=registry, storage=storage)
+        world = World(rules)
+        stack.callback(containers.end_all, rules)
+        server = serve(world, HOST, port)
+        stack.callback(server.shutdown)
+        say(f"control plane   http://{HOST}:{server.port}")
+        (folder / "gcloud").mkdir()
+        _builder(rules, folder)
+        stage = Stage(f"http://{HOST}:{server.port}", registry, storage, world, folder)
+        here = ("DEPLOY_API_ENDPOINT", "DEPLOY_REGISTRY", "STORAGE_EMULATOR_HOST")
+        world.step_env = tuple(f"{name}={stage.environment('')[name]}" for name in here)
+        yield stage
+
+
+def _require(*programs: str) -> None:
+    where = {
+        "docker-registry": "Debian's package docker-registry",
+        "gcloud": "Google's Cloud SDK, https://cloud.google.com/sdk",
+    }
+    for program in programs:
+        if shutil.which(program) is None:
+            raise Missing(
+                f"{program} is not on this machine; it comes from {where.get(program, program)}"
+            )
+
+
+def _builder(rules: Rules, folder: Path) -> None:
+    """Give Cloud Build's builder of this name this machine's own Docker client, where it is not there."""
+    try:
+        containers.docker(rules, "image", "inspect", BUILDER)
+    except Refused:
+        context = folder / "builder"
+        context.mkdir()
+        shutil.copy(Path(shutil.which(rules.docker) or rules.docker), context / "docker")
+        (context / "Dockerfile").write_text(
+            'FROM debian:bookworm-slim\nCOPY docker /usr/bin/docker\nENTRYPOINT ["/usr/bin/docker"]\n'
+        )
+        containers.docker(rules, "build", "--quiet", "--tag", BUILDER, str(context), timeout_s=300)
+
+
+def _bridge(rules: Rules) -> str:
+    """Return an address of this machine that containers reach too."""
+    where = "{{(index .IPAM.Config 0).Gateway}}"
+    address = containers.docker(rules, "network", "inspect", "bridge", "--format", where)
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:  # Docker Desktop: the bridge is inside its virtual machine
+            return "host.docker.internal"
+    return address
+
+
+@contextlib.contextmanager
+def _registry(folder: Path) -> Iterator[str]:
+    port = free_port(HOST)
+    settings: dict[str, Any] = {
+        "version": 0.1,
+        "log": {"level": "error"},
+        "storage": {
+            "filesystem": {"rootdirectory": str(folder / "registry")},
+            "delete": {"enabled": True},
+        },
+        "http": {"addr": f"{HOST}:{port}"},
+    }
+    file = folder / "registry.yml"
+    file.write_text(json.dumps(settings))
+    with _running(["docker-registry", "serve", str(file)], HOST, port, folder / "registry.log"):
+        yield f"{HOST}:{port}"
+
+
+@contextlib.contextmanager
+def _storage(host: str) -> Iterator[str]:
+    bound = HOST if host == "host.docker.internal" else host
+    port = free_port(bound)
+    program = str(Path(sys.executable).with_name("gcp-storage-emulator"))
+    command = [program, "start", "--in-memory", f"--host={bound}", f"--port={port}"]
+    with _running(command, bound, port, Path(os.devnull)):
+        yield f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def _running(command: list[str], host: str, port: int, log: Path) -> Iterator[None]:
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, stdout=output, stderr=output) as process,
+    ):
+        try:
+            until = time.monotonic() + 30
+            while not _listens(host, port):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise Missing(f"{command[0]} does not start: {log.read_text()[-500:]}")
+                time.sleep(0.1)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
+
+
+def free_port(host: str) -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,270 @@
+"""HTTP to Google's own published types and back.
+
+The routes are not written here: they are read from the HTTP rules inside Google's own clients
+(google-cloud-aiplatform, -artifact-registry, -build, -resource-manager), and so are the types; what
+is required is read from those types' own documentation.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import proto
+from google.protobuf import json_format, message
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from rehearsal.errors import Refused
+
+SERVICES = (
+    ("google.cloud.aiplatform_v1", "model_service", "ModelService"),
+    ("google.cloud.aiplatform_v1", "endpoint_service", "EndpointService"),
+    ("google.cloud.aiplatform_v1", "prediction_service", "PredictionService"),
+    ("google.cloud.aiplatform_v1", "job_service", "JobService"),
+    ("google.cloud.aiplatform_v1beta1", "model_service", "ModelService"),
+    ("google.cloud.aiplatform_v1beta1", "endpoint_service", "EndpointService"),
+    ("google.cloud.aiplatform_v1beta1", "prediction_service", "PredictionService"),
+    ("google.cloud.aiplatform_v1beta1", "job_service", "JobService"),
+    ("google.cloud.artifactregistry_v1", "artifact_registry", "ArtifactRegistry"),
+    ("google.cloud.devtools.cloudbuild_v1", "cloud_build", "CloudBuild"),
+    ("google.cloud.resourcemanager_v3", "projects", "Projects"),
+)
+# google-cloud-monitoring has no REST client to read this rule from.
+BY_HAND = (
+    (
+        "google.cloud.monitoring_v3",
+        "ListTimeSeries",
+        "get",
+        "/v3/{name=projects/*}/timeSeries",
+        None,
+    ),
+    ("google.cloud.resourcemanager_v3", "GetProject", "get", "/v1/{name=projects/*}", None),
+)
+# Operations and locations are mixed into every client; operations.py answers for all of them.
+MIXED_IN = re.compile("(Get|List|Cancel|Delete|Wait)(Operation|Location)s?|(Get|Set)IamPolicy")
+SYSTEM = {"alt", "$alt", "key", "fields", "prettyPrint", "quotaUser", "access_token", "callback"}
+
+
+class Route(NamedTuple):
+    """One of Google's methods as HTTP knows it."""
+
+    rpc: str
+    verb: str
+    path: re.Pattern[str]
+    variables: tuple[str, ...]
+    body: str | None
+    """The field that the body is; "*": the whole request; None: there is no body."""
+    request: Any
+    """The request's type: a proto-plus class or a plain protobuf one."""
+    package: str
+
+
+class Call(NamedTuple):
+    """A request that kept to its type."""
+
+    route: Route
+    request: Any
+    mask: tuple[str, ...] | None
+    """What an update is to change, in the types' own spelling."""
+
+
+@cache
+def routes() -> tuple[Route, ...]:
+    """Read every route from Google's clients."""
+    return tuple(_read_routes())
+
+
+def find(verb: str, path: str) -> tuple[Route, dict[str, str]]:
+    """Return the route of a path and its variables; raise Refused."""
+    known = False
+    for route in routes():
+        if match := route.path.fullmatch(path):
+            known = True
+            if route.verb == verb.lower() and route.request is not None:
+                found = zip(route.variables, match.groups(), strict=True)
+                return route, {name: unquote(value) for name, value in found}
+    if known:
+        raise Refused("UNIMPLEMENTED", f"{verb} is not a method of {path}")
+    raise Refused(
+        "NOT_FOUND", f"Google publishes no method of the APIs rehearsed here for {verb} {path}"
+    )
+
+
+def parse(verb: str, path: str, query: Mapping[str, list[str]], body: bytes) -> Call:
+    """Read a request into Google's type for it.
+
+    Raises:
+        Refused: no such method, an unknown field, a value of a wrong type, or a required one missing.
+
+    """
+    route, variables = find(verb, path)
+    if route.body is None:
+        content: dict[str, Any] = {}
+        # Google ignores the empty object that some clients send beside a GET.
+        if body.strip() not in (b"", b"{}"):
+            raise Refused("INVALID_ARGUMENT", f"{route.rpc} has no body")
+    else:
+        sent = _json(body)
+        content = sent if route.body == "*" else {_json_name(route, route.body): sent}
+    for name, values in query.items():
+        if name not in SYSTEM and not name.startswith("$."):
+            _put(content, descriptor(route.request), name.split("."), values)
+    for name, value in variables.items():
+        _put(content, descriptor(route.request), name.split("."), [value])
+    request = _fill(route.request, content)
+    mask = None
+    if "update_mask" in descriptor(route.request).fields_by_name:
+        mask = tuple(request.update_mask.paths)
+    # Cloud Build's methods have two paths each; what the other one carries is not missing.
+    elsewhere = {name for other in routes() if other.rpc == route.rpc for name in other.variables}
+    _demand(request, route.request, "", deep=mask is None, spared=elsewhere)
+    return Call(route, request, mask)
+
+
+def as_json(answer: Any) -> dict[str, Any]:
+    """Write one of Google's types as its REST API does."""
+    plain = type(answer).pb(answer) if isinstance(answer, proto.Message) else answer
+    written: dict[str, Any] = json_format.MessageToDict(plain, use_integers_for_enums=False)
+    return written
+
+
+def descriptor(kind: Any) -> Descriptor:
+    """Return a type's descriptor, whether proto-plus made it or protobuf."""
+    plain = kind.pb() if issubclass(kind, proto.Message) else kind
+    found: Descriptor = plain.DESCRIPTOR
+    return found
+
+
+def _read_routes() -> Iterator[Route]:
+    for package, module, service in SERVICES:
+        base = import_module(f"{package}.services.{module}.transports.rest_base")
+        transport = getattr(base, f"_Base{service}RestTransport")
+        for name in dir(transport):
+            rule = getattr(getattr(transport, name), "_get_http_options", None)
+            if rule and name.startswith("_Base") and not MIXED_IN.fullmatch(name[5:]):
+                for option in rule():
+                    yield _route(
+                        package, name[5:], option["method"], option["uri"], option.get("body")
+                    )
+    for rule_by_hand in BY_HAND:
+        yield _route(*rule_by_hand)
+
+
+def _route(package: str, rpc: str, verb: str, template: str, body: str | None) -> Route:
+    variables: list[str] = []
+
+    def group(match: re.Match[str]) -> str:
+        variables.append(match[1])
+        return "(" + (match[2] or "*").replace("**", ".+").replace("*", "[^/:]+") + ")"
+
+    template = template.replace(":", r"\:").replace("$", r"\$")
+    pattern = re.sub(r"\{([a-z_.]+)(?:=([^}]+))?\}", group, template)
+    return Route(
+        rpc, verb, re.compile(pattern), tuple(variables), body, _type(package, rpc), package
+    )
+
+
+def _type(package: str, rpc: str) -> Any:
+    if rpc == "TestIamPermissions":
+        return import_module("google.iam.v1.iam_policy_pb2").TestIamPermissionsRequest
+    return getattr(import_module(package), f"{rpc}Request", None)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body or b"{}")
+    except ValueError as error:
+        raise Refused("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}") from None
+
+
+def _json_name(route: Route, field: str) -> str:
+    name: str = descriptor(route.request).fields_by_name[field].json_name
+    return name
+
+
+def _put(content: Any, kind: Descriptor, path: list[str], values: list[str]) -> None:
+    """Set a field, named in the query or the path, in the JSON that is to be parsed."""
+    for index, name in enumerate(path):
+        field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
+        if field is None:
+            where = ".".join(path)
+            message = f'Invalid JSON payload received. Unknown name "{where}": Cannot bind query parameter. '
+            raise Refused(
+                "INVALID_ARGUMENT",
+                f"{message}Field '{where}' could not be found in request message.",
+            )
+        if index == len(path) - 1:
+            if not isinstance(content, dict):
+                raise Refused("INVALID_ARGUMENT", "Invalid value: expected an object")
+            content[field.json_name] = (
+                list(values) if field.is_repeated else _value(field, values[-1])
+            )
+        else:
+            content, kind = content.setdefault(field.json_name, {}), field.message_type
+
+
+def _value(field: FieldDescriptor, text: str) -> Any:
+    if (
+        field.message_type is not None
+        and field.message_type.full_name == "google.protobuf.FieldMask"
+    ):
+        # Google takes both spellings, its own parser only one.
+        return re.sub("_([a-z])", lambda match: match[1].upper(), text)
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if field.type == FieldDescriptor.TYPE_ENUM and text.isdigit():
+        return int(text)
+    return text
+
+
+def _fill(kind: Any, content: dict[str, Any]) -> Any:
+    try:
+        if not issubclass(kind, proto.Message):
+            return json_format.ParseDict(content, kind())
+        plain: message.Message = kind.pb()()
+        json_format.ParseDict(content, plain)
+        return kind.wrap(plain)
+    except json_format.ParseError as error:
+        raise Refused("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}") from None
+
+
+def _demand(request: Any, kind: Any, at: str, *, deep: bool, spared: Collection[str] = ()) -> None:
+    """Refuse a message in which a field is missing whose documentation begins with Required."""
+    if not issubclass(kind, proto.Message):
+        return
+    plain = kind.pb(request)
+    needed = required(kind)
+    for field in plain.DESCRIPTOR.fields:
+        where = f"{at}{field.name}"
+        present = bool(getattr(plain, field.name)) if field.is_repeated else (
+            plain.HasField(field.name) if field.has_presence else getattr(plain, field.name) != field.default_value
+        )  # fmt: skip
+        if not present:
+            # An enum's first value may be meant; it is not written.
+            if (
+                field.name in needed
+                and field.name not in spared
+                and field.type != FieldDescriptor.TYPE_ENUM
+            ):
+                raise Refused("INVALID_ARGUMENT", f"Required field is not set: {where}.")
+            continue
+        inner = kind.meta.fields[field.name].message if field.name in kind.meta.fields else None
+        if not deep or not isinstance(inner, type) or not issubclass(inner, proto.Message):
+            continue
+        values = getattr(request, field.name)
+        if not field.is_repeated:
+            _demand(values, inner, f"{where}.", deep=True)
+        elif not field.message_type.GetOptions().map_entry:
+            for index, value in enumerate(values):
+                _demand(value, inner, f"{where}[{index}].", deep=True)
+
+
+@cache
+def required(kind: Any) -> frozenset[str]:
+    """Return the fields that Google's documentation of a type calls required."""
+    return frozenset(
+        re.findall(r"^ {8}(\w+) \([^\n]*\):\n +Required\.", kind.__doc__ or "", re.MULTILINE)
+    )

@@ -1,0 +1,149 @@
+"""What the stand-in keeps, in memory: the resources, under Google's own names, and how strict it is."""
+
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.cloud import aiplatform_v1 as v1
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from rehearsal.errors import Refused, not_found
+from rehearsal.faults import Faults
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How strict this Google is; the defaults are the documented ones but for the patience."""
+
+    docker: str = "docker"
+    storage: str = ""
+    """URL of the storage emulator, as clients on this machine and containers reach it."""
+    registry: str = ""
+    """host:port of the registry that stands for Artifact Registry."""
+    patience_s: float = 180
+    """How long a model may take to get healthy. Google waits some 20 minutes."""
+    cpus: int = 42
+    """The quota custom_model_serving_cpus."""
+    accelerators: int = 0
+    """The quota of each kind of accelerator; a new project has none."""
+    shared_bytes: int = 1_572_864
+    dedicated_bytes: int = 10 * 2**20
+    shared_s: float = 60
+    dedicated_s: float = 600
+
+
+@dataclass
+class World:
+    """Every resource of every project. Hold `lock` while reading or changing more than one."""
+
+    rules: Rules
+    faults: Faults = field(default_factory=Faults)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    models: dict[str, dict[str, v1.Model]] = field(default_factory=dict)
+    """Name → version → model."""
+    endpoints: dict[str, v1.Endpoint] = field(default_factory=dict)
+    pools: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """(endpoint, deployed model's ID) → the replicas that serve it."""
+    operations: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, v1.BatchPredictionJob] = field(default_factory=dict)
+    repositories: dict[str, Any] = field(default_factory=dict)
+    builds: dict[str, Any] = field(default_factory=dict)
+    answered: list[Any] = field(default_factory=list)
+    """What Cloud Monitoring knows: one entry a prediction."""
+    step_env: tuple[str, ...] = ()
+    """NAME=value pairs with which a build's steps come here and not to Google."""
+    _serial: int = 1000
+
+    def serial(self) -> str:
+        """Return a number that nothing else has."""
+        with self.lock:
+            self._serial += 1
+            return str(self._serial)
+
+
+def now() -> Timestamp:
+    """Return this moment as Google writes it."""
+    stamp = Timestamp()
+    stamp.GetCurrentTime()
+    stamp.nanos -= stamp.nanos % 1000
+    return stamp
+
+
+def number(project: str) -> str:
+    """Return a project's number; one is made up for every ID that is asked for."""
+    return (
+        project
+        if project.isdigit()
+        else str(10**11 + sum(ord(c) * 31**i for i, c in enumerate(project)) % 10**10)
+    )
+
+
+def canonical(name: str) -> str:
+    """Return a resource's name with the project's number in it, as Google keeps them."""
+    return re.sub(r"^projects/([^/]+)", lambda match: f"projects/{number(match[1])}", name)
+
+
+def location(name: str) -> str:
+    """Return the region in a name."""
+    return name.split("/")[3]
+
+
+def model_of(world: World, name: str) -> v1.Model:
+    """Return the version that NAME, NAME@VERSION or NAME@ALIAS means; raise Refused."""
+    bare, _, wanted = canonical(name).partition("@")
+    versions = world.models.get(bare)
+    if versions:
+        for version in versions.values():
+            if wanted == version.version_id or (wanted or "default") in version.version_aliases:
+                return version
+    raise not_found("Model", name)
+
+
+def endpoint_of(world: World, name: str) -> v1.Endpoint:
+    """Return an endpoint; raise Refused."""
+    endpoint = world.endpoints.get(canonical(name))
+    if endpoint is None:
+        raise Refused("NOT_FOUND", f"Endpoint `{name}` not found.")
+    return endpoint
+
+
+def in_use(world: World, bare: str, version: str | None = None) -> list[tuple[str, str]]:
+    """Return the (endpoint, deployed model's ID) pairs that serve a model, or one version of it."""
+    return [
+        (endpoint.name, deployed.id)
+        for endpoint in world.endpoints.values()
+        for deployed in endpoint.deployed_models
+        if deployed.model.partition("@")[0] == bare and version in (None, deployed.model_version_id)
+    ]
+
+
+def page(
+    items: Iterable[Any], request: Any, matches: Callable[[Any, str], bool] | None = None
+) -> tuple[list[Any], str]:
+    """Return the items of a list request's page that its filter lets through, and the next page's token."""
+    found = list(items)
+    if wanted := getattr(request, "filter", ""):
+        for clause in re.split(r"\s+AND\s+", wanted):
+            found = [item for item in found if (matches or labelled)(item, clause.strip())]
+    first = int(request.page_token or 0)
+    size = request.page_size or 100
+    return found[first : first + size], str(first + size) if len(found) > first + size else ""
+
+
+def labelled(item: Any, clause: str) -> bool:
+    """Say whether an item keeps one clause of a filter, such as labels.team="x"; raise Refused."""
+    match = re.fullmatch(r'([\w.\-]+)\s*(!?=|:)\s*"?([^"]*)"?', clause)
+    if match is None:
+        raise Refused("UNIMPLEMENTED", f"the rehearsal does not read the filter {clause!r}")
+    key, sign, value = match.groups()
+    if key.startswith("labels."):
+        label = item.labels.get(key.removeprefix("labels."))
+        return (label is not None if value == "*" else label == value) == (sign != "!=")
+    name = {"model": "name", "endpoint": "name", "model_id": "name"}.get(key, key)
+    if not hasattr(item, name):
+        raise Refused("INVALID_ARGUMENT", f"Invalid filter: no field {key}")
+    have = str(getattr(item, name))
+    same = have.rsplit("/", 1)[-1] == value.rsplit("/", 1)[-1] if name == "name" else have == value
+    return same == (sign != "!=")
