@@ -1,0 +1,21 @@
+# What Cloud Build's steps run in: the locked packages, Java, a Docker client, this repository.
+ARG BASE=debian:bookworm-slim
+ARG DOCKER_CLI=gcr.io/cloud-builders/docker
+
+FROM ${DOCKER_CLI} AS cli
+
+FROM ${BASE}
+# The slim base has no manual pages, and Java's package insists on their folder.
+RUN mkdir -p /usr/share/man/man1 \
+ && apt-get update \
+ && apt-get install --yes --no-install-recommends python3-venv python3-pip openjdk-17-jre-headless make git curl ca-certificates \
+ && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ARG TORCH=torch==2.13.0
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --quiet --no-cache-dir --no-deps --index-url ${TORCH_INDEX} ${TORCH}
+COPY requirements/dev.lock /tmp/dev.lock
+RUN pip install --quiet --no-cache-dir --require-hashes --requirement /tmp/dev.lock
+COPY --from=cli /usr/bin/docker /usr/bin/docker
+WORKDIR /workspace
