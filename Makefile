@@ -11,6 +11,12 @@ STORAGE ?=
 # Packages that the image needs beside requirements/serve.lock, as pip takes them.
 EXTRAS ?=
 
+# Where to deploy; both are remembered, and everything else is in deploy.toml.
+PROJECT ?=
+REGION ?=
+# Options of python -m deploy, such as --dry-run.
+ARGS ?=
+
 INSTANCES ?= build/model/held-out/instances.json
 
 BIN := .venv/bin
@@ -27,7 +33,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model archive serve predict build run migrate contract faults overload front test test-unit test-torchserve test-container lint format lock clean
+.PHONY: help setup model archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front test test-unit test-torchserve test-container lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +79,35 @@ run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 $(IMAGE)
+
+DEPLOY := DOCKER=$(DOCKER) ARCHIVE=$(ARCHIVE) EXTRAS="$(EXTRAS)" $(BIN)/python -m deploy
+CLOUD = $(if $(PROJECT),--project $(PROJECT)) $(if $(REGION),--region $(REGION)) $(ARGS)
+
+push: $(ARCHIVE) ## build the image here and push it to Artifact Registry (PROJECT=, REGION=, see deploy.toml)
+	@$(DEPLOY) build --builder local $(CLOUD)
+
+build-cloud: $(ARCHIVE) ## build, test and push the image with Cloud Build
+	@$(DEPLOY) build --builder cloud $(CLOUD)
+
+deploy-endpoint: $(ARCHIVE) ## do all that is missing, from the image to a Vertex AI endpoint that answers
+	@$(DEPLOY) endpoint $(CLOUD)
+
+canary: $(ARCHIVE) ## give what is here a part of the traffic (ARGS="--traffic 10 --watch 10m")
+	@$(DEPLOY) canary $(CLOUD)
+
+promote rollback status undeploy teardown: .venv/ready
+	@$(DEPLOY) $@ $(CLOUD)
+promote: ## let the canary serve everything
+rollback: ## let the version before serve everything again
+status: ## say what runs, at which traffic, since when, and what it costs
+undeploy: ## end what is deployed (ARGS=--idle: what has no traffic)
+teardown: ## delete everything that costs; it asks first
+
+rehearse: $(ARCHIVE) ## go through all of it on this machine, with the real gcloud and SDK, and no account
+	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal.story
+
+stand-in: .venv/ready ## stand in for Google's control plane until Ctrl-C, for gcloud and SDK of your own
+	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal $(ARGS)
 
 migrate: .venv/ready ## say what of a stock archive MAR=model.mar will work here (REQUEST=file: try one)
 	@$(BIN)/python -m migrate $(MAR) $(if $(REQUEST),--request $(REQUEST))

@@ -1,0 +1,160 @@
+"""A rehearsal: the stand-in, a registry, a storage emulator, and images small enough to be started often."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from deploy import __main__ as command_line
+from deploy import settings
+from deploy.google import wire
+from rehearsal.stage import Missing, Stage, raised
+from rehearsal.world import Rules
+from tests.container.conftest import DOCKER, docker, image  # noqa: F401
+from tests.pictures import ROOT
+
+PROJECT, REGION = "cloud-tests", "us-central1"
+TINY = "cloud-tests/tiny"
+PATIENCE_S = 6
+
+
+@pytest.fixture(scope="session")
+def stage(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:  # noqa: F811
+    """Start a rehearsal; skip with the reason where a program is missing."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "server.py").write_text((Path(__file__).parent / "server.py").read_text())
+    (folder / "Dockerfile").write_text(
+        f'FROM {image}\nCOPY server.py /server.py\nENTRYPOINT ["/opt/venv/bin/python", "/server.py"]\n'
+    )
+    docker("build", "--quiet", "--tag", f"{TINY}:1", str(folder), timeout_s=300)
+    for tag in ("2", "3"):
+        docker("tag", f"{TINY}:1", f"{TINY}:{tag}")
+    rules = Rules(docker=DOCKER, patience_s=PATIENCE_S, cpus=16)
+    try:
+        with raised(rules, say=lambda _: None) as started:
+            yield started
+    except Missing as error:
+        if os.environ.get("REQUIRE_GCLOUD"):
+            raise
+        pytest.skip(str(error))
+
+
+class Done(NamedTuple):
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def empty(stage: Stage) -> Iterator[Stage]:
+    """Give a stage on which there is nothing, and leave it so."""
+    clear(stage)
+    yield stage
+    clear(stage)
+
+
+def clear(stage: Stage) -> None:
+    """Take away whatever a test left."""
+    world = stage.world
+    stage.calm()
+    for operation in list(world.operations.values()):
+        operation.cancelled.set()
+        operation.future.exception(timeout=60)
+    for pool in list(world.pools.values()):
+        pool.stop()
+    for kept in (world.pools, world.endpoints, world.models, world.operations, world.jobs):
+        kept.clear()
+    world.answered.clear()
+
+
+@pytest.fixture
+def deploy(
+    empty: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Run:
+    """Return a function that runs python -m deploy, in this process."""
+    for name, value in empty.environment(PROJECT).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(wire, "POLL_S", (0.1,))
+    monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
+
+    def run(line: str, **environ: str) -> Done:
+        code: Any = 0
+        with monkeypatch.context() as patch:
+            for name, value in {"DEPLOY_IMAGE": f"{TINY}:1", **environ}.items():
+                patch.setenv(name, value)
+            capsys.readouterr()
+            try:
+                command_line.main(shlex.split(line))
+            except SystemExit as end:
+                code = end.code
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def gcloud(empty: Stage) -> Run:
+    """Return a function that runs the real gcloud."""
+
+    def run(line: str) -> Done:
+        env = {**os.environ, **empty.environment(PROJECT)}
+        words = [
+            "gcloud",
+            *shlex.split(line),
+            *(["--region", REGION] if line.startswith("ai ") else []),
+        ]
+        done = subprocess.run(
+            words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def python(empty: Stage) -> Run:
+    """Return a function that runs a program with the real SDK."""
+
+    def run(line: str) -> Done:
+        env = {**os.environ, **empty.environment(PROJECT)}
+        words = [sys.executable, *shlex.split(line)]
+        done = subprocess.run(
+            words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def traffic(stage: Stage, name: str = "digits") -> dict[str, int]:
+    """Return version → percent of everything that is deployed to an endpoint."""
+    found = [
+        each for key, each in stage.world.endpoints.items() if key.endswith(f"/endpoints/{name}")
+    ]
+    return (
+        {
+            each.model_version_id: found[0].traffic_split.get(each.id, 0)
+            for each in found[0].deployed_models
+        }
+        if found
+        else {}
+    )
+
+
+def containers(stage: Stage) -> int:
+    """Return how many containers of deployed models run, whatever the endpoint says."""
+    return sum(len(pool.replicas) for pool in stage.world.pools.values())

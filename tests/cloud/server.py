@@ -1,0 +1,44 @@
+"""The smallest image that keeps Vertex AI's container contract; env FAULT breaks it."""
+
+import json
+import os
+import signal
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+FAULT = os.environ.get("FAULT", "")
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        ready = self.path == os.environ["AIP_HEALTH_ROUTE"] and FAULT != "sick"
+        self.reply(200 if ready else 503, {})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path != os.environ["AIP_PREDICT_ROUTE"]:
+            return self.reply(404, {"error": self.path})
+        if FAULT == "wrong":
+            return self.reply(500, {"error": "broken"})
+        if FAULT == "slow":
+            time.sleep(0.3)
+        return self.reply(200, {"predictions": body["instances"]})
+
+    def reply(self, status: int, content: dict[str, object]) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    if FAULT == "exits":
+        sys.exit("the weights are cut short")
+    signal.signal(
+        signal.SIGTERM, lambda *_: os._exit(0)
+    )  # the first process of a container has no default
+    ThreadingHTTPServer(("0.0.0.0", int(os.environ["AIP_HTTP_PORT"])), Handler).serve_forever()  # noqa: S104

@@ -1,0 +1,196 @@
+"""What goes wrong at Google's: one clear sentence, what to do, and a re-run that picks up."""
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from rehearsal.stage import Stage
+from tests.cloud.conftest import Run, containers, traffic
+
+SECOND = {"DEPLOY_IMAGE": "cloud-tests/tiny:2"}
+
+
+def env_file(tmp_path: Path, **env: str) -> str:
+    """Return the option for settings with this container environment."""
+    file = tmp_path / "deploy.toml"
+    file.write_text("[env]\n" + "".join(f'{name} = "{value}"\n' for name, value in env.items()))
+    return f"--settings {file}"
+
+
+def one_sentence(err: str) -> str:
+    """Return what happened; there is no traceback, and a line that says what to do."""
+    lines = err.strip().splitlines()
+    assert lines[0].startswith("deploy: "), err
+    assert "Traceback" not in err
+    assert len(lines) >= 2, "it does not say what to do"
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"), [("sick", "never got healthy"), ("exits", "ended by itself")]
+)
+def test_a_container_that_never_gets_healthy(
+    deploy: Run, empty: Stage, tmp_path: Path, fault: str, sentence: str
+) -> None:
+    assert deploy("deploy").code == 0
+    failed = deploy(f"deploy {env_file(tmp_path, FAULT=fault)}")
+    assert failed.code == 1
+    assert sentence in one_sentence(failed.err)
+    assert "make contract" in failed.err
+    assert fault == "sick" or "the weights are cut short" in failed.err
+    assert traffic(empty) == {"1": 100}
+    assert containers(empty) == 1, "what failed still costs"
+    assert "not finished: deploy of version 2" in deploy("status").out
+    back = deploy("rollback")
+    assert "version 1 serves everything again" in back.out
+    assert "not finished" not in deploy("status").out
+
+
+def test_an_image_that_does_not_exist(deploy: Run, empty: Stage) -> None:
+    failed = deploy("deploy", DEPLOY_IMAGE="cloud-tests/nothing:1")
+    assert "the image is not in the registry" in one_sentence(failed.err)
+    assert "make push" in failed.err
+    assert not empty.world.models
+    assert deploy("deploy").code == 0
+
+
+def test_a_quota_that_is_used_up(deploy: Run, empty: Stage) -> None:
+    assert deploy("deploy").code == 0
+    failed = deploy("deploy --machine-type n1-standard-16", **SECOND)
+    assert "a quota is used up" in one_sentence(failed.err)
+    assert "CustomModelServingCPUs" in failed.err
+    assert "--idle" in failed.err
+    assert traffic(empty) == {"1": 100}
+    assert deploy("deploy", **SECOND).code == 0
+    assert traffic(empty) == {"1": 0, "2": 100}
+
+
+def test_an_accelerator_without_quota(deploy: Run) -> None:
+    failed = deploy(
+        "deploy --accelerator-type NVIDIA_TESLA_T4 --accelerator-count 1 --machine-type n1-standard-4"
+    )
+    assert "a quota is used up" in one_sentence(failed.err)
+    assert "TeslaT4" in failed.err
+
+
+def test_a_permission_that_is_missing_is_said_before_anything_is_begun(
+    deploy: Run, empty: Stage
+) -> None:
+    empty.fault("denied", "DeployModel", "aiplatform.endpoints.deploy", times=-1)
+    failed = deploy("endpoint")
+    assert "aiplatform.endpoints.deploy" in one_sentence(failed.err)
+    assert "gcloud projects add-iam-policy-binding cloud-tests" in failed.err
+    assert "--role=roles/aiplatform.user" in failed.err
+    assert not empty.world.models
+
+
+def test_a_permission_that_is_refused_midway(deploy: Run, empty: Stage) -> None:
+    empty.fault("denied", "CreateEndpoint", "aiplatform.endpoints.create")
+    failed = deploy("deploy")
+    assert "the permission aiplatform.endpoints.create is missing" in one_sentence(failed.err)
+    assert deploy("deploy").code == 0
+    assert traffic(empty) == {"1": 100}
+
+
+def test_an_api_that_is_not_enabled(deploy: Run, empty: Stage) -> None:
+    empty.fault("disabled", "ListModelVersions", "aiplatform.googleapis.com")
+    failed = deploy("upload")
+    assert "the API aiplatform.googleapis.com is not enabled in cloud-tests" in one_sentence(
+        failed.err
+    )
+    assert "gcloud services enable aiplatform.googleapis.com --project=cloud-tests" in failed.err
+
+
+def test_an_operation_that_fails_midway(deploy: Run, empty: Stage) -> None:
+    empty.fault("failing", "DeployModel.midway", "INTERNAL the machine went away")
+    failed = deploy("deploy")
+    assert "the machine went away" in one_sentence(failed.err)
+    assert containers(empty) == 0
+    again = deploy("deploy")
+    assert again.code == 0, again.err
+    assert traffic(empty) == {"1": 100}
+
+
+@pytest.mark.parametrize(
+    "rpc",
+    [
+        "GetOperation",
+        "DeployModel",
+        "UpdateEndpoint",
+        "UploadModel",
+        "CreateEndpoint",
+        "GetEndpoint",
+    ],
+)
+def test_a_connection_that_is_cut(deploy: Run, empty: Stage, rpc: str) -> None:
+    empty.fault("cut", rpc, times=2)
+    done = deploy("deploy")
+    assert done.code == 0, done.err
+    assert traffic(empty) == {"1": 100}
+    assert containers(empty) == 1
+
+
+def test_google_busy_for_a_while(deploy: Run, empty: Stage) -> None:
+    empty.fault(
+        "refused", "GetOperation", "UNAVAILABLE the service is currently unavailable", times=3
+    )
+    assert deploy("deploy").code == 0
+
+
+def test_a_deploy_under_way_is_waited_for_and_not_begun_twice(deploy: Run, empty: Stage) -> None:
+    assert deploy("deploy").code == 0
+    empty.fault("refused", "GetOperation", "INVALID_ARGUMENT stop here")
+    assert deploy("deploy", **SECOND).code == 1
+    done = deploy("deploy", **SECOND)
+    assert done.code == 0, done.err
+    assert containers(empty) == 2
+
+
+def test_somebody_else_at_work_on_the_same_endpoint(deploy: Run, empty: Stage) -> None:
+    assert deploy("deploy").code == 0
+    empty.fault("refused", "UpdateEndpoint", "ABORTED the etag is not the current one")
+    done = deploy("canary --traffic 10", **SECOND)
+    assert done.code == 0, done.err
+    assert traffic(empty) == {"1": 90, "2": 10}
+
+
+def test_another_models_endpoint_is_not_touched(deploy: Run, empty: Stage) -> None:
+    assert deploy("deploy").code == 0
+    for endpoint in empty.world.endpoints.values():
+        endpoint.deployed_models[0].model = endpoint.deployed_models[0].model.replace(
+            "digits", "faces"
+        )
+    failed = deploy("deploy", **SECOND)
+    assert "also serves another model: faces" in one_sentence(failed.err)
+
+
+def test_what_costs_elsewhere_in_the_region_is_found(deploy: Run) -> None:
+    assert deploy("deploy --name forgotten").code == 0
+    told = deploy("status").out
+    assert "another endpoint, forgotten" in told
+    assert "about $0.0" in told
+
+
+def test_no_project_is_said_and_how_to_name_one(
+    deploy: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLOUDSDK_CORE_PROJECT")
+    failed = deploy("status")
+    assert "no project is named" in one_sentence(failed.err)
+    assert deploy("status --project demo-project").code == 0
+    assert "demo-project" in deploy("status").out, "the project is typed twice"
+
+
+def test_nobody_there_to_agree_deletes_nothing(
+    deploy: Run, empty: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert deploy("deploy").code == 0
+    for answer in ("", "no\n", "digit\n"):
+        monkeypatch.setattr("sys.stdin", StringIO(answer))
+        failed = deploy("teardown")
+        assert "nothing was deleted" in one_sentence(failed.err)
+        assert traffic(empty) == {"1": 100}
+    monkeypatch.setattr("sys.stdin", StringIO("digits\n"))
+    assert deploy("teardown").code == 0
+    assert not empty.world.endpoints

@@ -1,0 +1,96 @@
+"""Whatever interrupts a command, at whichever of its requests: running it again ends where it should."""
+
+from typing import Any
+
+import pytest
+import requests
+
+from deploy.__main__ import interrupt
+from rehearsal.stage import Stage
+from tests.cloud.conftest import Run, clear, containers, traffic
+
+MOST = 60
+"""Requests that no command here makes."""
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function: the command is interrupted when its Nth request has arrived, its answer unread."""
+    send, left = requests.Session.send, [0]
+
+    def counted(
+        self: requests.Session, request: requests.PreparedRequest, **options: Any
+    ) -> requests.Response:
+        answer = send(self, request, **options)
+        left[0] -= 1
+        if left[0] == 0:
+            interrupt()
+        return answer
+
+    monkeypatch.setattr(requests.Session, "send", counted)
+
+    def after(count: int) -> None:
+        left[0] = count
+
+    return after
+
+
+def serving(deploy: Run, *tags: str) -> None:
+    for tag in tags:
+        done = deploy("deploy", DEPLOY_IMAGE=f"cloud-tests/tiny:{tag}")
+        assert done.code == 0, done.err
+
+
+COMMANDS = {
+    "canary --traffic 10": ((), {"1": 90, "2": 10}),
+    "promote": (("canary --traffic 10",), {"1": 0, "2": 100}),
+    "rollback": (("canary --traffic 10", "promote"), {"1": 100}),
+    "teardown --yes --keep-images": (("canary --traffic 10",), {}),
+}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_interrupted_at_any_request_is_finished_by_running_it_again(
+    deploy: Run, empty: Stage, stop_after: Any, line: str
+) -> None:
+    before, expected = COMMANDS[line]
+    for count in range(1, MOST):
+        serving(deploy, "1")
+        for each in before:
+            assert deploy(each, DEPLOY_IMAGE="cloud-tests/tiny:2").code == 0
+        stop_after(count)
+        stopped = deploy(line, DEPLOY_IMAGE="cloud-tests/tiny:2")
+        stop_after(0)
+        if stopped.code == 0:
+            assert count > 4, "it was never interrupted"
+            return
+        assert stopped.code == 130
+        assert "The same command goes on from here" in stopped.out
+        again = deploy(line, DEPLOY_IMAGE="cloud-tests/tiny:2")
+        assert again.code == 0, f"after {count} requests: {again.err}"
+        assert traffic(empty) == expected, f"after {count} requests"
+        assert containers(empty) == len(expected)
+        if line.startswith("teardown"):
+            assert not empty.world.endpoints
+            assert not empty.world.models
+        clear(empty)
+    pytest.fail(f"{line} makes more than {MOST} requests")
+
+
+def test_rollback_of_a_canary_that_was_interrupted_at_any_request_serves_what_served(
+    deploy: Run, empty: Stage, stop_after: Any
+) -> None:
+    for count in range(1, MOST):
+        serving(deploy, "1")
+        stop_after(count)
+        stopped = deploy("canary --traffic 10", DEPLOY_IMAGE="cloud-tests/tiny:2")
+        stop_after(0)
+        if stopped.code == 0:
+            return
+        back = deploy("rollback")
+        if "no version before" not in back.err:  # nothing had begun
+            assert back.code == 0, back.err
+        assert traffic(empty) == {"1": 100}, f"after {count} requests"
+        assert containers(empty) == 1
+        clear(empty)
+    pytest.fail(f"a canary makes more than {MOST} requests")
