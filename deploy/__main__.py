@@ -13,6 +13,11 @@ from typing import Any
 from deploy import settings as settings_module
 from deploy.errors import Interrupted, Stop
 
+GOES_ON = (
+    "What Google has begun goes on there. The same command goes on from here; `python -m deploy status` shows "
+    "what runs, `rollback` goes back, `teardown` ends everything."
+)
+
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused, 130 interrupted."""
@@ -20,8 +25,8 @@ def main(words: list[str] | None = None) -> None:
     try:
         found = settings_module.read(vars(args), file=args.settings)
         _run(args, found)
-    except Interrupted as stop:
-        _say(f"\ninterrupted. {stop.do}")
+    except Interrupted:
+        _say(f"\ninterrupted. {GOES_ON}")
         sys.exit(130)
     except Stop as stop:
         print(f"deploy: {stop.what}", file=sys.stderr)
@@ -45,11 +50,7 @@ def _say(line: str) -> None:
 
 def interrupt(*_: Any) -> None:
     """End the command in good order, as a signal asks for it."""
-    raise Interrupted(
-        "interrupted",
-        "What Google has begun goes on there. The same command goes on from here; `python -m deploy status` shows "
-        "what runs, `rollback` goes back, `teardown` ends everything.",
-    )
+    raise Interrupted
 
 
 def _percent(text: str) -> int:

@@ -10,8 +10,8 @@ class Stop(Exception):
         self.what, self.do = what, do
 
 
-class Interrupted(Stop):
-    """Somebody pressed Ctrl-C, or the machine asked to end."""
+class Interrupted(KeyboardInterrupt):
+    """Somebody pressed Ctrl-C, or the machine asked to end. No Stop: nothing may take it for an error."""
 
 
 class Lost(Exception):

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from deploy.errors import Stop
 
-GOAL, SERVED = "goal", "served"
-"""The endpoint's labels: what is under way, and the versions that served everything, newest first."""
+GOAL, SERVED, BACK = "goal", "served", "rolled-back-to"
+"""The endpoint's labels: what is under way, the versions that served everything, newest first, and the
+one that a rollback ended at, so that another run of it does not go further back."""
 LONGEST_LABEL = 63
 
 
@@ -198,14 +199,15 @@ def promote(state: State) -> Goal | None:
 
 
 def rollback(state: State) -> Goal:
-    """Return rollback's goal: the version before; raise Stop where there is none."""
+    """Return rollback's goal: the version before, or the one that was gone back to; raise Stop where there is none."""
     under_way, head = state.goal, state.head
     if under_way and under_way.verb == "rollback":
         return under_way
     before = [version for version in state.served if version != head]
     began = under_way is not None and under_way.version != head
     trying = any(each.version != head and state.share(each.id) for each in state.deployed)
-    target = head if began or trying else (before[0] if before else None)
+    done = head is not None and state.labels.get(BACK) == head
+    target = head if began or trying or done else (before[0] if before else None)
     if target is None:
         raise Stop(
             f"there is no version before {head}" if head else "no version has served yet",
@@ -235,9 +237,7 @@ def next_step(state: State, goal: Goal, machine: Machine, replicas: Replicas) ->
         return Deploy(goal.version)
     if goal.verb in ("deploy", "canary") and target.replicas != replicas:
         return Resize(target.id, replicas)
-    split, labels = _split(state, goal, target), dict(state.labels)
-    if served := history(state, goal):
-        labels[SERVED] = _written(served)
+    split, labels = _split(state, goal, target), _noted(state, goal)
     if dict(state.split) != split or labels != dict(state.labels):
         return Shift(split, labels)
     for each in state.deployed:
@@ -326,6 +326,16 @@ def _kept(state: State, goal: Goal, target: Deployed) -> set[str]:
         idle = [each for each in state.deployed if each.version in before]
         kept |= {max(idle, key=lambda each: each.since).id} if idle else set()
     return kept
+
+
+def _noted(state: State, goal: Goal) -> dict[str, str]:
+    """Return the labels of an endpoint whose traffic is as a goal wants it."""
+    labels = {key: value for key, value in state.labels.items() if key != BACK}
+    if served := history(state, goal):
+        labels[SERVED] = _written(served)
+    if goal.verb == "rollback":
+        labels[BACK] = goal.version
+    return labels
 
 
 def _written(versions: tuple[str, ...]) -> str:

@@ -65,8 +65,15 @@ def rollback(google: Google) -> None:
     """Let the version before serve everything again, and end the other."""
     state = _there(google)
     goal = plan.rollback(state)
-    reach(google, goal, state)
-    google.say(f"version {goal.version} serves everything again")
+    if reach(google, goal, state):
+        google.say(f"version {goal.version} serves everything again")
+        return
+    further = [version for version in state.served if version != goal.version][:1]
+    google.say(
+        f"version {goal.version} serves everything, as the last rollback left it: nothing changed"
+    )
+    if further:
+        google.say(f"  further back: python -m deploy deploy --version {further[0]}")
 
 
 def check(google: Google) -> None:
