@@ -55,8 +55,6 @@ class Settings:
     """what builds it: cloud (Cloud Build) or local (this machine's Docker)"""
     build_service_account: str = ""
     """e-mail of what Cloud Build runs as; empty: the project's default"""
-    build_machine: str = "E2_HIGHCPU_8"
-    """Cloud Build's machine type"""
     artifact_uri: str = ""
     """gs:// folder with the weights or a model.mar; empty: what is in the image"""
     port: int = 8080
@@ -119,7 +117,8 @@ def read(
 ) -> Settings:
     """Put the settings together; raise Stop where one is not as it must be, and say where it stands."""
     found: dict[str, Any] = {}
-    for path, needed in ((LAST, False), (file, file != FILE)):
+    last = _last(environment.get("DEPLOY_API_ENDPOINT", ""))
+    for path, needed in ((last, False), (file, file != FILE)):
         for name, value in _file(path, needed).items():
             found[name] = _checked(name, value, str(path))
     for name in TYPES:
@@ -139,20 +138,17 @@ def read(
             'make deploy-endpoint PROJECT=my-project, or project = "my-project" in deploy.toml, '
             "or the variable GOOGLE_CLOUD_PROJECT",
         )
-    if settings.max_replicas < settings.min_replicas and "max_replicas" in found:
-        raise Stop(
-            f"max_replicas = {settings.max_replicas} is less than min_replicas = {settings.min_replicas}",
-            "mend deploy.toml",
-        )
+    _together(settings, file, "max_replicas" in found)
     return settings
 
 
 def remember(settings: Settings) -> None:
     """Write the project and region down for the next command."""
     text = f'project = "{settings.project}"\nregion = "{settings.region}"\n'
-    if not LAST.is_file() or LAST.read_text() != text:
-        LAST.parent.mkdir(parents=True, exist_ok=True)
-        LAST.write_text(text)
+    last = _last(settings.api_endpoint)
+    if not last.is_file() or last.read_text() != text:
+        last.parent.mkdir(parents=True, exist_ok=True)
+        last.write_text(text)
 
 
 def explained() -> dict[str, tuple[Any, str]]:
@@ -192,6 +188,25 @@ RANGES = {
     "min_replicas": (1, 1000), "max_replicas": (1, 1000), "cpu_percent": (1, 100), "accelerator_count": (0, 16),
     "port": (1, 65535), "shared_memory_mb": (0, 1_000_000), "wait_minutes": (1, 600),
 }  # fmt: skip
+
+
+def _last(api_endpoint: str) -> Path:
+    """Return where the project and region used last stand; a rehearsal's are not Google's."""
+    return LAST.with_name("rehearsed.toml") if api_endpoint else LAST
+
+
+def _together(settings: Settings, file: Path, most_given: bool) -> None:
+    """Raise Stop where settings that are good by themselves are not so together."""
+    s = settings
+    wrong = ""
+    if s.max_replicas < s.min_replicas and most_given:
+        wrong = f"max_replicas = {s.max_replicas} is less than min_replicas = {s.min_replicas}"
+    elif s.accelerator_count and not s.accelerator_type:
+        wrong = f"accelerator_count = {s.accelerator_count} without an accelerator_type"
+    elif s.accelerator_type and not s.accelerator_count:
+        wrong = f"accelerator_type = {s.accelerator_type!r} without an accelerator_count"
+    if wrong:
+        raise Stop(f"{file}: {wrong}", "mend it, or the option or variable that says otherwise")
 
 
 def _file(path: Path, needed: bool) -> dict[str, Any]:

@@ -115,27 +115,27 @@ def with_gcloud(story: Story, image: str) -> None:
 
 def with_deploy(story: Story) -> None:
     """Go through everything that make offers: a second version, canary, promote, rollback, teardown."""
-    story.run(f"make deploy-endpoint PROJECT={PROJECT} REGION={REGION}")
+    story.run(f"make -s deploy-endpoint PROJECT={PROJECT} REGION={REGION}")
     story.expect(
-        "nothing changed" in story.run("make deploy-endpoint"), "run twice, it changed something"
+        "nothing changed" in story.run("make -s deploy-endpoint"), "run twice, it changed something"
     )
     second = story.stage.folder / "second.toml"
-    second.write_text(Path("deploy.toml").read_text() + '\nACCESS_LOG = "1"\n')
+    second.write_text(Path("deploy.toml").read_text() + '\nACCESS_LOG = "all"\n')
     options = f"--settings {second}"
     with Asking(story):
         story.run(
-            f'make canary ARGS="{options} --traffic 20 --watch 15s --max-error-rate 1% --max-p95 5s"'
+            f'make -s canary ARGS="{options} --traffic 20 --watch 15s --max-error-rate 1% --max-p95 5s"'
         )
-    story.run("make status")
-    story.run("make promote")
-    story.run("make rollback")
+    story.run("make -s status")
+    story.run("make -s promote")
+    story.run("make -s rollback")
     lines = [json.dumps(instance) for instance in json.loads(REQUEST.read_text())["instances"]]
     _upload(story, "rehearsal-batch", "in.jsonl", "\n".join(lines))
     story.run(
         f"{sys.executable} -m deploy batch-predict --version 1 --input gs://rehearsal-batch/in.jsonl --output gs://rehearsal-batch/out"
     )
-    story.run('make teardown ARGS="--yes"')
-    left = story.run("make status")
+    story.run('make -s teardown ARGS="--yes"')
+    left = story.run("make -s status")
     story.expect("nothing runs, nothing costs" in left, "something is left that costs")
 
 
@@ -190,7 +190,7 @@ def chapters(story: Story) -> Iterator[str]:
     held_out = json.loads(Path("build/model/held-out/instances.json").read_text())["instances"]
     REQUEST.write_text(json.dumps({"instances": held_out[:2], "parameters": {"top_k": 2}}))
     yield "Cloud Build: build, test, push"
-    story.run(f"make build-cloud PROJECT={PROJECT} REGION={REGION}")
+    story.run(f"make -s build-cloud PROJECT={PROJECT} REGION={REGION}")
     image = f"{story.stage.registry}/{PROJECT}/models/digits:latest"
     yield "gcloud"
     with_gcloud(story, image)

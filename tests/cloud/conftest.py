@@ -34,7 +34,7 @@ def stage(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stag
     docker("build", "--quiet", "--tag", f"{TINY}:1", str(folder), timeout_s=300)
     for tag in ("2", "3"):
         docker("tag", f"{TINY}:1", f"{TINY}:{tag}")
-    rules = Rules(docker=DOCKER, patience_s=PATIENCE_S, cpus=16)
+    rules = Rules(docker=DOCKER, patience_s=PATIENCE_S, cpus=16, shared_s=2)
     try:
         with raised(rules, say=lambda _: None) as started:
             yield started

@@ -10,6 +10,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 FAULT = os.environ.get("FAULT", "")
 
 
+def predicted(instance: object) -> object:
+    """Return the instance itself, or what it asks for by {"environment": NAME}, {"seconds": S}, {"bytes": N}."""
+    if not isinstance(instance, dict):
+        return instance
+    if "environment" in instance:
+        return os.environ.get(instance["environment"])
+    if "exit" in instance:
+        os._exit(1)
+    time.sleep(instance.get("seconds", 0))
+    return "x" * int(instance.get("bytes", 0))
+
+
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         ready = self.path == os.environ["AIP_HEALTH_ROUTE"] and FAULT != "sick"
@@ -23,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(500, {"error": "broken"})
         if FAULT == "slow":
             time.sleep(0.3)
-        return self.reply(200, {"predictions": body["instances"]})
+        return self.reply(200, {"predictions": [predicted(each) for each in body["instances"]]})
 
     def reply(self, status: int, content: dict[str, object]) -> None:
         self.send_response(status)

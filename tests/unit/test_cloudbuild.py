@@ -1,0 +1,157 @@
+"""cloudbuild.yaml, as Cloud Build itself loads it; and what its loader does not look for."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import yaml
+from google.cloud.devtools import cloudbuild_v1
+from google.protobuf import json_format
+
+from deploy.settings import Settings
+from rehearsal.builds import expand
+from rehearsal.errors import Refused
+from tests.cloud.programs import needs
+from tests.pictures import ROOT
+
+LOADER = """
+import json, sys
+sys.path[:0] = [f"{sys.argv[1]}/lib/third_party", f"{sys.argv[1]}/lib"]
+from apitools.base.py import encoding
+from googlecloudsdk.api_lib.cloudbuild import cloudbuild_util, config
+build = config.LoadCloudbuildConfigFromPath(sys.argv[2], cloudbuild_util.GetMessagesModule(), params={})
+print(encoding.MessageToJson(build))
+"""
+
+
+@cache
+def sdk() -> tuple[str, str]:
+    """Return the Python that gcloud runs with, and where gcloud is."""
+    needs("gcloud")
+    fields = 'value[separator="\\n"](basic.python_location, installation.sdk_root)'
+    command = ["gcloud", "info", f"--format={fields}"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    python, root = told.split()
+    return python, root
+
+
+def loaded(path: str) -> subprocess.CompletedProcess[str]:
+    python, root = sdk()
+    command = [python, "-c", LOADER, root, path]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def build() -> Any:
+    """Return cloudbuild.yaml as JSON."""
+    return yaml.safe_load((ROOT / "cloudbuild.yaml").read_text())
+
+
+def problems(content: Any) -> Iterator[str]:
+    """Say what is undefined or unused, in the build's fields and in its scripts."""
+    parsed = cloudbuild_v1.Build.pb()()
+    json_format.ParseDict(content, parsed)
+    whole = cloudbuild_v1.Build.wrap(parsed)
+    whole.project_id, whole.name = "p", "projects/1/locations/us-central1/builds/b"
+    try:
+        expanded = expand(whole)
+    except Refused as error:
+        yield error.message
+        return
+    common = {each.partition("=")[0] for each in expanded.options.env}
+    used: set[str] = set()
+    for step in expanded.steps:
+        known = common | {each.partition("=")[0] for each in step.env}
+        named = set(re.findall(r"\$\{?([A-Z_][A-Z0-9_]*)", step.script))
+        own = set(re.findall(r"\b([A-Z_][A-Z0-9_]*)=", step.script))
+        yield from (f"{step.id}: ${name} is undefined" for name in sorted(named - known - own))
+        used |= named
+    yield from (f"options.env: {name} is unused" for name in sorted(common - used))
+
+
+def test_cloud_builds_own_loader_takes_it(build: Any) -> None:
+    done = loaded(str(ROOT / "cloudbuild.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert [step["id"] for step in json.loads(done.stdout)["steps"]] == [
+        step["id"] for step in build["steps"]
+    ]
+
+
+def test_cloud_builds_own_loader_refuses_a_misspelt_field(build: Any, tmp_path: Any) -> None:
+    build["steps"][0]["entrypont"] = "bash"
+    file = tmp_path / "cloudbuild.yaml"
+    file.write_text(yaml.safe_dump(build))
+    done = loaded(str(file))
+    assert done.returncode != 0
+    assert ".steps[0].entrypont: unused" in done.stderr
+
+
+def test_nothing_is_undefined_or_unused(build: Any) -> None:
+    assert list(problems(build)) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "found"),
+    [
+        (("substitutions", "_COLOUR"), "red", '"_COLOUR" in the substitution data is not matched'),
+        (("steps", 0, "env"), ["X=$_COLOUR"], '"_COLOUR" is not matched in the substitution data'),
+        (("steps", 0, "env"), ["X=${COLOUR}"], '"COLOUR" is not a valid built-in substitution'),
+        (("steps", 0, "script"), "echo $COLOUR", "workshop: $COLOUR is undefined"),
+        (("options", "env"), ["COLOUR=${PROJECT_ID}"], "options.env: COLOUR is unused"),
+    ],
+)
+def test_what_is_undefined_or_unused_is_found(
+    build: Any, where: Any, what: Any, found: str
+) -> None:
+    spoilt = copy.deepcopy(build)
+    inner = spoilt
+    for key in where[:-1]:
+        inner = inner[key]
+    if where == ("options", "env"):
+        inner["env"] += what
+    else:
+        inner[where[-1]] = what
+    assert any(found in problem for problem in problems(spoilt)), list(problems(spoilt))
+
+
+def test_no_key_is_given_twice() -> None:
+    # YAML's loaders keep the last of them and say nothing.
+    text = (ROOT / "cloudbuild.yaml").read_text()
+    for section in ("substitutions", "options"):
+        block = re.search(rf"^{section}:\n((?:[ ].*\n|\n)+)", text, re.MULTILINE)
+        assert block is not None
+        keys = re.findall(r"^  (\w+):", block[1], re.MULTILINE)
+        assert len(keys) == len(set(keys))
+
+
+def test_the_defaults_are_those_of_deploy_toml(build: Any) -> None:
+    given, settings = build["substitutions"], Settings(project="p")
+    assert (given["_NAME"], given["_REGION"], given["_REPOSITORY"]) == (
+        settings.name, settings.region, settings.repository,
+    )  # fmt: skip
+
+
+def test_it_has_a_timeout_a_machine_and_a_log_for_a_service_account_of_its_own(build: Any) -> None:
+    assert re.fullmatch("[0-9]+s", build["timeout"])
+    assert build["options"]["machineType"]
+    assert build["options"]["logging"] == "CLOUD_LOGGING_ONLY"
+
+
+def test_what_is_sent_to_cloud_build_is_what_the_steps_need_and_no_more(tmp_path: Any) -> None:
+    needs("gcloud")
+    listed = subprocess.run(
+        ["gcloud", "meta", "list-files-for-upload", str(ROOT)],
+        capture_output=True, text=True, timeout=120, check=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)},
+    ).stdout.split()  # fmt: skip
+    for file in ("Dockerfile", "cloudbuild.yaml", "requirements/serve.lock", "tests/wire.py"):
+        assert file in listed
+    for folder in (".git/", ".venv/", "build/deploy/"):
+        assert not [file for file in listed if file.startswith(folder)], folder
+    assert shutil.which("gcloud")
