@@ -33,7 +33,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front test test-unit test-torchserve test-container lint format lock clean
+.PHONY: help setup model archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front test test-unit test-torchserve test-container test-cloud lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,7 +124,7 @@ overload: .venv/ready ## ask IMAGE for more than it can answer; the table goes t
 front: .venv/ready ## measure what nginx costs a request; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.front $(IMAGE) --docker $(DOCKER)
 
-test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image
+test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
 	$(BIN)/python -m pytest
 
 test-unit: $(MODEL) ## run the tests that need neither TorchServe nor Docker
@@ -135,6 +135,9 @@ test-torchserve: $(ARCHIVE) ## run the tests against a real TorchServe
 
 test-container: $(ARCHIVE) ## run the tests against the real image, and those of the contract suite
 	$(BIN)/python -m pytest tests/container tests/contract
+
+test-cloud: $(ARCHIVE) ## run the tests of deploying: gcloud, the SDK and python -m deploy against the rehearsal
+	$(BIN)/python -m pytest tests/cloud
 
 lint: .venv/ready ## check style, types and who imports whom
 	$(BIN)/ruff check .

@@ -60,6 +60,8 @@ class State:
     default: str = ""
     """The version that has the alias "default"."""
     etag: str = ""
+    dedicated: bool = False
+    """Whether it has a domain of its own."""
 
     @property
     def served(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def look(google: Google) -> State:
     for _ in range(PATIENCE):
         state = google.state()
         if state is not None and (state.etag or not state.pending):
-            _only_ours(google, state)
+            _as_wanted(google, state)
             return state
         try:
             if state is not None:
@@ -33,7 +33,7 @@ def look(google: Google) -> State:
             else:
                 google.create_endpoint()
                 if google.dry_run:
-                    return State(etag="dry run")
+                    return State(etag="dry run", dedicated=google.settings.dedicated)
         except Lost as lost:
             google.say(f"  {lost}; looking again")
     raise Stop(
@@ -92,9 +92,16 @@ def _take(google: Google, step: object, state: State) -> None:
             google.make_default(version)
 
 
-def _only_ours(google: Google, state: State) -> None:
-    """Refuse to touch an endpoint that also serves another model."""
+def _as_wanted(google: Google, state: State) -> None:
+    """Refuse to touch an endpoint that also serves another model, or is of the other kind."""
     name = google.settings.name
+    if state.dedicated != google.settings.dedicated:
+        kind = "a dedicated" if state.dedicated else "a shared"
+        raise Stop(
+            f"{name} is {kind} endpoint, and dedicated = {str(google.settings.dedicated).lower()}",
+            f"Google cannot change that: dedicated = {str(state.dedicated).lower()} in deploy.toml, "
+            "another name, or make teardown before",
+        )
     if others := sorted({each.model for each in state.deployed} - {name, ""}):
         raise Stop(
             f"the endpoint {name} also serves another model: {', '.join(others)}",

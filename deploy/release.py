@@ -9,7 +9,7 @@ from deploy.google import Google
 from deploy.image import find
 from deploy.plan import Goal, State
 from deploy.reach import look, reach
-from deploy.roles import NEEDED, grant
+from deploy.roles import NEEDED, WHOLE, grant
 from deploy.status import costs
 from deploy.versions import upload
 
@@ -86,12 +86,16 @@ def check(google: Google) -> None:
             *NEEDED["repository"],
             *(NEEDED["build"] if s.builder == "cloud" else ()),
         ]
-    if s.service_account or s.build_service_account:
-        needed += NEEDED["service account"]
-    if lacking := google.lacking(tuple(needed)):
-        commands = list(dict.fromkeys(grant(s.project, permission) for permission in lacking))
+    lacking = google.lacking(tuple(needed))
+    missing = [each for each in lacking if each.startswith(WHOLE)]
+    if missing:
+        commands = list(dict.fromkeys(grant(s.project, permission) for permission in missing))
         raise Stop(
-            f"permissions are missing in {s.project}: {', '.join(lacking)}", "\n  ".join(commands)
+            f"permissions are missing in {s.project}: {', '.join(missing)}", "\n  ".join(commands)
+        )
+    for permission in lacking:
+        google.say(
+            f"{permission} is not granted by the project: good if the repository or bucket does"
         )
 
 

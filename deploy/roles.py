@@ -43,6 +43,9 @@ ROLES = {
     "roles/serviceusage.serviceUsageConsumer": ("serviceusage.services.use",),
 }
 
+WHOLE = ("aiplatform.", "cloudbuild.", "artifactregistry.repositories.create")
+"""Granted by the project alone. The others may also be granted by one repository, bucket or account."""
+
 NEEDED = {
     "upload": ("aiplatform.models.upload", "aiplatform.models.get"),
     "deploy": (
@@ -55,7 +58,6 @@ NEEDED = {
     "push": ("artifactregistry.repositories.uploadArtifacts",),
     "repository": ("artifactregistry.repositories.create",),
     "build": ("cloudbuild.builds.create", "storage.objects.create"),
-    "service account": ("iam.serviceAccounts.actAs",),
 }
 """What a part of `deploy-endpoint` needs."""
 

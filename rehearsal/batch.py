@@ -81,9 +81,9 @@ def delete(world: World, request: v1.DeleteBatchPredictionJobRequest) -> operati
         raise Refused("FAILED_PRECONDITION", f"{job.name} is not over: cancel it first.")
     world.jobs.pop(job.name)
     metadata = v1.DeleteOperationMetadata()
-    return operations.start(
-        world, job.name, metadata, "DeleteBatchPredictionJob", lambda _: Empty()
-    )
+    # Jobs have no operations of their own in Google's clients' routes: the location has.
+    parent = job.name.partition("/batchPredictionJobs/")[0]
+    return operations.start(world, parent, metadata, "DeleteBatchPredictionJob", lambda _: Empty())
 
 
 def _run(world: World, job: v1.BatchPredictionJob, model: v1.Model) -> Empty:

@@ -49,25 +49,37 @@ def upload(world: World, request: v1.UploadModelRequest) -> Operation:
 
     def work(_: operations.Operation) -> v1.UploadModelResponse:
         containers.fetch(world.rules, model.container_spec.image_uri)
-        with world.lock:
-            versions = world.models.setdefault(bare, {})
-            model.name = bare
-            model.version_id = str(max(map(int, versions), default=0) + 1)
-            model.create_time = model.update_time = now()
-            model.version_create_time = model.version_update_time = now()
-            model.etag = world.serial()
-            model.supported_deployment_resources_types = [
-                v1.Model.DeploymentResourcesType.DEDICATED_RESOURCES
-            ]
-            model.supported_input_storage_formats = ["jsonl"]
-            model.supported_output_storage_formats = ["jsonl"]
-            aliases = [*model.version_aliases, *(["default"] if not versions else [])]
-            model.version_aliases = []
-            versions[model.version_id] = model
-            _move(versions, model, aliases)
+        model.supported_deployment_resources_types = [
+            v1.Model.DeploymentResourcesType.DEDICATED_RESOURCES
+        ]
+        model.supported_input_storage_formats = ["jsonl"]
+        model.supported_output_storage_formats = ["jsonl"]
+        _add(world, bare, model)
         return v1.UploadModelResponse(model=bare, model_version_id=model.version_id)
 
     return operations.start(world, bare, v1.UploadModelOperationMetadata(), "UploadModel", work)
+
+
+def copy(world: World, request: v1.CopyModelRequest) -> Operation:
+    """Begin a copy of a version: a new model, or a new version of `parent_model`."""
+    source = model_of(world, request.source_model)
+    parent = canonical(request.parent)
+    bare = (
+        canonical(request.parent_model) or f"{parent}/models/{request.model_id or world.serial()}"
+    )
+    if request.parent_model and bare not in world.models:
+        raise not_found("Model", request.parent_model)
+    if not request.parent_model and bare in world.models:
+        raise Refused("ALREADY_EXISTS", f"Model {bare} already exists.")
+
+    def work(_: operations.Operation) -> v1.CopyModelResponse:
+        model = v1.Model(source)
+        model.version_aliases = []
+        model.model_source_info = v1.ModelSourceInfo(copy=True)
+        _add(world, bare, model)
+        return v1.CopyModelResponse(model=bare, model_version_id=model.version_id)
+
+    return operations.start(world, bare, v1.CopyModelOperationMetadata(), "CopyModel", work)
 
 
 def get(world: World, request: v1.GetModelRequest) -> v1.Model:
@@ -191,6 +203,20 @@ def _refuse_deployed(where: list[tuple[str, str]], name: str) -> None:
         )
 
 
+def _add(world: World, bare: str, model: v1.Model) -> None:
+    """Keep a model as the newest version of its name, the default one where it is the first."""
+    with world.lock:
+        versions = world.models.setdefault(bare, {})
+        model.name, model.etag = bare, world.serial()
+        model.version_id = str(max(map(int, versions), default=0) + 1)
+        model.create_time = model.update_time = now()
+        model.version_create_time = model.version_update_time = now()
+        aliases = [*model.version_aliases, *(["default"] if not versions else [])]
+        model.version_aliases = []
+        versions[model.version_id] = model
+        _move(versions, model, aliases)
+
+
 def check_labels(labels: Any) -> None:
     """Raise Refused for a label that Google would not take."""
     for key, value in labels.items():
@@ -205,6 +231,7 @@ def check_labels(labels: Any) -> None:
 
 METHODS = {
     "UploadModel": upload,
+    "CopyModel": copy,
     "GetModel": get,
     "ListModels": list_,
     "ListModelVersions": list_versions,

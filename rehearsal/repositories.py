@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from rehearsal import operations
 from rehearsal.errors import Refused, not_found
-from rehearsal.world import World, canonical, now, page
+from rehearsal.world import World, canonical, location, now, page
 
 MANIFESTS = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
 
@@ -71,6 +71,24 @@ def list_packages(world: World, request: ar.ListPackagesRequest) -> ar.ListPacka
     return ar.ListPackagesResponse(packages=[ar.Package(name=name) for name in names])
 
 
+def list_images(world: World, request: ar.ListDockerImagesRequest) -> ar.ListDockerImagesResponse:
+    """Return a repository's images, one for each digest, with its tags and its size in bytes."""
+    repository = get(world, ar.GetRepositoryRequest(name=request.parent))
+    host, folder = f"{location(repository.name)}-docker.pkg.dev", _folder(repository.name)
+    found: dict[str, ar.DockerImage] = {}
+    for package in _packages(world, repository.name):
+        for tag in _tags(world, f"{folder}/{package}"):
+            reply = _ask(world, "GET", f"{folder}/{package}/manifests/{tag}", Accept=MANIFESTS)
+            name = f"{package}@{reply.headers['Docker-Content-Digest']}"
+            image = found.setdefault(name, ar.DockerImage(
+                name=f"{repository.name}/dockerImages/{name}", uri=f"{host}/{folder}/{name}",
+                media_type=reply.headers["Content-Type"],
+                image_size_bytes=sum(layer["size"] for layer in reply.json().get("layers", [])),
+            ))  # fmt: skip
+            image.tags = [*image.tags, tag]
+    return ar.ListDockerImagesResponse(docker_images=list(found.values()))
+
+
 def delete_package(world: World, request: ar.DeletePackageRequest) -> Operation:
     """Delete every version of one image."""
     repository, _, package = request.name.partition("/packages/")
@@ -130,5 +148,6 @@ METHODS = {
     "ListRepositories": list_,
     "DeleteRepository": delete,
     "ListPackages": list_packages,
+    "ListDockerImages": list_images,
     "DeletePackage": delete_package,
 }

@@ -47,13 +47,9 @@ def main() -> None:
     )
     endpoint.delete(force=True)
     second.delete()
-    print(
-        "left:",
-        len(aiplatform.Endpoint.list()),
-        "endpoints,",
-        len(aiplatform.Model.list()),
-        "models",
-    )
+    endpoints = aiplatform.Endpoint.list(filter='display_name="sdk"')
+    models = aiplatform.Model.list(filter='display_name="sdk"')
+    print("left:", len(endpoints), "endpoints,", len(models), "models")
 
 
 if __name__ == "__main__":

@@ -106,8 +106,10 @@ class App:
         route, variables = wire.find(request.method, request.path)
         resource = next(iter(variables.values()), "")
         self._strike(route.rpc, resource)
-        if route.rpc in ("Predict", "RawPredict"):
+        if route.rpc in ("Predict", "RawPredict", "StreamRawPredict"):
             return self._predict(route.rpc, request, variables["endpoint"], body)
+        if route.rpc == "Explain":
+            raise Refused("FAILED_PRECONDITION", "The deployed model has no explanation_spec.")
         method = METHODS.get(route.rpc)
         if method is None:
             raise Refused(

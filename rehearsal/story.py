@@ -189,8 +189,15 @@ def chapters(story: Story) -> Iterator[str]:
     """Tell the story, chapter by chapter."""
     held_out = json.loads(Path("build/model/held-out/instances.json").read_text())["instances"]
     REQUEST.write_text(json.dumps({"instances": held_out[:2], "parameters": {"top_k": 2}}))
-    yield "Cloud Build: build, test, push"
-    story.run(f"make -s build-cloud PROJECT={PROJECT} REGION={REGION}")
+    yield "Cloud Build: build, test, push, upload"
+    story.run(f'make -s build-cloud PROJECT={PROJECT} REGION={REGION} ARGS="--serve upload"')
+    story.run(
+        f"gcloud artifacts docker images list {REGION}-docker.pkg.dev/{PROJECT}/models --include-tags"
+    )
+    story.expect(
+        "digits" in story.run(f"gcloud ai models list --region={REGION}"),
+        "the build uploaded no model",
+    )
     image = f"{story.stage.registry}/{PROJECT}/models/digits:latest"
     yield "gcloud"
     with_gcloud(story, image)

@@ -228,7 +228,22 @@ def _fill(kind: Any, content: dict[str, Any]) -> Any:
         json_format.ParseDict(content, plain)
         return kind.wrap(plain)
     except json_format.ParseError as error:
-        raise Refused("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}") from None
+        raise Refused(
+            "INVALID_ARGUMENT", f"Invalid JSON payload received. {_said(error)}"
+        ) from None
+
+
+def _said(error: json_format.ParseError) -> str:
+    """Return a parser's complaint as Google words an unknown field, and as it is otherwise."""
+    unknown = re.search(r'has no field named "([^"]+)" at "([^"]+)"', str(error))
+    if unknown is None:
+        return str(error)
+    where = unknown[2].partition(".")[2]
+    return (
+        f'Unknown name "{unknown[1]}"'
+        + (f" at '{where}'" if where else "")
+        + ": Cannot find field."
+    )
 
 
 def _demand(request: Any, kind: Any, at: str, *, deep: bool, spared: Collection[str] = ()) -> None:

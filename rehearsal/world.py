@@ -127,9 +127,19 @@ def page(
     if wanted := getattr(request, "filter", ""):
         for clause in re.split(r"\s+AND\s+", wanted):
             found = [item for item in found if (matches or labelled)(item, clause.strip())]
+    for clause in reversed(
+        [each.split() for each in getattr(request, "order_by", "").split(",") if each]
+    ):
+        found.sort(key=lambda item: _sorted_by(item, clause[0]), reverse=clause[1:] == ["desc"])
     first = int(request.page_token or 0)
     size = request.page_size or 100
     return found[first : first + size], str(first + size) if len(found) > first + size else ""
+
+
+def _sorted_by(item: Any, name: str) -> Any:
+    if not hasattr(item, name):
+        raise Refused("INVALID_ARGUMENT", f"Invalid order_by: no field {name}")
+    return getattr(item, name)
 
 
 def labelled(item: Any, clause: str) -> bool:

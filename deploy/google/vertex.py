@@ -56,6 +56,7 @@ class Vertex(Wire):
             pending,
             default,
             found.etag,
+            found.dedicated_endpoint_enabled,
         )
 
     def all_endpoints(self) -> list[tuple[str, tuple[Deployed, ...], dict[str, int]]]:

@@ -72,8 +72,11 @@ def endpoint(call: Call) -> str:
         ({"model": MODEL | {"displayNam": "x"}}, "Unknown name \"displayNam\" at 'model'"),
         ({"model": MODEL, "modelID": "x"}, 'Unknown name "modelID"'),
         ({"model": MODEL | {"displayName": 3}}, "displayName"),
-        ({"model": {"containerSpec": MODEL["containerSpec"]}}, "displayName"),
-        ({"model": MODEL | {"containerSpec": {"ports": []}}}, "imageUri"),
+        ({"model": {"containerSpec": MODEL["containerSpec"]}}, "not set: model.display_name"),
+        (
+            {"model": MODEL | {"containerSpec": {"ports": []}}},
+            "not set: model.container_spec.image_uri",
+        ),
         ({}, "model"),
         ({"model": MODEL, "modelId": "Digits!"}, "Digits!"),
         ({"model": MODEL | {"labels": {"A B": "c"}}}, "Invalid label"),
@@ -94,7 +97,7 @@ def test_an_upload_that_is_not_as_googles_types_have_it_is_refused(
         (
             {"dedicatedResources": {"machineSpec": {"machineType": "e2-standard-2"}}},
             {},
-            "minReplicaCount",
+            "not set: deployed_model.dedicated_resources.min_replica_count",
         ),
         ({}, {}, "dedicated_resources"),
         ({"dedicatedResources": MACHINE}, {"0": 90}, "sum to 100"),
@@ -130,13 +133,11 @@ def test_a_deployment_that_is_not_as_google_has_it_is_refused(
         ("DELETE", "endpoints/nothing", "404 NOT_FOUND"),
         ("GET", "endpoints?pageSise=3", 'Unknown name "pageSise"'),
         ("POST", "models:uplaod", "404 NOT_FOUND: Google publishes no method"),
-        ("POST", "datasets", "501 UNIMPLEMENTED"),
+        ("POST", "models:copy", "501 UNIMPLEMENTED: the rehearsal does not do CopyModel"),
     ],
 )
 def test_what_is_not_there_is_refused(call: Call, verb: str, path: str, said: str) -> None:
     content: Any = {"instances": [1]} if path.endswith("predict") else {}
-    if path == "datasets":
-        content = {"displayName": "d", "metadataSchemaUri": "gs://x", "metadata": {}}
     with pytest.raises(Error, match=said):
         call(verb, f"{PARENT}/{path}", None if verb == "GET" else content)
 

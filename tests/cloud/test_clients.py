@@ -1,0 +1,174 @@
+"""The real gcloud and the real SDK against the stand-in, beyond what `make rehearse` goes through."""
+
+import json
+import subprocess
+
+import pytest
+from google.api_core import exceptions
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import aiplatform
+
+from rehearsal import artifacts
+from rehearsal.stage import Stage
+from tests.cloud.conftest import PROJECT, REGION, TINY, Run
+from tests.container.conftest import DOCKER
+
+UPLOAD = (
+    "ai models upload --display-name=m --container-ports=8080 --container-health-route=/h "
+    "--container-predict-route=/p --container-image-uri="
+)
+MACHINE = {"machine_type": "e2-standard-2", "min_replica_count": 1, "max_replica_count": 1}
+
+
+def good(run: Run, line: str) -> str:
+    done = run(line)
+    assert done.code == 0, f"{line}\n{done.err}"
+    return str(done.out).strip()
+
+
+def test_gcloud_versions_and_aliases(gcloud: Run) -> None:
+    good(gcloud, f"{UPLOAD}{TINY}:1 --model-id=m --version-aliases=prod --labels=team=x")
+    good(gcloud, f"{UPLOAD}{TINY}:2 --parent-model=projects/{PROJECT}/locations/{REGION}/models/m")
+    assert good(gcloud, "ai models describe m@prod --format=value(versionId)") == "1"
+    listed = good(gcloud, "ai models list-version m --format=value(versionId)").split()
+    assert sorted(listed) == ["1", "2"]
+    assert good(gcloud, "ai models list --filter=labels.team=x --format=value(displayName)") == "m"
+    refused = gcloud("ai models delete-version m@1")
+    assert refused.code == 1
+    assert "default version" in refused.err
+    good(gcloud, "ai models delete-version m@2")
+
+
+def test_gcloud_endpoints(gcloud: Run) -> None:
+    good(gcloud, f"{UPLOAD}{TINY}:1 --model-id=m")
+    good(gcloud, "ai endpoints create --display-name=e --endpoint-id=e --labels=a=b")
+    deploy = "ai endpoints deploy-model e --model=m --display-name=d --machine-type=e2-standard-2"
+    good(
+        gcloud,
+        f"{deploy} --traffic-split=0=100 --deployed-model-id=11 --autoscaling-metric-specs=cpu-usage=70",
+    )
+    good(gcloud, f"{deploy} --traffic-split=0=30,11=70 --deployed-model-id=22")
+    shown = json.loads(good(gcloud, "ai endpoints describe e --format=json"))
+    assert shown["trafficSplit"] == {"11": 70, "22": 30}
+    assert shown["labels"] == {"a": "b"}
+    good(
+        gcloud, "ai endpoints update e --traffic-split=11=100 --update-labels=c=d --display-name=e2"
+    )
+    refused = gcloud("ai endpoints update e --traffic-split=11=90")
+    assert "must sum to 100" in refused.err
+    assert (
+        "still receives 100" in gcloud("ai endpoints undeploy-model e --deployed-model-id=11").err
+    )
+    assert "has deployed" in gcloud("ai endpoints delete e").err
+    too_many = gcloud(f"{deploy.replace('standard-2', 'standard-32')} --traffic-split=0=0,11=100")
+    assert "The following quotas are exceeded" in too_many.err
+    assert "not found" in gcloud("ai endpoints describe nothing").err
+
+
+def test_gcloud_sees_what_was_pushed(gcloud: Run, stage: Stage) -> None:
+    good(
+        gcloud,
+        f"artifacts repositories create shown --repository-format=docker --location={REGION}",
+    )
+    for tag in ("1", "latest"):
+        name = f"{stage.registry}/{PROJECT}/shown/small:{tag}"
+        subprocess.run([DOCKER, "tag", "debian:bookworm-slim", name], timeout=60, check=True)
+        subprocess.run(
+            [DOCKER, "push", "--quiet", name], timeout=300, check=True, capture_output=True
+        )
+    where = f"{REGION}-docker.pkg.dev/{PROJECT}/shown"
+    shown = json.loads(
+        good(gcloud, f"artifacts docker images list {where} --include-tags --format=json")
+    )
+    assert [each["package"] for each in shown] == [f"{where}/small"]
+    assert shown[0]["version"].startswith("sha256:")
+    assert set(",".join(shown[0]["tags"]).replace(" ", "").split(",")) >= {"1", "latest"}
+    good(gcloud, f"artifacts repositories delete shown --location={REGION} --quiet")
+
+
+@pytest.fixture
+def sdk(empty: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lead the SDK here."""
+    for name, value in empty.environment(PROJECT).items():
+        monkeypatch.setenv(name, value)
+    aiplatform.init(
+        project=PROJECT, location=REGION, api_endpoint=empty.url, api_transport="rest",
+        credentials=AnonymousCredentials(),
+    )  # fmt: skip
+
+
+def uploaded(**more: object) -> aiplatform.Model:
+    return aiplatform.Model.upload(
+        serving_container_image_uri=f"{TINY}:1", serving_container_ports=[8080], display_name="m",
+        serving_container_health_route="/h", serving_container_predict_route="/p", **more,
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("sdk")
+def test_the_sdks_registry_of_versions() -> None:
+    first = uploaded(model_id="mm", version_aliases=["prod"], labels={"team": "x"})
+    uploaded(parent_model=first.resource_name, is_default_version=True)
+    assert aiplatform.Model("mm").version_id == "2"
+    assert aiplatform.Model("mm", version="prod").version_id == "1"
+    registry = aiplatform.models.ModelRegistry("mm")
+    registry.add_version_aliases(["blue"], "1")
+    registry.remove_version_aliases(["prod"], "1")
+    assert {each.version_id: each.version_aliases for each in registry.list_versions()} == {
+        "1": ["blue"],
+        "2": ["default"],
+    }
+    registry.delete_version("1")
+    with pytest.raises(exceptions.NotFound):
+        _ = aiplatform.Model("mm", version="1").display_name
+
+
+@pytest.mark.usefixtures("sdk")
+def test_the_sdks_endpoints() -> None:
+    model, endpoint = uploaded(model_id="mm"), aiplatform.Endpoint.create("e", labels={"a": "b"})
+    endpoint.deploy(model, **MACHINE)
+    endpoint.deploy(model, traffic_percentage=20, **MACHINE)
+    assert sorted(endpoint.traffic_split.values()) == [20, 80]
+    answer = endpoint.predict(instances=["x", 3], parameters={"k": 1})
+    assert answer.predictions == ["x", 3]
+    assert answer.deployed_model_id in endpoint.traffic_split
+    with pytest.raises(exceptions.BadRequest, match="sum to 100"):
+        endpoint.update(traffic_split=dict.fromkeys(endpoint.traffic_split, 30))
+    with pytest.raises(exceptions.BadRequest, match="deployed"):
+        model.delete()
+    with pytest.raises(exceptions.Conflict, match="already exists"):
+        aiplatform.Endpoint.create("again", endpoint_id=endpoint.name)
+    endpoint.update(display_name="renamed", labels={"c": "d"})
+    assert [each.name for each in aiplatform.Endpoint.list(filter='display_name="renamed"')] == [
+        endpoint.name
+    ]
+    endpoint.undeploy_all()
+    endpoint.delete()
+    model.delete()
+    assert not aiplatform.Endpoint.list()
+    assert not aiplatform.Model.list()
+
+
+@pytest.mark.usefixtures("sdk")
+def test_the_sdks_batch_prediction(empty: Stage) -> None:
+    with artifacts.client(empty.world.rules) as storage:
+        storage.create_bucket("sdk-batch").blob("in.jsonl").upload_from_string('"a"\n2\n')
+        job = uploaded(model_id="mm").batch_predict(
+            job_display_name="j", gcs_source="gs://sdk-batch/in.jsonl", machine_type="e2-standard-2",
+            gcs_destination_prefix="gs://sdk-batch/out", instances_format="jsonl",
+        )  # fmt: skip
+        assert job.completion_stats.successful_count == 2
+        folder = job.output_info.gcs_output_directory.removeprefix("gs://sdk-batch/")
+        lines = [
+            json.loads(line)
+            for blob in storage.list_blobs("sdk-batch", prefix=folder) if "results" in blob.name
+            for line in blob.download_as_text().splitlines()
+        ]  # fmt: skip
+    assert lines == [{"instance": "a", "prediction": "a"}, {"instance": 2, "prediction": 2}]
+    job.delete()
+
+
+@pytest.mark.usefixtures("sdk")
+def test_a_copy_is_a_model_of_its_own() -> None:
+    copy = uploaded(model_id="mm").copy(destination_location=REGION, destination_model_id="n")
+    assert copy.name == "n"
+    assert copy.container_spec.image_uri == f"{TINY}:1"

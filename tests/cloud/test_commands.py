@@ -1,0 +1,100 @@
+"""What every command has in common: --help, --dry-run, and no endpoint of another kind."""
+
+from typing import Any
+
+import pytest
+import requests
+
+from rehearsal.stage import Stage
+from tests.cloud.conftest import Run, traffic
+
+SECOND = {"DEPLOY_IMAGE": "cloud-tests/tiny:2"}
+COMMANDS = {
+    "endpoint": "DeployModel",
+    "upload": "UploadModel",
+    "deploy": "DeployModel",
+    "canary": "DeployModel",
+    "promote": "UpdateEndpoint",
+    "rollback": "UndeployModel",
+    "predict": "Predict",
+    "batch-predict --input gs://b/in.jsonl --output gs://b/out": "CreateBatchPredictionJob",
+    "undeploy": "UndeployModel",
+    "teardown": "DeleteEndpoint",
+}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of the requests that are made."""
+    found: list[str] = []
+    send = requests.Session.send
+
+    def noted(
+        self: requests.Session, request: requests.PreparedRequest, **options: Any
+    ) -> requests.Response:
+        found.append(f"{request.method} {request.path_url.partition('?')[0]}")
+        return send(self, request, **options)
+
+    monkeypatch.setattr(requests.Session, "send", noted)
+    return found
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_dry_run_prints_the_calls_and_makes_none(
+    deploy: Run, empty: Stage, asked: list[str], line: str
+) -> None:
+    assert deploy("deploy").code == 0
+    if line in ("promote", "rollback"):
+        assert deploy("canary", **SECOND).code == 0
+    before = traffic(empty)
+    asked.clear()
+    done = deploy(f"{line} --dry-run", **SECOND)
+    assert done.code == 0, done.err
+    assert "would call " in done.out
+    assert COMMANDS[line] in done.out
+    changing = [
+        each for each in asked if not each.startswith(("GET", "HEAD")) and "testIam" not in each
+    ]
+    assert changing == []
+    assert traffic(empty) == before
+    assert len(empty.world.models) == 1
+
+
+@pytest.mark.parametrize("line", ["", *(name.split()[0] for name in COMMANDS), "build", "status"])
+def test_every_command_explains_itself(deploy: Run, line: str) -> None:
+    done = deploy(f"{line} --help")
+    assert done.code == 0
+    assert "--machine-type" in done.out or not line
+
+
+def test_an_endpoint_of_the_other_kind_is_not_passed_over(deploy: Run, empty: Stage) -> None:
+    assert deploy("deploy").code == 0
+    failed = deploy("deploy --dedicated", **SECOND)
+    assert failed.code == 1
+    assert "digits is a shared endpoint, and dedicated = true" in failed.err
+    assert traffic(empty) == {"1": 100}
+
+
+def test_run_twice_it_changes_nothing(deploy: Run, empty: Stage, asked: list[str]) -> None:
+    assert deploy("endpoint").code == 0
+    asked.clear()
+    done = deploy("endpoint")
+    assert "nothing changed" in done.out
+    changing = [each for each in asked if not each.startswith(("GET", "HEAD"))]
+    assert [each.rpartition(":")[2] for each in changing] == ["testIamPermissions", "predict"]
+    assert traffic(empty) == {"1": 100}
+
+
+@pytest.mark.parametrize(
+    ("builder", "programs"),
+    [("cloud", ["gcloud builds submit"]), ("local", ["make build", "docker tag", "docker push"])],
+)
+def test_a_dry_build_prints_the_programs_and_runs_none(
+    deploy: Run, asked: list[str], builder: str, programs: list[str]
+) -> None:
+    done = deploy(f"build --builder {builder} --dry-run", DEPLOY_IMAGE="", DOCKER="docker")
+    assert done.code == 0, done.err
+    assert "would call ArtifactRegistry.CreateRepository" in done.out
+    for program in programs:
+        assert f"would run {program}" in done.out
+    assert not [each for each in asked if not each.startswith(("GET", "HEAD"))]

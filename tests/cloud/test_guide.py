@@ -1,0 +1,192 @@
+"""docs/cloud.md does what it says: every command in it is run, in order, and prints what is shown."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+import requests
+
+from rehearsal import artifacts
+from rehearsal.stage import Stage
+from tests.cloud.programs import needs
+from tests.container.conftest import DOCKER
+from tests.pictures import ROOT
+
+GUIDE = ROOT / "docs" / "cloud.md"
+PROJECT, REGION = "my-project", "us-central1"
+HELD_OUT = ROOT / "build/model/held-out/instances.json"
+ELSEWHERE, GOOGLE = "# ten minutes", "# real cloud"
+
+
+class Shown(NamedTuple):
+    """A command of the guide and what it is shown to print."""
+
+    command: str
+    output: str
+    another: bool
+    """whether another image is meant from here on"""
+
+
+def shown() -> Iterator[Shown]:
+    """Read the guide."""
+    found = re.findall(
+        r"(<!-- another image -->\n)?```console\n(.+?)```", GUIDE.read_text(), re.DOTALL
+    )
+    for another, block in found:
+        for index, part in enumerate(re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]):
+            command, _, output = part.partition("\n")
+            yield Shown(command.strip(), output, bool(another) and index == 0)
+
+
+def pattern(output: str) -> str:
+    """Return what an output must match: … is anything, alone on a line any number of lines."""
+    lines = [
+        r"(?:.*\n)*?" if line.strip() == "…" else re.escape(line.strip()).replace("…", ".*") + r"\s*\n"
+        for line in output.splitlines() if line.strip()
+    ]  # fmt: skip
+    return "".join(lines)
+
+
+@pytest.fixture
+def env(empty: Stage, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Return the environment of somebody whose gcloud knows the project, with clients at the endpoint."""
+    # The real image takes longer to load than those that the other tests wait for in vain.
+    monkeypatch.setattr(
+        empty.world, "rules", replace(empty.world.rules, patience_s=180, shared_s=60)
+    )
+    found = {**os.environ, **empty.environment(PROJECT), "DEPLOY_IMAGE": image, "DOCKER": DOCKER}
+    for name in ("CLOUDSDK_CORE_PROJECT", "MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
+        found.pop(name, None)
+    _gcloud(found, "config", "set", "project", PROJECT)
+    (ROOT / "build/deploy/rehearsed.toml").unlink(missing_ok=True)
+    over = threading.Event()
+    thread = threading.Thread(target=_ask, args=(empty, over))
+    thread.start()
+    yield found
+    over.set()
+    thread.join(60)
+    _gcloud(found, "config", "unset", "project")
+
+
+def _gcloud(env: dict[str, str], *words: str) -> None:
+    subprocess.run(["gcloud", *words], env=env, capture_output=True, timeout=120, check=True)
+
+
+def _ask(stage: Stage, over: threading.Event) -> None:
+    where = f"{stage.url}/v1/projects/{PROJECT}/locations/{REGION}/endpoints/digits:predict"
+    body = {"instances": json.loads(HELD_OUT.read_text())["instances"][:1]}
+    while not over.wait(0.1):
+        requests.post(where, json=body, timeout=90)
+
+
+def test_every_command_prints_what_the_guide_shows(
+    env: dict[str, str], empty: Stage, image: str
+) -> None:
+    with artifacts.client(empty.world.rules) as storage:
+        lines = [json.dumps(each) for each in json.loads(HELD_OUT.read_text())["instances"][:2]]
+        storage.create_bucket("my-bucket").blob("instances.jsonl").upload_from_string(
+            "\n".join(lines)
+        )
+    ran = 0
+    for each in shown():
+        if each.command.endswith((ELSEWHERE, GOOGLE)):
+            continue
+        if each.another:
+            subprocess.run([DOCKER, "tag", image, f"{image}-2"], timeout=60, check=True)
+            env["DEPLOY_IMAGE"] = f"{image}-2"
+        command = each.command.replace("--watch 10m", "--watch 5s").replace("=IMAGE", f"={image}")
+        if "=DEPLOYED" in command:
+            number = empty.world.endpoints[
+                f"projects/{_number(empty)}/locations/{REGION}/endpoints/by-hand"
+            ]
+            command = command.replace("=DEPLOYED", f"={number.deployed_models[0].id}")
+        done = subprocess.run(
+            shlex.split(command), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        told = "".join(f"{line.strip()}\n" for line in done.stdout.splitlines() if line.strip())
+        assert re.fullmatch(pattern(each.output), told), (
+            f"$ {command}\n{told}\n--- the guide:\n{each.output}"
+        )
+        ran += 1
+    assert ran > 20
+    assert not empty.world.endpoints
+    assert not empty.world.models
+
+
+def _number(stage: Stage) -> str:
+    return next(iter(stage.world.endpoints)).split("/")[1]
+
+
+def flags(words: list[str], tree: Any) -> set[str]:
+    """Return a gcloud command's options; raise KeyError where there is no such command."""
+    known = set(tree["flags"])
+    for word in words:
+        tree = tree["commands"][word]
+        known |= set(tree["flags"])
+    return known
+
+
+def test_commands_for_google_itself_are_spelt_as_gcloud_spells_them() -> None:
+    needs("gcloud")
+    root = subprocess.run(
+        ["gcloud", "info", "--format=value(installation.sdk_root)"],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout.strip()  # fmt: skip
+    names: dict[str, Any] = {}
+    with open(f"{root}/data/cli/gcloud_completions.py") as file:
+        exec(file.read(), names)  # noqa: S102  gcloud's own table of its commands
+    checked = 0
+    for each in shown():
+        if not each.command.endswith(GOOGLE):
+            continue
+        words = shlex.split(each.command.removesuffix(GOOGLE))
+        assert words[0] == "gcloud"
+        tree, path = names["STATIC_COMPLETION_CLI_TREE"], []
+        for word in words[1:]:
+            if word.startswith("-") or word not in tree["commands"]:
+                break
+            path.append(word)
+            tree = tree["commands"][word]
+        assert not tree["commands"], f"{' '.join(words[:4])} is no command"
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        unknown = used - flags(path, names["STATIC_COMPLETION_CLI_TREE"])
+        assert not unknown, f"{' '.join(path)} has no {unknown}"
+        checked += 1
+    assert checked > 5
+
+
+def test_what_takes_long_is_run_elsewhere() -> None:
+    long = [
+        each.command.removesuffix(ELSEWHERE).strip()
+        for each in shown()
+        if each.command.endswith(ELSEWHERE)
+    ]
+    assert sorted(long) == ["make build-cloud", "make rehearse"]
+    assert "make rehearse" in (ROOT / ".ci" / "run").read_text()
+    assert "make -s build-cloud" in (ROOT / "rehearsal" / "story.py").read_text()
+
+
+def test_every_error_in_the_table_is_one_that_is_really_said() -> None:
+    said = "".join(
+        file.read_text()
+        for folder in ("deploy", "rehearsal", "handler", "model")
+        for file in (ROOT / folder).rglob("*.py")
+    )
+    table = GUIDE.read_text().partition("## When it says")[2]
+    unsaid = [
+        part
+        for row in re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+        for message in re.findall(r"`([^`]+)`", row)
+        for part in (piece.strip(" :'") for piece in re.split(r"…|instances\[2\]", message))
+        if part and part not in said and part not in ("make status", "predict", "network error")
+    ]
+    assert unsaid == []
