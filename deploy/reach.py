@@ -25,7 +25,7 @@ def look(google: Google) -> State:
     for _ in range(PATIENCE):
         state = google.state()
         if state is not None and (state.etag or not state.pending):
-            _as_wanted(google, state)
+            only_ours(google, state)
             return state
         try:
             if state is not None:
@@ -92,18 +92,23 @@ def _take(google: Google, step: object, state: State) -> None:
             google.make_default(version)
 
 
-def _as_wanted(google: Google, state: State) -> None:
-    """Refuse to touch an endpoint that also serves another model, or is of the other kind."""
+def only_ours(google: Google, state: State) -> None:
+    """Refuse to touch an endpoint that also serves another model."""
     name = google.settings.name
-    if state.dedicated != google.settings.dedicated:
-        kind = "a dedicated" if state.dedicated else "a shared"
-        raise Stop(
-            f"{name} is {kind} endpoint, and dedicated = {str(google.settings.dedicated).lower()}",
-            f"Google cannot change that: dedicated = {str(state.dedicated).lower()} in deploy.toml, "
-            "another name, or make teardown before",
-        )
     if others := sorted({each.model for each in state.deployed} - {name, ""}):
         raise Stop(
             f"the endpoint {name} also serves another model: {', '.join(others)}",
             "undeploy it, or give this model a name of its own: name in deploy.toml",
+        )
+
+
+def right_kind(google: Google, state: State) -> None:
+    """Refuse to deploy to a shared endpoint where a dedicated one is wanted, or the other way round."""
+    wanted = google.settings.dedicated
+    if state.dedicated != wanted:
+        raise Stop(
+            f"{google.settings.name} is a {'dedicated' if state.dedicated else 'shared'} endpoint, "
+            f"and dedicated = {str(wanted).lower()}",
+            f"Google cannot change that: dedicated = {str(state.dedicated).lower()} in deploy.toml, "
+            "another name, or make teardown before",
         )

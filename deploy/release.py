@@ -8,7 +8,7 @@ from deploy.errors import Stop
 from deploy.google import Google
 from deploy.image import find
 from deploy.plan import Goal, State
-from deploy.reach import look, reach
+from deploy.reach import look, reach, right_kind
 from deploy.roles import NEEDED, WHOLE, grant
 from deploy.status import costs
 from deploy.versions import upload
@@ -26,6 +26,7 @@ def everything(google: Google, request: Path) -> None:
 def deploy(google: Google, version: str) -> None:
     """Let a version serve everything."""
     state = look(google)
+    right_kind(google, state)
     goal = Goal("deploy", version)
     if reach(google, goal, state):
         _served(google, version)
@@ -36,6 +37,7 @@ def deploy(google: Google, version: str) -> None:
 def canary(google: Google, version: str, percent: int, limits: watch.Limits | None) -> None:
     """Let a version serve a part, and watch it if asked to."""
     state = look(google)
+    right_kind(google, state)
     if not reach(google, plan.canary(state, version, percent), state):
         google.say(f"version {version} has its {percent} % already: nothing changed")
     if limits is None or google.dry_run:

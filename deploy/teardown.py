@@ -8,7 +8,7 @@ from deploy.errors import Lost, Stop
 from deploy.google import Google
 from deploy.image import staging
 from deploy.plan import Deployed, State
-from deploy.reach import PATIENCE
+from deploy.reach import PATIENCE, only_ours
 
 
 def undeploy(google: Google, version: str, *, idle: bool, yes: bool) -> None:
@@ -17,6 +17,7 @@ def undeploy(google: Google, version: str, *, idle: bool, yes: bool) -> None:
     if state is None or not (state.deployed or state.pending):
         google.say("nothing is deployed: nothing changed")
         return
+    only_ours(google, state)
     state = _settled(google, state)
     chosen = [
         each for each in state.deployed
@@ -58,6 +59,7 @@ def teardown(google: Google, *, keep_images: bool, yes: bool) -> None:
         *([f"the images {s.image_name}"] if images else []),
         *([f"{len(sources)} sources of builds in {staging(s)}"] if sources else []),
     ]  # fmt: skip
+    only_ours(google, state or State())
     if not found:
         google.say(f"nothing of {s.name} is left in {s.project}, {s.region}")
         return
@@ -119,12 +121,16 @@ def _settled(google: Google, state: State) -> State:
         if google.dry_run:
             google.cancel(operation)
             continue
-        try:
-            google.cancel(operation)
-            google.wait(operation, "waiting for the end of what is under way")
-        except (Lost, Stop) as reason:
-            # It ended in an error, as a cancelled operation does; the next look tells what is left.
-            google.say(f"  {reason}")
+        # Neither a refused cancellation nor the error that a cancelled operation ends in matters: the next
+        # look tells what is left.
+        for act in (
+            functools.partial(google.cancel, operation),
+            functools.partial(google.wait, operation, "waiting for the end of what is under way"),
+        ):
+            try:
+                act()
+            except (Lost, Stop) as reason:
+                google.say(f"  {reason}")
     if google.dry_run:
         return state
     return google.state() or State()

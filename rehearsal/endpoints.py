@@ -10,7 +10,7 @@ from rehearsal import artifacts, containers, operations, traffic
 from rehearsal.errors import Refused
 from rehearsal.faults import refusal
 from rehearsal.models import check_labels
-from rehearsal.world import World, canonical, endpoint_of, location, model_of, now, number, page
+from rehearsal.world import World, canonical, endpoint_of, location, model_of, now, page
 
 ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?|[1-9][0-9]{0,8}")
 UPDATABLE = {"display_name", "description", "labels", "traffic_split"}
@@ -35,9 +35,7 @@ def create(world: World, request: v1.CreateEndpointRequest) -> Operation:
         endpoint.name, endpoint.etag = name, world.serial()
         endpoint.create_time = endpoint.update_time = now()
         if endpoint.dedicated_endpoint_enabled:
-            endpoint.dedicated_endpoint_dns = (
-                f"{identity}.{location(name)}-{number(name.split('/')[1])}.prediction.vertexai.goog"
-            )
+            endpoint.dedicated_endpoint_dns = world.dedicated
         with world.lock:
             if name in world.endpoints:
                 raise Refused("ALREADY_EXISTS", f"Endpoint with ID {identity} already exists.")

@@ -66,6 +66,8 @@ def ask(world: World, name: str, body: bytes, kind: str, *, dedicated: bool) -> 
             f"Please access the endpoint using its dedicated dns name '{endpoint.dedicated_endpoint_dns}'"
         )
         raise Refused("FAILED_PRECONDITION", message)
+    if dedicated and not endpoint.dedicated_endpoint_enabled:
+        raise Refused("NOT_FOUND", f"{name} is not a dedicated endpoint.")
     limit = world.rules.dedicated_bytes if dedicated else world.rules.shared_bytes
     if len(body) > limit:
         raise Refused("INVALID_ARGUMENT", f"Request payload size exceeds the limit: {limit} bytes.")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -15,12 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import certifi
+import trustme
+
 from rehearsal import containers
 from rehearsal.errors import Refused
 from rehearsal.server import serve
 from rehearsal.world import Rules, World
 
-HOST = "127.0.0.1"
+HOST, AUTHORITIES = "127.0.0.1", "authorities.pem"
 BUILDER = "gcr.io/cloud-builders/docker"
 
 
@@ -56,6 +60,8 @@ class Stage:
             "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
             "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
             "STORAGE_EMULATOR_HOST": self.storage,
+            # Dedicated endpoints are TLS: whoever uses requests trusts this stage beside the public authorities.
+            "REQUESTS_CA_BUNDLE": str(self.folder / AUTHORITIES),
             "DEPLOY_API_ENDPOINT": self.url,
             "DEPLOY_REGISTRY": self.registry,
         }
@@ -92,12 +98,25 @@ def raised(rules: Rules, *, port: int = 0, say: Callable[[str], None] = print) -
         server = serve(world, HOST, port)
         stack.callback(server.shutdown)
         say(f"control plane   http://{HOST}:{server.port}")
+        door = serve(world, HOST, 0, dedicated=True, context=_certified(folder))
+        stack.callback(door.shutdown)
+        world.dedicated = f"{HOST}:{door.port}"
+        say(f"dedicated       https://{world.dedicated}")
         (folder / "gcloud").mkdir()
         _builder(rules, folder)
         stage = Stage(f"http://{HOST}:{server.port}", registry, storage, world, folder)
         here = ("DEPLOY_API_ENDPOINT", "DEPLOY_REGISTRY", "STORAGE_EMULATOR_HOST")
         world.step_env = tuple(f"{name}={stage.environment('')[name]}" for name in here)
         yield stage
+
+
+def _certified(folder: Path) -> ssl.SSLContext:
+    """Return TLS for the dedicated endpoints' address, and write down who vouches for it."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST).configure_cert(context)
+    (folder / AUTHORITIES).write_bytes(Path(certifi.where()).read_bytes())
+    authority.cert_pem.write_to_path(str(folder / AUTHORITIES), append=True)
+    return context
 
 
 def _require(*programs: str) -> None:

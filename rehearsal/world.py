@@ -54,6 +54,8 @@ class World:
     """What Cloud Monitoring knows: one entry a prediction."""
     step_env: tuple[str, ...] = ()
     """NAME=value pairs with which a build's steps come here and not to Google."""
+    dedicated: str = ""
+    """host:port of the dedicated endpoints."""
     _serial: int = 1000
 
     def serial(self) -> str:

@@ -21,6 +21,9 @@ from deploy.settings import Settings
 CPU = "aiplatform.googleapis.com/prediction/online/cpu/utilization"
 GPU = "aiplatform.googleapis.com/prediction/online/accelerator/duty_cycle"
 
+SET = ("imageUri", "ports", "healthRoute", "predictRoute", "env", "sharedMemorySizeMb")
+"""What `container` sets."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -30,7 +33,7 @@ class Version:
     labels: Mapping[str, str]
     aliases: tuple[str, ...]
     container: Mapping[str, Any]
-    """As in the request that uploaded it."""
+    """What was set of it; see `written`."""
     artifact_uri: str
     created: str
     image: str
@@ -271,8 +274,9 @@ def container(settings: Settings, image: str) -> v1.ModelContainerSpec:
 
 
 def written(spec: v1.ModelContainerSpec) -> dict[str, Any]:
-    """Return a container's settings as JSON, to be compared."""
-    return dict(json_format.MessageToDict(v1.ModelContainerSpec.pb(spec)))
+    """Return what is set of a container as JSON, to be compared; not what Google may add of its own."""
+    found = json_format.MessageToDict(v1.ModelContainerSpec.pb(spec))
+    return {key: value for key, value in found.items() if key in SET}
 
 
 def _resources(machine: Machine, replicas: Replicas) -> v1.DedicatedResources:

@@ -4,6 +4,7 @@ import json
 import subprocess
 
 import pytest
+import requests
 from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
@@ -172,3 +173,25 @@ def test_a_copy_is_a_model_of_its_own() -> None:
     copy = uploaded(model_id="mm").copy(destination_location=REGION, destination_model_id="n")
     assert copy.name == "n"
     assert copy.container_spec.image_uri == f"{TINY}:1"
+
+
+@pytest.mark.usefixtures("sdk")
+def test_a_dedicated_endpoint_takes_more_and_only_by_its_own_name(empty: Stage) -> None:
+    endpoint = aiplatform.Endpoint.create("e", dedicated_endpoint_enabled=True)
+    endpoint.deploy(uploaded(), **MACHINE)
+    large = "x" * 3_000_000
+    assert endpoint.predict(instances=[large], use_dedicated_endpoint=True).predictions == [large]
+    raw = endpoint.raw_predict(
+        body=b'{"instances": [7]}',
+        headers={"Content-Type": "application/json"},
+        use_dedicated_endpoint=True,
+    )
+    assert raw.json()["predictions"] == [7]
+    shared = requests.post(
+        f"{empty.url}/v1/{endpoint.resource_name}:predict", json={"instances": [1]}, timeout=30
+    )
+    assert shared.status_code == 400
+    assert "cannot be accessed through the shared one" in shared.json()["error"]["message"]
+    with pytest.raises(ValueError, match="Request payload size exceeds the limit"):
+        endpoint.predict(instances=["x" * 11_000_000], use_dedicated_endpoint=True)
+    assert empty.world.dedicated == endpoint.dedicated_endpoint_dns

@@ -98,3 +98,11 @@ def test_a_dry_build_prints_the_programs_and_runs_none(
     for program in programs:
         assert f"would run {program}" in done.out
     assert not [each for each in asked if not each.startswith(("GET", "HEAD"))]
+
+
+def test_a_dedicated_endpoint_is_made_and_asked_by_its_own_name(deploy: Run, empty: Stage) -> None:
+    done = deploy("endpoint --dedicated")
+    assert done.code == 0, done.err
+    assert "from deployed model" in done.out
+    assert deploy("predict --dedicated").code == 0
+    assert [each.dedicated_endpoint_enabled for each in empty.world.endpoints.values()] == [True]

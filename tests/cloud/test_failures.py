@@ -161,8 +161,10 @@ def test_another_models_endpoint_is_not_touched(deploy: Run, empty: Stage) -> No
         endpoint.deployed_models[0].model = endpoint.deployed_models[0].model.replace(
             "digits", "faces"
         )
-    failed = deploy("deploy", **SECOND)
-    assert "also serves another model: faces" in one_sentence(failed.err)
+    for line in ("deploy", "canary", "rollback", "undeploy --yes", "teardown --yes"):
+        failed = deploy(line, **SECOND)
+        assert "also serves another model: faces" in one_sentence(failed.err)
+    assert containers(empty) == 1
 
 
 def test_what_costs_elsewhere_in_the_region_is_found(deploy: Run) -> None:
