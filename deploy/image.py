@@ -9,6 +9,7 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deploy.errors import Stop
 from deploy.google import Google
@@ -25,6 +26,11 @@ INPUTS = (
     "requirements/serve.lock",
 )
 """What the Dockerfile copies, beside the archive."""
+INSTALL = {
+    "gcloud": "https://cloud.google.com/sdk/docs/install",
+    "docker": "https://docs.docker.com/engine/install",
+}
+BUILD_POLL_S = 5
 OVER = ("SUCCESS", "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED")
 
 
@@ -123,10 +129,10 @@ def push(google: Google) -> None:
     ensure_repository(google)
     if not s.registry:
         run(google, ["gcloud", "auth", "configure-docker", f"{s.region}-docker.pkg.dev", "--quiet"])
-    run(google, ["make", "build", f"IMAGE={tagged}", f"DOCKER={docker}"])
+    run(google, ["make", "build", f"IMAGE={tagged}", f"DOCKER={docker}"], shown=True)
     for tag in (tagged, f"{s.image_name}:latest"):
         run(google, [docker, "tag", tagged, tag])
-        run(google, [docker, "push", "--quiet", tag])
+        run(google, [docker, "push", tag], shown=True)
 
 
 def build_in_cloud(google: Google, deploy: str = "no") -> None:
@@ -145,28 +151,39 @@ def build_in_cloud(google: Google, deploy: str = "no") -> None:
     if google.dry_run:
         google.say(f"would run {' '.join(command)}")
         return
-    google.say("→ building with Cloud Build (usually 10 to 20 minutes)")
-    began = time.monotonic()
-    build = json.loads(run(google, command, quiet=True))
+    build = _under_way(google, values)
+    if build:
+        google.say("→ waiting for the build of this very image that is under way")
+    else:
+        google.say("→ building with Cloud Build (usually 10 to 20 minutes)")
+        build = json.loads(run(google, command))
+    _watch(google, build)
+
+
+def _under_way(google: Google, values: dict[str, str]) -> dict[str, Any]:
+    """Return the build that somebody began for the same, if it has not ended; {} where there is none."""
+    s = google.settings
+    listed = run(google, [
+        "gcloud", "builds", "list", "--ongoing", "--format=json", f"--project={s.project}", f"--region={s.region}",
+    ])  # fmt: skip
+    same = [
+        each for each in json.loads(listed)
+        if all(each.get("substitutions", {}).get(key) == value for key, value in values.items())
+    ]  # fmt: skip
+    return same[0] if same else {}
+
+
+def _watch(google: Google, build: dict[str, Any]) -> None:
+    """Show a build's steps until it ends; raise Stop where it fails."""
+    s, began = google.settings, time.monotonic()
+    there = [build["id"], f"--project={s.project}", f"--region={s.region}"]
     google.say(f"  build {build['id']}, its log: {build.get('logUrl', '')}")
     shown: dict[str, str] = {}
     while build.get("status") not in OVER:
         if time.monotonic() - began > s.wait_minutes * 60:
-            raise Stop(
-                "Cloud Build is still at it",
-                f"gcloud builds describe {build['id']} --project={s.project} --region={s.region}",
-            )
-        time.sleep(5)
-        describe = [
-            "gcloud",
-            "builds",
-            "describe",
-            build["id"],
-            "--format=json",
-            f"--project={s.project}",
-            f"--region={s.region}",
-        ]
-        build = json.loads(run(google, describe, quiet=True))
+            raise Stop("Cloud Build is still at it", "the same command again goes on watching it")
+        time.sleep(BUILD_POLL_S)
+        build = json.loads(run(google, ["gcloud", "builds", "describe", "--format=json", *there]))
         for step in build.get("steps", []):
             name, status = step.get("id", step["name"]), step.get("status", "QUEUED")
             if shown.get(name, "QUEUED") != status:
@@ -174,9 +191,9 @@ def build_in_cloud(google: Google, deploy: str = "no") -> None:
                 google.say(f"  {status.lower():8} {name}")
     if build["status"] != "SUCCESS":
         detail = build.get("statusDetail") or build.get("failureInfo", {}).get("detail", "")
-        log = f"gcloud builds log {build['id']} --project={s.project} --region={s.region}"
         raise Stop(
-            f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}", log
+            f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}",
+            f"gcloud builds log {' '.join(there)}",
         )
 
 
@@ -202,34 +219,31 @@ def ensure_repository(google: Google) -> None:
         google.create_repository()
 
 
-def run(google: Google, command: list[str], *, quiet: bool = False) -> str:
-    """Run a program; raise Stop with its last words where it fails."""
+def run(google: Google, command: list[str], *, shown: bool = False) -> str:
+    """Run a program and return what it prints, or let it print (`shown`); raise Stop where it fails."""
     if google.dry_run:
         google.say(f"would run {' '.join(command)}")
         return ""
-    if not quiet:
+    if shown:
         google.say(f"→ {' '.join(command)}")
+    limit_s = google.settings.wait_minutes * 60
     try:
         done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=google.settings.wait_minutes * 60,
+            command, capture_output=not shown, text=True, check=False, timeout=limit_s
         )
     except FileNotFoundError:
-        where = (
-            "https://cloud.google.com/sdk/docs/install"
-            if command[0] == "gcloud"
-            else f"install {command[0]}"
-        )
+        where = INSTALL.get(command[0], f"install {command[0]}")
         raise Stop(f"{command[0]} is not on this machine", where) from None
     except subprocess.TimeoutExpired:
         raise Stop(f"{command[0]} took too long", "run the same command again") from None
     if done.returncode:
-        last = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-5:])
-        raise Stop(f"{' '.join(command[:3])} failed: {last}", "run it by hand to see more")
-    return done.stdout
+        words = (done.stderr or done.stdout or "").strip()
+        last = "\n".join(words[max(words.rfind("ERROR: "), 0) :].splitlines()[-5:])
+        raise Stop(
+            f"{' '.join(command[:3])} failed{f': {last}' if last else ''}",
+            "mend what it says, and run the same command again",
+        )
+    return done.stdout or ""
 
 
 def _named(image: str) -> tuple[str, str, str]:

@@ -69,7 +69,16 @@ def get(world: World, request: cb.GetBuildRequest) -> cb.Build:
 
 def list_(world: World, request: cb.ListBuildsRequest) -> cb.ListBuildsResponse:
     """Return a project's builds, the newest first."""
-    found, token = page(reversed(list(world.builds.values())), request)
+    # gcloud asks for status="WORKING" OR status="QUEUED"; page reads no OR.
+    wanted = set(re.findall(r'status="([A-Z_]+)"', request.filter))
+    parent = canonical(request.parent or f"projects/{request.project_id}/locations/global")
+    builds = [
+        each for each in reversed(list(world.builds.values()))
+        if canonical(each.name).startswith(f"{parent}/") and (not wanted or each.status.name in wanted)
+    ]  # fmt: skip
+    found, token = page(
+        builds, cb.ListBuildsRequest(page_size=request.page_size, page_token=request.page_token)
+    )
     return cb.ListBuildsResponse(builds=found, next_page_token=token)
 
 

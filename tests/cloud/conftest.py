@@ -72,7 +72,10 @@ def clear(stage: Stage) -> None:
         operation.future.exception(timeout=60)
     for pool in list(world.pools.values()):
         pool.stop()
-    for kept in (world.pools, world.endpoints, world.models, world.operations, world.jobs):
+    everything = (
+        world.pools, world.endpoints, world.models, world.operations, world.jobs, world.repositories, world.builds,
+    )  # fmt: skip
+    for kept in everything:
         kept.clear()
     world.answered.clear()
 

@@ -1,0 +1,105 @@
+"""Building with Cloud Build: the real gcloud submits, and whatever ends the wait, no second build begins."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import image
+from deploy.__main__ import interrupt
+from rehearsal import artifacts
+from rehearsal.stage import Stage
+from tests.cloud.conftest import PROJECT, Run
+
+SMALL = """
+steps:
+  - id: image
+    name: gcr.io/cloud-builders/docker
+    script: |
+      #!/usr/bin/env bash
+      set -eu
+      sleep 2
+      if [ -e spoilt ]; then echo 'it is spoilt'; exit 3; fi
+      printf 'FROM debian:bookworm-slim\\nLABEL of=%s\\n' "$TAG" | docker build --quiet --tag "$IMAGE:$TAG" -
+images: ['${_REGISTRY}/${PROJECT_ID}/${_REPOSITORY}/${_NAME}:${_TAG}']
+substitutions: {_NAME: x, _REGION: x, _REPOSITORY: x, _REGISTRY: '${_REGION}-docker.pkg.dev', _TAG: x, _DEPLOY: x}
+options:
+  dynamicSubstitutions: true
+  env:
+    - IMAGE=${_REGISTRY}/${PROJECT_ID}/${_REPOSITORY}/${_NAME}
+    - TAG=${_TAG}
+    - DEPLOY=${_DEPLOY}
+    - REGION=${_REGION}
+"""
+HERE = {"DEPLOY_IMAGE": "", "DEPLOY_BUILDER": "cloud"}
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in a folder whose build takes seconds."""
+    archive = tmp_path / image.ARCHIVE
+    archive.parent.mkdir(parents=True)
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("weights", tmp_path.name)
+    (tmp_path / "cloudbuild.yaml").write_text(SMALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(image, "BUILD_POLL_S", 0.5)
+
+
+def test_it_is_built_pushed_and_not_built_again(deploy: Run, empty: Stage) -> None:
+    done = deploy("build", **HERE)
+    assert done.code == 0, done.err
+    assert "success  image" in done.out
+    again = deploy("build", **HERE)
+    assert "the image is there: " in again.out
+    assert "@sha256:" in again.out
+    assert len(empty.world.builds) == 1
+
+
+def test_after_an_interruption_the_same_build_is_watched_on(
+    deploy: Run, empty: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = image.run
+
+    def interrupted(google: Any, command: list[str], **options: Any) -> str:
+        if "describe" in command:
+            interrupt()
+        return run(google, command, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image, "run", interrupted)
+        assert deploy("build", **HERE).code == 130
+    done = deploy("build", **HERE)
+    assert done.code == 0, done.err
+    assert "waiting for the build of this very image that is under way" in done.out
+    assert len(empty.world.builds) == 1
+
+
+def test_a_build_that_fails_says_where_and_is_begun_anew(deploy: Run, empty: Stage) -> None:
+    Path("spoilt").touch()
+    failed = deploy("build", **HERE)
+    assert failed.code == 1
+    assert (
+        'Cloud Build ended with FAILURE: build step 0 "gcr.io/cloud-builders/docker" failed'
+        in failed.err
+    )
+    assert "gcloud builds log " in failed.err
+    Path("spoilt").unlink()
+    assert deploy("build", **HERE).code == 0
+    assert len(empty.world.builds) == 2
+
+
+def test_teardown_takes_images_and_sources_too(deploy: Run, empty: Stage) -> None:
+    assert deploy("build", **HERE).code == 0
+    with artifacts.client(empty.world.rules) as storage:
+
+        def sources() -> list[Any]:
+            return list(storage.list_blobs(f"{PROJECT}_cloudbuild"))
+
+        assert sources()
+        done = deploy("teardown --yes", **HERE)
+        assert done.code == 0, done.err
+        assert not sources()
+    assert "the images" in done.out
+    assert "nothing of digits is left" in deploy("teardown", **HERE).out
