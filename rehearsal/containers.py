@@ -28,6 +28,7 @@ CRASHES = 3
 MACHINE = re.compile(
     r"(e2|n1|n2|n2d|c2|c2d|c3|g2|a2|a3|m1|t2d)-(standard|highcpu|highmem|highgpu|ultragpu|megagpu)-(\d+)(g)?"
 )
+ARTIFACT_REGISTRY = re.compile(r"^[a-z]+-[a-z]+[0-9]+-docker\.pkg\.dev/")
 GIB_PER_CPU = {"standard": 4.0, "highcpu": 1.0, "highmem": 8.0}
 log = logging.getLogger("rehearsal")
 
@@ -43,14 +44,20 @@ def docker(rules: Rules, *arguments: str, timeout_s: float = 60) -> str:
 
 def fetch(rules: Rules, image: str) -> None:
     """Pull an image from the registry, or find it on this machine under its name; raise Refused."""
+    name = here(rules, image)
     try:
-        if rules.registry and image.startswith(f"{rules.registry}/"):
-            docker(rules, "pull", "--quiet", image, timeout_s=600)
+        if rules.registry and name.startswith(f"{rules.registry}/"):
+            docker(rules, "pull", "--quiet", name, timeout_s=600)
         else:
-            docker(rules, "image", "inspect", image)
+            docker(rules, "image", "inspect", name)
     except Refused as error:
         log.info("%s: %s", image, error.message)
         raise Refused("NOT_FOUND", f"Image {image} not found.") from None
+
+
+def here(rules: Rules, image: str) -> str:
+    """Return an image's name on this machine: what lies in Artifact Registry lies in the registry here."""
+    return ARTIFACT_REGISTRY.sub(f"{rules.registry}/", image) if rules.registry else image
 
 
 def cpus(machine: v1.MachineSpec) -> int:
@@ -127,7 +134,7 @@ class Replica:
         self._name = docker(
             self.rules, "run", "--detach", "--label", LABEL, "--publish", f"127.0.0.1::{port}",
             "--memory", f"{gib:g}g", "--shm-size", f"{spec.shared_memory_size_mb or 64}m", *settings,
-            *(["--entrypoint", command[0]] if command else []), spec.image_uri, *command[1:],
+            *(["--entrypoint", command[0]] if command else []), here(self.rules, spec.image_uri), *command[1:],
             *(expand(word, self.env) for word in spec.args),
         )  # fmt: skip
         published = docker(self.rules, "port", self._name, port).splitlines()[0]
@@ -268,7 +275,10 @@ class Pool:
 
 
 def end_all(rules: Rules) -> None:
-    """Remove every container that this process started."""
+    """Remove every container that this process started, and the names of its registry's images."""
     left = docker(rules, "ps", "--all", "--quiet", "--filter", f"label={LABEL}").split()
     if left:
         docker(rules, "rm", "--force", *left, timeout_s=120)
+    names = docker(rules, "images", "--format", "{{.Repository}}:{{.Tag}}").split()
+    if ours := [name for name in names if rules.registry and name.startswith(f"{rules.registry}/")]:
+        docker(rules, "rmi", "--force", *ours, timeout_s=120)

@@ -198,7 +198,7 @@ def chapters(story: Story) -> Iterator[str]:
         "digits" in story.run(f"gcloud ai models list --region={REGION}"),
         "the build uploaded no model",
     )
-    image = f"{story.stage.registry}/{PROJECT}/models/digits:latest"
+    image = f"{REGION}-docker.pkg.dev/{PROJECT}/models/digits:latest"
     yield "gcloud"
     with_gcloud(story, image)
     yield "The Python SDK"

@@ -84,6 +84,10 @@ def test_gcloud_sees_what_was_pushed(gcloud: Run, stage: Stage) -> None:
     assert [each["package"] for each in shown] == [f"{where}/small"]
     assert shown[0]["version"].startswith("sha256:")
     assert set(",".join(shown[0]["tags"]).replace(" ", "").split(",")) >= {"1", "latest"}
+    uri = f"--container-image-uri={where}/small:1"
+    good(gcloud, f"ai models upload --display-name=m --model-id=pushed {uri}")
+    missing = gcloud(f"ai models upload --display-name=m {uri}234")
+    assert "not found" in missing.err
     good(gcloud, f"artifacts repositories delete shown --location={REGION} --quiet")
 
 

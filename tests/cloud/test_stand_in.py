@@ -133,7 +133,7 @@ def test_a_deployment_that_is_not_as_google_has_it_is_refused(
         ("DELETE", "endpoints/nothing", "404 NOT_FOUND"),
         ("GET", "endpoints?pageSise=3", 'Unknown name "pageSise"'),
         ("POST", "models:uplaod", "404 NOT_FOUND: Google publishes no method"),
-        ("POST", "models:copy", "501 UNIMPLEMENTED: the rehearsal does not do CopyModel"),
+        ("POST", "models/m:export", "501 UNIMPLEMENTED: the rehearsal does not do ExportModel"),
     ],
 )
 def test_what_is_not_there_is_refused(call: Call, verb: str, path: str, said: str) -> None:
