@@ -4,13 +4,13 @@ from pathlib import Path
 
 from deploy import plan, watch
 from deploy.ask import try_it
+from deploy.cost import estimate
 from deploy.errors import Stop
 from deploy.google import Google
 from deploy.image import find
 from deploy.plan import Goal, State
 from deploy.reach import look, reach, right_kind
 from deploy.roles import NEEDED, WHOLE, grant
-from deploy.status import costs
 from deploy.versions import upload
 
 
@@ -113,5 +113,12 @@ def _there(google: Google) -> State:
 
 def _served(google: Google, version: str) -> None:
     google.say(f"version {version} serves everything")
-    if not google.dry_run:
-        google.say(f"  it costs {costs(google)}; `python -m deploy teardown` ends that")
+    if google.dry_run:
+        return
+    deployed = (google.state() or State()).deployed
+    cost = estimate([(each.machine, each.replicas.least) for each in deployed])
+    google.say(f"  it costs {cost}; `python -m deploy teardown` ends that")
+    if idle := [each.version for each in deployed if each.version != version]:
+        google.say(
+            f"  version {idle[0]} is in that: it waits for a rollback; `undeploy --idle` ends that"
+        )

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from deploy.cost import Cost, estimate
+from deploy.cost import estimate
 from deploy.google import Google
 from deploy.plan import Deployed, Machine, State
 
@@ -50,12 +50,6 @@ def status(google: Google) -> None:
     google.say(
         f"  costs {estimate(running)}" if running else "  nothing runs, nothing costs by the hour"
     )
-
-
-def costs(google: Google) -> Cost:
-    """Return what the endpoint costs now."""
-    state = google.state() or State()
-    return estimate([(each.machine, each.replicas.least) for each in state.deployed])
 
 
 def _advise(google: Google, state: State) -> None:
