@@ -33,7 +33,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front test test-unit test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front test test-unit test-torchserve test-container test-cloud lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,9 +59,16 @@ $(MODEL): | .venv/ready
 archive: $(ARCHIVE) ## pack handler, model and weights into build/model-store/digits.mar
 
 # All that is packed.
-PACKED := $(shell find handler task model -type f -not -path '*/__pycache__*' -not -path 'model/train/*')
+PACKED := $(shell find handler task engine model -type f -not -path '*/__pycache__*' -not -path 'model/train/*' -not -path 'model/export/*')
+CHOICE := build/model/engine.json
 
-$(ARCHIVE): $(MODEL) $(wildcard build/model/*.json) $(PACKED) serving/archive.py | .venv/ready
+export: ## measure the engines on this machine and choose the fastest that keeps the answers
+	$(BIN)/python -m model.export
+
+$(CHOICE): $(MODEL) $(wildcard engine/*.py) | .venv/ready
+	$(BIN)/python -m model.export
+
+$(ARCHIVE): $(CHOICE) $(wildcard build/model/*.json) $(PACKED) serving/archive.py | .venv/ready
 	$(BIN)/python -m serving.archive
 
 serve: $(if $(STORAGE),.venv/ready,$(ARCHIVE)) ## serve on 127.0.0.1:PORT, without Docker, until Ctrl-C (STORAGE=folder or gs://: that model)

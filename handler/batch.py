@@ -5,8 +5,11 @@ are answered as if it had not been there.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +32,9 @@ MOST_NAMED = 20
 """Bad instances of one request whose reasons are told; of the others the indexes are."""
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+_POOL = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="reader")
 
 Read = Callable[[], Request]
 """Gives a request, or raises RequestError."""
@@ -65,32 +71,50 @@ def _prepare_all(
     Each may take its share of the time that is left: one that asks for minutes of work, say
     by a thousand pictures that are small as files and huge as pixels, spends only its own.
     """
-    prepared: dict[int, Prepared | RequestError] = {}
-    sizes = [len(r.instances) if isinstance(r, Request) else 0 for r in requests]
     ends = time.monotonic() + (READING_S if len(requests) == 1 else READING_BESIDE_OTHERS_S)
-    for left, index in zip(range(len(requests), 0, -1), _by_size(sizes), strict=True):
+    sizes = [len(r.instances) if isinstance(r, Request) else 0 for r in requests]
+    by_size = sorted(range(len(requests)), key=sizes.__getitem__)
+    left = len(requests)
+
+    def prepare(index: int) -> Prepared | RequestError:
+        nonlocal left
         request, now = requests[index], time.monotonic()
-        if isinstance(request, Request):
-            prepared[index] = _prepare(task, request, now + (ends - now) / left)
-        else:
-            prepared[index] = request
+        until, left = now + (ends - now) * _threads(left) / left, left - 1
+        return _prepare(task, request, until) if isinstance(request, Request) else request
+
+    prepared = dict(zip(by_size, _at_once(prepare, by_size), strict=True))
     return [prepared[index] for index in range(len(requests))]
 
 
-def _by_size(sizes: list[int]) -> list[int]:
-    return sorted(range(len(sizes)), key=sizes.__getitem__)
-
-
 def _prepare(task: Task, request: Request, until: float) -> Prepared | RequestError:
-    instances: list[Tensor | RequestError] = []
-    for index, instance in enumerate(request.instances):
+    def preprocess(item: tuple[int, JSON]) -> Tensor | RequestError:
+        index, instance = item
         if index and time.monotonic() > until:
-            return Exhausted(
+            raise Exhausted(
                 f"instances[{index}]: not reached: reading those before it took too long; "
                 "send fewer or smaller ones in a request, or try again"
             )
-        instances.append(_preprocess(task, instance))
+        return _preprocess(task, instance)
+
+    try:
+        instances = _at_once(preprocess, list(enumerate(request.instances)))
+    except Exhausted as error:
+        return error.with_traceback(None)
     return _reject_whole(request, instances) or (request, instances)
+
+
+def _at_once(work: Callable[[T], R], items: list[T]) -> list[R]:
+    """Do some work for every item, in their order, on as many threads as the model itself has.
+
+    Decoders let other threads run while they work. What a thread is given is done within it.
+    """
+    if _threads(len(items)) == 1 or threading.current_thread() is not threading.main_thread():
+        return [work(item) for item in items]
+    return list(_POOL.map(work, items))
+
+
+def _threads(most: int) -> int:
+    return min(torch.get_num_threads(), most)
 
 
 def _preprocess(task: Task, instance: JSON) -> Tensor | RequestError:

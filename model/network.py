@@ -21,7 +21,7 @@ class DigitNet(nn.Module):
             *_block(32, 32),
             nn.MaxPool2d(2),
             *_block(32, 64),
-            nn.AdaptiveAvgPool2d(3),
+            nn.AvgPool2d(3, stride=2),
             nn.Flatten(),
         )
         self.classify = nn.Sequential(nn.Dropout(0.3), nn.Linear(64 * 3 * 3, classes))

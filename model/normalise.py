@@ -7,8 +7,12 @@ Before them stands what a photograph needs: the paper's shade taken away, the co
 stretched. Training and serving both call `normalise`, so they cannot drift apart.
 """
 
+from bisect import bisect_left
+from itertools import accumulate, compress
+from operator import mul
+
 import torch
-from PIL import Image, ImageChops, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageFilter
 from torch.nn.functional import max_pool2d
 
 from model.network import SIDE
@@ -23,17 +27,21 @@ PATCH_SIDE = 40
 """The grid, in pixels, on which patches of ink are told from specks."""
 FLAT = 12
 """A picture whose grey levels span less than this (of 255) holds no ink."""
-BOXED = [255 * (level > 96) for level in range(256)]
+LEVELS = bytes(range(256))
+INVERTED = LEVELS[::-1]
+BOXED = bytes(255 * (level > 96) for level in LEVELS)
 """What counts as ink when the bounding box is drawn: fainter edges may lie outside."""
 
 
 def normalise(picture: Image.Image) -> torch.Tensor:
-    """Turn a picture of mode "L", of any size and polarity, into (28, 28) float32 in [0, 1].
+    """Turn a picture of mode "L", of any size and polarity, into (28, 28) uint8, ink being 255.
 
     A picture without contrast gives zeros.
     """
     digit = cut_out(picture)
-    return torch.zeros(SIDE, SIDE) if digit is None else _centred(_fitted(digit))
+    if digit is None:
+        return torch.zeros(SIDE, SIDE, dtype=torch.uint8)
+    return _centred(_fitted(digit))
 
 
 def cut_out(picture: Image.Image) -> Image.Image | None:
@@ -47,39 +55,35 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
         return None
     if max(ink.size) >= PHOTO_SIDE:
         ink = _without_specks(ink, threshold)
-    ink = _stretched(ink, threshold)
-    box = ink.point(BOXED).getbbox()
-    return None if box is None else ink.crop(box)
+    levels = ink.tobytes().translate(_stretch(ink.histogram(), threshold))
+    box = Image.frombytes("L", ink.size, levels.translate(BOXED)).getbbox()
+    return None if box is None else Image.frombytes("L", ink.size, levels).crop(box)
 
 
 def _ink(picture: Image.Image) -> Image.Image | None:
     """Make ink bright and the ground black, whichever was the lighter; None for a flat picture."""
-    level = _otsu(picture.histogram())
+    histogram = picture.histogram()
+    level = _otsu(histogram)
     if level is None:
         return None
+    levels = picture.tobytes()
     # Ink may cover more than half of a tight crop, but hardly ever more than half of its rim.
-    if _median(_rim(picture).histogram()) > level:
-        picture = ImageOps.invert(picture)
-        level = 255 - level - 1
+    rim = sorted(_rim(levels, picture.width))
+    if rim[(len(rim) - 1) // 2] > level:
+        levels = levels.translate(INVERTED)
+        histogram, level = histogram[::-1], 255 - level - 1
     if max(picture.size) >= PHOTO_SIDE:
-        return ImageChops.subtract(picture, _local_ground(picture))
-    ground = _median(picture.histogram()[: level + 1])
-    return picture.point([max(value - ground, 0) for value in range(256)])
+        upright = Image.frombytes("L", picture.size, levels)
+        return ImageChops.subtract(upright, _local_ground(upright))
+    ground = _median(histogram[: level + 1])
+    return Image.frombytes(
+        "L", picture.size, levels.translate(bytes(ground) + LEVELS[: 256 - ground])
+    )
 
 
-def _rim(picture: Image.Image) -> Image.Image:
-    """Return the outermost pixels, as one row."""
-    width, height = picture.size
-    turned = picture.transpose(Image.Transpose.ROTATE_90)
-    rim = Image.new("L", (2 * width + 2 * height, 1))
-    for left, source, row in (
-        (0, picture, 0),
-        (width, picture, height - 1),
-        (2 * width, turned, 0),
-        (2 * width + height, turned, width - 1),
-    ):
-        rim.paste(source.crop((0, row, source.width, row + 1)), (left, 0))
-    return rim
+def _rim(levels: bytes, width: int) -> bytes:
+    """Return the levels of the outermost pixels, those at the corners twice."""
+    return levels[:width] + levels[-width:] + levels[::width] + levels[width - 1 :: width]
 
 
 def _local_ground(picture: Image.Image) -> Image.Image:
@@ -92,43 +96,38 @@ def _local_ground(picture: Image.Image) -> Image.Image:
 
 
 def _median(histogram: list[int]) -> int:
-    half, seen = sum(histogram) / 2, 0
-    for level, count in enumerate(histogram):
-        seen += count
-        if seen >= half:
-            return level
-    raise AssertionError("a histogram of no pixels")
+    return bisect_left(list(accumulate(histogram)), sum(histogram) / 2)
 
 
 def _otsu(histogram: list[int]) -> int | None:
     """Return the level that best parts ink from ground (Otsu 1979), None for a flat picture."""
-    levels = [level for level, count in enumerate(histogram) if count]
+    levels = list(compress(LEVELS, histogram))
     if levels[-1] - levels[0] < FLAT:
         return None
-    total = sum(histogram)
-    moment = sum(level * count for level, count in enumerate(histogram))
-    best, best_level, below, below_moment = -1.0, levels[0], 0, 0
-    for level in range(levels[0], levels[-1]):
-        below += histogram[level]
-        below_moment += level * histogram[level]
-        above = total - below
-        apart = below_moment / below - (moment - below_moment) / above
-        between = below * above * apart * apart
-        if between > best:
-            best, best_level = between, level
-    return best_level
+    counts = list(filter(None, histogram))
+    below = list(accumulate(counts))
+    below_moment = list(accumulate(map(mul, levels, counts)))
+    total, moment = below[-1], below_moment[-1]
+    # How far apart the two means are, squared, times the pixels on either side; of whole numbers,
+    # so that there is one answer on every machine.
+    apart = [
+        (m * total - b * moment) ** 2 / (b * (total - b))
+        for b, m in zip(below[:-1], below_moment[:-1], strict=True)
+    ]
+    return levels[apart.index(max(apart))]
 
 
-def _stretched(ink: Image.Image, threshold: int) -> Image.Image:
-    """Map the noise floor to 0 and the typical ink to 255."""
-    histogram = ink.histogram()
+def _stretch(histogram: list[int], threshold: int) -> bytes:
+    """Return a table of levels that maps the noise floor to 0 and the typical ink to 255."""
     strong = sum(histogram[threshold + 1 :])
     if strong == 0:
-        return ink
-    typical = sum(level * histogram[level] for level in range(threshold + 1, 256)) / strong
+        return LEVELS
+    typical = sum(map(mul, LEVELS[threshold + 1 :], histogram[threshold + 1 :])) / strong
     floor = 0.35 * threshold
     gain = 255 / (typical - floor)
-    return ink.point([min(max(int((level - floor) * gain), 0), 255) for level in range(256)])
+    first, last = int(floor) + 1, min(int(typical), 255)
+    ramp = bytes([int((level - floor) * gain) for level in range(first, last + 1)])
+    return bytes(first) + ramp + b"\xff" * (255 - last)
 
 
 def _without_specks(ink: Image.Image, threshold: int) -> Image.Image:
@@ -165,16 +164,16 @@ def _fitted(digit: Image.Image) -> Image.Image:
 
 def _centred(digit: Image.Image) -> torch.Tensor:
     """Lay a digit of at most 20x20 onto 28x28 so that its centre of mass is the centre."""
-    pixels = torch.frombuffer(bytearray(digit.tobytes()), dtype=torch.uint8).float() / 255
-    pixels = pixels.view(digit.height, digit.width)
-    mass = pixels.sum()
+    levels, width, height = digit.tobytes(), digit.width, digit.height
+    rows = [sum(levels[start : start + width]) for start in range(0, width * height, width)]
+    columns = [sum(levels[start::width]) for start in range(width)]
+    mass = sum(rows)
     if mass == 0:
-        return torch.zeros(SIDE, SIDE)
-    y = float(pixels.sum(1) @ torch.arange(digit.height, dtype=torch.float32) / mass)
-    x = float(pixels.sum(0) @ torch.arange(digit.width, dtype=torch.float32) / mass)
+        return torch.zeros(SIDE, SIDE, dtype=torch.uint8)
     middle = (SIDE - 1) / 2
-    top = min(max(round(middle - y), 0), SIDE - digit.height)
-    left = min(max(round(middle - x), 0), SIDE - digit.width)
-    picture = torch.zeros(SIDE, SIDE)
-    picture[top : top + digit.height, left : left + digit.width] = pixels
-    return picture
+    top = round(middle - sum(map(mul, rows, LEVELS)) / mass)
+    left = round(middle - sum(map(mul, columns, LEVELS)) / mass)
+    place = min(max(left, 0), SIDE - width), min(max(top, 0), SIDE - height)
+    picture = Image.new("L", (SIDE, SIDE))
+    picture.paste(digit, place)
+    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(SIDE, SIDE)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import engine
+from engine import Engine
 from model import network, picture, weights
 from model.normalise import normalise
 from task import JSON, BadParameter, Golden
@@ -25,7 +27,15 @@ def load(folder: Path, device: torch.device) -> "DigitTask":
     wrong, where they are not what this network was trained with; KeyError and RuntimeError
     where model.json lacks a name or the tensors have other shapes.
     """
-    about = json.loads((folder / "model.json").read_text())
+    net = read_network(folder).to(device)
+    golden = json.loads((folder / "golden.json").read_text())
+    ready = engine.ready(net, folder, example().to(device))
+    return DigitTask(ready, device, _about(folder)["labels"], Golden(**golden))
+
+
+def read_network(folder: Path) -> nn.Module:
+    """Load model.json and weights.safetensors alone; raise as `load` does."""
+    about = _about(folder)
     if about["network_version"] != network.VERSION:
         raise ValueError(
             f"the weights are for network version {about['network_version']}, this code is "
@@ -33,26 +43,34 @@ def load(folder: Path, device: torch.device) -> "DigitTask":
         )
     net = network.DigitNet(classes=len(about["labels"]))
     net.load_state_dict(weights.read(folder / "weights.safetensors"))
-    golden = json.loads((folder / "golden.json").read_text())
-    return DigitTask(net.to(device).eval(), device, about["labels"], Golden(**golden))
+    return net.eval()
+
+
+def example() -> Tensor:
+    """Return a batch of one as the network takes it."""
+    return torch.zeros(1, 1, network.SIDE, network.SIDE)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    return about
 
 
 class DigitTask:
     """Handwritten digits, or whatever classes the network was trained on."""
 
     def __init__(
-        self, net: torch.nn.Module, device: torch.device, labels: list[str], golden: Golden
+        self, run: Engine, device: torch.device, labels: list[str], golden: Golden
     ) -> None:
-        self.net, self.device, self.labels, self.golden = net, device, labels, golden
+        self.run, self.device, self.labels, self.golden = run, device, labels, golden
 
     def preprocess(self, instance: JSON) -> Tensor:
-        """Turn a picture in any accepted shape into (1, 28, 28) float32; raise BadInstance."""
+        """Turn a picture in any accepted shape into (1, 28, 28) uint8; raise BadInstance."""
         return normalise(picture.read(instance)).unsqueeze(0)
 
     def inference(self, batch: Tensor) -> Tensor:
-        """Turn (N, 1, 28, 28) pictures into (N, classes) probabilities."""
-        probabilities: Tensor = self.net(batch.to(self.device)).softmax(dim=1)
-        return probabilities
+        """Turn (N, 1, 28, 28) uint8 pictures into (N, classes) probabilities."""
+        return self.run(batch.to(self.device) / 255).softmax(dim=1)
 
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> dict[str, Any]:
         """Turn (classes,) probabilities into the label, its score and the top k scores."""

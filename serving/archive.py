@@ -18,7 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ENTRY = ROOT / "handler" / "vertex_handler.py"
 GOLDEN_REQUEST = "golden-request.json"
 """A file in the archive: a request to probe the served model with."""
-LEFT_OUT = shutil.ignore_patterns("__pycache__", "train", ENTRY.name, "held-out", ".*")
+LEFT_OUT = shutil.ignore_patterns("__pycache__", "train", "export", ENTRY.name, "held-out", ".*")
+
+
+PACKAGES = ("handler", "task", "engine", "model")
+"""What an archive of ours has at its root beside the weights."""
 
 
 class BadArchive(Exception):
@@ -38,12 +42,13 @@ def build(name: str, model: Path, weights: Path, store: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="archive-") as scratch:
         contents = Path(scratch) / "contents"
         shutil.copytree(weights, contents, ignore=LEFT_OUT)
-        for package in ("handler", "task", "model"):
+        for package in PACKAGES:
             if (contents / package).exists():
                 raise BadArchive(f"{weights / package}: the archive has a package of this name")
         for package, source in (
             ("handler", ENTRY.parent),
             ("task", ROOT / "task"),
+            ("engine", ROOT / "engine"),
             ("model", model),
         ):
             shutil.copytree(source, contents / package, ignore=LEFT_OUT)

@@ -6,6 +6,7 @@ unpacked archive that TorchServe takes as it is.
 """
 
 import contextlib
+import json
 import re
 import shutil
 import zipfile
@@ -14,15 +15,15 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from serving import stock
-from serving.archive import GOLDEN_REQUEST, BadArchive, rehearse
+from serving import machine, stock
+from serving.archive import GOLDEN_REQUEST, PACKAGES, BadArchive, rehearse
 from serving.files import Storage
 from serving.torchserve import Settings
 
 NAME = "model"
 """Under this name an artifact is served; Google's prebuilt images take `model.mar` too."""
-NOT_WEIGHTS = ("MAR-INF", "handler", "task", "model")
-"""What our archive has at its root beside the weights."""
+CHOICE = "engine.json"
+"""Which engine is to run the network: weights may come with one of their own."""
 
 
 class NotServable(Exception):
@@ -76,7 +77,7 @@ def _archives(names: Iterable[str]) -> list[str]:
 def weights(archive: Path) -> list[str]:
     """Return the names of the files in an archive of ours that are its weights."""
     with _opened(archive) as contents:
-        return [name for name in contents.namelist() if _is_weights(name)]
+        return [name for name in contents.namelist() if _is_weights(name) and name != CHOICE]
 
 
 def _is_weights(name: str) -> bool:
@@ -88,7 +89,7 @@ def _is_weights(name: str) -> bool:
         or path.is_absolute()
         or name.endswith("/")
         or path.suffix == ".py"
-        or path.parts[0] in (*NOT_WEIGHTS, "held-out")
+        or path.parts[0] in ("MAR-INF", *PACKAGES, "held-out")
         or name == GOLDEN_REQUEST
     )
 
@@ -120,11 +121,29 @@ def golden_request(archive: Path) -> bytes:
 
 
 def suited(settings: Settings, served: Artifact) -> Settings:
-    """Return the settings for an artifact."""
-    if not served.stock:
-        return settings
-    # A handler of another's may answer only the first request of a batch.
-    return settings._replace(layout=settings.layout._replace(batch_size=1))
+    """Return the settings for an artifact on this machine."""
+    layout = machine.layout(machine.cores(), machine.memory(), _pass_ms(served.path))
+    if served.stock:
+        # A handler of another's may answer only the first request of a batch.
+        layout = layout._replace(batch_size=1)
+    return settings._replace(layout=layout)
+
+
+def _pass_ms(served: Path) -> float:
+    """Return what a pass of one instance took where the engine was chosen; 0 for not known."""
+    try:
+        if served.is_dir():
+            text = (served / CHOICE).read_text()
+        else:
+            with _opened(served) as contents:
+                text = contents.read(CHOICE).decode()
+    except (FileNotFoundError, KeyError):
+        return 0
+    try:
+        choice = json.loads(text)
+        return float(choice["figures"]["engines"][choice["engine"]]["milliseconds"]["1"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotServable(f"{CHOICE} is not what model.export writes: {error!r}") from error
 
 
 def take(storage: Storage, baked: Path, store: Path) -> Artifact:

@@ -15,22 +15,40 @@ FRONT_BYTES = 500 << 20
 """What Java and the rest need beside the workers."""
 
 
+WORTH_SPLITTING_MS = 4
+"""A pass that takes this long on one thread is faster on several."""
+MOST_THREADS = 4
+"""Threads for one pass; more of them gain little, another worker more."""
+MOST_AT_ONCE = 32
+BATCH_MS = 250
+"""What a batch may take: who comes while it runs waits for all of it."""
+
+
 class Layout(NamedTuple):
     """How a model's work is spread over the cores."""
 
     workers: int
     threads: int
     """OpenMP threads of each worker. workers x threads = cores: any more and they fight."""
-    batch_size: int = 32
-    batch_delay_ms: int = 1
-    """How long the first request of a batch may wait for others."""
+    batch_size: int = MOST_AT_ONCE
+    batch_delay_ms: int = 0
+    """How long a request waits for others to make a batch with; 0: it takes those that wait too."""
 
 
-def layout(cores: int, memory: int | None) -> Layout:
-    """Spread work over `cores`, with no more workers than `memory` bytes hold (None: no limit)."""
+def layout(cores: int, memory: int | None, pass_ms: float = 0) -> Layout:
+    """Spread work over `cores`, with no more workers than `memory` bytes hold (None: no limit).
+
+    `pass_ms` is what one instance's pass takes on one thread. A short one is not worth waking a
+    second thread for, and most of the work around it is Python's: a worker for each core. A long
+    one is split: one client alone is answered sooner, and a crowd's batches are no slower.
+    """
     room = cores if memory is None else max((memory - FRONT_BYTES) // WORKER_BYTES, 1)
-    workers = max(min(cores, room), 1)
-    return Layout(workers, threads=max(cores // workers, 1))
+    split = min(cores, MOST_THREADS) if pass_ms >= WORTH_SPLITTING_MS else 1
+    workers = max(min(cores // split, room), 1)
+    threads = max(cores // workers, 1)
+    if not pass_ms:
+        return Layout(workers, threads)
+    return Layout(workers, threads, min(max(int(BATCH_MS * threads / pass_ms), 1), MOST_AT_ONCE))
 
 
 def heap(memory: int | None) -> int:

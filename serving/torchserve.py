@@ -16,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from serving import patience
 from serving.java import Java
 from serving.machine import Layout
 
 LOG_SETTINGS = Path(__file__).with_name("log4j2.xml")
+WORKER_HOME = Path(__file__).with_name("worker")
+"""Java starts the workers by the program ts/model_service_worker.py in this folder."""
 MEBIBYTE = 1 << 20
 
 
@@ -77,7 +80,7 @@ def properties(settings: Settings) -> str:
     served = (
         f'{{"{model}": {{"1.0": {{"defaultVersion": true, "marName": "{settings.archive.name}", '
         f'"minWorkers": {layout.workers}, "maxWorkers": {layout.workers}, '
-        f'"batchSize": {layout.batch_size}, "maxBatchDelay": {layout.batch_delay_ms}, '
+        f'"batchSize": {layout.batch_size}, "maxBatchDelay": {layout.batch_delay_ms or 100}, '
         f'"responseTimeout": {settings.response_timeout_s}, "startupTimeout": 600, '
         f'"maxRetryTimeoutInSec": {settings.give_up_after_s}}}}}}}'
     )
@@ -102,6 +105,7 @@ def properties(settings: Settings) -> str:
         "enable_envvars_config": "false",
         "install_py_dep_per_model": "false",
         "disable_system_metrics": "true",
+        "metrics_config": _home() / "configs/metrics.yaml",
         "number_of_netty_threads": 1,
         "netty_client_threads": 1,
         "job_queue_size": settings.queue,
@@ -114,24 +118,33 @@ def properties(settings: Settings) -> str:
 
 def command(settings: Settings, java: Java, config: Path) -> list[str]:
     """Return Java's command line for these settings; raise NoTorchServe."""
-    package = importlib.util.find_spec("ts")
-    if package is None or not package.submodule_search_locations:
-        raise NoTorchServe("TorchServe is not installed beside this Python: pip install torchserve")
-    home = Path(package.submodule_search_locations[0])
+    home = _home()
+    jars = f"{home}/frontend/*"
+    if not settings.layout.batch_delay_ms:
+        jars = (
+            f"{patience.none(home / 'frontend/model-server.jar', settings.run / 'classes')}:{jars}"
+        )
     return [
         java.executable,
-        # One client at a time waits for the compiler, many for the collector: the light ones.
-        "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Xmx{settings.heap}",
+        # The light collector: there is one thread that makes garbage, and little of it lives on.
+        "-XX:+UseSerialGC", f"-Xmx{settings.heap}",
         # Out of memory it would go on, and answer some and not others.
         "-XX:+ExitOnOutOfMemoryError",
-        f"-Dmodel_server_home={home.parent}",
+        f"-Dmodel_server_home={WORKER_HOME}",
         f"-Djava.io.tmpdir={settings.run}",
         *([f"-Djava.library.path={settings.native}"] if settings.native else []),
         f"-Dlog4j.configurationFile=file://{LOG_SETTINGS}",
-        "-cp", f"{home}/frontend/*", "org.pytorch.serve.ModelServer",
+        "-cp", jars, "org.pytorch.serve.ModelServer",
         "--python", sys.executable, "-f", str(config),
         "-s", str(settings.archive.parent.resolve()), "-ncs", "--disable-token-auth",
     ]  # fmt: skip
+
+
+def _home() -> Path:
+    package = importlib.util.find_spec("ts")
+    if package is None or not package.submodule_search_locations:
+        raise NoTorchServe("TorchServe is not installed beside this Python: pip install torchserve")
+    return Path(package.submodule_search_locations[0])
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -56,7 +56,7 @@ def pictures(some: Tensor, seed: int) -> Tensor:
         if side < SHEET // 2:
             picture = picture.resize((side, side), Image.Resampling.BOX)
         small.append(normalise(picture))
-    return torch.stack(small).mul(255).round().to(torch.uint8)
+    return torch.stack(small)
 
 
 def draw(some: Tensor, rng: torch.Generator) -> Tensor:

@@ -39,7 +39,7 @@ def examine(net: nn.Module, data: Data, seed: int) -> dict[str, Sitting]:
         repeats = 1 if name == "as scanned" else REPEATS
         shown = [examiner(e.picture, rng) for _ in range(repeats) for e in data.held_out]
         wanted = torch.tensor([e.target for _ in range(repeats) for e in data.held_out])
-        ink = torch.stack([normalise(picture) for picture in shown]).unsqueeze(1)
+        ink = torch.stack([normalise(picture) for picture in shown]).unsqueeze(1) / 255
         with torch.inference_mode():
             scores = torch.cat([net(chunk).softmax(1) for chunk in torch.split(ink, 512)])
         sittings[name] = Sitting(shown, wanted, scores)

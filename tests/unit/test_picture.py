@@ -9,10 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
+from model import normalise as normalising
 from model import picture
-from model.normalise import normalise
 from task import BadInstance
 from tests.pictures import encoded, seven
+
+
+def normalise(picture: Image.Image) -> torch.Tensor:
+    """Return the ink from 0 to 1, as the network takes it."""
+    return normalising.normalise(picture) / 255
+
 
 PLAIN = normalise(seven())
 

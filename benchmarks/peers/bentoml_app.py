@@ -1,0 +1,23 @@
+"""BentoML: a worker process a core, adaptive batching."""
+
+from typing import Any
+
+import bentoml
+
+from benchmarks.peers.core import LARGEST_BATCH, WORKERS, Core
+
+
+@bentoml.service(workers=WORKERS, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
+class Inference:
+    """A service with one batchable method."""
+
+    def __init__(self) -> None:
+        self.core = Core()
+
+    @bentoml.api(
+        route="/predict", batchable=True, max_batch_size=LARGEST_BATCH, max_latency_ms=10_000
+    )
+    def predict(self, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answer the instances of a batch of requests, which BentoML has put in one list."""
+        (predictions,) = self.core.predict([instances])
+        return predictions

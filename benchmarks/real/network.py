@@ -1,0 +1,74 @@
+"""ResNet-18, as K. He and others describe it in "Deep Residual Learning for Image Recognition"."""
+
+import torch
+from torch import Tensor, nn
+
+SIDE = 224
+"""Height and width, in pixels, of the picture that the network reads."""
+CLASSES = 1000
+
+
+class ResNet18(nn.Module):
+    """(N, 3, 224, 224) float32, normalised -> (N, classes) float32 logits."""
+
+    def __init__(self, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        self.stages = nn.Sequential(
+            *_stage(64, 64, stride=1),
+            *_stage(64, 128, stride=2),
+            *_stage(128, 256, stride=2),
+            *_stage(256, 512, stride=2),
+        )
+        self.classify = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)
+        )
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return the logits of each picture."""
+        logits: Tensor = self.classify(self.stages(self.stem(pictures)))
+        return logits
+
+
+class Block(nn.Module):
+    """Two convolutions and a way around them."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+        self.around: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.around = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(channels_out),
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Add what the path makes of the features to the features."""
+        summed: Tensor = self.path(features) + self.around(features)
+        return summed.relu()
+
+
+def _stage(channels_in: int, channels_out: int, stride: int) -> tuple[nn.Module, ...]:
+    return Block(channels_in, channels_out, stride), Block(channels_out, channels_out, 1)
+
+
+def drawn(seed: int = 0) -> ResNet18:
+    """Return a network with weights drawn from a seed, in evaluation mode."""
+    torch.manual_seed(seed)
+    net = ResNet18()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net.eval()

@@ -1,0 +1,62 @@
+"""Photographs in, the likeliest of a thousand classes out: a picture classifier as they are made.
+
+The weights are drawn, not trained: what an answer costs does not depend on them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import engine
+from model import network, picture
+from task import JSON, Golden
+
+TOP_K = 5
+MEAN, SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Of ImageNet's pixels, from 0 to 255, as every network trained on it takes them."""
+
+
+def load(folder: Path, device: torch.device) -> "PhotographTask":
+    """Draw the weights, and load golden.json."""
+    net = network.drawn().to(device)
+    golden = Golden(**json.loads((folder / "golden.json").read_text()))
+    return PhotographTask(net, folder, device, golden)
+
+
+class PhotographTask:
+    """The classes of a photograph."""
+
+    def __init__(
+        self, net: torch.nn.Module, folder: Path, device: torch.device, golden: Golden
+    ) -> None:
+        example = torch.zeros(1, 3, network.SIDE, network.SIDE, device=device)
+        self.engine = engine.ready(
+            net, folder, example.contiguous(memory_format=torch.channels_last)
+        )
+        self.device, self.golden = device, golden
+        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
+        self._spread = torch.tensor(SPREAD, device=device).view(3, 1, 1)
+
+    def preprocess(self, instance: JSON) -> Tensor:
+        """Turn {"b64": a picture} into (224, 224, 3) uint8; raise BadInstance."""
+        return picture.read(instance)
+
+    def inference(self, batch: Tensor) -> Tensor:
+        """Turn (N, 224, 224, 3) uint8 into (N, classes) probabilities."""
+        return self.engine(self.normalised(batch)).softmax(1)
+
+    def normalised(self, batch: Tensor) -> Tensor:
+        """Turn (N, 224, 224, 3) uint8 into (N, 3, 224, 224) float32 as the network takes it."""
+        pixels = batch.to(self.device).permute(0, 3, 1, 2).float()
+        return pixels.sub_(self._mean).div_(self._spread)
+
+    def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> dict[str, Any]:  # noqa: ARG002
+        """Turn (classes,) probabilities into the likeliest classes."""
+        scores, classes = row.topk(TOP_K)
+        return {
+            "classes": classes.tolist(),
+            "scores": [round(score, 6) for score in scores.tolist()],
+        }

@@ -1,0 +1,86 @@
+"""What is asked of every contestant: an archive, and requests for it."""
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, ImageOps
+
+from serving import archive
+
+BUILD = Path("build/bench")
+DIGITS = Path("build/model-store/digits.mar")
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
+"""Photographs that come with scikit-image."""
+SIZE = (500, 375)
+"""Pixels: what ImageNet's pictures have on average."""
+
+
+class Workload(NamedTuple):
+    """One model and what it is asked."""
+
+    name: str
+    archive: Path
+    folder: Path
+    """The archive, unpacked."""
+    instances: list[Any]
+    largest_batch: int
+    """Requests in one pass, for all contestants that make batches."""
+
+    def body(self, instances: int) -> Path:
+        """Write a request of so many instances and return its file."""
+        file = BUILD / f"{self.name}-{instances}.json"
+        chosen = [self.instances[index % len(self.instances)] for index in range(instances)]
+        file.write_text(json.dumps({"instances": chosen}))
+        return file
+
+
+def small() -> Workload:
+    """Return the digits: 28x28 PNGs, a network of 40,000 weights."""
+    held_out = json.loads(Path("build/model/held-out/instances.json").read_text())
+    return Workload("SMALL", DIGITS, _unpacked("SMALL", DIGITS), held_out["instances"], 32)
+
+
+def real() -> Workload:
+    """Return the photographs: JPEGs of 500x375, ResNet-18."""
+    weights = BUILD / "REAL-weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    instances = [{"b64": base64.b64encode(jpeg).decode()} for jpeg in photographs()]
+    if not (weights / "engine.json").exists():
+        _choose(weights, instances)
+    built = archive.build("photographs", Path(__file__).with_name("real"), weights, BUILD)
+    return Workload("REAL", built, _unpacked("REAL", built), instances, 8)
+
+
+def photographs(size: tuple[int, int] = SIZE) -> list[bytes]:
+    """Return JPEGs of a size, of the quality that cameras and web sites use."""
+    from skimage import data  # noqa: PLC0415  half a second, for those who need it
+
+    files = []
+    for name in PHOTOGRAPHS:
+        shown = Image.fromarray(getattr(data, name)()).convert("RGB")
+        file = io.BytesIO()
+        ImageOps.fit(shown, size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return files
+
+
+def _choose(weights: Path, instances: list[Any]) -> None:
+    """Choose the engine, and take what the model says now for what it shall say."""
+    program = Path(__file__).with_name("real") / "prepare.py"
+    (weights / "instances.json").write_text(json.dumps(instances))
+    subprocess.run([sys.executable, str(program), str(weights)], check=True, timeout=600)
+
+
+def _unpacked(name: str, mar: Path) -> Path:
+    folder = BUILD / f"{name}-archive"
+    shutil.rmtree(folder, ignore_errors=True)
+    with zipfile.ZipFile(mar) as contents:
+        contents.extractall(folder)
+    return folder

@@ -1,0 +1,55 @@
+"""The ways to run a network. Each is made where it runs, so that none is of another machine."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from engine.folding import folded
+
+Engine = Callable[[Tensor], Tensor]
+"""(N, ...) float32 -> (N, ...) float32, as the network itself does, for any N from 1 on."""
+
+
+def eager(net: nn.Module, example: Tensor) -> Engine:  # noqa: ARG001
+    """Return the network as it is."""
+    return net
+
+
+def fused(net: nn.Module, example: Tensor) -> Engine:  # noqa: ARG001
+    """Fold each batch norm into the convolution before it; channels last."""
+    return folded(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def scripted(net: nn.Module, example: Tensor) -> Engine:
+    """Trace it, let TorchScript freeze it and hand its convolutions to oneDNN."""
+    return _scripted(folded(net), example)
+
+
+def scripted_bfloat16(net: nn.Module, example: Tensor) -> Engine:
+    """Do the same in bfloat16."""
+    engine = _scripted(folded(net).to(torch.bfloat16), example.to(torch.bfloat16))
+    return lambda batch: engine(batch.to(torch.bfloat16)).float()
+
+
+def _scripted(net: nn.Module, example: Tensor) -> Engine:
+    with torch.no_grad(), warnings.catch_warnings():
+        # TorchScript is deprecated; what is to take its place was slower here, and torch is pinned.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        traced = torch.jit.freeze(torch.jit.trace(net, example))  # type: ignore[no-untyped-call]
+        script: Engine = torch.jit.optimize_for_inference(traced)
+        # It looks at the first calls and compiles anew: no client is to wait for that.
+        for _ in range(3):
+            script(example)
+    return script
+
+
+CANDIDATES: dict[str, Callable[[nn.Module, Tensor], Engine]] = {
+    "eager": eager,
+    "fused": fused,
+    "scripted": scripted,
+    "scripted bfloat16": scripted_bfloat16,
+}
+BASELINE = "eager"
+"""What runs everywhere, and where nothing was chosen."""

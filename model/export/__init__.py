@@ -1,0 +1,1 @@
+"""python -m model.export: the fastest engine that keeps the answers. It stays at home."""
