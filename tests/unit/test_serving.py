@@ -1,14 +1,21 @@
 """The server's settings, decided without starting one."""
 
+import json
 import stat
+import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from serving import java, machine, predict, torchserve
+from serving import artifact, java, machine, patience, predict, torchserve
+from serving.artifact import Artifact
 from serving.machine import Layout
+from serving.torchserve import Settings
 from tests import pictures
+
+JAR = Path(sysconfig.get_path("purelib"), "ts", "frontend", "model-server.jar")
 
 GIB = 1 << 30
 
@@ -29,6 +36,48 @@ def test_workers_times_threads_is_cores_and_memory_holds_the_workers(
 ) -> None:
     layout = machine.layout(cores, memory)
     assert (layout.workers, layout.threads) == (workers, threads)
+
+
+@pytest.mark.parametrize(
+    ("cores", "pass_ms", "expected"),
+    [
+        (2, 0.5, Layout(2, 1, 32)),
+        (2, 35, Layout(1, 2, 14)),
+        (8, 35, Layout(2, 4, 28)),
+        (8, 3000, Layout(2, 4, 1)),
+        (1, 35, Layout(1, 1, 7)),
+    ],
+)
+def test_a_long_pass_is_split_among_cores_and_its_batches_stay_short(
+    cores: int, pass_ms: float, expected: Layout
+) -> None:
+    assert machine.layout(cores, None, pass_ms) == expected
+
+
+def test_what_a_pass_takes_is_read_from_the_archive(tmp_path: Path) -> None:
+    choice = {"engine": "e", "figures": {"engines": {"e": {"milliseconds": {"1": 35.0}}}}}
+    archive = tmp_path / "m.mar"
+    with zipfile.ZipFile(archive, "w") as contents:
+        contents.writestr("engine.json", json.dumps(choice))
+    run = Settings(archive, tmp_path, Layout(1, 1), "unix:/none")
+    suited = artifact.suited(run, Artifact(archive, None))
+    assert suited.layout == machine.layout(machine.cores(), machine.memory(), 35)
+
+
+def test_one_instruction_of_torchserves_queue_is_changed_and_nothing_else(tmp_path: Path) -> None:
+    with zipfile.ZipFile(JAR) as jar:
+        before = jar.read(patience.CLASS)
+    after = (patience.none(JAR, tmp_path) / patience.CLASS).read_bytes()
+    changed = [at for at, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+    assert changed == [patience.AT, patience.AT + 1]
+
+
+def test_the_queue_of_another_torchserve_is_left_alone(tmp_path: Path) -> None:
+    jar = tmp_path / "model-server.jar"
+    with zipfile.ZipFile(jar, "w") as contents:
+        contents.writestr(patience.CLASS, b"another")
+    with pytest.raises(patience.OtherTorchServe, match=r"not that of TorchServe 0\.12\.0"):
+        patience.none(jar, tmp_path)
 
 
 @pytest.mark.parametrize(
