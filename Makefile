@@ -23,7 +23,7 @@ BIN := .venv/bin
 DOCKER ?= docker
 MODEL := build/model/weights.safetensors
 ARCHIVE ?= build/model-store/digits.mar
-LOCKS := serve dev java
+LOCKS := serve dev java bench
 
 # A bucket is named to the container, with the credentials of this machine's user; a folder is mounted.
 BUCKET := $(filter gs://%,$(STORAGE))
@@ -33,7 +33,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front test test-unit test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front bench test test-unit test-torchserve test-container test-cloud lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,15 +60,16 @@ archive: $(ARCHIVE) ## pack handler, model and weights into build/model-store/di
 
 # All that is packed.
 PACKED := $(shell find handler task engine model -type f -not -path '*/__pycache__*' -not -path 'model/train/*' -not -path 'model/export/*')
-CHOICE := build/model/engine.json
+# Without the folder model/export eager serves.
+CHOICE := $(if $(wildcard model/export),build/model/engine.json)
 
 export: ## measure the engines on this machine and choose the fastest that keeps the answers
 	$(BIN)/python -m model.export
 
-$(CHOICE): $(MODEL) $(wildcard engine/*.py) | .venv/ready
+build/model/engine.json: $(MODEL) $(wildcard engine/*.py) | .venv/ready
 	$(BIN)/python -m model.export
 
-$(ARCHIVE): $(CHOICE) $(wildcard build/model/*.json) $(PACKED) serving/archive.py | .venv/ready
+$(ARCHIVE): $(MODEL) $(CHOICE) $(wildcard build/model/*.json) $(PACKED) serving/archive.py | .venv/ready
 	$(BIN)/python -m serving.archive
 
 serve: $(if $(STORAGE),.venv/ready,$(ARCHIVE)) ## serve on 127.0.0.1:PORT, without Docker, until Ctrl-C (STORAGE=folder or gs://: that model)
@@ -130,6 +131,20 @@ overload: .venv/ready ## ask IMAGE for more than it can answer; the table goes t
 
 front: .venv/ready ## measure what nginx costs a request; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.front $(IMAGE) --docker $(DOCKER)
+
+PEERS := build/bench/venv
+BENCH = $(BIN)/python -m benchmarks --docker $(DOCKER) $(ARGS)
+
+bench: $(ARCHIVE) $(PEERS)/ready ## put ours beside the bare model, stock TorchServe and the peers (ARGS="--rounds 3 --workload REAL")
+	@if $(DOCKER) info >/dev/null 2>&1; then $(MAKE) --no-print-directory build && $(BENCH) --image $(IMAGE); \
+	  else echo "no Docker engine answers: ours runs without its container and without nginx"; $(BENCH); fi
+
+# What of ours the peers call is imported from .venv: torch and Pillow are the same for all.
+$(PEERS)/ready: requirements/bench.lock .venv/ready
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --require-hashes -r requirements/bench.lock
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	@touch $@
 
 test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
 	$(BIN)/python -m pytest

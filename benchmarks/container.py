@@ -38,6 +38,11 @@ class Container:
         where = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         return self.run("inspect", "--format", where, self.name)
 
+    @property
+    def url(self) -> str:
+        """Where it predicts."""
+        return f"http://{self.address()}:{PORT}{PREDICT}"
+
     def restarts(self) -> int:
         """Return how often it ended by itself and was started again."""
         return int(self.run("inspect", "--format", "{{.RestartCount}}", self.name))

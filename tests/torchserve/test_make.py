@@ -186,7 +186,15 @@ def test_make_help_lists_every_target() -> None:
 
 
 @pytest.mark.parametrize(
-    "program", ["model.train", "serving.archive", "serving.local", "serving.predict"]
+    "program",
+    [
+        "model.train",
+        "model.export",
+        "serving.archive",
+        "serving.local",
+        "serving.predict",
+        "benchmarks",
+    ],
 )
 def test_every_program_explains_itself(program: str) -> None:
     done = run(program, "--help")

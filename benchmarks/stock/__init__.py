@@ -1,0 +1,1 @@
+"""TorchServe as Google's samples for custom containers set it up."""
