@@ -33,7 +33,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front bench test test-unit test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front bench start test test-unit test-torchserve test-container test-cloud lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -138,6 +138,9 @@ BENCH = $(BIN)/python -m benchmarks --docker $(DOCKER) $(ARGS)
 bench: $(ARCHIVE) $(PEERS)/ready ## put ours beside the bare model, stock TorchServe and the peers (ARGS="--rounds 3 --workload REAL")
 	@if $(DOCKER) info >/dev/null 2>&1; then $(MAKE) --no-print-directory build && $(BENCH) --image $(IMAGE); \
 	  else echo "no Docker engine answers: ours runs without its container and without nginx"; $(BENCH); fi
+
+start: .venv/ready ## measure the start of IMAGE to its first right answer, and its size
+	$(BIN)/python -m benchmarks.start $(IMAGE) --docker $(DOCKER)
 
 # What of ours the peers call is imported from .venv: torch and Pillow are the same for all.
 $(PEERS)/ready: requirements/bench.lock .venv/ready

@@ -9,12 +9,14 @@ import contextlib
 import datetime
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import contestants, results, workloads
+from benchmarks.contestants import Served
 from benchmarks.limit import Limit
 from benchmarks.load import Load, NoWrk, press
 from benchmarks.results import Cell, Row
@@ -23,8 +25,8 @@ from serving import machine
 
 CELLS = (Cell(1, 1), Cell(8, 1), Cell(32, 1), Cell(4, 16))
 """Clients, and the instances in each of their requests."""
-SETTLE_S = 1.0
-"""Between two turns: what is still under way when the clients go must not be in the next one's."""
+SETTLE_S = 0.7
+"""Before and after a turn: what is under way when the clients go must not be in the next one's."""
 Ask = Callable[[Cell, float], Load]
 
 
@@ -41,7 +43,10 @@ def main() -> None:
         sys.exit(f"benchmarks: {error}")
     began = datetime.datetime.now(datetime.UTC)
     file = results.write(rows, began, BUILD)
-    print(f"\n{results.table(rows)}\n\n{file}")
+    print(f"\n{results.table(rows)}\n\n{file}", flush=True)
+    if contestants.PEERS.exists():
+        plots = [str(contestants.PEERS), "-m", "benchmarks.plots", str(file)]
+        subprocess.run(plots, check=True, timeout=120)
 
 
 def _arguments() -> argparse.Namespace:
@@ -64,8 +69,8 @@ def _run(workload: Workload, args: argparse.Namespace) -> list[Row]:
         limit = stack.enter_context(Limit(workload, cores))
         asked["bare limit"] = lambda cell, s: limit.press(cell.clients, cell.instances, s)
         if args.image:
-            url = stack.enter_context(contestants.container(args.image, args.docker, workload))
-            asked["ours"] = _asker(workload, url)
+            served = stack.enter_context(contestants.container(args.image, args.docker, workload))
+            asked["ours"] = _asker(workload, served)
         others = [contestants.stock(cores), *contestants.peers(cores)]
         if not args.image:
             others.insert(0, contestants.local(cores))
@@ -73,19 +78,23 @@ def _run(workload: Workload, args: argparse.Namespace) -> list[Row]:
             if args.only and not any(contestant.name.startswith(n) for n in args.only.split(",")):
                 continue
             _say(f"{workload.name}: starting {contestant.label}")
-            url = stack.enter_context(contestants.serving(contestant, workload))
+            served = stack.enter_context(contestants.serving(contestant, workload))
             label = "ours" if contestant.name.startswith("ours") else contestant.label
-            asked[label] = _asker(workload, url)
+            asked[label] = _asker(workload, served)
         for ask in asked.values():
-            ask(CELLS[2], 3)
-            ask(CELLS[0], 2)
-            time.sleep(SETTLE_S)
+            for cell in (CELLS[2], CELLS[2], CELLS[0]):
+                ask(cell, 3)
         return [row for cell in CELLS for row in _cell(workload, cell, asked, args)]
 
 
-def _asker(workload: Workload, url: str) -> Ask:
+def _asker(workload: Workload, served: Served) -> Ask:
     def ask(cell: Cell, seconds: float) -> Load:
-        return press(url, workload.body(cell.instances), cell.clients, seconds)
+        served.wake()
+        time.sleep(SETTLE_S)
+        load = press(served.url, workload.body(cell.instances), cell.clients, seconds)
+        time.sleep(SETTLE_S)
+        served.sleep()
+        return load
 
     return ask
 
@@ -99,7 +108,6 @@ def _cell(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             loads[name].append(asked[name](cell, args.seconds))
-            time.sleep(SETTLE_S)
         _say(
             f"{workload.name}: {cell.clients} clients x {cell.instances}: {turn + 1}/{args.rounds}"
         )

@@ -87,9 +87,27 @@ def local(cores: int) -> Contestant:
     return Contestant("ours, no container", program, "/predictions/{model}", cores, 1)
 
 
+class Served(NamedTuple):
+    """A contestant that runs, or is held still while it is another's turn."""
+
+    url: str
+    group: int | None
+    """Its process group; None for a container, which has a group of its own."""
+
+    def wake(self) -> None:
+        """Let it go on."""
+        if self.group:
+            os.killpg(self.group, signal.SIGCONT)
+
+    def sleep(self) -> None:
+        """Hold it still: some ask themselves for work a thousand times a second."""
+        if self.group:
+            os.killpg(self.group, signal.SIGSTOP)
+
+
 @contextlib.contextmanager
-def serving(contestant: Contestant, workload: Workload) -> Iterator[str]:
-    """Start a contestant on loopback and give its URL once it answers; raise DidNotStart."""
+def serving(contestant: Contestant, workload: Workload) -> Iterator["Served"]:
+    """Start a contestant on loopback and give it, asleep, once it answers; raise DidNotStart."""
     port = free_port()
     filled = {"port": port, "archive": workload.archive, "model": workload.archive.stem}
     url = f"http://127.0.0.1:{port}{contestant.route.format(**filled)}"
@@ -102,7 +120,9 @@ def serving(contestant: Contestant, workload: Workload) -> Iterator[str]:
         )  # fmt: skip
         try:
             wait_for(url, workload.body(1), lambda: process.poll() is None)
-            yield url
+            served = Served(url, process.pid)
+            served.sleep()
+            yield served
         finally:
             _end(process)
 
@@ -125,8 +145,8 @@ def _environment(contestant: Contestant, workload: Workload, port: int) -> dict[
 
 
 @contextlib.contextmanager
-def container(image: str, docker: str, workload: Workload) -> Iterator[str]:
-    """Start the image with the archive and give its URL on Docker's bridge."""
+def container(image: str, docker: str, workload: Workload) -> Iterator[Served]:
+    """Start the image with the archive and give it, on Docker's bridge, once it is healthy."""
     folder = (BUILD / f"{workload.name}-served").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(workload.archive, folder / "model.mar")
@@ -135,7 +155,7 @@ def container(image: str, docker: str, workload: Workload) -> Iterator[str]:
     )
     try:
         served.wait_until_healthy()
-        yield served.url
+        yield Served(served.url, None)
     finally:
         served.remove()
 
@@ -158,8 +178,8 @@ def wait_for(url: str, body: Path, alive: Callable[[], bool]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+            process.wait(0.1 if number == signal.SIGCONT else 10)

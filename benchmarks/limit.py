@@ -36,6 +36,7 @@ class Limit:
     def __init__(self, workload: Workload, cores: int) -> None:
         """Start one for each core."""
         self._workload, self._cores = workload, cores
+        self._threads_alone = 0
         self._pipes: list[Connection] = []
         self._processes = []
         spawn = multiprocessing.get_context("spawn")
@@ -61,15 +62,20 @@ class Limit:
     def press(self, clients: int, instances: int, seconds: float) -> Load:
         """Answer as many requests as can be in some seconds.
 
-        One client at a time has all cores to itself; more of them have a process a core.
+        One client at a time has one process, with one thread or all, whichever is faster; more of
+        them have a process a core.
         """
         body = self._workload.body(instances).read_text()
         alone = clients == 1
+        if alone and not self._threads_alone:
+            self._threads_alone = self._cores
+            trials = {threads: self._alone(threads) for threads in {1, self._cores}}
+            self._threads_alone = max(trials, key=lambda threads: trials[threads])
         pipes = self._pipes[:1] if alone else self._pipes
         most = max(self._workload.largest_batch // instances, 1)
         at_once = min(max(clients // len(pipes), 1), most)
         began = time.monotonic()
-        order = Order(self._cores if alone else 1, body, at_once, began + seconds)
+        order = Order(self._threads_alone if alone else 1, body, at_once, began + seconds)
         for pipe in pipes:
             pipe.send(order)
         passes = [taken for pipe in pipes for taken in pipe.recv()]
@@ -77,6 +83,10 @@ class Limit:
         times = sorted(1000 * taken for taken in passes)
         p99 = times[min(len(times) * 99 // 100, len(times) - 1)]
         return Load(len(passes) * at_once / spent, statistics.median(times), p99, 0)
+
+    def _alone(self, threads: int) -> float:
+        self._threads_alone = threads
+        return self.press(1, 1, 2).requests_s
 
 
 def _work(orders: Connection, folder: Path) -> None:
