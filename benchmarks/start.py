@@ -85,7 +85,9 @@ def _sizes(args: argparse.Namespace) -> dict[str, float]:
         return int(_said(args, "image", "inspect", "--format", "{{.Size}}", image)) / 1e6
 
     def under(*folders: str) -> float:
-        du = _said(args, "run", "--rm", "--user", "0", "--entrypoint", "du", args.image, "-scB1", *folders)
+        du = _said(
+            args, "run", "--rm", "--user", "0", "--entrypoint", "du", args.image, "-scB1", *folders
+        )
         return int(du.splitlines()[-1].split()[0]) / 1e6
 
     base, torch, java = of(args.base), under(TORCH), under(JAVA)
