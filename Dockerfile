@@ -16,20 +16,28 @@ RUN jlink --output /opt/jre --strip-debug --no-man-pages --no-header-files --com
 # The Python packages, installed by a pip that stays in this stage.
 FROM ${BASE} AS packages
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends python3-venv python3-pip \
+ && apt-get install --yes --no-install-recommends python3-venv python3-pip binutils \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --without-pip /opt/venv
-# torch alone, from the index of its CPU builds; what only a compiler or its own tests read is left out.
+# torch alone, from the index of its CPU builds. What only a compiler, a debugger or its own tests
+# read is left out: 90 MB of it are symbols that the loader does not need.
 ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --index-url ${TORCH_INDEX} ${TORCH} \
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --index-url ${TORCH_INDEX} ${TORCH} \
  && cd /opt/venv/lib/python3.11/site-packages/torch \
- && rm -rf include share/cmake test lib/*.a bin/*Test bin/protoc* bin/*.ptl bin/upgrader_models
+ && rm -rf include share/cmake test lib/*.a lib/libtorchbind_test.so lib/libjitbackend_test.so \
+           lib/libbackend_with_compiler.so lib/libaoti_custom_ops.so \
+ && find bin -type f ! -name torch_shm_manager -delete \
+ && strip --strip-unneeded lib/*.so
 COPY requirements/serve.lock /tmp/serve.lock
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --requirement /tmp/serve.lock
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --require-hashes --requirement /tmp/serve.lock \
+ && cd /opt/venv/lib/python3.11/site-packages \
+ && find numpy sympy networkx mpmath setuptools -type d -name tests -prune -exec rm -rf {} +
 # What this model's own handler needs; torch stays what it is.
 ARG EXTRAS
 RUN test -z "${EXTRAS}" || pip --python /opt/venv/bin/python install --no-cache-dir --extra-index-url ${TORCH_INDEX} ${TORCH} ${EXTRAS}
+# Bytecode of what serving imports; the greater part of torch, and sympy, it never does.
+RUN /opt/venv/bin/python -c 'import torch.fx, numpy, yaml, PIL.Image; PIL.Image.init(); import PIL.ImageFilter, PIL.ImageOps, psutil, google.cloud.storage; import ts.model_service_worker, ts.torch_handler.base_handler'
 # Netty's native library out of TorchServe's jar: Java would unpack it into /tmp, which may be noexec.
 RUN cd /tmp && python3 -m zipfile -e /opt/venv/lib/python3.11/site-packages/ts/frontend/model-server.jar jar \
  && mkdir /opt/netty && cp jar/META-INF/native/libnetty_transport_native_epoll_*.so /opt/netty/ && rm -rf jar
@@ -48,6 +56,7 @@ COPY handler/__init__.py handler/envelope.py handler/errors.py /app/handler/
 COPY docker /app/docker
 ARG ARCHIVE=build/model-store/digits.mar
 COPY ${ARCHIVE} /opt/model-store/
+RUN python3 -m compileall -q /app
 
 ENV JAVA_HOME=/opt/jre \
     PYTHONPATH=/app \

@@ -33,7 +33,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front bench start test test-unit test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth test test-unit test-torchserve test-container test-cloud lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -132,6 +132,9 @@ overload: .venv/ready ## ask IMAGE for more than it can answer; the table goes t
 front: .venv/ready ## measure what nginx costs a request; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.front $(IMAGE) --docker $(DOCKER)
 
+tune: $(ARCHIVE) ## find the layout that is best on this machine (ARGS="--objective latency"); it goes into the archive
+	$(BIN)/python -m benchmarks.tune $(ARGS)
+
 PEERS := build/bench/venv
 BENCH = $(BIN)/python -m benchmarks --docker $(DOCKER) $(ARGS)
 
@@ -141,6 +144,9 @@ bench: $(ARCHIVE) $(PEERS)/ready ## put ours beside the bare model, stock TorchS
 
 start: .venv/ready ## measure the start of IMAGE to its first right answer, and its size
 	$(BIN)/python -m benchmarks.start $(IMAGE) --docker $(DOCKER)
+
+growth: $(ARCHIVE) $(PEERS)/ready ## measure IMAGE with more instances, larger pictures, more clients, and for ARGS="--minutes 60"
+	$(BIN)/python -m benchmarks.growth $(IMAGE) --docker $(DOCKER) $(ARGS)
 
 # What of ours the peers call is imported from .venv: torch and Pillow are the same for all.
 $(PEERS)/ready: requirements/bench.lock .venv/ready

@@ -87,6 +87,15 @@ def local(cores: int) -> Contestant:
     return Contestant("ours, no container", program, "/predictions/{model}", cores, 1)
 
 
+def ours(layout: str, archive: Path) -> Contestant:
+    """Return ours with a layout of one's own, as serving.local --layout has it."""
+    program = (
+        *(sys.executable, "-m", "serving.local", "--port", "{port}"),
+        *("--archive", str(archive), "--layout", layout),
+    )
+    return Contestant(f"ours {layout}", program, f"/predictions/{archive.stem}", 0, 0)
+
+
 class Served(NamedTuple):
     """A contestant that runs, or is held still while it is another's turn."""
 
@@ -108,18 +117,32 @@ class Served(NamedTuple):
 @contextlib.contextmanager
 def serving(contestant: Contestant, workload: Workload) -> Iterator["Served"]:
     """Start a contestant on loopback and give it, asleep, once it answers; raise DidNotStart."""
+    filled = {"port": "{port}", "archive": workload.archive, "model": workload.archive.stem}
+    named = contestant._replace(
+        name=f"{workload.name} {contestant.label}",
+        command=tuple(word.format(**filled) for word in contestant.command),
+        route=contestant.route.format(**filled),
+    )
+    with started(named, workload.body(1), BUILD, _environment(contestant, workload)) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def started(
+    contestant: Contestant, body: Path, logs: Path, environment: dict[str, str] | None = None
+) -> Iterator[Served]:
+    """Start a contestant on a free port, as `serving` does; it logs to a file in `logs`."""
     port = free_port()
-    filled = {"port": port, "archive": workload.archive, "model": workload.archive.stem}
-    url = f"http://127.0.0.1:{port}{contestant.route.format(**filled)}"
-    log = BUILD / f"{workload.name}-{contestant.label.replace(' ', '-')}.log"
+    url = f"http://127.0.0.1:{port}{contestant.route}"
+    log = logs / f"{contestant.name.replace(' ', '-')}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [word.format(**filled) for word in contestant.command],
-            env=_environment(contestant, workload, port), stdin=subprocess.DEVNULL,
+            [word.replace("{port}", str(port)) for word in contestant.command],
+            env=(environment or dict(os.environ)) | {"PORT": str(port)}, stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT,
         )  # fmt: skip
         try:
-            wait_for(url, workload.body(1), lambda: process.poll() is None)
+            wait_for(url, body, lambda: process.poll() is None)
             served = Served(url, process.pid)
             served.sleep()
             yield served
@@ -127,7 +150,7 @@ def serving(contestant: Contestant, workload: Workload) -> Iterator["Served"]:
             _end(process)
 
 
-def _environment(contestant: Contestant, workload: Workload, port: int) -> dict[str, str]:
+def _environment(contestant: Contestant, workload: Workload) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "TS_"))}
     if contestant.name.startswith(("ours", "stock")):
         return inherited
@@ -137,7 +160,6 @@ def _environment(contestant: Contestant, workload: Workload, port: int) -> dict[
         "THREADS": str(contestant.threads),
         "OMP_NUM_THREADS": str(contestant.threads),
         "LARGEST_BATCH": str(workload.largest_batch),
-        "PORT": str(port),
         "PYTHONPATH": str(ROOT),
         "PATH": f"{PEERS.parent.resolve()}:{os.environ['PATH']}",
         "BENTOML_DO_NOT_TRACK": "True",

@@ -10,6 +10,7 @@ SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 local file = io.open("BODY", "rb"); wrk.body = file:read("*a"); file:close()
+PAUSE
 function done(summary, latency, requests)
   local failed = summary.errors.status + summary.errors.connect + summary.errors.read
                + summary.errors.write + summary.errors.timeout
@@ -34,12 +35,16 @@ class Load(NamedTuple):
     """Requests that were not answered with a 2xx or 3xx."""
 
 
-def press(url: str, body: Path, clients: int, seconds: float) -> Load:
-    """Ask a server with so many clients, each with one request at a time; raise NoWrk."""
+def press(url: str, body: Path, clients: int, seconds: float, pause_ms: int = 0) -> Load:
+    """Ask a server with so many clients, each with one request at a time; raise NoWrk.
+
+    Each waits `pause_ms` before its next request.
+    """
     if not shutil.which("wrk"):
         raise NoWrk("wrk is missing: apt-get install wrk, or brew install wrk")
-    script = body.with_suffix(".lua")
-    script.write_text(SCRIPT.replace("BODY", str(body.resolve())))
+    script = body.with_suffix(f".{pause_ms}.lua")
+    pause = f"function delay() return {pause_ms} end" if pause_ms else ""
+    script.write_text(SCRIPT.replace("BODY", str(body.resolve())).replace("PAUSE", pause))
     done = subprocess.run(
         ["wrk", "--threads", "1", "--connections", str(clients), "--duration", f"{seconds:g}s",
          "--timeout", "60s", "--script", str(script), url],

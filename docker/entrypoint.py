@@ -137,7 +137,7 @@ def run() -> None:
         store = folder / "store"
         path = store / artifact.NAME if chosen.storage else baked.path
         settings = _settings(path, folder, chosen)
-        say(f"{settings.model}: {chosen}, {settings.layout}")
+        say(f"{settings.model}: {chosen}")
         # The front door first: Vertex wants the port open within 40 s, and 503 until ready.
         front = Front(chosen, settings, folder / "torchserve.sock")
         served = baked
@@ -146,6 +146,7 @@ def run() -> None:
             served = artifact.take(storage.at(chosen.storage, say), baked.path, store)
             say(f"{chosen.storage}: {_kind(served)}")
         settings = artifact.suited(settings, served)
+        say(f"TorchServe starts with {settings.layout}")
         server = Server(settings, java.find(), say)
         Container(front, server, probe.asking(settings, served.golden_request)).watch()
     except Told as told:

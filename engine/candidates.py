@@ -37,7 +37,9 @@ def _scripted(net: nn.Module, example: Tensor) -> Engine:
     with torch.no_grad(), warnings.catch_warnings():
         # TorchScript is deprecated; what is to take its place was slower here, and torch is pinned.
         warnings.simplefilter("ignore", DeprecationWarning)
-        traced = torch.jit.freeze(torch.jit.trace(net, example))  # type: ignore[no-untyped-call]
+        # Its own check traces it a second time; choice.ready checks it against eager.
+        trace = torch.jit.trace(net, example, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.freeze(trace)
         script: Engine = torch.jit.optimize_for_inference(traced)
         # It looks at the first calls and compiles anew: no client is to wait for that.
         for _ in range(3):

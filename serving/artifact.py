@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from serving import machine, stock
+from serving import machine, stock, tuned
 from serving.archive import GOLDEN_REQUEST, PACKAGES, BadArchive, rehearse
 from serving.files import Storage
 from serving.torchserve import Settings
@@ -121,29 +121,39 @@ def golden_request(archive: Path) -> bytes:
 
 
 def suited(settings: Settings, served: Artifact) -> Settings:
-    """Return the settings for an artifact on this machine."""
-    layout = machine.layout(machine.cores(), machine.memory(), _pass_ms(served.path))
+    """Return the settings for an artifact on this machine; raise NotServable."""
+    config = _text(served.path, str(tuned.CONFIG))
+    try:
+        layout = tuned.chosen(config, machine.cores(), machine.memory(), pass_ms(served.path))
+    except tuned.BadConfig as error:
+        raise NotServable(str(error)) from error
     if served.stock:
         # A handler of another's may answer only the first request of a batch.
         layout = layout._replace(batch_size=1)
     return settings._replace(layout=layout)
 
 
-def _pass_ms(served: Path) -> float:
+def pass_ms(served: Path) -> float:
     """Return what a pass of one instance took where the engine was chosen; 0 for not known."""
-    try:
-        if served.is_dir():
-            text = (served / CHOICE).read_text()
-        else:
-            with _opened(served) as contents:
-                text = contents.read(CHOICE).decode()
-    except (FileNotFoundError, KeyError):
+    text = _text(served, CHOICE)
+    if text is None:
         return 0
     try:
         choice = json.loads(text)
         return float(choice["figures"]["engines"][choice["engine"]]["milliseconds"]["1"])
     except (ValueError, KeyError, TypeError) as error:
         raise NotServable(f"{CHOICE} is not what model.export writes: {error!r}") from error
+
+
+def _text(served: Path, name: str) -> str | None:
+    """Return what a file in an archive, or in the folder of an unpacked one, says."""
+    try:
+        if served.is_dir():
+            return (served / name).read_text()
+        with _opened(served) as contents:
+            return contents.read(name).decode()
+    except (FileNotFoundError, KeyError):
+        return None
 
 
 def take(storage: Storage, baked: Path, store: Path) -> Artifact:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from serving import artifact, files, java, machine, probe, storage
 from serving.artifact import Artifact
 from serving.files import Say
+from serving.machine import MOST_AT_ONCE, Layout
 from serving.torchserve import NoTorchServe, Server, Settings
 
 START_S = 600
@@ -45,6 +47,12 @@ def main() -> None:
     parser.add_argument(
         "--storage", help="serve what gs://BUCKET/FOLDER or /FOLDER holds: weights, or any .mar"
     )
+    parser.add_argument(
+        "--layout",
+        type=layout_of,
+        metavar="WORKERSxTHREADS[,BATCH[,DELAY_MS]]",
+        help="in place of what make tune found, or of the default for these cores: 2x1,32,0",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="(%(default)s)")
     args = parser.parse_args()
@@ -55,7 +63,8 @@ def main() -> None:
     run = Path(tempfile.mkdtemp(prefix="torchserve-"))
     try:
         _see_that_it_is_free(args.host, args.port)
-        serve(_artifact(args.archive, args.storage, run), args.host, args.port, run)
+        served = _artifact(args.archive, args.storage, run)
+        serve(served, args.host, args.port, run, args.layout)
     except FAULTS as error:
         sys.exit(f"serving.local: {error}")
     except KeyboardInterrupt:
@@ -64,34 +73,44 @@ def main() -> None:
         shutil.rmtree(run, ignore_errors=True)
 
 
+def layout_of(text: str) -> Layout:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:,([1-9]\d*)(?:,(\d+))?)?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text}: expected WORKERSxTHREADS, such as 2x1,32,0")
+    workers, threads, batch, delay = match.groups()
+    return Layout(
+        int(workers), int(threads), int(batch or MOST_AT_ONCE), int(delay or 0), "--layout"
+    )
+
+
 def _artifact(archive: Path, uri: str | None, run: Path) -> Artifact:
     if uri is None:
         return Artifact(archive.resolve(), artifact.golden_request(archive))
     return artifact.take(storage.at(uri, print), archive, run / "store")
 
 
-def serve(served: Artifact, host: str, port: int, run: Path) -> None:
+def serve(served: Artifact, host: str, port: int, run: Path, layout: Layout | None = None) -> None:
     """Serve until interrupted; raise CannotServe where it does not come up or goes down."""
     address = f"http://{host}:{port}"
-    with running(served, address, run) as (server, settings):
+    with running(served, address, run, layout=layout) as (server, settings):
         _tell(settings, address, served.golden_request)
         raise CannotServe(f"TorchServe ended by itself with exit code {server.process.wait()}")
 
 
 @contextlib.contextmanager
 def running(
-    served: Artifact, address: str, run: Path, say: Say = print
+    served: Artifact, address: str, run: Path, say: Say = print, layout: Layout | None = None
 ) -> Iterator[tuple[Server, Settings]]:
     """Run TorchServe at http://HOST:PORT and give it once the model answers; raise CannotServe.
 
-    `say` is told what TorchServe logs.
+    `say` is told what TorchServe logs. `layout` takes the place of the artifact's own.
     """
     chosen = java.find()
-    layout = machine.layout(machine.cores(), machine.memory())
-    settings = artifact.suited(Settings(served.path, run, layout, address), served)
-    layout = settings.layout
+    default = machine.layout(machine.cores(), machine.memory())
+    settings = artifact.suited(Settings(served.path, run, default, address), served)
+    settings = settings._replace(layout=layout or settings.layout)
     say(f"Java {chosen.version} of {chosen.source}: {chosen.executable}")
-    say(f"TorchServe starts with {layout.workers} workers x {layout.threads} threads")
+    say(f"TorchServe starts with {settings.layout}")
     server = Server(settings, chosen, lambda line: say(f"  {line}"))
     try:
         wait_until_ready(server, probe.asking(settings, served.golden_request))

@@ -33,6 +33,16 @@ class Layout(NamedTuple):
     batch_size: int = MOST_AT_ONCE
     batch_delay_ms: int = 0
     """How long a request waits for others to make a batch with; 0: it takes those that wait too."""
+    source: str = "default"
+    """Where it comes from; for people."""
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        wait = f"wait for others {self.batch_delay_ms} ms" if self.batch_delay_ms else "never wait"
+        return (
+            f"{self.workers} workers x {self.threads} threads, batches of up to {self.batch_size}"
+            f" that {wait} ({self.source})"
+        )
 
 
 def layout(cores: int, memory: int | None, pass_ms: float = 0) -> Layout:
@@ -42,13 +52,17 @@ def layout(cores: int, memory: int | None, pass_ms: float = 0) -> Layout:
     second thread for, and most of the work around it is Python's: a worker for each core. A long
     one is split: one client alone is answered sooner, and a crowd's batches are no slower.
     """
-    room = cores if memory is None else max((memory - FRONT_BYTES) // WORKER_BYTES, 1)
     split = min(cores, MOST_THREADS) if pass_ms >= WORTH_SPLITTING_MS else 1
-    workers = max(min(cores // split, room), 1)
+    workers = max(min(cores // split, room(cores, memory)), 1)
     threads = max(cores // workers, 1)
     if not pass_ms:
         return Layout(workers, threads)
     return Layout(workers, threads, min(max(int(BATCH_MS * threads / pass_ms), 1), MOST_AT_ONCE))
+
+
+def room(cores: int, memory: int | None) -> int:
+    """Return how many workers `memory` bytes hold; no more than cores where there is no limit."""
+    return cores if memory is None else max((memory - FRONT_BYTES) // WORKER_BYTES, 1)
 
 
 def heap(memory: int | None) -> int:

@@ -1,0 +1,151 @@
+"""What make tune finds, writes, and how it is followed."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from benchmarks import tune
+from benchmarks.load import Load
+from benchmarks.tune import Champion, Objective
+from serving import artifact, local, machine, tuned
+from serving.artifact import Artifact, NotServable
+from serving.machine import Layout
+from serving.torchserve import Settings
+
+FOUND = Layout(workers=3, threads=2, batch_size=16, batch_delay_ms=5)
+GIB = 1 << 30
+
+
+def test_a_layout_is_read_as_it_was_written() -> None:
+    text = tuned.write(FOUND, 6, {"requests_s": 1.5})
+    assert tuned.read(text) == (FOUND._replace(source="model-config.yaml"), 6)
+
+
+def test_it_is_followed_on_as_many_cores_as_it_was_found_on() -> None:
+    text = tuned.write(FOUND, 6, {})
+    assert tuned.chosen(text, 6, None, 0)[:4] == FOUND[:4]
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "reason"),
+    [(2, None, "is for 6 cores"), (6, GIB, "needs more memory")],
+)
+def test_elsewhere_the_default_serves_and_says_so(
+    cores: int, memory: int | None, reason: str
+) -> None:
+    chosen = tuned.chosen(tuned.write(FOUND, 6, {}), cores, memory, 0)
+    assert chosen[:4] == machine.layout(cores, memory)[:4]
+    assert reason in str(chosen)
+
+
+def test_without_a_file_the_default_serves() -> None:
+    assert tuned.chosen(None, 4, None, 35) == machine.layout(4, None, 35)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: [", "no YAML"),
+        ("- 1", "expected a mapping"),
+        ("minWorkers: 0", "minWorkers: expected an integer from 1 on, got 0"),
+        ("{minWorkers: 1, batchSize: true}", "batchSize: expected an integer from 1 on, got True"),
+        (
+            "{minWorkers: 1, batchSize: 1, maxBatchDelay: -1}",
+            "maxBatchDelay: expected an integer from 0",
+        ),
+        ("{minWorkers: 1, batchSize: 1, maxBatchDelay: 0, threads: 1}", "cores: expected"),
+    ],
+)
+def test_a_file_by_hand_is_told_what_is_wrong(text: str, reason: str) -> None:
+    with pytest.raises(tuned.BadConfig, match=reason):
+        tuned.read(text)
+
+
+def test_an_archive_is_served_by_the_layout_in_it(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    config = tmp_path / tuned.CONFIG
+    settings = Settings(tmp_path, tmp_path, Layout(1, 1), "http://127.0.0.1:1")
+    config.write_text(tuned.write(FOUND, machine.cores(), {}))
+    unlimited = artifact.suited(settings, Artifact(tmp_path, None)).layout
+    assert unlimited[:4] == FOUND[:4] or "memory" in unlimited.source
+    config.write_text("minWorkers: none")
+    with pytest.raises(NotServable, match="minWorkers"):
+        artifact.suited(settings, Artifact(tmp_path, None))
+
+
+def test_a_layout_is_given_in_one_word() -> None:
+    assert local.layout_of("3x2,16,5")[:4] == FOUND[:4]
+    assert local.layout_of("2x1") == Layout(2, 1, source="--layout")
+    with pytest.raises(argparse.ArgumentTypeError, match="expected WORKERSxTHREADS"):
+        local.layout_of("0x1")
+
+
+@pytest.mark.parametrize(
+    ("cores", "room", "expected"),
+    [
+        (1, 1, [(1, 1)]),
+        (2, 2, [(2, 1), (1, 2)]),
+        (8, 8, [(8, 1), (4, 2), (2, 4), (1, 8)]),
+        (6, 6, [(6, 1), (3, 2), (1, 4)]),
+        (4, 1, [(1, 4), (1, 2), (1, 1)]),
+    ],
+)
+def test_every_spread_that_fits_is_tried(
+    cores: int, room: int, expected: list[tuple[int, int]]
+) -> None:
+    assert tune.spreads(cores, room) == expected
+
+
+def load(requests_s: float = 100, p50_ms: float = 10, p99_ms: float = 20) -> Load:
+    return Load(requests_s, p50_ms, p99_ms, 0)
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "better"),
+    [
+        (load(110), load(100), True),
+        (load(101), load(100), False),
+        (load(200, p99_ms=51), load(100, p99_ms=49), False),
+        (load(50, p99_ms=49), load(100, p99_ms=51), True),
+        (load(50, p99_ms=60), load(100, p99_ms=80), True),
+    ],
+)
+def test_throughput_counts_within_the_bound(challenger: Load, champion: Load, better: bool) -> None:
+    assert Objective(32, 50, latency=False).better(challenger, champion) is better
+
+
+def test_latency_is_that_of_the_median_answer() -> None:
+    objective = Objective(1, 50, latency=True)
+    assert objective.better(load(p50_ms=9), load(p50_ms=10))
+    assert not objective.better(load(1000, p50_ms=10), load(p50_ms=10))
+
+
+class Simulated(Champion):
+    """Servers whose rate is known: best with 1 x 2, batches of 8, 5 ms of delay."""
+
+    def duel(self, layout: Layout) -> list[list[Load]]:
+        return [[self.rate(each)] * 3 for each in (self.layout, layout)]
+
+    def rate(self, layout: Layout) -> Load:
+        gained = {1: 1.0, 2: 2.0}[layout.threads]
+        for value, best in ((layout.batch_size, 8), (layout.batch_delay_ms or 1, 5)):
+            gained /= 1 + abs(value - best) / best
+        return load(1000 * gained, p50_ms=10 / layout.threads)
+
+
+def simulated(objective: Objective) -> Simulated:
+    return Simulated(Layout(2, 1), objective, argparse.Namespace())
+
+
+def test_the_best_of_all_is_found() -> None:
+    champion = simulated(Objective(32, 250, latency=False))
+    tune.find(champion, cores=2, room=2)
+    assert champion.layout[:4] == (1, 2, 8, 5)
+
+
+def test_for_one_client_only_the_spread_is_tried() -> None:
+    champion = simulated(Objective(1, 250, latency=True))
+    tune.find(champion, cores=2, room=2)
+    assert champion.layout == Layout(1, 2)
+    assert len(champion.duels) == 1
