@@ -74,6 +74,7 @@ def main() -> None:
 
 
 def layout_of(text: str) -> Layout:
+    """Read 2x1,32,0: workers x threads, batch size, batch delay in ms; raise ArgumentTypeError."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:,([1-9]\d*)(?:,(\d+))?)?", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text}: expected WORKERSxTHREADS, such as 2x1,32,0")
