@@ -20,8 +20,11 @@ def main(run: Path) -> None:
     draw = {"instances": (_each, instances), "pixels": (_pixels, pixels),
             "clients": (_clients, clients), "minutes": (_minutes, minutes)}  # fmt: skip
     for axis, (plot, axes) in draw.items():
-        plot(axes, [row for row in rows if row["axis"] == axis])
-        axes.grid(visible=True, alpha=0.3)
+        if chosen := [row for row in rows if row["axis"] == axis]:
+            plot(axes, chosen)
+            axes.grid(visible=True, alpha=0.3)
+        else:
+            axes.set_axis_off()
     figure.savefig(run.with_suffix(".png"), dpi=110)
     print(run.with_suffix(".png"))
 
