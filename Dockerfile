@@ -11,7 +11,8 @@ RUN mkdir -p /usr/share/man/man1 \
  && apt-get install --yes --no-install-recommends openjdk-17-jdk-headless binutils \
  && rm -rf /var/lib/apt/lists/*
 RUN jlink --output /opt/jre --strip-debug --no-man-pages --no-header-files --compress=2 \
-      --add-modules java.base,java.desktop,java.logging,java.management,java.naming,java.sql,java.xml,jdk.unsupported,jdk.crypto.ec
+      --add-modules java.base,java.desktop,java.logging,java.management,java.naming,java.sql,java.xml,jdk.unsupported,jdk.crypto.ec \
+ && /opt/jre/bin/java -Xshare:dump -Xlog:disable -XX:+UseSerialGC
 
 # The Python packages, installed by a pip that stays in this stage.
 FROM ${BASE} AS packages

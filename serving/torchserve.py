@@ -128,8 +128,7 @@ def command(settings: Settings, java: Java, config: Path) -> list[str]:
         java.executable,
         # The light collector: there is one thread that makes garbage, and little of it lives on.
         "-XX:+UseSerialGC",
-        # Few requests an hour must not be answered by code that is still interpreted.
-        "-XX:CompileThresholdScaling=0.1", f"-Xmx{settings.heap}",
+        f"-Xmx{settings.heap}",
         # Out of memory it would go on, and answer some and not others.
         "-XX:+ExitOnOutOfMemoryError",
         f"-Dmodel_server_home={WORKER_HOME}",
