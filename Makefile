@@ -69,7 +69,8 @@ export: ## measure the engines on this machine and choose the fastest that keeps
 build/model/engine.json: $(MODEL) $(wildcard engine/*.py) | .venv/ready
 	$(BIN)/python -m model.export
 
-$(ARCHIVE): $(MODEL) $(CHOICE) $(wildcard build/model/*.json) $(PACKED) serving/archive.py | .venv/ready
+# The folder itself for what is deleted from it.
+$(ARCHIVE): $(MODEL) $(CHOICE) $(wildcard build/model/*.json) $(PACKED) $(CURDIR)/model serving/archive.py | .venv/ready
 	$(BIN)/python -m serving.archive
 
 serve: $(if $(STORAGE),.venv/ready,$(ARCHIVE)) ## serve on 127.0.0.1:PORT, without Docker, until Ctrl-C (STORAGE=folder or gs://: that model)

@@ -52,8 +52,10 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--workload", choices=["SMALL", "REAL", "both"], default="both")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=5, help="of a turn (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=3, help="of a turn (%(default)s; more for REAL)"
+    )
     parser.add_argument(
         "--image", help="ours: this image; without it, the same without a container"
     )
@@ -103,11 +105,12 @@ def _cell(
     workload: Workload, cell: Cell, asked: dict[str, Ask], args: argparse.Namespace
 ) -> list[Row]:
     names = list(asked)
+    seconds = args.seconds * workload.longer * (2 if cell.instances > 1 else 1)
     loads: dict[str, list[Load]] = {name: [] for name in names}
     for turn in range(args.rounds):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            loads[name].append(asked[name](cell, args.seconds))
+            loads[name].append(asked[name](cell, seconds))
         _say(
             f"{workload.name}: {cell.clients} clients x {cell.instances}: {turn + 1}/{args.rounds}"
         )

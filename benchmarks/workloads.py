@@ -32,6 +32,8 @@ class Workload(NamedTuple):
     instances: list[Any]
     largest_batch: int
     """Requests in one pass, for all contestants that make batches."""
+    longer: float = 1
+    """How much longer a turn has to be: of few requests the last ones weigh too much."""
 
     def body(self, instances: int) -> Path:
         """Write a request of so many instances and return its file."""
@@ -55,7 +57,7 @@ def real() -> Workload:
     if not (weights / "engine.json").exists():
         _choose(weights, instances)
     built = archive.build("photographs", Path(__file__).with_name("real"), weights, BUILD)
-    return Workload("REAL", built, _unpacked("REAL", built), instances, 8)
+    return Workload("REAL", built, _unpacked("REAL", built), instances, 8, longer=2)
 
 
 def photographs(size: tuple[int, int] = SIZE) -> list[bytes]:
