@@ -52,6 +52,8 @@ COPY --from=jre /opt/jre /opt/jre
 COPY --from=packages /opt/netty /opt/netty
 COPY --from=packages /opt/venv /opt/venv
 COPY serving /app/serving
+# Where AIP_STORAGE_URI is fetched from.
+COPY storage /app/storage
 # What a stock archive gets beside its own handler.
 COPY handler/__init__.py handler/envelope.py handler/errors.py /app/handler/
 COPY docker /app/docker

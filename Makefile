@@ -11,6 +11,9 @@ STORAGE ?=
 # Packages that the image needs beside requirements/serve.lock, as pip takes them.
 EXTRAS ?=
 
+# Of the function that is deployed, or whose model is uploaded: hello, knn or digits.
+NAME ?= knn
+
 # Where to deploy; both are remembered, and everything else is in deploy.toml.
 PROJECT ?=
 REGION ?=
@@ -33,7 +36,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth test test-unit test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth test test-unit test-torchserve test-container test-cloud lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +91,29 @@ run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 $(IMAGE)
+
+FUNCTIONS := $(BIN)/python -m functions
+IRISES := build/knn/knn.skops
+
+$(IRISES): functions/knn/train.py functions/knn/iris.py | .venv/ready
+	$(BIN)/python -m functions.knn.train
+
+made-hello:
+made-knn: $(IRISES)
+# The archive for the request to try it with.
+made-digits: $(ARCHIVE)
+
+function-hello function-knn function-digits: function-%: .venv/ready made-%
+	@exec $(FUNCTIONS) serve $* --port $(PORT) $(if $(STORAGE),--storage $(STORAGE))
+function-hello: ## run a Cloud Function here until Ctrl-C: one that says what it is told
+function-knn: ## run the scikit-learn function (STORAGE=gs://bucket/folder: the model that lies there)
+function-digits: ## run the function that answers as the endpoint does (STORAGE= likewise)
+
+upload-model: .venv/ready made-$(NAME) ## put the model of the function NAME into a bucket (STORAGE=gs://bucket/folder, or PROJECT=)
+	@$(FUNCTIONS) upload $(NAME) $(if $(STORAGE),--storage $(STORAGE)) $(CLOUD)
+
+deploy-function: .venv/ready ## deploy the function NAME (PROJECT=, REGION=; ARGS="--allow-unauthenticated --dry-run")
+	@$(FUNCTIONS) deploy $(NAME) $(if $(STORAGE),--storage $(STORAGE)) $(CLOUD)
 
 DEPLOY := DOCKER=$(DOCKER) ARCHIVE=$(ARCHIVE) EXTRAS="$(EXTRAS)" $(BIN)/python -m deploy
 CLOUD = $(if $(PROJECT),--project $(PROJECT)) $(if $(REGION),--region $(REGION)) $(ARGS)

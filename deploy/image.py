@@ -20,6 +20,7 @@ INPUTS = (
     "Dockerfile",
     "docker",
     "serving",
+    "storage",
     "handler/__init__.py",
     "handler/envelope.py",
     "handler/errors.py",

@@ -15,12 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+import storage
 from docker import config
 from docker.config import Config
 from docker.front import Front
-from serving import artifact, files, java, machine, probe, storage
+from serving import artifact, java, machine, probe
 from serving.artifact import Artifact
 from serving.torchserve import NoTorchServe, Server, Settings
+from storage import files
 
 ARCHIVES = Path(os.environ.get("MODEL_STORE", "/opt/model-store"))
 """The folder of the one archive that is baked in."""

@@ -10,9 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import storage
 from migrate import report
 from migrate.report import Finding
-from serving import artifact, local, probe, storage, torchserve
+from serving import artifact, local, probe, torchserve
 from serving.stock import BadArchive
 
 WORDS = {True: "works   ", False: "WILL NOT", None: "look    "}

@@ -4,6 +4,7 @@ Source: "Custom container requirements for prediction" of Vertex AI's documentat
 """
 
 import http.client
+import ipaddress
 import itertools
 import logging
 import os
@@ -40,6 +41,14 @@ def docker(rules: Rules, *arguments: str, timeout_s: float = 60) -> str:
     if done.returncode:
         raise Refused("INTERNAL", f"docker {arguments[0]}: {done.stderr.strip()[-500:]}")
     return done.stdout.strip()
+
+
+def bridge(rules: Rules) -> str:
+    """Return the address that this machine has on the engine's default network."""
+    where = "{{with index .IPAM.Config 0}}{{.Gateway}} {{.Subnet}}{{end}}"
+    *gateway, subnet = docker(rules, "network", "inspect", "bridge", "--format", where).split()
+    # An engine that was started for the first time writes the subnet alone down.
+    return gateway[0] if gateway else str(next(ipaddress.ip_network(subnet).hosts()))
 
 
 def fetch(rules: Rules, image: str) -> None:

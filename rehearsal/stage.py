@@ -147,8 +147,7 @@ def _builder(rules: Rules, folder: Path) -> None:
 
 def _bridge(rules: Rules) -> str:
     """Return an address of this machine that containers reach too."""
-    where = "{{(index .IPAM.Config 0).Gateway}}"
-    address = containers.docker(rules, "network", "inspect", "bridge", "--format", where)
+    address = containers.bridge(rules)
     with socket.socket() as probe:
         try:
             probe.bind((address, 0))

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from serving import machine, stock, tuned
 from serving.archive import GOLDEN_REQUEST, PACKAGES, BadArchive, rehearse
-from serving.files import Storage
 from serving.torchserve import Settings
+from storage.files import Storage
 
 NAME = "model"
 """Under this name an artifact is served; Google's prebuilt images take `model.mar` too."""

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from serving import artifact, files, java, machine, probe, storage
+import storage
+from serving import artifact, java, machine, probe
 from serving.artifact import Artifact
-from serving.files import Say
 from serving.machine import MOST_AT_ONCE, Layout
 from serving.torchserve import NoTorchServe, Server, Settings
+from storage import files
+from storage.files import Say
 
 START_S = 600
 """How long a model may take to load, as long as no worker dies of it."""

@@ -3,6 +3,7 @@
 import concurrent.futures
 import http.client
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,9 +28,13 @@ class Endpoint(NamedTuple):
         return self.send("POST", urlsplit(self.url).path, body, headers)
 
     def send(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes] = b"",
+        headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Send any request to the same host."""
+        """Send any request to the same host; what is no bytes goes in chunks."""
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         try:
             connection.request(method, path, body, headers or {})

@@ -3,27 +3,23 @@
 import json
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from google.auth.credentials import AnonymousCredentials
-from google.cloud.storage import Client
 
-from serving.torchserve import free_port
-from tests import wire
+from rehearsal import containers
+from rehearsal.world import Rules
+from tests import bucket, wire
 from tests.container.conftest import (
+    DOCKER,
     HARDENED,
     VERTEX,
     Container,
     Start,
-    docker,
     wait_until_healthy,
 )
-from tests.http import Endpoint, wait_for
+from tests.http import Endpoint
 from tests.pictures import ARCHIVE, ROOT, request
 from tests.stock import archive as stock
 from tests.torchserve.test_stock import BETTER, SAME
@@ -35,24 +31,8 @@ HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
 @pytest.fixture(scope="module")
 def emulator(image: str) -> Iterator[str]:  # noqa: ARG001  it needs Docker's bridge
     """Start a Cloud Storage emulator that containers reach; return its URL."""
-    where = "{{(index .IPAM.Config 0).Gateway}}"
-    host, port = docker("network", "inspect", "bridge", "--format", where).strip(), free_port()
-    command = [
-        str(Path(sys.executable).with_name("gcp-storage-emulator")), "start", "--in-memory",
-        f"--host={host}", f"--port={port}",
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            wait_for(lambda: _listens(host, port), 30, "the storage emulator")
-            yield f"http://{host}:{port}"
-        finally:
-            server.kill()
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((host, port)) == 0
+    with bucket.emulated(containers.bridge(Rules(docker=DOCKER))) as url:
+        yield url
 
 
 Upload = Callable[..., str]
@@ -63,17 +43,7 @@ def upload(emulator: str, request: pytest.FixtureRequest) -> Upload:
     """Return a function that puts files into a folder of a new bucket and gives its URI."""
 
     def _upload(*files: Path) -> str:
-        client = Client(
-            project="test",
-            credentials=AnonymousCredentials(),
-            client_options={"api_endpoint": emulator},
-        )
-        name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
-        bucket = client.create_bucket(name)
-        for file in files:
-            bucket.blob(f"models/v1/{file.name}").upload_from_filename(str(file))
-        client.close()  # the emulator hears one connection at a time
-        return f"gs://{name}/models/v1"
+        return bucket.filled(emulator, bucket.named(request), "models/v1", *files)
 
     return _upload
 

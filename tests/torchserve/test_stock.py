@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serving import artifact, java, local, machine, probe, storage, torchserve
+import storage
+from serving import artifact, java, local, machine, probe, torchserve
 from tests.http import Endpoint, crowd, wait_for
 from tests.pictures import ARCHIVE, ROOT
 from tests.stock import archive as stock

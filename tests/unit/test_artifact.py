@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import artifact, files, storage
+import storage
+from serving import artifact
 from serving.artifact import Chosen
+from storage import files
 
 NEEDED = ["golden.json", "model.json", "weights.safetensors"]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from serving.files import Folder, NotFetched, One, Say, Storage
+from storage.files import Folder, NotFetched, One, Say, Storage
 
 
 def at(uri: str, say: Say) -> Storage:
@@ -17,7 +17,7 @@ def at(uri: str, say: Say) -> Storage:
     address = urlsplit(uri)
     if address.scheme == "gs" and address.netloc:
         # It takes a second to import, and a mounted folder never needs it.
-        from serving.bucket import Bucket  # noqa: PLC0415
+        from storage.bucket import Bucket  # noqa: PLC0415
 
         return Bucket(address.netloc, address.path.strip("/"), say)
     if address.scheme in ("", "file") and not address.netloc and address.path.startswith("/"):

@@ -13,7 +13,7 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
 
-from serving.files import NotFetched, Say
+from storage.files import NotFetched, Say
 
 TELL_S = 5
 """Between two lines on a download's progress."""

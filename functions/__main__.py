@@ -1,0 +1,127 @@
+"""Run a function here, put its model into a bucket, deploy it."""
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+from deploy import settings
+from deploy.errors import Stop
+from functions import source
+from functions.catalogue import FUNCTIONS, Function
+from functions.deploy import Target, default_uri, deploy
+from functions.example import example
+from storage.fetched import URI
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused."""
+    args = _parser().parse_args(words)
+    try:
+        args.run(FUNCTIONS[args.name], args)
+    except Stop as stop:
+        sys.exit(f"functions: {stop.what}\n  {stop.do}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _serve(function: Function, args: argparse.Namespace) -> None:
+    """Become functions-framework, in the foreground."""
+    from functions import upload  # noqa: PLC0415  Google's library takes a second
+
+    environ = dict(os.environ)
+    if function.model and not args.storage:
+        upload.made(function)
+        args.storage = str(function.made.resolve())
+    if args.storage:
+        environ[URI] = (
+            args.storage if args.storage.startswith("gs://") else str(Path(args.storage).resolve())
+        )
+    with socket.socket() as probed:
+        probed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probed.bind((args.host, args.port))
+        except OSError as error:
+            raise Stop(f"port {args.port} of {args.host}: {error.strerror}", "PORT=…") from None
+    where = f" with the model of {environ[URI]}" if function.model else ""
+    print(f"{function.name}{where}, until Ctrl-C. From another terminal:\n")
+    print(f"  curl {example(function)} http://{args.host}:{args.port}/\n", flush=True)
+    command = [
+        str(Path(sys.executable).with_name("functions-framework")),
+        f"--source={function.folder / 'main.py'}", f"--target={function.name}",
+        f"--host={args.host}", f"--port={args.port}",
+    ]  # fmt: skip
+    os.execve(command[0], command, environ)  # noqa: S606  no shell is the point
+
+
+def _source(function: Function, _: argparse.Namespace) -> None:
+    print(source.lay_out(function))
+
+
+def _upload(function: Function, args: argparse.Namespace) -> None:
+    from functions import upload  # noqa: PLC0415
+
+    project, region = args.project, args.region or "us-central1"
+    if not args.storage:
+        found = _settings(args)
+        args.storage, project, region = (
+            default_uri(function, found.project), found.project, found.region,
+        )  # fmt: skip
+    upload.upload(function, args.storage.rstrip("/"), project or "", region)
+
+
+def _deploy(function: Function, args: argparse.Namespace) -> None:
+    found = _settings(args)
+    if not args.dry_run:
+        settings.remember(found)
+    uri = (args.storage or "").rstrip("/")
+    public, account = args.allow_unauthenticated, args.service_account
+    to = Target(found.project, found.region, uri, public, account)
+    deploy(function, to, dry_run=args.dry_run)
+
+
+def _settings(args: argparse.Namespace) -> settings.Settings:
+    return settings.read({"project": args.project, "region": args.region})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m functions", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, run: object) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.add_argument("name", choices=FUNCTIONS, help="of the function")
+        one.set_defaults(run=run)
+        return one
+
+    def add_storage(one: argparse.ArgumentParser, text: str) -> None:
+        one.add_argument("--storage", metavar="URI", help=text)
+
+    def add_place(one: argparse.ArgumentParser) -> None:
+        one.add_argument("--project", help="(default: the one last used)")
+        one.add_argument("--region", help="(default: the one last used, or us-central1)")
+
+    serve = add("serve", "run it here with functions-framework, until Ctrl-C", _serve)
+    serve.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
+    serve.add_argument("--port", type=int, default=8080, help="(%(default)s)")
+    add_storage(serve, "where its model lies: gs://BUCKET/FOLDER (default: where it was made)")
+    add("source", "lay its source out in build/functions, as it is deployed", _source)
+    upload = add("upload", "put its model into a bucket", _upload)
+    add_storage(upload, "gs://BUCKET/FOLDER (default: gs://PROJECT-models/NAME)")
+    add_place(upload)
+    one = add("deploy", "deploy it with gcloud, as a function of the second generation", _deploy)
+    add_storage(one, "where its model lies (default: gs://PROJECT-models/NAME)")
+    add_place(one)
+    one.add_argument(
+        "--service-account", default="", metavar="EMAIL", help="(default: the project's own)"
+    )
+    one.add_argument(
+        "--allow-unauthenticated", action="store_true", help="anybody may ask it, and you pay"
+    )
+    one.add_argument("--dry-run", action="store_true", help="print gcloud's line, run nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Deploy a function with gcloud: everything that can be wrong is looked at before it begins."""
+
+import os
+import shlex
+import subprocess
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import storage
+from deploy.errors import Stop
+from functions import source
+from functions.catalogue import RUNTIME, Function
+from functions.example import example
+from storage.fetched import PIN, URI, sha256
+from storage.files import NotFetched
+
+LIMIT_S = 1200
+"""How long gcloud may take: a build with torch in it takes some five minutes."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a function goes."""
+
+    project: str
+    region: str
+    uri: str = ""
+    """gs://BUCKET/FOLDER of its model; empty: the default"""
+    public: bool = False
+    """whether anybody may ask it"""
+    service_account: str = ""
+    """e-mail of what it runs as; empty: the project's default"""
+
+
+def default_uri(function: Function, project: str) -> str:
+    """Return where a function's model lies unless something else is said."""
+    return f"gs://{project}-models/{function.name}"
+
+
+def command(function: Function, to: Target, folder: Path, environ: dict[str, str]) -> list[str]:
+    """Return the words of `gcloud functions deploy`."""
+    variables = "^;^" + ";".join(f"{name}={value}" for name, value in environ.items())
+    return [
+        "gcloud", "functions", "deploy", *_there(function, to),
+        f"--runtime={RUNTIME}", f"--source={folder}", f"--entry-point={function.name}", "--trigger-http",
+        "--allow-unauthenticated" if to.public else "--no-allow-unauthenticated",
+        f"--memory={function.memory}", f"--cpu={function.cpu}", f"--concurrency={function.concurrency}",
+        f"--timeout={function.timeout_s}s", "--min-instances=0", f"--max-instances={function.most_instances}",
+        *([f"--set-env-vars={variables}"] if environ else ["--clear-env-vars"]),
+        *([f"--service-account={to.service_account}"] if to.service_account else []),
+        "--quiet",
+    ]  # fmt: skip
+
+
+def deploy(function: Function, to: Target, *, dry_run: bool = False) -> None:
+    """Deploy a function, and say how it is asked and ended; raise Stop."""
+    environ = _environment(function, to.uri or default_uri(function, to.project))
+    words = command(function, to, source.lay_out(function), environ)
+    if dry_run:
+        print(f"would run {shlex.join(words)}")
+        return
+    print(f"→ {shlex.join(words)}", flush=True)
+    _run(words)
+    there = _there(function, to)
+    described = ["gcloud", "functions", "describe", *there, "--format=value(serviceConfig.uri)"]
+    url = _run(described, shown=False).strip()
+    token = "" if to.public else ' -H "Authorization: Bearer $(gcloud auth print-identity-token)"'
+    print(f"\n{function.name} answers at {url}:\n\n  curl{token} {example(function)} {url}\n")
+    print(f"At rest it costs nothing. To end it: gcloud functions delete {shlex.join(there)}")
+
+
+def _there(function: Function, to: Target) -> list[str]:
+    return [function.name, "--gen2", f"--project={to.project}", f"--region={to.region}"]
+
+
+def _environment(function: Function, uri: str) -> dict[str, str]:
+    """Return a function's variables; raise Stop where its model is not in the bucket."""
+    if not function.model:
+        return {}
+    if not uri.startswith("gs://"):
+        raise Stop(
+            f"{uri}: a function fetches its model from a bucket", "STORAGE=gs://BUCKET/FOLDER"
+        )
+    try:
+        pin = _pin(function, uri)
+    except NotFetched as error:
+        raise Stop(str(error), f"make upload-model NAME={function.name} STORAGE={uri}") from None
+    # Who can write to the bucket cannot change what is served: another file needs a deployment.
+    return {URI: uri, PIN: pin}
+
+
+def _pin(function: Function, uri: str) -> str:
+    """Return the SHA-256 of a model's file in its bucket; raise NotFetched."""
+    name = function.model[0]
+    with tempfile.TemporaryDirectory() as folder, closing(storage.at(uri, print)) as there:
+        found = there.files()
+        if missing := [each for each in function.model if each not in found]:
+            raise NotFetched(f"{uri}: {', '.join(missing)} missing in it")
+        there.fetch(name, Path(folder) / name)
+        return sha256(Path(folder) / name)
+
+
+def _run(words: list[str], *, shown: bool = True) -> str:
+    """Run gcloud; raise Stop where it fails, its own words being shown already."""
+    try:
+        done = subprocess.run(
+            words, stdout=None if shown else subprocess.PIPE, text=True, timeout=LIMIT_S,
+            check=False, env=os.environ,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise Stop(
+            "gcloud is not on this machine", "https://cloud.google.com/sdk/docs/install"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise Stop("gcloud took more than 20 minutes", "run the same command again") from None
+    if done.returncode:
+        raise Stop(
+            f"{' '.join(words[:3])} failed, as it says above",
+            "docs/functions.md says what it needs; the same command again goes on",
+        )
+    return done.stdout or ""

@@ -1,0 +1,65 @@
+"""Answer Vertex AI's requests with the container's own core and model, fetched from a bucket."""
+
+import functools
+from http import HTTPStatus
+from pathlib import Path
+
+import functions_framework
+import torch
+from asked import Refused, body, respond
+from flask import Request, Response
+
+from handler import batch, envelope, golden
+from handler.errors import RequestError
+from model.task import load
+from storage.fetched import Fetched, NotLoaded
+from task import Task
+
+LARGEST = 10 << 20
+"""Bytes of a request, as the container takes them."""
+
+
+class Fault(RequestError):
+    """What HTTP itself has a status for."""
+
+    def __init__(self, reason: str, code: HTTPStatus) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def _ready(folder: Path) -> Task:
+    task = load(folder, torch.device("cpu"))
+    golden.check(task)
+    return task
+
+
+# engine.json chooses how the network is run; without it eager does.
+TASK = Fetched(_ready, ["weights.safetensors", "model.json", "golden.json"], ["engine.json"])
+
+
+@functions_framework.http
+def digits(request: Request) -> Response:
+    """Return {"predictions": [...]} for {"instances": [...], "parameters": {...}}.
+
+    Errors are Google's, as the endpoint gives them; without its model it answers 503, and says why.
+    """
+    try:
+        sent = _body(request)
+        answered = batch.answer(TASK.get(), [functools.partial(envelope.read, sent)])[0]
+    except Refused as error:
+        answered = envelope.failure(Fault(str(error), error.status))
+    except NotLoaded as error:
+        reason = f"there is no model: {error}"
+        answered = envelope.failure(Fault(reason, HTTPStatus.SERVICE_UNAVAILABLE))
+    return respond(answered.body, "application/json", answered.code, allow="POST")
+
+
+def _body(request: Request) -> bytes:
+    """Return what is sent, of the same methods, kinds and sizes as the container; raise Refused."""
+    if request.method != "POST":
+        reason = 'wrong method; predictions: POST {"instances": [...]}'
+        raise Refused(reason, HTTPStatus.METHOD_NOT_ALLOWED)
+    if request.mimetype not in ("", "application/json"):
+        reason = "expected Content-Type: application/json"
+        raise Refused(reason, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+    return body(request, LARGEST)

@@ -1,0 +1,1 @@
+"""The smallest function: says what it is told."""

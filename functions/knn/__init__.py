@@ -1,0 +1,1 @@
+"""A scikit-learn classifier of irises, fetched from a bucket."""

@@ -1,0 +1,76 @@
+"""Buckets for the tests: a storage emulator, and files in it."""
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.storage import Client
+
+from serving.torchserve import free_port
+from tests.http import wait_for
+
+
+@contextlib.contextmanager
+def emulated(host: str = "127.0.0.1", folder: Path | None = None) -> Iterator[str]:
+    """Run a storage emulator at an address of this machine and give its URL.
+
+    In FOLDER/BUCKET/NAME lie the objects, where they can be damaged; without one, in memory.
+    """
+    port, environ = free_port(), dict(os.environ)
+    command = [
+        str(Path(sys.executable).with_name("gcp-storage-emulator")), "start",
+        f"--host={host}", f"--port={port}",
+    ]  # fmt: skip
+    if folder is None:
+        command.append("--in-memory")
+    else:
+        environ |= {"STORAGE_BASE": str(folder.parent), "STORAGE_DIR": folder.name}
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ
+    ) as server:
+        try:
+            wait_for(lambda: _listens(host, port), 30, "the storage emulator")
+            yield f"http://{host}:{port}"
+        finally:
+            server.kill()
+
+
+def filled(emulator: str, bucket: str, folder: str, *files: Path) -> str:
+    """Put files into a folder of a new bucket and return its URI."""
+    with client(emulator) as storage:
+        made = storage.create_bucket(bucket)
+        for file in files:
+            made.blob(f"{folder}/{file.name}").upload_from_filename(str(file))
+    return f"gs://{bucket}/{folder}"
+
+
+@contextlib.contextmanager
+def client(emulator: str) -> Iterator[Client]:
+    """Give a client, and close it: the emulator hears one connection at a time."""
+    made = Client(
+        project="test",
+        credentials=AnonymousCredentials(),
+        client_options={"api_endpoint": emulator},
+    )
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def named(request: pytest.FixtureRequest) -> str:
+    """Return a bucket's name for a test."""
+    return re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0

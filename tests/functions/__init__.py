@@ -1,0 +1,1 @@
+"""Each function under the real functions-framework, its bucket an emulator's."""
