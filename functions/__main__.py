@@ -1,8 +1,6 @@
 """Run a function here, put its model into a bucket, deploy it."""
 
 import argparse
-import os
-import socket
 import sys
 from pathlib import Path
 
@@ -11,8 +9,7 @@ from deploy.errors import Stop
 from functions import source
 from functions.catalogue import FUNCTIONS, Function
 from functions.deploy import Target, default_uri, deploy
-from functions.example import example
-from storage.fetched import URI
+from functions.serve import serve
 
 
 def main(words: list[str] | None = None) -> None:
@@ -27,32 +24,15 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _serve(function: Function, args: argparse.Namespace) -> None:
-    """Become functions-framework, in the foreground."""
     from functions import upload  # noqa: PLC0415  Google's library takes a second
 
-    environ = dict(os.environ)
-    if function.model and not args.storage:
+    uri = args.storage or ""
+    if function.model and not uri:
         upload.made(function)
-        args.storage = str(function.made.resolve())
-    if args.storage:
-        environ[URI] = (
-            args.storage if args.storage.startswith("gs://") else str(Path(args.storage).resolve())
-        )
-    with socket.socket() as probed:
-        probed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probed.bind((args.host, args.port))
-        except OSError as error:
-            raise Stop(f"port {args.port} of {args.host}: {error.strerror}", "PORT=…") from None
-    where = f" with the model of {environ[URI]}" if function.model else ""
-    print(f"{function.name}{where}, until Ctrl-C. From another terminal:\n")
-    print(f"  curl {example(function)} http://{args.host}:{args.port}/\n", flush=True)
-    command = [
-        str(Path(sys.executable).with_name("functions-framework")),
-        f"--source={function.folder / 'main.py'}", f"--target={function.name}",
-        f"--host={args.host}", f"--port={args.port}",
-    ]  # fmt: skip
-    os.execve(command[0], command, environ)  # noqa: S606  no shell is the point
+        uri = str(function.made)
+    if uri and not uri.startswith("gs://"):
+        uri = str(Path(uri).resolve())
+    serve(function, args.host, args.port, uri)
 
 
 def _source(function: Function, _: argparse.Namespace) -> None:
@@ -102,14 +82,14 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--project", help="(default: the one last used)")
         one.add_argument("--region", help="(default: the one last used, or us-central1)")
 
-    serve = add("serve", "run it here with functions-framework, until Ctrl-C", _serve)
-    serve.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
-    serve.add_argument("--port", type=int, default=8080, help="(%(default)s)")
-    add_storage(serve, "where its model lies: gs://BUCKET/FOLDER (default: where it was made)")
+    one = add("serve", "run it here with functions-framework, until Ctrl-C", _serve)
+    one.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
+    one.add_argument("--port", type=int, default=8080, help="(%(default)s)")
+    add_storage(one, "where its model lies: gs://BUCKET/FOLDER (default: where it was made)")
     add("source", "lay its source out in build/functions, as it is deployed", _source)
-    upload = add("upload", "put its model into a bucket", _upload)
-    add_storage(upload, "gs://BUCKET/FOLDER (default: gs://PROJECT-models/NAME)")
-    add_place(upload)
+    one = add("upload", "put its model into a bucket", _upload)
+    add_storage(one, "gs://BUCKET/FOLDER (default: gs://PROJECT-models/NAME)")
+    add_place(one)
     one = add("deploy", "deploy it with gcloud, as a function of the second generation", _deploy)
     add_storage(one, "where its model lies (default: gs://PROJECT-models/NAME)")
     add_place(one)

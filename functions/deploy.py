@@ -50,7 +50,7 @@ def command(function: Function, to: Target, folder: Path, environ: dict[str, str
         f"--timeout={function.timeout_s}s", "--min-instances=0", f"--max-instances={function.most_instances}",
         *([f"--set-env-vars={variables}"] if environ else ["--clear-env-vars"]),
         *([f"--service-account={to.service_account}"] if to.service_account else []),
-        "--quiet",
+        "--format=none", "--quiet",
     ]  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def _environment(function: Function, uri: str) -> dict[str, str]:
     """Return a function's variables; raise Stop where its model is not in the bucket."""
     if not function.model:
         return {}
-    if not uri.startswith("gs://"):
+    if storage.split(uri) is None:
         raise Stop(
             f"{uri}: a function fetches its model from a bucket", "STORAGE=gs://BUCKET/FOLDER"
         )

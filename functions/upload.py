@@ -1,9 +1,7 @@
 """Put a function's model into a bucket."""
 
-import re
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from google.api_core.exceptions import Conflict, Forbidden, GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
@@ -11,6 +9,7 @@ from google.cloud.storage import Bucket, Client
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
 
+import storage
 from deploy.errors import Stop
 from functions.catalogue import Function
 from storage.fetched import sha256
@@ -22,22 +21,22 @@ RETRY = DEFAULT_RETRY.with_timeout(120)
 def upload(function: Function, uri: str, project: str, region: str) -> None:
     """Put the model into gs://BUCKET/FOLDER, and make the bucket where it is missing; raise Stop."""
     files = made(function)
-    address = urlsplit(uri)
-    if address.scheme != "gs" or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}", address.netloc):
-        raise Stop(f"{uri}: expected gs://BUCKET/FOLDER", "STORAGE=gs://my-bucket/knn")
-    folder = address.path.strip("/")
+    where = storage.split(uri)
+    if where is None:
+        raise Stop(f"{uri}: expected gs://BUCKET/FOLDER", f"STORAGE=gs://my-bucket/{function.name}")
+    name, folder = where
     try:
         client = Client(project=project or "unused")
         try:
-            bucket = _bucket(client, address.netloc, project, region)
+            bucket = _bucket(client, name, project, region)
             for file in files:
-                began, name = time.monotonic(), f"{folder}/{file.name}".lstrip("/")
+                began, path = time.monotonic(), f"{folder}/{file.name}".lstrip("/")
                 # A whole object replaces a whole object: nobody ever fetches half of it.
-                bucket.blob(name).upload_from_filename(
+                bucket.blob(path).upload_from_filename(
                     str(file), checksum="crc32c", timeout=TIMEOUT_S, retry=RETRY
                 )
                 size, took = file.stat().st_size / 1024, time.monotonic() - began
-                print(f"gs://{bucket.name}/{name}: {size:.0f} KiB in {took:.1f} s", flush=True)
+                print(f"gs://{name}/{path}: {size:.0f} KiB in {took:.1f} s", flush=True)
         finally:
             client.close()
     except GoogleAuthError as error:
@@ -48,7 +47,7 @@ def upload(function: Function, uri: str, project: str, region: str) -> None:
         raise Stop(
             f"{uri}: {error.message}",
             f"grant roles/storage.admin on it: gcloud storage buckets add-iam-policy-binding "
-            f"gs://{address.netloc} --role=roles/storage.admin --member=user:…",
+            f"gs://{name} --role=roles/storage.admin --member=user:…",
         ) from None
     except (GoogleAPIError, RequestException) as error:
         raise Stop(f"{uri}: {error}", "run the same command again") from None

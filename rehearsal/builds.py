@@ -269,4 +269,21 @@ def _push(world: World, image: str) -> cb.BuiltImage:
     return cb.BuiltImage(name=image, digest=digests.split()[0].partition("@")[2])
 
 
-METHODS = {"CreateBuild": create, "GetBuild": get, "ListBuilds": list_, "CancelBuild": cancel}
+def service_account(
+    _: World, request: cb.GetDefaultServiceAccountRequest
+) -> cb.DefaultServiceAccount:
+    """Return what builds run as."""
+    project = number(request.name.split("/")[1])
+    return cb.DefaultServiceAccount(
+        name=request.name,
+        service_account_email=f"{project}-compute@developer.gserviceaccount.com",
+    )
+
+
+METHODS = {
+    "GetDefaultServiceAccount": service_account,
+    "CreateBuild": create,
+    "GetBuild": get,
+    "ListBuilds": list_,
+    "CancelBuild": cancel,
+}

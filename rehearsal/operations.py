@@ -16,7 +16,7 @@ from rehearsal.errors import Refused
 from rehearsal.faults import refusal
 from rehearsal.world import World, canonical, now
 
-PATH = re.compile(r"/(?:v1|v1beta1|ui)/(.+?)/operations(?:/([^/:]+))?(?::(cancel|wait))?")
+PATH = re.compile(r"/(?:v1|v1beta1|v2|ui)/(.+?)/operations(?:/([^/:]+))?(?::(cancel|wait))?")
 _workers = ThreadPoolExecutor(max_workers=64, thread_name_prefix="operation")
 
 

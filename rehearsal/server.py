@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from rehearsal import (
     batch,
     builds,
     endpoints,
+    functions,
     models,
     monitoring,
     operations,
@@ -33,6 +35,8 @@ from rehearsal.faults import refusal
 from rehearsal.world import World, number
 
 log = logging.getLogger("rehearsal")
+# Service Usage: a client's library is not worth this one question.
+SERVICE = re.compile(r"/v1/(projects/[^/]+/services/[a-z.]+)")
 RAW = "X-Vertex-AI-Endpoint-Id", "X-Vertex-AI-Deployed-Model-Id"
 
 
@@ -59,7 +63,7 @@ METHODS: dict[str, Any] = {
     "TestIamPermissions": permissions,
     "GetProject": project,
     **models.METHODS, **endpoints.METHODS, **batch.METHODS, **builds.METHODS, **repositories.METHODS,
-    **monitoring.METHODS,
+    **monitoring.METHODS, **functions.METHODS,
 }  # fmt: skip
 
 
@@ -100,6 +104,8 @@ class App:
             return self._control(request, body)
         if request.path.startswith(relay.PATHS):
             return relay.relay(self.world.rules, request)
+        if service := SERVICE.fullmatch(request.path):
+            return _written({"name": service[1], "state": "ENABLED"})
         polled = self._polled(request)
         if polled is not None:
             return polled
@@ -152,6 +158,8 @@ class App:
             self.world.faults.add(json.loads(body))
         elif request.path == "/rehearsal/faults" and request.method == "DELETE":
             self.world.faults.clear()
+        elif request.path.startswith(functions.UPLOADS) and request.method == "PUT":
+            self.world.uploads[request.path.removeprefix(functions.UPLOADS)] = body
         elif request.path != "/rehearsal/health":
             raise Refused("NOT_FOUND", "POST or DELETE /rehearsal/faults, GET /rehearsal/health")
         return _written({})

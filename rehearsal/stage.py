@@ -19,7 +19,7 @@ from typing import Any
 import certifi
 import trustme
 
-from rehearsal import containers
+from rehearsal import containers, functions, ports
 from rehearsal.errors import Refused
 from rehearsal.server import serve
 from rehearsal.world import Rules, World
@@ -47,7 +47,10 @@ class Stage:
 
     def environment(self, project: str) -> dict[str, str]:
         """Return the variables with which gcloud, the SDK and python -m deploy come here."""
-        apis = ("AIPLATFORM", "CLOUDBUILD", "ARTIFACTREGISTRY", "CLOUDRESOURCEMANAGER", "LOGGING")
+        apis = (
+            "AIPLATFORM", "CLOUDBUILD", "ARTIFACTREGISTRY", "CLOUDRESOURCEMANAGER", "LOGGING", "CLOUDFUNCTIONS",
+            "RUN", "SERVICEUSAGE",
+        )  # fmt: skip
         return {
             **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"{self.url}/" for api in apis},
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{self.url}/storage/v1/",
@@ -95,16 +98,18 @@ def raised(rules: Rules, *, port: int = 0, say: Callable[[str], None] = print) -
         rules = replace(rules, registry=registry, storage=storage)
         world = World(rules)
         stack.callback(containers.end_all, rules)
+        stack.callback(functions.end_all, world)
         server = serve(world, HOST, port)
         stack.callback(server.shutdown)
-        say(f"control plane   http://{HOST}:{server.port}")
+        world.url = f"http://{HOST}:{server.port}"
+        say(f"control plane   {world.url}")
         door = serve(world, HOST, 0, dedicated=True, context=_certified(folder))
         stack.callback(door.shutdown)
         world.dedicated = f"{HOST}:{door.port}"
         say(f"dedicated       https://{world.dedicated}")
         (folder / "gcloud").mkdir()
         _builder(rules, folder)
-        stage = Stage(f"http://{HOST}:{server.port}", registry, storage, world, folder)
+        stage = Stage(world.url, registry, storage, world, folder)
         here = ("DEPLOY_API_ENDPOINT", "DEPLOY_REGISTRY", "STORAGE_EMULATOR_HOST")
         world.step_env = tuple(f"{name}={stage.environment('')[name]}" for name in here)
         yield stage
@@ -158,7 +163,7 @@ def _bridge(rules: Rules) -> str:
 
 @contextlib.contextmanager
 def _registry(folder: Path) -> Iterator[str]:
-    port = free_port(HOST)
+    port = ports.free(HOST)
     settings: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error"},
@@ -177,7 +182,7 @@ def _registry(folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def _storage(host: str) -> Iterator[str]:
     bound = HOST if host == "host.docker.internal" else host
-    port = free_port(bound)
+    port = ports.free(bound)
     program = str(Path(sys.executable).with_name("gcp-storage-emulator"))
     command = [program, "start", "--in-memory", f"--host={bound}", f"--port={port}"]
     with _running(command, bound, port, Path(os.devnull)):
@@ -192,7 +197,7 @@ def _running(command: list[str], host: str, port: int, log: Path) -> Iterator[No
     ):
         try:
             until = time.monotonic() + 30
-            while not _listens(host, port):
+            while not ports.listens(host, port):
                 if process.poll() is not None or time.monotonic() > until:
                     raise Missing(f"{command[0]} does not start: {log.read_text()[-500:]}")
                 time.sleep(0.1)
@@ -203,17 +208,3 @@ def _running(command: list[str], host: str, port: int, log: Path) -> Iterator[No
                 process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def _listens(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((host, port)) == 0
-
-
-def free_port(host: str) -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -31,7 +31,9 @@ SERVICES = (
     ("google.cloud.artifactregistry_v1", "artifact_registry", "ArtifactRegistry"),
     ("google.cloud.devtools.cloudbuild_v1", "cloud_build", "CloudBuild"),
     ("google.cloud.resourcemanager_v3", "projects", "Projects"),
+    ("google.cloud.functions_v2", "function_service", "FunctionService"),
 )
+RUN = "/v1/{resource=projects/*/locations/*/services/*}"
 # google-cloud-monitoring has no REST client to read this rule from.
 BY_HAND = (
     (
@@ -42,6 +44,9 @@ BY_HAND = (
         None,
     ),
     ("google.cloud.resourcemanager_v3", "GetProject", "get", "/v1/{name=projects/*}", None),
+    # Cloud Run's, for who may invoke a function.
+    ("google.iam.v1.iam_policy_pb2", "GetIamPolicy", "get", f"{RUN}:getIamPolicy", None),
+    ("google.iam.v1.iam_policy_pb2", "SetIamPolicy", "post", f"{RUN}:setIamPolicy", "*"),
 )
 # Operations and locations are mixed into every client; operations.py answers for all of them.
 MIXED_IN = re.compile("(Get|List|Cancel|Delete|Wait)(Operation|Location)s?|(Get|Set)IamPolicy")

@@ -50,10 +50,19 @@ class World:
     jobs: dict[str, v1.BatchPredictionJob] = field(default_factory=dict)
     repositories: dict[str, Any] = field(default_factory=dict)
     builds: dict[str, Any] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)
+    """Functions' sources, zipped, by the object's name."""
+    functions: dict[str, Any] = field(default_factory=dict)
+    services: dict[str, Any] = field(default_factory=dict)
+    """Function → the process that answers for it."""
+    invokers: dict[str, Any] = field(default_factory=dict)
+    """Service → its IAM policy."""
     answered: list[Any] = field(default_factory=list)
     """What Cloud Monitoring knows: one entry a prediction."""
     step_env: tuple[str, ...] = ()
     """NAME=value pairs with which a build's steps come here and not to Google."""
+    url: str = ""
+    """Of the control plane."""
     dedicated: str = ""
     """host:port of the dedicated endpoints."""
     _serial: int = 1000

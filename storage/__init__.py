@@ -1,9 +1,11 @@
 """Where a model's files are fetched from: a bucket of Google Cloud Storage, or a mounted folder."""
 
+import re
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from storage.files import Folder, NotFetched, One, Say, Storage
+
+BUCKET = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])((?:/.*)?)", re.DOTALL)
 
 
 def at(uri: str, say: Say) -> Storage:
@@ -14,12 +16,21 @@ def at(uri: str, say: Say) -> Storage:
     if uri.endswith(".mar"):
         folder, _, name = uri.rpartition("/")
         return One(at(folder, say), name)
-    address = urlsplit(uri)
-    if address.scheme == "gs" and address.netloc:
+    if found := split(uri):
         # It takes a second to import, and a mounted folder never needs it.
         from storage.bucket import Bucket  # noqa: PLC0415
 
-        return Bucket(address.netloc, address.path.strip("/"), say)
-    if address.scheme in ("", "file") and not address.netloc and address.path.startswith("/"):
-        return Folder(Path(address.path))
-    raise NotFetched(f"{uri}: expected gs://BUCKET/FOLDER, or the path of a mounted folder")
+        return Bucket(*found, say)
+    path = uri.removeprefix("file://")
+    if path.startswith("/"):
+        return Folder(Path(path))
+    raise NotFetched(
+        f"{uri}: expected gs://BUCKET/FOLDER, or the path of a mounted folder; a bucket's name has "
+        "lowercase letters, digits, hyphens, dots and underscores"
+    )
+
+
+def split(uri: str) -> tuple[str, str] | None:
+    """Return the bucket and the folder of gs://BUCKET/FOLDER; None where it is no such URI."""
+    match = BUCKET.fullmatch(uri)
+    return (match[1], match[2].strip("/")) if match else None

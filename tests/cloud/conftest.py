@@ -13,6 +13,7 @@ import pytest
 from deploy import __main__ as command_line
 from deploy import settings
 from deploy.google import wire
+from rehearsal import functions
 from rehearsal.stage import Missing, Stage, raised
 from rehearsal.world import Rules
 from tests.container.conftest import DOCKER, docker, image  # noqa: F401
@@ -72,8 +73,10 @@ def clear(stage: Stage) -> None:
         operation.future.exception(timeout=60)
     for pool in list(world.pools.values()):
         pool.stop()
+    functions.end_all(world)
     everything = (
         world.pools, world.endpoints, world.models, world.operations, world.jobs, world.repositories, world.builds,
+        world.functions, world.uploads, world.invokers,
     )  # fmt: skip
     for kept in everything:
         kept.clear()

@@ -47,7 +47,19 @@ def test_what_cannot_be_served_is_refused_with_the_reason(found: list[str], reas
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://bucket/x", "gs://", "models", "http://host/x", "file://host/x"]
+    "uri",
+    [
+        "s3://bucket/x",
+        "gs://",
+        "gs:///x",
+        "gs://b",
+        "gs://Upper/x",
+        "gs://[x/y",
+        "models",
+        "",
+        "http://host/x",
+        "file://host/x",
+    ],
 )
 def test_an_address_that_is_none_of_a_bucket_or_a_folder_is_refused(uri: str) -> None:
     with pytest.raises(files.NotFetched, match="expected gs://BUCKET/FOLDER, or the path"):
@@ -79,3 +91,16 @@ def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "x.mar").write_bytes(b"not a zip")
     with pytest.raises(artifact.NotServable, match=r"x\.mar is no archive"):
         artifact.golden_request(tmp_path / "x.mar")
+
+
+@pytest.mark.parametrize(
+    ("uri", "where"),
+    [
+        ("gs://bucket", ("bucket", "")),
+        ("gs://bucket/", ("bucket", "")),
+        ("gs://my_bucket.example-1/a/b/", ("my_bucket.example-1", "a/b")),
+        ("gs://bucket/a folder?#", ("bucket", "a folder?#")),
+    ],
+)
+def test_a_bucket_s_uri_is_split(uri: str, where: tuple[str, str]) -> None:
+    assert storage.split(uri) == where
