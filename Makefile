@@ -36,7 +36,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth test test-unit test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth measure-functions test test-unit test-functions test-torchserve test-container test-cloud lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -175,6 +175,9 @@ start: .venv/ready ## measure the start of IMAGE to its first right answer, and 
 growth: $(ARCHIVE) $(PEERS)/ready ## measure IMAGE with more instances, larger pictures, more clients, and for ARGS="--minutes 60"
 	$(BIN)/python -m benchmarks.growth $(IMAGE) --docker $(DOCKER) $(ARGS)
 
+measure-functions: $(ARCHIVE) $(IRISES) ## measure what each function needs, beside IMAGE; the table goes to docs/functions.md
+	$(BIN)/python -m benchmarks.functions $(IMAGE) --docker $(DOCKER) $(ARGS)
+
 # What of ours the peers call is imported from .venv: torch and Pillow are the same for all.
 $(PEERS)/ready: requirements/bench.lock .venv/ready
 	$(PYTHON) -m venv $(PEERS)
@@ -187,6 +190,9 @@ test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image, 
 
 test-unit: $(MODEL) ## run the tests that need neither TorchServe nor Docker
 	$(BIN)/python -m pytest tests/unit
+
+test-functions: $(ARCHIVE) ## run the tests of the functions: functions-framework, a storage emulator
+	$(BIN)/python -m pytest tests/functions
 
 test-torchserve: $(ARCHIVE) ## run the tests against a real TorchServe
 	$(BIN)/python -m pytest tests/torchserve

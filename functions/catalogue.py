@@ -37,19 +37,19 @@ class Function:
         return HERE / self.name
 
 
-HELLO = Function("hello", memory="256Mi", cpu="0.17", concurrency=1)
+HELLO = Function("hello", memory="512Mi", cpu="1", concurrency=16)
 KNN = Function(
     "knn",
     memory="512Mi",
-    cpu="0.33",
-    concurrency=1,
+    cpu="1",
+    concurrency=8,
     model=("knn.skops",),
     made=Path("build/knn"),
     make="python -m functions.knn.train",
 )
 DIGITS = Function(
     "digits",
-    memory="1Gi",
+    memory="2Gi",
     cpu="1",
     concurrency=4,
     model=("weights.safetensors", "model.json", "golden.json"),

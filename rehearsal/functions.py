@@ -174,13 +174,25 @@ def _check(function: gf.Function) -> None:
     build, service = function.build_config, function.service_config
     if build.runtime not in RUNTIMES:
         raise Refused("INVALID_ARGUMENT", f"Runtime {build.runtime!r} is unsupported.")
-    cpu = float(service.available_cpu or 1)
+    cpu, memory = float(service.available_cpu or 1), _mebibytes(service.available_memory or "256Mi")
+    wrong = "Could not create or update Cloud Run service. spec.template.spec.containers.resources.limits"
     if cpu < 1 and service.max_instance_request_concurrency > 1:
         raise Refused(
             "INVALID_ARGUMENT",
-            "Could not create or update Cloud Run service. spec.template.spec.containers.resources.limits.cpu: "
-            f"Invalid value specified for cpu. Total cpu < 1 is not supported with concurrency > 1 ({cpu}).",
+            f"{wrong}.cpu: Invalid value specified for cpu. Total cpu < 1 is not supported with concurrency > 1.",
         )
+    if (cpu < 0.5 and memory > 512) or (cpu < 1 and memory > 1024):
+        raise Refused(
+            "INVALID_ARGUMENT", f"{wrong}.memory: Invalid value: {memory} MiB with {cpu} cpu."
+        )
+
+
+def _mebibytes(quantity: str) -> float:
+    """Read Kubernetes's way to write memory; raise Refused."""
+    match = re.fullmatch(r"([0-9.]+)(Mi|Gi|M|G)", quantity)
+    if match is None:
+        raise Refused("INVALID_ARGUMENT", f"Invalid memory: {quantity}")
+    return float(match[1]) * {"Mi": 1, "Gi": 1024, "M": 1e6 / 2**20, "G": 1e9 / 2**20}[match[2]]
 
 
 def _start(world: World, function: gf.Function) -> tuple[Service, str]:

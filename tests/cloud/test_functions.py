@@ -184,8 +184,17 @@ def test_a_requirement_that_is_not_what_is_tested_here_fails_the_build(
     assert "Build failed: no functions-framework==1.0.0" in deploys(gcloud, source).err
 
 
-def test_half_a_cpu_with_requests_side_by_side_is_refused_as_google_does(
-    python: Run, gcloud: Run, tmp_path: Path
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            "--memory=512Mi --cpu=0.5 --concurrency=2",
+            "Total cpu < 1 is not supported with concurrency",
+        ),
+        ("--memory=2Gi --cpu=0.5", "Invalid value: 2048.0 MiB with 0.5 cpu"),
+    ],
+)
+def test_a_part_of_a_cpu_is_refused_as_google_does(
+    python: Run, gcloud: Run, tmp_path: Path, settings: str, says: str
 ) -> None:
-    done = deploys(gcloud, laid_out(python, tmp_path), "--memory=512Mi --cpu=0.5 --concurrency=2")
-    assert "Total cpu < 1 is not supported with concurrency > 1" in done.err
+    assert says in deploys(gcloud, laid_out(python, tmp_path), settings).err

@@ -3,55 +3,23 @@
 import json
 import os
 import re
-import shlex
 import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
 
 import pytest
 import requests
 
 from rehearsal import artifacts
 from rehearsal.stage import Stage
-from tests.cloud.programs import needs
+from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown, spelt
 from tests.container.conftest import DOCKER
 from tests.pictures import ROOT
 
 GUIDE = ROOT / "docs" / "cloud.md"
 PROJECT, REGION = "my-project", "us-central1"
 HELD_OUT = ROOT / "build/model/held-out/instances.json"
-ELSEWHERE, GOOGLE = "# ten minutes", "# real cloud"
-
-
-class Shown(NamedTuple):
-    """A command of the guide and what it is shown to print."""
-
-    command: str
-    output: str
-    another: bool
-    """whether another image is meant from here on"""
-
-
-def shown() -> Iterator[Shown]:
-    """Read the guide."""
-    found = re.findall(
-        r"(<!-- another image -->\n)?```console\n(.+?)```", GUIDE.read_text(), re.DOTALL
-    )
-    for another, block in found:
-        for index, part in enumerate(re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]):
-            command, _, output = part.partition("\n")
-            yield Shown(command.strip(), output, bool(another) and index == 0)
-
-
-def pattern(output: str) -> str:
-    """Return what an output must match: … is anything, alone on a line any number of lines."""
-    lines = [
-        r"(?:.*\n)*?" if line.strip() == "…" else re.escape(line.strip()).replace("…", ".*") + r"\s*\n"
-        for line in output.splitlines() if line.strip()
-    ]  # fmt: skip
-    return "".join(lines)
 
 
 @pytest.fixture
@@ -95,7 +63,7 @@ def test_every_command_prints_what_the_guide_shows(
             "\n".join(lines)
         )
     ran = 0
-    for each in shown():
+    for each in shown(GUIDE):
         if each.command.endswith((ELSEWHERE, GOOGLE)):
             continue
         if each.another:
@@ -107,15 +75,7 @@ def test_every_command_prints_what_the_guide_shows(
                 f"projects/{_number(empty)}/locations/{REGION}/endpoints/by-hand"
             ]
             command = command.replace("=DEPLOYED", f"={number.deployed_models[0].id}")
-        done = subprocess.run(
-            shlex.split(command), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        told = "".join(f"{line.strip()}\n" for line in done.stdout.splitlines() if line.strip())
-        assert re.fullmatch(pattern(each.output), told), (
-            f"$ {command}\n{told}\n--- the guide:\n{each.output}"
-        )
+        run(each, command, env, ROOT)
         ran += 1
     assert ran > 20
     assert not empty.world.endpoints
@@ -126,48 +86,14 @@ def _number(stage: Stage) -> str:
     return next(iter(stage.world.endpoints)).split("/")[1]
 
 
-def flags(words: list[str], tree: Any) -> set[str]:
-    """Return a gcloud command's options; raise KeyError where there is no such command."""
-    known = set(tree["flags"])
-    for word in words:
-        tree = tree["commands"][word]
-        known |= set(tree["flags"])
-    return known
-
-
 def test_commands_for_google_itself_are_spelt_as_gcloud_spells_them() -> None:
-    needs("gcloud")
-    root = subprocess.run(
-        ["gcloud", "info", "--format=value(installation.sdk_root)"],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout.strip()  # fmt: skip
-    names: dict[str, Any] = {}
-    with open(f"{root}/data/cli/gcloud_completions.py") as file:
-        exec(file.read(), names)  # noqa: S102  gcloud's own table of its commands
-    checked = 0
-    for each in shown():
-        if not each.command.endswith(GOOGLE):
-            continue
-        words = shlex.split(each.command.removesuffix(GOOGLE))
-        assert words[0] == "gcloud"
-        tree, path = names["STATIC_COMPLETION_CLI_TREE"], []
-        for word in words[1:]:
-            if word.startswith("-") or word not in tree["commands"]:
-                break
-            path.append(word)
-            tree = tree["commands"][word]
-        assert not tree["commands"], f"{' '.join(words[:4])} is no command"
-        used = {word.partition("=")[0] for word in words if word.startswith("--")}
-        unknown = used - flags(path, names["STATIC_COMPLETION_CLI_TREE"])
-        assert not unknown, f"{' '.join(path)} has no {unknown}"
-        checked += 1
-    assert checked > 5
+    assert spelt(GUIDE) > 5
 
 
 def test_what_takes_long_is_run_elsewhere() -> None:
     long = [
         each.command.removesuffix(ELSEWHERE).strip()
-        for each in shown()
+        for each in shown(GUIDE)
         if each.command.endswith(ELSEWHERE)
     ]
     assert sorted(long) == ["make build-cloud", "make rehearse"]

@@ -1,0 +1,99 @@
+"""Pages whose commands are run, and must print what the page shows."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.cloud.programs import needs
+
+ELSEWHERE, GOOGLE = "# ten minutes", "# real cloud"
+
+
+class Shown(NamedTuple):
+    """A command of a page and what it is shown to print."""
+
+    command: str
+    output: str
+    another: bool
+    """whether another image is meant from here on"""
+
+
+def shown(page: Path) -> Iterator[Shown]:
+    """Read a page."""
+    found = re.findall(
+        r"(<!-- another image -->\n)?```console\n(.+?)```", page.read_text(), re.DOTALL
+    )
+    for another, block in found:
+        for index, part in enumerate(re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]):
+            command, _, output = part.partition("\n")
+            yield Shown(command.strip(), output, bool(another) and index == 0)
+
+
+def pattern(output: str) -> str:
+    """Return what an output must match: … is anything, alone on a line any number of lines."""
+    lines = [
+        r"(?:.*\n)*?" if line.strip() == "…" else re.escape(line.strip()).replace("…", ".*") + r"\s*\n"
+        for line in output.splitlines() if line.strip()
+    ]  # fmt: skip
+    return "".join(lines)
+
+
+def run(each: Shown, command: str, env: dict[str, str], cwd: Path) -> None:
+    """Run a command of a page and hold what it prints against what is shown."""
+    done = subprocess.run(
+        shlex.split(command), cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    told = "".join(f"{line.strip()}\n" for line in done.stdout.splitlines() if line.strip())
+    assert re.fullmatch(pattern(each.output), told), (
+        f"$ {command}\n{told}\n--- the guide:\n{each.output}"
+    )
+
+
+def spelt(page: Path) -> int:
+    """Hold the commands for Google itself against gcloud's own table; return how many there are."""
+    needs("gcloud")
+    root = subprocess.run(
+        ["gcloud", "info", "--format=value(installation.sdk_root)"],
+        capture_output=True, text=True, timeout=120, check=True,
+    ).stdout.strip()  # fmt: skip
+    names: dict[str, Any] = {}
+    with open(f"{root}/data/cli/gcloud_completions.py") as file:
+        exec(file.read(), names)  # noqa: S102  gcloud's own table of its commands
+    checked = 0
+    for each in shown(page):
+        if not each.command.endswith(GOOGLE):
+            continue
+        words = shlex.split(each.command.removesuffix(GOOGLE))
+        assert words[0] == "gcloud"
+        tree, path = names["STATIC_COMPLETION_CLI_TREE"], []
+        for word in words[1:]:
+            if word.startswith("-") or word not in tree["commands"]:
+                break
+            path.append(word)
+            tree = tree["commands"][word]
+        assert not tree["commands"], f"{' '.join(words[:4])} is no command"
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        unknown = used - _flags(path, names["STATIC_COMPLETION_CLI_TREE"])
+        assert not unknown, f"{' '.join(path)} has no {unknown}"
+        checked += 1
+    return checked
+
+
+def _flags(words: list[str], tree: Any) -> set[str]:
+    """Return a gcloud command's options; raise KeyError where there is no such command."""
+    known = _spellings(tree["flags"])
+    for word in words:
+        tree = tree["commands"][word]
+        known |= _spellings(tree["flags"])
+    return known
+
+
+def _spellings(flags: dict[str, Any]) -> set[str]:
+    """Return the ways to write these options: the table leaves out a switch's --no- form."""
+    switches = {name for name, kind in flags.items() if kind == "bool"}
+    return set(flags) | {f"--no-{name.removeprefix('--')}" for name in switches}
