@@ -31,7 +31,7 @@ RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-d
  && find bin -type f ! -name torch_shm_manager -delete \
  && strip --strip-unneeded lib/*.so
 COPY requirements/serve.lock /tmp/serve.lock
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --require-hashes --requirement /tmp/serve.lock \
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes --requirement /tmp/serve.lock \
  && cd /opt/venv/lib/python3.11/site-packages \
  && find numpy sympy networkx mpmath setuptools -type d -name tests -prune -exec rm -rf {} +
 # What this model's own handler needs; torch stays what it is.

@@ -42,15 +42,18 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  with PORT=$(PORT) IMAGE=$(IMAGE) PYTHON=$(PYTHON) where they apply"
 
+# --no-deps: the locks hold all there is, and an older pip would take the newest google-auth[x] whatever is
+# pinned. pip check says what a machine of another kind needs besides.
 setup: .venv/ready ## make .venv with everything that is pinned in requirements/
 
 .venv/ready: requirements/dev.lock requirements/java.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "Python 3.11 is needed; $(PYTHON) is not it. Set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.lock
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/dev.lock
 	$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) $(TORCH)
-	@$(BIN)/python -m serving.java || { $(BIN)/pip install --quiet --require-hashes -r requirements/java.lock && $(BIN)/python -m serving.java; }
+	@$(BIN)/pip check
+	@$(BIN)/python -m serving.java || { $(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/java.lock && $(BIN)/python -m serving.java; }
 	@touch $@
 
 model: .venv/ready ## train the network on scikit-learn's digits (DATA=folder: on yours)
@@ -181,7 +184,7 @@ measure-functions: $(ARCHIVE) $(IRISES) ## measure what each function needs, bes
 # What of ours the peers call is imported from .venv: torch and Pillow are the same for all.
 $(PEERS)/ready: requirements/bench.lock .venv/ready
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install --quiet --require-hashes -r requirements/bench.lock
+	$(PEERS)/bin/pip install --quiet --no-deps --require-hashes -r requirements/bench.lock
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
 	@touch $@
 

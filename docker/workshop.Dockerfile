@@ -16,6 +16,6 @@ ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --quiet --no-cache-dir --no-deps --index-url ${TORCH_INDEX} ${TORCH}
 COPY requirements/dev.lock /tmp/dev.lock
-RUN pip install --quiet --no-cache-dir --require-hashes --requirement /tmp/dev.lock
+RUN pip install --quiet --no-cache-dir --no-deps --require-hashes --requirement /tmp/dev.lock
 COPY --from=cli /usr/bin/docker /usr/bin/docker
 WORKDIR /workspace

@@ -20,7 +20,7 @@ class Function:
     concurrency: int
     """Requests at once in one instance."""
     model: tuple[str, ...] = ()
-    """The files of its model, the one that is pinned by its SHA-256 first; () for none."""
+    """The files of its model, each pinned by its SHA-256; () for none."""
     optional: tuple[str, ...] = ()
     """Files that go along where they are."""
     made: Path = Path()

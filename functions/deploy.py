@@ -84,22 +84,22 @@ def _environment(function: Function, uri: str) -> dict[str, str]:
             f"{uri}: a function fetches its model from a bucket", "STORAGE=gs://BUCKET/FOLDER"
         )
     try:
-        pin = _pin(function, uri)
+        pins = _pins(function, uri)
     except NotFetched as error:
         raise Stop(str(error), f"make upload-model NAME={function.name} STORAGE={uri}") from None
     # Who can write to the bucket cannot change what is served: another file needs a deployment.
-    return {URI: uri, PIN: pin}
+    return {URI: uri, PIN: pins}
 
 
-def _pin(function: Function, uri: str) -> str:
-    """Return the SHA-256 of a model's file in its bucket; raise NotFetched."""
-    name = function.model[0]
+def _pins(function: Function, uri: str) -> str:
+    """Return the SHA-256 of a model's files in its bucket, commas between; raise NotFetched."""
     with tempfile.TemporaryDirectory() as folder, closing(storage.at(uri, print)) as there:
         found = there.files()
         if missing := [each for each in function.model if each not in found]:
             raise NotFetched(f"{uri}: {', '.join(missing)} missing in it")
-        there.fetch(name, Path(folder) / name)
-        return sha256(Path(folder) / name)
+        for name in function.model:
+            there.fetch(name, Path(folder) / name)
+        return ",".join(sha256(Path(folder) / name) for name in function.model)
 
 
 def _run(words: list[str], *, shown: bool = True) -> str:

@@ -51,7 +51,9 @@ def upload(function: Function, uri: str, project: str, region: str) -> None:
         ) from None
     except (GoogleAPIError, RequestException) as error:
         raise Stop(f"{uri}: {error}", "run the same command again") from None
-    print(f"SHA-256 of {files[0].name}: {sha256(files[0])}")
+    for file in files:
+        if file.name in function.model:
+            print(f"SHA-256 of {file.name}: {sha256(file)}")
 
 
 def made(function: Function) -> list[Path]:

@@ -17,7 +17,7 @@ from storage.files import NotFetched
 URI = "STORAGE_URI"
 """The variable that says where the model lies: gs://BUCKET/FOLDER, or a folder."""
 PIN = "MODEL_SHA256"
-"""The variable with the SHA-256 that the model's file must have, in hex; unset: any."""
+"""The variable with the SHA-256 that the model's files must have, in hex, commas between; unset: any."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Fetched(Generic[T]):
     ) -> None:
         """`load` makes the model of a folder with `files`, and those of `optional` that there are.
 
-        The first of `files` is the one whose SHA-256 may be pinned.
+        The SHA-256 of `files` may be pinned, in their order.
         """
         self._load, self._environ = load, environ
         self._files, self._optional = list(files), list(optional)
@@ -93,12 +93,15 @@ class Fetched(Generic[T]):
                     raise NotFetched(f"{uri}/{name}: no such object; there are {among}")
             for name in (*self._files, *(each for each in self._optional if each in found)):
                 there.fetch(name, folder / name)
-        pin, got = self._environ.get(PIN, "").strip().lower(), sha256(folder / self._files[0])
-        if pin and pin != got:
-            raise NotFetched(
-                f"{uri}/{self._files[0]}: its SHA-256 is {got}, {PIN} says {pin}: "
-                "it is not the file that was deployed; put that one back, or deploy again"
-            )
+        pins = [pin.strip().lower() for pin in self._environ.get(PIN, "").split(",")]
+        if len(pins) > len(self._files):
+            raise NotFetched(f"{PIN} has {len(pins)} of them, for {', '.join(self._files)}")
+        for name, pin in zip(self._files, pins, strict=False):
+            if pin and pin != (got := sha256(folder / name)):
+                raise NotFetched(
+                    f"{uri}/{name}: its SHA-256 is {got}, {PIN} says {pin}: "
+                    "it is not the file that was deployed; put that one back, or deploy again"
+                )
 
 
 def sha256(file: Path) -> str:

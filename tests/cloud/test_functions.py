@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from functions.catalogue import FUNCTIONS, KNN
+from functions.catalogue import DIGITS, FUNCTIONS, KNN
 from rehearsal import artifacts
 from rehearsal.stage import Stage
 from storage.fetched import sha256
 from tests import wire
 from tests.cloud.conftest import PROJECT, REGION, Done, Run
 from tests.http import Endpoint
-from tests.pictures import ROOT
+from tests.pictures import MODEL, ROOT
 
 TO = f"--project {PROJECT} --region {REGION}"
 
@@ -122,6 +122,8 @@ def test_digits_answers_as_the_endpoint_does(empty: Stage, python: Run, uri: str
         answer = endpoint.post(case.body)
         wire.check(case, answer.code, answer.body)
     config = only(empty).service_config
+    pins = ",".join(sha256(MODEL / name) for name in DIGITS.model)
+    assert config.environment_variables["MODEL_SHA256"] == pins
     assert (config.available_memory, config.max_instance_request_concurrency) == (
         FUNCTIONS["digits"].memory,
         FUNCTIONS["digits"].concurrency,

@@ -141,3 +141,18 @@ def test_only_the_weights_that_were_deployed_are_loaded(start: Start, emulator: 
     uri = bucket.filled(emulator, "pinned-weights", "digits", *FILES)
     reason = says_of(start, emulator, uri, MODEL_SHA256="0" * 64)
     assert f"its SHA-256 is {sha256(FILES[0])}" in reason
+
+
+def test_labels_that_were_changed_in_the_bucket_are_refused(
+    start: Start, emulator: str, tmp_path: Path
+) -> None:
+    pins = ",".join(sha256(MODEL / name) for name in DIGITS.model)
+    files = changed(tmp_path, "model.json", b"{", b"{ ")
+    uri = bucket.filled(emulator, "changed-labels", "digits", *files)
+    assert f"{uri}/model.json: its SHA-256 is" in says_of(start, emulator, uri, MODEL_SHA256=pins)
+
+
+def test_more_pins_than_files_are_refused(start: Start, emulator: str) -> None:
+    uri = bucket.filled(emulator, "over-pinned", "digits", *FILES)
+    reason = says_of(start, emulator, uri, MODEL_SHA256=",".join(["0" * 64] * 4))
+    assert "MODEL_SHA256 has 4 of them" in reason
