@@ -182,7 +182,8 @@ def test_make_help_lists_every_target() -> None:
     text = (ROOT / "Makefile").read_text()
     (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     listed = re.findall(r"^  make (\S+) ", done.stdout, re.MULTILINE)
-    assert sorted(listed) == sorted(phony.split())
+    # What is made on the way to others has no line of its own.
+    assert sorted(listed) == sorted(each for each in phony.split() if not each.startswith("made-"))
 
 
 @pytest.mark.parametrize(
