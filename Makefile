@@ -3,11 +3,19 @@ PYTHON ?= python3.11
 IMAGE  ?= vertex-torchserve:latest
 PORT   ?= 8080
 URL    ?= http://127.0.0.1:$(PORT)/predictions/digits
-TORCH  := torch==2.13.0
-TORCH_INDEX := https://download.pytorch.org/whl/cpu
+# Empty: the wheel of requirements/torch.lock. Another, from another index: torch==2.13.0+cu130.
+TORCH  ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # Where the model is fetched from, gs://BUCKET/FOLDER or a folder; empty: the archive baked in.
 STORAGE ?=
+# What the image is built on; by digest, debian@sha256:..., where two builds must be the same.
+BASE ?= debian:bookworm-slim
+# What the image says of where it comes from: the commit, its time, and where it lies, less a password.
+REVISION ?= $(shell git describe --always --abbrev=40 --dirty --exclude='*' 2>/dev/null)
+SOURCE ?= $(filter https://% ssh://% git@%,$(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'))
+SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
+CREATED = $(shell $(PYTHON) -c 'import datetime as d; print(d.datetime.fromtimestamp($(SOURCE_DATE_EPOCH), d.timezone.utc).isoformat())')
 # Packages that the image needs beside requirements/serve.lock, as pip takes them.
 EXTRAS ?=
 
@@ -26,7 +34,7 @@ BIN := .venv/bin
 DOCKER ?= docker
 MODEL := build/model/weights.safetensors
 ARCHIVE ?= build/model-store/digits.mar
-LOCKS := serve dev java bench
+LOCKS := serve dev sbom java bench
 
 # A bucket is named to the container, with the credentials of this machine's user; a folder is mounted.
 BUCKET := $(filter gs://%,$(STORAGE))
@@ -46,12 +54,12 @@ help: ## list the targets
 # pinned. pip check says what a machine of another kind needs besides.
 setup: .venv/ready ## make .venv with everything that is pinned in requirements/
 
-.venv/ready: requirements/dev.lock requirements/java.lock
+.venv/ready: requirements/dev.lock requirements/torch.lock requirements/java.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "Python 3.11 is needed; $(PYTHON) is not it. Set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/dev.lock
-	$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) $(TORCH)
+	$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX) $(or $(TORCH),--require-hashes -r requirements/torch.lock)
 	@$(BIN)/pip check
 	@$(BIN)/python -m serving.java || { $(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/java.lock && $(BIN)/python -m serving.java; }
 	@touch $@
@@ -85,9 +93,11 @@ serve: $(if $(STORAGE),.venv/ready,$(ARCHIVE)) ## serve on 127.0.0.1:PORT, witho
 predict: .venv/ready ## send a held-out digit, or IMAGE=path, to the served model and show the answer
 	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter command,$(origin IMAGE)),$(IMAGE))
 
-build: $(ARCHIVE) ## build the image IMAGE with Docker
-	$(DOCKER) build --tag $(IMAGE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
-	  --build-arg EXTRAS="$(EXTRAS)" .
+build: $(ARCHIVE) ## build the image IMAGE with Docker; what it consists of is listed in build/sbom.cdx.json
+	$(DOCKER) build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) \
+	  --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg EXTRAS="$(EXTRAS)" \
+	  --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE) --build-arg CREATED=$(CREATED) .
+	$(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
 
 run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (STORAGE=: that model)
 	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) \

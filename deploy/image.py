@@ -25,6 +25,8 @@ INPUTS = (
     "handler/envelope.py",
     "handler/errors.py",
     "requirements/serve.lock",
+    "requirements/torch.lock",
+    "requirements/sbom.lock",
 )
 """What the Dockerfile copies, beside the archive."""
 INSTALL = {

@@ -1,6 +1,7 @@
 """What the environment says, read once."""
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,6 +10,14 @@ from serving import artifact
 MEBIBYTE = 1 << 20
 MOST_REQUEST_BYTES = 100 * MEBIBYTE
 """Of one request: Java's heap, which may be smaller still, has to hold it three times over."""
+
+
+LABELS = (
+    ("AIP_ENDPOINT_ID", "endpoint_id"),
+    ("AIP_DEPLOYED_MODEL_ID", "deployed_model_id"),
+    ("AIP_MODEL_NAME", "model_name"),
+    ("AIP_VERSION_NAME", "model_version"),
+)
 
 
 class BadVariable(Exception):
@@ -26,10 +35,20 @@ class Config(NamedTuple):
     """Bytes."""
     storage: str | None = None
     """Where the model is fetched from; None for the archive baked in."""
+    archive_sha256: str | None = None
+    """Of the archive in the storage, in hex; None for any."""
     invoke: bool = False
     """Whether the model was uploaded with invoke_route_prefix "/*"."""
     access_log: bool = False
     """Whether every prediction gets a line in the log, or only those that fail for our fault."""
+    log_level: str = "INFO"
+    """The least severity that is written."""
+    log_text: bool = False
+    """Whether lines are for people, or JSON for Cloud Logging."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """What every line is labelled with: where on Vertex AI this container runs."""
+    traces: str = ""
+    """What a trace's id stands after in Cloud Logging: projects/PROJECT/traces/, or nothing."""
 
     @property
     def predict_said(self) -> str:
@@ -56,8 +75,13 @@ def read(environ: Mapping[str, str], baked: str) -> Config:
             environ, "MAX_REQUEST_BYTES", 10 * MEBIBYTE, most=MOST_REQUEST_BYTES
         ),
         storage=storage,
+        archive_sha256=_sha256(environ, artifact.PIN),
         invoke=_invoke(environ),
         access_log=_one_of(environ, "ACCESS_LOG", ("errors", "all")) == "all",
+        log_level=_one_of(environ, "LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL")),
+        log_text=_one_of(environ, "LOG_FORMAT", (default_format(), "json", "text")) == "text",
+        labels=tuple((label, _label(environ[name])) for name, label in LABELS if environ.get(name)),
+        traces=_traces(environ),
     )
     if config.health == config.predict:
         raise BadVariable(f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both {config.health}")
@@ -69,6 +93,13 @@ def _number(environ: Mapping[str, str], name: str, default: int, most: int) -> i
     if not re.fullmatch("[0-9]{1,12}", text) or not 1 <= int(text) <= most:
         raise BadVariable(f"{name}={text}: expected a whole number from 1 to {most}")
     return int(text)
+
+
+def _sha256(environ: Mapping[str, str], name: str) -> str | None:
+    text = environ.get(name, "").strip().lower()
+    if text and not re.fullmatch("[0-9a-f]{64}", text):
+        raise BadVariable(f"{name}={text}: expected a SHA-256, 64 hexadecimal digits")
+    return text or None
 
 
 def _route(environ: Mapping[str, str], name: str, default: str) -> str:
@@ -89,6 +120,23 @@ def _invoke(environ: Mapping[str, str]) -> bool:
                 raise BadVariable(f'{name}={text}: expected "/*", the one value that Vertex has')
             return True
     return False
+
+
+def default_format() -> str:
+    """Return how lines are written unless LOG_FORMAT says: as text on a terminal."""
+    return "text" if sys.stdout.isatty() else "json"
+
+
+def _label(text: str) -> str:
+    # It becomes a part of nginx's configuration, too.
+    return re.sub(r"[^A-Za-z0-9._:@/-]", "_", text)[:100]
+
+
+def _traces(environ: Mapping[str, str]) -> str:
+    for name in ("GOOGLE_CLOUD_PROJECT", "AIP_PROJECT_NUMBER"):
+        if text := environ.get(name):
+            return f"projects/{_label(text)}/traces/"
+    return ""
 
 
 def _one_of(environ: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -21,13 +22,15 @@ from docker.config import Config
 from docker.front import Front
 from serving import artifact, java, machine, probe
 from serving.artifact import Artifact
+from serving.lines import Log
 from serving.torchserve import NoTorchServe, Server, Settings
 from storage import files
+from storage.files import Say
 
 ARCHIVES = Path(os.environ.get("MODEL_STORE", "/opt/model-store"))
 """The folder of the one archive that is baked in."""
-NATIVE = Path("/opt/netty")
-"""Netty's native library, unpacked when the image was built: /tmp may be mounted noexec."""
+JARS = Path("/opt/torchserve")
+"""TorchServe's Java, and Netty's native library: /tmp, where Java would unpack it, may be noexec."""
 TRIES = 3
 """Workers that may die at their start, one after another, before the container gives up."""
 START_S = 1200
@@ -56,9 +59,11 @@ class Told(BaseException):
 class Container:
     """nginx and TorchServe, watched together and ended together."""
 
-    def __init__(self, front: Front, server: Server, ask: Callable[[float], probe.Answer]) -> None:
+    def __init__(
+        self, front: Front, server: Server, ask: Callable[[float], probe.Answer], say: Say
+    ) -> None:
         """`ask` is given seconds and tells whether the model answers within them."""
-        self._front, self._server, self._ask = front, server, ask
+        self._front, self._server, self._ask, self._say = front, server, ask, say
 
     def watch(self) -> None:
         """Keep the doors open for as long as the model answers; raise CannotServe at the end."""
@@ -70,7 +75,7 @@ class Container:
             now = time.monotonic()
             if answer.healthy:
                 if not self._front.is_open:
-                    say(f"ready after {now - began:.1f} s")
+                    self._say(f"ready after {now - began:.1f} s")
                     self._front.open()
                 self._server.failures.forget()
                 answered, patience, silent = now, PATIENCE_S, 0
@@ -80,7 +85,7 @@ class Container:
                 if silent > 1 and self._front.is_open:
                     self._front.close()
                     began = now
-                    say(f"not ready: {answer.detail}")
+                    self._say(f"not ready: {answer.detail}")
                 self._raise_what_failed(now - answered, patience)
             self._wait(PROBE_S if self._front.is_open else 0.25)
 
@@ -124,15 +129,12 @@ def _with_memory(reason: str) -> str:
     )
 
 
-def say(line: str) -> None:
-    """Write one line to the container's log."""
-    print(line, flush=True)
-
-
-def run() -> None:
+def run(log: Log) -> None:
     """Serve until told to stop; raise CannotServe and its kin with the reason for an end."""
     baked = artifact.baked_in(ARCHIVES)
     chosen = config.read(os.environ, baked.path.stem)
+    log.become(human=chosen.log_text, level=chosen.log_level, labels=dict(chosen.labels))
+    say = log.info
     folder = _folder()
     front = server = None
     try:
@@ -141,16 +143,17 @@ def run() -> None:
         settings = _settings(path, folder, chosen)
         say(f"{settings.model}: {chosen}")
         # The front door first: Vertex wants the port open within 40 s, and 503 until ready.
-        front = Front(chosen, settings, folder / "torchserve.sock")
+        front = Front(chosen, settings, folder / "torchserve.sock", log)
         served = baked
         if chosen.storage:
             say(f"fetching the model from {chosen.storage}")
-            served = artifact.take(storage.at(chosen.storage, say), baked.path, store)
+            there = storage.at(chosen.storage, say)
+            served = artifact.take(there, baked.path, store, chosen.archive_sha256)
             say(f"{chosen.storage}: {_kind(served)}")
         settings = artifact.suited(settings, served)
         say(f"TorchServe starts with {settings.layout}")
-        server = Server(settings, java.find(), say)
-        Container(front, server, probe.asking(settings, served.golden_request)).watch()
+        server = Server(settings, java.find(), log.pass_on)
+        Container(front, server, probe.asking(settings, served.golden_request), say).watch()
     except Told as told:
         _ignore_signals()
         say("told to stop")
@@ -177,7 +180,7 @@ def _settings(path: Path, folder: Path, chosen: Config) -> Settings:
     memory = machine.memory()
     settings = Settings(
         path, folder, machine.layout(machine.cores(), memory), f"unix:{folder}/torchserve.sock",
-        chosen.largest_request, heap=machine.heap(memory), native=NATIVE,
+        chosen.largest_request, heap=machine.heap(memory), verbose=chosen.log_level == "DEBUG", native=JARS, jars=JARS,
     )  # fmt: skip
     if settings.room_for(chosen.largest_request) < 1:
         raise CannotServe(
@@ -205,12 +208,16 @@ def _ignore_signals() -> None:
 
 def main() -> None:
     """Run, and end with the reason as the last line."""
+    log = Log(human=(os.environ.get("LOG_FORMAT") or config.default_format()) == "text")
+    sys.excepthook = lambda *error: log.write(
+        "CRITICAL", "".join(traceback.format_exception(*error))
+    )
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _raise_told)
-        run()
+        run(log)
     except Told:
-        say("told to stop")
+        log.info("told to stop")
     except (
         CannotServe,
         config.BadVariable,
@@ -219,7 +226,7 @@ def main() -> None:
         java.NoJava,
         NoTorchServe,
     ) as error:
-        say(f"cannot serve: {error}")
+        log.write("CRITICAL", f"cannot serve: {error}")
         sys.exit(1)
 
 

@@ -1,18 +1,26 @@
 """The front door: nginx, configured for the routes and the limits that hold here."""
 
+import json
 import re
 import resource
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 from docker.config import Config
+from serving.lines import SEVERITIES, Log
 from serving.torchserve import Settings
 
 NGINX = "/usr/sbin/nginx"
 TEMPLATE = Path(__file__).with_name("nginx.conf")
 BODY = Path(__file__).with_name("body.lua")
 MOST_CONNECTIONS = 4096
+ERROR_LOG = dict(zip(SEVERITIES, ("info", "warn", "warn", "error", "crit"), strict=True))
+"""What nginx writes beside its access log, by LOG_LEVEL."""
+LINE = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(\w+)\] \d+#\d+: (.*)")
+SEVERITY = {"debug": "DEBUG", "info": "INFO", "notice": "INFO", "warn": "WARNING", "error": "ERROR"}
+"""Of what nginx says; what is not here is CRITICAL."""
 
 
 def settings_text(config: Config, settings: Settings, socket: Path) -> str:
@@ -33,6 +41,11 @@ def settings_text(config: Config, settings: Settings, socket: Path) -> str:
         "MOST_MEDIUM_AT_ONCE": settings.room_for(1_000_000),
         "TIMEOUT": settings.response_timeout_s + 5,
         "LOGGED": int(config.access_log),
+        "LOG_FORMAT": "text" if config.log_text else "json",
+        "LEAST": SEVERITIES.index(config.log_level),
+        "ERROR_LOG": ERROR_LOG[config.log_level],
+        "LABELS": json.dumps(dict(config.labels) | {"process": "front"}),
+        "TRACES": config.traces,
     }
     return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), TEMPLATE.read_text())
 
@@ -40,13 +53,25 @@ def settings_text(config: Config, settings: Settings, socket: Path) -> str:
 class Front:
     """A running nginx. Its doors answer 503 until they are opened."""
 
-    def __init__(self, config: Config, settings: Settings, socket: Path) -> None:
-        """Start it."""
+    def __init__(self, config: Config, settings: Settings, socket: Path, log: Log) -> None:
+        """Start it; `log` is written what it says beside its access log."""
         file = settings.run / "nginx.conf"
         file.write_text(settings_text(config, settings, socket))
         self._ready = settings.run / "ready"
         self._stopping = settings.run / "stopping"
-        self.process = subprocess.Popen([NGINX, "-e", "stderr", "-c", str(file)])
+        self._log = log
+        self.process = subprocess.Popen(
+            [NGINX, "-e", "stderr", "-c", str(file)], stderr=subprocess.PIPE, text=True, errors="replace"
+        )  # fmt: skip
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as said:
+            for text in said:
+                match = LINE.match(text)
+                severity = SEVERITY.get(match[1], "CRITICAL") if match else "WARNING"
+                self._log.write(severity, match[2] if match else text.rstrip("\n"), "front")
 
     @property
     def is_open(self) -> bool:

@@ -12,9 +12,11 @@ RUN mkdir -p /usr/share/man/man1 \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-ARG TORCH=torch==2.13.0
+COPY requirements/torch.lock /tmp/torch.lock
+ARG TORCH
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --quiet --no-cache-dir --no-deps --index-url ${TORCH_INDEX} ${TORCH}
+RUN if test -n "${TORCH}"; then set -- ${TORCH}; else set -- --require-hashes --requirement /tmp/torch.lock; fi \
+ && pip install --quiet --no-cache-dir --no-deps --index-url ${TORCH_INDEX} "$@"
 COPY requirements/dev.lock /tmp/dev.lock
 RUN pip install --quiet --no-cache-dir --no-deps --require-hashes --requirement /tmp/dev.lock
 COPY --from=cli /usr/bin/docker /usr/bin/docker

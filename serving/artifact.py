@@ -6,9 +6,11 @@ unpacked archive that TorchServe takes as it is.
 """
 
 import contextlib
+import hashlib
 import json
 import re
 import shutil
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -24,6 +26,13 @@ NAME = "model"
 """Under this name an artifact is served; Google's prebuilt images take `model.mar` too."""
 CHOICE = "engine.json"
 """Which engine is to run the network: weights may come with one of their own."""
+PIN = "ARCHIVE_SHA256"
+"""The variable with the SHA-256 that an archive in AIP_STORAGE_URI must have."""
+MOST_FILES = 20_000
+MOST_RATIO = 100
+"""Deflate makes a thousand of one; of weights, two, and of text, ten."""
+ENCRYPTED = 0x1
+"""Of a zip entry's flags."""
 
 
 class NotServable(Exception):
@@ -101,6 +110,9 @@ def baked_in(folder: Path) -> Artifact:
         raise NotServable(f"{folder}: expected one .mar, found {len(archives)}")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", archives[0].stem):
         raise NotServable(f"{archives[0].name}: expected a name of letters, digits, - and _")
+    recorded = archives[0].with_suffix(".mar.sha256")
+    if recorded.is_file():
+        verify(archives[0], recorded.read_text().split()[0], recorded.name)
     request = golden_request(archives[0])
     with _opened(archives[0]) as contents:
         name = stock.read_manifest(contents.read(stock.MANIFEST)).name
@@ -156,25 +168,29 @@ def _text(served: Path, name: str) -> str | None:
         return None
 
 
-def take(storage: Storage, baked: Path, store: Path) -> Artifact:
+def take(storage: Storage, baked: Path, store: Path, sha256: str | None = None) -> Artifact:
     """Fetch what a storage holds and make it ready in STORE/model.
 
     Raises NotServable and files.NotFetched. `baked` is an archive that has what weights alone
-    do not.
+    do not; `sha256` (in hex) is that of the archive in the storage, None for any.
     """
     with contextlib.closing(storage):
-        return _take(storage, baked, store)
+        return _take(storage, baked, store, sha256)
 
 
-def _take(storage: Storage, baked: Path, store: Path) -> Artifact:
+def _take(storage: Storage, baked: Path, store: Path, sha256: str | None) -> Artifact:
     found = storage.files()
     chosen = choose(found, () if _archives(found) else weights(baked))
+    if sha256 and not chosen.archive:
+        raise NotServable(f"{PIN} is set, and there is no archive: {_list(sorted(found))}")
     contents, fetched = store / NAME, store / "fetched"
     contents.mkdir(parents=True)
     fetched.mkdir()
     try:
         if chosen.archive:
             storage.fetch(chosen.archive, fetched / chosen.archive)
+            if sha256:
+                verify(fetched / chosen.archive, sha256, PIN)
             unpack(fetched / chosen.archive, contents)
             # The two together may fill /tmp, which is often memory.
             (fetched / chosen.archive).unlink()
@@ -207,10 +223,53 @@ def _ready(contents: Path, *, weights_alone: bool) -> Artifact:
 def unpack(archive: Path, target: Path) -> None:
     """Unpack a .mar, every file's checksum seen to; raise NotServable."""
     with _opened(archive) as contents:
+        entries = contents.infolist()
+        for entry in entries:
+            _check_entry(archive.name, entry)
+        _check_size(archive, entries, target)
         try:
             contents.extractall(target)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise NotServable(f"{archive.name} is damaged: {error}") from error
+
+
+def _check_entry(archive: str, entry: zipfile.ZipInfo) -> None:
+    """Raise NotServable for what would not become a file in the archive's own folder."""
+    # As it was written: zipfile has cut the name at a null byte, and turned \\ into / on Windows.
+    path, kind = PurePosixPath(entry.orig_filename), stat.S_IFMT(entry.external_attr >> 16)
+    said = f"{archive}: {ascii(entry.orig_filename)[:200]}"
+    if path.is_absolute() or ".." in path.parts or {"\0", "\\"} & set(entry.orig_filename):
+        raise NotServable(f"{said} points out of the archive")
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise NotServable(f"{said} is no file; links and devices are refused")
+    if entry.flag_bits & ENCRYPTED:
+        raise NotServable(f"{said} is encrypted")
+
+
+def _check_size(archive: Path, entries: list[zipfile.ZipInfo], target: Path) -> None:
+    """Raise NotServable for an archive that is made to fill a disk."""
+    size = sum(entry.file_size for entry in entries)
+    if len(entries) > MOST_FILES:
+        raise NotServable(
+            f"{archive.name} has {len(entries)} files, at most {MOST_FILES} are taken"
+        )
+    if size > MOST_RATIO * max(archive.stat().st_size, 1 << 20):
+        raise NotServable(
+            f"{archive.name} would unpack to {size >> 20} MiB, over {MOST_RATIO} times its size"
+        )
+    if size > (free := shutil.disk_usage(target).free):
+        raise NotServable(
+            f"{archive.name} unpacks to {size >> 20} MiB, {target} has room for {free >> 20}: "
+            "give the container more memory, or a larger /tmp"
+        )
+
+
+def verify(archive: Path, sha256: str, said_by: str) -> None:
+    """Raise NotServable for an archive with another SHA-256 (in hex)."""
+    with archive.open("rb") as stream:
+        got = hashlib.file_digest(stream, "sha256").hexdigest()
+    if got != sha256:
+        raise NotServable(f"{archive.name}: its SHA-256 is {got}, {said_by} says {sha256}")
 
 
 def _opened(archive: Path) -> zipfile.ZipFile:

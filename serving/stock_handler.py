@@ -75,7 +75,8 @@ class StockHandler:
                 }
             return {next(iter(rows)): _fault(error)}
         if not isinstance(texts, list) or len(texts) != len(rows):
-            log.error("the archive's handler answered %.200r to %d requests", texts, len(rows))
+            kind = f"{len(texts)} answers" if isinstance(texts, list) else type(texts).__name__
+            log.error("the archive's handler gave %s to %d requests", kind, len(rows))
             return dict.fromkeys(rows, Internal("the archive's handler gave no predictions"))
         return dict(zip(rows, texts, strict=True))
 

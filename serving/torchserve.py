@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from serving import patience
+from serving import lines, patched
 from serving.java import Java
+from serving.lines import Line
 from serving.machine import Layout
 
 LOG_SETTINGS = Path(__file__).with_name("log4j2.xml")
@@ -51,6 +52,10 @@ class Settings(NamedTuple):
 
     Without the library TorchServe has no unix sockets; by default Java unpacks it into `run`.
     """
+    verbose: bool = False
+    """Whether everything is logged that TorchServe and the model have to say."""
+    jars: Path | None = None
+    """A folder with model-server.jar and what it needs; None for TorchServe's own."""
 
     def room_for(self, request_bytes: int) -> int:
         """Return how many requests of a size Java's heap holds.
@@ -84,15 +89,10 @@ def properties(settings: Settings) -> str:
         f'"responseTimeout": {settings.response_timeout_s}, "startupTimeout": 600, '
         f'"maxRetryTimeoutInSec": {settings.give_up_after_s}}}}}}}'
     )
-    grpc, grpc_management = free_port(), free_port()
     chosen = {
         "inference_address": settings.address,
         "management_address": settings.management,
         "metrics_address": f"unix:{settings.run}/metrics.sock",
-        "grpc_inference_address": "127.0.0.1",
-        "grpc_management_address": "127.0.0.1",
-        "grpc_inference_port": grpc,
-        "grpc_management_port": grpc_management,
         "model_store": settings.archive.parent.resolve(),
         "load_models": settings.archive.name,
         "models": served,
@@ -118,12 +118,11 @@ def properties(settings: Settings) -> str:
 
 def command(settings: Settings, java: Java, config: Path) -> list[str]:
     """Return Java's command line for these settings; raise NoTorchServe."""
-    home = _home()
-    jars = f"{home}/frontend/*"
+    jars = settings.jars or _home() / "frontend"
+    patches = [patched.NO_GRPC]
     if not settings.layout.batch_delay_ms:
-        jars = (
-            f"{patience.none(home / 'frontend/model-server.jar', settings.run / 'classes')}:{jars}"
-        )
+        patches.append(patched.NO_WAIT)
+    classes = patched.write(jars / "model-server.jar", settings.run / "classes", patches)
     return [
         java.executable,
         # The light collector: there is one thread that makes garbage, and little of it lives on.
@@ -135,7 +134,8 @@ def command(settings: Settings, java: Java, config: Path) -> list[str]:
         f"-Djava.io.tmpdir={settings.run}",
         *([f"-Djava.library.path={settings.native}"] if settings.native else []),
         f"-Dlog4j.configurationFile=file://{LOG_SETTINGS}",
-        "-cp", jars, "org.pytorch.serve.ModelServer",
+        *(["-Dlevel=info"] if settings.verbose else []),
+        "-cp", f"{classes}:{jars}/*", "org.pytorch.serve.ModelServer",
         "--python", sys.executable, "-f", str(config),
         "-s", str(settings.archive.parent.resolve()), "-ncs", "--disable-token-auth",
     ]  # fmt: skip
@@ -156,6 +156,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # torch warns where there is no NumPy; the image has none, and nothing here needs it.
         "PYTHONWARNINGS": "ignore:Failed to initialize NumPy",
+        "WORKER_LOG_LEVEL": "DEBUG" if settings.verbose else "INFO",
         "LOG_LOCATION": str(settings.run),
         "METRICS_LOCATION": str(settings.run),
     }
@@ -164,7 +165,7 @@ def environment(settings: Settings) -> dict[str, str]:
 class Server:
     """A TorchServe that runs; its workers share its process group and end with it."""
 
-    def __init__(self, settings: Settings, java: Java, on_line: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, java: Java, on_line: Callable[[Line], None]) -> None:
         """Start it and give each line that it logs to `on_line`; raise NoTorchServe."""
         config = settings.run / "config.properties"
         config.write_text(properties(settings))
@@ -181,9 +182,10 @@ class Server:
     def _read(self) -> None:
         assert self.process.stdout is not None
         with self.process.stdout as log:
-            for line in log:
+            for text in log:
+                line = lines.read(text.rstrip("\n"))
                 self.failures.see(line)
-                self._on_line(line.rstrip("\n"))
+                self._on_line(line)
 
     def stop(self, grace_s: float = 20) -> int:
         """End it and its workers, by force after `grace_s`; return Java's exit code."""
@@ -211,7 +213,7 @@ class Failures:
     DIED = re.compile(r"Load model failed: |WorkerInitializationException: (?!.*did not respond)")
     NO_WORD = "a worker ended without a word, as one does that runs out of memory"
     OUR_WORD = re.compile(r"cannot serve this archive: (.+)$")
-    WORKERS_WORD = re.compile(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$")
+    WORKERS_WORD = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$")
     JAVAS_WORD = re.compile(
         r"^(?:Terminating due to )?(?!\S+WorkerInit)((?:\w+\.)+\w*(?:Error|Exception): .+)$"
     )
@@ -239,13 +241,14 @@ class Failures:
         self.count = 0
         self._words.clear()
 
-    def see(self, line: str) -> None:
+    def see(self, line: Line) -> None:
         """Take in one line of the log."""
-        line = line.rstrip()
-        self.count += bool(self.DIED.search(line))
-        for speaker in (self.OUR_WORD, self.WORKERS_WORD, self.JAVAS_WORD):
-            if match := speaker.search(line):
-                self._words[speaker] = match[1]
+        self.count += bool(self.DIED.search(line.message))
+        last = self.WORKERS_WORD if line.process == "worker" else self.JAVAS_WORD
+        for text in line.message.splitlines():
+            for speaker in (self.OUR_WORD, last):
+                if match := speaker.search(text.rstrip()):
+                    self._words[speaker] = match[1]
 
 
 def free_port() -> int:

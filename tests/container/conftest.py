@@ -1,13 +1,15 @@
 """The image, built once, and containers of it as Vertex AI would start them."""
 
 import contextlib
+import json
 import os
+import re
 import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,7 +22,8 @@ HARDENED = (
     "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
     "--security-opt", "no-new-privileges", "--memory", "2g", "--pids-limit", "256",
 )  # fmt: skip
-
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+PROCESSES = ("entrypoint", "front", "torchserve", "worker")
 
 KILL = """
 import os, pathlib, sys
@@ -48,6 +51,20 @@ class Container(NamedTuple):
 
     def logs(self) -> str:
         return docker("logs", self.name)
+
+    def said(self) -> list[dict[str, Any]]:
+        """Return the log's lines; each must be a JSON object with Cloud Logging's fields."""
+        lines = [json.loads(line) for line in self.logs().splitlines()]
+        for line in lines:
+            assert line["severity"] in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), line
+            assert line["message"], line
+            assert RFC_3339.fullmatch(line["time"]), line
+            assert line["logging.googleapis.com/labels"]["process"] in PROCESSES, line
+        return lines
+
+    def last_word(self) -> str:
+        """Return the message of the log's last line."""
+        return str(self.said()[-1]["message"])
 
     def state(self, field: str) -> str:
         return docker("inspect", "--format", f"{{{{.State.{field}}}}}", self.name).strip()
@@ -99,15 +116,20 @@ def image() -> str:
 def starting(image: str) -> Iterator[Start]:
     """Give a function that starts containers of the image; all are removed at the end."""
     started: list[str] = []
+    json_logs: list[Container] = []
 
     def _start(*options: str, **environ: str) -> Container:
         variables = [word for pair in environ.items() for word in ("--env", "=".join(pair))]
         name = docker("run", "--detach", *options, *variables, image).strip().splitlines()[-1]
         started.append(name)
+        if environ.get("LOG_FORMAT") != "text":
+            json_logs.append(Container(name))
         return Container(name)
 
     try:
         yield _start
+        for container in json_logs:
+            container.said()  # every line of every log is one that Cloud Logging can read
     finally:
         for name in started:
             docker("rm", "--force", name)

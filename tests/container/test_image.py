@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from http.client import HTTPConnection, HTTPResponse, RemoteDisconnected
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.container.conftest import (
     docker,
     wait_until_healthy,
 )
-from tests.http import Answer, Endpoint, crowd
+from tests.http import Answer, Endpoint, crowd, wait_for
 from tests.pictures import held_out, request
 
 
@@ -157,6 +158,62 @@ def test_it_runs_as_a_numbered_user_and_carries_no_tools(vertex: Container, imag
         assert not found.strip(), found
     found = vertex.run("find", "/app", "-name", "*test*")
     assert not found.strip(), found
+
+
+def test_nothing_in_it_listens_but_the_front_door(vertex: Container) -> None:
+    listening = [
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in vertex.run("cat", f"/proc/net/{table}").splitlines()[1:]
+        if line.split()[3] == "0A"
+    ]
+    assert [int(address.rpartition(":")[2], 16) for address in listening] == [9000]
+
+
+def test_no_library_of_the_old_jar_is_left_that_debian_maintains(vertex: Container) -> None:
+    listed = vertex.run(
+        "/opt/venv/bin/python", "-m", "zipfile", "-l", "/opt/torchserve/model-server.jar"
+    )
+    packages = {
+        "/".join(name.split("/")[:2]) for name in re.findall(r"^(\S+)\.class", listed, re.M)
+    }
+    assert packages == {
+        "org/pytorch",
+        "org/slf4j",
+        "org/apache",
+        "org/yaml",
+        "io/prometheus",
+        "com/google",
+    }
+    assert "com/google/protobuf" not in listed
+    assert "log4j/core" not in listed
+    # Under Debian's names: what apt upgrades there is what runs.
+    linked = vertex.run("readlink", "-f", "/opt/torchserve/netty-handler.jar").strip()
+    assert "libnetty-java" in vertex.run("dpkg", "-S", linked)
+
+
+def test_what_it_consists_of_is_listed_in_it(vertex: Container) -> None:
+    listed = json.loads(vertex.run("cat", "/sbom/sbom.cdx.json"))
+    there = {(one["name"], one.get("version")) for one in listed["components"]}
+    for line in vertex.run(
+        "dpkg-query", "--show", "--showformat", "${Package} ${Version}\\n"
+    ).splitlines():
+        assert tuple(line.split()) in there
+    found = "import importlib.metadata as m\nfor d in m.distributions(): print(d.name, d.version)"
+    for line in vertex.run("/opt/venv/bin/python", "-c", found).splitlines():
+        name, version = line.split()
+        assert version in {
+            v for n, v in there if n.lower().replace("_", "-") == name.lower().replace("_", "-")
+        }
+    assert {name for name, _ in there} >= {"netty-handler", "log4j-core", "openjdk", "model-server"}
+
+
+def test_it_says_where_it_comes_from(image: str) -> None:
+    labels = json.loads(docker("inspect", "--format", "{{json .Config.Labels}}", image))
+    said = {name.removeprefix("org.opencontainers.image."): text for name, text in labels.items()}
+    assert re.fullmatch("[0-9a-f]{40}(-dirty)?", said["revision"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said["created"])
+    assert said["base.name"]
 
 
 def test_the_image_sets_no_aip_variable(image: str) -> None:
@@ -299,31 +356,40 @@ def resident(container: Container) -> list[int]:
     return [int(line.split()[1]) for line in listed]
 
 
-def last_line(container: Container) -> str:
-    return container.logs().strip().splitlines()[-1]
-
-
 def test_a_model_that_cannot_be_loaded_ends_the_container_within_a_minute_with_the_reason(
     start: Start, broken_archive: str
 ) -> None:
-    container = start("--volume", f"{broken_archive}:/opt/model-store/digits.mar:ro", **VERTEX)
+    folder = Path(broken_archive).parent
+    folder.chmod(0o755)
+    container = start("--volume", f"{folder}:/opt/model-store:ro", **VERTEX)
     assert container.wait_until_ended(60) == 1
     assert re.search(
         r"^cannot serve: the model cannot be loaded: BadWeights: weights\.safetensors",
-        last_line(container),
+        container.last_word(),
+    )
+
+
+def test_an_archive_that_is_not_the_one_baked_in_is_refused_before_it_is_read(
+    start: Start, broken_archive: str
+) -> None:
+    container = start("--volume", f"{broken_archive}:/opt/model-store/digits.mar:ro", **VERTEX)
+    assert container.wait_until_ended(30) == 1
+    assert re.search(
+        r"^cannot serve: digits\.mar: its SHA-256 is [0-9a-f]{64}, digits\.mar\.sha256 says",
+        container.last_word(),
     )
 
 
 def test_a_file_that_is_no_archive_ends_the_container_with_the_reason(start: Start) -> None:
-    container = start("--volume", "/etc/hostname:/opt/model-store/digits.mar:ro", **VERTEX)
+    container = start("--volume", "/etc/hostname:/srv/digits.mar:ro", **VERTEX, MODEL_STORE="/srv")
     assert container.wait_until_ended(30) == 1
-    assert "cannot serve: /opt/model-store/digits.mar is no archive" in last_line(container)
+    assert "cannot serve: /srv/digits.mar is no archive" in container.last_word()
 
 
 def test_without_the_memory_for_it_the_container_ends_and_says_so(start: Start) -> None:
     container = start("--memory", "250m", "--memory-swap", "250m", **VERTEX)
     assert container.wait_until_ended(180) == 1
-    assert re.search(r"for want of memory: \d+ \(limit 250 MiB\)$", last_line(container))
+    assert re.search(r"for want of memory: \d+ \(limit 250 MiB\)$", container.last_word())
 
 
 def test_without_a_folder_to_write_to_the_container_ends_and_says_what_to_mount(
@@ -331,13 +397,13 @@ def test_without_a_folder_to_write_to_the_container_ends_and_says_what_to_mount(
 ) -> None:
     container = start("--read-only", **VERTEX)
     assert container.wait_until_ended(30) == 1
-    assert "cannot serve: no folder to write to, mount one with --tmpfs" in last_line(container)
+    assert "cannot serve: no folder to write to, mount one with --tmpfs" in container.last_word()
 
 
 def test_a_variable_that_cannot_be_followed_ends_the_container_with_its_name(start: Start) -> None:
     container = start(**VERTEX | {"AIP_HTTP_PORT": "http"})
     assert container.wait_until_ended(30) == 1
-    assert "cannot serve: AIP_HTTP_PORT=http: expected a whole number" in last_line(container)
+    assert "cannot serve: AIP_HTTP_PORT=http: expected a whole number" in container.last_word()
 
 
 @pytest.mark.parametrize("victim", ["org.pytorch.serve.ModelServer", "nginx: master"])
@@ -349,8 +415,47 @@ def test_without_its_java_or_its_nginx_the_container_ends_and_says_so(
     container.kill(victim)
     assert container.wait_until_ended(30) == 1
     assert re.search(
-        "^cannot serve: (TorchServe|nginx) was ended by SIGKILL$", last_line(container)
+        "^cannot serve: (TorchServe|nginx) was ended by SIGKILL$", container.last_word()
     )
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("X-Cloud-Trace-Context", f"{'5f' * 16}/123;o=1"),
+        ("traceparent", f"00-{'5f' * 16}-00f067aa0ba902b7-01"),
+    ],
+)
+def test_a_request_s_line_has_its_id_and_its_trace_and_nothing_of_its_body(
+    start: Start, header: tuple[str, str]
+) -> None:
+    where = {"AIP_PROJECT_NUMBER": "123", "AIP_ENDPOINT_ID": "77", "AIP_DEPLOYED_MODEL_ID": "9"}
+    container = start(*HARDENED, **VERTEX | where, ACCESS_LOG="all")
+    wait_until_healthy(container.endpoint(9000, "/"), VERTEX["AIP_HEALTH_ROUTE"])
+    endpoint = container.endpoint(9000, VERTEX["AIP_PREDICT_ROUTE"])
+    kinds = {"Content-Type": "application/json"} | dict([header])
+    answer = endpoint.send("POST", VERTEX["AIP_PREDICT_ROUTE"], request(wire.INSTANCE), kinds)
+    wait_for(lambda: "httpRequest" in container.logs(), 10, "the request's line")
+    line = next(line for line in container.said() if "httpRequest" in line)
+    assert line["requests"] == [answer.headers["x-request-id"]]
+    assert line["logging.googleapis.com/trace"] == f"projects/123/traces/{'5f' * 16}"
+    labels = {"endpoint_id": "77", "deployed_model_id": "9", "process": "front"}
+    assert line["logging.googleapis.com/labels"] == labels
+    assert (line["severity"], line["httpRequest"]["status"]) == ("INFO", 200)
+    assert wire.INSTANCE["b64"][:40] not in container.logs()
+
+
+def test_it_is_quiet_unless_asked(endpoint: Endpoint, vertex: Container) -> None:
+    assert endpoint.post(request(wire.INSTANCE)).code == 200
+    assert endpoint.post(b"{}").code == 400
+    told = [line["httpRequest"]["status"] for line in vertex.said() if "httpRequest" in line]
+    assert not [status for status in told if status < 500]
+
+
+def test_people_may_have_text(start: Start) -> None:
+    container = start(**VERTEX | {"AIP_HTTP_PORT": "0"}, LOG_FORMAT="text")
+    container.wait_until_ended(30)
+    assert re.search(r"cannot serve: AIP_HTTP_PORT=0", container.logs())
 
 
 def test_a_worker_that_is_killed_comes_back(start: Start) -> None:

@@ -156,7 +156,7 @@ def test_what_cannot_be_fetched_ends_the_container_with_the_reason(
 ) -> None:
     container = start(**VERTEX | {"AIP_STORAGE_URI": uri, "STORAGE_EMULATOR_HOST": emulator})
     assert container.wait_until_ended(60) == 1
-    assert re.search(f"^cannot serve: .*{reason}", container.logs().strip().splitlines()[-1])
+    assert re.search(f"^cannot serve: .*{reason}", container.last_word())
 
 
 def test_a_folder_that_only_root_may_read_is_named_with_what_to_do(
@@ -166,7 +166,7 @@ def test_a_folder_that_only_root_may_read_is_named_with_what_to_do(
     container = start("--volume", f"{tmp_path}:/mnt/w:ro", **VERTEX | {"AIP_STORAGE_URI": "/mnt/w"})
     assert container.wait_until_ended(60) == 1
     said = "cannot serve: /mnt/w: user 10001, who serves, may not read it: chmod -R a+rX"
-    assert container.logs().strip().splitlines()[-1] == said
+    assert container.last_word() == said
 
 
 def test_weights_that_do_not_answer_their_golden_instance_are_refused(
@@ -178,7 +178,7 @@ def test_weights_that_do_not_answer_their_golden_instance_are_refused(
     tmp_path.chmod(0o755)
     container = start("--volume", f"{tmp_path}:/mnt/w:ro", **VERTEX | {"AIP_STORAGE_URI": "/mnt/w"})
     assert container.wait_until_ended(60) == 1
-    last = container.logs().strip().splitlines()[-1]
+    last = container.last_word()
     assert "cannot serve: the model does not answer its golden instance: " in last
 
 
@@ -189,7 +189,7 @@ def test_a_damaged_archive_is_refused(start: Start, stock_archive: Path, tmp_pat
     tmp_path.chmod(0o755)
     container = start("--volume", f"{tmp_path}:/mnt/w:ro", **VERTEX | {"AIP_STORAGE_URI": "/mnt/w"})
     assert container.wait_until_ended(60) == 1
-    assert "model.mar is damaged: " in container.logs().strip().splitlines()[-1]
+    assert "model.mar is damaged: " in container.last_word()
 
 
 def test_with_an_invoke_route_prefix_any_path_predicts_and_nothing_else_opens(start: Start) -> None:

@@ -1,12 +1,15 @@
-"""What is served: chosen among the files that were found."""
+"""What is served: chosen among the files that were found, and unpacked."""
 
+import hashlib
+import stat
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import storage
 from serving import artifact
-from serving.artifact import Chosen
+from serving.artifact import Chosen, NotServable
 from storage import files
 
 NEEDED = ["golden.json", "model.json", "weights.safetensors"]
@@ -104,3 +107,84 @@ def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
 )
 def test_a_bucket_s_uri_is_split(uri: str, where: tuple[str, str]) -> None:
     assert storage.split(uri) == where
+
+
+def zipped(folder: Path, *entries: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+    """Write an archive, whatever its entries are called."""
+    archive = folder / "evil.mar"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as contents:
+        for name, data in entries:
+            contents.writestr(name, data)
+    return archive
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    """Return an entry that is a symbolic link."""
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return entry
+
+
+@pytest.mark.parametrize(
+    "name", ["../up.py", "a/../../up.py", "/etc/up.py", "..", "a\\..\\up.py", "..\\up.py"]
+)
+def test_an_archive_that_points_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    archive = zipped(tmp_path, ("handler.py", b""), (name, b"print('owned')"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(NotServable, match=r"evil\.mar: '.+' points out of the archive"):
+        artifact.unpack(archive, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_archive_with_a_link_in_it_is_refused(tmp_path: Path) -> None:
+    archive = zipped(tmp_path, (link("weights"), b"/etc/passwd"))
+    with pytest.raises(NotServable, match="'weights' is no file; links and devices are refused"):
+        artifact.unpack(archive, tmp_path)
+
+
+def test_an_archive_that_is_made_to_fill_a_disk_is_refused(tmp_path: Path) -> None:
+    archive = zipped(tmp_path, ("zeros", bytes(200 << 20)))
+    assert archive.stat().st_size < 1 << 20
+    with pytest.raises(NotServable, match="would unpack to 200 MiB, over 100 times its size"):
+        artifact.unpack(archive, tmp_path)
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_an_archive_of_too_many_files_is_refused(tmp_path: Path) -> None:
+    archive = zipped(tmp_path, *((f"{n}", b"") for n in range(artifact.MOST_FILES + 1)))
+    with pytest.raises(NotServable, match="has 20001 files, at most 20000 are taken"):
+        artifact.unpack(archive, tmp_path)
+
+
+def test_an_archive_that_says_less_than_it_holds_is_refused(tmp_path: Path) -> None:
+    archive = zipped(tmp_path, ("zeros", bytes(1000)))
+    content = archive.read_bytes()
+    size = (1000).to_bytes(4, "little")
+    assert content.count(size) == 2  # the entry's own, and the directory's
+    archive.write_bytes(content.replace(size, (10).to_bytes(4, "little")))
+    with pytest.raises(NotServable, match=r"evil\.mar is damaged"):
+        artifact.unpack(archive, tmp_path)
+
+
+def test_only_the_archive_that_is_pinned_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "bucket").mkdir()
+    archive = zipped(tmp_path / "bucket", ("handler.py", b""))
+    pin = hashlib.sha256(b"another").hexdigest()
+    with pytest.raises(NotServable, match=f"its SHA-256 is [0-9a-f]+, ARCHIVE_SHA256 says {pin}"):
+        artifact.take(files.Folder(tmp_path / "bucket"), archive, tmp_path / "store", pin)
+    assert not list((tmp_path / "store" / "model").iterdir())
+
+
+def test_a_pin_without_an_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "weights.safetensors").touch()
+    baked = zipped(tmp_path, ("weights.safetensors", b""), ("handler.py", b""))
+    with pytest.raises(NotServable, match="ARCHIVE_SHA256 is set, and there is no archive"):
+        artifact.take(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store", "0" * 64)
+
+
+def test_an_archive_that_is_not_the_one_the_image_was_built_with_is_refused(tmp_path: Path) -> None:
+    archive = zipped(tmp_path, ("handler.py", b""))
+    archive.with_suffix(".mar.sha256").write_text(f"{'0' * 64}  evil.mar\n")
+    with pytest.raises(NotServable, match=r"evil\.mar\.sha256 says 0{64}"):
+        artifact.baked_in(tmp_path)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from serving import artifact, java, machine, patience, predict, torchserve
+from serving import artifact, java, machine, patched, predict, torchserve
 from serving.artifact import Artifact
+from serving.lines import Line
 from serving.machine import Layout
 from serving.torchserve import Settings
 from tests import pictures
@@ -64,20 +65,22 @@ def test_what_a_pass_takes_is_read_from_the_archive(tmp_path: Path) -> None:
     assert suited.layout == machine.layout(machine.cores(), machine.memory(), 35)
 
 
-def test_one_instruction_of_torchserves_queue_is_changed_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("patch", [patched.NO_WAIT, patched.NO_GRPC])
+def test_one_instruction_is_changed_and_nothing_else(tmp_path: Path, patch: patched.Patch) -> None:
     with zipfile.ZipFile(JAR) as jar:
-        before = jar.read(patience.CLASS)
-    after = (patience.none(JAR, tmp_path) / patience.CLASS).read_bytes()
+        before = jar.read(patch.file)
+    after = (patched.write(JAR, tmp_path, [patch]) / patch.file).read_bytes()
     changed = [at for at, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
-    assert changed == [patience.AT, patience.AT + 1]
+    assert changed
+    assert set(changed) <= set(range(patch.at, patch.at + len(patch.before)))
 
 
-def test_the_queue_of_another_torchserve_is_left_alone(tmp_path: Path) -> None:
+def test_another_torchserve_is_left_alone(tmp_path: Path) -> None:
     jar = tmp_path / "model-server.jar"
     with zipfile.ZipFile(jar, "w") as contents:
-        contents.writestr(patience.CLASS, b"another")
-    with pytest.raises(patience.OtherTorchServe, match=r"not that of TorchServe 0\.12\.0"):
-        patience.none(jar, tmp_path)
+        contents.writestr(patched.NO_WAIT.file, b"another")
+    with pytest.raises(patched.OtherTorchServe, match=r"not that of TorchServe 0\.12\.0"):
+        patched.write(jar, tmp_path, [patched.NO_WAIT])
 
 
 @pytest.mark.parametrize(
@@ -165,34 +168,39 @@ def test_of_torchserve_only_the_predictions_have_an_address_outside_its_folder()
     lines = dict(line.split("=", 1) for line in torchserve.properties(settings).splitlines())
     assert lines["management_address"] == "unix:/run/x/management.sock"
     assert lines["metrics_address"] == "unix:/run/x/metrics.sock"
-    assert lines["grpc_inference_address"] == lines["grpc_management_address"] == "127.0.0.1"
+    assert not any(name.startswith("grpc") for name in lines)
     assert lines["enable_model_api"] == "false"
+
+
+def see(failures: torchserve.Failures, message: str, process: str = "torchserve") -> None:
+    """Let them see a line."""
+    failures.see(Line("INFO", message, process))
 
 
 def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() -> None:
     failures = torchserve.Failures()
     assert failures.reason == "a worker ended without a word, as one does that runs out of memory"
-    failures.see("java.lang.NoClassDefFoundError: java/beans/X\n")
+    see(failures, "java.lang.NoClassDefFoundError: java/beans/X")
     assert failures.reason == "java.lang.NoClassDefFoundError: java/beans/X"
-    failures.see("2026 WARN W-9000-stderr MODEL_LOG - RuntimeError: no shm manager\n")
-    failures.see("org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.\n")
+    see(failures, "RuntimeError: no shm manager", "worker")
+    see(failures, "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.")
     assert failures.reason == "RuntimeError: no shm manager"
-    failures.see("2026 INFO MODEL_LOG - cannot serve this archive: BadWeights: cut short\n")
-    failures.see("2026 INFO MODEL_LOG - Backend worker process died.\n")
-    failures.see("2026 WARN BatchAggregator - Load model failed: x, error: Worker died.\n")
+    see(failures, "cannot serve this archive: BadWeights: cut short", "worker")
+    see(failures, "Backend worker process died.", "worker")
+    see(failures, "Load model failed: x, error: Worker died.")
     assert failures.reason == "BadWeights: cut short"
     assert failures.count == 2
-    failures.see("x.WorkerInitializationException: Backend worker did not respond in given time\n")
+    see(failures, "x.WorkerInitializationException: Backend worker did not respond in given time")
     assert failures.count == 2
     failures.forget()
     assert (failures.count, failures.reason) == (0, torchserve.Failures.NO_WORD)
-    failures.see("org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.\n")
+    see(failures, "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.")
     assert (failures.count, failures.reason) == (1, torchserve.Failures.NO_WORD)
 
 
 def test_a_java_without_memory_is_told_so() -> None:
     failures = torchserve.Failures()
-    failures.see("Terminating due to java.lang.OutOfMemoryError: Java heap space\n")
+    see(failures, "Terminating due to java.lang.OutOfMemoryError: Java heap space")
     assert failures.word == "java.lang.OutOfMemoryError: Java heap space"
 
 

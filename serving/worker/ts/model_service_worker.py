@@ -7,12 +7,13 @@ Python calls for every field of a message, and lines of metrics that Java reads,
 throws away. Source of the messages: ts/protocol/otf_message_handler.py of TorchServe 0.12.
 """
 
+import json
 import logging
 import os
 import socket
 import struct
 import sys
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from ts.arg_parser import ArgParser
 from ts.context import Context, RequestProcessor
@@ -31,6 +32,24 @@ log = logging.getLogger(__name__)
 
 class FrontendLeft(Exception):
     """Java closed the connection: the worker is no longer wanted."""
+
+
+class Lines(logging.Formatter):
+    """Warnings and errors as a JSON object a line, which serving/lines.py reads.
+
+    What is less stays text, as TorchServe's Java waits for some of it.
+    """
+
+    requests: ClassVar[list[str | None]] = []
+    """The ids of the requests that are worked on now; None for one that has none."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As logging.Formatter says: one line."""
+        said = super().format(record)
+        if record.levelno < logging.WARNING:
+            return " ".join(said.split("\n"))
+        requests = [each for each in self.requests if each]
+        return json.dumps({"severity": record.levelname, "message": said, "requests": requests})
 
 
 class Messages:
@@ -113,6 +132,7 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
             command = messages.command()
             if command == PREDICT and service is not None:
                 connection.sendall(_predict(service, *messages.requests()))
+                Lines.requests = []
             elif command == LOAD:
                 service, result, code = self.load_model(messages.load())
                 connection.sendall(create_load_model_response(code, result))
@@ -127,6 +147,7 @@ def _predict(
     service: Service, ids: list[str], headers: list[RequestProcessor], data: list[dict[str, Any]]
 ) -> bytes:
     """Give a batch to the handler; return the message that answers it."""
+    Lines.requests = [each.get_request_property("X-Request-Id") for each in headers]
     context = service.context
     by_index = dict(enumerate(ids))
     context.request_ids = by_index
@@ -190,7 +211,12 @@ _HEAD = b"".join((_INT.pack(200), *_text("Prediction success")))
 
 def main() -> None:
     """Serve until Java leaves."""
-    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    lines = logging.StreamHandler(sys.stdout)
+    lines.setFormatter(Lines("%(message)s"))
+    logging.basicConfig(handlers=[lines], level=os.environ.get("WORKER_LOG_LEVEL", "INFO"))
+    # The clients of these tell every request that they make; it is not the model that speaks.
+    for name in ("PIL", "urllib3", "google"):
+        logging.getLogger(name).setLevel(logging.INFO)
     args = ArgParser.model_service_worker_args().parse_args()
     worker = Worker(
         args.sock_type, args.sock_name, args.host, args.port, args.metrics_config, args.async_comm

@@ -1,0 +1,110 @@
+"""Log lines: what TorchServe's processes say, taken in; what the container says, written out.
+
+One JSON object a line in Cloud Logging's own fields, so that severity, time and labels are what
+they are there; or, for people, one line of text. Never what a client sent: who writes a message
+sees to that.
+Source: https://docs.cloud.google.com/logging/docs/structured-logging
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TextIO
+
+SEVERITIES = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LABELS = "logging.googleapis.com/labels"
+
+
+class Line(NamedTuple):
+    """One thing that one of TorchServe's processes said."""
+
+    severity: str
+    """One of SEVERITIES."""
+    message: str
+    """With its traceback, if it has one."""
+    process: str
+    """torchserve: Java; worker: a process that runs the model."""
+    requests: tuple[str, ...] = ()
+    """The ids of the requests that the worker was at."""
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        return f"{self.severity} {self.process}: {self.message}"
+
+
+def read(text: str) -> Line:
+    """Take in a line of Java's standard output, in which the workers' lines are wrapped.
+
+    serving/log4j2.xml writes JSON; Java itself, before that is read, writes text.
+    """
+    said = _object(text)
+    if said is None or "message" not in said:
+        return Line("INFO", text, "torchserve")
+    severity, message = str(said.get("severity", "INFO")), str(said["message"])
+    if said.get("logger") != "MODEL_LOG":
+        return Line(severity, message, "torchserve")
+    own = _object(message)
+    if own is None or not {"severity", "message"} <= own.keys():
+        return Line(severity, message, "worker")
+    requests = tuple(str(each) for each in own.get("requests", ()))
+    return Line(str(own["severity"]), str(own["message"]), "worker", requests)
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    if not text.startswith("{"):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+class Log:
+    """Writes lines to a stream, from any thread."""
+
+    def __init__(self, *, human: bool = False, stream: TextIO | None = None) -> None:
+        """`human` is whether they are for people; `stream` is standard output unless given."""
+        self._stream, self._lock = stream or sys.stdout, threading.Lock()
+        self.become(human=human)
+
+    def become(
+        self, *, human: bool, level: str = "INFO", labels: Mapping[str, str] | None = None
+    ) -> None:
+        """Write otherwise: `level` is the least severity, `labels` go with every line of JSON."""
+        self._human, self._least = human, SEVERITIES.index(level)
+        self._labels = dict(labels or {})
+
+    def write(
+        self, severity: str, message: str, process: str = "entrypoint", **more: object
+    ) -> None:
+        """Write a line; `more` are fields of it."""
+        if severity in SEVERITIES and SEVERITIES.index(severity) < self._least:
+            return
+        if self._human:
+            start = "" if process == "entrypoint" else f"{process}: "
+            text = f"{time.strftime('%H:%M:%S')} {severity:7} {start}{message}"
+        else:
+            said = {"severity": severity, "time": _now(), "message": message, **more}
+            text = json.dumps(said | {LABELS: {**self._labels, "process": process}})
+        with self._lock:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    def info(self, message: str) -> None:
+        """Write what the entrypoint does."""
+        self.write("INFO", message)
+
+    def pass_on(self, line: Line) -> None:
+        """Write what TorchServe's processes said."""
+        more = {"requests": list(line.requests)} if line.requests else {}
+        self.write(line.severity, line.message, line.process, **more)
+
+
+def _now() -> str:
+    """Return the time as RFC 3339 has it, in UTC with microseconds."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{nanoseconds // 1000:06}Z"

@@ -1,0 +1,85 @@
+"""What the container's processes say, as Cloud Logging takes it."""
+
+import io
+import json
+import re
+
+import pytest
+
+from serving import lines
+from serving.lines import Line, Log
+
+
+def written(stream: io.StringIO) -> dict[str, object]:
+    """Return the one line that was written, as its fields."""
+    text = stream.getvalue()
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    found = json.loads(text)
+    assert isinstance(found, dict)
+    return found
+
+
+def java(logger: str, message: str, severity: str = "INFO") -> str:
+    """Return a line as serving/log4j2.xml has Java write it."""
+    return json.dumps({"severity": severity, "logger": logger, "message": message})
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (java("BatchAggregator", "a\n\tat b", "ERROR"), Line("ERROR", "a\n\tat b", "torchserve")),
+        (java("MODEL_LOG", "printed by a handler"), Line("INFO", "printed by a handler", "worker")),
+        (java("MODEL_LOG", '{"my": "json"}'), Line("INFO", '{"my": "json"}', "worker")),
+        (
+            java("MODEL_LOG", '{"severity": "ERROR", "message": "x\\ny", "requests": ["7", "8"]}'),
+            Line("ERROR", "x\ny", "worker", ("7", "8")),
+        ),
+        (
+            java("BatchAggregator", '{"severity": "ERROR", "message": "not a worker"}'),
+            Line("INFO", '{"severity": "ERROR", "message": "not a worker"}', "torchserve"),
+        ),
+        ("Model server started.", Line("INFO", "Model server started.", "torchserve")),
+        ("{ no JSON", Line("INFO", "{ no JSON", "torchserve")),
+        ('{"no": "message"}', Line("INFO", '{"no": "message"}', "torchserve")),
+        ("", Line("INFO", "", "torchserve")),
+    ],
+)
+def test_what_java_and_its_workers_say_is_told_apart(text: str, line: Line) -> None:
+    assert lines.read(text) == line
+
+
+def test_a_line_has_cloud_logging_s_fields() -> None:
+    stream = io.StringIO()
+    log = Log(stream=stream)
+    log.become(human=False, labels={"endpoint_id": "12"})
+    log.pass_on(Line("ERROR", "a traceback\n  of two lines", "worker", ("7",)))
+    found = written(stream)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(found.pop("time")))
+    assert found == {
+        "severity": "ERROR",
+        "message": "a traceback\n  of two lines",
+        "requests": ["7"],
+        "logging.googleapis.com/labels": {"endpoint_id": "12", "process": "worker"},
+    }
+
+
+def test_what_is_less_than_the_level_is_left_out() -> None:
+    stream = io.StringIO()
+    log = Log(stream=stream)
+    log.become(human=False, level="ERROR")
+    for severity in ("DEBUG", "INFO", "WARNING"):
+        log.write(severity, "no")
+    log.write("ERROR", "yes")
+    assert written(stream)["message"] == "yes"
+
+
+def test_people_get_text() -> None:
+    stream = io.StringIO()
+    log = Log(human=True, stream=stream)
+    log.info("ready")
+    log.write("ERROR", "it failed", "worker")
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d INFO    ready\n\d\d:\d\d:\d\d ERROR   worker: it failed\n",
+        stream.getvalue(),
+    )
