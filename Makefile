@@ -34,7 +34,7 @@ BIN := .venv/bin
 DOCKER ?= docker
 MODEL := build/model/weights.safetensors
 ARCHIVE ?= build/model-store/digits.mar
-LOCKS := serve dev sbom java bench
+LOCKS := serve dev sbom scan java bench
 
 # A bucket is named to the container, with the credentials of this machine's user; a folder is mounted.
 BUCKET := $(filter gs://%,$(STORAGE))
@@ -44,7 +44,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth measure-functions test test-unit test-functions test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth measure-functions test test-unit test-functions test-torchserve test-container test-cloud lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,8 +99,17 @@ build: $(ARCHIVE) ## build the image IMAGE with Docker; what it consists of is l
 	  --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE) --build-arg CREATED=$(CREATED) .
 	$(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
 
+scan: build/scan/ready ## look the image's contents up among known vulnerabilities (after make build)
+	build/scan/bin/python -m docker.stages.scan build/sbom.cdx.json
+
+build/scan/ready: requirements/scan.lock
+	$(PYTHON) -m venv build/scan
+	build/scan/bin/pip install --quiet --no-deps --require-hashes -r requirements/scan.lock
+	@touch $@
+
 run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (STORAGE=: that model)
-	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) \
+	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
+	  --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 $(IMAGE)

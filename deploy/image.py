@@ -209,7 +209,7 @@ def substitutions(settings: Settings, deploy: str = "no") -> dict[str, str]:
     """Return what cloudbuild.yaml needs to know."""
     found = {
         "_NAME": settings.name, "_REGION": settings.region, "_REPOSITORY": settings.repository, "_TAG": fingerprint(),
-        "_DEPLOY": deploy,
+        "_DEPLOY": deploy, "_REVISION": commit(),
     }  # fmt: skip
     if settings.registry:
         found["_REGISTRY"] = settings.registry

@@ -22,7 +22,7 @@ from tests.container.conftest import (
     wait_until_healthy,
 )
 from tests.http import Answer, Endpoint, crowd, wait_for
-from tests.pictures import held_out, request
+from tests.pictures import ROOT, held_out, request
 
 
 @pytest.mark.parametrize("case", wire.CASES, ids=lambda case: case.name)
@@ -208,6 +208,24 @@ def test_what_it_consists_of_is_listed_in_it(vertex: Container) -> None:
     assert {name for name, _ in there} >= {"netty-handler", "log4j-core", "openjdk", "model-server"}
 
 
+def test_the_vex_speaks_of_what_is_in_it(vertex: Container) -> None:
+    listed = json.loads(vertex.run("cat", "/sbom/sbom.cdx.json"))
+    there = {
+        each.get("purl", "").partition("?")[0].rpartition("/")[2] for each in listed["components"]
+    }
+    statements = json.loads((ROOT / "docker" / "vex.openvex.json").read_text())["statements"]
+    named = {
+        part["@id"].rpartition("/")[2]
+        for each in statements for product in each["products"] for part in product["subcomponents"]
+    }  # fmt: skip
+    assert named <= there
+    # And of every library of Java's that a scanner knows by its version.
+    debians = {
+        each for each in there if each.startswith(("netty-", "log4j-core", "commons-compress"))
+    }
+    assert debians <= named
+
+
 def test_it_says_where_it_comes_from(image: str) -> None:
     labels = json.loads(docker("inspect", "--format", "{{json .Config.Labels}}", image))
     said = {name.removeprefix("org.opencontainers.image."): text for name, text in labels.items()}
@@ -303,7 +321,7 @@ def test_slow_clients_keep_nobody_out_and_are_cut_off(
             assert slow[1].recv(1) == b""
         slow[0].settimeout(40)
         answer = b"".join(iter(lambda: slow[0].recv(65536), b"")).decode()
-        assert answer.startswith("HTTP/1.1 408 ")
+        assert answer.startswith("HTTP/1.1 408 "), vertex.logs()[-2000:]
         error = json.loads(answer.partition("\r\n\r\n")[2])["error"]
         assert error["status"] == "DEADLINE_EXCEEDED"
     finally:

@@ -1,8 +1,10 @@
 """The suite passes a whole server, and names the clauses that a broken one breaks."""
 
 import json
+import shutil
 import subprocess
 import sys
+import sysconfig
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +117,7 @@ SAMPLE = """
 ARG BASE
 FROM ${BASE}
 COPY model.mar config.properties /sample/
+COPY model-server.jar /opt/venv/lib/python3.11/site-packages/ts/frontend/
 ENV LOG_LOCATION=/tmp METRICS_LOCATION=/tmp PATH=/opt/venv/bin:/usr/bin:/bin PYTHONPATH=
 ENTRYPOINT ["/bin/sh", "-c", "torchserve --start --ncs --model-store /sample \\
   --models model=model.mar --ts-config /sample/config.properties; tail -f /dev/null"]
@@ -133,6 +136,11 @@ def sample(image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("sample")
     stock.pack(folder).chmod(0o644)
     (folder / "Dockerfile").write_text(SAMPLE)
+    # The whole of it: our image has only what it serves with.
+    jar = shutil.copy(
+        Path(sysconfig.get_path("purelib"), "ts", "frontend", "model-server.jar"), folder
+    )
+    Path(jar).chmod(0o644)
     (folder / "config.properties").write_text(SAMPLE_SETTINGS)
     build = ("build", "--tag", "contract-test:sample", "--build-arg", f"BASE={image}", str(folder))
     docker(*build, timeout_s=300)
