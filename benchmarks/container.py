@@ -8,6 +8,8 @@ import time
 PORT = 8080
 HEALTH, PREDICT = "/ping", "/predict"
 START_S = 150.0
+REASON = "cannot serve: "
+"""What stands before the reason for which a container ended."""
 
 
 class Container:
@@ -18,7 +20,8 @@ class Container:
         self._docker = docker
         self.name = self.run(
             "run", "--detach", *options, "--env", f"AIP_HTTP_PORT={PORT}",
-            "--env", f"AIP_HEALTH_ROUTE={HEALTH}", "--env", f"AIP_PREDICT_ROUTE={PREDICT}", image,
+            "--env", f"AIP_HEALTH_ROUTE={HEALTH}", "--env", f"AIP_PREDICT_ROUTE={PREDICT}",
+            "--env", "LOG_FORMAT=text", image,
         )  # fmt: skip
 
     def run(self, *arguments: str, timeout_s: float = 60) -> str:
@@ -53,7 +56,8 @@ class Container:
             [self._docker, "logs", self.name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, timeout=60, check=False,
         )  # fmt: skip
-        return [line for line in done.stdout.splitlines() if line.startswith("cannot serve: ")]
+        lines = done.stdout.splitlines()
+        return [line[line.index(REASON) :] for line in lines if REASON in line]
 
     def wait_until_healthy(self) -> None:
         """Return once its health route says 200; end the program where it never does."""
