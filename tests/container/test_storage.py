@@ -19,7 +19,7 @@ from tests.container.conftest import (
     Start,
     wait_until_healthy,
 )
-from tests.http import Endpoint
+from tests.http import Endpoint, wait_for
 from tests.pictures import ARCHIVE, ROOT, request
 from tests.stock import archive as stock
 from tests.torchserve.test_stock import BETTER, SAME
@@ -116,6 +116,37 @@ def test_a_stock_archive_in_a_mounted_folder_is_served_on_google_s_own_routes(
     endpoint = container.endpoint(8080, "/predictions/model")
     wait_until_healthy(endpoint, "/ping")
     keeps_its_promises(endpoint)
+
+
+RAISING = """
+class Raising:
+    def initialize(self, context):
+        self.initialized = True
+
+    def handle(self, data, context):
+        raise ValueError("a fault of its own")
+"""
+
+
+def test_a_fault_s_line_has_the_request_s_id_and_the_whole_traceback(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "raising.py").write_text(RAISING)
+    folder = tmp_path / "model"
+    folder.mkdir(mode=0o755)
+    stock.pack(folder, tmp_path / "raising.py").chmod(0o644)
+    mounted = ("--volume", f"{folder}:/mnt/model:ro")
+    container, endpoint = started(start, *mounted, AIP_STORAGE_URI="/mnt/model")
+    answer = endpoint.post(request(wire.INSTANCE))
+    assert answer.code == 500, answer
+    wait_for(lambda: "fault of its own" in container.logs(), 10, "the worker's line")
+    (line,) = [line for line in container.said() if "a fault of its own" in line["message"]]
+    assert line["severity"] == "ERROR"
+    assert line["requests"] == [answer.headers["x-request-id"]]
+    assert re.search(
+        r'Traceback.*raising\.py", line \d+.*ValueError: a fault', line["message"], re.S
+    )
+    assert line["logging.googleapis.com/labels"]["process"] == "worker"
 
 
 def keeps_its_promises(endpoint: Endpoint) -> None:
