@@ -23,7 +23,8 @@ steps:
       if [ -e spoilt ]; then echo 'it is spoilt'; exit 3; fi
       printf 'FROM debian:bookworm-slim\\nLABEL of=%s\\n' "$TAG" | docker build --quiet --tag "$IMAGE:$TAG" -
 images: ['${_REGISTRY}/${PROJECT_ID}/${_REPOSITORY}/${_NAME}:${_TAG}']
-substitutions: {_NAME: x, _REGION: x, _REPOSITORY: x, _REGISTRY: '${_REGION}-docker.pkg.dev', _TAG: x, _DEPLOY: x, _REVISION: x}
+substitutions:
+  {_NAME: x, _REGION: x, _REPOSITORY: x, _REGISTRY: '${_REGION}-docker.pkg.dev', _TAG: x, _DEPLOY: x, _REVISION: x}
 options:
   dynamicSubstitutions: true
   env:
