@@ -140,14 +140,18 @@ def push(google: Google) -> None:
 
 def build_in_cloud(google: Google, deploy: str = "no") -> None:
     """Build with Cloud Build, and show its steps as they go."""
+    in_cloud(google, substitutions(google.settings, deploy))
+
+
+def in_cloud(google: Google, values: dict[str, str], config: str = "cloudbuild.yaml") -> None:
+    """Have Cloud Build do what `config` says of this folder, and show its steps as they go."""
     s = google.settings
     ensure_repository(google)
-    values = substitutions(s, deploy)
     given = ",".join(f"{key}={value}" for key, value in values.items())
     account = f"projects/{s.project}/serviceAccounts/{s.build_service_account}"
     command = [
         "gcloud", "builds", "submit", "--async", "--format=json", f"--project={s.project}", f"--region={s.region}",
-        f"--gcs-source-staging-dir={staging(s)}", "--config=cloudbuild.yaml", f"--substitutions={given}",
+        f"--gcs-source-staging-dir={staging(s)}", f"--config={config}", f"--substitutions={given}",
         *([f"--service-account={account}"] if s.build_service_account else []),
         ".",
     ]  # fmt: skip

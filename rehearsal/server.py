@@ -25,6 +25,7 @@ from rehearsal import (
     models,
     monitoring,
     operations,
+    pipelines,
     prediction,
     relay,
     repositories,
@@ -63,7 +64,7 @@ METHODS: dict[str, Any] = {
     "TestIamPermissions": permissions,
     "GetProject": project,
     **models.METHODS, **endpoints.METHODS, **batch.METHODS, **builds.METHODS, **repositories.METHODS,
-    **monitoring.METHODS, **functions.METHODS,
+    **monitoring.METHODS, **functions.METHODS, **pipelines.METHODS,
 }  # fmt: skip
 
 

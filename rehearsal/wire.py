@@ -24,6 +24,8 @@ SERVICES = (
     ("google.cloud.aiplatform_v1", "endpoint_service", "EndpointService"),
     ("google.cloud.aiplatform_v1", "prediction_service", "PredictionService"),
     ("google.cloud.aiplatform_v1", "job_service", "JobService"),
+    ("google.cloud.aiplatform_v1", "pipeline_service", "PipelineService"),
+    ("google.cloud.aiplatform_v1", "schedule_service", "ScheduleService"),
     ("google.cloud.aiplatform_v1beta1", "model_service", "ModelService"),
     ("google.cloud.aiplatform_v1beta1", "endpoint_service", "EndpointService"),
     ("google.cloud.aiplatform_v1beta1", "prediction_service", "PredictionService"),

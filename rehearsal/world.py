@@ -48,6 +48,8 @@ class World:
     """(endpoint, deployed model's ID) → the replicas that serve it."""
     operations: dict[str, Any] = field(default_factory=dict)
     jobs: dict[str, v1.BatchPredictionJob] = field(default_factory=dict)
+    pipelines: dict[str, v1.PipelineJob] = field(default_factory=dict)
+    schedules: dict[str, v1.Schedule] = field(default_factory=dict)
     repositories: dict[str, Any] = field(default_factory=dict)
     builds: dict[str, Any] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)

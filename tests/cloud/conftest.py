@@ -76,7 +76,7 @@ def clear(stage: Stage) -> None:
     functions.end_all(world)
     everything = (
         world.pools, world.endpoints, world.models, world.operations, world.jobs, world.repositories, world.builds,
-        world.functions, world.uploads, world.invokers,
+        world.functions, world.uploads, world.invokers, world.pipelines, world.schedules,
     )  # fmt: skip
     for kept in everything:
         kept.clear()

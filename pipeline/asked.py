@@ -1,0 +1,147 @@
+"""Models that can be asked for labels: a folder's, an archive's, one behind a URL, one on Vertex AI."""
+
+import http.client
+import json
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from deploy import settings
+from deploy.errors import Stop
+from deploy.google import Google
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_S, RUN_S = 120, 900
+"""For a request over the network; for all of them in a process here."""
+PROGRAM = """
+import json, pathlib, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, sys.argv[1])
+import torch
+from handler import batch, envelope
+from model.task import load
+task = load(pathlib.Path(sys.argv[2]), torch.device("cpu"))
+for line in sys.stdin:
+    print(batch.answer(task, [lambda: envelope.check(json.loads(line))])[0].body, flush=True)
+"""
+"""A worker without TorchServe: code from one folder, weights from another, a request a line."""
+
+
+class NoAnswer(Exception):
+    """Why a model cannot be compared with; for people."""
+
+
+Request = list[str]
+"""Base64 pictures that are sent together."""
+Ask = Callable[[list[Request]], list[str]]
+"""Requests in, the labels of all their pictures out; raises NoAnswer."""
+
+
+def of_folder(weights: Path) -> Ask:
+    """Return the model of a folder with weights, run by this repository's code."""
+    return lambda requests: _run(ROOT, weights.resolve(), requests)
+
+
+def of_archive(archive: Path) -> Ask:
+    """Return the model of an archive of this project, run by the code that is in it; raise NoAnswer."""
+    if not archive.is_file():
+        raise NoAnswer(f"{archive} does not exist: name an archive, a URL, or none")
+    unpacked = tempfile.TemporaryDirectory(prefix="serving-")  # goes with the function that holds it
+    with zipfile.ZipFile(archive) as contents:
+        if "handler/batch.py" not in contents.namelist():
+            raise NoAnswer(
+                f"{archive} is not of this project: serve it, and name its URL instead"
+            )
+        contents.extractall(unpacked.name)
+
+    def ask(requests: list[Request]) -> list[str]:
+        return _run(Path(unpacked.name), Path(unpacked.name), requests)
+
+    return ask
+
+
+def of_url(url: str) -> Ask:
+    """Return the model that answers at a URL."""
+
+    def one(pictures: Request) -> list[str]:
+        request = urllib.request.Request(
+            url, json.dumps(_request(pictures)).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+                body = response.read()
+        except urllib.error.HTTPError as error:
+            said = error.read(300).decode(errors="replace")
+            raise NoAnswer(f"{url} answers {error.code}: {said}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise NoAnswer(f"{url}: {getattr(error, 'reason', error)}") from None
+        return _labels(body, len(pictures), url)
+
+    return lambda requests: [label for pictures in requests for label in one(pictures)]
+
+
+def of_endpoint(where: Mapping[str, Any]) -> Ask | None:
+    """Return the model behind the endpoint of deploy.toml; None where nothing serves there yet.
+
+    Where a canary runs, its answers are among them: an endpoint does not say who answers before it does.
+    """
+    try:
+        google = Google(settings.read(where))
+        if not serves(google):
+            return None
+    except Stop as stop:
+        raise NoAnswer(f"{stop.what}; {stop.do}") from None
+
+    def one(pictures: Request) -> list[str]:
+        try:
+            answer = google.predict(_request(pictures))
+        except Stop as stop:
+            raise NoAnswer(f"{stop.what}; {stop.do}") from None
+        return _labels(json.dumps(answer).encode(), len(pictures), google.settings.endpoint)
+
+    return lambda requests: [label for pictures in requests for label in one(pictures)]
+
+
+def serves(google: Google) -> bool:
+    """Say whether the endpoint answers anybody."""
+    state = google.state()
+    return state is not None and any(state.share(each.id) for each in state.deployed)
+
+
+def _run(code: Path, weights: Path, requests: list[Request]) -> list[str]:
+    # -I: nothing but that code and the installed packages.
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PROGRAM, str(code), str(weights)], cwd=code,
+        input="".join(f"{json.dumps(_request(pictures))}\n" for pictures in requests),
+        capture_output=True, text=True, timeout=RUN_S, check=False,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    if done.returncode or len(lines) != len(requests):
+        reason = (done.stderr.strip() or "no word on why").splitlines()[-1]
+        raise NoAnswer(f"{weights} does not answer: {reason}")
+    return [
+        label
+        for pictures, line in zip(requests, lines, strict=True)
+        for label in _labels(line.encode(), len(pictures), str(weights))
+    ]
+
+
+def _request(pictures: Request) -> dict[str, Any]:
+    return {"instances": [{"b64": picture} for picture in pictures], "parameters": {"top_k": 1}}
+
+
+def _labels(body: bytes, count: int, who: str) -> list[str]:
+    try:
+        found = [str(each["label"]) for each in json.loads(body)["predictions"]]
+    except (ValueError, KeyError, TypeError):
+        said = body[:300].decode(errors="replace")
+        raise NoAnswer(f"{who}: expected predictions with a label each, got {said}") from None
+    if len(found) != count:
+        raise NoAnswer(f"{who}: {len(found)} predictions for {count} instances")
+    return found

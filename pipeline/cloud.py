@@ -1,0 +1,149 @@
+"""Vertex AI Pipelines: the steps' image, a job, a schedule. All by Google's own SDK."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from google.api_core import exceptions
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import aiplatform
+
+from deploy import settings
+from deploy.errors import Stop
+from deploy.explain import explain
+from deploy.google import Google
+from deploy.google.wire import said
+from deploy.image import in_cloud
+from pipeline import sources
+from pipeline.steps import ROOT
+
+STEPS_IMAGE = "pipeline/cloudbuild.yaml"
+IN_THE_IMAGE = (
+    "Dockerfile", "Makefile", "cloudbuild.yaml", "deploy.toml", "docker", "pipeline", "requirements", "contract",
+    "deploy", "engine", "handler", "model", "serving", "storage", "task", "tests",
+)  # fmt: skip
+POLL_S = 15
+OVER = ("SUCCEEDED", "FAILED", "CANCELLED")
+
+
+def connected(project: str | None, region: str | None) -> Google:
+    """Return Google as deploy.toml and the options have it; raise Stop."""
+    google = Google(settings.read({"project": project, "region": region}))
+    s = google.settings
+    settings.remember(s)
+    # A stand-in takes no credentials, and speaks no gRPC.
+    credentials = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
+    aiplatform.init(
+        project=s.project, location=s.region, api_endpoint=s.api_endpoint or None, api_transport="rest",
+        credentials=credentials,
+    )  # fmt: skip
+    return google
+
+
+def steps_image(google: Google) -> str:
+    """Return the image that the steps run in, by its digest; Cloud Build makes it where it is not there."""
+    own = Google(replace(google.settings, name=f"{google.settings.name}-pipeline"), google.say)
+    tag = f"src-{sources.fingerprint(ROOT, IN_THE_IMAGE)}"
+    image = own.settings.image_name
+    if own.digest(tag) is None:
+        own.say(f"the steps' image is not in the registry: {image}:{tag}")
+        in_cloud(own, {"_IMAGE": image, "_TAG": tag}, config=STEPS_IMAGE)
+    if (digest := own.digest(tag)) is None:
+        raise Stop("the steps' image was built, but is not in the registry", "read the build's log")
+    return f"{image}@{digest}"
+
+
+def job(
+    google: Google, template: Path, parameters: dict[str, Any], root: str | None = None
+) -> aiplatform.PipelineJob:
+    """Return a job that is not submitted yet; raise Stop where its parameters are not the pipeline's."""
+    s = google.settings
+    try:
+        return aiplatform.PipelineJob(
+            display_name=s.name, template_path=str(template), parameter_values=parameters,
+            pipeline_root=root or f"gs://{s.project}-pipeline/{s.name}", labels={"name": s.name},
+            failure_policy="fast",
+        )  # fmt: skip
+    except ValueError as error:
+        raise Stop(f"the SDK does not take the pipeline: {error}", "mend what it says") from None
+
+
+def submit(
+    google: Google, job: aiplatform.PipelineJob, account: str | None, *, wait: bool = False
+) -> None:
+    """Submit a job, and watch it to its end if asked to; raise Stop where it fails."""
+    with _explained(google, "submitting the pipeline"):
+        job.submit(service_account=account)
+    google.say(f"submitted: {job.resource_name}\n  {job._dashboard_uri()}")  # noqa: SLF001  it has no other
+    if not wait:
+        google.say("  it goes on there, whatever happens here; --wait watches it")
+        return
+    told: dict[str, str] = {}
+    while (state := _state(job.state)) not in OVER:
+        _tell(google, job, told)
+        time.sleep(POLL_S if not google.settings.api_endpoint else 0.2)
+    _tell(google, job, told)
+    if state != "SUCCEEDED":
+        reason = getattr(job.to_dict().get("error"), "message", "") or job.to_dict().get("error", {})
+        raise Stop(f"the pipeline ended as {state.lower()}: {reason}", "its page, above, has the step's log")
+    google.say("the pipeline succeeded")
+
+
+def schedule(google: Google, job: aiplatform.PipelineJob, cron: str, account: str | None) -> None:
+    """Have Google run a job by the clock, one at a time."""
+    made = aiplatform.PipelineJobSchedule(pipeline_job=job, display_name=google.settings.name)
+    with _explained(google, "scheduling the pipeline"):
+        made.create(cron=cron, max_concurrent_run_count=1, service_account=account)
+    google.say(f"scheduled: {made.resource_name}, {cron}")
+    google.say("  each run costs what its steps take; `python -m pipeline unschedule` ends it")
+
+
+def schedules(google: Google) -> None:
+    """Say what runs by the clock."""
+    found = _schedules(google)
+    for each in found:
+        google.say(f"{each.resource_name}  {_state(each.state).lower()}  {each.cron}")
+    if not found:
+        google.say(f"nothing of {google.settings.name} runs by the clock in {google.settings.region}")
+
+
+def unschedule(google: Google) -> None:
+    """End what runs by the clock."""
+    for each in _schedules(google):
+        with _explained(google, "ending the schedule"):
+            each.delete()
+        google.say(f"ended: {each.resource_name}")
+    schedules(google)
+
+
+def _schedules(google: Google) -> list[aiplatform.PipelineJobSchedule]:
+    with _explained(google, "looking at the schedules"):
+        found = aiplatform.PipelineJobSchedule.list(
+            filter=f'display_name="{google.settings.name}"'
+        )
+    return list(found)
+
+
+def _tell(google: Google, job: aiplatform.PipelineJob, told: dict[str, str]) -> None:
+    """Say which steps went on since the last time."""
+    for task in job.task_details:
+        state = _state(task.state)
+        if told.get(task.task_name, "PENDING") != state:
+            told[task.task_name] = state
+            google.say(f"  {state.lower():10} {task.task_name}")
+
+
+def _state(state: Any) -> str:
+    """Return an enum's name without what all of its names begin with."""
+    return str(state.name).removeprefix("PIPELINE_STATE_")
+
+
+@contextmanager
+def _explained(google: Google, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except exceptions.GoogleAPICallError as error:
+        raise explain(said(error, doing), google.settings) from None

@@ -1,0 +1,77 @@
+"""Run the pipeline on this machine by kfp's own local runner, each step in a process of its own."""
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from kfp import local
+
+from pipeline.steps import CACHED, RECORD, STEPS
+from pipeline.story import story
+
+RUNS = "runs"
+"""In the pipeline's folder: a folder for each run, where its steps lay what they make."""
+
+
+def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -> bool:
+    """Run it up to a step and show how each step went; return whether all went well."""
+    began = time.strftime("%Y-%m-%d-%H-%M-%S")
+    record = root / RUNS / f"{began}.jsonl"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.touch()
+    os.environ[RECORD] = str(record)
+    # It warns that an image, which it does not use, may not be one of Python's.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp.local")
+    local.init(
+        local.SubprocessRunner(use_venv=False), pipeline_root=str(root / RUNS),
+        enable_caching=bool(cached), cache_root=str(root / "cache"),
+    )  # fmt: skip
+    failed = ""
+    try:
+        story(until, cached=cached)(**parameters)
+    except RuntimeError as error:  # kfp has no other word for a step that failed
+        failed = str(error)
+    states = outcome(record, until)
+    print(f"\n{summary(states)}\n\nwhat came of what  {record}", flush=True)
+    if failed and "failed" not in states.values():
+        print(f"pipeline: {failed}", file=sys.stderr)
+    return not failed
+
+
+def outcome(record: Path, until: str) -> dict[str, str]:
+    """Return how each step went: done, failed, cached or not run."""
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    ran = {line["step"]: line for line in lines}
+    last = max((STEPS.index(name) for name in ran), default=-1)
+    states = {}
+    for number, name in enumerate(STEPS[: STEPS.index(until) + 1]):
+        if name in ran:
+            states[name] = ran[name]["state"]
+        else:
+            states[name] = "cached" if number < last else "not run"
+    return states
+
+
+def summary(states: dict[str, str]) -> str:
+    """Write a line for each step."""
+    return "\n".join(f"  {state:8} {name}" for name, state in states.items())
+
+
+def main() -> None:
+    """Run the command line; the exit code is 1 where a step failed."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.here", description=__doc__)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--until", choices=STEPS, default=STEPS[-1])
+    parser.add_argument("--parameters", type=json.loads, default={}, metavar="JSON")
+    parser.add_argument("--cached", choices=CACHED, nargs="*", default=list(CACHED))
+    args = parser.parse_args()
+    sys.exit(not run(args.root, args.until, args.parameters, args.cached))
+
+
+if __name__ == "__main__":
+    main()

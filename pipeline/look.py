@@ -1,0 +1,64 @@
+"""What is at Google already, for the steps that go on from it: image, tested or serves."""
+
+import argparse
+import json
+import sys
+
+from deploy import settings
+from deploy.errors import Stop
+from deploy.google import Google
+from deploy.image import find, fingerprint, run
+from pipeline.asked import serves
+
+
+def image(google: Google) -> None:
+    """Print the image in the registry that was built of these very sources."""
+    found = find(google)
+    if found is None:
+        raise Stop("the image is not in the registry", "python -m deploy build")
+    print(found.uri)
+
+
+def tested(google: Google) -> None:
+    """See that Cloud Build put this image to its tests and the contract suite before it pushed it."""
+    s, tag = google.settings, fingerprint()
+    listed = run(google, [
+        "gcloud", "builds", "list", "--format=json", "--limit=200", f"--project={s.project}", f"--region={s.region}",
+    ])  # fmt: skip
+    for build in json.loads(listed):
+        passed = [
+            step for step in build.get("steps", [])
+            if step.get("id") == "tests" and step.get("status") == "SUCCESS"
+        ]  # fmt: skip
+        if passed and build.get("substitutions", {}).get("_TAG") == tag:
+            print(f"kept: Cloud Build put {tag} to the contract in step tests of build {build['id']}")
+            return
+    raise Stop(
+        f"no build of {tag} in {s.region} put it to the contract",
+        "delete that tag from the registry, so that Cloud Build builds and tests it",
+    )
+
+
+def serving(google: Google) -> None:
+    """Print yes where the endpoint answers somebody, or no."""
+    print("yes" if serves(google) else "no")
+
+
+ASKED = {"image": image, "tested": tested, "serves": serving}
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.look", description=__doc__)
+    parser.add_argument("what", choices=ASKED)
+    for name in ("project", "region", "builder"):
+        parser.add_argument(f"--{name}")
+    args = parser.parse_args()
+    try:
+        ASKED[args.what](Google(settings.read(vars(args))))
+    except Stop as stop:
+        sys.exit(f"pipeline.look: {stop.what}\n  {stop.do}")
+
+
+if __name__ == "__main__":
+    main()
