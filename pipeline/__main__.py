@@ -16,13 +16,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import Interrupted, Stop
 from pipeline import lineage, sources
-from pipeline.steps import ARCHIVE, CACHED, ROOT, STEPS
+from pipeline.steps import ARCHIVE, CACHED, MARK, RECORD, ROOT, STEPS
 
 HERE = ROOT / "build/pipeline"
 KFP = HERE / "venv/bin/python"
@@ -67,10 +68,35 @@ def run(args: argparse.Namespace) -> None:
         str(_kfp()), "-m", "pipeline.here", "--root", str(HERE), "--until", wanted.until,
         "--parameters", json.dumps(wanted.parameters), "--cached", *wanted.cached,
     ]  # fmt: skip
-    env = {**os.environ, "PROGRAMS": sys.executable, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, check=False)
-    if done.returncode:
-        raise Stop("a step failed, and none after it ran; its reason stands above")
+    record = HERE / "runs" / f"{time.strftime('%Y-%m-%d-%H-%M-%S')}.jsonl"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    env = {
+        **os.environ, "PROGRAMS": sys.executable, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
+        RECORD: str(record),
+    }  # fmt: skip
+    log = record.with_suffix(".log")
+    failed = _show(command, env, log)
+    print(f"\nwhat came of what  {record}\nthe whole log      {log}")
+    if failed:
+        raise Stop("a step failed, and none after it ran", "its reason stands above; the whole log has more")
+
+
+def _show(command: list[str], env: dict[str, str], log: Path) -> int:
+    """Run kfp's runner, show the steps' own lines, log all; return its exit code."""
+    with (
+        log.open("w") as file,
+        subprocess.Popen(
+            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace",
+        ) as process,
+    ):  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            file.write(line)
+            _, mark, own = line.partition(MARK)
+            if mark:
+                print(own, end="", flush=True)
+    return process.returncode
 
 
 def submit(args: argparse.Namespace) -> None:

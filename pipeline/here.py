@@ -4,14 +4,16 @@ import argparse
 import json
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 from kfp import local
 
-from pipeline.steps import CACHED, RECORD, STEPS
+# kfp looks for Docker's client and would find this repository's folder docker/, which is none.
+sys.modules["docker"] = None  # type: ignore[assignment]
+
+from pipeline.steps import CACHED, MARK, RECORD, STEPS
 from pipeline.story import story
 
 RUNS = "runs"
@@ -19,12 +21,12 @@ RUNS = "runs"
 
 
 def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -> bool:
-    """Run it up to a step and show how each step went; return whether all went well."""
-    began = time.strftime("%Y-%m-%d-%H-%M-%S")
-    record = root / RUNS / f"{began}.jsonl"
-    record.parent.mkdir(parents=True, exist_ok=True)
+    """Run it up to a step and show how each step went; return whether all went well.
+
+    The variable PIPELINE_RECORD names the file for the steps' records.
+    """
+    record = Path(os.environ[RECORD])
     record.touch()
-    os.environ[RECORD] = str(record)
     # It warns that an image, which it does not use, may not be one of Python's.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp.local")
     local.init(
@@ -37,9 +39,8 @@ def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -
     except RuntimeError as error:  # kfp has no other word for a step that failed
         failed = str(error)
     states = outcome(record, until)
-    print(f"\n{summary(states)}\n\nwhat came of what  {record}", flush=True)
-    if failed and "failed" not in states.values():
-        print(f"pipeline: {failed}", file=sys.stderr)
+    for line in summary(states, failed):
+        print(f"{MARK}{line}", flush=True)
     return not failed
 
 
@@ -57,9 +58,10 @@ def outcome(record: Path, until: str) -> dict[str, str]:
     return states
 
 
-def summary(states: dict[str, str]) -> str:
-    """Write a line for each step."""
-    return "\n".join(f"  {state:8} {name}" for name, state in states.items())
+def summary(states: dict[str, str], failed: str) -> list[str]:
+    """Return a line for each step, and kfp's own word where none of them says that it failed."""
+    lines = ["", *(f"  {state:8} {name}" for name, state in states.items())]
+    return lines if "failed" in states.values() else [*lines, *failed.splitlines()]
 
 
 def main() -> None:

@@ -27,6 +27,8 @@ MODEL, ARCHIVE = ROOT / "build/model", ROOT / "build/model-store/digits.mar"
 INSTANCES = "held-out/instances.json"
 RECORD = "PIPELINE_RECORD"
 """Names the file to which a run on this machine adds a line for each step. Vertex AI keeps its own."""
+MARK = "│ "
+"""Begins a step's own lines where it runs here: its user sees these, and the log has kfp's between them."""
 
 
 class Artifact(Protocol):
@@ -45,8 +47,8 @@ def train(
     model: Artifact, pictures: Artifact, *, weights: str, data: str, options: Mapping[str, int], code: str
 ) -> None:
     """Train, or take the weights that lie at `weights`; `code` is what the training's sources hash to."""
-    with _recorded("train", {}, {"model": model, "pictures": pictures}, weights=weights, data=data,
-                   code=code, **options):  # fmt: skip
+    source = {"weights": weights} if weights else {"data": data, **options}
+    with _recorded("train", {}, {"model": model, "pictures": pictures}, code=code, **source):
         Path(pictures.path).mkdir(parents=True, exist_ok=True)
         if weights:
             program("storage", weights, model.path)
@@ -79,9 +81,9 @@ def evaluate(
 def gate(passes: bool, message: str) -> None:
     """Let the candidate through, or stop the pipeline."""
     with _recorded("gate", {}, {}, message=message):
-        print(message)
         if not passes:
             raise Stopped(f"the pipeline stops here: {message}. What serves now goes on serving.")
+        say(message)
 
 
 def export(model: Artifact, exported: Artifact) -> None:
@@ -110,7 +112,7 @@ def build(exported: Artifact, packed: Artifact, *, builder: str, where: Mapping[
             record["image"] = tag = program("pipeline.look", "image", *_options(where), quiet=True).strip()
             return tag
         # By what is in it: the same archive again is the same image again.
-        record["image"] = tag = f"{where.get('name') or 'digits'}:{_sha256(packed)[:12]}"
+        record["image"] = tag = f"pipeline-digits:{_sha256(packed)[:12]}"
         _run(["make", "build", f"IMAGE={tag}", f"DOCKER={_docker()}"])
         return tag
 
@@ -144,7 +146,7 @@ def canary(version: str, *, where: Mapping[str, str], traffic: int, limits: Mapp
     """Give the version a part of the traffic, and watch it; where it is the first, all of it."""
     with _recorded("canary", {}, {}, version=version, traffic=traffic, **limits):
         if not _serves(where):
-            print(f"nothing serves yet: version {version} is the first, and gets everything")
+            say(f"nothing serves yet: version {version} is the first, and gets everything")
             program("deploy", "deploy", "--version", version, *_options(where))
             return
         program(
@@ -157,6 +159,11 @@ def promote(version: str, *, where: Mapping[str, str]) -> None:
     """Let it serve everything."""
     with _recorded("promote", {}, {}, version=version):
         program("deploy", "promote", *_options(where))
+
+
+def say(line: str) -> None:
+    """Print a line of a step's own, paths in the project's folder as seen from there."""
+    print(f"{MARK if RECORD in os.environ else ''}{line.replace(f'{ROOT}/', '')}", flush=True)
 
 
 def program(module: str, *arguments: str, quiet: bool = False) -> str:
@@ -208,7 +215,7 @@ def _docker() -> str:
 def _run(command: list[str], *, quiet: bool = False) -> str:
     """Run a program in the project's folder; raise Stopped where it fails."""
     if not quiet:
-        print(f"$ {' '.join(Path(word).name if word == command[0] else word for word in command)}")
+        say(f"$ {' '.join([Path(command[0]).name, *command[1:]])}")
     # make hands its own options on to every make below it; these are for the one above.
     env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")}
     lines = []
@@ -220,7 +227,7 @@ def _run(command: list[str], *, quiet: bool = False) -> str:
         for line in process.stdout:
             lines.append(line)
             if not quiet:
-                print(f"  {line}", end="", flush=True)
+                say(f"  {line.rstrip()}")
     if process.returncode:
         words = " ".join(command[1:4] if command[0] != "make" else command[:2])
         said = "".join(lines[-5:]).strip() if quiet else "its reason stands above"
@@ -239,9 +246,15 @@ def _recorded(
         "inputs": {name: _known(each) for name, each in inputs.items()},
     }  # fmt: skip
     state = "failed"
+    if RECORD in os.environ:
+        say(f"── {step}")
     try:
         yield record
         state = "done"
+    except Stopped as stopped:
+        if RECORD in os.environ:  # elsewhere Python says it when it ends
+            say(str(stopped))
+        raise
     finally:
         record |= {"state": state, "seconds": round(time.time() - began, 1)}
         if state == "done":
