@@ -1,0 +1,191 @@
+"""The pipeline at Vertex AI: submitted, watched, scheduled, by Google's SDK, held to Google's types."""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.cloud import aiplatform_v1 as v1
+from google.protobuf import json_format
+
+from pipeline import __main__ as command_line
+from pipeline import cloud
+from rehearsal import artifacts
+from rehearsal.stage import Stage
+from tests.cloud.conftest import PROJECT, TINY, Done, Run, clear, deploy, traffic  # noqa: F401
+from tests.pictures import ROOT
+from tests.unit.test_cloudbuild import loaded, problems
+
+IMAGE = "--image us-central1-docker.pkg.dev/p/models/steps@sha256:1"
+State = v1.PipelineState
+
+
+@pytest.fixture
+def pipeline(
+    empty: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:  # fmt: skip
+    """Return a function that runs python -m pipeline, in this process, against the rehearsal."""
+    for name, value in empty.environment(PROJECT).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cloud.settings, "LAST", tmp_path / "last.toml")
+
+    def run(line: str) -> Done:
+        code: Any = 0
+        try:
+            command_line.main(shlex.split(f"{line} --project {PROJECT} --region us-central1"))
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return run
+
+
+def jobs(stage: Stage) -> list[v1.PipelineJob]:
+    return list(stage.world.pipelines.values())
+
+
+def given(job: v1.PipelineJob) -> dict[str, Any]:
+    """Return a job's parameters."""
+    return dict(json_format.MessageToDict(v1.PipelineJob.pb(job))["runtimeConfig"]["parameterValues"])
+
+
+def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, empty: Stage) -> None:
+    ran = pipeline(f"submit {IMAGE} --weights gs://bucket/weights --traffic 20 --wait")
+    assert ran.code == 0, ran.err
+    (job,) = jobs(empty)
+    assert job.state == State.PIPELINE_STATE_SUCCEEDED
+    assert [line.split()[1] for line in ran.out.splitlines() if line.startswith("  succeeded")] == [
+        "train", "evaluate", "gate", "export", "archive", "build", "contract", "upload", "canary", "promote",
+    ]  # fmt: skip
+    parameters = given(job)
+    assert parameters["weights"] == "gs://bucket/weights"
+    assert (parameters["serving"], parameters["builder"], parameters["traffic"]) == ("endpoint", "cloud", 20)
+    spec = json_format.MessageToDict(v1.PipelineJob.pb(job))["pipelineSpec"]
+    images = {each["container"]["image"] for each in spec["deploymentSpec"]["executors"].values()}
+    assert images == {IMAGE.split()[1]}
+    # Weights of one's own may change where they lie: taking them is no step to be cached.
+    assert not spec["root"]["dag"]["tasks"]["train"].get("cachingOptions", {}).get("enableCache")
+
+
+def test_what_its_steps_make_goes_into_a_bucket_of_the_project(pipeline: Run, empty: Stage) -> None:
+    assert pipeline(f"submit {IMAGE}").code == 0
+    (job,) = jobs(empty)
+    assert job.runtime_config.gcs_output_directory == f"gs://{PROJECT}-pipeline/digits"
+    with artifacts.client(empty.world.rules) as storage:
+        assert storage.lookup_bucket(f"{PROJECT}-pipeline") is not None
+
+
+def test_a_job_that_fails_is_told_with_its_step_and_reason(pipeline: Run, empty: Stage) -> None:
+    empty.fault("failing", "RunPipelineJob", "FAILED_PRECONDITION the candidate is worse")
+    ran = pipeline(f"submit {IMAGE} --wait")
+    assert ran.code == 1
+    assert "failed     train" in ran.out
+    assert "the pipeline ended as failed: the candidate is worse" in ran.err
+
+
+def test_a_role_that_is_missing_is_told_with_the_line_that_adds_it(
+    pipeline: Run, empty: Stage
+) -> None:
+    empty.fault("denied", "CreatePipelineJob", "aiplatform.pipelineJobs.create")
+    ran = pipeline(f"submit {IMAGE}")
+    assert ran.code == 1
+    assert "aiplatform.pipelineJobs.create" in ran.err
+    assert not jobs(empty)
+
+
+def test_it_is_scheduled_listed_and_ended(pipeline: Run, empty: Stage) -> None:
+    ran = pipeline(f'submit {IMAGE} --cron "TZ=Europe/Berlin 0 3 * * 1" --run-as me@p.iam.gserviceaccount.com')
+    assert ran.code == 0, ran.err
+    (schedule,) = empty.world.schedules.values()
+    assert schedule.cron == "TZ=Europe/Berlin 0 3 * * 1"
+    assert schedule.max_concurrent_run_count == 1
+    assert schedule.create_pipeline_job_request.pipeline_job.service_account.startswith("me@")
+    assert not jobs(empty)
+    assert "active  TZ=Europe/Berlin 0 3 * * 1" in pipeline("schedules").out
+    assert f"ended: {schedule.name}" in pipeline("unschedule").out
+    assert "nothing of digits runs by the clock" in pipeline("schedules").out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda body: body["runtimeConfig"]["parameterValues"].update(colour="red"), "colour is no input"),
+        (lambda body: body["runtimeConfig"]["parameterValues"].update(epochs="five"), "epochs is 'five'"),
+        (lambda body: body["pipelineSpec"].pop("components"), "is of no component"),
+        (lambda body: body["runtimeConfig"].update(gcsOutputDirectory="/tmp/x"), "not a Cloud Storage URI"),
+        (lambda body: body["runtimeConfig"].update(gcsOutputDirectory="gs://none/x"), "none does not exist"),
+        (lambda body: body["runtimeConfig"].pop("gcsOutputDirectory"), "gcs_output_directory"),
+        (lambda body: body.update(serviceAcount="me"), 'Unknown name "serviceAcount"'),
+    ],
+)
+def test_a_job_that_is_none_is_refused(
+    pipeline: Run, empty: Stage, spoil: Callable[[Any], None], said: str
+) -> None:
+    import requests  # noqa: PLC0415
+
+    with artifacts.client(empty.world.rules) as storage:
+        if storage.lookup_bucket("there") is None:
+            storage.create_bucket("there")
+    spec = yaml.safe_load((ROOT / "pipeline/pipeline.yaml").read_text())
+    config = {"gcsOutputDirectory": "gs://there/x", "parameterValues": {"epochs": 2}}
+    where = f"{empty.url}/v1/projects/p/locations/us-central1/pipelineJobs?pipelineJobId=job"
+    body: dict[str, Any] = {"displayName": "d", "pipelineSpec": spec, "runtimeConfig": config}
+    good = json.loads(json.dumps(body))
+    spoil(body)
+    refused = requests.post(where, json=body, timeout=30)
+    assert refused.status_code in (400, 404), refused.text
+    assert said in refused.json()["error"]["message"]
+    assert requests.post(where, json=good, timeout=30).status_code == 200
+
+
+def test_the_second_version_is_a_canary_and_is_promoted(deploy: Run, empty: Stage) -> None:  # noqa: F811
+    """As steps of the pipeline do it, on an image that is there in a second."""
+    where = {"project": PROJECT, "region": "us-central1"}
+    for version in ("1", "2"):
+        assert deploy(f"upload --image {TINY}:{version}").code == 0
+        step(empty, "canary", version, where)
+        if version == "2":
+            assert traffic(empty) == {"1": 80, "2": 20}
+        step(empty, "promote", version, where)
+        assert traffic(empty)[version] == 100
+
+
+def step(stage: Stage, name: str, version: str, where: dict[str, str]) -> None:
+    """Run a step in a process of its own, as kfp does."""
+    more = ", traffic=20, limits={}" if name == "canary" else ""
+    code = f"from pipeline import steps; steps.{name}({version!r}, where={where!r}{more})"
+    env = {**stage.environment(PROJECT), "PROGRAMS": sys.executable, "DEPLOY_IMAGE": f"{TINY}:{version}"}
+    import os  # noqa: PLC0415
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_image_that_nobody_put_to_the_contract_goes_no_further(
+    pipeline: Run, empty: Stage
+) -> None:
+    assert pipeline  # its environment
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.look", "tested", "--project", PROJECT, "--region", "us-central1"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "put it to the contract" in done.stderr
+
+
+def test_cloud_builds_own_loader_takes_the_build_of_the_steps_image() -> None:
+    file = ROOT / "pipeline/cloudbuild.yaml"
+    done = loaded(str(file))
+    assert done.returncode == 0, done.stderr
+    content = yaml.safe_load(file.read_text())
+    content["substitutions"] |= {"_IMAGE": "host/p/r/n", "_TAG": "t"}
+    assert list(problems(content)) == []
