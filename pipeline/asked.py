@@ -52,16 +52,17 @@ def of_archive(archive: Path) -> Ask:
     """Return the model of an archive of this project, run by the code that is in it; raise NoAnswer."""
     if not archive.is_file():
         raise NoAnswer(f"{archive} does not exist: name an archive, a URL, or none")
-    unpacked = tempfile.TemporaryDirectory(prefix="serving-")  # goes with the function that holds it
     with zipfile.ZipFile(archive) as contents:
         if "handler/batch.py" not in contents.namelist():
-            raise NoAnswer(
-                f"{archive} is not of this project: serve it, and name its URL instead"
-            )
-        contents.extractall(unpacked.name)
+            raise NoAnswer(f"{archive} is not of this project: serve it, and name its URL instead")
 
     def ask(requests: list[Request]) -> list[str]:
-        return _run(Path(unpacked.name), Path(unpacked.name), requests)
+        with (
+            tempfile.TemporaryDirectory(prefix="serving-") as unpacked,
+            zipfile.ZipFile(archive) as contents,
+        ):
+            contents.extractall(unpacked)
+            return _run(Path(unpacked), Path(unpacked), requests)
 
     return ask
 

@@ -1,15 +1,16 @@
 """Vertex AI Pipelines: the steps' image, a job, a schedule. All by Google's own SDK."""
 
+import contextlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
-from google.cloud import aiplatform
+from google.cloud import aiplatform, storage
+from google.cloud import aiplatform_v1 as v1
 
 from deploy import settings
 from deploy.errors import Stop
@@ -26,6 +27,7 @@ IN_THE_IMAGE = (
     "deploy", "engine", "handler", "model", "serving", "storage", "task", "tests",
 )  # fmt: skip
 POLL_S = 15
+CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{s.region}/pipelines/runs/{job}?project={s.project}"
 OVER = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
@@ -64,8 +66,7 @@ def job(
     try:
         return aiplatform.PipelineJob(
             display_name=s.name, template_path=str(template), parameter_values=parameters,
-            pipeline_root=root or f"gs://{s.project}-pipeline/{s.name}", labels={"name": s.name},
-            failure_policy="fast",
+            pipeline_root=root or f"gs://{_bucket(google)}/{s.name}", failure_policy="fast",
         )  # fmt: skip
     except ValueError as error:
         raise Stop(f"the SDK does not take the pipeline: {error}", "mend what it says") from None
@@ -75,20 +76,32 @@ def submit(
     google: Google, job: aiplatform.PipelineJob, account: str | None, *, wait: bool = False
 ) -> None:
     """Submit a job, and watch it to its end if asked to; raise Stop where it fails."""
+    s = google.settings
+    wanted = v1.PipelineJob(
+        display_name=s.name, pipeline_spec=job.pipeline_spec, runtime_config=job.runtime_config,
+        service_account=account or "", labels={"name": s.name},
+    )  # fmt: skip
+    # Not job.submit(): it looks for the bucket by way of a host that cannot be named to it, and goes on
+    # whatever it finds. _bucket has seen to it.
     with _explained(google, "submitting the pipeline"):
-        job.submit(service_account=account)
-    google.say(f"submitted: {job.resource_name}\n  {job._dashboard_uri()}")  # noqa: SLF001  it has no other
+        made = job.api_client.create_pipeline_job(
+            parent=s.location, pipeline_job=wanted, pipeline_job_id=job.job_id
+        )
+    google.say(f"submitted: {made.name}\n  {CONSOLE.format(s=s, job=job.job_id)}")
     if not wait:
         google.say("  it goes on there, whatever happens here; --wait watches it")
         return
     told: dict[str, str] = {}
-    while (state := _state(job.state)) not in OVER:
-        _tell(google, job, told)
-        time.sleep(POLL_S if not google.settings.api_endpoint else 0.2)
-    _tell(google, job, told)
+    while (state := _state(made.state)) not in OVER:
+        time.sleep(POLL_S if not s.api_endpoint else 0.2)
+        with _explained(google, "watching the pipeline"):
+            made = job.api_client.get_pipeline_job(name=made.name)
+        _tell(google, made, told)
     if state != "SUCCEEDED":
-        reason = getattr(job.to_dict().get("error"), "message", "") or job.to_dict().get("error", {})
-        raise Stop(f"the pipeline ended as {state.lower()}: {reason}", "its page, above, has the step's log")
+        raise Stop(
+            f"the pipeline ended as {state.lower()}: {made.error.message}",
+            "its page, above, has the log of the step",
+        )
     google.say("the pipeline succeeded")
 
 
@@ -127,9 +140,29 @@ def _schedules(google: Google) -> list[aiplatform.PipelineJobSchedule]:
     return list(found)
 
 
-def _tell(google: Google, job: aiplatform.PipelineJob, told: dict[str, str]) -> None:
+def _bucket(google: Google) -> str:
+    """Return the project's bucket for what pipelines make, created where it is missing; raise Stop."""
+    s = google.settings
+    name = f"{s.project}-pipeline"
+    anonymous = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
+    with contextlib.closing(storage.Client(project=s.project, credentials=anonymous)) as client:
+        try:
+            # Among the project's own: whoever guesses the name may have been faster.
+            if name not in [each.name for each in client.list_buckets(prefix=name)]:
+                client.create_bucket(name, location=s.region)
+                google.say(f"created gs://{name} in {s.region}")
+        except exceptions.Conflict:
+            raise Stop(
+                f"gs://{name} is another project's", "--pipeline-root gs://a-bucket-of-yours/folder"
+            ) from None
+        except exceptions.GoogleAPICallError as error:
+            raise explain(said(error, f"looking for gs://{name}"), s) from None
+    return name
+
+
+def _tell(google: Google, job: v1.PipelineJob, told: dict[str, str]) -> None:
     """Say which steps went on since the last time."""
-    for task in job.task_details:
+    for task in job.job_detail.task_details:
         state = _state(task.state)
         if told.get(task.task_name, "PENDING") != state:
             told[task.task_name] = state
@@ -141,7 +174,7 @@ def _state(state: Any) -> str:
     return str(state.name).removeprefix("PIPELINE_STATE_")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _explained(google: Google, doing: str) -> Iterator[None]:
     try:
         yield

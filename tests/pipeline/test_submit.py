@@ -81,6 +81,19 @@ def test_what_its_steps_make_goes_into_a_bucket_of_the_project(pipeline: Run, em
         assert storage.lookup_bucket(f"{PROJECT}-pipeline") is not None
 
 
+def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
+    pipeline: Run, empty: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The emulator knows no projects: nothing is listed of what another's list would not show either.
+    assert pipeline(f"submit {IMAGE}").code == 0
+    empty.world.pipelines.clear()
+    monkeypatch.setattr(cloud.storage.Client, "list_buckets", lambda *_, **__: [])
+    ran = pipeline(f"submit {IMAGE}")
+    assert ran.code == 1
+    assert f"gs://{PROJECT}-pipeline is another project's" in ran.err
+    assert not jobs(empty)
+
+
 def test_a_job_that_fails_is_told_with_its_step_and_reason(pipeline: Run, empty: Stage) -> None:
     empty.fault("failing", "RunPipelineJob", "FAILED_PRECONDITION the candidate is worse")
     ran = pipeline(f"submit {IMAGE} --wait")
@@ -120,7 +133,7 @@ def test_it_is_scheduled_listed_and_ended(pipeline: Run, empty: Stage) -> None:
         (lambda body: body["pipelineSpec"].pop("components"), "is of no component"),
         (lambda body: body["runtimeConfig"].update(gcsOutputDirectory="/tmp/x"), "not a Cloud Storage URI"),
         (lambda body: body["runtimeConfig"].update(gcsOutputDirectory="gs://none/x"), "none does not exist"),
-        (lambda body: body["runtimeConfig"].pop("gcsOutputDirectory"), "gcs_output_directory"),
+        (lambda body: body["runtimeConfig"].pop("gcsOutputDirectory"), "is not a Cloud Storage URI"),
         (lambda body: body.update(serviceAcount="me"), 'Unknown name "serviceAcount"'),
     ],
 )
