@@ -27,6 +27,8 @@ PROJECT ?=
 REGION ?=
 # Options of python -m deploy, such as --dry-run.
 ARGS ?=
+# Trained weights that make pipeline is to take: gs://BUCKET/FOLDER or a folder; empty: it trains.
+WEIGHTS ?=
 
 INSTANCES ?= build/model/held-out/instances.json
 
@@ -34,7 +36,7 @@ BIN := .venv/bin
 DOCKER ?= docker
 MODEL := build/model/weights.safetensors
 ARCHIVE ?= build/model-store/digits.mar
-LOCKS := serve dev sbom scan java bench
+LOCKS := serve dev sbom scan java bench pipeline
 
 # A bucket is named to the container, with the credentials of this machine's user; a folder is mounted.
 BUCKET := $(filter gs://%,$(STORAGE))
@@ -44,7 +46,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth measure-functions test test-unit test-functions test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown pipeline rehearse stand-in migrate contract faults overload front tune bench start growth measure-functions test test-unit test-functions test-torchserve test-container test-cloud test-pipeline lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -160,6 +162,17 @@ status: ## say what runs, at which traffic, since when, and what it costs
 undeploy: ## end what is deployed (ARGS=--idle: what has no traffic)
 teardown: ## delete everything that costs; it asks first
 
+# kfp's own environment: it wants an older protobuf than Google's clients here.
+KFP := build/pipeline/venv
+
+pipeline: $(KFP)/ready ## from data, or WEIGHTS=gs://…, to an endpoint: here, or with PROJECT= on Vertex AI (ARGS=--help)
+	@DOCKER=$(DOCKER) $(BIN)/python -m pipeline $(if $(PROJECT),submit,run) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(CLOUD)
+
+$(KFP)/ready: requirements/pipeline.lock .venv/ready
+	$(PYTHON) -m venv $(KFP)
+	$(KFP)/bin/pip install --quiet --no-deps --require-hashes -r requirements/pipeline.lock
+	@touch $@
+
 rehearse: $(ARCHIVE) ## go through all of it on this machine, with the real gcloud and SDK, and no account
 	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal.story
 
@@ -207,7 +220,7 @@ $(PEERS)/ready: requirements/bench.lock .venv/ready
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
 	@touch $@
 
-test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
+test: $(ARCHIVE) $(KFP)/ready ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
 	$(BIN)/python -m pytest
 
 test-unit: $(MODEL) ## run the tests that need neither TorchServe nor Docker
@@ -224,6 +237,9 @@ test-container: $(ARCHIVE) ## run the tests against the real image, and those of
 
 test-cloud: $(ARCHIVE) ## run the tests of deploying: gcloud, the SDK and python -m deploy against the rehearsal
 	$(BIN)/python -m pytest tests/cloud
+
+test-pipeline: $(ARCHIVE) $(KFP)/ready ## run the tests of the pipeline: kfp's local runner, and Vertex AI Pipelines rehearsed
+	$(BIN)/python -m pytest tests/pipeline
 
 lint: .venv/ready ## check style, types and who imports whom
 	$(BIN)/ruff check .

@@ -78,7 +78,10 @@ def run(args: argparse.Namespace) -> None:
     failed = _show(command, env, log)
     print(f"\nwhat came of what  {record}\nthe whole log      {log}")
     if failed:
-        raise Stop("a step failed, and none after it ran", "its reason stands above; the whole log has more")
+        raise Stop(
+            "a step failed, and none after it ran",
+            "its reason stands above; the whole log has more",
+        )
 
 
 def _show(command: list[str], env: dict[str, str], log: Path) -> int:
@@ -180,7 +183,10 @@ def _compile(
 
 def _kfp() -> Path:
     if not KFP.is_file():
-        raise Stop("kfp is not installed: it has an environment of its own", "make build/pipeline/venv/ready")
+        raise Stop(
+            "kfp is not installed: it has an environment of its own",
+            "make build/pipeline/venv/ready",
+        )
     return KFP
 
 
@@ -194,12 +200,16 @@ def _docker_answers() -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m pipeline",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     where, what = _where(), _what()
 
-    def add(name: str, does: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def add(
+        name: str, does: Any, text: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
         made = commands.add_parser(name, parents=parents, help=text, description=text)
         made.set_defaults(run=does)
         return made
@@ -210,12 +220,28 @@ def _parser() -> argparse.ArgumentParser:
         help="the last step (default: promote with a --project, contract without, archive without Docker)",
     )  # fmt: skip
     one = add("submit", submit, "run it on Vertex AI Pipelines", what, where)
-    one.add_argument("--until", choices=STEPS, default=STEPS[-1], help="the last step (%(default)s)")
-    one.add_argument("--image", metavar="URI", help="for the steps (default: Cloud Build makes one of these sources)")
-    one.add_argument("--run-as", metavar="EMAIL", help="service account of the steps (default: Compute Engine's)")
-    one.add_argument("--pipeline-root", metavar="gs://…", help="for what they make (default: gs://PROJECT-pipeline/NAME)")
+    one.add_argument(
+        "--until", choices=STEPS, default=STEPS[-1], help="the last step (%(default)s)"
+    )
+    one.add_argument(
+        "--image",
+        metavar="URI",
+        help="for the steps (default: Cloud Build makes one of these sources)",
+    )
+    one.add_argument(
+        "--run-as", metavar="EMAIL", help="service account of the steps (default: Compute Engine's)"
+    )
+    one.add_argument(
+        "--pipeline-root",
+        metavar="gs://…",
+        help="for what they make (default: gs://PROJECT-pipeline/NAME)",
+    )
     one.add_argument("--wait", action="store_true", help="watch it to its end")
-    one.add_argument("--cron", metavar="CRON", help='not now but by the clock, such as "TZ=Europe/Berlin 0 3 * * 1"')
+    one.add_argument(
+        "--cron",
+        metavar="CRON",
+        help='not now but by the clock, such as "TZ=Europe/Berlin 0 3 * * 1"',
+    )
     add("schedules", schedules, "say what runs by the clock", where)
     add("unschedule", unschedule, "end what runs by the clock", where)
     add("lineage", tell_lineage, "say where the archive that is here comes from")
@@ -226,7 +252,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _where() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--project", help="(default for submit: that of deploy.toml, or the last one)")
+    parser.add_argument(
+        "--project", help="(default for submit: that of deploy.toml, or the last one)"
+    )
     parser.add_argument("--region")
     return parser
 
@@ -234,23 +262,37 @@ def _where() -> argparse.ArgumentParser:
 def _what() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("what is trained, or taken as it is")
-    group.add_argument("--weights", metavar="URI", help="gs://BUCKET/FOLDER or a folder: take these, train nothing")
+    group.add_argument(
+        "--weights", metavar="URI", help="gs://BUCKET/FOLDER or a folder: take these, train nothing"
+    )
     group.add_argument("--data", metavar="FOLDER", help="pictures per class, as of model.train")
     group.add_argument("--pictures", type=int, help="as of model.train")
     group.add_argument("--epochs", type=int, help="as of model.train")
     group.add_argument("--seed", type=int, help="as of model.train")
-    group.add_argument("--no-cache", action="store_true", help="run every step, whatever ran before")
+    group.add_argument(
+        "--no-cache", action="store_true", help="run every step, whatever ran before"
+    )
     group = parser.add_argument_group("what it is compared with")
     group.add_argument(
         "--serving", metavar="WHAT",
         help="a URL, an archive, `endpoint` or `none` (default: the endpoint; without a project the archive here)",
     )  # fmt: skip
-    group.add_argument("--examined", type=int, metavar="N", help="with about so many pictures (default: all)")
-    group.add_argument("--tolerance", type=float, help="by how much it may be worse (default: 0.01, one point of 100)")
-    group.add_argument("--least", type=float, help="what its accuracy must be at least (default: 0.9)")
+    group.add_argument(
+        "--examined", type=int, metavar="N", help="with about so many pictures (default: all)"
+    )
+    group.add_argument(
+        "--tolerance",
+        type=float,
+        help="by how much it may be worse (default: 0.01, one point of 100)",
+    )
+    group.add_argument(
+        "--least", type=float, help="what its accuracy must be at least (default: 0.9)"
+    )
     group = parser.add_argument_group("the canary")
     group.add_argument("--traffic", type=int, metavar="PERCENT", help="(default: 10)")
-    group.add_argument("--watch", metavar="TIME", help="such as 10m: it is rolled back where it breaks a limit")
+    group.add_argument(
+        "--watch", metavar="TIME", help="such as 10m: it is rolled back where it breaks a limit"
+    )
     group.add_argument("--max-error-rate", metavar="RATE", help="(default: 1%%)")
     group.add_argument("--max-p95", metavar="TIME", help="such as 300ms")
     return parser

@@ -120,7 +120,9 @@ def schedules(google: Google) -> None:
     for each in found:
         google.say(f"{each.resource_name}  {_state(each.state).lower()}  {each.cron}")
     if not found:
-        google.say(f"nothing of {google.settings.name} runs by the clock in {google.settings.region}")
+        google.say(
+            f"nothing of {google.settings.name} runs by the clock in {google.settings.region}"
+        )
 
 
 def unschedule(google: Google) -> None:
@@ -134,9 +136,7 @@ def unschedule(google: Google) -> None:
 
 def _schedules(google: Google) -> list[aiplatform.PipelineJobSchedule]:
     with _explained(google, "looking at the schedules"):
-        found = aiplatform.PipelineJobSchedule.list(
-            filter=f'display_name="{google.settings.name}"'
-        )
+        found = aiplatform.PipelineJobSchedule.list(filter=f'display_name="{google.settings.name}"')
     return list(found)
 
 

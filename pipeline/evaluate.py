@@ -1,4 +1,4 @@
-"""Compare a candidate with the model that serves now, on the held-out set: which may go on?
+"""Compare a candidate with the model that serves now, on the held-out set.
 
 Both are asked as clients ask: requests in, labels out. What serves is an endpoint's URL, an archive, the
 endpoint of deploy.toml, or nothing yet.
@@ -75,8 +75,7 @@ def held_out(data: Data, most: int = 0) -> list[Shown]:
         rng = random.Random(SEED)
         for _ in range(1 if way == "as scanned" else REPEATS):
             found += [
-                Shown(way, examiner(each.picture, rng), data.labels[each.target])
-                for each in some
+                Shown(way, examiner(each.picture, rng), data.labels[each.target]) for each in some
             ]
     return found
 

@@ -10,9 +10,6 @@ from typing import Any
 
 from kfp import local
 
-# kfp looks for Docker's client and would find this repository's folder docker/, which is none.
-sys.modules["docker"] = None  # type: ignore[assignment]
-
 from pipeline.steps import CACHED, MARK, RECORD, STEPS
 from pipeline.story import story
 
@@ -27,6 +24,8 @@ def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -
     """
     record = Path(os.environ[RECORD])
     record.touch()
+    # kfp looks for Docker's client and would find this repository's folder docker/, which is none.
+    sys.modules["docker"] = None  # type: ignore[assignment]
     # It warns that an image, which it does not use, may not be one of Python's.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp.local")
     local.init(

@@ -22,8 +22,12 @@ def tell(runs: Path, archive: Path) -> str:
     lines = [f"{archive.name}  sha256 {wanted[:12]}"]
     while (made := _made(records, wanted)) is not None:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(made["began"]))
-        given = ", ".join(f"{name} {value}" for name, value in made["parameters"].items() if value != "")
-        lines.append(f"  {made['step']:8} {when}, {made['seconds']} s{f': {given}' if given else ''}")
+        given = ", ".join(
+            f"{name} {value}" for name, value in made["parameters"].items() if value != ""
+        )
+        lines.append(
+            f"  {made['step']:8} {when}, {made['seconds']} s{f': {given}' if given else ''}"
+        )
         for evaluated in _evaluated(records, made):
             lines.append(f"  {'gate':8} {evaluated['parameters']['message']}")
         inputs = list(made["inputs"].values())

@@ -31,7 +31,9 @@ def tested(google: Google) -> None:
             if step.get("id") == "tests" and step.get("status") == "SUCCESS"
         ]  # fmt: skip
         if passed and build.get("substitutions", {}).get("_TAG") == tag:
-            print(f"kept: Cloud Build put {tag} to the contract in step tests of build {build['id']}")
+            print(
+                f"kept: Cloud Build put {tag} to the contract in step tests of build {build['id']}"
+            )
             return
     raise Stop(
         f"no build of {tag} in {s.region} put it to the contract",

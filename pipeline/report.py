@@ -92,7 +92,7 @@ def table(compared: Compared) -> str:
     """Write a line for each way of drawing: the candidate's accuracy beside that of what serves."""
     lines = [f"{'':36}{'candidate':>10}{'serving':>10}"]
     for way, ours, theirs in compared.ways():
-        lines.append(f"{way:36}{ours:>10.1%}{'–' if theirs is None else f'{theirs:.1%}':>10}")
+        lines.append(f"{way:36}{ours:>10.1%}{'-' if theirs is None else f'{theirs:.1%}':>10}")
     return "\n".join(lines)
 
 
@@ -133,9 +133,7 @@ def _numbers(compared: Compared) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _page(
-    compared: Compared, message: str, drawn: dict[str, Image.Image], confused: str
-) -> str:
+def _page(compared: Compared, message: str, drawn: dict[str, Image.Image], confused: str) -> str:
     won, lost = compared.apart()
     apart = (
         f"<p>{won} pictures only the candidate read right, {lost} only what serves now.</p>"

@@ -16,5 +16,7 @@ def fingerprint(root: Path, names: tuple[str, ...] = TRAINING) -> str:
         for file in files:
             inside = file.relative_to(root)
             if file.is_file() and not LEFT_OUT & set(inside.parts):
-                total.update(f"{inside}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+                total.update(
+                    f"{inside}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode()
+                )
     return total.hexdigest()[:16]

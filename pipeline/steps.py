@@ -44,7 +44,13 @@ class Stopped(SystemExit):
 
 
 def train(
-    model: Artifact, pictures: Artifact, *, weights: str, data: str, options: Mapping[str, int], code: str
+    model: Artifact,
+    pictures: Artifact,
+    *,
+    weights: str,
+    data: str,
+    options: Mapping[str, int],
+    code: str,
 ) -> None:
     """Train, or take the weights that lie at `weights`; `code` is what the training's sources hash to."""
     source = {"weights": weights} if weights else {"data": data, **options}
@@ -109,7 +115,9 @@ def build(exported: Artifact, packed: Artifact, *, builder: str, where: Mapping[
         place(exported, packed)
         if builder == "cloud":
             program("deploy", "build", *_options(where))
-            record["image"] = tag = program("pipeline.look", "image", *_options(where), quiet=True).strip()
+            record["image"] = tag = program(
+                "pipeline.look", "image", *_options(where), quiet=True
+            ).strip()
             return tag
         # By what is in it: the same archive again is the same image again.
         record["image"] = tag = f"pipeline-digits:{_sha256(packed)[:12]}"
@@ -142,7 +150,9 @@ def upload(exported: Artifact, packed: Artifact, *, where: Mapping[str, str]) ->
         return version
 
 
-def canary(version: str, *, where: Mapping[str, str], traffic: int, limits: Mapping[str, str]) -> None:
+def canary(
+    version: str, *, where: Mapping[str, str], traffic: int, limits: Mapping[str, str]
+) -> None:
     """Give the version a part of the traffic, and watch it; where it is the first, all of it."""
     with _recorded("canary", {}, {}, version=version, traffic=traffic, **limits):
         if not _serves(where):

@@ -33,7 +33,9 @@ def evaluate(
     model: Input[Model], serving: str, data: str, examined: int, tolerance: float, least: float,
     project: str, region: str,
     report: Output[HTML], pictures: Output[Artifact], metrics: Output[Metrics],
-    confusion: Output[ClassificationMetrics], passes: dsl.OutputPath(bool), message: dsl.OutputPath(str),
+    confusion: Output[ClassificationMetrics],
+    passes: dsl.OutputPath(bool),  # type: ignore[valid-type]
+    message: dsl.OutputPath(str),  # type: ignore[valid-type]
 ) -> None:  # fmt: skip
     from pathlib import Path
 
@@ -118,12 +120,14 @@ def story(until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = 
     def step(function: Callable[..., Any]) -> Any:
         return dsl.component(func=function, base_image=image, install_kfp_package=False)
 
-    @dsl.pipeline(name="digits", description="From data, or trained weights, to a Vertex AI endpoint.")
+    @dsl.pipeline(
+        name="digits", description="From data, or trained weights, to a Vertex AI endpoint."
+    )
     def pipeline(
         weights: str = "", data: str = "", pictures: int = 60_000, epochs: int = 5, seed: int = 0,
         code: str = "", serving: str = "none", examined: int = 0, tolerance: float = 0.01,
-        least: float = 0.9, builder: str = "cloud", project: str = "", region: str = "", traffic: int = 10, watch: str = "",
-        max_error_rate: str = "1%", max_p95: str = "",
+        least: float = 0.9, builder: str = "cloud", project: str = "", region: str = "", traffic: int = 10,
+        watch: str = "", max_error_rate: str = "1%", max_p95: str = "",
     ) -> None:  # fmt: skip
         """Say which step gets what of which. Each step waits for the one before."""
         made: dict[str, Any] = {}
@@ -141,7 +145,15 @@ def story(until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = 
         def of(name: str, output: str) -> Any:
             return made[name].outputs[output] if name in made else None
 
-        add(train, weights=weights, data=data, pictures_drawn=pictures, epochs=epochs, seed=seed, code=code)
+        add(
+            train,
+            weights=weights,
+            data=data,
+            pictures_drawn=pictures,
+            epochs=epochs,
+            seed=seed,
+            code=code,
+        )
         model = of("train", "model")
         asked = {"serving": serving, "data": data, "examined": examined}
         add(evaluate, model=model, **asked, tolerance=tolerance, least=least, **google)
@@ -170,7 +182,9 @@ def write(
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.story", description="Compile the pipeline.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.story", description="Compile the pipeline."
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--until", choices=STEPS, default=STEPS[-1])
     parser.add_argument("--image", default=IMAGE)

@@ -22,7 +22,9 @@ from rehearsal.world import World, canonical, now, page
 State, Task = v1.PipelineState, v1.PipelineTaskDetail.State
 OVER = (State.PIPELINE_STATE_SUCCEEDED, State.PIPELINE_STATE_FAILED, State.PIPELINE_STATE_CANCELLED)
 IDENTITY = re.compile("[a-z][-a-z0-9]{0,127}")
-CRON = re.compile(r"((CRON_)?TZ=[A-Za-z_]+(/[A-Za-z_+\-0-9]+)* )?[\d*/,\-A-Za-z]+( [\d*/,\-A-Za-z]+){4}")
+CRON = re.compile(
+    r"((CRON_)?TZ=[A-Za-z_]+(/[A-Za-z_+\-0-9]+)* )?[\d*/,\-A-Za-z]+( [\d*/,\-A-Za-z]+){4}"
+)
 KINDS = {"NUMBER_INTEGER": float, "NUMBER_DOUBLE": float, "STRING": str, "BOOLEAN": bool}
 TASK_S = 0.05
 _cancelled: dict[str, threading.Event] = {}
@@ -34,7 +36,9 @@ def create(world: World, request: v1.CreatePipelineJobRequest) -> v1.PipelineJob
     _check(world, job)
     identity = request.pipeline_job_id or f"job-{world.serial()}"
     if not IDENTITY.fullmatch(identity):
-        raise Refused("INVALID_ARGUMENT", f"pipeline_job_id: {identity} does not match {IDENTITY.pattern}")
+        raise Refused(
+            "INVALID_ARGUMENT", f"pipeline_job_id: {identity} does not match {IDENTITY.pattern}"
+        )
     job.name = f"{canonical(request.parent)}/pipelineJobs/{identity}"
     if job.name in world.pipelines:
         raise Refused("ALREADY_EXISTS", f"The PipelineJob {job.name} already exists.")
@@ -142,19 +146,25 @@ def _check(world: World, job: v1.PipelineJob) -> None:
             raise Refused("FAILED_PRECONDITION", f"The bucket {bucket} does not exist.")
 
 
-def _check_parameters(
-    declared: dict[str, Any], config: v1.PipelineJob.RuntimeConfig
-) -> None:
+def _check_parameters(declared: dict[str, Any], config: v1.PipelineJob.RuntimeConfig) -> None:
     given = MessageToDict(v1.PipelineJob.RuntimeConfig.pb(config)).get("parameterValues", {})
     for name, value in given.items():
         if name not in declared:
-            raise Refused("INVALID_ARGUMENT", f"runtime_config: {name} is no input of the pipeline.")
+            raise Refused(
+                "INVALID_ARGUMENT", f"runtime_config: {name} is no input of the pipeline."
+            )
         wanted = KINDS.get(declared[name]["parameterType"])
-        if wanted and (not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)):
+        if wanted and (
+            not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)
+        ):
             kind = declared[name]["parameterType"]
             raise Refused("INVALID_ARGUMENT", f"runtime_config: {name} is {value!r}, not a {kind}.")
     for name, definition in declared.items():
-        if name not in given and "defaultValue" not in definition and not definition.get("isOptional"):
+        if (
+            name not in given
+            and "defaultValue" not in definition
+            and not definition.get("isOptional")
+        ):
             raise Refused("INVALID_ARGUMENT", f"runtime_config: the input {name} is not given.")
 
 
@@ -166,7 +176,11 @@ def _in_order(spec: dict[str, Any]) -> list[str]:
     """Return the tasks, each after those that it waits for; raise Refused for a circle."""
     left, ordered = _tasks(spec), list[str]()
     while left:
-        free = [name for name, task in left.items() if set(task.get("dependentTasks", ())) <= set(ordered)]
+        free = [
+            name
+            for name, task in left.items()
+            if set(task.get("dependentTasks", ())) <= set(ordered)
+        ]
         if not free:
             raise Refused("INVALID_ARGUMENT", f"pipeline_spec: {sorted(left)} wait for each other.")
         ordered += free
@@ -181,9 +195,10 @@ def _run(world: World, job: v1.PipelineJob) -> Empty:
     job.state, job.start_time = State.PIPELINE_STATE_RUNNING, now()
     try:
         for name in _in_order(MessageToDict(v1.PipelineJob.pb(job))["pipelineSpec"]):
-            if _cancelled[job.name].is_set():
-                raise Refused("CANCELLED", "The pipeline job was cancelled.")
-            task = v1.PipelineTaskDetail(task_name=name, task_id=int(world.serial()), state=Task.RUNNING)
+            _stop_if_cancelled(job)
+            task = v1.PipelineTaskDetail(
+                task_name=name, task_id=int(world.serial()), state=Task.RUNNING
+            )
             job.job_detail.task_details.append(task)
             time.sleep(TASK_S)
             job.job_detail.task_details[-1].state = Task.FAILED if fault else Task.SUCCEEDED
@@ -199,6 +214,11 @@ def _run(world: World, job: v1.PipelineJob) -> Empty:
         if job.state not in OVER:
             job.state = State.PIPELINE_STATE_FAILED
     return Empty()
+
+
+def _stop_if_cancelled(job: v1.PipelineJob) -> None:
+    if _cancelled[job.name].is_set():
+        raise Refused("CANCELLED", "The pipeline job was cancelled.")
 
 
 METHODS = {

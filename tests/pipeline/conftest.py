@@ -41,7 +41,9 @@ class Clone(NamedTuple):
 
     root: Path
 
-    def pipeline(self, *words: str, env: dict[str, str] | None = None, timeout_s: float = 500) -> Ran:
+    def pipeline(
+        self, *words: str, env: dict[str, str] | None = None, timeout_s: float = 500
+    ) -> Ran:
         """Run python -m pipeline in it."""
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *words], cwd=self.root, capture_output=True, text=True,
@@ -80,7 +82,9 @@ def clone(kfp: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone
     for lock in (root / "requirements").glob("*.lock"):
         os.utime(lock, (0, 0))  # or make takes .venv for older than they are
     yield Clone(root)
-    for line in docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", check=False).splitlines():
+    for line in docker(
+        "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", check=False
+    ).splitlines():
         if line.startswith("pipeline-digits:") and line.rpartition(":")[2] in _made(root):
             docker("image", "rm", line, check=False)
 

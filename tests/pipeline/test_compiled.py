@@ -1,5 +1,6 @@
 """The compiled pipeline: kept as it is compiled, each step after the one before."""
 
+import itertools
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ def kept() -> Any:
 
 def test_the_yaml_that_is_kept_is_what_the_story_compiles_to(kfp: Path, tmp_path: Path) -> None:
     compiled(kfp, tmp_path / "pipeline.yaml")
-    assert (tmp_path / "pipeline.yaml").read_text() == KEPT.read_text(), "python -m pipeline compile"
+    assert (tmp_path / "pipeline.yaml").read_text() == KEPT.read_text(), (
+        "python -m pipeline compile"
+    )
 
 
 def test_each_step_waits_for_the_one_before(kept: Any) -> None:
     tasks = kept["root"]["dag"]["tasks"]
     assert set(tasks) == set(STEPS)
-    for before, step in zip(STEPS, STEPS[1:], strict=False):
+    for before, step in itertools.pairwise(STEPS):
         assert before in tasks[step]["dependentTasks"], step
 
 
@@ -53,7 +56,9 @@ def test_what_the_evaluation_draws_and_counts_are_artifacts_that_vertex_shows(ke
 
 
 def test_it_can_be_cut_after_a_step_and_given_another_image(kfp: Path, tmp_path: Path) -> None:
-    cut = compiled(kfp, tmp_path / "cut.yaml", "--until", "archive", "--image", "host/steps@sha256:1")
+    cut = compiled(
+        kfp, tmp_path / "cut.yaml", "--until", "archive", "--image", "host/steps@sha256:1"
+    )
     assert set(cut["root"]["dag"]["tasks"]) == set(STEPS[:5])
     executors = cut["deploymentSpec"]["executors"].values()
     assert {each["container"]["image"] for each in executors} == {"host/steps@sha256:1"}

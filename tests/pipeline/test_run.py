@@ -7,8 +7,8 @@ import pytest
 
 from rehearsal.stage import Stage
 from tests.cloud.conftest import traffic
-from tests.pipeline.conftest import TINY, Clone, Ran
 from tests.pictures import ROOT
+from tests.pipeline.conftest import TINY, Clone, Ran
 
 PROJECT, REGION = "pipeline-tests", "us-central1"
 
@@ -62,7 +62,7 @@ def test_a_training_that_ran_is_not_run_again(clone: Clone, worse: Ran) -> None:
 
 
 def test_from_a_cached_training_to_an_endpoint_that_answers_and_back_to_where_it_came_from(
-    clone: Clone, worse: Ran, empty: Stage, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    clone: Clone, worse: Ran, empty: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert worse.code == 1
     rules = replace(empty.world.rules, patience_s=180, shared_s=60)
@@ -79,4 +79,7 @@ def test_from_a_cached_training_to_an_endpoint_that_answers_and_back_to_where_it
     assert "version 1 is the first, and gets everything" in ran.out
     assert traffic(empty) == {"1": 100}
     told = clone.pipeline("lineage").out
-    assert re.search(r"^  archive .+\n  gate .+\nof exported .+\n  export .+\nof model .+\n  train .+epochs 1", told, re.M)
+    steps = (
+        r"^  archive .+\n  gate .+\nof exported .+\n  export .+\nof model .+\n  train .+epochs 1"
+    )
+    assert re.search(steps, told, re.MULTILINE), told

@@ -1,20 +1,23 @@
 """The pipeline at Vertex AI: submitted, watched, scheduled, by Google's SDK, held to Google's types."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from google.cloud import aiplatform_v1 as v1
+from google.cloud import storage
 from google.protobuf import json_format
 
+from deploy import settings
 from pipeline import __main__ as command_line
-from pipeline import cloud
 from rehearsal import artifacts
 from rehearsal.stage import Stage
 from tests.cloud.conftest import PROJECT, TINY, Done, Run, clear, deploy, traffic  # noqa: F401
@@ -32,7 +35,7 @@ def pipeline(
     """Return a function that runs python -m pipeline, in this process, against the rehearsal."""
     for name, value in empty.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(cloud.settings, "LAST", tmp_path / "last.toml")
+    monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
 
     def run(line: str) -> Done:
         code: Any = 0
@@ -52,7 +55,9 @@ def jobs(stage: Stage) -> list[v1.PipelineJob]:
 
 def given(job: v1.PipelineJob) -> dict[str, Any]:
     """Return a job's parameters."""
-    return dict(json_format.MessageToDict(v1.PipelineJob.pb(job))["runtimeConfig"]["parameterValues"])
+    return dict(
+        json_format.MessageToDict(v1.PipelineJob.pb(job))["runtimeConfig"]["parameterValues"]
+    )
 
 
 def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, empty: Stage) -> None:
@@ -65,7 +70,11 @@ def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, empty: S
     ]  # fmt: skip
     parameters = given(job)
     assert parameters["weights"] == "gs://bucket/weights"
-    assert (parameters["serving"], parameters["builder"], parameters["traffic"]) == ("endpoint", "cloud", 20)
+    assert (parameters["serving"], parameters["builder"], parameters["traffic"]) == (
+        "endpoint",
+        "cloud",
+        20,
+    )
     spec = json_format.MessageToDict(v1.PipelineJob.pb(job))["pipelineSpec"]
     images = {each["container"]["image"] for each in spec["deploymentSpec"]["executors"].values()}
     assert images == {IMAGE.split()[1]}
@@ -77,8 +86,8 @@ def test_what_its_steps_make_goes_into_a_bucket_of_the_project(pipeline: Run, em
     assert pipeline(f"submit {IMAGE}").code == 0
     (job,) = jobs(empty)
     assert job.runtime_config.gcs_output_directory == f"gs://{PROJECT}-pipeline/digits"
-    with artifacts.client(empty.world.rules) as storage:
-        assert storage.lookup_bucket(f"{PROJECT}-pipeline") is not None
+    with artifacts.client(empty.world.rules) as client:
+        assert client.lookup_bucket(f"{PROJECT}-pipeline") is not None
 
 
 def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
@@ -87,7 +96,7 @@ def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
     # The emulator knows no projects: nothing is listed of what another's list would not show either.
     assert pipeline(f"submit {IMAGE}").code == 0
     empty.world.pipelines.clear()
-    monkeypatch.setattr(cloud.storage.Client, "list_buckets", lambda *_, **__: [])
+    monkeypatch.setattr(storage.Client, "list_buckets", lambda *_, **__: [])
     ran = pipeline(f"submit {IMAGE}")
     assert ran.code == 1
     assert f"gs://{PROJECT}-pipeline is another project's" in ran.err
@@ -113,7 +122,9 @@ def test_a_role_that_is_missing_is_told_with_the_line_that_adds_it(
 
 
 def test_it_is_scheduled_listed_and_ended(pipeline: Run, empty: Stage) -> None:
-    ran = pipeline(f'submit {IMAGE} --cron "TZ=Europe/Berlin 0 3 * * 1" --run-as me@p.iam.gserviceaccount.com')
+    ran = pipeline(
+        f'submit {IMAGE} --cron "TZ=Europe/Berlin 0 3 * * 1" --run-as me@p.iam.gserviceaccount.com'
+    )
     assert ran.code == 0, ran.err
     (schedule,) = empty.world.schedules.values()
     assert schedule.cron == "TZ=Europe/Berlin 0 3 * * 1"
@@ -128,23 +139,36 @@ def test_it_is_scheduled_listed_and_ended(pipeline: Run, empty: Stage) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda body: body["runtimeConfig"]["parameterValues"].update(colour="red"), "colour is no input"),
-        (lambda body: body["runtimeConfig"]["parameterValues"].update(epochs="five"), "epochs is 'five'"),
+        (
+            lambda body: body["runtimeConfig"]["parameterValues"].update(colour="red"),
+            "colour is no input",
+        ),
+        (
+            lambda body: body["runtimeConfig"]["parameterValues"].update(epochs="five"),
+            "epochs is 'five'",
+        ),
         (lambda body: body["pipelineSpec"].pop("components"), "is of no component"),
-        (lambda body: body["runtimeConfig"].update(gcsOutputDirectory="/tmp/x"), "not a Cloud Storage URI"),
-        (lambda body: body["runtimeConfig"].update(gcsOutputDirectory="gs://none/x"), "none does not exist"),
-        (lambda body: body["runtimeConfig"].pop("gcsOutputDirectory"), "is not a Cloud Storage URI"),
+        (
+            lambda body: body["runtimeConfig"].update(gcsOutputDirectory="/tmp/x"),
+            "not a Cloud Storage URI",
+        ),
+        (
+            lambda body: body["runtimeConfig"].update(gcsOutputDirectory="gs://none/x"),
+            "none does not exist",
+        ),
+        (
+            lambda body: body["runtimeConfig"].pop("gcsOutputDirectory"),
+            "is not a Cloud Storage URI",
+        ),
         (lambda body: body.update(serviceAcount="me"), 'Unknown name "serviceAcount"'),
     ],
 )
 def test_a_job_that_is_none_is_refused(
-    pipeline: Run, empty: Stage, spoil: Callable[[Any], None], said: str
+    empty: Stage, spoil: Callable[[Any], None], said: str
 ) -> None:
-    import requests  # noqa: PLC0415
-
-    with artifacts.client(empty.world.rules) as storage:
-        if storage.lookup_bucket("there") is None:
-            storage.create_bucket("there")
+    with artifacts.client(empty.world.rules) as client:
+        if client.lookup_bucket("there") is None:
+            client.create_bucket("there")
     spec = yaml.safe_load((ROOT / "pipeline/pipeline.yaml").read_text())
     config = {"gcsOutputDirectory": "gs://there/x", "parameterValues": {"epochs": 2}}
     where = f"{empty.url}/v1/projects/p/locations/us-central1/pipelineJobs?pipelineJobId=job"
@@ -173,9 +197,11 @@ def step(stage: Stage, name: str, version: str, where: dict[str, str]) -> None:
     """Run a step in a process of its own, as kfp does."""
     more = ", traffic=20, limits={}" if name == "canary" else ""
     code = f"from pipeline import steps; steps.{name}({version!r}, where={where!r}{more})"
-    env = {**stage.environment(PROJECT), "PROGRAMS": sys.executable, "DEPLOY_IMAGE": f"{TINY}:{version}"}
-    import os  # noqa: PLC0415
-
+    env = {
+        **stage.environment(PROJECT),
+        "PROGRAMS": sys.executable,
+        "DEPLOY_IMAGE": f"{TINY}:{version}",
+    }
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True,
         timeout=120, check=False,
@@ -183,13 +209,11 @@ def step(stage: Stage, name: str, version: str, where: dict[str, str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_image_that_nobody_put_to_the_contract_goes_no_further(
-    pipeline: Run, empty: Stage
-) -> None:
-    assert pipeline  # its environment
+def test_an_image_that_nobody_put_to_the_contract_goes_no_further(empty: Stage) -> None:
+    words = ["tested", "--project", PROJECT, "--region", "us-central1"]
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.look", "tested", "--project", PROJECT, "--region", "us-central1"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-m", "pipeline.look", *words], cwd=ROOT, env={**os.environ, **empty.environment(PROJECT)},
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "put it to the contract" in done.stderr
