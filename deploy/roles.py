@@ -19,6 +19,11 @@ ROLES = {
         "aiplatform.batchPredictionJobs.get",
         "aiplatform.batchPredictionJobs.list",
         "aiplatform.batchPredictionJobs.cancel",
+        "aiplatform.pipelineJobs.create",
+        "aiplatform.pipelineJobs.get",
+        "aiplatform.schedules.create",
+        "aiplatform.schedules.list",
+        "aiplatform.schedules.delete",
         "aiplatform.operations.list",
     ),
     "roles/artifactregistry.reader": (

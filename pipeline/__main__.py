@@ -43,7 +43,7 @@ class Wanted:
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused, 130 interrupted."""
-    args = _parser().parse_args(words)
+    args = parser().parse_args(words)
     try:
         args.run(args)
     except Interrupted:
@@ -198,21 +198,22 @@ def _docker_answers() -> bool:
     return done.returncode == 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    made = argparse.ArgumentParser(
         prog="python -m pipeline",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = made.add_subparsers(title="commands", required=True, metavar="COMMAND")
     where, what = _where(), _what()
 
     def add(
         name: str, does: Any, text: str, *parents: argparse.ArgumentParser
     ) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, parents=parents, help=text, description=text)
-        made.set_defaults(run=does)
-        return made
+        one = commands.add_parser(name, parents=parents, help=text, description=text)
+        one.set_defaults(run=does)
+        return one
 
     one = add("run", run, "run it on this machine", what, where)
     one.add_argument(
@@ -247,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     add("lineage", tell_lineage, "say where the archive that is here comes from")
     one = add("compile", compile_, "write the compiled pipeline")
     one.add_argument("--out", type=Path, default=COMPILED, help="(%(default)s)")
-    return parser
+    return made
 
 
 def _where() -> argparse.ArgumentParser:

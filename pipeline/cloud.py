@@ -149,8 +149,11 @@ def _bucket(google: Google) -> str:
         try:
             # Among the project's own: whoever guesses the name may have been faster.
             if name not in [each.name for each in client.list_buckets(prefix=name)]:
-                client.create_bucket(name, location=s.region)
-                google.say(f"created gs://{name} in {s.region}")
+                bucket = client.bucket(name)
+                bucket.iam_configuration.uniform_bucket_level_access_enabled = True
+                bucket.iam_configuration.public_access_prevention = "enforced"
+                client.create_bucket(bucket, location=s.region)
+                google.say(f"made gs://{name} in {s.region}, closed to the public")
         except exceptions.Conflict:
             raise Stop(
                 f"gs://{name} is another project's", "--pipeline-root gs://a-bucket-of-yours/folder"

@@ -49,7 +49,7 @@ class Rule:
 
 def main() -> None:
     """Run the command line; the exit code is 0 whoever is better: the report says which."""
-    args = _arguments()
+    args = parser().parse_args()
     try:
         data = sources.folder(args.data) if args.data else sources.digits()
         shown = held_out(data, args.examined)
@@ -110,25 +110,26 @@ def _share(text: str) -> float:
     return value
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    made = argparse.ArgumentParser(
         prog="python -m pipeline.evaluate", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--model", type=Path, default="build/model", help="(%(default)s)")
-    parser.add_argument("--out", type=Path, default="build/evaluation", help="(%(default)s)")
-    parser.add_argument(
+    made.add_argument("--model", type=Path, default="build/model", help="(%(default)s)")
+    made.add_argument("--out", type=Path, default="build/evaluation", help="(%(default)s)")
+    made.add_argument(
         "--serving", default="none", metavar="WHAT",
         help="a URL that predicts, an archive of this project, `endpoint` (that of deploy.toml) or `none`",
     )  # fmt: skip
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="as of model.train")
-    parser.add_argument("--tolerance", type=_share, default=0.01, help="(%(default)s)")
-    parser.add_argument("--least", type=_share, default=0.9, help="(%(default)s)")
-    parser.add_argument(
+    made.add_argument("--data", type=Path, metavar="FOLDER", help="as of model.train")
+    made.add_argument("--tolerance", type=_share, default=0.01, help="(%(default)s)")
+    made.add_argument("--least", type=_share, default=0.9, help="(%(default)s)")
+    made.add_argument(
         "--examined", type=int, default=0, metavar="N", help="with about so many pictures (0: all)"
     )
-    parser.add_argument("--project", help="of the endpoint")
-    parser.add_argument("--region", help="of the endpoint")
-    return parser.parse_args()
+    made.add_argument("--project", help="of the endpoint")
+    made.add_argument("--region", help="of the endpoint")
+    return made
 
 
 if __name__ == "__main__":

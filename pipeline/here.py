@@ -37,13 +37,13 @@ def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -
         story(until, cached=cached)(**parameters)
     except RuntimeError as error:  # kfp has no other word for a step that failed
         failed = str(error)
-    states = outcome(record, until)
+    states = outcome(record, until, went_well=not failed)
     for line in summary(states, failed):
         print(f"{MARK}{line}", flush=True)
     return not failed
 
 
-def outcome(record: Path, until: str) -> dict[str, str]:
+def outcome(record: Path, until: str, *, went_well: bool) -> dict[str, str]:
     """Return how each step went: done, failed, cached or not run."""
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     ran = {line["step"]: line for line in lines}
@@ -53,7 +53,7 @@ def outcome(record: Path, until: str) -> dict[str, str]:
         if name in ran:
             states[name] = ran[name]["state"]
         else:
-            states[name] = "cached" if number < last else "not run"
+            states[name] = "cached" if went_well or number < last else "not run"
     return states
 
 

@@ -58,6 +58,8 @@ def train(
         Path(pictures.path).mkdir(parents=True, exist_ok=True)
         if weights:
             program("storage", weights, model.path)
+            if not (Path(model.path) / "held-out").is_dir():
+                program("pipeline.pictures", model.path, *(["--data", data] if data else []))
             return
         program(
             "model.train", "--out", model.path, "--report", pictures.path,

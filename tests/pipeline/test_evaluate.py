@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from model.train import data
-from pipeline import report
+from pipeline import pictures, report
 from pipeline.asked import NoAnswer, of_archive, of_folder, of_url
 from pipeline.evaluate import MOST_BYTES, Rule, answers, held_out
 from pipeline.report import Compared, Shown
@@ -76,6 +76,17 @@ def test_what_cannot_be_compared_with_is_said(tmp_path: Path, shown: list[Shown]
         answers(of_url("http://127.0.0.1:9/"), shown)
     with pytest.raises(NoAnswer, match=r"does not answer: FileNotFoundError: .*model\.json"):
         answers(of_folder(tmp_path), shown)
+
+
+def test_weights_that_came_without_pictures_get_the_held_out_ones(
+    shown: list[Shown], tmp_path: Path
+) -> None:
+    pictures.lay(tmp_path, shown)
+    files = {file.name for file in tmp_path.glob("*.png")}
+    assert len(files) == len(shown)
+    assert {name.split("-")[0] for name in files} == {each.label for each in shown}
+    instances = json.loads((tmp_path / "instances.json").read_text())["instances"]
+    assert len(instances) >= pictures.INSTANCES
 
 
 def test_the_report_has_the_numbers_the_pictures_and_the_page(

@@ -59,6 +59,7 @@ def test_a_training_that_ran_is_not_run_again(clone: Clone, worse: Ran) -> None:
     assert again.code == 0, again.out + again.err
     assert states(again) == {"train": "cached", "evaluate": "done", "gate": "done"}
     assert "nothing serves yet" in again.out
+    assert states(clone.pipeline("run", "--until", "train", *TINY)) == {"train": "cached"}
 
 
 def test_from_a_cached_training_to_an_endpoint_that_answers_and_back_to_where_it_came_from(

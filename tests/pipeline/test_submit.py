@@ -118,6 +118,7 @@ def test_a_role_that_is_missing_is_told_with_the_line_that_adds_it(
     ran = pipeline(f"submit {IMAGE}")
     assert ran.code == 1
     assert "aiplatform.pipelineJobs.create" in ran.err
+    assert "--role=roles/aiplatform.user" in ran.err
     assert not jobs(empty)
 
 
