@@ -1,6 +1,7 @@
 """Vertex AI Pipelines: the steps' image, a job, a schedule. All by Google's own SDK."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,6 +37,10 @@ def connected(project: str | None, region: str | None) -> Google:
     google = Google(settings.read({"project": project, "region": region}))
     s = google.settings
     settings.remember(s)
+    # What the SDK tells is told here in fewer words; each of its modules has a logger with a level of its own.
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("google.cloud.aiplatform"):
+            logging.getLogger(name).setLevel(logging.WARNING)
     # A stand-in takes no credentials, and speaks no gRPC.
     credentials = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
     aiplatform.init(
