@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,13 +15,19 @@ import requests
 import yaml
 from google.cloud import aiplatform_v1 as v1
 from google.cloud import storage
+from google.cloud.devtools.cloudbuild_v1 import Build, BuildStep
 from google.protobuf import json_format
 
 from deploy import settings
+from deploy.image import fingerprint
 from pipeline import __main__ as command_line
+from pipeline import sources
+from pipeline.cloud import IN_THE_IMAGE
 from rehearsal import artifacts
 from rehearsal.stage import Stage
+from rehearsal.world import number
 from tests.cloud.conftest import PROJECT, TINY, Done, Run, clear, deploy, traffic  # noqa: F401
+from tests.container.conftest import docker
 from tests.pictures import ROOT
 from tests.unit.test_cloudbuild import loaded, problems
 
@@ -210,14 +217,47 @@ def step(stage: Stage, name: str, version: str, where: dict[str, str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_an_image_that_nobody_put_to_the_contract_goes_no_further(empty: Stage) -> None:
-    words = ["tested", "--project", PROJECT, "--region", "us-central1"]
+def look(stage: Stage, what: str) -> Done:
+    words = [what, "--project", PROJECT, "--region", "us-central1"]
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.look", *words], cwd=ROOT, env={**os.environ, **empty.environment(PROJECT)},
+        [sys.executable, "-m", "pipeline.look", *words], cwd=ROOT, env={**os.environ, **stage.environment(PROJECT)},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 1
-    assert "put it to the contract" in done.stderr
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def test_only_an_image_that_cloud_build_put_to_the_contract_goes_on(empty: Stage) -> None:
+    name = f"projects/{number(PROJECT)}/locations/us-central1/builds/b"
+    build = Build(name=name, id="b", status="SUCCESS", substitutions={"_TAG": fingerprint(ROOT)})
+    build.steps = [BuildStep(id="tests", name="n", status="FAILURE")]
+    empty.world.builds[name] = build
+    refused = look(empty, "tested")
+    assert refused.code == 1
+    assert "put it to the contract" in refused.err
+    build.steps[0].status = Build.Status.SUCCESS
+    kept = look(empty, "tested")
+    assert kept.code == 0, kept.err
+    assert "in step tests of build b" in kept.out
+
+
+def test_an_image_of_the_steps_that_is_there_is_not_built_again(
+    pipeline: Run, empty: Stage, tmp_path: Path
+) -> None:
+    tag = f"src-{sources.fingerprint(ROOT, IN_THE_IMAGE)}"
+    image = f"{empty.registry}/{PROJECT}/models/digits-pipeline"
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    docker("build", "--quiet", "--tag", f"{image}:{tag}", str(tmp_path))
+    pushed = docker("push", f"{image}:{tag}", timeout_s=180)
+    docker("image", "rm", f"{image}:{tag}")
+    ran = pipeline("submit")
+    assert ran.code == 0, ran.err
+    (job,) = jobs(empty)
+    spec = json_format.MessageToDict(v1.PipelineJob.pb(job))["pipelineSpec"]
+    digest = re.search(r"sha256:[0-9a-f]{64}", pushed)
+    assert digest is not None
+    images = {each["container"]["image"] for each in spec["deploymentSpec"]["executors"].values()}
+    assert images == {f"{image}@{digest[0]}"}
+    assert not empty.world.builds
 
 
 def test_cloud_builds_own_loader_takes_the_build_of_the_steps_image() -> None:
