@@ -16,7 +16,7 @@ from tests.container.conftest import DOCKER, docker, image  # noqa: F401
 from tests.pictures import ROOT
 
 KFP = ROOT / "build/pipeline/venv/bin/python"
-TINY = ("--pictures", "1024", "--epochs", "1", "--examined", "150")
+TINY = ("--pictures", "1024", "--epochs", "1", "--examined", "60")
 """A training of seconds, whose network reads one digit in ten, and an evaluation of seconds."""
 
 
