@@ -106,6 +106,7 @@ def submit(args: argparse.Namespace) -> None:
     """Have Vertex AI run it, now or by the clock."""
     from pipeline import cloud  # noqa: PLC0415  --help must not wait for Google's libraries
 
+    _see_that_it_is_seen_there(args)
     google = cloud.connected(args.project, args.region)
     image = args.image or cloud.steps_image(google)
     s = google.settings
@@ -119,6 +120,24 @@ def submit(args: argparse.Namespace) -> None:
         cloud.schedule(google, job, args.cron, args.run_as)
     else:
         cloud.submit(google, job, args.run_as, wait=args.wait)
+
+
+def _see_that_it_is_seen_there(args: argparse.Namespace) -> None:
+    """Raise Stop for what lies on this machine: no step at Google sees it."""
+    for name in ("weights", "data"):
+        uri = getattr(args, name)
+        if uri and not uri.startswith("gs://"):
+            raise Stop(
+                f"--{name} {uri}: no step at Google sees this machine",
+                f"--{name} gs://BUCKET/FOLDER",
+            )
+    if args.data:
+        args.data = f"/gcs/{args.data.removeprefix('gs://')}"  # where Vertex AI mounts buckets
+    if args.serving and not args.serving.startswith(("https://", "http://", "endpoint", "none")):
+        raise Stop(
+            f"--serving {args.serving}: no step at Google sees this machine",
+            "a URL, endpoint or none",
+        )
 
 
 def schedules(args: argparse.Namespace) -> None:
@@ -266,7 +285,11 @@ def _what() -> argparse.ArgumentParser:
     group.add_argument(
         "--weights", metavar="URI", help="gs://BUCKET/FOLDER or a folder: take these, train nothing"
     )
-    group.add_argument("--data", metavar="FOLDER", help="pictures per class, as of model.train")
+    group.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="pictures per class, as of model.train; for submit gs://BUCKET/FOLDER",
+    )
     group.add_argument("--pictures", type=int, help="as of model.train")
     group.add_argument("--epochs", type=int, help="as of model.train")
     group.add_argument("--seed", type=int, help="as of model.train")

@@ -31,8 +31,7 @@ def fetch(uri: str, folder: Path) -> int:
         if not names:
             raise NotFetched(f"{uri}: there is nothing")
         for name in names:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts:
+            if not inside(name):
                 raise NotFetched(f"{uri}: {name[:200]!r} points out of the folder")
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +41,12 @@ def fetch(uri: str, folder: Path) -> int:
                 target.unlink()
                 shutil.copyfile(source, target)
     return len(names)
+
+
+def inside(name: str) -> bool:
+    """Say whether a file's name, which in a bucket may be anything, stays in the folder."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 if __name__ == "__main__":

@@ -97,6 +97,20 @@ def test_what_its_steps_make_goes_into_a_bucket_of_the_project(pipeline: Run, em
         assert client.lookup_bucket(f"{PROJECT}-pipeline") is not None
 
 
+@pytest.mark.parametrize("option", ["--weights build/model", "--data /pictures", "--serving a.mar"])
+def test_what_lies_on_this_machine_is_refused(pipeline: Run, empty: Stage, option: str) -> None:
+    ran = pipeline(f"submit {IMAGE} {option}")
+    assert ran.code == 1
+    assert f"{option}: no step at Google sees this machine" in ran.err
+    assert not jobs(empty)
+
+
+def test_pictures_in_a_bucket_are_read_where_vertex_mounts_it(pipeline: Run, empty: Stage) -> None:
+    assert pipeline(f"submit {IMAGE} --data gs://bucket/pictures").code == 0
+    (job,) = jobs(empty)
+    assert given(job)["data"] == "/gcs/bucket/pictures"
+
+
 def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
     pipeline: Run, empty: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
