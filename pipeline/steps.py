@@ -18,8 +18,8 @@ from typing import Any, Protocol
 STEPS = (
     "train", "evaluate", "gate", "export", "archive", "build", "contract", "upload", "canary", "promote",
 )  # fmt: skip
-CACHED = ("train", "export", "archive")
-"""Steps whose inputs are all that matters. The others look at what is elsewhere, and change it; so does
+CACHED = ("train", "export")
+"""Steps whose inputs are all that matters. The others look at what is elsewhere, or change it; so does
 `train` where pictures or weights of one's own lie under a name that stays."""
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, ARCHIVE = ROOT / "build/model", ROOT / "build/model-store/digits.mar"
