@@ -44,7 +44,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth measure-functions test test-unit test-functions test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth dashboard pairs measure-functions test test-unit test-functions test-torchserve test-container test-cloud lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,7 +94,7 @@ predict: .venv/ready ## send a held-out digit, or IMAGE=path, to the served mode
 	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter command,$(origin IMAGE)),$(IMAGE))
 
 build: $(ARCHIVE) ## build the image IMAGE with Docker; what it consists of is listed in build/sbom.cdx.json
-	$(DOCKER) build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) \
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) \
 	  --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg EXTRAS="$(EXTRAS)" \
 	  --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE) --build-arg CREATED=$(CREATED) .
 	$(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
@@ -196,6 +196,12 @@ start: .venv/ready ## measure the start of IMAGE to its first right answer, and 
 
 growth: $(ARCHIVE) $(PEERS)/ready ## measure IMAGE with more instances, larger pictures, more clients, and for ARGS="--minutes 60"
 	$(BIN)/python -m benchmarks.growth $(IMAGE) --docker $(DOCKER) $(ARGS)
+
+dashboard: $(ARCHIVE) $(PEERS)/ready ## draw the dashboard of IMAGE under load into docs/dashboard.png, by a real Prometheus
+	$(BIN)/python -m benchmarks.dashboard $(IMAGE) --docker $(DOCKER)
+
+pairs: $(ARCHIVE) ## measure what a part of IMAGE costs (ARGS=telemetry, or jar: TorchServe's own); the table goes to docs/
+	$(BIN)/python -m benchmarks.pairs $(ARGS) $(IMAGE) --docker $(DOCKER)
 
 measure-functions: $(ARCHIVE) $(IRISES) ## measure what each function needs, beside IMAGE; the table goes to docs/functions.md
 	$(BIN)/python -m benchmarks.functions $(IMAGE) --docker $(DOCKER) $(ARGS)

@@ -23,7 +23,7 @@ HARDENED = (
     "--security-opt", "no-new-privileges", "--memory", "2g", "--pids-limit", "256",
 )  # fmt: skip
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-PROCESSES = ("entrypoint", "front", "torchserve", "worker")
+PROCESSES = ("entrypoint", "front", "torchserve", "worker", "telemetry")
 
 KILL = """
 import os, pathlib, sys
