@@ -16,6 +16,8 @@ REVISION ?= $(shell git describe --always --abbrev=40 --dirty --exclude='*' 2>/d
 SOURCE ?= $(filter https://% ssh://% git@%,$(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'))
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 CREATED = $(shell $(PYTHON) -c 'import datetime as d; print(d.datetime.fromtimestamp($(SOURCE_DATE_EPOCH), d.timezone.utc).isoformat())')
+# How much of /tmp make run gives it; a model that is fetched has to fit in twice.
+TMP ?= 1g
 # Packages that the image needs beside requirements/serve.lock, as pip takes them.
 EXTRAS ?=
 
@@ -29,6 +31,8 @@ REGION ?=
 ARGS ?=
 
 INSTANCES ?= build/model/held-out/instances.json
+# Of a container that is put to the contract: vertex, read-only or least.
+RIGHTS ?= vertex
 
 BIN := .venv/bin
 DOCKER ?= docker
@@ -109,7 +113,7 @@ build/scan/ready: requirements/scan.lock
 
 run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (STORAGE=: that model)
 	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
-	  --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
+	  --read-only --tmpfs /tmp:size=$(TMP) --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 $(IMAGE)
@@ -169,8 +173,8 @@ stand-in: .venv/ready ## stand in for Google's control plane until Ctrl-C, for g
 migrate: .venv/ready ## say what of a stock archive MAR=model.mar will work here (REQUEST=file: try one)
 	@$(BIN)/python -m migrate $(MAR) $(if $(REQUEST),--request $(REQUEST))
 
-contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file, READ_ONLY=1)
-	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml $(if $(READ_ONLY),--read-only)
+contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file, RIGHTS=least)
+	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml --rights $(RIGHTS)
 
 faults: .venv/ready ## break a container of IMAGE in every way, under load; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.faults $(IMAGE) --docker $(DOCKER)
