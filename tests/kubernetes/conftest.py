@@ -1,13 +1,16 @@
 """The manifests as kubectl renders them, and the image that they start."""
 
+import os
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from tests.container.conftest import image as image  # noqa: PLC0414  a fixture of these tests too
+from tests.container.conftest import docker, image  # noqa: F401
 from tests.pictures import ROOT
 
 BIN = ROOT / "build" / "kubernetes" / "bin"
@@ -41,3 +44,12 @@ def pod(name: str) -> Thing:
     if "InferenceService" in found:
         return dict(found["InferenceService"]["spec"]["predictor"])
     return dict(found["Deployment"]["spec"]["template"]["spec"])
+
+
+@pytest.fixture(scope="session")
+def network(image: str) -> Iterator[str]:  # noqa: F811, ARG001  it needs an engine
+    """Make a network that nothing leaves, as the NetworkPolicy says."""
+    name = f"kubernetes-tests-{os.getpid()}"
+    docker("network", "create", "--internal", name)
+    yield name
+    docker("network", "rm", name)
