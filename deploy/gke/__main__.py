@@ -37,14 +37,16 @@ def _run(args: argparse.Namespace) -> None:
             f"CLUSTER=…, one of: gcloud container clusters list --project={found.project}",
         )
     programs.require()
-    from deploy.gke import cluster  # noqa: PLC0415  so far nothing has waited for Google's libraries
+    # So far nothing has waited for Google's libraries.
+    from deploy.gke.cluster import Cluster  # noqa: PLC0415
+    from deploy.google import Google  # noqa: PLC0415
 
     if not args.dry_run:
         settings_module.remember(found)
     run = programs.Programs(_say, args.dry_run)
-    there = cluster.Cluster(args.cluster, args.location or found.region, found, run)
+    there = Cluster(args.cluster, args.location or found.region, found, run)
     if args.command == "deploy":
-        there.deploy(cluster.Google(found, _say, dry_run=args.dry_run), queue_wait=args.queue_wait)
+        there.deploy(Google(found, _say, dry_run=args.dry_run), queue_wait=args.queue_wait)
     else:
         there.undeploy(yes=args.yes)
 

@@ -42,7 +42,10 @@ class Cluster:
             self._require(queue_wait=queue_wait)
         self.run.change(
             ["kubectl", "apply", "--server-side", "-k", str(folder)],
-            Stop("the cluster refuses it, as it says above", "mend that; the same command again goes on"),
+            Stop(
+                "the cluster refuses it, as it says above",
+                "mend that; the same command again goes on",
+            ),
         )
         here = ["--namespace", self.settings.name]
         self.run.change(
@@ -102,9 +105,12 @@ class Cluster:
 
     def _require(self, *, queue_wait: bool) -> None:
         """Raise Stop where the cluster does not know what the manifests speak of."""
-        served = self.run.ask(["kubectl", "api-versions"], Stop("the cluster does not answer", "try again"))
+        served = self.run.ask(
+            ["kubectl", "api-versions"], Stop("the cluster does not answer", "try again")
+        )
         groups = {line.partition("/")[0] for line in served.split()}
-        update = f"gcloud container clusters update {self.name} --location={self.location} --project={self.settings.project}"
+        where = f"--location={self.location} --project={self.settings.project}"
+        update = f"gcloud container clusters update {self.name} {where}"
         wanted = {
             "gateway.networking.k8s.io": f"{update} --gateway-api=standard",
             "networking.gke.io": f"{update} --update-addons=HttpLoadBalancing=ENABLED",

@@ -51,7 +51,9 @@ def write(settings: Settings, content: dict[str, Any]) -> Path:
     folder = WRITTEN / settings.name
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(content, sort_keys=False)
-    (folder / "kustomization.yaml").write_text(f"# Written anew by each python -m deploy.gke.\n{text}")
+    (folder / "kustomization.yaml").write_text(
+        f"# Written anew by each python -m deploy.gke.\n{text}"
+    )
     return folder
 
 

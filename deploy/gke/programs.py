@@ -55,7 +55,9 @@ class Programs:
                 check=False, env=environ,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise Stop(f"{words[0]} took more than 15 minutes", "run the same command again") from None
+            raise Stop(
+                f"{words[0]} took more than 15 minutes", "run the same command again"
+            ) from None
         if done.returncode:
             raise otherwise
         return done.stdout or ""

@@ -50,7 +50,12 @@ def faults(thing: dict[str, Any], version: str) -> Iterator[str]:
             predictor = thing["spec"]["predictor"]
             pod = {k: v for k, v in predictor.items() if k not in PREDICTOR["properties"]}
             pod["containers"] = predictor["containers"]
-            wrapped = {"apiVersion": "v1", "kind": "Pod", "metadata": thing["metadata"], "spec": pod}
+            wrapped = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": thing["metadata"],
+                "spec": pod,
+            }
             kubernetes_validate.validate(wrapped, version, strict=True)
     except jsonschema.ValidationError as error:
         where = ".".join(str(each) for each in error.absolute_path)

@@ -25,7 +25,11 @@ def rendered(folder: Path) -> tuple[Thing, ...]:
     """Return the objects that a folder makes."""
     assert (BIN / "kubectl").exists(), "no kubectl in build/kubernetes: make build/kubernetes/ready"
     done = subprocess.run(
-        [BIN / "kubectl", "kustomize", folder], capture_output=True, text=True, timeout=60, check=False
+        [BIN / "kubectl", "kustomize", folder],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))

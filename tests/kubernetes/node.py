@@ -20,6 +20,11 @@ ELSEWHERE = {
     "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "deploymentStrategy",
 }  # fmt: skip
 """Of a pod: what the scheduler and the API server see to, and what is translated below."""
+USED = {
+    "name", "image", "env", "ports", "resources", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle",
+    "securityContext", "volumeMounts",
+}  # fmt: skip
+"""Of a container: what is translated below, or played by Running. No command: the image's own."""
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
@@ -31,64 +36,43 @@ def number(quantity: str) -> float:
 
 
 def options(pod: Thing) -> list[str]:
-    """Return docker run's words for a pod's one container; raise KeyError for a field that is not known here."""
+    """Return docker run's words for a pod's one container; fail for a field that is not known here."""
     assert set(pod) <= ELSEWHERE, set(pod) - ELSEWHERE
     (container,) = pod["containers"]
-    sizes = {each["name"]: each["emptyDir"]["sizeLimit"] for each in pod["volumes"]}
-    said = {
-        "name": lambda _: [],
-        "image": lambda _: [],
-        "env": _environment,
-        "ports": lambda _: [],  # for people, and for the probes
-        "resources": lambda found: _limits(found, sizes),
-        "startupProbe": lambda _: [],
-        "readinessProbe": lambda _: [],
-        "livenessProbe": lambda _: [],
-        "lifecycle": lambda _: [],
-        "securityContext": lambda _: [],
-        "volumeMounts": lambda found: _mounts(found, sizes),
-    }
-    words = [word for field, value in container.items() for word in said[field](value)]
-    return words + _security(pod["securityContext"] | container["securityContext"])
+    assert set(container) == USED, set(container) ^ USED
+    sizes = {each["name"]: int(number(each["emptyDir"]["sizeLimit"])) for each in pod["volumes"]}
+    words = _security(pod["securityContext"] | container["securityContext"])
+    for each in container["env"]:
+        words += ["--env", f"{each['name']}={each['value']}"]
+    for each in container["volumeMounts"]:
+        words += ["--tmpfs", f"{each['mountPath']}:size={sizes[each['name']]}"]
+    return words + _limits(container["resources"]["limits"], sum(sizes.values()))
 
 
-def _environment(found: list[Thing]) -> list[str]:
-    return [word for each in found for word in ("--env", f"{each['name']}={each['value']}")]
-
-
-def _limits(found: Thing, sizes: dict[str, str]) -> list[str]:
-    limits = dict(found["limits"])
-    words = ["--cpus", limits.pop("cpu")]
-    memory = str(int(number(limits.pop("memory"))))
-    words += ["--memory", memory, "--memory-swap", memory]
-    # The engine has no limit for it: /tmp's is the volume's own, and the root is read-only.
-    assert number(limits.pop("ephemeral-storage")) > sum(number(each) for each in sizes.values())
-    assert not limits, limits
-    return words
-
-
-def _mounts(found: list[Thing], sizes: dict[str, str]) -> list[str]:
-    return [
-        word
-        for each in found
-        for word in ("--tmpfs", f"{each['mountPath']}:size={int(number(sizes[each['name']]))}")
-    ]
+def _limits(found: Thing, written: int) -> list[str]:
+    assert set(found) == {"cpu", "memory", "ephemeral-storage"}
+    # The engine has no limit for what is written: /tmp has its volume's, and the root is read-only.
+    assert number(found["ephemeral-storage"]) > written
+    memory = str(int(number(found["memory"])))
+    return ["--cpus", found["cpu"], "--memory", memory, "--memory-swap", memory]
 
 
 def _security(found: Thing) -> list[str]:
-    said = {
-        "runAsNonRoot": lambda value: [] if value is True else None,
-        "runAsUser": lambda user: ["--user", f"{user}:{found['runAsGroup']}"],
-        "runAsGroup": lambda _: [],
-        "readOnlyRootFilesystem": lambda value: ["--read-only"] if value else [],
-        "allowPrivilegeEscalation": lambda value: [] if value else ["--security-opt", "no-new-privileges"],
-        "capabilities": lambda value: [
-            word for each in value["drop"] for word in ("--cap-drop", each)
-        ],
-        # Docker's own profile is what a runtime's default is.
-        "seccompProfile": lambda value: {"RuntimeDefault": []}[value["type"]],
+    words = {
+        "runAsNonRoot": [],  # the user below is none
+        "runAsUser": ["--user", f"{found['runAsUser']}:{found['runAsGroup']}"],
+        "runAsGroup": [],
+        "readOnlyRootFilesystem": ["--read-only"],
+        "allowPrivilegeEscalation": ["--security-opt", "no-new-privileges"],
+        "capabilities": ["--cap-drop", "ALL"],
+        "seccompProfile": [],  # Docker's own profile is what a runtime's default is
+    }
+    meant = {
+        "runAsNonRoot": True, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
     }  # fmt: skip
-    return [word for field, value in found.items() for word in said[field](value)]
+    assert found.items() >= meant.items(), found
+    return [word for field in found for word in words[field]]
 
 
 @dataclass(frozen=True)
@@ -143,10 +127,14 @@ class Running:
     def terminate(self) -> int:
         """Do what the kubelet does to a pod that is deleted; return the container's exit code."""
         grace_s: int = self.pod["terminationGracePeriodSeconds"]
-        pause_s: int = self.spec.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        pause_s: int = (
+            self.spec.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        )
         pause_s = min(pause_s, grace_s)
         time.sleep(pause_s)
-        docker("stop", "--time", str(grace_s - pause_s), self.container.name, timeout_s=grace_s + 30)
+        docker(
+            "stop", "--time", str(grace_s - pause_s), self.container.name, timeout_s=grace_s + 30
+        )
         return int(self.container.state("ExitCode"))
 
 

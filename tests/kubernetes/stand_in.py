@@ -51,6 +51,8 @@ class World:
     tokens: set[str] = field(default_factory=set)
     """that the API server was shown"""
     clusters: tuple[str, ...] = ("/v1/projects/my-project/locations/us-central1/clusters/c1",)
+    described: dict[str, Any] = field(default_factory=dict)
+    """the cluster, as GKE's control plane describes it"""
     url: str = ""
     """of GKE's control plane and the registry"""
 
@@ -72,15 +74,15 @@ def standing_in() -> Iterator[World]:
     cluster = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
     cluster.socket = context.wrap_socket(cluster.socket, server_side=True)
 
+    certificate = base64.b64encode(authority.cert_pem.bytes()).decode()
+    world.described = {
+        "name": "c1", "status": "RUNNING", "location": "us-central1",
+        "endpoint": f"127.0.0.1:{cluster.server_port}",
+        "masterAuth": {"clusterCaCertificate": certificate},
+    }  # fmt: skip
+
     class Google(_Google):
         there = world
-        described = {
-            "name": "c1", "status": "RUNNING", "location": "us-central1",
-            "endpoint": f"127.0.0.1:{cluster.server_port}",
-            "masterAuth": {
-                "clusterCaCertificate": base64.b64encode(authority.cert_pem.bytes()).decode()
-            },
-        }  # fmt: skip
 
     google = ThreadingHTTPServer(("127.0.0.1", 0), Google)
     world.url = f"http://127.0.0.1:{google.server_port}"
@@ -114,17 +116,15 @@ class _Server(BaseHTTPRequestHandler):
 
 
 class _Google(_Server):
-    described: dict[str, Any]
-
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         if urlsplit(self.path).path in self.there.clusters:
-            self.answer(self.described)
+            self.answer(self.there.described)
         else:
             where = urlsplit(self.path).path.removeprefix("/v1/")
             error = {"code": 404, "message": f"Not found: {where}.", "status": "NOT_FOUND"}
             self.answer({"error": error}, 404)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         if self.there.digest:
             self.answer({}, Docker_Content_Digest=self.there.digest)
         else:
@@ -132,7 +132,7 @@ class _Google(_Server):
 
 
 class _Cluster(_Server):
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self.there.tokens.add(self.headers.get("Authorization", ""))
         url = urlsplit(self.path)
         if (found := self._discovered(url.path)) is not None:
@@ -144,7 +144,7 @@ class _Cluster(_Server):
         else:
             self._refuse(404, f"{url.path} not found", "NotFound")
 
-    def do_PATCH(self) -> None:  # noqa: N802
+    def do_PATCH(self) -> None:
         """Apply: the object is what the client says it is."""
         path = urlsplit(self.path).path
         assert self.headers["Content-Type"] == "application/apply-patch+yaml"
@@ -165,13 +165,15 @@ class _Cluster(_Server):
         self.there.objects[path] = thing
         self.answer(thing, 201)
 
-    def do_DELETE(self) -> None:  # noqa: N802
+    def do_DELETE(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = urlsplit(self.path).path
         if path in self.there.objects:
             gone = self.there.objects.pop(path)
             details = {"name": gone["metadata"]["name"], "uid": gone["metadata"]["uid"]}
-            self.answer({"kind": "Status", "apiVersion": "v1", "status": "Success", "details": details})
+            self.answer(
+                {"kind": "Status", "apiVersion": "v1", "status": "Success", "details": details}
+            )
         else:
             self._refuse(404, f"{path} not found", "NotFound")
 
@@ -180,7 +182,11 @@ class _Cluster(_Server):
             self._refuse(400, "nothing changes here", "BadRequest")
             return
         found = [thing for key, thing in self.there.objects.items() if key.startswith(path + "/")]
-        listed = {"kind": "DeploymentList", "apiVersion": "apps/v1", "metadata": {"resourceVersion": "1"}}
+        listed = {
+            "kind": "DeploymentList",
+            "apiVersion": "apps/v1",
+            "metadata": {"resourceVersion": "1"},
+        }
         self.answer(listed | {"items": found})
 
     def _refuse(self, code: int, message: str, reason: str) -> None:
@@ -190,10 +196,12 @@ class _Cluster(_Server):
     def _discovered(self, path: str) -> dict[str, Any] | None:
         """Return what kubectl asks to learn which kinds there are; None for anything else."""
         served = self.there.served
-        if path == "/version":
-            return {"major": "1", "minor": "37", "gitVersion": "v1.37.0"}
-        if path == "/api":
-            return {"kind": "APIVersions", "versions": ["v1"]}
+        fixed: dict[str, dict[str, Any]] = {
+            "/version": {"major": "1", "minor": "37", "gitVersion": "v1.37.0"},
+            "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        }
+        if path in fixed:
+            return fixed[path]
         if path == "/apis":
             groups = [
                 {
@@ -208,7 +216,8 @@ class _Cluster(_Server):
             where = {each: f"api{'s' if '/' in each else ''}/{each}" for each in served}
             return {
                 "paths": {
-                    each: {"serverRelativeURL": f"/openapi/v3/{each}?hash=1"} for each in where.values()
+                    each: {"serverRelativeURL": f"/openapi/v3/{each}?hash=1"}
+                    for each in where.values()
                 }
             }
         version = path.removeprefix("/openapi/v3").removeprefix("/apis/").removeprefix("/api/")

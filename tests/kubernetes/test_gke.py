@@ -137,7 +137,11 @@ def test_the_image_of_these_sources_is_looked_up_in_the_registry(world: World, g
 
 
 def test_an_image_without_a_digest_is_refused(gke: Gke) -> None:
-    done = gke(f"deploy --project my-project --cluster c1 --dry-run --image {NAME}:latest".replace("us-", "eu-"))
+    done = gke(
+        f"deploy --project my-project --cluster c1 --dry-run --image {NAME}:latest".replace(
+            "us-", "eu-"
+        )
+    )
     assert done.code == 1
     assert "has no digest" in done.err
 

@@ -40,8 +40,14 @@ def test_it_predicts_at_the_route_of_the_manifest(running: Running) -> None:
 
 
 def test_its_limits_make_the_layout_that_was_measured(running: Running) -> None:
-    started = [each["message"] for each in running.container.said() if "TorchServe starts" in each["message"]]
-    assert started[0].startswith("TorchServe starts with 2 workers x 1 threads, batches of up to 32")
+    started = [
+        each["message"]
+        for each in running.container.said()
+        if "TorchServe starts" in each["message"]
+    ]
+    assert started[0].startswith(
+        "TorchServe starts with 2 workers x 1 threads, batches of up to 32"
+    )
 
 
 def test_it_may_write_to_tmp_and_to_nothing_of_the_image(running: Running) -> None:
@@ -49,7 +55,7 @@ def test_it_may_write_to_tmp_and_to_nothing_of_the_image(running: Running) -> No
     python = ("/opt/venv/bin/python", "-c", say)
     running.container.run(*python, "/tmp/here")
     for place in ("/here", "/app/here", "/opt/here", "/var/tmp/here"):
-        with pytest.raises(AssertionError, match="Read-only file system|Permission denied"):
+        with pytest.raises(AssertionError, match=r"Read-only file system|Permission denied"):
             running.container.run(*python, place)
     status = running.container.run("cat", "/proc/1/status")
     found = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
@@ -84,13 +90,17 @@ def test_tmp_holds_the_most_that_may_be_on_its_way_at_once(running: Running) -> 
     body = request(wire.INSTANCE)
     with ExitStack() as stack:
         clients = [
-            stack.enter_context(socket.create_connection((running.container.address(), running.port("http")), 10))
+            stack.enter_context(
+                socket.create_connection((running.container.address(), running.port("http")), 10)
+            )
             for _ in range(10)
         ]
         for client in clients:
             client.sendall(head.encode() + body + b" " * (size - len(body) - 1))
         time.sleep(1)
-        free, total = (int(word) for word in running.container.run("stat", "-f", "-c", "%f %b", "/tmp").split())
+        free, total = (
+            int(word) for word in running.container.run("stat", "-f", "-c", "%f %b", "/tmp").split()
+        )
         for client in clients:
             client.sendall(b" ")
         answers = [client.recv(12) for client in clients]
@@ -106,5 +116,7 @@ def test_a_v1_client_of_kserve_is_answered(image: str, network: str) -> None:
         name = overlay("kserve")["InferenceService"]["metadata"]["name"]
         there = running.container.endpoint(running.port("http"), f"/v1/models/{name}:predict")
         answer = there.post(request(wire.INSTANCE, wire.INSTANCE))
-        assert [each["label"] for each in json.loads(answer.body)["predictions"]] == [wire.LABEL] * 2
+        assert [each["label"] for each in json.loads(answer.body)["predictions"]] == [
+            wire.LABEL
+        ] * 2
         assert there.send("GET", f"/v1/models/{name}").code == 200

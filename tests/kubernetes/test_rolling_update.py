@@ -5,7 +5,6 @@ balancer sends where lags behind what is decided, as it does in every cluster.
 """
 
 import copy
-import itertools
 import threading
 import time
 from collections import Counter
@@ -80,7 +79,8 @@ class Balancer:
 
     def _write(self) -> None:
         servers = " ".join(
-            f"server {each.container.address()}:{each.port('http')} max_fails=0;" for each in self.pods
+            f"server {each.container.address()}:{each.port('http')} max_fails=0;"
+            for each in self.pods
         )
         (self._folder / "nginx.conf").write_text(NGINX.replace("SERVERS", servers))
 
@@ -138,7 +138,7 @@ class Cluster:
     def end(self) -> None:
         """Remove every container."""
         self._pool.shutdown()
-        for each in [*(pod.container for pod in self.started), self.balancer.container]:
+        for each in [*(one.container for one in self.started), self.balancer.container]:
             docker("rm", "--force", each.name)
 
 
@@ -205,10 +205,14 @@ def test_one_pod_that_leaves_without_its_time_loses_some(cluster: Cluster, spoil
     with load(cluster.endpoint()) as counted:
         cluster.delete(old, spec)
         cluster.settle()
-    lost = sum(itertools.chain(count for answer, count in counted.items() if answer != "200"))
+    lost = sum(count for answer, count in counted.items() if answer != "200")
     assert lost, counted
     assert counted["200"], counted
 
 
 def test_the_lag_is_one_that_the_container_alone_does_not_bear() -> None:
-    assert LEAVE_S < LAG_S < LEAVE_S + pod("gke-cpu")["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert (
+        LEAVE_S
+        < LAG_S
+        < LEAVE_S + pod("gke-cpu")["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    )
