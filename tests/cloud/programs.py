@@ -7,6 +7,7 @@ import pytest
 
 WHERE = {
     "docker-registry": "Debian's package docker-registry",
+    "gke-gcloud-auth-plugin": "gcloud components install gke-gcloud-auth-plugin",
     "gcloud": "https://cloud.google.com/sdk/docs/install",
 }
 

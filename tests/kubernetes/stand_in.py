@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -94,6 +95,22 @@ def standing_in() -> Iterator[World]:
         for server in (cluster, google):
             server.shutdown()
             server.server_close()
+
+
+def environment(world: World, folder: Path) -> dict[str, str]:
+    """Return the variables with which gcloud and kubectl's plugin come here; `folder` keeps what they write."""
+    token = folder / "token"
+    token.write_text("a-token")
+    return {
+        "CLOUDSDK_CONFIG": str(folder / "gcloud"),
+        "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(token),
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER": f"{world.url}/",
+        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+        "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
+        "CLOUDSDK_CORE_DISABLE_FILE_LOGGING": "true",
+        "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
+        "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
+    }
 
 
 class _Server(BaseHTTPRequestHandler):

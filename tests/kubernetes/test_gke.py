@@ -17,9 +17,9 @@ from deploy import image
 from deploy.gke import __main__ as command_line
 from deploy.gke.overlay import WRITTEN
 from tests.cloud.conftest import Done
-from tests.cloud.programs import WHERE, needs
+from tests.cloud.programs import needs
 from tests.kubernetes.conftest import BIN
-from tests.kubernetes.stand_in import KINDS, World, standing_in
+from tests.kubernetes.stand_in import KINDS, World, environment, standing_in
 from tests.pictures import ROOT
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -30,8 +30,6 @@ APPLIED = {
     "HorizontalPodAutoscaler/digits", "PodDisruptionBudget/digits", "NetworkPolicy/digits", "Gateway/digits",
     "HTTPRoute/digits", "HealthCheckPolicy/digits", "GCPBackendPolicy/digits", "PodMonitoring/digits",
 }  # fmt: skip
-WHERE["gke-gcloud-auth-plugin"] = "gcloud components install gke-gcloud-auth-plugin"
-
 Gke = Callable[..., Done]
 
 
@@ -52,20 +50,9 @@ def gke(
     needs("gcloud", "gke-gcloud-auth-plugin")
     for name in ("kubernetes", "deploy.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "token").write_text("a-token")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(image, "ARCHIVE", ROOT / "build/model-store/digits.mar")
-    environ = {
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "CLOUDSDK_CONFIG": str(tmp_path / "gcloud"),
-        "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(tmp_path / "token"),
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER": f"{world.url}/",
-        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-        "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
-        "CLOUDSDK_CORE_DISABLE_FILE_LOGGING": "true",
-        "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
-        "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
-    }
+    environ = {"PATH": f"{BIN}:{os.environ['PATH']}", **environment(world, tmp_path)}
     for variable, value in environ.items():
         monkeypatch.setenv(variable, value)
 
