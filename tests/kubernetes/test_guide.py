@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.guide import GOOGLE, run, shown, spelt
-from tests.cloud.programs import needs
+from tests.programs import needs
 from tests.kubernetes.conftest import BIN, MANIFESTS, rendered
 from tests.kubernetes.stand_in import environment, standing_in
 from tests.kubernetes.test_manifests import validate

@@ -13,6 +13,8 @@ import os
 import socket
 import struct
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
 from ts.arg_parser import ArgParser
@@ -50,6 +52,55 @@ class Lines(logging.Formatter):
             return " ".join(said.split("\n"))
         requests = [each for each in self.requests if each]
         return json.dumps({"severity": record.levelname, "message": said, "requests": requests})
+
+
+class Telling:
+    """Datagrams to telemetry/: what a batch took. Nobody waits for it; what is lost is counted."""
+
+    def __init__(self, wire: socket.socket | None) -> None:
+        """`wire` is connected to telemetry/; without one nothing is told."""
+        self._wire, self._lost = wire, 0
+        self.stages: Sequence[int] | None = None
+        """What the handler tells of the batch that it is at; None before it does."""
+
+    def take(self, stages: Sequence[int]) -> None:
+        """For the handler: when its stages began and ended."""
+        self.stages = stages
+
+    def started(self) -> None:
+        """Tell that the model is loaded."""
+        self._send({"started": {"process": os.getpid()}})
+
+    def batch(self, requests: list[RequestProcessor], arrived: int) -> None:
+        """Tell of a batch that was answered; the entrypoint's own question is no request."""
+        if self._wire is None:
+            return
+        named = [
+            (one, about.get_request_property("X-Sent"))
+            for about in requests
+            if (one := about.get_request_property("X-Request-Id"))
+        ]
+        if named:
+            times = {"arrived": arrived, "ended": time.time_ns(), "stages": self.stages}
+            self._send({"batch": {"requests": named, **times, "lost": self._lost}})
+
+    def _send(self, said: dict[str, Any]) -> None:
+        if self._wire is None:
+            return
+        try:
+            self._wire.send(json.dumps(said).encode(), socket.MSG_DONTWAIT)
+            self._lost = 0
+        except OSError:
+            self._lost += 1
+
+
+def _wire(port: str | None) -> socket.socket | None:
+    """Connect to telemetry/ on a UDP port of loopback."""
+    if not port:
+        return None
+    wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    wire.connect(("127.0.0.1", int(port)))
+    return wire
 
 
 class Messages:
@@ -128,10 +179,16 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
     def handle_connection(self, connection: socket.socket) -> NoReturn:
         """Load a model, then answer batches until Java leaves (raises FrontendLeft)."""
         messages, service = Messages(connection), None
+        telling = Telling(_wire(os.environ.get("TELEMETRY_PORT")))
         while True:
             command = messages.command()
             if command == PREDICT and service is not None:
-                connection.sendall(_predict(service, *messages.requests()))
+                arrived, telling.stages = time.time_ns(), None
+                ids, headers, data = messages.requests()
+                answer = _predict(service, ids, headers, data)
+                # Before the answer: else the front door might be the first to tell of it.
+                telling.batch(headers, arrived)
+                connection.sendall(answer)
                 Lines.requests = []
             elif command == LOAD:
                 service, result, code = self.load_model(messages.load())
@@ -139,6 +196,8 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
                 if code != 200:
                     raise RuntimeError(f"{code} - {result}")
                 service.set_cl_socket(connection)
+                service.context.tell_stages = telling.take
+                telling.started()
             else:
                 raise ValueError(f"unexpected command {command!r}")
 
