@@ -17,10 +17,10 @@ from deploy import image
 from deploy.gke import __main__ as command_line
 from deploy.gke.overlay import WRITTEN
 from tests.cloud.conftest import Done
-from tests.programs import needs
 from tests.kubernetes.conftest import BIN
 from tests.kubernetes.stand_in import KINDS, World, environment, standing_in
 from tests.pictures import ROOT
+from tests.programs import needs
 
 DIGEST = f"sha256:{'a' * 64}"
 NAME = "us-central1-docker.pkg.dev/my-project/models/digits"

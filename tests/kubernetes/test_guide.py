@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.guide import GOOGLE, run, shown, spelt
-from tests.programs import needs
 from tests.kubernetes.conftest import BIN, MANIFESTS, rendered
 from tests.kubernetes.stand_in import environment, standing_in
 from tests.kubernetes.test_manifests import validate
 from tests.pictures import ROOT
+from tests.programs import needs
 
 GUIDE = ROOT / "docs" / "kubernetes.md"
 IMAGE = f"us-central1-docker.pkg.dev/my-project/models/digits@sha256:{'a' * 64}"

@@ -14,6 +14,7 @@ from serving.torchserve import Settings
 from tests.kubernetes.conftest import BIN, MANIFESTS, OVERLAYS, Thing, overlay, pod, rendered
 from tests.kubernetes.node import number
 from tests.pictures import ARCHIVE, ROOT
+from tests.programs import needs
 
 LAYERED = ("any", "gke-cpu", "gke-gpu")
 """Those that have a Deployment, and may take the components."""
@@ -294,6 +295,47 @@ def test_the_autoscaler_asks_for_the_metric_that_the_adapter_s_rule_makes(
     assert rule["seriesQuery"].startswith("serving_queue_wait_seconds_sum{")
     # In seconds: half of the tenth that people notice.
     assert number(wait["pods"]["target"]["averageValue"]) == 0.05
+
+
+def test_the_adapter_s_rule_is_the_mean_wait_of_each_pod(tmp_path: Path) -> None:
+    needs("promtool")
+    values = yaml.safe_load((MANIFESTS / "components/queue-wait/adapter.yaml").read_text())
+    (rule,) = values["rules"]["custom"]
+    labels = 'namespace="digits",pod=~"busy|idle"'
+    query = (
+        rule["metricsQuery"].replace("<<.LabelMatchers>>", labels).replace("<<.GroupBy>>", "pod")
+    )
+    named = 'serving_queue_wait_seconds_{}{{namespace="digits",pod="{}"}}'
+    rising = {"busy": ("0+1.5x20", "0+30x20"), "idle": ("0+0x20", "0+0x20")}
+    test = {
+        "interval": "15s",
+        "input_series": [
+            {"series": named.format(part, name), "values": values}
+            for name, both in rising.items()
+            for part, values in zip(("sum", "count"), both, strict=True)
+        ],
+        "promql_expr_test": [
+            {
+                "expr": f"({query}) > 0",
+                "eval_time": "3m",
+                "exp_samples": [{"labels": '{pod="busy"}', "value": 0.05}],
+            },
+            # The one without requests has no mean: what is not equal to itself is not a number.
+            {
+                "expr": f"count(({query}) != ({query})) by (pod)",
+                "eval_time": "3m",
+                "exp_samples": [{"labels": '{pod="idle"}', "value": 1}],
+            },
+        ],
+    }
+    (tmp_path / "rule.yaml").write_text(
+        yaml.safe_dump({"evaluation_interval": "15s", "tests": [test]})
+    )
+    done = subprocess.run(
+        ["promtool", "test", "rules", "rule.yaml"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_there_is_one_of_ours_for_each_zone_and_one_may_go() -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests import wire
+from tests.http import wait_for
 from tests.kubernetes import node
 from tests.kubernetes.conftest import overlay, pod
 from tests.kubernetes.node import Running
@@ -71,17 +72,33 @@ def test_nothing_listens_but_the_ports_of_the_manifest(running: Running) -> None
         for line in running.container.run("cat", f"/proc/net/{table}").splitlines()[1:]
         if line.split()[3] == "0A"
     }
-    # Docker's own name server sits in a network that was made for the test.
-    declared = {each["containerPort"] for each in running.spec["ports"]}
+    # Docker's own name server, in a network that was made for the test, is nobody's door.
     doors = {port for port in listening if _answers(running, port)}
-    assert running.port("http") in doors
-    assert doors <= declared
+    assert doors == {each["containerPort"] for each in running.spec["ports"]}
 
 
 def _answers(running: Running, port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(2)
         return client.connect_ex((running.container.address(), port)) == 0
+
+
+def test_the_metrics_are_where_the_manifests_send_prometheus(running: Running) -> None:
+    running.endpoint().post(request(wire.INSTANCE))
+    (endpoint,) = overlay("gke-cpu")["PodMonitoring"]["spec"]["endpoints"]
+    notes = overlay("any")["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    assert (notes["prometheus.io/port"], notes["prometheus.io/path"]) == (
+        str(running.port(endpoint["port"])),
+        endpoint["path"],
+    )
+    there = running.container.endpoint(running.port(endpoint["port"]), endpoint["path"])
+    # What the adapter's rule makes the autoscaler's metric of.
+    wanted = ("serving_queue_wait_seconds_sum", "serving_queue_wait_seconds_count")
+    wait_for(
+        lambda: all(f"\n{each}" in there.send("GET", endpoint["path"]).body for each in wanted),
+        20,
+        "the waits of requests",
+    )
 
 
 def test_tmp_holds_the_most_that_may_be_on_its_way_at_once(running: Running) -> None:
