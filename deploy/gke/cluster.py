@@ -80,7 +80,7 @@ class Cluster:
             for line in found:
                 self.run.say(f"  {line}")
             if not yes:
-                _agree(self.settings.name)
+                agree(self.settings.name)
         self.run.change(
             ["kubectl", "delete", "--ignore-not-found", "-k", str(folder)],
             Stop("not all of it is gone, as it says above", "run the same command again"),
@@ -132,7 +132,8 @@ class Cluster:
         return listed.split()
 
 
-def _agree(name: str) -> None:
+def agree(name: str) -> None:
+    """Ask for the name; raise Stop where something else comes, or nothing."""
     try:
         answer = input(f"Type the name, {name}, to go on: ")
     except EOFError:

@@ -39,7 +39,7 @@ def options(pod: Thing) -> list[str]:
     """Return docker run's words for a pod's one container; fail for a field that is not known here."""
     assert set(pod) <= ELSEWHERE, set(pod) - ELSEWHERE
     (container,) = pod["containers"]
-    assert set(container) == USED, set(container) ^ USED
+    assert set(container) <= USED, set(container) - USED
     sizes = {each["name"]: int(number(each["emptyDir"]["sizeLimit"])) for each in pod["volumes"]}
     words = _security(pod["securityContext"] | container["securityContext"])
     for each in container["env"]:

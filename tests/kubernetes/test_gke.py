@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from deploy import image
+from deploy.errors import Stop
 from deploy.gke import __main__ as command_line
+from deploy.gke.cluster import agree
 from deploy.gke.overlay import WRITTEN
 from tests.cloud.conftest import Done
 from tests.kubernetes.conftest import BIN
@@ -83,15 +85,22 @@ def test_it_is_deployed_by_digest_and_undeployed_when_one_agrees(world: World, g
     assert container["image"] == f"{NAME}@{DIGEST}"
     assert "successfully rolled out" in done.out
 
-    done = gke("undeploy --cluster c1", says="no\n")
-    assert (done.code, world.names()) == (1, APPLIED)
-    assert "deployment.apps/digits" in done.out
-    assert "nobody is there to agree" in gke("undeploy --cluster c1").err
-
     done = gke("undeploy --cluster c1", says="digits\n")
     assert done.code == 0, done.err
+    assert "deployment.apps/digits\n" in done.out.partition("This will be gone:")[2]
     assert world.names() == {"Namespace/digits"}
     assert "nothing changed" in gke("undeploy --cluster c1").out
+
+
+@pytest.mark.parametrize(
+    ("says", "why"), [("no\n", "nothing was deleted"), ("", "nobody is there")]
+)
+def test_without_the_name_nothing_is_deleted(
+    monkeypatch: pytest.MonkeyPatch, says: str, why: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(says))
+    with pytest.raises(Stop, match=why):
+        agree("digits")
 
 
 def test_a_dry_run_prints_the_lines_and_asks_nobody(world: World, gke: Gke) -> None:
