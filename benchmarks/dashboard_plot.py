@@ -20,7 +20,9 @@ def main(read: Path, to: Path) -> None:
         for line in panel["lines"]:
             seconds, values = zip(*line["points"], strict=True)
             place.plot(seconds, [value * scale for value in values], label=line["name"])
-        place.set(title=panel["title"], ylabel=UNITS[panel["unit"]], ylim=(0, None), xlabel="s")
+        place.set(title=panel["title"], ylabel=UNITS[panel["unit"]], xlabel="s")
+        # From a millisecond to the seconds of a crowd.
+        place.set(yscale="log") if panel["unit"] == "s" else place.set(ylim=(0, None))
         place.grid(visible=True, alpha=0.3)
         place.legend(fontsize=8, loc="upper left")
     figure.savefig(to, dpi=80)
