@@ -27,6 +27,9 @@ NAME ?= knn
 # Where to deploy; both are remembered, and everything else is in deploy.toml.
 PROJECT ?=
 REGION ?=
+# The GKE cluster, and what make manifests looks at.
+CLUSTER ?=
+OVERLAY ?= $(wildcard kubernetes/overlays/*)
 # Options of python -m deploy, such as --dry-run.
 ARGS ?=
 
@@ -38,7 +41,7 @@ BIN := .venv/bin
 DOCKER ?= docker
 MODEL := build/model/weights.safetensors
 ARCHIVE ?= build/model-store/digits.mar
-LOCKS := serve dev sbom scan java bench
+LOCKS := serve dev sbom scan kubernetes java bench
 
 # A bucket is named to the container, with the credentials of this machine's user; a folder is mounted.
 BUCKET := $(filter gs://%,$(STORAGE))
@@ -48,7 +51,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in migrate contract faults overload front tune bench start growth dashboard pairs measure-functions test test-unit test-functions test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown deploy-gke undeploy-gke manifests rehearse stand-in migrate contract faults overload front tune bench start growth dashboard pairs measure-functions test test-unit test-functions test-torchserve test-container test-cloud test-kubernetes lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -164,6 +167,23 @@ status: ## say what runs, at which traffic, since when, and what it costs
 undeploy: ## end what is deployed (ARGS=--idle: what has no traffic)
 teardown: ## delete everything that costs; it asks first
 
+GKE = $(DEPLOY).gke
+ON = --cluster "$(CLUSTER)" $(CLOUD)
+
+deploy-gke: $(ARCHIVE) ## let the pushed image answer in a GKE cluster (PROJECT=, CLUSTER=; ARGS=--dry-run)
+	@$(GKE) deploy $(ON)
+
+undeploy-gke: .venv/ready ## delete all of that; it asks first (PROJECT=, CLUSTER=)
+	@$(GKE) undeploy $(ON)
+
+manifests: build/kubernetes/ready ## render kubernetes/ and hold it against the schemas of three versions (OVERLAY=folder)
+	@build/kubernetes/bin/python -m deploy.gke.validate $(OVERLAY)
+
+build/kubernetes/ready: requirements/kubernetes.lock
+	$(PYTHON) -m venv build/kubernetes
+	build/kubernetes/bin/pip install --quiet --no-deps --require-hashes -r requirements/kubernetes.lock
+	@touch $@
+
 rehearse: $(ARCHIVE) ## go through all of it on this machine, with the real gcloud and SDK, and no account
 	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal.story
 
@@ -217,7 +237,7 @@ $(PEERS)/ready: requirements/bench.lock .venv/ready
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
 	@touch $@
 
-test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
+test: $(ARCHIVE) build/kubernetes/ready ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
 	$(BIN)/python -m pytest
 
 test-unit: $(MODEL) ## run the tests that need neither TorchServe nor Docker
@@ -234,6 +254,9 @@ test-container: $(ARCHIVE) ## run the tests against the real image, and those of
 
 test-cloud: $(ARCHIVE) ## run the tests of deploying: gcloud, the SDK and python -m deploy against the rehearsal
 	$(BIN)/python -m pytest tests/cloud
+
+test-kubernetes: $(ARCHIVE) build/kubernetes/ready ## run the tests of kubernetes/: schemas, a pod, a rolling update, a stand-in for GKE
+	$(BIN)/python -m pytest tests/kubernetes
 
 lint: .venv/ready ## check style, types and who imports whom
 	$(BIN)/ruff check .
