@@ -10,7 +10,7 @@ WHERE = {
     "gcloud": ("https://cloud.google.com/sdk/docs/install", "REQUIRE_GCLOUD"),
     "gke-gcloud-auth-plugin": (
         "gcloud components install gke-gcloud-auth-plugin",
-        "REQUIRE_GCLOUD",
+        "REQUIRE_GKE",
     ),
     "prometheus": ("Debian's package prometheus", "REQUIRE_PROMETHEUS"),
     "promtool": ("Debian's package prometheus", "REQUIRE_PROMETHEUS"),
