@@ -12,8 +12,8 @@ from serving.torchserve import Settings
 
 BUFFER = 4 << 20
 """Bytes of datagrams that may wait; Linux gives what net.core.rmem_max allows."""
-AGAIN_S = 10
-"""How long it stays away where it ended by itself: the server does without."""
+AGAIN_S, MOST_S = 10, 600
+"""How long it stays away where it ended by itself, the first time and at most: it doubles."""
 
 
 class Telemetry:
@@ -26,7 +26,8 @@ class Telemetry:
         self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         self._wire.bind(("127.0.0.1", 0))
         self._process: subprocess.Popen[bytes] | None = None
-        self._ended = 0.0
+        self._began = self._ended = 0.0
+        self._pause = AGAIN_S / 2
 
     @property
     def port(self) -> int:
@@ -42,20 +43,20 @@ class Telemetry:
     def see(self) -> None:
         """Start it again where it ended a while ago; say so where it just did."""
         if self._process is None:
-            if self._ended and time.monotonic() - self._ended > AGAIN_S:
+            if self._ended and time.monotonic() - self._ended > self._pause:
                 self._start(0)
         elif (code := self._process.poll()) is not None:
             self._process, self._ended = None, time.monotonic()
-            self._log.write(
-                "ERROR",
-                f"telemetry ended with {code}; it starts again in {AGAIN_S} s. Predictions go on",
-            )
+            lived = self._ended - self._began
+            self._pause = AGAIN_S if lived > MOST_S else min(2 * self._pause, MOST_S)
+            again = f"it starts again in {self._pause:.0f} s"
+            self._log.write("ERROR", f"telemetry ended with {code}; {again}. Predictions go on")
 
     def _start(self, workers: int) -> None:
         labels = dict(self._config.labels)
         about = {"model": self._settings.model, "version": self._version} | labels
         lines = {"human": self._config.log_text, "level": self._config.log_level, "labels": labels}
-        fd = self._wire.fileno()
+        self._began, fd = time.monotonic(), self._wire.fileno()
         self._process = subprocess.Popen(
             [
                 sys.executable, "-m", "telemetry", "--socket", str(fd), "--run", str(self._settings.run),

@@ -23,7 +23,7 @@ from tests.container.conftest import (
     starting,
     wait_until_healthy,
 )
-from tests.http import Answer, Endpoint, wait_for
+from tests.http import JSON_TYPE, Answer, Endpoint, wait_for
 from tests.otlp import Received
 from tests.pictures import ROOT, held_out, request
 from tests.programs import needs
@@ -32,7 +32,6 @@ HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
 METRICS = 9464
 TRACE = "5f" * 16
 SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BSP_SCHEDULE_DELAY": "500"}
-JSON_TYPE = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")

@@ -42,16 +42,27 @@ class Lines(logging.Formatter):
     What is less stays text, as TorchServe's Java waits for some of it.
     """
 
-    requests: ClassVar[list[str | None]] = []
-    """The ids of the requests that are worked on now; None for one that has none."""
+    requests: ClassVar[list[RequestProcessor]] = []
+    """The headers of the requests that are worked on now."""
 
     def format(self, record: logging.LogRecord) -> str:
         """As logging.Formatter says: one line."""
         said = super().format(record)
         if record.levelno < logging.WARNING:
             return " ".join(said.split("\n"))
-        requests = [each for each in self.requests if each]
-        return json.dumps({"severity": record.levelname, "message": said, "requests": requests})
+        line = {
+            "severity": record.levelname,
+            "message": said,
+            "requests": self._all("X-Request-Id"),
+        }
+        traces = self._all("X-Trace")
+        if len(set(traces)) == 1:  # a line has room for one
+            line["trace"] = traces[0]
+        return json.dumps(line)
+
+    def _all(self, header: str) -> list[str]:
+        found = (each.get_request_property(header) for each in self.requests)
+        return [each for each in found if each]
 
 
 class Telling:
@@ -206,7 +217,7 @@ def _predict(
     service: Service, ids: list[str], headers: list[RequestProcessor], data: list[dict[str, Any]]
 ) -> bytes:
     """Give a batch to the handler; return the message that answers it."""
-    Lines.requests = [each.get_request_property("X-Request-Id") for each in headers]
+    Lines.requests = headers
     context = service.context
     by_index = dict(enumerate(ids))
     context.request_ids = by_index
