@@ -51,8 +51,8 @@ class Config(NamedTuple):
     """What a trace's id stands after in Cloud Logging: projects/PROJECT/traces/, or nothing."""
     metrics_port: int | None = None
     """Where Prometheus may ask; None: nowhere."""
-    otlp: str | None = None
-    """The URL that metrics and traces are sent to; None: they are not."""
+    otlp: bool = False
+    """Whether metrics and traces are sent; where to is OpenTelemetry's to read, and may be a secret."""
 
     @property
     def predict_said(self) -> str:
@@ -94,7 +94,7 @@ def read(environ: Mapping[str, str], baked: str) -> Config:
         metrics_port=_number(environ, "METRICS_PORT", 0, most=65535)
         if environ.get("METRICS_PORT")
         else None,
-        otlp=_url(environ, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        otlp=_is_url(environ, "OTEL_EXPORTER_OTLP_ENDPOINT"),
     )
     if config.health == config.predict:
         raise BadVariable(f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both {config.health}")
@@ -110,11 +110,11 @@ def _number(environ: Mapping[str, str], name: str, default: int, most: int) -> i
     return int(text)
 
 
-def _url(environ: Mapping[str, str], name: str) -> str | None:
+def _is_url(environ: Mapping[str, str], name: str) -> bool:
     text = environ.get(name)
     if text and not re.fullmatch(r"https?://[^/\s]+\S*", text):
-        raise BadVariable(f"{name}={text}: expected http://HOST:PORT or https://HOST")
-    return text or None
+        raise BadVariable(f"{name}: expected http://HOST:PORT or https://HOST")
+    return bool(text)
 
 
 def _sha256(environ: Mapping[str, str], name: str) -> str | None:

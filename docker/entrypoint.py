@@ -11,7 +11,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -226,9 +225,7 @@ def _ignore_signals() -> None:
 def main() -> None:
     """Run, and end with the reason as the last line."""
     log = Log(human=(os.environ.get("LOG_FORMAT") or config.default_format()) == "text")
-    sys.excepthook = lambda *error: log.write(
-        "CRITICAL", "".join(traceback.format_exception(*error))
-    )
+    log.take_exceptions("entrypoint")
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _raise_told)

@@ -1,6 +1,7 @@
 """The front door: nginx, configured for the routes and the limits that hold here."""
 
 import json
+import os
 import re
 import resource
 import signal
@@ -68,9 +69,12 @@ def _told(port: int | None) -> str:
 
 def _without_what_was_sent(text: str) -> str:
     """Of what nginx tells of a request leave its method and path."""
-    said, _, request = text.rstrip("\n").partition(", client: ")
-    line = re.search(r'request: "([!-~]+ [!->@-~]*)', request)
-    return f"{said} ({line[1]})" if line else said
+    said, about, request = text.rstrip("\n").partition(", client: ")
+    if about:
+        # What it quotes are headers, but for names of files.
+        said = re.sub(r'"([^"]*)("|$)', lambda m: m[0] if m[1][:1] == "/" else '"..."', said)
+    line = re.search(r'request: "([A-Z]{1,16})(?: (/[!->@-~]{0,500}))?', request)
+    return f"{said} ({' '.join(filter(None, line.groups()))})" if line else said
 
 
 class Front:
@@ -84,8 +88,10 @@ class Front:
         self._stopping = settings.run / "stopping"
         self._log = log
         self.process = subprocess.Popen(
-            [NGINX, "-e", "stderr", "-c", str(file)], stderr=subprocess.PIPE, text=True, errors="replace"
+            [NGINX, "-e", "stderr", "-c", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors="replace", env=os.environ | {"TZ": "UTC"},  # its lines say so
         )  # fmt: skip
+        self._lines = log.pass_through(self.process.stdout)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -122,3 +128,4 @@ class Front:
             self.process.wait(within_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        self._lines.join(1)

@@ -25,7 +25,7 @@ class Telemetry:
         self._wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         self._wire.bind(("127.0.0.1", 0))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._began = self._ended = 0.0
         self._pause = AGAIN_S / 2
 
@@ -63,8 +63,9 @@ class Telemetry:
                 "--about", json.dumps(about), "--workers", str(workers), "--log", json.dumps(lines),
                 *(["--prometheus"] if self._config.metrics_port else []),
             ],
-            pass_fds=[fd], stdin=subprocess.DEVNULL,
+            pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace",
         )  # fmt: skip
+        self._lines = self._log.pass_through(self._process.stdout)
 
     def tell_to_stop(self) -> None:
         """Let it send what it has."""
@@ -79,4 +80,5 @@ class Telemetry:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            self._lines.join(1)
         self._wire.close()

@@ -44,7 +44,7 @@ def read_manifest(text: str | bytes) -> Manifest:
             model.get("serializedFile"), model.get("requirementsFile"), model.get("configFile"),
             str(model.get("modelVersion", "")),
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadArchive(
             f"{MANIFEST} is not what torch-model-archiver writes: {type(error).__name__}: {error}"
         ) from error
@@ -59,7 +59,7 @@ def adapt(contents: Path, name: str) -> Manifest:
     file = contents / MANIFEST
     if not file.is_file():
         raise BadArchive(f"{MANIFEST} is missing: torch-model-archiver makes such archives")
-    text = file.read_text()
+    text = file.read_bytes()
     found = read_manifest(text)
     document: dict[str, Any] = json.loads(text)
     document["model"]["modelName"] = name

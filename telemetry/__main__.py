@@ -29,6 +29,9 @@ TEXT = "metrics.http"
 """The socket in the folder on which Prometheus's text is served."""
 
 
+log = logging.getLogger(__name__)
+
+
 class Told(BaseException):
     """A signal to stop."""
 
@@ -43,24 +46,27 @@ class Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
         severity = record.levelname if record.levelname in SEVERITIES else "INFO"
-        self._log.write(severity, record.getMessage(), "telemetry")
+        self._log.write(severity, self.format(record), "telemetry")
 
 
 def listen(wire: socket.socket, instruments: Instruments, spans: Spans | None) -> NoReturn:
     """Take in facts for ever; raises Told."""
-    log = logging.getLogger(__name__)
     while True:
         try:
-            fact = facts.read(wire.recv(LARGEST))
+            _take(facts.read(wire.recv(LARGEST)), instruments, spans)
         except facts.Unreadable as error:
             log.warning("%s", error)
-            continue
-        instruments.take(fact)
-        if spans is not None:
-            if isinstance(fact, facts.Batch):
-                spans.keep(fact)
-            elif isinstance(fact, facts.Answered):
-                spans.write(fact)
+        except Exception:  # one datagram must not end it: those after it would be lost
+            log.exception("a datagram could not be taken in")
+
+
+def _take(fact: facts.Fact, instruments: Instruments, spans: Spans | None) -> None:
+    instruments.take(fact)
+    if spans is not None:
+        if isinstance(fact, facts.Batch):
+            spans.keep(fact)
+        elif isinstance(fact, facts.Answered):
+            spans.write(fact)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -103,15 +109,16 @@ def main() -> None:
     parser.add_argument("--prometheus", action="store_true", help=f"serve text on RUN/{TEXT}")
     parser.add_argument("--log", default='{"human": true}', help="how to write lines, as JSON")
     args = parser.parse_args()
-    log = Log()
-    log.become(**json.loads(args.log))
-    logging.basicConfig(handlers=[Lines(log)], level="WARNING")
+    lines = Log()
+    lines.become(**json.loads(args.log))
+    lines.take_exceptions("telemetry")
+    logging.basicConfig(handlers=[Lines(lines)], level="WARNING")
     signal.signal(signal.SIGTERM, _raise_told)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the entrypoint tells us
     try:
         run(args)
     except export.NotExported as error:
-        log.write("ERROR", str(error), "telemetry")
+        lines.write("ERROR", str(error), "telemetry")
         sys.exit(1)
 
 

@@ -4,6 +4,7 @@ The variables are OpenTelemetry's own (https://opentelemetry.io/docs/specs/otel/
 read by its SDK. At Google's endpoint the container's service account is who tells.
 """
 
+import logging
 import os
 import socketserver
 import threading
@@ -27,6 +28,7 @@ from prometheus_client.exposition import MetricsHandler
 
 from telemetry.spans import Ids
 
+log = logging.getLogger(__name__)
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 GOOGLE = "telemetry.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -95,9 +97,19 @@ def _wanted(signal: str) -> bool:
     return bool(os.environ.get(ENDPOINT)) and os.environ.get(f"OTEL_{signal}_EXPORTER") != "none"
 
 
+class Server(socketserver.ThreadingUnixStreamServer):
+    """A server for the front door alone, on a unix socket."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: object) -> None:
+        """Say what became of a question; mostly who asked has gone."""
+        log.info("a question of Prometheus's was not answered", exc_info=True)
+
+
 def serve(registry: CollectorRegistry, path: Path) -> None:
     """Answer with Prometheus's text on a unix socket; the front door passes its port on to it."""
     path.unlink(missing_ok=True)
-    server = socketserver.ThreadingUnixStreamServer(str(path), MetricsHandler.factory(registry))
-    server.daemon_threads = True
+    server = Server(str(path), MetricsHandler.factory(registry))
     threading.Thread(target=server.serve_forever, daemon=True).start()

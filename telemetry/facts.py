@@ -4,6 +4,7 @@ Of a request its id, its times and its sizes; never what is in it.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -53,11 +54,15 @@ class Started(NamedTuple):
     process: int
 
 
+REQUEST = re.compile("[0-9a-f]{32}")
+Fact = Answered | Batch | Started
+
+
 class Unreadable(Exception):
     """A datagram is not what nginx or a worker sends."""
 
 
-def read(datagram: bytes) -> Answered | Batch | Started:
+def read(datagram: bytes) -> Fact:
     """Take in a datagram; raise Unreadable.
 
     nginx's begin as syslog's do (RFC 3164), with a priority, a time and a name.
@@ -66,15 +71,17 @@ def read(datagram: bytes) -> Answered | Batch | Started:
         said = json.loads(datagram[datagram.index(b"{") :].decode(errors="replace"))
         kind, about = said.popitem()
         return _KINDS[kind](about)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise Unreadable(f"{type(error).__name__} in a datagram of {len(datagram)} bytes") from None
 
 
 def _answered(said: dict[str, Any]) -> Answered:
-    ended = _nanoseconds(said["ended"])
+    ended, status = _nanoseconds(said["ended"]), int(said["status"])
+    if not 100 <= status <= 599 or not REQUEST.fullmatch(said["request"]):
+        raise ValueError
     callers = {name: said[name] for name in ("traceparent", "x-cloud-trace-context")}
     return Answered(
-        said["request"], said["method"], said["path"], int(said["status"]),
+        said["request"], said["method"], said["path"], status,
         ended - _nanoseconds(said["took"]), ended,
         {name: value for name, value in callers.items() if value},
     )  # fmt: skip
@@ -96,7 +103,7 @@ def _nanoseconds(seconds: str) -> int:
     return (int(whole) * 1000 + int(thousandths)) * 1_000_000
 
 
-_KINDS: dict[str, Callable[[dict[str, Any]], Answered | Batch | Started]] = {
+_KINDS: dict[str, Callable[[dict[str, Any]], Fact]] = {
     "answered": _answered,
     "batch": _batch,
     "started": _started,

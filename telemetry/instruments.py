@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
-from telemetry.facts import Answered, Batch, Started
+from telemetry.facts import Answered, Batch, Fact, Started
 
 SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
@@ -82,7 +82,7 @@ class Instruments:
             "Held by processes, what they share once",
         )
 
-    def take(self, fact: Answered | Batch | Started) -> None:
+    def take(self, fact: Fact) -> None:
         """Take in a fact."""
         match fact:
             case Answered():

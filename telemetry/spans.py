@@ -57,7 +57,7 @@ class Spans:
         batch = self._batches.pop(answered.request, None)
         self._ids.trace = int(answered.request, 16)
         front = self._tracer.start_span(
-            f"{answered.method} {answered.path}", _caller(answered), SpanKind.SERVER,
+            answered.method or "_OTHER", _caller(answered), SpanKind.SERVER,
             {
                 "http.request.method": answered.method, "url.path": answered.path,
                 "http.response.status_code": answered.status, "request.id": answered.request,

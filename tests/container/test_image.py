@@ -465,6 +465,24 @@ def test_a_request_s_line_has_its_id_and_its_trace_and_nothing_of_its_body(
     assert wire.INSTANCE["b64"][:40] not in container.logs()
 
 
+def test_a_request_that_cannot_be_read_is_told_of_as_it_came_in_universal_time(
+    start: Start,
+) -> None:
+    container = start(*HARDENED, **VERTEX, ACCESS_LOG="all", TZ="EST5")
+    wait_until_healthy(container.endpoint(9000, "/"), HEALTH)
+    with socket.create_connection((container.address(), 9000), 10) as client:
+        client.sendall(
+            f"POST {PREDICT}?secret HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n".encode()
+        )
+        assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+    wait_for(lambda: "httpRequest" in container.logs(), 10, "the request's line")
+    line = next(line for line in container.said() if "httpRequest" in line)
+    assert line["message"] == f"POST {PREDICT} 400"
+    began = next(line for line in container.said() if line["message"].startswith("ready"))
+    assert line["time"][:13] >= began["time"][:13]
+    assert "secret" not in container.logs()
+
+
 def test_it_is_quiet_unless_asked(endpoint: Endpoint, vertex: Container) -> None:
     assert endpoint.post(request(wire.INSTANCE)).code == 200
     assert endpoint.post(b"{}").code == 400

@@ -151,6 +151,36 @@ def test_a_fault_s_line_has_the_request_s_id_its_trace_and_the_whole_traceback(
     assert line["logging.googleapis.com/labels"]["process"] == "worker"
 
 
+PRINTING = """
+class Printing:
+    def initialize(self, context):
+        self.initialized = True
+
+    def handle(self, data, context):
+        print(data[0]["print"])
+        return ["ok"]
+"""
+
+
+def test_whatever_a_handler_prints_the_log_goes_on(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "printing.py").write_text(PRINTING)
+    folder = tmp_path / "model"
+    folder.mkdir(mode=0o755)
+    stock.pack(folder, tmp_path / "printing.py").chmod(0o644)
+    mounted = ("--volume", f"{folder}:/mnt/model:ro")
+    container, endpoint = started(start, *mounted, AIP_STORAGE_URI="/mnt/model")
+    strange = [
+        '{"a":' * 3000,
+        '{"severity":"INFO","message":"m","requests":3}',
+        "\x00\ud800",
+        "last",
+    ]
+    for printed in strange:
+        endpoint.post(json.dumps({"instances": [{"print": printed}]}).encode())
+    wait_for(lambda: '"last"' in container.logs(), 10, "the last line")
+    container.said()
+
+
 def keeps_its_promises(endpoint: Endpoint) -> None:
     """See that requests are answered as test_stock.py compares them with stock TorchServe's."""
     for name, body in SAME.items():

@@ -2,6 +2,8 @@
 
 import json
 import math
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -210,7 +212,7 @@ def test_a_trace_leads_from_the_caller_to_the_model(
 
     wait_for(lambda: len(found()) == 6, 15, "six spans")
     spans = found()
-    front = spans.pop(f"POST {PREDICT}")
+    front = spans.pop("POST")
     assert front.parent_span_id.hex() == "00f067aa0ba902b7"  # type: ignore[attr-defined]
     parents = {n: s.parent_span_id for n, s in spans.items()}  # type: ignore[attr-defined]
     worker = spans["worker"].span_id  # type: ignore[attr-defined]
@@ -218,6 +220,50 @@ def test_a_trace_leads_from_the_caller_to_the_model(
         "queue": front.span_id, "worker": front.span_id,  # type: ignore[attr-defined]
         "decode": worker, "forward": worker, "encode": worker,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        {"X-Cloud-Trace-Context": f"{'a' * 32}/1;o={'9' * 4301}"},
+        {"X-Cloud-Trace-Context": "\1" * 7000, "traceparent": "\1" * 7000},
+        {"traceparent": f"ff-{TRACE}-00f067aa0ba902b7-01"},
+        {"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-01"},
+    ],
+    ids=["digits without end", "control characters", "version ff", "zeros"],
+)
+def test_a_header_that_is_no_trace_harms_nobody_and_its_request_is_counted(
+    observed: Container, predicting: Endpoint, junk: dict[str, str]
+) -> None:
+    counted = "http_server_request_duration_seconds_count[POST][400]"
+    before = scraped(observed).get(counted, 0)
+    for _ in range(20):
+        assert predicting.post(b"{}", JSON_TYPE | junk).code == 400
+    wait_for(lambda: scraped(observed)[counted] == before + 20, 10, "twenty more")
+    assert not [line for line in observed.said() if line["severity"] == "CRITICAL"]
+
+
+def test_scrapers_that_hang_up_leave_no_trace_in_the_log(observed: Container) -> None:
+    before = len(observed.said())
+    for _ in range(20):
+        with socket.create_connection((observed.address(), METRICS), 5) as scraper:
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            scraper.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    time.sleep(1)
+    assert len(observed.said()) == before
+
+
+def test_slow_scrapers_keep_nobody_out(observed: Container) -> None:
+    slow = [socket.create_connection((observed.address(), METRICS), 5) for _ in range(16)]
+    try:
+        for index, scraper in enumerate(slow):
+            length = b"Content-Length: 1000000" if index % 2 else b"Transfer-Encoding: chunked"
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n")
+        time.sleep(0.5)
+        assert scraped(observed)["serving_ready"] == 1
+    finally:
+        for scraper in slow:
+            scraper.close()
 
 
 def test_a_caller_that_does_not_sample_is_not_traced(

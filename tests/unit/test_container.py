@@ -90,9 +90,24 @@ def test_prometheus_s_door_is_another_than_the_two() -> None:
 
 
 def test_of_what_nginx_tells_of_a_request_its_method_and_path_are_left() -> None:
-    told = '*7 it failed, client: 10.0.0.1, server: , request: "POST /p?key=secret HTTP/1.1", host: "h"'
-    assert front._without_what_was_sent(told) == "*7 it failed (POST /p)"
+    about = ', client: 10.0.0.1, server: , request: "POST /p?key=secret HTTP/1.1", host: "h"'
+    told = '*7 open() "/tmp/x" failed' + about
+    assert front._without_what_was_sent(told) == '*7 open() "/tmp/x" failed (POST /p)'
+    told = '*7 client sent too long header line: "A: secret...' + about
+    assert (
+        front._without_what_was_sent(told) == '*7 client sent too long header line: "..." (POST /p)'
+    )
+    told = '*7 it failed, client: 10.0.0.1, request: "GET http://user:secret@h/ HTTP/1.1"'
+    assert front._without_what_was_sent(told) == "*7 it failed (GET)"
     assert front._without_what_was_sent("it begins\n") == "it begins"
+
+
+def test_where_metrics_are_sent_to_is_not_told_with_the_settings() -> None:
+    variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    assert "secret" not in repr(config.read({variable: "http://user:secret@h:1"}, "digits"))
+    with pytest.raises(BadVariable) as raised:
+        config.read({variable: "user:secret@h:1"}, "digits")
+    assert "secret" not in str(raised.value)
 
 
 def test_the_larger_the_requests_may_be_the_fewer_are_let_in_at_once() -> None:
