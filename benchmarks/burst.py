@@ -1,0 +1,234 @@
+"""Hold the calculator's queue (deploy/estimate) against a container: how busy it is, and a burst.
+
+First the processor's share that steady rates take, as a part of what the peak takes. Then what clients
+that each wait for their answer get, as `make growth` measures it, and a burst: requests come at half
+the peak, for ten seconds at three times the peak, and at half of it again. The calculator is told
+the peak, and given the same burst.
+"""
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import report
+from benchmarks.container import Container
+from benchmarks.overload import Answer, Pool
+from benchmarks.workloads import BUILD
+from deploy.estimate.measured import LIMIT, climbing
+from deploy.estimate.replica import Point, Replica
+from deploy.estimate.waiting import Waiting
+
+CLIENTS = (1, 4, 16, 32, 64, 128, 160)
+SHARES = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+"""Of the peak, at a steady rate."""
+FULL = 32
+"""Clients that find the peak of which the rates are shares."""
+TURN_S, RATE_S = 2.0, 2.5
+BURST = ((0.5, 4), (3.0, 10), (0.5, 4))
+"""Times the peak, for so many seconds."""
+Row = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """A part of the burst: requests a second that were sent, answered and refused."""
+
+    sent: float
+    answered: float
+    refused: float
+    ms: float
+    """Of an answer, the mean."""
+
+
+class Processor:
+    """The time that the container's processes have had of it."""
+
+    # Of cgroup's second version, microseconds; of the first, nanoseconds.
+    SECOND, FIRST = "/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpuacct/cpuacct.usage"
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+
+    async def seconds(self) -> float:
+        """Return it, since the start."""
+        read = f"head -n1 {self.SECOND} 2>/dev/null || cat {self.FIRST}"
+        said = await asyncio.to_thread(
+            self._container.run, "exec", self._container.name, "sh", "-c", read
+        )
+        name, _, count = said.rpartition(" ")
+        return int(count) / (1e6 if name else 1e9)
+
+
+async def closed(pool: Pool, clients: int) -> Point:
+    """Let so many clients ask, each again once it has its answer."""
+    took: list[float] = []
+    began = time.perf_counter()
+
+    async def client() -> None:
+        while time.perf_counter() < began + TURN_S:
+            answer = await pool.ask()
+            if answer.status == 200:
+                took.append(answer.took)
+
+    await asyncio.wait_for(asyncio.gather(*(client() for _ in range(clients))), 60)
+    return Point(clients, len(took) / (time.perf_counter() - began), _at(took, 0.99))
+
+
+async def opened(pool: Pool, rate: float, seconds: float) -> list[asyncio.Task[Answer]]:
+    """Send so many requests a second, evenly, whatever becomes of them."""
+    tasks, began = [], time.perf_counter()
+    for number in range(round(rate * seconds)):
+        wait = began + number / rate - time.perf_counter()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        tasks.append(asyncio.create_task(pool.ask()))
+    await asyncio.sleep(max(began + seconds - time.perf_counter(), 0))
+    return tasks
+
+
+async def busy(pool: Pool, processor: Processor) -> list[Row]:
+    """Measure what steady rates take of the processor, as shares of the peak and of what that takes.
+
+    The clients have their part of the same cores: what the peak takes is all that there is for it.
+    """
+    await closed(pool, FULL)
+    had, began = await processor.seconds(), time.perf_counter()
+    peak = (await closed(pool, FULL)).per_second
+    most, rows = (await processor.seconds() - had) / (time.perf_counter() - began), []
+    for share in SHARES:
+        had, began = await processor.seconds(), time.perf_counter()
+        answers = await _all(await opened(pool, share * peak, RATE_S))
+        used = (await processor.seconds() - had) / (time.perf_counter() - began)
+        good = [each.took for each in answers if each.status == 200]
+        rows.append({
+            "axis": "rate", "value": round(share * peak, 1), "of_peak": share, "busy": round(used / most, 3),
+            "of_cores": round(used / _cores(), 3), "answered_s": round(len(good) / RATE_S, 1),
+            "refused_s": round((len(answers) - len(good)) / RATE_S, 1),
+            "p50_ms": round(_at(good, 0.5), 1), "p99_ms": round(_at(good, 0.99), 1),
+        })  # fmt: skip
+    return rows
+
+
+async def burst(pool: Pool, peak: float) -> list[Part]:
+    """Send the burst; return what came of its three parts."""
+    sent = [(share * peak, await opened(pool, share * peak, seconds)) for share, seconds in BURST]
+    parts = []
+    for (rate, tasks), (_, seconds) in zip(sent, BURST, strict=True):
+        answers = await _all(tasks)
+        good = [each.took for each in answers if each.status == 200]
+        refused = sum(each.status == 429 for each in answers)
+        assert len(good) + refused == len(answers), "neither answered nor refused"
+        parts.append(
+            Part(rate, len(good) / seconds, refused / seconds, sum(good) / len(good) * 1000)
+        )
+    return parts
+
+
+def calculated(replica: Replica) -> list[Part]:
+    """Return what the calculator makes of the same burst."""
+    waiting, now, parts = Waiting(replica, patience_s=0, late_ms=1e9), 0, []
+    for share, seconds in BURST:
+        rate = share * replica.peak
+        steps = [waiting.step(now + second, 1, rate, ready=1) for second in range(seconds)]
+        now += seconds
+        served, present = sum(each.served for each in steps), sum(each.present for each in steps)
+        refused = sum(each.refused for each in steps) / seconds
+        parts.append(Part(rate, served / seconds, refused, present / served * 1000))
+    return parts
+
+
+async def measure(
+    container: Container, one: bytes, many: bytes
+) -> tuple[list[Row], list[Point], list[Part]]:
+    """Measure a container: how busy single instances make it; what is answered of many, and the burst."""
+    host = container.address()
+    loads = await busy(Pool(host, one), Processor(container))
+    pool = Pool(host, many)
+    points = [await closed(pool, clients) for clients in CLIENTS]
+    return loads, points, await burst(pool, climbing(points)[-1].per_second)
+
+
+def table(measured: list[Part], told: list[Part]) -> Iterable[str]:
+    """Write the burst for people, as Markdown."""
+    yield "| sent/s, for | answered/s: measured, calculated | refused/s | ms an answer |"
+    yield "|---|---|---|---|"
+    for (_, seconds), real, ours in zip(BURST, measured, told, strict=True):
+        yield (
+            f"| {real.sent:.0f}, {seconds} s | {real.answered:.0f}, {ours.answered:.0f} | "
+            f"{real.refused:.0f}, {ours.refused:.0f} | {real.ms:.0f}, {ours.ms:.0f} |"
+        )
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.burst", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("image")
+    parser.add_argument("--docker", default="docker", help="(%(default)s)")
+    parser.add_argument("--instances", type=Path, default="build/model/held-out/instances.json")
+    parser.add_argument(
+        "--each", type=int, default=16, help="instances a request of the burst (%(default)s)"
+    )
+    parser.add_argument(
+        "--to", type=Path, default="docs/scale.md", help="its tables are replaced (%(default)s)"
+    )
+    args = parser.parse_args()
+    some = json.loads(args.instances.read_text())["instances"]
+    one, many = (
+        json.dumps({"instances": (some * each)[:each]}).encode() for each in (1, args.each)
+    )
+    container = Container(args.docker, args.image, "--memory", "2g")
+    try:
+        container.wait_until_healthy()
+        loads, points, parts = asyncio.run(measure(container, one, many))
+    finally:
+        container.remove()
+    told = calculated(Replica(climbing(points), LIMIT))
+    ended = datetime.datetime.now(datetime.UTC)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    file = BUILD / f"burst-{ended:%Y%m%d-%H%M%S}.json"
+    document = {
+        "ended": ended.isoformat(timespec="seconds"), "machine": report.machine(), "rows": loads,
+        "burst": {"instances": args.each, "points": [each._asdict() for each in points],
+                  "measured": [each._asdict() for each in parts],
+                  "calculated": [each._asdict() for each in told]},
+    }  # fmt: skip
+    file.write_text(json.dumps(document, indent=2) + "\n")
+    note = f"{report.machine()}, which the clients share with the container."
+    lines = [*table(parts, told), "", f"{args.each} instances a request; {note}"]
+    report.replace(args.to, "burst", "\n".join(lines))
+    report.replace(
+        args.to, "busy", "\n".join([*shares(loads), "", f"One instance a request; {note}"])
+    )
+    print(file)
+
+
+def shares(loads: list[Row]) -> Iterable[str]:
+    """Write how busy it was for people, as Markdown."""
+    yield "| requests, of the peak | " + " | ".join(f"{row['of_peak']:.0%}" for row in loads) + " |"
+    yield "|---" * (len(loads) + 1) + "|"
+    yield "| processor, of the peak's | " + " | ".join(f"{row['busy']:.0%}" for row in loads) + " |"
+
+
+async def _all(tasks: list[asyncio.Task[Answer]]) -> list[Answer]:
+    return list(await asyncio.wait_for(asyncio.gather(*tasks), 60))
+
+
+def _at(took: list[float], share: float) -> float:
+    """Return a percentile of seconds, in ms."""
+    return sorted(took)[min(int(len(took) * share), len(took) - 1)] * 1000 if took else float("nan")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    main()
