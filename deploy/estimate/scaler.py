@@ -62,6 +62,7 @@ class Scaler:
         self._rules, self._least, self._most, self._room = rules, least, most, room
         self._seen: deque[Seen] = deque()
         self._wanted: deque[tuple[float, int]] = deque()
+        """(when, how many), of falling numbers: what a later and greater one outdoes is left out."""
         self._next_s = 0.0
 
     def see(self, seen: Seen) -> None:
@@ -78,14 +79,19 @@ class Scaler:
         if self._rules.at_once and outside:
             more = math.ceil(outside / self._room - WHOLE)
             paid = max(paid, self._bounded(ready + more))
-            self._wanted.append((now_s, paid))
+            self._note(now_s, paid)
         if now_s < self._next_s:
             return paid
         self._next_s = now_s + self._rules.every_s
-        self._wanted.append((now_s, self._bounded(self._look(now_s, ready, paid))))
+        self._note(now_s, self._bounded(self._look(now_s, ready, paid)))
         while self._wanted[0][0] < now_s - self._rules.keep_s:
             self._wanted.popleft()
-        return max(each for _, each in self._wanted)
+        return self._wanted[0][1]
+
+    def _note(self, now_s: float, wanted: int) -> None:
+        while self._wanted and self._wanted[-1][1] <= wanted:
+            self._wanted.pop()
+        self._wanted.append((now_s, wanted))
 
     def _bounded(self, wanted: int) -> int:
         return min(max(wanted, self._least), self._most)

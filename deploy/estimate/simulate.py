@@ -10,7 +10,7 @@ from deploy.estimate.replica import Replica
 from deploy.estimate.scaler import Rules, Scaler, Seen
 from deploy.estimate.waiting import Step, Waiting
 
-FINE_S, COARSE_S = 1.0, 5.0
+FINE_S, COARSE_S = 1.0, 15.0
 """A step of time: while something changes, and while nothing does."""
 ROUND_S = 0.1
 """What an instance that is billed by requests is rounded up to."""

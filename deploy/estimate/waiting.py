@@ -38,23 +38,27 @@ class Waiting:
         self._inside = 0.0
         self._outside: deque[list[float]] = deque()
         """[when they came, how many], the oldest first"""
+        self._known: dict[tuple[float, float, int], Step] = {}
+        """What was found out where nobody waited, since most steps are like one before."""
 
     def step(self, now_s: float, seconds: float, came: float, ready: int) -> Step:
         """Let `came` requests come within `seconds`, with so many replicas ready."""
+        empty = self._is_empty()
+        if empty and (known := self._known.get((seconds, came, ready))):
+            return known
         replica = self._replica
         able = ready * replica.peak * seconds
         served = min(self._inside, able)
         self._inside -= served
         waited, late_outside = self._call_in(now_s, able - served)
-        served += waited
-        fresh = min(came, able - served)
-        served += fresh
-        left = came - fresh
+        fresh = min(came, able - served - waited)
+        served += waited + fresh
+        # Those who waited outside also come before the new ones into the room that is left inside.
         room = max(ready * (replica.limit - replica.full) - self._inside, 0.0)
-        stay = min(left, room)
-        self._inside += stay
-        left -= stay
-        refused = self._give_up(now_s)
+        entered, late_entered = self._call_in(now_s, room)
+        stay = min(came - fresh, room - entered)
+        self._inside += entered + stay
+        left, refused = came - fresh - stay, self._give_up(now_s)
         if left and self._patience_s:
             self._outside.append([now_s, left])
         else:
@@ -62,12 +66,17 @@ class Waiting:
         rate = served / seconds / ready if ready else 0.0
         each = replica.in_flight(rate) + (self._inside / ready if ready else 0.0)
         p99_ms = replica.p99_ms(each)
-        late = served if p99_ms > self._late_ms else late_outside
+        late = served if p99_ms > self._late_ms else late_outside + late_entered
         outside = sum(many for _, many in self._outside)
-        busy = replica.busy(rate)
-        return Step(
-            seconds, came, served, refused, late, each * ready, outside, p99_ms, busy
+        step = Step(
+            seconds, came, served, refused, late, each * ready, outside, p99_ms, replica.busy(rate)
         )  # fmt: skip
+        if empty and self._is_empty():
+            self._known[seconds, came, ready] = step
+        return step
+
+    def _is_empty(self) -> bool:
+        return not self._inside and not self._outside
 
     def _call_in(self, now_s: float, able: float) -> tuple[float, float]:
         """Let in those who wait outside; return how many, and how many of them too late."""
