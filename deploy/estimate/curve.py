@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import deque
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def burst(peak: float, low: float) -> Curve:
 def read(file: Path) -> Curve:
     """Read a recording: a CSV file of time and requests, or what Cloud Monitoring's timeSeries answers.
 
-    Times are seconds or ISO 8601; a row counts the requests from its time to the next row's. Lines
+    Times are seconds or ISO 8601, in UTC where they name no zone; a row counts the requests from its time to the next row's. Lines
     that begin with # are comments.
 
     Raises:
@@ -195,7 +195,8 @@ def _time(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        return datetime.fromisoformat(text.removesuffix(" UTC")).timestamp()
+        found = datetime.fromisoformat(text.removesuffix(" UTC"))
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def _count(text: Any) -> float:
