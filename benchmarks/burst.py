@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import datetime
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,19 +51,34 @@ class Processor:
     SECOND, FIRST = "/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpuacct/cpuacct.usage"
 
     def __init__(self, container: Container) -> None:
-        self._container = container
+        self._container, self._reads, self._each = container, 0, 0.0
+
+    async def weigh(self) -> None:
+        """Find out what reading it takes itself, in the container, to leave it out."""
+        readings = [await self.seconds() for _ in range(6)]
+        self._each = (readings[-1] - readings[0]) / (len(readings) - 1)
 
     async def seconds(self) -> float:
         """Return it, since the start."""
+        self._reads += 1
         read = f"head -n1 {self.SECOND} 2>/dev/null || cat {self.FIRST}"
         said = await asyncio.to_thread(
             self._container.run, "exec", self._container.name, "sh", "-c", read
         )
         name, _, count = said.rpartition(" ")
-        return int(count) / (1e6 if name else 1e9)
+        return int(count) / (1e6 if name else 1e9) - self._reads * self._each
 
 
-async def closed(pool: Pool, clients: int) -> Point:
+class Closed(NamedTuple):
+    """What clients got that each wait for their answer."""
+
+    clients: int
+    answers: int
+    per_second: float
+    p99_ms: float
+
+
+async def closed(pool: Pool, clients: int) -> Closed:
     """Let so many clients ask, each again once it has its answer."""
     took: list[float] = []
     began = time.perf_counter()
@@ -76,7 +90,8 @@ async def closed(pool: Pool, clients: int) -> Point:
                 took.append(answer.took)
 
     await asyncio.wait_for(asyncio.gather(*(client() for _ in range(clients))), 60)
-    return Point(clients, len(took) / (time.perf_counter() - began), _at(took, 0.99))
+    seconds = time.perf_counter() - began
+    return Closed(clients, len(took), len(took) / seconds, _at(took, 0.99))
 
 
 async def opened(pool: Pool, rate: float, seconds: float) -> list[asyncio.Task[Answer]]:
@@ -94,20 +109,24 @@ async def opened(pool: Pool, rate: float, seconds: float) -> list[asyncio.Task[A
 async def busy(pool: Pool, processor: Processor) -> list[Row]:
     """Measure what steady rates take of the processor, as shares of the peak and of what that takes.
 
-    The clients have their part of the same cores: what the peak takes is all that there is for it.
+    What counts is the processor's time for an answer: it is nearly the same whether the cores are
+    shared with others or not, and the clients do share them.
     """
     await closed(pool, FULL)
-    had, began = await processor.seconds(), time.perf_counter()
-    peak = (await closed(pool, FULL)).per_second
-    most, rows = (await processor.seconds() - had) / (time.perf_counter() - began), []
+    had = await processor.seconds()
+    full = await closed(pool, FULL)
+    each_at_peak = (await processor.seconds() - had) / full.answers
+    rows = []
     for share in SHARES:
-        had, began = await processor.seconds(), time.perf_counter()
-        answers = await _all(await opened(pool, share * peak, RATE_S))
-        used = (await processor.seconds() - had) / (time.perf_counter() - began)
+        had = await processor.seconds()
+        answers = await _all(await opened(pool, share * full.per_second, RATE_S))
+        used = await processor.seconds() - had
         good = [each.took for each in answers if each.status == 200]
+        each_ms, peak_ms = used / len(good) * 1000, each_at_peak * 1000
         rows.append({
-            "axis": "rate", "value": round(share * peak, 1), "of_peak": share, "busy": round(used / most, 3),
-            "of_cores": round(used / _cores(), 3), "answered_s": round(len(good) / RATE_S, 1),
+            "axis": "rate", "value": round(share * full.per_second, 1), "of_peak": share,
+            "busy": round(share * each_ms / peak_ms, 3), "processor_ms": round(each_ms, 3),
+            "at_peak_ms": round(peak_ms, 3), "answered_s": round(len(good) / RATE_S, 1),
             "refused_s": round((len(answers) - len(good)) / RATE_S, 1),
             "p50_ms": round(_at(good, 0.5), 1), "p99_ms": round(_at(good, 0.99), 1),
         })  # fmt: skip
@@ -147,9 +166,12 @@ async def measure(
 ) -> tuple[list[Row], list[Point], list[Part]]:
     """Measure a container: how busy single instances make it; what is answered of many, and the burst."""
     host = container.address()
-    loads = await busy(Pool(host, one), Processor(container))
+    processor = Processor(container)
+    await processor.weigh()
+    loads = await busy(Pool(host, one), processor)
     pool = Pool(host, many)
-    points = [await closed(pool, clients) for clients in CLIENTS]
+    found = [await closed(pool, clients) for clients in CLIENTS]
+    points = [Point(each.clients, each.per_second, each.p99_ms) for each in found]
     return loads, points, await burst(pool, climbing(points)[-1].per_second)
 
 
@@ -224,10 +246,6 @@ async def _all(tasks: list[asyncio.Task[Answer]]) -> list[Answer]:
 def _at(took: list[float], share: float) -> float:
     """Return a percentile of seconds, in ms."""
     return sorted(took)[min(int(len(took) * share), len(took) - 1)] * 1000 if took else float("nan")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

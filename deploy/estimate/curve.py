@@ -89,8 +89,8 @@ def burst(peak: float, low: float) -> Curve:
 def read(file: Path) -> Curve:
     """Read a recording: a CSV file of time and requests, or what Cloud Monitoring's timeSeries answers.
 
-    Times are seconds or ISO 8601, in UTC where they name no zone; a row counts the requests from its time to the next row's. Lines
-    that begin with # are comments.
+    Times are seconds or ISO 8601, in UTC where they name no zone; a row counts the requests from its
+    time to the next row's. Lines that begin with # are comments.
 
     Raises:
         Stop: it is no such file; says in which line, and what was expected.
