@@ -7,6 +7,8 @@ import random
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,12 +91,24 @@ def test_a_recording_counts_requests_in_each_step_and_a_missing_row_is_none(tmp_
     assert read.peak == 2
 
 
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this machine be where clocks go from one to three on the 30th of March 2014, at 01:00 UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
 def test_a_time_without_a_zone_is_utc_and_other_columns_do_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "elsewhere.csv"
     file.write_text(
-        "timestamp,value,label,notes\n2014-03-30 00:59:00,300,0,\n2014-03-30 01:04:00,600,0,\n"
+        "timestamp,value,label,notes\n2014-03-30 01:59:00,300,0,\n2014-03-30 03:04:00,3900,0,\n"
     )
-    assert curves.read(file).rates == (1, 2)
+    # Berlin had no time between 02:00 and 03:00 on that day; UTC had.
+    assert curves.read(file).step_s == 3900
 
 
 def test_what_cloud_monitoring_answers_is_added_up_over_its_series(tmp_path: Path) -> None:
@@ -219,7 +233,7 @@ def test_it_reads_what_make_growth_and_make_bench_write(tmp_path: Path) -> None:
         "p99_ms": 200.0,
     }  # fmt: skip
     bench = tmp_path / "run.json"
-    others = [ours | {"contestant": "FastAPI 2x1"}, ours | {"instances": 16}, ours | {"workload": "SMALL"}]  # fmt: skip
+    others = [ours | {"contestant": "FastAPI 2x1"}, ours | {"instances": 16, "clients": 9, "requests_s": 70.0}, ours | {"workload": "SMALL"}]  # fmt: skip
     bench.write_text(json.dumps({"machine": {"cpu": "AMD EPYC, 2 cores"}, "rows": [*others, ours]}))
     assert measured.read([bench], "REAL").points == (Point(8, 50, 200),)
     loads = [{"axis": "rate", "of_peak": share, "busy": share**0.5} for share in (0.25, 0.64)]
@@ -531,7 +545,8 @@ def test_it_needs_no_project_no_credentials_and_nothing_of_google(nowhere: Path)
 def test_it_says_what_to_write_into_deploy_toml(capsys: pytest.CaptureFixture[str]) -> None:
     said = told(capsys, "--traffic", "burst", "--peak", "20000", "--low", "500")
     assert re.search(r"Vertex AI: a new one answers after [\d.]+ minutes\..+: too slow\.", said)
-    keep = re.search(r"Keep (\d+) warm: min_replicas = (\d+), max_replicas = (\d+)", said)
+    advice = said.partition("\nVertex AI: a new one")[2].partition("\nGKE: ")[0]
+    keep = re.search(r"Keep (\d+) warm: min_replicas = (\d+), max_replicas = (\d+)", advice)
     assert keep
     assert keep[1] == keep[2]
     assert int(keep[2]) > 1
