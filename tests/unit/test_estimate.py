@@ -233,7 +233,10 @@ def test_it_reads_what_make_growth_and_make_bench_write(tmp_path: Path) -> None:
         "p99_ms": 200.0,
     }  # fmt: skip
     bench = tmp_path / "run.json"
-    others = [ours | {"contestant": "FastAPI 2x1"}, ours | {"instances": 16, "clients": 9, "requests_s": 70.0}, ours | {"workload": "SMALL"}]  # fmt: skip
+    others = [
+        ours | {"contestant": "FastAPI 2x1"}, ours | {"workload": "SMALL"},
+        ours | {"instances": 16, "clients": 9, "requests_s": 70.0},
+    ]  # fmt: skip
     bench.write_text(json.dumps({"machine": {"cpu": "AMD EPYC, 2 cores"}, "rows": [*others, ours]}))
     assert measured.read([bench], "REAL").points == (Point(8, 50, 200),)
     loads = [{"axis": "rate", "of_peak": share, "busy": share**0.5} for share in (0.25, 0.64)]
