@@ -6,10 +6,11 @@ import json
 import math
 import statistics
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deploy.errors import Stop
 
@@ -19,6 +20,17 @@ FEWEST, MOST = 2, 200_000
 """Rows of a file."""
 TIMES, COUNTS = ("time", "timestamp"), ("requests", "value", "count")
 """What the columns of a file may be called."""
+
+
+class Rise(NamedTuple):
+    """What comes and what there is room for; requests a second."""
+
+    since_s: float
+    now: float
+    ahead: float
+    """The most within the time that counts."""
+    room: float
+    """That can be answered before anything changes."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +57,16 @@ class Curve:
         """Requests a second, in the step that has most."""
         return max(self.rates)
 
-    def rise(self, within_s: float, least: float) -> tuple[float, float]:
-        """Return by how much it grows at most within a time, and from when on; below `least` nothing counts."""
+    def steepest(self, within_s: float, room: Callable[[float], float]) -> "Rise":
+        """Return the rise within a time that comes nearest to the room there is at its begin, or beyond it."""
         reach = max(math.ceil(within_s / self.step_s), 1)
-        best, since = 1.0, 0
-        for index, (rate, ahead) in enumerate(
-            zip(self.rates, _ahead(self.rates, reach), strict=True)
-        ):
-            grown = ahead / max(rate, least)
-            if grown > 1 and grown >= best:
-                best, since = grown, index
-        return best, since * self.step_s
+        ahead = _ahead(self.rates, reach)
+        room_for = {rate: room(rate) for rate in set(self.rates)}
+        # Of equal ones the last: it begins when the others are already under way.
+        at = max(
+            range(len(ahead)), key=lambda index: (ahead[index] / room_for[self.rates[index]], index)
+        )
+        return Rise(at * self.step_s, self.rates[at], ahead[at], room_for[self.rates[at]])
 
     def times(self, factor: float) -> "Curve":
         """Return it with so many times the requests."""

@@ -45,10 +45,11 @@ class Measured:
     def alone(self, rate: float) -> "Measured":
         """Return it as if `rate` requests a second, one after the other, were all that it can do."""
         point = Point(1.0, rate, 1000 / rate)
-        return replace(self, points=(point,), cores=1, busy=EVEN, busy_source="in proportion")
+        return replace(self, points=(point,), cores=1, busy=EVEN, busy_source=PROPORTION)
 
 
-EVEN = ((0.0, 0.0), (1.0, 1.0))
+EVEN: tuple[tuple[float, float], ...] = ((0.0, 0.0), (1.0, 1.0))
+PROPORTION = "in proportion to the requests"
 QUOTED = Measured(
     (
         Point(1, 353, 7), Point(2, 549, 7), Point(4, 736, 10), Point(8, 987, 18), Point(16, 1433, 26),
@@ -56,8 +57,10 @@ QUOTED = Measured(
     ),
     cores=2,
     source="the digits, benchmarks/README.md (two cores, shared with the clients)",
-    busy=EVEN,
-    busy_source="docs/scale.md",
+    busy=(
+        (0, 0), (0.05, 0.23), (0.1, 0.43), (0.2, 0.67), (0.35, 0.81), (0.5, 0.84), (0.75, 0.91), (1, 1),
+    ),
+    busy_source="the digits, measured (docs/scale.md)",
 )  # fmt: skip
 """With one client no p99 is quoted there: that of two is taken."""
 QUOTED_START_S = 4.1
@@ -79,7 +82,7 @@ def given(per_second: float, p99_ms: float) -> Measured:
     point = Point(per_second * p99_ms / 1000, per_second, p99_ms)
     return Measured(
         (point,), 1, f"{per_second:,.10g}/s a core with a p99 of {p99_ms:,.10g} ms, as given",
-        QUOTED.busy, QUOTED.busy_source,
+        EVEN, PROPORTION,
     )  # fmt: skip
 
 
@@ -93,8 +96,7 @@ def read(files: Iterable[Path], workload: str) -> Measured:
 
     """
     points: list[Point] = []
-    busy, cores, names = QUOTED.busy, 0.0, []
-    busy_source = QUOTED.busy_source
+    busy, busy_source, cores, names = EVEN, PROPORTION, 0.0, []
     for file in files:
         document = _document(file)
         try:

@@ -1,5 +1,6 @@
 """What differs between Vertex AI, GKE, Cloud Run and Cloud Functions; docs/scale.md has the sources."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -82,6 +83,12 @@ class Product:
         rules = self.setting.rules
         look = 0.0 if rules.at_once else rules.every_s + rules.see_s + rules.mean_s
         return look + self.setting.start_s
+
+    def room(self, rate: float) -> float:
+        """Return the requests a second for which there is room where this rate has been for a while."""
+        setting = self.setting
+        replicas = max(math.ceil(rate / self.target_rate), setting.least, 1)
+        return min(replicas, setting.most) * setting.replica.peak
 
     @property
     def target_rate(self) -> float:

@@ -45,6 +45,7 @@ def lines(curve: Curve, measured: Measured, choices: list[Choice], goal: float) 
         f"{month:,.0f} million a month if it repeats itself"
     )
     yield f"measured   {measured.source}"
+    yield f"           the processor's use: {measured.busy_source}"
     for choice in choices:
         yield f"           {_replica(choice.asked.product)}"
     late = choices[0].asked.product.setting.late_ms
@@ -71,48 +72,51 @@ def lines(curve: Curve, measured: Measured, choices: list[Choice], goal: float) 
 
 def sparkline(curve: Curve) -> str:
     """Draw a curve in a line of text, each bar the most of its part."""
-    many = min(WIDE, len(curve.rates))
+    rates, many = curve.rates, len(curve.rates)
     parts = [
-        max(curve.rates[index * len(curve.rates) // many : (index + 1) * len(curve.rates) // many])
-        for index in range(many)
+        max(rates[index * many // WIDE : max((index + 1) * many // WIDE, index * many // WIDE + 1)])
+        for index in range(WIDE)
     ]
     top = max(parts) or 1.0
     return "".join(BARS[round(part / top * (len(BARS) - 1))] for part in parts)
 
 
-def bearable(product: Product) -> float:
-    """Return by how much the traffic may grow before those who are at the autoscaler's target are full."""
-    return product.setting.replica.peak / product.target_rate
-
-
 def _advice(choice: Choice, curve: Curve, goal: float) -> Iterator[str]:
     product, outcome = choice.asked.product, choice.asked.outcome
-    least = max(outcome.least, 1) * product.target_rate
-    grown, since = curve.rise(product.delay_s, least)
-    can = bearable(product)
-    patience = product.setting.patience_s
-    slow = f"too slow; requests wait for up to {patience:.0f} s" if patience else "too slow"
-    yield (
-        f"{product.name}: a new one answers after {_time(product.delay_s)}. In that time the load may grow x{can:.2f}; "
-        + (
-            f"it grows x{grown:.2f} (from {_clock(since)}): {slow}."
-            if grown > can
-            else f"it grows x{grown:.2f}."
-        )
-    )
-    bad = outcome.lost + outcome.slow
-    enough = choice.enough
+    yield f"{product.name}: a new one answers after {_time(product.delay_s)}. {_rise(product, curve)}"
+    bad, enough = outcome.lost + outcome.slow, choice.enough
     if bad <= goal:
         yield f"  {_settings(product, outcome)} is enough."
     elif enough is None:
         yield f"  No number kept warm brings what is refused or late below {goal:.2%}."
     else:
-        more = enough.bill.usd - choice.asked.bill.usd
+        more = round(enough.bill.usd - choice.asked.bill.usd)
+        price = (
+            f"${abs(more):,} a month {'more' if more > 0 else 'less'}" if more else "for the same"
+        )
         yield (
             f"  With {outcome.least} warm {bad:.2%} are refused or late. "
-            f"Keep {enough.outcome.least} warm: {_settings(product, enough.outcome)}, "
-            f"${abs(more):,.0f} a month {'more' if more >= 0 else 'less'}."
+            f"Keep {enough.outcome.least} warm: {_settings(product, enough.outcome)}, {price}."
         )
+
+
+def _rise(product: Product, curve: Curve) -> str:
+    """Say what the traffic does within the time that a new replica takes, and whether there is room for it."""
+    setting = product.setting
+    if setting.cold:
+        begins = f"It begins with {setting.least}, which answers {_number(setting.least * setting.replica.peak)}/s"
+        return f"{begins}, and {_number(curve.rates[0])}/s come."
+    rise = curve.steepest(product.delay_s, product.room)
+    if rise.ahead <= rise.now and rise.ahead <= rise.room:
+        return f"Until then it has room for {_number(rise.room)}/s."
+    said = (
+        f"Until then {_number(rise.now)}/s become {_number(rise.ahead)}/s (from {_clock(rise.since_s)}), "
+        f"with room for {_number(rise.room)}/s: "
+    )
+    if rise.ahead <= rise.room:
+        return f"{said}in time."
+    waits = f"; requests wait for up to {setting.patience_s:.0f} s" if setting.patience_s else ""
+    return f"{said}too slow{waits}."
 
 
 def _settings(product: Product, outcome: Outcome) -> str:

@@ -156,10 +156,10 @@ def test_a_file_that_is_no_recording_is_refused_with_the_line_and_what_was_expec
 
 def test_the_steepest_rise_is_found_within_the_time_that_counts() -> None:
     curve = Curve(10, (10, 10, 20, 40, 40, 10), "by hand")
-    assert curve.rise(10, least=1) == (2, 20)
-    assert curve.rise(20, least=1) == (4, 10)
-    assert curve.rise(20, least=20) == (2, 20)
-    assert curves.steady(10).rise(60, least=1)[0] == 1
+    assert curve.steepest(10, room=lambda rate: rate) == (20, 20, 40, 20)
+    assert curve.steepest(20, room=lambda rate: rate) == (10, 10, 40, 10)
+    assert curve.steepest(20, room=lambda rate: max(rate, 20)) == (20, 20, 40, 20)
+    assert curve.steepest(20, room=lambda rate: 100 if rate < 40 else 50) == (40, 40, 40, 50)
 
 
 # A replica
@@ -547,7 +547,7 @@ def test_it_needs_no_project_no_credentials_and_nothing_of_google(nowhere: Path)
 @pytest.mark.usefixtures("nowhere")
 def test_it_says_what_to_write_into_deploy_toml(capsys: pytest.CaptureFixture[str]) -> None:
     said = told(capsys, "--traffic", "burst", "--peak", "20000", "--low", "500")
-    assert re.search(r"Vertex AI: a new one answers after [\d.]+ minutes\..+: too slow\.", said)
+    assert re.search(r"Vertex AI: a new one answers after [\d.]+ minutes\. .+: too slow\.", said)
     advice = said.partition("\nVertex AI: a new one")[2].partition("\nGKE: ")[0]
     keep = re.search(r"Keep (\d+) warm: min_replicas = (\d+), max_replicas = (\d+)", advice)
     assert keep
@@ -638,6 +638,7 @@ def test_a_plot_without_matplotlib_says_where_it_is(
 def test_a_curve_is_drawn_by_the_most_of_each_part() -> None:
     drawn = report.sparkline(Curve(1, (0, 50, 100, *[0] * 93), "by hand"))
     assert drawn == "▅█" + "▁" * 46
+    assert report.sparkline(Curve(1, (1, 2), "by hand")) == "▅" * 24 + "█" * 24
 
 
 # The page
