@@ -667,6 +667,15 @@ def table_of(name: str) -> list[list[str]]:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("row", table_of("waves")[1:], ids=lambda row: f"{row[0]}/s")
+def test_the_pages_table_of_waves_is_what_the_command_says(
+    capsys: pytest.CaptureFixture[str], row: list[str]
+) -> None:
+    said = told(capsys, "--traffic", "wave", "--peak", row[0].replace(",", ""))
+    lines = [line for line in said.splitlines() if re.match("(Vertex AI|GKE|Cloud [RF]).+%", line)]
+    assert [line.split()[-1] for line in lines] == row[1:]
+
+
 def test_how_busy_it_is_taken_to_be_is_what_the_page_says_was_measured() -> None:
     head, row = table_of("busy")
     measured_ = [
