@@ -3,7 +3,7 @@
 First the processor's share that steady rates take, as a part of what the peak takes. Then what clients
 that each wait for their answer get, as `make growth` measures it, and a burst: requests come at half
 the peak, for ten seconds at three times the peak, and at half of it again. The calculator is told
-the peak, and given the same burst.
+the peak, and given the same burst. The tables are of all runs that build/bench has of this machine.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import datetime
 import json
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ TURN_S, RATE_S = 2.0, 1.5
 BURST = ((0.5, 4), (3.0, 10), (0.5, 4))
 """Times the peak, for so many seconds."""
 Row = dict[str, Any]
+Document = dict[str, Any]
 
 
 class Part(NamedTuple):
@@ -178,15 +179,47 @@ async def measure(
     return loads, points, await burst(pool, climbing(points)[-1].per_second)
 
 
-def table(measured: list[Part], told: list[Part]) -> Iterable[str]:
-    """Write the burst for people, as Markdown."""
-    yield "| sent/s, for | answered/s: measured, calculated | refused/s | ms an answer |"
-    yield "|---|---|---|---|"
-    for (_, seconds), real, ours in zip(BURST, measured, told, strict=True):
-        yield (
-            f"| {real.sent:.0f}, {seconds} s | {real.answered:.0f}, {ours.answered:.0f} | "
-            f"{real.refused:.0f}, {ours.refused:.0f} | {real.ms:.0f}, {ours.ms:.0f} |"
+def table(runs: list[Document]) -> Iterator[str]:
+    """Write the bursts themselves for people, as Markdown; a line for each run."""
+    yield "| sent/s | answered/s: measured, calculated | refused/s | ms an answer | present: answered/s x s |"
+    yield "|---|---|---|---|---|"
+    for run in runs:
+        real, ours = (Part(**run["burst"][kind][1]) for kind in ("measured", "calculated"))
+        present = (each.answered * each.ms / 1000 for each in (real, ours))
+        pairs = (
+            (real.answered, ours.answered),
+            (real.refused, ours.refused),
+            (real.ms, ours.ms),
+            present,
         )
+        yield (
+            f"| {real.sent:.0f} | "
+            + " | ".join("{:.0f}, {:.0f}".format(*each) for each in pairs)
+            + " |"
+        )
+
+
+def shares(runs: list[Document]) -> Iterator[str]:
+    """Write how busy it was for people, as Markdown: medians of the runs."""
+    found = [
+        [row["busy"] for row in rows] for rows in zip(*(run["rows"] for run in runs), strict=True)
+    ]
+    yield "| requests, of the peak | " + " | ".join(f"{share:.0%}" for share in SHARES) + " |"
+    yield "|---" * (len(SHARES) + 1) + "|"
+    middle = [min(statistics.median(each), 1) for each in found]
+    yield "| processor, of the peak's | " + " | ".join(f"{each:.0%}" for each in middle) + " |"
+    extremes = [f"{min(each):.0%} to {max(each):.0%}" for each in found]
+    yield "| lowest to highest | " + " | ".join(extremes) + " |"
+
+
+def same(machine: str, instances: int) -> list[Document]:
+    """Return what was measured in this way on such a machine, the earliest first."""
+    found = [json.loads(file.read_text()) for file in sorted(BUILD.glob("burst-*.json"))]
+    return [
+        each for each in found
+        if each["machine"] == machine and each["burst"]["instances"] == instances
+        and [row["of_peak"] for row in each["rows"]] == list(SHARES)
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -229,28 +262,14 @@ def main() -> None:
                   "calculated": [each._asdict() for each in told]},
     }  # fmt: skip
     file.write_text(json.dumps(document, indent=2) + "\n")
-    note = f"{report.machine()}, which the clients share with the container."
-    lines = [*table(parts, told), "", f"{args.each} instances a request; {note}"]
+    runs = same(report.machine(), args.each)
+    note = f"{len(runs)} runs; {report.machine()}, which the clients share with the container."
+    lines = [*table(runs), "", f"{args.each} instances a request; {note}"]
     report.replace(args.to, "burst", "\n".join(lines))
     report.replace(
-        args.to,
-        "busy",
-        "\n".join(
-            [
-                *shares(loads),
-                "",
-                f"One instance a request, {loads[0]['peak']:.0f}/s at the peak; {note}",
-            ]
-        ),
+        args.to, "busy", "\n".join([*shares(runs), "", f"One instance a request; {note}"])
     )
     print(file)
-
-
-def shares(loads: list[Row]) -> Iterable[str]:
-    """Write how busy it was for people, as Markdown."""
-    yield "| requests, of the peak | " + " | ".join(f"{row['of_peak']:.0%}" for row in loads) + " |"
-    yield "|---" * (len(loads) + 1) + "|"
-    yield "| processor, of the peak's | " + " | ".join(f"{row['busy']:.0%}" for row in loads) + " |"
 
 
 async def _all(tasks: list[asyncio.Task[Answer]]) -> list[Answer]:

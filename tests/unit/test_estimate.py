@@ -677,7 +677,7 @@ def test_the_pages_table_of_waves_is_what_the_command_says(
 
 
 def test_how_busy_it_is_taken_to_be_is_what_the_page_says_was_measured() -> None:
-    head, row = table_of("busy")
+    head, row, _ = table_of("busy")
     measured_ = [
         (float(share.rstrip("%")) / 100, float(took.rstrip("%")) / 100)
         for share, took in zip(head[1:], row[1:], strict=True)
