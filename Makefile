@@ -16,6 +16,8 @@ REVISION ?= $(shell git describe --always --abbrev=40 --dirty --exclude='*' 2>/d
 SOURCE ?= $(filter https://% ssh://% git@%,$(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'))
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 CREATED = $(shell $(PYTHON) -c 'import datetime as d; print(d.datetime.fromtimestamp($(SOURCE_DATE_EPOCH), d.timezone.utc).isoformat())')
+# How much of /tmp make run gives it; a model that is fetched has to fit in twice.
+TMP ?= 1g
 # Packages that the image needs beside requirements/serve.lock, as pip takes them.
 EXTRAS ?=
 
@@ -25,16 +27,21 @@ NAME ?= knn
 # Where to deploy; both are remembered, and everything else is in deploy.toml.
 PROJECT ?=
 REGION ?=
+# The GKE cluster, and what make manifests looks at.
+CLUSTER ?=
+OVERLAY ?= $(wildcard kubernetes/overlays/*)
 # Options of python -m deploy, such as --dry-run.
 ARGS ?=
 
 INSTANCES ?= build/model/held-out/instances.json
+# Of a container that is put to the contract: vertex, read-only or least.
+RIGHTS ?= vertex
 
 BIN := .venv/bin
 DOCKER ?= docker
 MODEL := build/model/weights.safetensors
 ARCHIVE ?= build/model-store/digits.mar
-LOCKS := serve dev sbom scan java bench
+LOCKS := serve dev sbom scan kubernetes java bench
 
 # A bucket is named to the container, with the credentials of this machine's user; a folder is mounted.
 BUCKET := $(filter gs://%,$(STORAGE))
@@ -44,7 +51,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown rehearse stand-in estimate migrate contract faults overload burst front tune bench start growth measure-functions test test-unit test-functions test-torchserve test-container test-cloud lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown deploy-gke undeploy-gke manifests rehearse stand-in estimate migrate contract faults overload burst front tune bench start growth dashboard pairs measure-functions test test-unit test-functions test-torchserve test-container test-cloud test-kubernetes lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,7 +101,7 @@ predict: .venv/ready ## send a held-out digit, or IMAGE=path, to the served mode
 	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter command,$(origin IMAGE)),$(IMAGE))
 
 build: $(ARCHIVE) ## build the image IMAGE with Docker; what it consists of is listed in build/sbom.cdx.json
-	$(DOCKER) build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) \
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) \
 	  --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg EXTRAS="$(EXTRAS)" \
 	  --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE) --build-arg CREATED=$(CREATED) .
 	$(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
@@ -109,7 +116,7 @@ build/scan/ready: requirements/scan.lock
 
 run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (STORAGE=: that model)
 	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
-	  --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
+	  --read-only --tmpfs /tmp:size=$(TMP) --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 $(IMAGE)
@@ -160,6 +167,23 @@ status: ## say what runs, at which traffic, since when, and what it costs
 undeploy: ## end what is deployed (ARGS=--idle: what has no traffic)
 teardown: ## delete everything that costs; it asks first
 
+GKE = $(DEPLOY).gke
+ON = --cluster "$(CLUSTER)" $(CLOUD)
+
+deploy-gke: $(ARCHIVE) ## let the pushed image answer in a GKE cluster (PROJECT=, CLUSTER=; ARGS=--dry-run)
+	@$(GKE) deploy $(ON)
+
+undeploy-gke: .venv/ready ## delete all of that; it asks first (PROJECT=, CLUSTER=)
+	@$(GKE) undeploy $(ON)
+
+manifests: build/kubernetes/ready ## render kubernetes/ and hold it against the schemas of three versions (OVERLAY=folder)
+	@build/kubernetes/bin/python -m deploy.gke.validate $(OVERLAY)
+
+build/kubernetes/ready: requirements/kubernetes.lock
+	$(PYTHON) -m venv build/kubernetes
+	build/kubernetes/bin/pip install --quiet --no-deps --require-hashes -r requirements/kubernetes.lock
+	@touch $@
+
 rehearse: $(ARCHIVE) ## go through all of it on this machine, with the real gcloud and SDK, and no account
 	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal.story
 
@@ -172,8 +196,8 @@ estimate: ## say how many replicas a traffic takes and what they cost a month (A
 migrate: .venv/ready ## say what of a stock archive MAR=model.mar will work here (REQUEST=file: try one)
 	@$(BIN)/python -m migrate $(MAR) $(if $(REQUEST),--request $(REQUEST))
 
-contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file, READ_ONLY=1)
-	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml $(if $(READ_ONLY),--read-only)
+contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file, RIGHTS=least)
+	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml --rights $(RIGHTS)
 
 faults: .venv/ready ## break a container of IMAGE in every way, under load; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.faults $(IMAGE) --docker $(DOCKER)
@@ -203,6 +227,12 @@ start: .venv/ready ## measure the start of IMAGE to its first right answer, and 
 growth: $(ARCHIVE) $(PEERS)/ready ## measure IMAGE with more instances, larger pictures, more clients, and for ARGS="--minutes 60"
 	$(BIN)/python -m benchmarks.growth $(IMAGE) --docker $(DOCKER) $(ARGS)
 
+dashboard: $(ARCHIVE) $(PEERS)/ready ## draw the dashboard of IMAGE under load into docs/dashboard.png, by a real Prometheus
+	$(BIN)/python -m benchmarks.dashboard $(IMAGE) --docker $(DOCKER)
+
+pairs: $(ARCHIVE) ## measure what a part of IMAGE costs (ARGS=telemetry, or jar: TorchServe's own); the table goes to docs/
+	$(BIN)/python -m benchmarks.pairs $(ARGS) $(IMAGE) --docker $(DOCKER)
+
 measure-functions: $(ARCHIVE) $(IRISES) ## measure what each function needs, beside IMAGE; the table goes to docs/functions.md
 	$(BIN)/python -m benchmarks.functions $(IMAGE) --docker $(DOCKER) $(ARGS)
 
@@ -213,7 +243,7 @@ $(PEERS)/ready: requirements/bench.lock .venv/ready
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
 	@touch $@
 
-test: $(ARCHIVE) ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
+test: $(ARCHIVE) build/kubernetes/ready ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
 	$(BIN)/python -m pytest
 
 test-unit: $(MODEL) ## run the tests that need neither TorchServe nor Docker
@@ -230,6 +260,9 @@ test-container: $(ARCHIVE) ## run the tests against the real image, and those of
 
 test-cloud: $(ARCHIVE) ## run the tests of deploying: gcloud, the SDK and python -m deploy against the rehearsal
 	$(BIN)/python -m pytest tests/cloud
+
+test-kubernetes: $(ARCHIVE) build/kubernetes/ready ## run the tests of kubernetes/: schemas, a pod, a rolling update, a stand-in for GKE
+	$(BIN)/python -m pytest tests/kubernetes
 
 lint: .venv/ready ## check style, types and who imports whom
 	$(BIN)/ruff check .

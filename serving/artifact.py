@@ -157,6 +157,11 @@ def pass_ms(served: Path) -> float:
         raise NotServable(f"{CHOICE} is not what model.export writes: {error!r}") from error
 
 
+def version(served: Path) -> str:
+    """Return the model's version, as torch-model-archiver was told it."""
+    return stock.read_manifest(_text(served, stock.MANIFEST) or "").version
+
+
 def _text(served: Path, name: str) -> str | None:
     """Return what a file in an archive, or in the folder of an unpacked one, says."""
     try:

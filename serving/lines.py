@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TextIO
 
 SEVERITIES = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LABELS = "logging.googleapis.com/labels"
+TRACE = "logging.googleapis.com/trace"
 
 
 class Line(NamedTuple):
@@ -28,6 +29,8 @@ class Line(NamedTuple):
     """torchserve: Java; worker: a process that runs the model."""
     requests: tuple[str, ...] = ()
     """The ids of the requests that the worker was at."""
+    trace: str = ""
+    """The trace that they belong to, where it is one."""
 
     def __str__(self) -> str:
         """Return it for people."""
@@ -49,7 +52,8 @@ def read(text: str) -> Line:
     if own is None or not {"severity", "message"} <= own.keys():
         return Line(severity, message, "worker")
     requests = tuple(str(each) for each in own.get("requests", ()))
-    return Line(str(own["severity"]), str(own["message"]), "worker", requests)
+    trace = str(own.get("trace", ""))
+    return Line(str(own["severity"]), str(own["message"]), "worker", requests, trace)
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -99,7 +103,9 @@ class Log:
 
     def pass_on(self, line: Line) -> None:
         """Write what TorchServe's processes said."""
-        more = {"requests": list(line.requests)} if line.requests else {}
+        more: dict[str, object] = {"requests": list(line.requests)} if line.requests else {}
+        if line.trace:
+            more[TRACE] = line.trace
         self.write(line.severity, line.message, line.process, **more)
 
 

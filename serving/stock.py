@@ -32,6 +32,7 @@ class Manifest(NamedTuple):
     serialized_file: str | None
     requirements_file: str | None
     config_file: str | None
+    version: str = ""
 
 
 def read_manifest(text: str | bytes) -> Manifest:
@@ -41,6 +42,7 @@ def read_manifest(text: str | bytes) -> Manifest:
         return Manifest(
             str(model["modelName"]), str(model["handler"]), model.get("modelFile"),
             model.get("serializedFile"), model.get("requirementsFile"), model.get("configFile"),
+            str(model.get("modelVersion", "")),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadArchive(

@@ -36,6 +36,13 @@ def java(logger: str, message: str, severity: str = "INFO") -> str:
             Line("ERROR", "x\ny", "worker", ("7", "8")),
         ),
         (
+            java(
+                "MODEL_LOG",
+                '{"severity": "ERROR", "message": "x", "requests": ["7"], "trace": "t"}',
+            ),
+            Line("ERROR", "x", "worker", ("7",), "t"),
+        ),
+        (
             java("BatchAggregator", '{"severity": "ERROR", "message": "not a worker"}'),
             Line("INFO", '{"severity": "ERROR", "message": "not a worker"}', "torchserve"),
         ),
@@ -53,13 +60,16 @@ def test_a_line_has_cloud_logging_s_fields() -> None:
     stream = io.StringIO()
     log = Log(stream=stream)
     log.become(human=False, labels={"endpoint_id": "12"})
-    log.pass_on(Line("ERROR", "a traceback\n  of two lines", "worker", ("7",)))
+    log.pass_on(
+        Line("ERROR", "a traceback\n  of two lines", "worker", ("7",), "projects/p/traces/t")
+    )
     found = written(stream)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(found.pop("time")))
     assert found == {
         "severity": "ERROR",
         "message": "a traceback\n  of two lines",
         "requests": ["7"],
+        "logging.googleapis.com/trace": "projects/p/traces/t",
         "logging.googleapis.com/labels": {"endpoint_id": "12", "process": "worker"},
     }
 
