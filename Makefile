@@ -51,7 +51,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown deploy-gke undeploy-gke manifests rehearse stand-in migrate contract faults overload front tune bench start growth dashboard pairs measure-functions test test-unit test-functions test-torchserve test-container test-cloud test-kubernetes lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown deploy-gke undeploy-gke manifests rehearse stand-in estimate migrate contract faults overload burst front tune bench start growth dashboard pairs measure-functions test test-unit test-functions test-torchserve test-container test-cloud test-kubernetes lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -190,6 +190,9 @@ rehearse: $(ARCHIVE) ## go through all of it on this machine, with the real gclo
 stand-in: .venv/ready ## stand in for Google's control plane until Ctrl-C, for gcloud and SDK of your own
 	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal $(ARGS)
 
+estimate: ## say how many replicas a traffic takes and what they cost a month (ARGS="--traffic burst --peak 5000")
+	@$(PYTHON) -m deploy estimate $(ARGS)
+
 migrate: .venv/ready ## say what of a stock archive MAR=model.mar will work here (REQUEST=file: try one)
 	@$(BIN)/python -m migrate $(MAR) $(if $(REQUEST),--request $(REQUEST))
 
@@ -201,6 +204,9 @@ faults: .venv/ready ## break a container of IMAGE in every way, under load; the 
 
 overload: .venv/ready ## ask IMAGE for more than it can answer; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.overload $(IMAGE) --docker $(DOCKER)
+
+burst: .venv/ready ## hold the calculator of make estimate against IMAGE; the tables go to docs/scale.md
+	$(BIN)/python -m benchmarks.burst $(IMAGE) --docker $(DOCKER)
 
 front: .venv/ready ## measure what nginx costs a request; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.front $(IMAGE) --docker $(DOCKER)
