@@ -132,8 +132,12 @@ def test_prometheus_s_door_opens_to_nothing_else(observed: Container) -> None:
         assert observed.endpoint(9000, "/").send("GET", path).code == 404
 
 
-def test_the_page_lists_the_metrics_that_there_are(observed: Container) -> None:
+def test_the_page_lists_the_metrics_that_there_are(
+    observed: Container, predicting: Endpoint
+) -> None:
     needs("promtool")
+    assert predicting.post(request(wire.INSTANCE)).code == 200
+    wait_for(lambda: "serving_decode_seconds_sum" in scraped(observed), 10, "histograms")
     text = observed.endpoint(METRICS, "/metrics").send("GET", "/metrics").body
     page = (ROOT / "docs" / "monitoring.md").read_text()
     there = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
