@@ -53,6 +53,7 @@ RUN mv /opt/venv/lib/python3.11/site-packages/ts/frontend/model-server.jar /opt/
 # time stands in it, and is set before.
 RUN find /opt/venv -exec touch --no-dereference --date @0 {} + \
  && /opt/venv/bin/python -c 'import torch.fx, numpy, yaml, PIL.Image; PIL.Image.init(); import PIL.ImageFilter, PIL.ImageOps, psutil, google.cloud.storage; import ts.model_service_worker, ts.torch_handler.base_handler' \
+ && /opt/venv/bin/python -c 'import opentelemetry.exporter.prometheus, opentelemetry.exporter.otlp.proto.http.metric_exporter, opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.propagators.cloud_trace_propagator, google.auth.transport.requests' \
  && find /opt/venv -exec touch --no-dereference --date @0 {} +
 
 # TorchServe's own Java code, linked to Debian's libraries.
@@ -69,6 +70,8 @@ FROM packages AS app
 COPY serving /out/app/serving
 # Where AIP_STORAGE_URI is fetched from.
 COPY storage /out/app/storage
+# Metrics and traces, where somebody wants them.
+COPY telemetry /out/app/telemetry
 # What a stock archive gets beside its own handler.
 COPY handler/__init__.py handler/envelope.py handler/errors.py /out/app/handler/
 COPY docker /out/app/docker

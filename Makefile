@@ -16,6 +16,8 @@ REVISION ?= $(shell git describe --always --abbrev=40 --dirty --exclude='*' 2>/d
 SOURCE ?= $(filter https://% ssh://% git@%,$(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'))
 SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 CREATED = $(shell $(PYTHON) -c 'import datetime as d; print(d.datetime.fromtimestamp($(SOURCE_DATE_EPOCH), d.timezone.utc).isoformat())')
+# How much of /tmp make run gives it; a model that is fetched has to fit in twice.
+TMP ?= 1g
 # Packages that the image needs beside requirements/serve.lock, as pip takes them.
 EXTRAS ?=
 
@@ -25,18 +27,23 @@ NAME ?= knn
 # Where to deploy; both are remembered, and everything else is in deploy.toml.
 PROJECT ?=
 REGION ?=
+# The GKE cluster, and what make manifests looks at.
+CLUSTER ?=
+OVERLAY ?= $(wildcard kubernetes/overlays/*)
 # Options of python -m deploy, such as --dry-run.
 ARGS ?=
 # Trained weights that make pipeline is to take: gs://BUCKET/FOLDER or a folder; empty: it trains.
 WEIGHTS ?=
 
 INSTANCES ?= build/model/held-out/instances.json
+# Of a container that is put to the contract: vertex, read-only or least.
+RIGHTS ?= vertex
 
 BIN := .venv/bin
 DOCKER ?= docker
 MODEL := build/model/weights.safetensors
 ARCHIVE ?= build/model-store/digits.mar
-LOCKS := serve dev sbom scan java bench pipeline
+LOCKS := serve dev sbom scan kubernetes java bench pipeline
 
 # A bucket is named to the container, with the credentials of this machine's user; a folder is mounted.
 BUCKET := $(filter gs://%,$(STORAGE))
@@ -46,7 +53,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown pipeline rehearse stand-in migrate contract faults overload front tune bench start growth measure-functions test test-unit test-functions test-torchserve test-container test-cloud test-pipeline lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown deploy-gke undeploy-gke manifests pipeline rehearse stand-in estimate migrate contract faults overload burst front tune bench start growth dashboard pairs measure-functions test test-unit test-functions test-torchserve test-container test-cloud test-kubernetes test-pipeline lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,7 +103,7 @@ predict: .venv/ready ## send a held-out digit, or IMAGE=path, to the served mode
 	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter command,$(origin IMAGE)),$(IMAGE))
 
 build: $(ARCHIVE) ## build the image IMAGE with Docker; what it consists of is listed in build/sbom.cdx.json
-	$(DOCKER) build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) \
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE=$(ARCHIVE) --build-arg TORCH=$(TORCH) \
 	  --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg EXTRAS="$(EXTRAS)" \
 	  --build-arg REVISION=$(REVISION) --build-arg SOURCE=$(SOURCE) --build-arg CREATED=$(CREATED) .
 	$(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
@@ -111,7 +118,7 @@ build/scan/ready: requirements/scan.lock
 
 run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (STORAGE=: that model)
 	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
-	  --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
+	  --read-only --tmpfs /tmp:size=$(TMP) --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 $(IMAGE)
@@ -173,23 +180,46 @@ $(KFP)/ready: requirements/pipeline.lock .venv/ready
 	$(KFP)/bin/pip install --quiet --no-deps --require-hashes -r requirements/pipeline.lock
 	@touch $@
 
+GKE = $(DEPLOY).gke
+ON = --cluster "$(CLUSTER)" $(CLOUD)
+
+deploy-gke: $(ARCHIVE) ## let the pushed image answer in a GKE cluster (PROJECT=, CLUSTER=; ARGS=--dry-run)
+	@$(GKE) deploy $(ON)
+
+undeploy-gke: .venv/ready ## delete all of that; it asks first (PROJECT=, CLUSTER=)
+	@$(GKE) undeploy $(ON)
+
+manifests: build/kubernetes/ready ## render kubernetes/ and hold it against the schemas of three versions (OVERLAY=folder)
+	@build/kubernetes/bin/python -m deploy.gke.validate $(OVERLAY)
+
+build/kubernetes/ready: requirements/kubernetes.lock
+	$(PYTHON) -m venv build/kubernetes
+	build/kubernetes/bin/pip install --quiet --no-deps --require-hashes -r requirements/kubernetes.lock
+	@touch $@
+
 rehearse: $(ARCHIVE) ## go through all of it on this machine, with the real gcloud and SDK, and no account
 	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal.story
 
 stand-in: .venv/ready ## stand in for Google's control plane until Ctrl-C, for gcloud and SDK of your own
 	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal $(ARGS)
 
+estimate: ## say how many replicas a traffic takes and what they cost a month (ARGS="--traffic burst --peak 5000")
+	@$(PYTHON) -m deploy estimate $(ARGS)
+
 migrate: .venv/ready ## say what of a stock archive MAR=model.mar will work here (REQUEST=file: try one)
 	@$(BIN)/python -m migrate $(MAR) $(if $(REQUEST),--request $(REQUEST))
 
-contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file, READ_ONLY=1)
-	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml $(if $(READ_ONLY),--read-only)
+contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file, RIGHTS=least)
+	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml --rights $(RIGHTS)
 
 faults: .venv/ready ## break a container of IMAGE in every way, under load; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.faults $(IMAGE) --docker $(DOCKER)
 
 overload: .venv/ready ## ask IMAGE for more than it can answer; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.overload $(IMAGE) --docker $(DOCKER)
+
+burst: .venv/ready ## hold the calculator of make estimate against IMAGE; the tables go to docs/scale.md
+	$(BIN)/python -m benchmarks.burst $(IMAGE) --docker $(DOCKER)
 
 front: .venv/ready ## measure what nginx costs a request; the table goes to docs/container.md
 	$(BIN)/python -m benchmarks.front $(IMAGE) --docker $(DOCKER)
@@ -210,6 +240,12 @@ start: .venv/ready ## measure the start of IMAGE to its first right answer, and 
 growth: $(ARCHIVE) $(PEERS)/ready ## measure IMAGE with more instances, larger pictures, more clients, and for ARGS="--minutes 60"
 	$(BIN)/python -m benchmarks.growth $(IMAGE) --docker $(DOCKER) $(ARGS)
 
+dashboard: $(ARCHIVE) $(PEERS)/ready ## draw the dashboard of IMAGE under load into docs/dashboard.png, by a real Prometheus
+	$(BIN)/python -m benchmarks.dashboard $(IMAGE) --docker $(DOCKER)
+
+pairs: $(ARCHIVE) ## measure what a part of IMAGE costs (ARGS=telemetry, or jar: TorchServe's own); the table goes to docs/
+	$(BIN)/python -m benchmarks.pairs $(ARGS) $(IMAGE) --docker $(DOCKER)
+
 measure-functions: $(ARCHIVE) $(IRISES) ## measure what each function needs, beside IMAGE; the table goes to docs/functions.md
 	$(BIN)/python -m benchmarks.functions $(IMAGE) --docker $(DOCKER) $(ARGS)
 
@@ -220,7 +256,7 @@ $(PEERS)/ready: requirements/bench.lock .venv/ready
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
 	@touch $@
 
-test: $(ARCHIVE) $(KFP)/ready ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
+test: $(ARCHIVE) build/kubernetes/ready $(KFP)/ready ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
 	$(BIN)/python -m pytest
 
 test-unit: $(MODEL) ## run the tests that need neither TorchServe nor Docker
@@ -240,6 +276,9 @@ test-cloud: $(ARCHIVE) ## run the tests of deploying: gcloud, the SDK and python
 
 test-pipeline: $(ARCHIVE) $(KFP)/ready ## run the tests of the pipeline: kfp's local runner, and Vertex AI Pipelines rehearsed
 	$(BIN)/python -m pytest tests/pipeline
+
+test-kubernetes: $(ARCHIVE) build/kubernetes/ready ## run the tests of kubernetes/: schemas, a pod, a rolling update, a stand-in for GKE
+	$(BIN)/python -m pytest tests/kubernetes
 
 lint: .venv/ready ## check style, types and who imports whom
 	$(BIN)/ruff check .

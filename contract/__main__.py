@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from contract.vertex import RIGHTS
+
 CLAUSES = Path(__file__).parent / "clauses"
 
 
@@ -17,7 +19,11 @@ def main() -> None:
         "--instances", type=Path, required=True, metavar="FILE",
         help='instances that the model understands: {"instances": [...]}, an array or JSON lines',
     )  # fmt: skip
-    parser.add_argument("--read-only", action="store_true", help="with a read-only root and a /tmp")
+    parser.add_argument(
+        "--rights", choices=sorted(RIGHTS), default="vertex",
+        help="of the container: vertex, as Vertex AI starts it; read-only, with a read-only root and a "
+        "/tmp; least, also without capabilities, as user 10001, with 2 GB and 256 processes (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--docker", default="docker", help="the client to use (%(default)s)")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the outcome as JUnit XML")
     parser.add_argument(
@@ -38,7 +44,7 @@ def main() -> None:
     options = [
         f"--image={args.image}", f"--instances={args.instances.resolve()}",
         f"--docker={args.docker}", f"--ready-s={args.ready_s}", f"--liveness-s={args.liveness_s}",
-        *(["--read-only"] if args.read_only else []),
+        f"--rights={args.rights}",
         *([f"--junit-xml={args.junit}"] if args.junit else []),
         *(
             f"--{name.replace('_', '-')}={value}"

@@ -64,12 +64,25 @@ def _some_port() -> int:
     return 20_000 + secrets.randbelow(10_000)
 
 
+READ_ONLY = ("--read-only", "--tmpfs", "/tmp:size=1g")  # noqa: S108  inside the container
+RIGHTS = {
+    "vertex": (),
+    "read-only": READ_ONLY,
+    "least": (
+        *READ_ONLY, "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "10001",
+        "--memory", "2g", "--pids-limit", "256",
+    ),
+}  # fmt: skip
+"""What a container may do, as docker run is told it: what Vertex AI lets it, or less."""
+
+
 class Options(NamedTuple):
     """What the suite was asked to do."""
 
     image: str
     docker: str
-    read_only: bool
+    rights: str
+    """One of RIGHTS."""
     ready_s: float
     """How long the model may take to become healthy."""
     liveness_s: float = LIVENESS_S
@@ -87,8 +100,8 @@ class Container:
         """Start it; raise DockerFailed."""
         self.options, self.variables = options, variables
         environ = [w for pair in variables.environ().items() for w in ("--env", "=".join(pair))]
-        hardened = ["--read-only", "--tmpfs", "/tmp"] if options.read_only else []  # noqa: S108
-        self.name = self.docker("run", "--detach", *hardened, *environ, options.image)
+        rights = RIGHTS[options.rights]
+        self.name = self.docker("run", "--detach", *rights, *environ, options.image)
         self.began = time.monotonic()
 
     def docker(self, *arguments: str) -> str:

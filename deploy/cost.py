@@ -38,16 +38,16 @@ def table() -> dict[str, Any]:
     return tomllib.loads(TABLE.read_text())
 
 
-def estimate(running: Iterable[tuple[Machine, int]]) -> Cost:
-    """Return what (machine, replicas) pairs cost an hour."""
-    prices, total, unknown = table(), 0.0, []
+def estimate(running: Iterable[tuple[Machine, int]], product: str = "vertex") -> Cost:
+    """Return what (machine, replicas) pairs cost an hour on Vertex AI, or as nodes of `gke`."""
+    prices, total, unknown = table()[product], 0.0, []
     for machine, count in running:
         hour = prices["machines"].get(machine.type)
         if hour is None:
             unknown.append(machine.type)
         total += count * (hour or 0.0)
         # g2 and a2 machines have their accelerators in their price.
-        if machine.accelerators and machine.type.partition("-")[0] not in prices["included"]:
+        if machine.accelerators and machine.type.partition("-")[0] not in table()["included"]:
             each = prices["accelerators"].get(machine.accelerator)
             if each is None:
                 unknown.append(machine.accelerator)

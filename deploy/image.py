@@ -21,6 +21,7 @@ INPUTS = (
     "docker",
     "serving",
     "storage",
+    "telemetry",
     "handler/__init__.py",
     "handler/envelope.py",
     "handler/errors.py",

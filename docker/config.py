@@ -49,11 +49,20 @@ class Config(NamedTuple):
     """What every line is labelled with: where on Vertex AI this container runs."""
     traces: str = ""
     """What a trace's id stands after in Cloud Logging: projects/PROJECT/traces/, or nothing."""
+    metrics_port: int | None = None
+    """Where Prometheus may ask; None: nowhere."""
+    otlp: bool = False
+    """Whether metrics and traces are sent; where to is OpenTelemetry's to read, and may be a secret."""
 
     @property
     def predict_said(self) -> str:
         """The predict route as it is told to people."""
         return "/*" if self.invoke else self.predict
+
+    @property
+    def telemetry(self) -> bool:
+        """Whether anybody wants to know how the server fares."""
+        return bool(self.metrics_port or self.otlp)
 
 
 def read(environ: Mapping[str, str], baked: str) -> Config:
@@ -82,9 +91,15 @@ def read(environ: Mapping[str, str], baked: str) -> Config:
         log_text=_one_of(environ, "LOG_FORMAT", (default_format(), "json", "text")) == "text",
         labels=tuple((label, _label(environ[name])) for name, label in LABELS if environ.get(name)),
         traces=_traces(environ),
+        metrics_port=_number(environ, "METRICS_PORT", 0, most=65535)
+        if environ.get("METRICS_PORT")
+        else None,
+        otlp=_is_url(environ, "OTEL_EXPORTER_OTLP_ENDPOINT"),
     )
     if config.health == config.predict:
         raise BadVariable(f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both {config.health}")
+    if config.metrics_port == config.port:
+        raise BadVariable(f"METRICS_PORT and AIP_HTTP_PORT are both {config.port}")
     return config
 
 
@@ -93,6 +108,13 @@ def _number(environ: Mapping[str, str], name: str, default: int, most: int) -> i
     if not re.fullmatch("[0-9]{1,12}", text) or not 1 <= int(text) <= most:
         raise BadVariable(f"{name}={text}: expected a whole number from 1 to {most}")
     return int(text)
+
+
+def _is_url(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name)
+    if text and not re.fullmatch(r"https?://[^/\s]+\S*", text):
+        raise BadVariable(f"{name}: expected http://HOST:PORT or https://HOST")
+    return bool(text)
 
 
 def _sha256(environ: Mapping[str, str], name: str) -> str | None:

@@ -11,7 +11,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -20,6 +19,7 @@ import storage
 from docker import config
 from docker.config import Config
 from docker.front import Front
+from docker.telemetry import Telemetry
 from serving import artifact, java, machine, probe
 from serving.artifact import Artifact
 from serving.lines import Log
@@ -46,6 +46,8 @@ DRAIN_S = 15
 """How long requests under way may take after that."""
 GRACE_S = 3
 """How long TorchServe may take to end."""
+LAST_S = 1
+"""How long the last metrics may take after that."""
 
 
 class CannotServe(Exception):
@@ -60,10 +62,12 @@ class Container:
     """nginx and TorchServe, watched together and ended together."""
 
     def __init__(
-        self, front: Front, server: Server, ask: Callable[[float], probe.Answer], say: Say
-    ) -> None:
+        self, front: Front, server: Server, ask: Callable[[float], probe.Answer], say: Say,
+        telemetry: Telemetry | None,
+    ) -> None:  # fmt: skip
         """`ask` is given seconds and tells whether the model answers within them."""
         self._front, self._server, self._ask, self._say = front, server, ask, say
+        self._telemetry = telemetry
 
     def watch(self) -> None:
         """Keep the doors open for as long as the model answers; raise CannotServe at the end."""
@@ -94,6 +98,8 @@ class Container:
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             self._raise_what_ended()
+            if self._telemetry:
+                self._telemetry.see()
             time.sleep(0.1)
 
     def _raise_what_ended(self) -> None:
@@ -136,11 +142,14 @@ def run(log: Log) -> None:
     log.become(human=chosen.log_text, level=chosen.log_level, labels=dict(chosen.labels))
     say = log.info
     folder = _folder()
-    front = server = None
+    front = server = telemetry = None
     try:
+        if chosen.telemetry:
+            telemetry = Telemetry(chosen, log)
         store = folder / "store"
         path = store / artifact.NAME if chosen.storage else baked.path
         settings = _settings(path, folder, chosen)
+        settings = settings._replace(telemetry=telemetry.port if telemetry else None)
         say(f"{settings.model}: {chosen}")
         # The front door first: Vertex wants the port open within 40 s, and 503 until ready.
         front = Front(chosen, settings, folder / "torchserve.sock", log)
@@ -152,8 +161,11 @@ def run(log: Log) -> None:
             say(f"{chosen.storage}: {_kind(served)}")
         settings = artifact.suited(settings, served)
         say(f"TorchServe starts with {settings.layout}")
+        if telemetry:
+            telemetry.start(settings, artifact.version(served.path))
         server = Server(settings, java.find(), log.pass_on)
-        Container(front, server, probe.asking(settings, served.golden_request), say).watch()
+        ask = probe.asking(settings, served.golden_request)
+        Container(front, server, ask, say, telemetry).watch()
     except Told as told:
         _ignore_signals()
         say("told to stop")
@@ -164,8 +176,12 @@ def run(log: Log) -> None:
         _ignore_signals()
         if front:
             front.stop(DRAIN_S)
+        if telemetry:
+            telemetry.tell_to_stop()
         if server:
             server.stop(GRACE_S)
+        if telemetry:
+            telemetry.stop(LAST_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -209,9 +225,7 @@ def _ignore_signals() -> None:
 def main() -> None:
     """Run, and end with the reason as the last line."""
     log = Log(human=(os.environ.get("LOG_FORMAT") or config.default_format()) == "text")
-    sys.excepthook = lambda *error: log.write(
-        "CRITICAL", "".join(traceback.format_exception(*error))
-    )
+    log.take_exceptions("entrypoint")
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _raise_told)

@@ -1,6 +1,7 @@
 """The front door: nginx, configured for the routes and the limits that hold here."""
 
 import json
+import os
 import re
 import resource
 import signal
@@ -14,6 +15,7 @@ from serving.torchserve import Settings
 
 NGINX = "/usr/sbin/nginx"
 TEMPLATE = Path(__file__).with_name("nginx.conf")
+METRICS = Path(__file__).with_name("metrics.conf")
 BODY = Path(__file__).with_name("body.lua")
 MOST_CONNECTIONS = 4096
 ERROR_LOG = dict(zip(SEVERITIES, ("info", "warn", "warn", "error", "crit"), strict=True))
@@ -46,8 +48,33 @@ def settings_text(config: Config, settings: Settings, socket: Path) -> str:
         "ERROR_LOG": ERROR_LOG[config.log_level],
         "LABELS": json.dumps(dict(config.labels) | {"process": "front"}),
         "TRACES": config.traces,
+        # What no caller began is found by the request's id, where there are traces at all.
+        "UNTRACED": "$request_id" if config.otlp else "",
+        "TOLD": _told(settings.telemetry),
+        "SENT": "$msec" if settings.telemetry else "",
+        "METRICS_PORT": config.metrics_port or "",
     }
-    return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), TEMPLATE.read_text())
+    text = TEMPLATE.read_text()
+    metrics = METRICS.read_text() if config.metrics_port else ""
+    text = text.replace("@METRICS@\n", metrics)
+    return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), text)
+
+
+def _told(port: int | None) -> str:
+    """Return the setting by which nginx tells of each answer; UDP, so that it never waits."""
+    if port is None:
+        return ""
+    return f"access_log syslog:server=127.0.0.1:{port},nohostname,tag=front told if=$told;"
+
+
+def _without_what_was_sent(text: str) -> str:
+    """Of what nginx tells of a request leave its method and path."""
+    said, about, request = text.rstrip("\n").partition(", client: ")
+    if about:
+        # What it quotes are headers, but for names of files.
+        said = re.sub(r'"([^"]*)("|$)', lambda m: m[0] if m[1][:1] == "/" else '"..."', said)
+    line = re.search(r'request: "([A-Z]{1,16})(?: (/[!->@-~]{0,500}))?', request)
+    return f"{said} ({' '.join(filter(None, line.groups()))})" if line else said
 
 
 class Front:
@@ -61,8 +88,10 @@ class Front:
         self._stopping = settings.run / "stopping"
         self._log = log
         self.process = subprocess.Popen(
-            [NGINX, "-e", "stderr", "-c", str(file)], stderr=subprocess.PIPE, text=True, errors="replace"
+            [NGINX, "-e", "stderr", "-c", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors="replace", env=os.environ | {"TZ": "UTC"},  # its lines say so
         )  # fmt: skip
+        self._lines = log.pass_through(self.process.stdout)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -71,7 +100,9 @@ class Front:
             for text in said:
                 match = LINE.match(text)
                 severity = SEVERITY.get(match[1], "CRITICAL") if match else "WARNING"
-                self._log.write(severity, match[2] if match else text.rstrip("\n"), "front")
+                self._log.write(
+                    severity, _without_what_was_sent(match[2] if match else text), "front"
+                )
 
     @property
     def is_open(self) -> bool:
@@ -97,3 +128,4 @@ class Front:
             self.process.wait(within_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        self._lines.join(1)

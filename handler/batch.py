@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -42,8 +42,28 @@ Prepared = tuple[Request, list[Tensor | RequestError]]
 """A request, and for each of its instances the tensor for the model or why there is none."""
 
 
-def answer(task: Task, reads: Iterable[Read]) -> list[Response]:
-    """Answer requests that came together, in their order, with one pass through the model."""
+class Stages(NamedTuple):
+    """When the stages of a batch followed one another, in nanoseconds since 1970."""
+
+    began: int
+    """Bodies are parsed and instances decoded from here on."""
+    decoded: int
+    """The model is at them from here on."""
+    passed: int
+    """Answers are written from here on."""
+    ended: int
+    instances: int
+    """How many went through the model."""
+
+
+def answer(
+    task: Task, reads: Iterable[Read], tell: Callable[[Stages], None] | None = None
+) -> list[Response]:
+    """Answer requests that came together, in their order, with one pass through the model.
+
+    `tell` is told how long that took.
+    """
+    began = time.time_ns()
     prepared = _prepare_all(task, [_read(read) for read in reads])
     tensors = [
         tensor
@@ -52,8 +72,13 @@ def answer(task: Task, reads: Iterable[Read]) -> list[Response]:
         for tensor in entry[1]
         if isinstance(tensor, Tensor)
     ]
+    decoded = time.time_ns()
     rows = iter(_infer(task, tensors))
-    return [_respond(task, entry, rows) for entry in prepared]
+    passed = time.time_ns()
+    responses = [_respond(task, entry, rows) for entry in prepared]
+    if tell is not None:
+        tell(Stages(began, decoded, passed, time.time_ns(), len(tensors)))
+    return responses
 
 
 def _read(read: Read) -> Request | RequestError:

@@ -40,7 +40,9 @@ class VertexHandler:
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
         """Answer a batch of requests: one JSON text for each, with its own status."""
-        responses = batch.answer(self.task, [functools.partial(_read, item) for item in data])
+        reads = [functools.partial(_read, item) for item in data]
+        # serving/worker wants to know; TorchServe's own worker does not.
+        responses = batch.answer(self.task, reads, getattr(context, "tell_stages", None))
         for index, response in enumerate(responses):
             context.set_response_status(int(response.code), response.code.phrase, index)
             context.set_response_content_type(index, "application/json")

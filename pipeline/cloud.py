@@ -25,7 +25,7 @@ from pipeline.steps import ROOT
 STEPS_IMAGE = "pipeline/cloudbuild.yaml"
 IN_THE_IMAGE = (
     "Dockerfile", "Makefile", "cloudbuild.yaml", "deploy.toml", "docker", "pipeline", "requirements", "contract",
-    "deploy", "engine", "handler", "model", "serving", "storage", "task", "tests",
+    "deploy", "engine", "handler", "model", "serving", "storage", "task", "telemetry", "tests",
 )  # fmt: skip
 POLL_S = 15
 CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{s.region}/pipelines/runs/{job}?project={s.project}"

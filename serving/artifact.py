@@ -8,6 +8,7 @@ unpacked archive that TorchServe takes as it is.
 import contextlib
 import hashlib
 import json
+import lzma
 import re
 import shutil
 import stat
@@ -147,14 +148,19 @@ def suited(settings: Settings, served: Artifact) -> Settings:
 
 def pass_ms(served: Path) -> float:
     """Return what a pass of one instance took where the engine was chosen; 0 for not known."""
-    text = _text(served, CHOICE)
-    if text is None:
-        return 0
     try:
+        text = _text(served, CHOICE)
+        if text is None:
+            return 0
         choice = json.loads(text)
         return float(choice["figures"]["engines"][choice["engine"]]["milliseconds"]["1"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotServable(f"{CHOICE} is not what model.export writes: {error!r}") from error
+
+
+def version(served: Path) -> str:
+    """Return the model's version, as torch-model-archiver was told it."""
+    return stock.read_manifest(_text(served, stock.MANIFEST) or "").version
 
 
 def _text(served: Path, name: str) -> str | None:
@@ -229,8 +235,10 @@ def unpack(archive: Path, target: Path) -> None:
         _check_size(archive, entries, target)
         try:
             contents.extractall(target)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
             raise NotServable(f"{archive.name} is damaged: {error}") from error
+        except (NotImplementedError, RecursionError) as error:
+            raise NotServable(f"{archive.name} cannot be unpacked here: {error}") from error
 
 
 def _check_entry(archive: str, entry: zipfile.ZipInfo) -> None:
@@ -277,7 +285,7 @@ def _opened(archive: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(archive)
     except FileNotFoundError:
         raise NotServable(f"{archive} does not exist: run make archive") from None
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise NotServable(f"{archive} is no archive: {error}") from error
 
 

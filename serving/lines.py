@@ -10,11 +10,14 @@ import json
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TextIO
+from types import TracebackType
+from typing import IO, Any, NamedTuple, TextIO
 
 SEVERITIES = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LABELS = "logging.googleapis.com/labels"
+TRACE = "logging.googleapis.com/trace"
 
 
 class Line(NamedTuple):
@@ -28,6 +31,8 @@ class Line(NamedTuple):
     """torchserve: Java; worker: a process that runs the model."""
     requests: tuple[str, ...] = ()
     """The ids of the requests that the worker was at."""
+    trace: str = ""
+    """The trace that they belong to, where it is one."""
 
     def __str__(self) -> str:
         """Return it for people."""
@@ -42,14 +47,21 @@ def read(text: str) -> Line:
     said = _object(text)
     if said is None or "message" not in said:
         return Line("INFO", text, "torchserve")
-    severity, message = str(said.get("severity", "INFO")), str(said["message"])
+    severity, message = str(said.get("severity")), str(said["message"])
+    severity = severity if severity in SEVERITIES else "INFO"
     if said.get("logger") != "MODEL_LOG":
         return Line(severity, message, "torchserve")
     own = _object(message)
-    if own is None or not {"severity", "message"} <= own.keys():
+    # A handler may print anything, and JSON too.
+    if (
+        own is None
+        or own.get("severity") not in SEVERITIES
+        or not isinstance(own.get("requests"), list)
+    ):
         return Line(severity, message, "worker")
-    requests = tuple(str(each) for each in own.get("requests", ()))
-    return Line(str(own["severity"]), str(own["message"]), "worker", requests)
+    requests = tuple(str(each) for each in own["requests"])
+    trace = str(own.get("trace", ""))
+    return Line(own["severity"], str(own.get("message")), "worker", requests, trace)
 
 
 def _object(text: str) -> dict[str, Any] | None:
@@ -57,7 +69,7 @@ def _object(text: str) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -89,9 +101,40 @@ class Log:
         else:
             said = {"severity": severity, "time": _now(), "message": message, **more}
             text = json.dumps(said | {LABELS: {**self._labels, "process": process}})
+        self._put(f"{text}\n")
+
+    def pass_through(self, lines: IO[str] | None) -> threading.Thread:
+        """Write the lines of a process as they are, until it ends.
+
+        There is one writer to standard output: what several write to a pipe is torn.
+        """
+        assert lines is not None
+
+        def read() -> None:
+            with lines:
+                for text in lines:
+                    self._put(text)
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        return thread
+
+    def _put(self, text: str) -> None:
         with self._lock:
-            self._stream.write(f"{text}\n")
+            self._stream.write(text)
             self._stream.flush()
+
+    def take_exceptions(self, process: str) -> None:
+        """Write what nobody catches, on whatever thread, as one line."""
+
+        def write(
+            kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+        ) -> None:
+            text = "".join(traceback.format_exception(kind, error, trace))
+            self.write("CRITICAL", text.rstrip("\n"), process)
+
+        sys.excepthook = write
+        threading.excepthook = lambda told: write(told.exc_type, told.exc_value, told.exc_traceback)
 
     def info(self, message: str) -> None:
         """Write what the entrypoint does."""
@@ -99,7 +142,9 @@ class Log:
 
     def pass_on(self, line: Line) -> None:
         """Write what TorchServe's processes said."""
-        more = {"requests": list(line.requests)} if line.requests else {}
+        more: dict[str, object] = {"requests": list(line.requests)} if line.requests else {}
+        if line.trace:
+            more[TRACE] = line.trace
         self.write(line.severity, line.message, line.process, **more)
 
 

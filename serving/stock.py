@@ -32,6 +32,7 @@ class Manifest(NamedTuple):
     serialized_file: str | None
     requirements_file: str | None
     config_file: str | None
+    version: str = ""
 
 
 def read_manifest(text: str | bytes) -> Manifest:
@@ -41,8 +42,9 @@ def read_manifest(text: str | bytes) -> Manifest:
         return Manifest(
             str(model["modelName"]), str(model["handler"]), model.get("modelFile"),
             model.get("serializedFile"), model.get("requirementsFile"), model.get("configFile"),
+            str(model.get("modelVersion", "")),
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadArchive(
             f"{MANIFEST} is not what torch-model-archiver writes: {type(error).__name__}: {error}"
         ) from error
@@ -57,7 +59,7 @@ def adapt(contents: Path, name: str) -> Manifest:
     file = contents / MANIFEST
     if not file.is_file():
         raise BadArchive(f"{MANIFEST} is missing: torch-model-archiver makes such archives")
-    text = file.read_text()
+    text = file.read_bytes()
     found = read_manifest(text)
     document: dict[str, Any] = json.loads(text)
     document["model"]["modelName"] = name

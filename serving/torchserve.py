@@ -56,6 +56,8 @@ class Settings(NamedTuple):
     """Whether everything is logged that TorchServe and the model have to say."""
     jars: Path | None = None
     """A folder with model-server.jar and what it needs; None for TorchServe's own."""
+    telemetry: int | None = None
+    """The UDP port on loopback on which workers tell of each batch; None: they tell nobody."""
 
     def room_for(self, request_bytes: int) -> int:
         """Return how many requests of a size Java's heap holds.
@@ -159,6 +161,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "WORKER_LOG_LEVEL": "DEBUG" if settings.verbose else "INFO",
         "LOG_LOCATION": str(settings.run),
         "METRICS_LOCATION": str(settings.run),
+        "TELEMETRY_PORT": str(settings.telemetry or ""),
     }
 
 

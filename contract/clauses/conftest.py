@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--image", required=True)
     group.addoption("--instances", type=Path, required=True)
     group.addoption("--docker", default="docker")
-    group.addoption("--read-only", action="store_true")
+    group.addoption("--rights", default="vertex")
     group.addoption("--ready-s", type=float, default=300)
     group.addoption("--liveness-s", type=float, default=40)
     group.addoption("--port", type=int)
@@ -32,7 +32,7 @@ def options(pytestconfig: pytest.Config) -> Options:
     """Return what the command line asked for."""
     get = pytestconfig.getoption
     return Options(
-        get("image"), get("docker"), get("read_only"), get("ready_s"), get("liveness_s"),
+        get("image"), get("docker"), get("rights"), get("ready_s"), get("liveness_s"),
         get("port"), get("health_route"), get("predict_route"),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ updates reach the server.
 
 import argparse
 import platform
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -46,16 +47,28 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 def lay_out(jar: Path, debians: Path, out: Path) -> None:
     """Write OUT/model-server.jar, Netty's native library, and links to Debian's jars."""
     out.mkdir(parents=True)
-    machine = {"aarch64": "aarch_64"}.get(platform.machine(), platform.machine())
-    native = NATIVE.format(machine=machine)
-    with zipfile.ZipFile(jar) as whole, zipfile.ZipFile(out / jar.name, "w") as kept:
-        for name in sorted(whole.namelist()):
+    with zipfile.ZipFile(jar) as all_of_it, zipfile.ZipFile(out / jar.name, "w") as kept:
+        for name in sorted(all_of_it.namelist()):
             if name.startswith(KEPT) and not name.endswith("/"):
                 entry = zipfile.ZipInfo(name, EPOCH)
-                kept.writestr(entry, whole.read(name), zipfile.ZIP_DEFLATED)
-        (out / Path(native).name).write_bytes(whole.read(native))
+                kept.writestr(entry, all_of_it.read(name), zipfile.ZIP_DEFLATED)
+    _lay_out_native(jar, out)
     for name in DEBIANS:
         (out / f"{name}.jar").symlink_to(debians / f"{name}.jar")
+
+
+def whole(jar: Path, out: Path) -> None:
+    """Write the same with all that is in the jar, to compare with."""
+    out.mkdir(parents=True)
+    shutil.copyfile(jar, out / jar.name)
+    _lay_out_native(jar, out)
+
+
+def _lay_out_native(jar: Path, out: Path) -> None:
+    machine = {"aarch64": "aarch_64"}.get(platform.machine(), platform.machine())
+    native = NATIVE.format(machine=machine)
+    with zipfile.ZipFile(jar) as contents:
+        (out / Path(native).name).write_bytes(contents.read(native))
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.cloud.programs import needs
+from tests.programs import needs
 
 ELSEWHERE, GOOGLE = "# ten minutes", "# real cloud"
 

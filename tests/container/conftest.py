@@ -19,11 +19,11 @@ from tests.pictures import ARCHIVE, ROOT
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGE = os.environ.get("IMAGE", "vertex-torchserve:test")
 HARDENED = (
-    "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
-    "--security-opt", "no-new-privileges", "--memory", "2g", "--pids-limit", "256",
+    "--read-only", "--tmpfs", "/tmp:size=1g", "--cap-drop", "ALL",
+    "--security-opt", "no-new-privileges", "--user", "10001", "--memory", "2g", "--pids-limit", "256",
 )  # fmt: skip
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-PROCESSES = ("entrypoint", "front", "torchserve", "worker")
+PROCESSES = ("entrypoint", "front", "torchserve", "worker", "telemetry")
 
 KILL = """
 import os, pathlib, sys

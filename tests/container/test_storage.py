@@ -19,7 +19,7 @@ from tests.container.conftest import (
     Start,
     wait_until_healthy,
 )
-from tests.http import Endpoint, wait_for
+from tests.http import JSON_TYPE, Endpoint, wait_for
 from tests.pictures import ARCHIVE, ROOT, request
 from tests.stock import archive as stock
 from tests.torchserve.test_stock import BETTER, SAME
@@ -128,7 +128,7 @@ class Raising:
 """
 
 
-def test_a_fault_s_line_has_the_request_s_id_and_the_whole_traceback(
+def test_a_fault_s_line_has_the_request_s_id_its_trace_and_the_whole_traceback(
     start: Start, tmp_path: Path
 ) -> None:
     (tmp_path / "raising.py").write_text(RAISING)
@@ -137,16 +137,48 @@ def test_a_fault_s_line_has_the_request_s_id_and_the_whole_traceback(
     stock.pack(folder, tmp_path / "raising.py").chmod(0o644)
     mounted = ("--volume", f"{folder}:/mnt/model:ro")
     container, endpoint = started(start, *mounted, AIP_STORAGE_URI="/mnt/model")
-    answer = endpoint.post(request(wire.INSTANCE))
+    trace = {"traceparent": f"00-{'5f' * 16}-00f067aa0ba902b7-01"}
+    answer = endpoint.post(request(wire.INSTANCE), JSON_TYPE | trace)
     assert answer.code == 500, answer
     wait_for(lambda: "fault of its own" in container.logs(), 10, "the worker's line")
     (line,) = [line for line in container.said() if "a fault of its own" in line["message"]]
     assert line["severity"] == "ERROR"
     assert line["requests"] == [answer.headers["x-request-id"]]
+    assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{'5f' * 16}"
     assert re.search(
         r'Traceback.*raising\.py", line \d+.*ValueError: a fault', line["message"], re.S
     )
     assert line["logging.googleapis.com/labels"]["process"] == "worker"
+
+
+PRINTING = """
+class Printing:
+    def initialize(self, context):
+        self.initialized = True
+
+    def handle(self, data, context):
+        print(data[0]["print"])
+        return ["ok"]
+"""
+
+
+def test_whatever_a_handler_prints_the_log_goes_on(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "printing.py").write_text(PRINTING)
+    folder = tmp_path / "model"
+    folder.mkdir(mode=0o755)
+    stock.pack(folder, tmp_path / "printing.py").chmod(0o644)
+    mounted = ("--volume", f"{folder}:/mnt/model:ro")
+    container, endpoint = started(start, *mounted, AIP_STORAGE_URI="/mnt/model")
+    strange = [
+        '{"a":' * 3000,
+        '{"severity":"INFO","message":"m","requests":3}',
+        "\x00\ud800",
+        "last",
+    ]
+    for printed in strange:
+        endpoint.post(json.dumps({"instances": [{"print": printed}]}).encode())
+    wait_for(lambda: '"last"' in container.logs(), 10, "the last line")
+    container.said()
 
 
 def keeps_its_promises(endpoint: Endpoint) -> None:

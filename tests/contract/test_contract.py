@@ -101,11 +101,11 @@ def test_a_whole_server_keeps_every_clause(image: str, tmp_path: Path) -> None:
     assert not clauses(said, "BROKEN")
 
 
-def test_our_image_keeps_every_clause_read_only_and_in_junit(image: str, tmp_path: Path) -> None:
+def test_our_image_keeps_every_clause_with_the_least_of_rights(image: str, tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
     code, said = put_to_contract(
         image, [{"b64": base64} for base64, _ in held_out(5)], "--instances",
-        str(tmp_path / "i"), "--read-only", "--junit", str(junit),
+        str(tmp_path / "i"), "--rights", "least", "--junit", str(junit),
     )  # fmt: skip
     assert code == 0, said
     suite = ET.parse(junit).getroot()[0]  # noqa: S314  we wrote it

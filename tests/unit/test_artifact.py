@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import storage
-from serving import artifact
+from serving import artifact, stock
 from serving.artifact import Chosen, NotServable
 from storage import files
 
@@ -164,6 +164,40 @@ def test_an_archive_that_says_less_than_it_holds_is_refused(tmp_path: Path) -> N
     archive.write_bytes(content.replace(size, (10).to_bytes(4, "little")))
     with pytest.raises(NotServable, match=r"evil\.mar is damaged"):
         artifact.unpack(archive, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("at", "byte", "reason"),
+    [
+        (8, 99, "cannot be unpacked here: That compression method"),
+        (4, 99, "is damaged|cannot be unpacked here"),
+    ],
+    ids=["another compression", "a later version"],
+)
+def test_an_archive_of_another_kind_is_refused(
+    tmp_path: Path, at: int, byte: int, reason: str
+) -> None:
+    archive = zipped(tmp_path, ("handler.py", b"x" * 100))
+    content = bytearray(archive.read_bytes())
+    content[at] = byte  # the entry's own header, and the directory's
+    content[content.index(b"PK\x01\x02") + at + 2] = byte
+    archive.write_bytes(content)
+    with pytest.raises(NotServable, match=rf"evil\.mar.* {reason}|is no archive"):
+        artifact.unpack(archive, tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"\xff", b'{"model":' * 3000], ids=["no UTF-8", "nested"])
+def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "MAR-INF").mkdir()
+    (tmp_path / "MAR-INF" / "MANIFEST.json").write_bytes(text)
+    with pytest.raises(stock.BadArchive, match="is not what torch-model-archiver writes"):
+        stock.adapt(tmp_path, "model")
+
+
+def test_an_engine_s_choice_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / artifact.CHOICE).write_bytes(b"\xff")
+    with pytest.raises(NotServable, match=r"engine\.json is not what model\.export writes"):
+        artifact.pass_ms(tmp_path)
 
 
 def test_only_the_archive_that_is_pinned_is_unpacked(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from google.protobuf import json_format
 from deploy.settings import Settings
 from rehearsal.builds import expand
 from rehearsal.errors import Refused
-from tests.cloud.programs import needs
 from tests.pictures import ROOT
+from tests.programs import needs
 
 LOADER = """
 import json, sys

@@ -45,6 +45,9 @@ def test_without_routes_the_container_takes_vertex_s_own_defaults() -> None:
         ("MAX_REQUEST_BYTES", "-1"),
         ("MAX_REQUEST_BYTES", "1000000000"),
         ("ACCESS_LOG", "some"),
+        ("METRICS_PORT", "off"),
+        ("METRICS_PORT", "9000"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
     ],
 )
 def test_a_variable_that_cannot_be_followed_is_named(variable: str, value: str) -> None:
@@ -73,6 +76,40 @@ def test_with_an_invoke_route_prefix_every_path_but_the_root_is_a_prediction() -
     assert 'location ~ "^/." {' in nginx_s_settings(INVOKE_ROUTE_PREFIX="/*")
 
 
+def test_nobody_is_told_of_requests_unless_somebody_wants_to_know() -> None:
+    text = nginx_s_settings()
+    assert "syslog:" not in text
+    assert 'X-Sent "";' in text
+    assert "/metrics" not in text
+
+
+def test_prometheus_s_door_is_another_than_the_two() -> None:
+    text = nginx_s_settings(METRICS_PORT="9090")
+    assert text.count("listen 0.0.0.0:") == 2
+    assert "listen 0.0.0.0:9090;" in text
+
+
+def test_of_what_nginx_tells_of_a_request_its_method_and_path_are_left() -> None:
+    about = ', client: 10.0.0.1, server: , request: "POST /p?key=secret HTTP/1.1", host: "h"'
+    told = '*7 open() "/tmp/x" failed' + about
+    assert front._without_what_was_sent(told) == '*7 open() "/tmp/x" failed (POST /p)'
+    told = '*7 client sent too long header line: "A: secret...' + about
+    assert (
+        front._without_what_was_sent(told) == '*7 client sent too long header line: "..." (POST /p)'
+    )
+    told = '*7 it failed, client: 10.0.0.1, request: "GET http://user:secret@h/ HTTP/1.1"'
+    assert front._without_what_was_sent(told) == "*7 it failed (GET)"
+    assert front._without_what_was_sent("it begins\n") == "it begins"
+
+
+def test_where_metrics_are_sent_to_is_not_told_with_the_settings() -> None:
+    variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    assert "secret" not in repr(config.read({variable: "http://user:secret@h:1"}, "digits"))
+    with pytest.raises(BadVariable) as raised:
+        config.read({variable: "user:secret@h:1"}, "digits")
+    assert "secret" not in str(raised.value)
+
+
 def test_the_larger_the_requests_may_be_the_fewer_are_let_in_at_once() -> None:
     assert "limit_conn large 10;" in nginx_s_settings()
     assert "limit_conn large 1;" in nginx_s_settings(MAX_REQUEST_BYTES="100000000")
@@ -95,6 +132,6 @@ def test_the_docs_say_the_limits_that_hold() -> None:
     assert f"| instances in a request | {envelope.MOST_INSTANCES} |" in docs
     for limit in ("at once | 192 |", "100 kB and more | 107 |", "not told | 10, "):
         assert limit in docs
-    stop_s = entrypoint.LEAVE_S + entrypoint.DRAIN_S + entrypoint.GRACE_S
-    assert stop_s + 1 == 24
+    stop_s = entrypoint.LEAVE_S + entrypoint.DRAIN_S + entrypoint.GRACE_S + entrypoint.LAST_S
+    assert stop_s == 24
     assert f"still answered for {entrypoint.LEAVE_S} s" in docs

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import re
+import sys
+import threading
 
 import pytest
 
@@ -36,6 +39,25 @@ def java(logger: str, message: str, severity: str = "INFO") -> str:
             Line("ERROR", "x\ny", "worker", ("7", "8")),
         ),
         (
+            java(
+                "MODEL_LOG",
+                '{"severity": "ERROR", "message": "x", "requests": ["7"], "trace": "t"}',
+            ),
+            Line("ERROR", "x", "worker", ("7",), "t"),
+        ),
+        *(
+            (java("MODEL_LOG", printed), Line("INFO", printed, "worker"))
+            for printed in (
+                '{"a":' * 3000,
+                '{"severity": "INFO", "message": "m", "requests": 3}',
+                '{"severity": "INFO", "message": "m"}',
+                '{"severity": "BOGUS", "message": "m", "requests": []}',
+                '{"severity": ["INFO"], "message": "m", "requests": []}',
+            )
+        ),
+        (java("BatchAggregator", "m", "BOGUS"), Line("INFO", "m", "torchserve")),
+        ('{"a":' * 3000, Line("INFO", '{"a":' * 3000, "torchserve")),
+        (
             java("BatchAggregator", '{"severity": "ERROR", "message": "not a worker"}'),
             Line("INFO", '{"severity": "ERROR", "message": "not a worker"}', "torchserve"),
         ),
@@ -53,13 +75,16 @@ def test_a_line_has_cloud_logging_s_fields() -> None:
     stream = io.StringIO()
     log = Log(stream=stream)
     log.become(human=False, labels={"endpoint_id": "12"})
-    log.pass_on(Line("ERROR", "a traceback\n  of two lines", "worker", ("7",)))
+    log.pass_on(
+        Line("ERROR", "a traceback\n  of two lines", "worker", ("7",), "projects/p/traces/t")
+    )
     found = written(stream)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(found.pop("time")))
     assert found == {
         "severity": "ERROR",
         "message": "a traceback\n  of two lines",
         "requests": ["7"],
+        "logging.googleapis.com/trace": "projects/p/traces/t",
         "logging.googleapis.com/labels": {"endpoint_id": "12", "process": "worker"},
     }
 
@@ -83,3 +108,30 @@ def test_people_get_text() -> None:
         r"\d\d:\d\d:\d\d INFO    ready\n\d\d:\d\d:\d\d ERROR   worker: it failed\n",
         stream.getvalue(),
     )
+
+
+def test_what_nobody_catches_is_one_line_on_whatever_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    stream = io.StringIO()
+    Log(stream=stream).take_exceptions("telemetry")
+    thread = threading.Thread(target=[].pop)
+    thread.start()
+    thread.join(5)
+    found = written(stream)
+    assert found["severity"] == "CRITICAL"
+    assert "IndexError: pop from empty list" in str(found["message"])
+
+
+def test_the_lines_of_other_processes_are_written_whole_by_the_one_writer() -> None:
+    stream, (reading, writing) = io.StringIO(), os.pipe()
+    log = Log(stream=stream)
+    thread = log.pass_through(os.fdopen(reading))
+    with os.fdopen(writing, "w") as process:
+        for number in range(200):
+            process.write(json.dumps({"n": number, "long": "x" * 9000}) + "\n")
+            log.write("INFO", "y" * 9000)
+    thread.join(5)
+    assert len([json.loads(line) for line in stream.getvalue().splitlines()]) == 400

@@ -13,6 +13,8 @@ import os
 import socket
 import struct
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
 from ts.arg_parser import ArgParser
@@ -40,16 +42,76 @@ class Lines(logging.Formatter):
     What is less stays text, as TorchServe's Java waits for some of it.
     """
 
-    requests: ClassVar[list[str | None]] = []
-    """The ids of the requests that are worked on now; None for one that has none."""
+    requests: ClassVar[list[RequestProcessor]] = []
+    """The headers of the requests that are worked on now."""
 
     def format(self, record: logging.LogRecord) -> str:
         """As logging.Formatter says: one line."""
         said = super().format(record)
         if record.levelno < logging.WARNING:
             return " ".join(said.split("\n"))
-        requests = [each for each in self.requests if each]
-        return json.dumps({"severity": record.levelname, "message": said, "requests": requests})
+        line = {
+            "severity": record.levelname,
+            "message": said,
+            "requests": self._all("X-Request-Id"),
+        }
+        traces = self._all("X-Trace")
+        if len(set(traces)) == 1:  # a line has room for one
+            line["trace"] = traces[0]
+        return json.dumps(line)
+
+    def _all(self, header: str) -> list[str]:
+        found = (each.get_request_property(header) for each in self.requests)
+        return [each for each in found if each]
+
+
+class Telling:
+    """Datagrams to telemetry/: what a batch took. Nobody waits for it; what is lost is counted."""
+
+    def __init__(self, wire: socket.socket | None) -> None:
+        """`wire` is connected to telemetry/; without one nothing is told."""
+        self._wire, self._lost = wire, 0
+        self.stages: Sequence[int] | None = None
+        """What the handler tells of the batch that it is at; None before it does."""
+
+    def take(self, stages: Sequence[int]) -> None:
+        """For the handler: when its stages began and ended."""
+        self.stages = stages
+
+    def started(self) -> None:
+        """Tell that the model is loaded."""
+        self._send({"started": {"process": os.getpid()}})
+
+    def batch(self, requests: list[RequestProcessor], arrived: int) -> None:
+        """Tell of a batch that was answered; the entrypoint's own question is no request."""
+        if self._wire is None:
+            return
+        named = [
+            (one, about.get_request_property("X-Sent"))
+            for about in requests
+            if (one := about.get_request_property("X-Request-Id"))
+        ]
+        if named:
+            times = {"arrived": arrived, "ended": time.time_ns(), "stages": self.stages}
+            self._send({"batch": {"requests": named, **times, "lost": self._lost}})
+
+    def _send(self, said: dict[str, Any]) -> None:
+        if self._wire is None:
+            return
+        try:
+            self._wire.send(json.dumps(said).encode(), socket.MSG_DONTWAIT)
+            self._lost = 0
+        except OSError:
+            self._lost += 1
+
+
+def _wire(port: str | None) -> socket.socket | None:
+    """Connect to telemetry/ on a UDP port of loopback."""
+    if not port:
+        return None
+    wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    wire.connect(("127.0.0.1", int(port)))
+    return wire
 
 
 class Messages:
@@ -128,10 +190,16 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
     def handle_connection(self, connection: socket.socket) -> NoReturn:
         """Load a model, then answer batches until Java leaves (raises FrontendLeft)."""
         messages, service = Messages(connection), None
+        telling = Telling(_wire(os.environ.get("TELEMETRY_PORT")))
         while True:
             command = messages.command()
             if command == PREDICT and service is not None:
-                connection.sendall(_predict(service, *messages.requests()))
+                arrived, telling.stages = time.time_ns(), None
+                ids, headers, data = messages.requests()
+                answer = _predict(service, ids, headers, data)
+                # Before the answer: else the front door might be the first to tell of it.
+                telling.batch(headers, arrived)
+                connection.sendall(answer)
                 Lines.requests = []
             elif command == LOAD:
                 service, result, code = self.load_model(messages.load())
@@ -139,6 +207,8 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
                 if code != 200:
                     raise RuntimeError(f"{code} - {result}")
                 service.set_cl_socket(connection)
+                service.context.tell_stages = telling.take
+                telling.started()
             else:
                 raise ValueError(f"unexpected command {command!r}")
 
@@ -147,7 +217,7 @@ def _predict(
     service: Service, ids: list[str], headers: list[RequestProcessor], data: list[dict[str, Any]]
 ) -> bytes:
     """Give a batch to the handler; return the message that answers it."""
-    Lines.requests = [each.get_request_property("X-Request-Id") for each in headers]
+    Lines.requests = headers
     context = service.context
     by_index = dict(enumerate(ids))
     context.request_ids = by_index

@@ -1,0 +1,144 @@
+"""One cluster: put the image there, and take it away again."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy import image
+from deploy.errors import Stop
+from deploy.gke import overlay
+from deploy.gke.overlay import APP
+from deploy.gke.programs import KUBECONFIG, Programs
+from deploy.google import Google
+from deploy.settings import Settings
+
+ROLLOUT = "10m"
+METRIC = "custom.metrics.k8s.io"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A GKE cluster, and what is done there."""
+
+    name: str
+    location: str
+    """its region, or its zone"""
+    settings: Settings
+    run: Programs
+
+    def deploy(self, google: Google, *, queue_wait: bool) -> None:
+        """Do all that is missing but the image; raise Stop."""
+        found = image.find(google)
+        if found is None or not re.fullmatch("sha256:[0-9a-f]{64}", found.digest):
+            raise Stop(
+                f"the image {self.settings.image or 'of these sources'} is not in the registry, or has no digest",
+                "make push or make build-cloud, with the same PROJECT and REGION; or --image NAME@sha256:…",
+            )
+        self.run.say(f"the image is there: {found.uri}")
+        content = overlay.kustomization(self.settings, found.uri, queue_wait=queue_wait)
+        folder = overlay.write(self.settings, content)
+        self._connect()
+        if not self.run.dry_run:
+            self._require(queue_wait=queue_wait)
+        self.run.change(
+            ["kubectl", "apply", "--server-side", "-k", str(folder)],
+            Stop(
+                "the cluster refuses it, as it says above",
+                "mend that; the same command again goes on",
+            ),
+        )
+        here = ["--namespace", self.settings.name]
+        self.run.change(
+            ["kubectl", "rollout", "status", f"deployment/{APP}", *here, f"--timeout={ROLLOUT}"],
+            Stop(
+                f"the pods are not ready within {ROLLOUT}; those before go on serving",
+                f"KUBECONFIG={KUBECONFIG} kubectl {' '.join(here)} get pods, and describe or logs of one: a "
+                "container that cannot serve says why in its last line",
+            ),
+        )
+        if self.run.dry_run:
+            self.run.say(f"what would be applied: kubectl kustomize {folder}")
+            return
+        kubectl = f"KUBECONFIG={KUBECONFIG} kubectl {' '.join(here)}"
+        self.run.say(
+            f"\n{self.settings.name} answers in the cluster at http://{APP}.{self.settings.name}/predictions/digits\n"
+            f"  within the network: {kubectl} get gateway {APP}\n"
+            f"  from here: {kubectl} port-forward service/{APP} 8080:80, and make predict\n"
+            f"Three pods run all the time, and a load balancer. To end it: make undeploy-gke"
+        )
+
+    def undeploy(self, *, yes: bool) -> None:
+        """Delete what deploy has made but the namespace; it asks first. Raise Stop."""
+        folder = overlay.write(self.settings, overlay.remains(self.settings))
+        self._connect()
+        if not self.run.dry_run:
+            found = self._there(folder)
+            if not found:
+                self.run.say(f"nothing of {self.settings.name} is in {self.name}: nothing changed")
+                return
+            self.run.say("This will be gone:")
+            for line in found:
+                self.run.say(f"  {line}")
+            if not yes:
+                agree(self.settings.name)
+        self.run.change(
+            ["kubectl", "delete", "--ignore-not-found", "-k", str(folder)],
+            Stop("not all of it is gone, as it says above", "run the same command again"),
+        )
+        if not self.run.dry_run:
+            self.run.say(
+                "nothing of it is left that costs; the cluster is, and the empty namespace: "
+                f"kubectl delete namespace {self.settings.name}"
+            )
+
+    def _connect(self) -> None:
+        where = [f"--location={self.location}", f"--project={self.settings.project}"]
+        self.run.change(
+            ["gcloud", "container", "clusters", "get-credentials", self.name, *where],
+            Stop(
+                f"there is no way to the cluster {self.name} in {self.location}, as it says above",
+                f"gcloud container clusters list --project={self.settings.project} shows those that there are; "
+                f"gcloud container clusters create-auto {self.name} {' '.join(where)} makes it; a zonal one: "
+                "--location",
+            ),
+        )
+
+    def _require(self, *, queue_wait: bool) -> None:
+        """Raise Stop where the cluster does not know what the manifests speak of."""
+        served = self.run.ask(
+            ["kubectl", "api-versions"], Stop("the cluster does not answer", "try again")
+        )
+        groups = {line.partition("/")[0] for line in served.split()}
+        where = f"--location={self.location} --project={self.settings.project}"
+        update = f"gcloud container clusters update {self.name} {where}"
+        wanted = {
+            "gateway.networking.k8s.io": f"{update} --gateway-api=standard",
+            "networking.gke.io": f"{update} --update-addons=HttpLoadBalancing=ENABLED",
+            "monitoring.googleapis.com": f"{update} --enable-managed-prometheus",
+        }
+        if queue_wait:
+            wanted[METRIC] = "install the Prometheus adapter with our rule: docs/kubernetes.md"
+        if missing := [group for group in wanted if group not in groups]:
+            raise Stop(
+                f"the cluster {self.name} does not serve {', '.join(missing)}",
+                "\n  ".join(wanted[group] for group in missing),
+            )
+
+    def _there(self, folder: Path) -> list[str]:
+        listed = self.run.ask(
+            ["kubectl", "get", "--ignore-not-found", "-k", str(folder), "--output=name"],
+            Stop("the cluster does not answer, as it says above", "try again"),
+        )
+        return listed.split()
+
+
+def agree(name: str) -> None:
+    """Ask for the name; raise Stop where something else comes, or nothing."""
+    try:
+        answer = input(f"Type the name, {name}, to go on: ")
+    except EOFError:
+        raise Stop(
+            "nobody is there to agree, so nothing was deleted", "--yes agrees beforehand"
+        ) from None
+    if answer.strip() != name:
+        raise Stop("nothing was deleted", "it needs the name, or --yes")

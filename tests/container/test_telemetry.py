@@ -1,0 +1,368 @@
+"""How the image tells of itself: to Prometheus, to an OTLP endpoint, and to nobody unless asked."""
+
+import json
+import math
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks import prometheus
+from benchmarks.prometheus import Prometheus
+from rehearsal import containers
+from rehearsal.world import Rules
+from tests import otlp, wire
+from tests.container.conftest import (
+    DOCKER,
+    HARDENED,
+    VERTEX,
+    Container,
+    Start,
+    starting,
+    wait_until_healthy,
+)
+from tests.http import JSON_TYPE, Answer, Endpoint, wait_for
+from tests.otlp import Received
+from tests.pictures import ROOT, held_out, request
+from tests.programs import needs
+
+HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
+METRICS = 9464
+TRACE = "5f" * 16
+SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BSP_SCHEDULE_DELAY": "500"}
+
+
+@pytest.fixture(scope="module")
+def told(image: str) -> Iterator[tuple[str, Received]]:
+    """Give an OTLP endpoint that containers reach, and what it was told."""
+    del image  # which needs Docker, whose bridge this is
+    with otlp.receiver(containers.bridge(Rules(docker=DOCKER))) as receiving:
+        yield receiving
+
+
+@pytest.fixture(scope="module")
+def observed(image: str, told: tuple[str, Received]) -> Iterator[Container]:
+    """Start a container that tells everybody."""
+    with starting(image) as start:
+        container = start(
+            *HARDENED,
+            **VERTEX,
+            METRICS_PORT=str(METRICS),
+            OTEL_EXPORTER_OTLP_ENDPOINT=told[0],
+            **SOON,
+        )
+        wait_until_healthy(container.endpoint(9000, "/"), HEALTH)
+        yield container
+
+
+@pytest.fixture
+def predicting(observed: Container) -> Endpoint:
+    return observed.endpoint(9000, PREDICT)
+
+
+def scraped(container: Container) -> dict[str, float]:
+    """Return each sample of Prometheus's text by its name and labels."""
+    answer = container.endpoint(METRICS, "/metrics").send("GET", "/metrics")
+    assert answer.code == 200, answer.body
+    assert answer.headers["content-type"].startswith("text/plain")
+    return {
+        sample.name
+        + "".join(f"[{value}]" for _, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.body)
+        for sample in family.samples
+    }
+
+
+def test_requests_instances_and_batches_are_counted(
+    observed: Container, predicting: Endpoint
+) -> None:
+    names = {
+        "http_server_request_duration_seconds_count[POST][200]": 3,
+        "http_server_request_duration_seconds_count[POST][400]": 1,
+        "http_server_request_duration_seconds_count[GET][404]": 1,
+        "serving_instances_total": 9,
+        "serving_batch_requests_sum": 4,
+        "serving_queue_wait_seconds_count": 4,
+        "serving_batch_duration_seconds_count": 4,
+    }
+    before = scraped(observed)
+    for body in [request(*[base64 for base64, _ in held_out(3)])] * 3 + [b"{}"]:
+        predicting.post(body)
+    assert predicting.send("GET", "/metrics").code == 404
+
+    def grown() -> dict[str, float]:
+        after = scraped(observed)
+        return {name: after.get(name, 0) - before.get(name, 0) for name in names}
+
+    wait_for(lambda: grown() == names, 10, f"{names}, not {grown()}")
+    after = scraped(observed)
+    for stage in ("decode", "forward"):
+        assert (
+            0 < after[f"serving_{stage}_seconds_sum"] < after["serving_batch_duration_seconds_sum"]
+        )
+    assert after["serving_ready"] == 1
+    assert after["serving_model_info[456][123][digits][1.0]"] == 1
+    assert after["serving_telemetry_lost_total"] == 0
+    for process in ("entrypoint", "front", "torchserve", "worker", "telemetry"):
+        assert after[f"serving_process_memory_bytes[{process}]"] > 1 << 20
+
+
+def test_health_checks_are_not_counted(observed: Container) -> None:
+    before = scraped(observed)
+    for _ in range(5):
+        assert observed.endpoint(9000, "/").send("GET", HEALTH).code == 200
+    time.sleep(0.5)
+    counts = "http_server_request_duration_seconds_count"
+    after = scraped(observed)
+    assert {n: v for n, v in after.items() if n.startswith(counts)} == {
+        n: v for n, v in before.items() if n.startswith(counts)
+    }
+
+
+def test_prometheus_s_door_opens_to_nothing_else(observed: Container) -> None:
+    door = observed.endpoint(METRICS, "/")
+    assert door.send("GET", "/").code == 404
+    assert door.send("POST", PREDICT, request(wire.INSTANCE), JSON_TYPE).code == 404
+    assert door.send("POST", "/metrics").code == 405
+    for path in ("/metrics", "/metrics/", f"{HEALTH}/../metrics"):
+        assert observed.endpoint(9000, "/").send("GET", path).code == 404
+
+
+def test_the_page_lists_the_metrics_that_there_are(
+    observed: Container, predicting: Endpoint
+) -> None:
+    needs("promtool")
+    assert predicting.post(request(wire.INSTANCE)).code == 200
+    wait_for(lambda: "serving_decode_seconds_sum" in scraped(observed), 10, "histograms")
+    text = observed.endpoint(METRICS, "/metrics").send("GET", "/metrics").body
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    there = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+    listed = {
+        cell.partition("{")[0].strip("`")
+        for line in page.splitlines() if line.startswith("| `") and ("serving_" in line or "http_" in line)
+        for cell in [line.split("|")[1].strip().strip("`")]
+    }  # fmt: skip
+    assert there == listed
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.fixture(scope="module")
+def watching(observed: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Start a Prometheus that asks the container each second, and answer for some seconds."""
+    needs("prometheus")
+    target, folder = f"{observed.address()}:{METRICS}", tmp_path_factory.mktemp("prometheus")
+    endpoint = observed.endpoint(9000, PREDICT)
+    with prometheus.asking(target, folder) as running:
+        ends = time.monotonic() + 6
+        while time.monotonic() < ends:
+            assert endpoint.post(request(wire.INSTANCE)).code == 200
+            time.sleep(0.05)
+        yield running
+
+
+def panels() -> list[tuple[str, str]]:
+    document = json.loads((ROOT / "monitoring" / "grafana.json").read_text())
+    return [
+        (panel["title"], target["expr"])
+        for panel in document["panels"]
+        for target in panel["targets"]
+    ]
+
+
+@pytest.mark.parametrize(("title", "expression"), panels())
+def test_each_panel_of_the_dashboard_shows_something(
+    watching: Prometheus, title: str, expression: str
+) -> None:
+    now = time.time()
+    shown = watching.range(expression.replace("$__rate_interval", "5s"), now - 5, now, 1)
+    values = [value for series in shown for _, value in series.points if not math.isnan(value)]
+    assert values, title
+    assert max(values) > 0 or "restarts" in expression
+
+
+def test_prometheus_takes_the_alerts_and_none_comes_while_all_is_well(watching: Prometheus) -> None:
+    rules = [rule for group in watching.ask("rules")["groups"] for rule in group["rules"]]
+    assert len(rules) == 5
+    assert {rule["health"] for rule in rules} == {"ok"}
+    assert not watching.ask("alerts")["alerts"]
+
+
+def traced(predicting: Endpoint, header: tuple[str, str]) -> Answer:
+    return predicting.post(request(wire.INSTANCE), JSON_TYPE | dict([header]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),
+        ("X-Cloud-Trace-Context", f"{TRACE[2:]}6e/67667974448284343;o=1"),
+    ],
+)
+def test_a_trace_leads_from_the_caller_to_the_model(
+    predicting: Endpoint, told: tuple[str, Received], name: str, value: str
+) -> None:
+    assert traced(predicting, (name, value)).code == 200
+    trace = value.split("-")[1] if name == "traceparent" else value.split("/", maxsplit=1)[0]
+
+    def found() -> dict[str, object]:
+        return {span.name: span for span in told[1].spans() if span.trace_id.hex() == trace}
+
+    wait_for(lambda: len(found()) == 6, 15, "six spans")
+    spans = found()
+    front = spans.pop("POST")
+    assert front.parent_span_id.hex() == "00f067aa0ba902b7"  # type: ignore[attr-defined]
+    parents = {n: s.parent_span_id for n, s in spans.items()}  # type: ignore[attr-defined]
+    worker = spans["worker"].span_id  # type: ignore[attr-defined]
+    assert parents == {
+        "queue": front.span_id, "worker": front.span_id,  # type: ignore[attr-defined]
+        "decode": worker, "forward": worker, "encode": worker,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        {"X-Cloud-Trace-Context": f"{'a' * 32}/1;o={'9' * 4301}"},
+        {"X-Cloud-Trace-Context": "\1" * 7000, "traceparent": "\1" * 7000},
+        {"traceparent": f"ff-{TRACE}-00f067aa0ba902b7-01"},
+        {"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-01"},
+    ],
+    ids=["digits without end", "control characters", "version ff", "zeros"],
+)
+def test_a_header_that_is_no_trace_harms_nobody_and_its_request_is_counted(
+    observed: Container, predicting: Endpoint, junk: dict[str, str]
+) -> None:
+    counted = "http_server_request_duration_seconds_count[POST][400]"
+    before = scraped(observed).get(counted, 0)
+    for _ in range(20):
+        assert predicting.post(b"{}", JSON_TYPE | junk).code == 400
+    wait_for(lambda: scraped(observed)[counted] == before + 20, 10, "twenty more")
+    assert not [line for line in observed.said() if line["severity"] == "CRITICAL"]
+
+
+def test_scrapers_that_hang_up_leave_no_trace_in_the_log(observed: Container) -> None:
+    before = len(observed.said())
+    for _ in range(20):
+        with socket.create_connection((observed.address(), METRICS), 5) as scraper:
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            scraper.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    time.sleep(1)
+    assert len(observed.said()) == before
+
+
+def test_slow_scrapers_keep_nobody_out(observed: Container) -> None:
+    slow = [socket.create_connection((observed.address(), METRICS), 5) for _ in range(16)]
+    try:
+        for index, scraper in enumerate(slow):
+            length = b"Content-Length: 1000000" if index % 2 else b"Transfer-Encoding: chunked"
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n")
+        time.sleep(0.5)
+        assert scraped(observed)["serving_ready"] == 1
+    finally:
+        for scraper in slow:
+            scraper.close()
+
+
+def test_a_caller_that_does_not_sample_is_not_traced(
+    predicting: Endpoint, told: tuple[str, Received]
+) -> None:
+    quiet = "7d" * 16
+    assert traced(predicting, ("traceparent", f"00-{quiet}-00f067aa0ba902b7-00")).code == 200
+    assert traced(predicting, ("traceparent", f"00-{'8c' * 16}-00f067aa0ba902b7-01")).code == 200
+    wait_for(lambda: any(s.trace_id.hex() == "8c" * 16 for s in told[1].spans()), 15, "the second")
+    assert not [span for span in told[1].spans() if span.trace_id.hex() == quiet]
+
+
+def test_the_same_metrics_are_sent_to_an_otlp_endpoint(
+    observed: Container, told: tuple[str, Received], predicting: Endpoint
+) -> None:
+    assert predicting.post(request(wire.INSTANCE)).code == 200
+    wait_for(lambda: "serving_instances_total" in told[1].metrics("digits"), 15, "metrics")
+    text = observed.endpoint(METRICS, "/metrics").send("GET", "/metrics").body
+    there = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+    assert set(told[1].metrics("digits")) == there
+    resource = told[1].resource("digits")
+    assert resource["service.name"] == "digits"
+    assert resource["vertex.endpoint_id"] == "123"
+    assert resource["gcp.project_id"] == "1"
+
+
+def test_the_last_metrics_are_sent_before_the_container_ends(
+    start: Start, told: tuple[str, Received]
+) -> None:
+    own = {"OTEL_EXPORTER_OTLP_ENDPOINT": told[0], "OTEL_SERVICE_NAME": "last"}
+    container = start(*HARDENED, **VERTEX, **own)
+    endpoint = container.endpoint(9000, PREDICT)
+    wait_until_healthy(endpoint, HEALTH)
+    for _ in range(7):
+        assert endpoint.post(request(wire.INSTANCE)).code == 200
+    subprocess.run(
+        [DOCKER, "kill", "--signal", "INT", container.name], check=True, timeout=30, capture_output=True
+    )  # fmt: skip
+    assert container.wait_until_ended(24) == 0
+    (point,) = told[1].metrics("last")["serving_instances_total"].sum.data_points
+    assert point.as_double == 7 or point.as_int == 7
+
+
+def test_a_worker_that_is_killed_is_a_restart(observed: Container, predicting: Endpoint) -> None:
+    before = scraped(observed)["serving_worker_restarts_total"]
+    observed.kill("model_service_worker")
+    wait_for(
+        lambda: scraped(observed)["serving_worker_restarts_total"] == before + 2, 60, "two restarts"
+    )
+    wait_for(lambda: predicting.post(request(wire.INSTANCE)).code == 200, 60, "an answer")
+
+
+def test_predictions_do_not_need_it_and_it_comes_back(
+    observed: Container, predicting: Endpoint
+) -> None:
+    observed.kill("--about")
+    wait_for(lambda: "telemetry ended with -9" in observed.logs(), 10, "the log's line")
+    for _ in range(20):
+        assert predicting.post(request(wire.INSTANCE)).code == 200
+    assert observed.endpoint(9000, "/").send("GET", HEALTH).code == 200
+    door = observed.endpoint(METRICS, "/metrics")
+    wait_for(lambda: door.send("GET", "/metrics").code == 200, 30, "metrics")
+    assert scraped(observed)["serving_worker_restarts_total"] == 0
+
+
+def test_an_endpoint_that_does_not_answer_is_said_and_harms_nobody(start: Start) -> None:
+    nowhere = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+    }
+    container = start(*HARDENED, **VERTEX, **nowhere, **SOON)
+    endpoint = container.endpoint(9000, PREDICT)
+    wait_until_healthy(endpoint, HEALTH)
+    for _ in range(20):
+        assert endpoint.post(request(wire.INSTANCE)).code == 200
+
+    def said() -> bool:
+        return any(
+            line["logging.googleapis.com/labels"]["process"] == "telemetry"
+            and line["severity"] == "ERROR"
+            for line in container.said()
+        )
+
+    wait_for(said, 30, "the log's line")
+
+
+def test_without_the_variables_nothing_of_it_runs(vertex: Container) -> None:
+    listed = subprocess.run(
+        [DOCKER, "top", vertex.name, "-eo", "pid,args"], capture_output=True, text=True, check=True, timeout=30
+    ).stdout  # fmt: skip
+    assert "model_service_worker" in listed
+    assert "telemetry" not in listed
+
+
+def test_the_port_cannot_be_that_of_the_two_doors(start: Start) -> None:
+    container = start(**VERTEX, METRICS_PORT="9000")
+    assert container.wait_until_ended(30) == 1
+    assert "METRICS_PORT and AIP_HTTP_PORT are both 9000" in container.last_word()

@@ -1,0 +1,220 @@
+"""python -m deploy.gke: the real gcloud, kubectl and their plugin, against a stand-in for GKE and a cluster."""
+
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy import image
+from deploy.errors import Stop
+from deploy.gke import __main__ as command_line
+from deploy.gke.cluster import agree
+from deploy.gke.overlay import WRITTEN
+from tests.cloud.conftest import Done
+from tests.kubernetes.conftest import BIN
+from tests.kubernetes.stand_in import KINDS, World, environment, standing_in
+from tests.pictures import ROOT
+from tests.programs import needs
+
+DIGEST = f"sha256:{'a' * 64}"
+NAME = "us-central1-docker.pkg.dev/my-project/models/digits"
+TO = f"--project my-project --region us-central1 --cluster c1 --image {NAME}@{DIGEST}"
+APPLIED = {
+    "Namespace/digits", "ServiceAccount/digits", "Service/digits", "Deployment/digits",
+    "HorizontalPodAutoscaler/digits", "PodDisruptionBudget/digits", "NetworkPolicy/digits", "Gateway/digits",
+    "HTTPRoute/digits", "HealthCheckPolicy/digits", "GCPBackendPolicy/digits", "PodMonitoring/digits",
+}  # fmt: skip
+Gke = Callable[..., Done]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with standing_in() as world:
+        yield world
+
+
+@pytest.fixture
+def gke(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Gke:
+    """Return a function that runs python -m deploy.gke, from a folder that has what it reads."""
+    needs("gcloud", "gke-gcloud-auth-plugin")
+    for name in ("kubernetes", "deploy.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(image, "ARCHIVE", ROOT / "build/model-store/digits.mar")
+    environ = {"PATH": f"{BIN}:{os.environ['PATH']}", **environment(world, tmp_path)}
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+
+    def run(line: str, says: str = "", **more: str) -> Done:
+        code: Any = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", io.StringIO(says))
+            for variable, value in more.items():
+                patch.setenv(variable, value)
+            capfd.readouterr()
+            try:
+                command_line.main(shlex.split(line))
+            except SystemExit as end:
+                code = end.code
+        return Done(code, *capfd.readouterr())
+
+    return run
+
+
+def test_it_is_deployed_by_digest_and_undeployed_when_one_agrees(world: World, gke: Gke) -> None:
+    done = gke(f"deploy {TO}")
+    assert done.code == 0, done.err
+    assert world.names() == APPLIED
+    # It was kubectl's plugin that said who asks.
+    assert world.tokens == {"Bearer a-token"}
+    (deployment,) = (each for each in world.objects.values() if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"{NAME}@{DIGEST}"
+    assert "successfully rolled out" in done.out
+
+    done = gke("undeploy --cluster c1", says="digits\n")
+    assert done.code == 0, done.err
+    assert "deployment.apps/digits\n" in done.out.partition("This will be gone:")[2]
+    assert world.names() == {"Namespace/digits"}
+    assert "nothing changed" in gke("undeploy --cluster c1").out
+
+
+@pytest.mark.parametrize(
+    ("says", "why"), [("no\n", "nothing was deleted"), ("", "nobody is there")]
+)
+def test_without_the_name_nothing_is_deleted(
+    monkeypatch: pytest.MonkeyPatch, says: str, why: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(says))
+    with pytest.raises(Stop, match=why):
+        agree("digits")
+
+
+def test_a_dry_run_prints_the_lines_and_asks_nobody(world: World, gke: Gke) -> None:
+    done = gke(f"deploy {TO} --dry-run")
+    assert done.code == 0, done.err
+    assert re.findall("would run (.+)", done.out) == [
+        "gcloud container clusters get-credentials c1 --location=us-central1 --project=my-project",
+        "kubectl apply --server-side -k build/gke/digits",
+        "kubectl rollout status deployment/digits --namespace digits --timeout=10m",
+    ]
+    assert not world.tokens
+    assert gke("undeploy --cluster c1 --project my-project --dry-run").code == 0
+    assert not world.tokens
+
+
+def test_the_image_of_these_sources_is_looked_up_in_the_registry(world: World, gke: Gke) -> None:
+    here = {
+        "DEPLOY_REGISTRY": world.url.removeprefix("http://"),
+        "DEPLOY_API_ENDPOINT": world.url,
+    }
+    line = "deploy --project my-project --cluster c1 --dry-run"
+    done = gke(line, **here)
+    assert done.code == 1
+    assert "is not in the registry" in done.err
+    assert "make push" in done.err
+    world.digest = DIGEST
+    done = gke(line, **here)
+    assert done.code == 0, done.err
+    assert f"/my-project/models/digits@{DIGEST}" in done.out
+
+
+def test_an_image_without_a_digest_is_refused(gke: Gke) -> None:
+    done = gke(
+        f"deploy --project my-project --cluster c1 --dry-run --image {NAME}:latest".replace(
+            "us-", "eu-"
+        )
+    )
+    assert done.code == 1
+    assert "has no digest" in done.err
+
+
+def test_what_the_cluster_lacks_is_said_before_anything_is_applied(world: World, gke: Gke) -> None:
+    world.served = {name: kinds for name, kinds in KINDS.items() if name in ("v1", "apps/v1")}
+    done = gke(f"deploy {TO} --queue-wait")
+    assert done.code == 1
+    assert (
+        "does not serve gateway.networking.k8s.io, networking.gke.io, monitoring.googleapis.com, custom.metrics.k8s.io"
+        in done.err
+    )
+    for do in (
+        "--gateway-api=standard",
+        "--update-addons=HttpLoadBalancing=ENABLED",
+        "--enable-managed-prometheus",
+        "docs/kubernetes.md",
+    ):
+        assert do in done.err
+    assert not world.objects
+
+
+def test_a_cluster_that_is_not_there_is_said_with_how_to_make_it(world: World, gke: Gke) -> None:
+    world.clusters = ()
+    done = gke(f"deploy {TO}")
+    assert done.code == 1
+    assert "gcloud container clusters create-auto c1" in done.err
+
+
+def test_pods_that_never_get_ready_are_an_error(world: World, gke: Gke) -> None:
+    world.stuck = True
+    done = gke(f"deploy {TO}")
+    assert done.code == 1
+    assert "exceeded its progress deadline" in done.err
+    assert "its last line" in done.err
+
+
+@pytest.mark.parametrize("program", ["gcloud", "kubectl", "gke-gcloud-auth-plugin"])
+def test_a_missing_program_is_named_with_where_it_comes_from(
+    gke: Gke, tmp_path: Path, program: str
+) -> None:
+    there = tmp_path / "bin"
+    there.mkdir()
+    for each in {"gcloud", "kubectl", "gke-gcloud-auth-plugin"} - {program}:
+        (there / each).touch(0o755)
+    done = gke(f"deploy {TO}", PATH=str(there))
+    assert done.code == 1
+    assert f"{program} is not on this machine" in done.err
+
+
+def test_deploy_toml_says_what_is_served_and_as_whom(gke: Gke, tmp_path: Path) -> None:
+    (tmp_path / "ours.toml").write_text(
+        'name = "flowers"\nartifact_uri = "gs://b/flowers"\nservice_account = "s@p.iam.gserviceaccount.com"\n'
+        'accelerator_type = "NVIDIA_TESLA_T4"\naccelerator_count = 2\n[env]\nACCESS_LOG = "all"\n'
+    )
+    done = gke(f"deploy {TO} --dry-run --settings ours.toml --queue-wait")
+    assert done.code == 0, done.err
+    rendered = subprocess.run(
+        [BIN / "kubectl", "kustomize", tmp_path / WRITTEN / "flowers"],
+        capture_output=True, text=True, timeout=30, check=True,
+    ).stdout  # fmt: skip
+    found = {each["kind"]: each for each in yaml.safe_load_all(rendered)}
+    assert found["Namespace"]["metadata"]["name"] == "flowers"
+    assert found["HTTPRoute"]["metadata"]["namespace"] == "flowers"
+    assert found["ServiceAccount"]["metadata"]["annotations"] == {
+        "iam.gke.io/gcp-service-account": "s@p.iam.gserviceaccount.com"
+    }
+    pod = found["Deployment"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    environ = {each["name"]: each["value"] for each in container["env"]}
+    assert environ.items() >= {
+        "AIP_PREDICT_ROUTE": "/predictions/digits", "AIP_STORAGE_URI": "gs://b/flowers", "ACCESS_LOG": "all",
+        "GOOGLE_CLOUD_PROJECT": "my-project",
+    }.items()  # fmt: skip
+    # A model that is fetched may take its 20 minutes, and leaves the cluster to do so.
+    assert container["startupProbe"]["failureThreshold"] == 1200
+    assert found["NetworkPolicy"]["spec"]["egress"]
+    assert len(found["HorizontalPodAutoscaler"]["spec"]["metrics"]) == 2

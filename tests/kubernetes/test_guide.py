@@ -1,0 +1,63 @@
+"""docs/kubernetes.md does what it says: its commands are run, its overlay is rendered, its messages are said."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cloud.guide import GOOGLE, run, shown, spelt
+from tests.kubernetes.conftest import BIN, MANIFESTS, rendered
+from tests.kubernetes.stand_in import environment, standing_in
+from tests.kubernetes.test_manifests import validate
+from tests.pictures import ROOT
+from tests.programs import needs
+
+GUIDE = ROOT / "docs" / "kubernetes.md"
+IMAGE = f"us-central1-docker.pkg.dev/my-project/models/digits@sha256:{'a' * 64}"
+
+
+def test_every_command_prints_what_the_guide_shows(tmp_path: Path) -> None:
+    needs("gcloud", "gke-gcloud-auth-plugin")
+    with standing_in() as world:
+        env = {
+            **os.environ, **environment(world, tmp_path), "PATH": f"{BIN}:{os.environ['PATH']}",
+            "DEPLOY_IMAGE": IMAGE, "DEPLOY_API_ENDPOINT": world.url,
+        }  # fmt: skip
+        for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
+            env.pop(name, None)
+        ran = [each.command for each in shown(GUIDE) if not each.command.endswith(GOOGLE)]
+        for each in shown(GUIDE):
+            if each.command in ran:
+                run(each, each.command, env, ROOT)
+        assert len(ran) == 3
+        assert world.names() == {"Namespace/digits"}
+
+
+def test_commands_for_google_itself_are_spelt_as_gcloud_spells_them() -> None:
+    assert spelt(GUIDE) == 5
+
+
+def test_the_overlay_of_one_s_own_is_valid_and_takes_what_it_names(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.+?)```", GUIDE.read_text(), re.DOTALL)
+    shutil.copytree(MANIFESTS, tmp_path / "kubernetes")
+    (tmp_path / "flowers").mkdir()
+    (tmp_path / "flowers" / "kustomization.yaml").write_text(text)
+    done = validate(tmp_path / "flowers")
+    assert done.returncode == 0, done.stderr
+    found = {each["kind"]: each for each in rendered(tmp_path / "flowers")}
+    (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("registry.example.com/models/flowers@sha256:9f86")
+    assert found["Ingress"]["spec"]["rules"][0]["host"] == "flowers.example.com"
+    assert (
+        found["Namespace"]["metadata"]["name"]
+        == found["Service"]["metadata"]["namespace"]
+        == "flowers"
+    )
+    assert len(found["HorizontalPodAutoscaler"]["spec"]["metrics"]) == 2
+
+
+@pytest.mark.parametrize("said", re.findall(r"^\| `([^`]+)` \|", GUIDE.read_text(), re.MULTILINE))
+def test_every_message_in_the_table_is_one_that_is_really_said(said: str) -> None:
+    assert any(said in file.read_text() for file in (ROOT / "deploy" / "gke").glob("*.py"))

@@ -1,0 +1,358 @@
+"""What is told of requests becomes metrics and traces."""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from google.auth.transport.requests import AuthorizedSession
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
+from ts.context import RequestProcessor
+
+from handler import batch
+from serving.worker.ts import model_service_worker as worker
+from telemetry import export, facts, processes
+from telemetry.__main__ import TEXT
+from telemetry.facts import Answered, Batch, Stages, Started
+from telemetry.instruments import Instruments, Looks
+from telemetry.spans import MOST_KEPT, Ids, Spans
+
+REQUEST = "0af7651916cd43dd8448eb211c80319c"
+MS = 1_000_000
+BATCH = Batch(
+    {REQUEST: 100 * MS}, 103 * MS, 120 * MS, Stages(104 * MS, 110 * MS, 118 * MS, 119 * MS, 3), 0
+)
+ANSWERED = Answered(REQUEST, "POST", "/predict", 200, 99 * MS, 121 * MS, {})
+
+
+def nginx(**changed: str) -> bytes:
+    """Return a line as docker/nginx.conf has it written."""
+    said = {
+        "request": REQUEST, "method": "POST", "path": "/predict", "status": "200", "ended": "0.121",
+        "took": "0.022", "traceparent": "", "x-cloud-trace-context": "",
+    }  # fmt: skip
+    return b"<190>Nov 24 22:51:22 front: " + json.dumps({"answered": said | changed}).encode()
+
+
+@pytest.fixture
+def telling(wire: socket.socket) -> Iterator[worker.Telling]:
+    """Return what a worker tells on it with."""
+    with worker._wire(str(wire.getsockname()[1])) as connected:  # type: ignore[union-attr]
+        yield worker.Telling(connected)
+
+
+@pytest.fixture
+def wire() -> Iterator[socket.socket]:
+    """Return a socket as telemetry/ is told on."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        opened.bind(("127.0.0.1", 0))
+        opened.settimeout(5)
+        yield opened
+
+
+def test_what_the_front_door_tells_is_read() -> None:
+    assert facts.read(nginx()) == ANSWERED
+
+
+def test_what_a_worker_tells_is_read(wire: socket.socket, telling: worker.Telling) -> None:
+    telling.started()
+    assert isinstance(facts.read(wire.recv(9999)), Started)
+    telling.take(batch.Stages(1, 2, 3, 4, 5))
+    about = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "1700000000.123"})
+    telling.batch([about, RequestProcessor({})], 7)
+    fact = facts.read(wire.recv(9999))
+    assert isinstance(fact, Batch)
+    assert fact.requests == {REQUEST: 1_700_000_000_123_000_000}
+    assert (fact.arrived, fact.stages, fact.lost) == (7, Stages(1, 2, 3, 4, 5), 0)
+
+
+def test_the_entrypoint_s_own_question_is_not_told_of(
+    wire: socket.socket, telling: worker.Telling
+) -> None:
+    telling.batch([RequestProcessor({})], 7)
+    telling.started()
+    assert isinstance(facts.read(wire.recv(9999)), Started)
+
+
+def test_a_worker_that_is_told_nothing_of_it_tells_nobody() -> None:
+    telling = worker.Telling(worker._wire(""))
+    telling.take(batch.Stages(1, 2, 3, 4, 5))
+    telling.batch([RequestProcessor({"X-Request-Id": REQUEST})], 7)
+    telling.started()
+
+
+def test_what_could_not_be_told_is_counted(wire: socket.socket, telling: worker.Telling) -> None:
+    about = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "0.1"})
+    telling.batch([about] * 2000, 7)  # more than a datagram holds
+    telling.batch([about], 7)
+    fact = facts.read(wire.recv(9999))
+    assert isinstance(fact, Batch)
+    assert fact.lost == 1
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        b"",
+        b"<190>x",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"other": {}}',
+        b'{"answered": {}}',
+        b'{"answered": 1}',
+        nginx(status="x"),
+        nginx(status="7"),
+        nginx(request="zz"),
+        b'{"batch":' * 9000,
+        nginx(ended=""),
+        b'{"batch": {"requests": [["a", null]], "stages": null, "arrived": 1, "ended": 2, "lost": 0}}',
+        b'{"batch": {"requests": [], "stages": [1], "arrived": 1, "ended": 2, "lost": 0}}',
+        b"\xff{\xff}",
+    ],
+)
+def test_what_is_no_fact_is_refused(datagram: bytes) -> None:
+    with pytest.raises(facts.Unreadable):
+        facts.read(datagram)
+
+
+class Measured:
+    """Metrics of some facts."""
+
+    def __init__(self, *told: Answered | Batch | Started, workers: int = 1) -> None:
+        reader = InMemoryMetricReader()
+        looks = Looks(lambda: {"worker": 7}, lambda: True, lambda: 2)
+        about = {"model": "digits", "version": "1.0"}
+        meter = MeterProvider([reader]).get_meter("serving")
+        instruments = Instruments(meter, about, workers, looks)
+        for fact in told:
+            instruments.take(fact)
+        data = reader.get_metrics_data()
+        assert data is not None
+        self._metrics = {
+            metric.name: metric.data.data_points
+            for each in data.resource_metrics for scope in each.scope_metrics for metric in scope.metrics
+        }  # fmt: skip
+
+    def points(self, name: str) -> Any:
+        return self._metrics[name]
+
+    def value(self, name: str) -> Any:
+        (point,) = self.points(name)
+        return point.value
+
+    def sum_and_count(self, name: str) -> tuple[float, int]:
+        (point,) = self.points(name)
+        return round(point.sum, 9), point.count
+
+
+def test_requests_are_counted_by_status_and_timed() -> None:
+    failed = ANSWERED._replace(status=503, method="FOO", ended=100 * MS)
+    points = Measured(ANSWERED, ANSWERED, failed).points("http_server_request_duration_seconds")
+    found = {
+        tuple(point.attributes.values()): (round(point.sum, 6), point.count) for point in points
+    }
+    assert found == {(200, "POST"): (0.044, 2), (503, "_OTHER"): (0.001, 1)}
+
+
+def test_a_batch_s_time_is_split_into_its_stages() -> None:
+    measured = Measured(BATCH)
+    assert measured.sum_and_count("serving_queue_wait_seconds") == (0.003, 1)
+    assert measured.sum_and_count("serving_decode_seconds") == (0.006, 1)
+    assert measured.sum_and_count("serving_forward_seconds") == (0.008, 1)
+    assert measured.sum_and_count("serving_batch_duration_seconds") == (0.017, 1)
+    assert measured.sum_and_count("serving_batch_requests") == (1, 1)
+    assert measured.sum_and_count("serving_batch_instances") == (3, 1)
+    assert measured.value("serving_instances_total") == 3
+
+
+def test_a_handler_that_tells_nothing_is_timed_as_a_whole() -> None:
+    measured = Measured(BATCH._replace(stages=None, lost=4))
+    assert measured.sum_and_count("serving_batch_duration_seconds") == (0.017, 1)
+    assert measured.value("serving_telemetry_lost_total") == 4
+
+
+def test_a_worker_beyond_those_that_belong_there_is_a_restart() -> None:
+    assert Measured(Started(1), workers=2).value("serving_worker_restarts_total") == 0
+    assert Measured(*map(Started, range(5)), workers=2).value("serving_worker_restarts_total") == 3
+
+
+def test_what_is_looked_up_is_told() -> None:
+    measured = Measured()
+    assert measured.value("serving_ready") == 1
+    assert measured.value("serving_telemetry_dropped_total") == 2
+    (info,) = measured.points("serving_model_info")
+    assert dict(info.attributes) == {"model": "digits", "version": "1.0"}
+    (held,) = measured.points("serving_process_memory_bytes")
+    assert (dict(held.attributes), held.value) == ({"process": "worker"}, 7)
+
+
+def spans(*told: Answered | Batch, sampler: Sampler = ALWAYS_ON) -> dict[str, ReadableSpan]:
+    ids, exporter = Ids(), InMemorySpanExporter()
+    provider = TracerProvider(id_generator=ids, sampler=sampler)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    writing = Spans(provider, ids)
+    for fact in told:
+        if isinstance(fact, Batch):
+            writing.keep(fact)
+        else:
+            writing.write(fact)
+    return {span.name: span for span in exporter.get_finished_spans()}
+
+
+def test_a_trace_leads_from_the_front_door_to_the_model() -> None:
+    written = spans(BATCH, ANSWERED)
+    parents = {
+        name: next(
+            (n for n, s in written.items() if span.parent and s.context == span.parent), None
+        )
+        for name, span in written.items()
+    }
+    assert parents == {
+        "POST": None, "queue": "POST", "worker": "POST",
+        "decode": "worker", "forward": "worker", "encode": "worker",
+    }  # fmt: skip
+    took = {name: (span.start_time, span.end_time) for name, span in written.items()}
+    assert took["POST"] == (99 * MS, 121 * MS)
+    assert took["queue"] == (100 * MS, 103 * MS)
+    assert took["worker"] == (103 * MS, 120 * MS)
+    assert took["forward"] == (110 * MS, 118 * MS)
+
+
+def test_a_trace_that_no_caller_began_has_the_request_s_id() -> None:
+    written = spans(ANSWERED)
+    assert f"{written['POST'].context.trace_id:032x}" == REQUEST
+
+
+TRACE = "5f" * 16
+
+
+@pytest.mark.parametrize(
+    "caller",
+    [
+        {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"},
+        {"x-cloud-trace-context": f"{TRACE}/67667974448284343;o=1"},
+        {
+            "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01",
+            "x-cloud-trace-context": f"{'6e' * 16}/9;o=0",
+        },
+    ],
+)
+def test_a_caller_s_trace_is_gone_on_with_and_its_choice_holds(caller: dict[str, str]) -> None:
+    written = spans(BATCH, ANSWERED._replace(caller=caller), sampler=ParentBased(ALWAYS_OFF))
+    front = written["POST"]
+    assert f"{front.context.trace_id:032x}" == TRACE
+    assert front.parent is not None
+    assert front.parent.span_id == 67667974448284343
+    assert written["decode"].context.trace_id == front.context.trace_id
+
+
+@pytest.mark.parametrize("junk", ["", "00-zz-1-01", "a" * 4000])
+def test_a_caller_s_junk_is_no_trace(junk: str) -> None:
+    caller = {"traceparent": junk, "x-cloud-trace-context": junk}
+    written = spans(ANSWERED._replace(caller=caller))
+    assert f"{written['POST'].context.trace_id:032x}" == REQUEST
+
+
+def test_what_is_not_sampled_is_not_written() -> None:
+    assert not spans(BATCH, ANSWERED, sampler=ALWAYS_OFF)
+
+
+def test_requests_whose_answer_is_never_told_of_are_given_up() -> None:
+    ids = Ids()
+    writing = Spans(TracerProvider(id_generator=ids), ids)
+    for number in range(MOST_KEPT + 10):
+        writing.keep(BATCH._replace(requests={f"{number:032x}": 1}))
+    assert len(writing._batches) == MOST_KEPT
+
+
+def test_the_memory_of_processes_is_told_by_their_kind(tmp_path: Path) -> None:
+    lines = {"1": "python\0-m\0docker.entrypoint", "7": "nginx: master", "8": "nginx: worker"}
+    for name, line in lines.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cmdline").write_text(line)
+        (tmp_path / name / "smaps_rollup").write_text("Rss: 9 kB\nPss:   2 kB\n")
+    (tmp_path / "9").mkdir()  # it ends while it is looked at
+    assert processes.memory(tmp_path) == {"entrypoint": 2048, "front": 4096}
+
+
+def test_this_very_process_is_found() -> None:
+    assert sum(processes.memory().values()) > 10_000_000
+
+
+def test_datagrams_without_room_are_counted(wire: socket.socket) -> None:
+    inode = os.fstat(wire.fileno()).st_ino
+    assert processes.dropped(inode) == 0
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(100):
+            sender.sendto(b"x" * 1000, wire.getsockname())
+    assert processes.dropped(inode) > 50
+
+
+def test_google_s_endpoint_is_told_by_the_service_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {
+        "type": "service_account", "client_email": "a@b.iam.gserviceaccount.com",
+        "token_uri": "https://oauth2.googleapis.com/token", "private_key": key.decode(), "project_id": "b",
+    }  # fmt: skip
+    (tmp_path / "key.json").write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
+    monkeypatch.setenv(export.ENDPOINT, "https://telemetry.googleapis.com")
+    session = export.session()
+    assert isinstance(session, AuthorizedSession)
+    assert session.credentials.service_account_email == "a@b.iam.gserviceaccount.com"
+    monkeypatch.setenv(export.ENDPOINT, "http://collector:4318")
+    assert export.session() is None
+
+
+def test_without_credentials_google_s_endpoint_is_not_told_and_it_is_said_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    monkeypatch.setenv(export.ENDPOINT, "https://telemetry.googleapis.com")
+    with pytest.raises(export.NotExported, match=r"none\.json"):
+        export.session()
+
+
+def test_whoever_tells_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIP_PROJECT_NUMBER", "123")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "cloud.region=us-central1")
+    about = {"model": "digits", "version": "1.0", "endpoint_id": "77"}
+    named = export.resource(about).attributes
+    assert named["service.name"] == "digits"
+    assert named["vertex.endpoint_id"] == "77"
+    assert named["gcp.project_id"] == "123"
+    assert named["cloud.region"] == "us-central1"
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "mine")
+    assert export.resource(about).attributes["service.name"] == "mine"
+
+
+def test_one_signal_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(export.ENDPOINT, "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    assert export.tracers(export.resource({"model": "a", "version": "1"}), Ids()) is None
+
+
+def test_the_stages_that_the_handler_tells_are_those_that_are_read() -> None:
+    assert batch.Stages._fields == Stages._fields
+
+
+def test_the_socket_s_names_agree() -> None:
+    text = Path("docker/metrics.conf").read_text()
+    assert re.search(rf"unix:@RUN@/{re.escape(TEXT)}:", text)
