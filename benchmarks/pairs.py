@@ -1,8 +1,8 @@
 """What a part of IMAGE costs: two containers of it, with the part and without, asked in turn.
 
 telemetry: with metrics for Prometheus and traces for an endpoint, and without.
-jar: with TorchServe's own jar of 2024 in place of what the image has of it; the answers are
-compared too, byte by byte.
+jar: with TorchServe's own jar of 2024 in place of what the image has of it.
+The answers are compared too, byte by byte.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from benchmarks import report, workloads
@@ -34,8 +35,6 @@ class Pair(NamedTuple):
     names: tuple[str, str]
     options: tuple[list[str], list[str]]
     page: Path
-    same: bool
-    """Whether the answers must be the same."""
 
 
 def pair(name: str, folder: Path) -> Pair:
@@ -44,12 +43,12 @@ def pair(name: str, folder: Path) -> Pair:
         on = [f"METRICS_PORT={METRICS}", "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318",
               "OTEL_METRICS_EXPORTER=none"]  # fmt: skip
         options = [word for variable in on for word in ("--env", variable)]
-        return Pair(("off", "on"), ([], options), Path("docs/monitoring.md"), same=True)
+        return Pair(("off", "on"), ([], options), Path("docs/monitoring.md"))
     found = Path(sys.prefix).glob("lib/python*/site-packages/ts/frontend/model-server.jar")
     jars.whole(next(found), folder / "torchserve")
     folder.chmod(0o755)
     old = ["--volume", f"{folder / 'torchserve'}:/opt/torchserve:ro"]
-    return Pair(("the jar of 2024", "the image"), (old, []), Path("docs/security.md"), same=True)
+    return Pair(("the jar of 2024", "the image"), (old, []), Path("docs/security.md"))
 
 
 def main() -> None:
@@ -73,8 +72,7 @@ def main() -> None:
                 containers.append(Container(args.docker, args.image, "--memory", "2g", *options))
             for each in containers:
                 each.wait_until_healthy()
-            if chosen.same:
-                _compare(containers)
+            _compare(containers)
             table = _table(args, chosen, containers)
     except (NoWrk, subprocess.CalledProcessError) as error:
         sys.exit(f"benchmarks.pairs: {error}")
@@ -102,10 +100,8 @@ def _answer(url: str, body: bytes) -> tuple[int, bytes]:
     try:
         with urlopen(request, timeout=30) as answer:
             return answer.status, answer.read()
-    except OSError as error:
-        if not hasattr(error, "code"):
-            raise
-        return error.code, error.read()  # type: ignore[attr-defined]
+    except HTTPError as error:
+        return error.code, error.read()
 
 
 def _table(args: argparse.Namespace, chosen: Pair, containers: list[Container]) -> str:

@@ -118,6 +118,15 @@ def test_a_stock_archive_in_a_mounted_folder_is_served_on_google_s_own_routes(
     keeps_its_promises(endpoint)
 
 
+def serving(start: Start, folder: Path, name: str, handler: str) -> tuple[Container, Endpoint]:
+    """Start a container that serves a stock archive with this handler."""
+    (folder / name).write_text(handler)
+    store = folder / "model"
+    store.mkdir(mode=0o755)
+    stock.pack(store, folder / name).chmod(0o644)
+    return started(start, "--volume", f"{store}:/mnt/model:ro", AIP_STORAGE_URI="/mnt/model")
+
+
 RAISING = """
 class Raising:
     def initialize(self, context):
@@ -131,12 +140,7 @@ class Raising:
 def test_a_fault_s_line_has_the_request_s_id_its_trace_and_the_whole_traceback(
     start: Start, tmp_path: Path
 ) -> None:
-    (tmp_path / "raising.py").write_text(RAISING)
-    folder = tmp_path / "model"
-    folder.mkdir(mode=0o755)
-    stock.pack(folder, tmp_path / "raising.py").chmod(0o644)
-    mounted = ("--volume", f"{folder}:/mnt/model:ro")
-    container, endpoint = started(start, *mounted, AIP_STORAGE_URI="/mnt/model")
+    container, endpoint = serving(start, tmp_path, "raising.py", RAISING)
     trace = {"traceparent": f"00-{'5f' * 16}-00f067aa0ba902b7-01"}
     answer = endpoint.post(request(wire.INSTANCE), JSON_TYPE | trace)
     assert answer.code == 500, answer
@@ -163,12 +167,7 @@ class Printing:
 
 
 def test_whatever_a_handler_prints_the_log_goes_on(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "printing.py").write_text(PRINTING)
-    folder = tmp_path / "model"
-    folder.mkdir(mode=0o755)
-    stock.pack(folder, tmp_path / "printing.py").chmod(0o644)
-    mounted = ("--volume", f"{folder}:/mnt/model:ro")
-    container, endpoint = started(start, *mounted, AIP_STORAGE_URI="/mnt/model")
+    container, endpoint = serving(start, tmp_path, "printing.py", PRINTING)
     strange = [
         '{"a":' * 3000,
         '{"severity":"INFO","message":"m","requests":3}',
