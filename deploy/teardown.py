@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 
+from deploy.agree import agree
 from deploy.cost import estimate
 from deploy.errors import Lost, Stop
 from deploy.google import Google
@@ -168,11 +169,4 @@ def _agree(google: Google, found: list[str], *, yes: bool) -> None:
         google.say(f"  {line}")
     if yes or google.dry_run:
         return
-    try:
-        answer = input(f"Type the name, {google.settings.name}, to go on: ")
-    except EOFError:
-        raise Stop(
-            "nobody is there to agree, so nothing was deleted", "--yes agrees beforehand"
-        ) from None
-    if answer.strip() != google.settings.name:
-        raise Stop("nothing was deleted", "it needs the name, or --yes")
+    agree(google.settings.name)

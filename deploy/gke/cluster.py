@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import image
+from deploy.agree import agree
 from deploy.errors import Stop
 from deploy.gke import overlay
 from deploy.gke.overlay import APP
@@ -130,15 +131,3 @@ class Cluster:
             Stop("the cluster does not answer, as it says above", "try again"),
         )
         return listed.split()
-
-
-def agree(name: str) -> None:
-    """Ask for the name; raise Stop where something else comes, or nothing."""
-    try:
-        answer = input(f"Type the name, {name}, to go on: ")
-    except EOFError:
-        raise Stop(
-            "nobody is there to agree, so nothing was deleted", "--yes agrees beforehand"
-        ) from None
-    if answer.strip() != name:
-        raise Stop("nothing was deleted", "it needs the name, or --yes")

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from deploy import image
+from deploy.agree import agree
 from deploy.errors import Stop
 from deploy.gke import __main__ as command_line
-from deploy.gke.cluster import agree
 from deploy.gke.overlay import WRITTEN
 from tests.cloud.conftest import Done
 from tests.kubernetes.conftest import BIN
