@@ -128,13 +128,15 @@ async def busy(pool: Pool, processor: Processor, rounds: int) -> list[Row]:
             found.append(((await processor.seconds() - had) / good, at_peak))
     return [
         {
-            "axis": "rate", "of_peak": share, "peak": round(statistics.median(peaks), 1),
+            "axis": "rate",
+            "of_peak": share,
+            "peak": round(statistics.median(peaks), 1),
             "busy": round(share * statistics.median(each / most for each, most in found), 3),
             "processor_ms": round(statistics.median(each for each, _ in found) * 1000, 3),
             "processor_ms_at_peak": round(statistics.median(most for _, most in found) * 1000, 3),
         }
         for share, found in times.items()
-    ]  # fmt: skip
+    ]
 
 
 async def burst(pool: Pool, peak: float) -> list[Part]:
@@ -216,18 +218,21 @@ def same(machine: str, instances: int) -> list[Document]:
     """Return what was measured in this way on such a machine, the earliest first."""
     found = [json.loads(file.read_text()) for file in sorted(BUILD.glob("burst-*.json"))]
     return [
-        each for each in found
-        if each["machine"] == machine and each["burst"]["instances"] == instances
+        each
+        for each in found
+        if each["machine"] == machine
+        and each["burst"]["instances"] == instances
         and [row["of_peak"] for row in each["rows"]] == list(SHARES)
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.burst", description=__doc__,
+        prog="python -m benchmarks.burst",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("image")
     parser.add_argument("--docker", default="docker", help="(%(default)s)")
     parser.add_argument("--instances", type=Path, default="build/model/held-out/instances.json")
@@ -256,11 +261,16 @@ def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     file = BUILD / f"burst-{ended:%Y%m%d-%H%M%S}.json"
     document = {
-        "ended": ended.isoformat(timespec="seconds"), "machine": report.machine(), "rows": loads,
-        "burst": {"instances": args.each, "points": [each._asdict() for each in points],
-                  "measured": [each._asdict() for each in parts],
-                  "calculated": [each._asdict() for each in told]},
-    }  # fmt: skip
+        "ended": ended.isoformat(timespec="seconds"),
+        "machine": report.machine(),
+        "rows": loads,
+        "burst": {
+            "instances": args.each,
+            "points": [each._asdict() for each in points],
+            "measured": [each._asdict() for each in parts],
+            "calculated": [each._asdict() for each in told],
+        },
+    }
     file.write_text(json.dumps(document, indent=2) + "\n")
     runs = same(report.machine(), args.each)
     note = f"{len(runs)} runs; {report.machine()}, which the clients share with the container."

@@ -19,17 +19,29 @@ class Container:
         """Start it; raise CalledProcessError."""
         self._docker = docker
         self.name = self.run(
-            "run", "--detach", *options, "--env", f"AIP_HTTP_PORT={PORT}",
-            "--env", f"AIP_HEALTH_ROUTE={HEALTH}", "--env", f"AIP_PREDICT_ROUTE={PREDICT}",
-            "--env", "LOG_FORMAT=text", image,
-        )  # fmt: skip
+            "run",
+            "--detach",
+            *options,
+            "--env",
+            f"AIP_HTTP_PORT={PORT}",
+            "--env",
+            f"AIP_HEALTH_ROUTE={HEALTH}",
+            "--env",
+            f"AIP_PREDICT_ROUTE={PREDICT}",
+            "--env",
+            "LOG_FORMAT=text",
+            image,
+        )
 
     def run(self, *arguments: str, timeout_s: float = 60) -> str:
         """Run one docker command; raise CalledProcessError."""
         done = subprocess.run(
-            [self._docker, *arguments], capture_output=True, text=True, timeout=timeout_s,
+            [self._docker, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
             check=True,
-        )  # fmt: skip
+        )
         return done.stdout.strip()
 
     def python(self, program: str, *arguments: str) -> None:
@@ -53,9 +65,13 @@ class Container:
     def last_words(self) -> list[str]:
         """Return what it gave as reasons for its ends."""
         done = subprocess.run(
-            [self._docker, "logs", self.name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=60, check=False,
-        )  # fmt: skip
+            [self._docker, "logs", self.name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         lines = done.stdout.splitlines()
         return [line[line.index(REASON) :] for line in lines if REASON in line]
 

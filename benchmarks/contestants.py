@@ -138,9 +138,13 @@ def started(
     with log.open("w") as output:
         process = subprocess.Popen(
             [word.replace("{port}", str(port)) for word in contestant.command],
-            env=(environment or dict(os.environ)) | {"PORT": str(port)}, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT,
-        )  # fmt: skip
+            env=(environment or dict(os.environ)) | {"PORT": str(port)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=ROOT,
+        )
         try:
             wait_for(url, body, lambda: process.poll() is None)
             served = Served(url, process.pid)

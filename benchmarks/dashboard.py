@@ -34,9 +34,10 @@ for entry in pathlib.Path("/proc").glob("[0-9]*"):
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.dashboard", description=__doc__,
+        prog="python -m benchmarks.dashboard",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("image")
     parser.add_argument("--docker", default="docker", help="(%(default)s)")
     parser.add_argument(
@@ -92,11 +93,15 @@ def _drawn(running: prometheus.Prometheus, began: float, ended: float) -> list[d
     panels = []
     for panel in document["panels"]:
         lines = [
-            {"name": _legend(target["legendFormat"], series.labels),
-             "points": [(at - began, value) for at, value in series.points]}
+            {
+                "name": _legend(target["legendFormat"], series.labels),
+                "points": [(at - began, value) for at, value in series.points],
+            }
             for target in panel["targets"]
-            for series in running.range(target["expr"].replace("$__rate_interval", WINDOW), began, ended, STEP_S)
-        ]  # fmt: skip
+            for series in running.range(
+                target["expr"].replace("$__rate_interval", WINDOW), began, ended, STEP_S
+            )
+        ]
         unit = panel["fieldConfig"]["defaults"]["unit"]
         panels.append({"title": panel["title"], "unit": unit, "lines": lines})
     return panels

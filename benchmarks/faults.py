@@ -157,10 +157,24 @@ class Result(NamedTuple):
 def measure(docker: str, image: str, models: Path, fault: Fault) -> Result:
     """Start a container, break it under load, and watch it until it is well again."""
     container = Container(
-        docker, image, "--restart", "on-failure", "--read-only", "--cap-drop", "ALL",
-        "--tmpfs", f"/tmp:size={TMP_MB}m", "--memory", "2g", "--memory-swap", "2g",
-        "--volume", f"{models}:/mnt/models:ro", "--env", "AIP_STORAGE_URI=/mnt/models",
-    )  # fmt: skip
+        docker,
+        image,
+        "--restart",
+        "on-failure",
+        "--read-only",
+        "--cap-drop",
+        "ALL",
+        "--tmpfs",
+        f"/tmp:size={TMP_MB}m",
+        "--memory",
+        "2g",
+        "--memory-swap",
+        "2g",
+        "--volume",
+        f"{models}:/mnt/models:ro",
+        "--env",
+        "AIP_STORAGE_URI=/mnt/models",
+    )
     try:
         container.wait_until_healthy()
         host = container.address()
@@ -203,11 +217,15 @@ def _result(
     lost = [one for one in since if one.result != 200]
     said = container.last_words()
     return Result(
-        name, len(since), dict(collections.Counter(str(one.result) for one in lost)),
-        max((one.began + one.took - broken for one in lost), default=0.0), unhealthy_for,
-        max((one.took for one in since), default=0.0), container.restarts(),
+        name,
+        len(since),
+        dict(collections.Counter(str(one.result) for one in lost)),
+        max((one.began + one.took - broken for one in lost), default=0.0),
+        unhealthy_for,
+        max((one.took for one in since), default=0.0),
+        container.restarts(),
         said[-1] if said else "",
-    )  # fmt: skip
+    )
 
 
 def table(results: list[Result]) -> str:
@@ -230,9 +248,10 @@ def table(results: list[Result]) -> str:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.faults", description=__doc__,
+        prog="python -m benchmarks.faults",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("image")
     parser.add_argument("--docker", default="docker", help="(%(default)s)")
     parser.add_argument("--only", default="", help="the faults with this in their name")
@@ -258,9 +277,18 @@ def _pack(folder: Path) -> None:
     empty.mkdir()
     (empty / "weights.txt").write_text("none\n")
     pack = [
-        sys.executable, "-m", "serving.archive", "--name", "model", "--model",
-        str(ROOT / "benchmarks" / "faulty"), "--weights", str(empty), "--store", str(folder),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "serving.archive",
+        "--name",
+        "model",
+        "--model",
+        str(ROOT / "benchmarks" / "faulty"),
+        "--weights",
+        str(empty),
+        "--store",
+        str(folder),
+    ]
     subprocess.run(pack, cwd=ROOT, check=True, timeout=300, stdout=subprocess.DEVNULL)
     (folder / "model.mar").chmod(0o644)
 

@@ -67,9 +67,10 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.front", description=__doc__,
+        prog="python -m benchmarks.front",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("image")
     parser.add_argument("--docker", default="docker", help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="blocks of each (%(default)s)")
@@ -88,9 +89,15 @@ def main() -> None:
         for clients, count in ((1, 200), (8, 50)):
             ask = [str(n) for n in (args.rounds, count, clients, PORT)]
             printed = container.run(
-                "exec", container.name, "/opt/venv/bin/python", "-c", INSIDE, *ask, PREDICT,
+                "exec",
+                container.name,
+                "/opt/venv/bin/python",
+                "-c",
+                INSIDE,
+                *ask,
+                PREDICT,
                 timeout_s=300,
-            )  # fmt: skip
+            )
             found = json.loads(printed)
             over, straight = found["ms"]["nginx"], found["ms"]["straight"]
             apart = [a - b for a, b in zip(over, straight, strict=True)]

@@ -75,9 +75,12 @@ def configurations() -> list[Given]:
     """Return what is measured: each function as it is deployed, with less, and with more."""
     chosen = [Given(each.name, each.cpu, each.memory) for each in FUNCTIONS.values()]
     others = [
-        Given("hello", "0.17", "256Mi"), Given("knn", "0.33", "512Mi"), Given("digits", "1", "1Gi"),
-        Given("digits", "2", "2Gi"), Given("the image", "1", "2Gi"),
-    ]  # fmt: skip
+        Given("hello", "0.17", "256Mi"),
+        Given("knn", "0.33", "512Mi"),
+        Given("digits", "1", "1Gi"),
+        Given("digits", "2", "2Gi"),
+        Given("the image", "1", "2Gi"),
+    ]
     return chosen + others
 
 
@@ -114,9 +117,11 @@ def main() -> None:
 
 def _table(found: dict[Given, list[Round | str]]) -> str:
     lines = [
-        f"Medians on {report.machine()}; a start's range in brackets.", "",
-        "| | CPU | memory | start to first answer | an answer | memory held at most |", "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        f"Medians on {report.machine()}; a start's range in brackets.",
+        "",
+        "| | CPU | memory | start to first answer | an answer | memory held at most |",
+        "|---|---|---|---|---|---|",
+    ]
     for given, rounds in found.items():
         good = [each for each in rounds if isinstance(each, Round)]
         cells = ["", "", "too little: it ended each time"]
@@ -124,8 +129,9 @@ def _table(found: dict[Given, list[Round | str]]) -> str:
             starts, answers, memory = zip(*good, strict=True)
             cells = [
                 f"{statistics.median(starts):.1f} s ({min(starts):.1f} to {max(starts):.1f})",
-                f"{statistics.median(answers):.1f} ms", f"{max(memory):.0f} MB",
-            ]  # fmt: skip
+                f"{statistics.median(answers):.1f} ms",
+                f"{max(memory):.0f} MB",
+            ]
             if ended := len(rounds) - len(good):
                 cells[2] = f"too little: it ended {ended} of {len(rounds)} times"
         lines.append(f"| {given.name} | {given.cpu} | {given.memory} | {' | '.join(cells)} |")
@@ -142,16 +148,37 @@ def _round(args: argparse.Namespace, given: Given, emulator: str) -> Round | str
         return _image(args, limits)
     port, function = _free_port(), FUNCTIONS[given.name]
     environ = {
-        "PORT": str(port), "STORAGE_EMULATOR_HOST": emulator, "STORAGE_URI": f"gs://functions/{function.name}",
-        "PYTHONPATH": "/site", "PYTHONDONTWRITEBYTECODE": "1", "THREADS": str(function.concurrency),
-    }  # fmt: skip
+        "PORT": str(port),
+        "STORAGE_EMULATOR_HOST": emulator,
+        "STORAGE_URI": f"gs://functions/{function.name}",
+        "PYTHONPATH": "/site",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "THREADS": str(function.concurrency),
+    }
     command = [
-        args.docker, "run", "--detach", "--network", "host", *limits, "--entrypoint", "/usr/bin/python3",
-        "--volume", f"{_site(function)}:/site:ro",
-        "--volume", f"{(ROOT / source.BUILD / function.name).resolve()}:/workspace:ro", "--workdir", "/workspace",
+        args.docker,
+        "run",
+        "--detach",
+        "--network",
+        "host",
+        *limits,
+        "--entrypoint",
+        "/usr/bin/python3",
+        "--volume",
+        f"{_site(function)}:/site:ro",
+        "--volume",
+        f"{(ROOT / source.BUILD / function.name).resolve()}:/workspace:ro",
+        "--workdir",
+        "/workspace",
         *(word for name, value in environ.items() for word in ("--env", f"{name}={value}")),
-        args.image, "-m", "functions_framework", "--target", function.name, "--host", "127.0.0.1",
-    ]  # fmt: skip
+        args.image,
+        "-m",
+        "functions_framework",
+        "--target",
+        function.name,
+        "--host",
+        "127.0.0.1",
+    ]
     began = time.monotonic()
     name = _said(command)
     try:
@@ -221,8 +248,11 @@ def _measured(args: argparse.Namespace, asked: Asked) -> Round | str:
 def _held(args: argparse.Namespace, name: str) -> float:
     done = subprocess.run(
         [args.docker, "exec", name, "/usr/bin/python3", "-c", PIECES],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     return int(done.stdout or 0) / 1000
 
 
@@ -291,9 +321,16 @@ def _install(function: Function) -> None:
     print(f"installing what {function.name} requires", flush=True)
     shutil.rmtree(_site(function), ignore_errors=True)
     words = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--target", str(_site(function)),
-        "--requirement", str(function.folder / "requirements.txt"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--target",
+        str(_site(function)),
+        "--requirement",
+        str(function.folder / "requirements.txt"),
+    ]
     subprocess.run(words, check=True, timeout=1800)
     ready.write_text(wanted)
 

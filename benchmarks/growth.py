@@ -25,8 +25,17 @@ from benchmarks.workloads import BUILD
 
 INSTANCES = tuple(1 << power for power in range(9))
 CLIENTS = tuple(1 << power for power in range(10))
-SIZES = ((28, 28), (64, 64), (160, 120), (320, 240), (640, 480), (1280, 960), (2560, 1920),
-         (4000, 3000), (6000, 4000))  # fmt: skip
+SIZES = (
+    (28, 28),
+    (64, 64),
+    (160, 120),
+    (320, 240),
+    (640, 480),
+    (1280, 960),
+    (2560, 1920),
+    (4000, 3000),
+    (6000, 4000),
+)
 """Pixels: a digit as it is, to a camera's 24 megapixels."""
 STEADY_CLIENTS, PAUSE_MS = 4, 40
 """Some hundred requests a second at most: a load, not a flood."""
@@ -49,8 +58,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3, help="of a turn (%(default)s)")
     args = parser.parse_args()
     measures: dict[str, Callable[[Container, argparse.Namespace], list[Row]]] = {
-        "instances": _instances, "pixels": _pixels, "clients": _clients, "minutes": _minutes,
-    }  # fmt: skip
+        "instances": _instances,
+        "pixels": _pixels,
+        "clients": _clients,
+        "minutes": _minutes,
+    }
     chosen = args.axes.split(",")
     if unknown := set(chosen) - set(measures):
         parser.error(
@@ -113,9 +125,12 @@ def _clients(container: Container, args: argparse.Namespace) -> list[Row]:
 
 
 def _in_turn(
-    container: Container, args: argparse.Namespace, axis: str, bodies: dict[int, Path],
+    container: Container,
+    args: argparse.Namespace,
+    axis: str,
+    bodies: dict[int, Path],
     clients: dict[int, int],
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     url = container.url
     loads: dict[int, list[Load]] = {value: [] for value in bodies}
     for value, body in bodies.items():
@@ -146,10 +161,13 @@ def row(axis: str, value: int, load: Load, seconds: float) -> Row:
     """Return a point of an axis; of what was counted in `seconds`, refusals are no answers."""
     refused = load.failed / seconds
     return {
-        "axis": axis, "value": value, "answered_s": round(load.requests_s - refused, 2),
-        "refused_s": round(refused, 2), "p50_ms": round(load.p50_ms, 3),
+        "axis": axis,
+        "value": value,
+        "answered_s": round(load.requests_s - refused, 2),
+        "refused_s": round(refused, 2),
+        "p50_ms": round(load.p50_ms, 3),
         "p99_ms": round(load.p99_ms, 3),
-    }  # fmt: skip
+    }
 
 
 def picture(width: int, height: int) -> Path:

@@ -17,8 +17,12 @@ def main(run: Path) -> None:
     figure, ((instances, pixels), (clients, minutes)) = plt.subplots(
         2, 2, figsize=(13, 9), layout="constrained"
     )
-    draw = {"instances": (_each, instances), "pixels": (_pixels, pixels),
-            "clients": (_clients, clients), "minutes": (_minutes, minutes)}  # fmt: skip
+    draw = {
+        "instances": (_each, instances),
+        "pixels": (_pixels, pixels),
+        "clients": (_clients, clients),
+        "minutes": (_minutes, minutes),
+    }
     for axis, (plot, axes) in draw.items():
         if chosen := [row for row in rows if row["axis"] == axis]:
             plot(axes, chosen)

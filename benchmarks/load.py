@@ -46,10 +46,25 @@ def press(url: str, body: Path, clients: int, seconds: float, pause_ms: int = 0)
     pause = f"function delay() return {pause_ms} end" if pause_ms else ""
     script.write_text(SCRIPT.replace("BODY", str(body.resolve())).replace("PAUSE", pause))
     done = subprocess.run(
-        ["wrk", "--threads", "1", "--connections", str(clients), "--duration", f"{seconds:g}s",
-         "--timeout", "60s", "--script", str(script), url],
-        capture_output=True, text=True, timeout=seconds + 120, check=True,
-    )  # fmt: skip
+        [
+            "wrk",
+            "--threads",
+            "1",
+            "--connections",
+            str(clients),
+            "--duration",
+            f"{seconds:g}s",
+            "--timeout",
+            "60s",
+            "--script",
+            str(script),
+            url,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=seconds + 120,
+        check=True,
+    )
     said = json.loads(done.stdout.strip().splitlines()[-1])
     return Load(
         said["requests"] / said["microseconds"] * 1e6,

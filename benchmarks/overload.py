@@ -121,9 +121,10 @@ async def measure(host: str, body: bytes, rounds: int) -> list[str]:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.overload", description=__doc__,
+        prog="python -m benchmarks.overload",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("image")
     parser.add_argument("--docker", default="docker", help="(%(default)s)")
     parser.add_argument("--instances", type=Path, default="build/model/held-out/instances.json")

@@ -40,8 +40,11 @@ class Pair(NamedTuple):
 def pair(name: str, folder: Path) -> Pair:
     """Return the pair of a name; files that a container needs go into a folder."""
     if name == "telemetry":
-        on = [f"METRICS_PORT={METRICS}", "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318",
-              "OTEL_METRICS_EXPORTER=none"]  # fmt: skip
+        on = [
+            f"METRICS_PORT={METRICS}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318",
+            "OTEL_METRICS_EXPORTER=none",
+        ]
         options = [word for variable in on for word in ("--env", variable)]
         return Pair(("off", "on"), ([], options), Path("docs/monitoring.md"))
     found = Path(sys.prefix).glob("lib/python*/site-packages/ts/frontend/model-server.jar")
@@ -54,9 +57,10 @@ def pair(name: str, folder: Path) -> Pair:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.pairs", description=__doc__,
+        prog="python -m benchmarks.pairs",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("pair", choices=("telemetry", "jar"))
     parser.add_argument("image")
     parser.add_argument("--docker", default="docker", help="(%(default)s)")

@@ -61,9 +61,13 @@ def _lines(axes: Axes, rows: list[Row], key: str, label: str, colours: dict[str,
         style = "--" if name == LIMIT else "-"
         width = 2.6 if name == OURS else 1.3
         axes.plot(
-            *zip(*points, strict=True), style, marker="o", linewidth=width, label=name,
+            *zip(*points, strict=True),
+            style,
+            marker="o",
+            linewidth=width,
+            label=name,
             color=colours[name],
-        )  # fmt: skip
+        )
     axes.set(xscale="log", yscale="log", xlabel="clients", ylabel=label)
     clients = sorted({row["clients"] for row in rows})
     axes.set_xticks(clients, [str(count) for count in clients])

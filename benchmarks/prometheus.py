@@ -70,9 +70,13 @@ def asking(target: str, folder: Path, interval_s: int = 1) -> Iterator[Prometheu
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
     words = [
-        "prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address=127.0.0.1:{port}",
-        f"--storage.tsdb.path={folder / 'data'}", "--storage.tsdb.retention.time=2h", "--log.level=error",
-    ]  # fmt: skip
+        "prometheus",
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        "--storage.tsdb.retention.time=2h",
+        "--log.level=error",
+    ]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
         running = Prometheus(f"http://127.0.0.1:{port}")
         try:

@@ -45,7 +45,10 @@ def rows(workload: str, cell: Cell, loads: dict[str, list[Load]]) -> list[Row]:
     ours = statistics.median(rates[OURS])
     return [
         Row(
-            workload, name, cell.clients, cell.instances,
+            workload,
+            name,
+            cell.clients,
+            cell.instances,
             round(statistics.median(rates[name]), 2),
             (round(min(rates[name]), 2), round(max(rates[name]), 2)),
             round(statistics.median(load.p50_ms for load in each), 3),
@@ -54,7 +57,7 @@ def rows(workload: str, cell: Cell, loads: dict[str, list[Load]]) -> list[Row]:
             round(ours / max(statistics.median(rates[name]), 1e-9), 3),
         )
         for name, each in loads.items()
-    ]  # fmt: skip
+    ]
 
 
 def ratios(measured: list[Row]) -> list[dict[str, Any]]:

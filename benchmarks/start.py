@@ -53,9 +53,13 @@ def main() -> None:
     ours, bare = (statistics.median(times) for times in zip(*starts, strict=True))
     sizes = _sizes(args)
     document = {
-        "start_s": {"ours": round(ours, 2), "bare": round(bare, 2), "ours_over_bare": round(ours / bare, 2)},
+        "start_s": {
+            "ours": round(ours, 2),
+            "bare": round(bare, 2),
+            "ours_over_bare": round(ours / bare, 2),
+        },
         "image_mb": sizes,
-    }  # fmt: skip
+    }
     (BUILD / "start.json").write_text(json.dumps(document, indent=2) + "\n")
     print(json.dumps(document, indent=2))
 
@@ -78,9 +82,20 @@ def _ours(args: argparse.Namespace) -> float:
 def _bare(args: argparse.Namespace) -> float:
     began = time.monotonic()
     subprocess.run(
-        [args.docker, "run", "--rm", "--entrypoint", "/opt/venv/bin/python", args.image, "-c", BARE],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+        [
+            args.docker,
+            "run",
+            "--rm",
+            "--entrypoint",
+            "/opt/venv/bin/python",
+            args.image,
+            "-c",
+            BARE,
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     return time.monotonic() - began
 
 

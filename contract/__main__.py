@@ -16,14 +16,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m contract", description=__doc__)
     parser.add_argument("image", help="any/image:tag that Docker has here")
     parser.add_argument(
-        "--instances", type=Path, required=True, metavar="FILE",
+        "--instances",
+        type=Path,
+        required=True,
+        metavar="FILE",
         help='instances that the model understands: {"instances": [...]}, an array or JSON lines',
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--rights", choices=sorted(RIGHTS), default="vertex",
+        "--rights",
+        choices=sorted(RIGHTS),
+        default="vertex",
         help="of the container: vertex, as Vertex AI starts it; read-only, with a read-only root and a "
         "/tmp; least, also without capabilities, as user 10001, with 2 GB and 256 processes (%(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--docker", default="docker", help="the client to use (%(default)s)")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the outcome as JUnit XML")
     parser.add_argument(
@@ -42,8 +47,11 @@ def main() -> None:
     if not args.instances.is_file():
         sys.exit(f"contract: {args.instances} does not exist")
     options = [
-        f"--image={args.image}", f"--instances={args.instances.resolve()}",
-        f"--docker={args.docker}", f"--ready-s={args.ready_s}", f"--liveness-s={args.liveness_s}",
+        f"--image={args.image}",
+        f"--instances={args.instances.resolve()}",
+        f"--docker={args.docker}",
+        f"--ready-s={args.ready_s}",
+        f"--liveness-s={args.liveness_s}",
         f"--rights={args.rights}",
         *([f"--junit-xml={args.junit}"] if args.junit else []),
         *(
@@ -51,7 +59,7 @@ def main() -> None:
             for name in ("port", "health_route", "predict_route")
             if (value := getattr(args, name))
         ),
-    ]  # fmt: skip
+    ]
     root = CLAUSES.parent.parent
     quiet = ["-q", "--tb=no", "--no-header", "-p", "no:cacheprovider", "--override-ini=addopts="]
     sys.exit(pytest.main([str(CLAUSES), f"--rootdir={root}", *quiet, *options]))

@@ -69,10 +69,19 @@ RIGHTS = {
     "vertex": (),
     "read-only": READ_ONLY,
     "least": (
-        *READ_ONLY, "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "10001",
-        "--memory", "2g", "--pids-limit", "256",
+        *READ_ONLY,
+        "--cap-drop",
+        "ALL",
+        "--security-opt",
+        "no-new-privileges",
+        "--user",
+        "10001",
+        "--memory",
+        "2g",
+        "--pids-limit",
+        "256",
     ),
-}  # fmt: skip
+}
 """What a container may do, as docker run is told it: what Vertex AI lets it, or less."""
 
 
@@ -108,9 +117,12 @@ class Container:
         """Run one docker command and return what it printed; raise DockerFailed."""
         try:
             done = subprocess.run(
-                [self.options.docker, *arguments], capture_output=True, text=True, timeout=120,
+                [self.options.docker, *arguments],
+                capture_output=True,
+                text=True,
+                timeout=120,
                 check=False,
-            )  # fmt: skip
+            )
         except subprocess.TimeoutExpired as error:
             raise DockerFailed(f"docker {' '.join(arguments)}: no answer in 120 s") from error
         if done.returncode != 0:
@@ -131,9 +143,13 @@ class Container:
     def last_lines(self) -> str:
         """Return the end of its log, for a person who asks why."""
         done = subprocess.run(
-            [self.options.docker, "logs", "--tail", "5", self.name], stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            [self.options.docker, "logs", "--tail", "5", self.name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         return done.stdout
 
     def remove(self) -> None:

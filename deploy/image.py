@@ -151,11 +151,19 @@ def in_cloud(google: Google, values: dict[str, str], config: str = "cloudbuild.y
     given = ",".join(f"{key}={value}" for key, value in values.items())
     account = f"projects/{s.project}/serviceAccounts/{s.build_service_account}"
     command = [
-        "gcloud", "builds", "submit", "--async", "--format=json", f"--project={s.project}", f"--region={s.region}",
-        f"--gcs-source-staging-dir={staging(s)}", f"--config={config}", f"--substitutions={given}",
+        "gcloud",
+        "builds",
+        "submit",
+        "--async",
+        "--format=json",
+        f"--project={s.project}",
+        f"--region={s.region}",
+        f"--gcs-source-staging-dir={staging(s)}",
+        f"--config={config}",
+        f"--substitutions={given}",
         *([f"--service-account={account}"] if s.build_service_account else []),
         ".",
-    ]  # fmt: skip
+    ]
     if google.dry_run:
         google.say(f"would run {' '.join(command)}")
         return
@@ -171,13 +179,23 @@ def in_cloud(google: Google, values: dict[str, str], config: str = "cloudbuild.y
 def _under_way(google: Google, values: dict[str, str]) -> dict[str, Any]:
     """Return the build that somebody began for the same, if it has not ended; {} where there is none."""
     s = google.settings
-    listed = run(google, [
-        "gcloud", "builds", "list", "--ongoing", "--format=json", f"--project={s.project}", f"--region={s.region}",
-    ])  # fmt: skip
+    listed = run(
+        google,
+        [
+            "gcloud",
+            "builds",
+            "list",
+            "--ongoing",
+            "--format=json",
+            f"--project={s.project}",
+            f"--region={s.region}",
+        ],
+    )
     same = [
-        each for each in json.loads(listed)
+        each
+        for each in json.loads(listed)
         if all(each.get("substitutions", {}).get(key) == value for key, value in values.items())
-    ]  # fmt: skip
+    ]
     return same[0] if same else {}
 
 
@@ -213,9 +231,13 @@ def staging(settings: Settings) -> str:
 def substitutions(settings: Settings, deploy: str = "no") -> dict[str, str]:
     """Return what cloudbuild.yaml needs to know."""
     found = {
-        "_NAME": settings.name, "_REGION": settings.region, "_REPOSITORY": settings.repository, "_TAG": fingerprint(),
-        "_DEPLOY": deploy, "_REVISION": commit(),
-    }  # fmt: skip
+        "_NAME": settings.name,
+        "_REGION": settings.region,
+        "_REPOSITORY": settings.repository,
+        "_TAG": fingerprint(),
+        "_DEPLOY": deploy,
+        "_REVISION": commit(),
+    }
     if settings.registry:
         found["_REGISTRY"] = settings.registry
     return found

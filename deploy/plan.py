@@ -290,9 +290,11 @@ def _reached(state: State, goal: Goal, machine: Machine, replicas: Replicas) -> 
 def _target(state: State, goal: Goal, machine: Machine) -> Deployed | None:
     """Return the deployed model that a goal is about: of several the busiest, then the newest."""
     fits = [
-        each for each in state.deployed
-        if each.version == goal.version and (goal.verb in ("rollback", "promote") or each.machine == machine)
-    ]  # fmt: skip
+        each
+        for each in state.deployed
+        if each.version == goal.version
+        and (goal.verb in ("rollback", "promote") or each.machine == machine)
+    ]
     return max(fits, key=lambda each: (state.share(each.id), each.since), default=None)
 
 

@@ -185,9 +185,14 @@ PATTERNS = {
     "build_service_account": (r"[^@\s]+@[^@\s]+|", "an e-mail address"),
 }
 RANGES = {
-    "min_replicas": (1, 1000), "max_replicas": (1, 1000), "cpu_percent": (1, 100), "accelerator_count": (0, 16),
-    "port": (1, 65535), "shared_memory_mb": (0, 1_000_000), "wait_minutes": (1, 600),
-}  # fmt: skip
+    "min_replicas": (1, 1000),
+    "max_replicas": (1, 1000),
+    "cpu_percent": (1, 100),
+    "accelerator_count": (0, 16),
+    "port": (1, 65535),
+    "shared_memory_mb": (0, 1_000_000),
+    "wait_minutes": (1, 600),
+}
 
 
 def _last(api_endpoint: str) -> Path:

@@ -21,9 +21,10 @@ def undeploy(google: Google, version: str, *, idle: bool, yes: bool) -> None:
     only_ours(google, state)
     state = _settled(google, state)
     chosen = [
-        each for each in state.deployed
+        each
+        for each in state.deployed
         if (not idle or not state.share(each.id)) and version in ("", each.version)
-    ]  # fmt: skip
+    ]
     if not chosen:
         google.say("nothing of that kind is deployed: nothing changed")
         return
@@ -59,7 +60,7 @@ def teardown(google: Google, *, keep_images: bool, yes: bool) -> None:
         *([f"the model {s.name}: {len(versions)} versions"] if versions else []),
         *([f"the images {s.image_name}"] if images else []),
         *([f"{len(sources)} sources of builds in {staging(s)}"] if sources else []),
-    ]  # fmt: skip
+    ]
     only_ours(google, state or State())
     if not found:
         google.say(f"nothing of {s.name} is left in {s.project}, {s.region}")

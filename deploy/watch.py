@@ -88,9 +88,11 @@ def look(google: Google, deployed: str, minutes: float) -> Seen:
             answers += round(count)
             errors += round(count) if labels.get("response_code", "").startswith("5") else 0
     latencies = [
-        value for labels, value in google.series("prediction_latencies", "ALIGN_PERCENTILE_95", minutes)
-        if labels.get("deployed_model_id") == deployed and labels.get("latency_type", "total") == "total"
-    ]  # fmt: skip
+        value
+        for labels, value in google.series("prediction_latencies", "ALIGN_PERCENTILE_95", minutes)
+        if labels.get("deployed_model_id") == deployed
+        and labels.get("latency_type", "total") == "total"
+    ]
     return Seen(answers, errors, max(latencies, default=None))
 
 

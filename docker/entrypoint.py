@@ -62,9 +62,13 @@ class Container:
     """nginx and TorchServe, watched together and ended together."""
 
     def __init__(
-        self, front: Front, server: Server, ask: Callable[[float], probe.Answer], say: Say,
+        self,
+        front: Front,
+        server: Server,
+        ask: Callable[[float], probe.Answer],
+        say: Say,
         telemetry: Telemetry | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`ask` is given seconds and tells whether the model answers within them."""
         self._front, self._server, self._ask, self._say = front, server, ask, say
         self._telemetry = telemetry
@@ -195,9 +199,16 @@ def _folder() -> Path:
 def _settings(path: Path, folder: Path, chosen: Config) -> Settings:
     memory = machine.memory()
     settings = Settings(
-        path, folder, machine.layout(machine.cores(), memory), f"unix:{folder}/torchserve.sock",
-        chosen.largest_request, heap=machine.heap(memory), verbose=chosen.log_level == "DEBUG", native=JARS, jars=JARS,
-    )  # fmt: skip
+        path,
+        folder,
+        machine.layout(machine.cores(), memory),
+        f"unix:{folder}/torchserve.sock",
+        chosen.largest_request,
+        heap=machine.heap(memory),
+        verbose=chosen.log_level == "DEBUG",
+        native=JARS,
+        jars=JARS,
+    )
     if settings.room_for(chosen.largest_request) < 1:
         raise CannotServe(
             f"MAX_REQUEST_BYTES={chosen.largest_request}: Java's heap of {settings.heap} bytes, a "

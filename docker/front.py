@@ -88,9 +88,13 @@ class Front:
         self._stopping = settings.run / "stopping"
         self._log = log
         self.process = subprocess.Popen(
-            [NGINX, "-e", "stderr", "-c", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            errors="replace", env=os.environ | {"TZ": "UTC"},  # its lines say so
-        )  # fmt: skip
+            [NGINX, "-e", "stderr", "-c", str(file)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=os.environ | {"TZ": "UTC"},  # its lines say so
+        )
         self._lines = log.pass_through(self.process.stdout)
         threading.Thread(target=self._read, daemon=True).start()
 

@@ -59,12 +59,27 @@ class Telemetry:
         self._began, fd = time.monotonic(), self._wire.fileno()
         self._process = subprocess.Popen(
             [
-                sys.executable, "-m", "telemetry", "--socket", str(fd), "--run", str(self._settings.run),
-                "--about", json.dumps(about), "--workers", str(workers), "--log", json.dumps(lines),
+                sys.executable,
+                "-m",
+                "telemetry",
+                "--socket",
+                str(fd),
+                "--run",
+                str(self._settings.run),
+                "--about",
+                json.dumps(about),
+                "--workers",
+                str(workers),
+                "--log",
+                json.dumps(lines),
                 *(["--prometheus"] if self._config.metrics_port else []),
             ],
-            pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace",
-        )  # fmt: skip
+            pass_fds=[fd],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
         self._lines = self._log.pass_through(self._process.stdout)
 
     def tell_to_stop(self) -> None:

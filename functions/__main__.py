@@ -46,8 +46,10 @@ def _upload(function: Function, args: argparse.Namespace) -> None:
     if not args.storage:
         found = _settings(args)
         args.storage, project, region = (
-            default_uri(function, found.project), found.project, found.region,
-        )  # fmt: skip
+            default_uri(function, found.project),
+            found.project,
+            found.region,
+        )
     upload.upload(function, args.storage.rstrip("/"), project or "", region)
 
 

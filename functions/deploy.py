@@ -43,15 +43,26 @@ def command(function: Function, to: Target, folder: Path, environ: dict[str, str
     """Return the words of `gcloud functions deploy`."""
     variables = "^;^" + ";".join(f"{name}={value}" for name, value in environ.items())
     return [
-        "gcloud", "functions", "deploy", *_there(function, to),
-        f"--runtime={RUNTIME}", f"--source={folder}", f"--entry-point={function.name}", "--trigger-http",
+        "gcloud",
+        "functions",
+        "deploy",
+        *_there(function, to),
+        f"--runtime={RUNTIME}",
+        f"--source={folder}",
+        f"--entry-point={function.name}",
+        "--trigger-http",
         "--allow-unauthenticated" if to.public else "--no-allow-unauthenticated",
-        f"--memory={function.memory}", f"--cpu={function.cpu}", f"--concurrency={function.concurrency}",
-        f"--timeout={function.timeout_s}s", "--min-instances=0", f"--max-instances={function.most_instances}",
+        f"--memory={function.memory}",
+        f"--cpu={function.cpu}",
+        f"--concurrency={function.concurrency}",
+        f"--timeout={function.timeout_s}s",
+        "--min-instances=0",
+        f"--max-instances={function.most_instances}",
         *([f"--set-env-vars={variables}"] if environ else ["--clear-env-vars"]),
         *([f"--service-account={to.service_account}"] if to.service_account else []),
-        "--format=none", "--quiet",
-    ]  # fmt: skip
+        "--format=none",
+        "--quiet",
+    ]
 
 
 def deploy(function: Function, to: Target, *, dry_run: bool = False) -> None:
@@ -106,9 +117,13 @@ def _run(words: list[str], *, shown: bool = True) -> str:
     """Run gcloud; raise Stop where it fails, its own words being shown already."""
     try:
         done = subprocess.run(
-            words, stdout=None if shown else subprocess.PIPE, text=True, timeout=LIMIT_S,
-            check=False, env=os.environ,
-        )  # fmt: skip
+            words,
+            stdout=None if shown else subprocess.PIPE,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+            env=os.environ,
+        )
     except FileNotFoundError:
         raise Stop(
             "gcloud is not on this machine", "https://cloud.google.com/sdk/docs/install"

@@ -25,9 +25,11 @@ def serve(function: Function, host: str, port: int, uri: str) -> None:
     )
     command = [
         str(Path(sys.executable).with_name("functions-framework")),
-        f"--source={function.folder / 'main.py'}", f"--target={function.name}",
-        f"--host={host}", f"--port={port}",
-    ]  # fmt: skip
+        f"--source={function.folder / 'main.py'}",
+        f"--target={function.name}",
+        f"--host={host}",
+        f"--port={port}",
+    ]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     # In a session of its own: gunicorn's workers may hang for half a minute when Ctrl-C reaches

@@ -22,9 +22,10 @@ WORDS = {True: "works   ", False: "WILL NOT", None: "look    "}
 def main() -> None:
     """Run the command line; exit with 1 where something will not work."""
     parser = argparse.ArgumentParser(
-        prog="python -m migrate", description=__doc__,
+        prog="python -m migrate",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("archive", type=Path, help="the .mar")
     parser.add_argument("--request", type=Path, help="a file with a request, to see it answered")
     parser.add_argument("--no-trial", action="store_true", help="read the files only")

@@ -16,10 +16,14 @@ from serving.stock import MANIFEST, BadArchive, Manifest, read_manifest
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements" / "serve.lock"
 OTHER_NAMES = {
-    "PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn",
-    "skimage": "scikit-image", "yaml": "pyyaml", "google.cloud.storage": "google-cloud-storage",
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "sklearn": "scikit-learn",
+    "skimage": "scikit-image",
+    "yaml": "pyyaml",
+    "google.cloud.storage": "google-cloud-storage",
     "ts": "torchserve",
-}  # fmt: skip
+}
 """Of packages that are imported by another name than they are installed by."""
 
 
@@ -84,9 +88,10 @@ def _handler(contents: Contents) -> Iterator[Finding]:
         yield Finding(True, f"handler {manifest.handler}: one of TorchServe's own, and it is here")
     else:
         yield Finding(
-            False, f"handler {manifest.handler}: neither in the archive nor one of TorchServe's",
+            False,
+            f"handler {manifest.handler}: neither in the archive nor one of TorchServe's",
             "pack it anew with --handler FILE.py",
-        )  # fmt: skip
+        )
     if manifest.serialized_file and manifest.serialized_file not in contents.names:
         yield Finding(False, f"{manifest.serialized_file}: in the manifest, not in the archive")
     if manifest.config_file:
@@ -94,10 +99,11 @@ def _handler(contents: Contents) -> Iterator[Finding]:
         batch = re.search(r"(?m)^\s*batchSize:\s*(\d+)", text)
         if batch and int(batch[1]) > 1:
             yield Finding(
-                None, f"{manifest.config_file}: batchSize {batch[1]} is followed",
+                None,
+                f"{manifest.config_file}: batchSize {batch[1]} is followed",
                 "each request of a batch gets its own answer only from a handler that answers "
                 "every row it is given",
-            )  # fmt: skip
+            )
 
 
 def _file(handler: str) -> str:
@@ -123,9 +129,10 @@ def _imports(contents: Contents) -> Iterator[Finding]:
         if top in own or top in sys.stdlib_module_names or name in here:
             continue
         yield Finding(
-            False, f"import {top} ({', '.join(sorted(needed_by))}): not in the image",
+            False,
+            f"import {top} ({', '.join(sorted(needed_by))}): not in the image",
             f'make build EXTRAS="{name}"',
-        )  # fmt: skip
+        )
 
 
 def _needed(contents: Contents) -> dict[str, set[str]]:
@@ -196,14 +203,16 @@ def _requirements(contents: Contents) -> Iterator[Finding]:
             lacking.append(text)
         elif not requirement.specifier.contains(_version(name), prereleases=True):
             yield Finding(
-                None, f"{file}: {text}; the image has {name} {_version(name)}",
+                None,
+                f"{file}: {text}; the image has {name} {_version(name)}",
                 "see that the trial below loads, or pin it by EXTRAS",
-            )  # fmt: skip
+            )
     if lacking:
         yield Finding(
-            False, f"{file}: {', '.join(lacking)}: an image never installs anything at its start",
+            False,
+            f"{file}: {', '.join(lacking)}: an image never installs anything at its start",
             f'make build EXTRAS="{" ".join(lacking)}"',
-        )  # fmt: skip
+        )
 
 
 def _version(name: str) -> str:
@@ -225,17 +234,19 @@ def _habits(contents: Contents) -> Iterator[Finding]:
         for node in ast.walk(function):
             if isinstance(node, ast.Subscript) and _is_first(node, data):
                 yield Finding(
-                    None, f"{file}:{node.lineno} reads {data}[0]: of several instances in a "
+                    None,
+                    f"{file}:{node.lineno} reads {data}[0]: of several instances in a "
                     "request only the first is answered, as it is now",
                     "go through all of them",
-                )  # fmt: skip
+                )
                 break
         if '"instances"' in ast.unparse(function).replace("'", '"'):
             yield Finding(
-                None, f"{file}:{function.lineno} looks for \"instances\": the envelope has "
+                None,
+                f'{file}:{function.lineno} looks for "instances": the envelope has '
                 "taken them out by then",
                 "see that it takes the rows themselves",
-            )  # fmt: skip
+            )
     if re.search(r"\beval\(|\bpickle\.loads?\(", text):
         yield Finding(None, f"{file} evaluates or unpickles", "never what a request brought")
 

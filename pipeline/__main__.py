@@ -65,15 +65,27 @@ def run(args: argparse.Namespace) -> None:
         raise Stop("no Docker engine answers, and the step build needs one", "--until archive")
     wanted = _wanted(args, until, builder="local")
     command = [
-        str(_kfp()), "-m", "pipeline.here", "--root", str(HERE), "--until", wanted.until,
-        "--parameters", json.dumps(wanted.parameters), "--cached", *wanted.cached,
-    ]  # fmt: skip
+        str(_kfp()),
+        "-m",
+        "pipeline.here",
+        "--root",
+        str(HERE),
+        "--until",
+        wanted.until,
+        "--parameters",
+        json.dumps(wanted.parameters),
+        "--cached",
+        *wanted.cached,
+    ]
     record = HERE / "runs" / f"{time.strftime('%Y-%m-%d-%H-%M-%S')}.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
     env = {
-        **os.environ, "PROGRAMS": sys.executable, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
+        **os.environ,
+        "PROGRAMS": sys.executable,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
         RECORD: str(record),
-    }  # fmt: skip
+    }
     log = record.with_suffix(".log")
     failed = _show(command, env, log)
     print(f"\nwhat came of what  {record}\nthe whole log      {log}")
@@ -89,10 +101,16 @@ def _show(command: list[str], env: dict[str, str], log: Path) -> int:
     with (
         log.open("w") as file,
         subprocess.Popen(
-            command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace",
+            command,
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         ) as process,
-    ):  # fmt: skip
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
@@ -168,9 +186,21 @@ def tell_lineage(_: argparse.Namespace) -> None:
 def _wanted(args: argparse.Namespace, until: str, **fixed: str) -> Wanted:
     """Return what the options ask for."""
     names = (
-        "weights", "data", "pictures", "epochs", "seed", "examined", "tolerance", "least", "traffic", "watch",
-        "max_error_rate", "max_p95", "project", "region",
-    )  # fmt: skip
+        "weights",
+        "data",
+        "pictures",
+        "epochs",
+        "seed",
+        "examined",
+        "tolerance",
+        "least",
+        "traffic",
+        "watch",
+        "max_error_rate",
+        "max_p95",
+        "project",
+        "region",
+    )
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for name in ("weights", "data"):
         if name in given and "://" not in given[name]:
@@ -236,9 +266,10 @@ def parser() -> argparse.ArgumentParser:
 
     one = add("run", run, "run it on this machine", what, where)
     one.add_argument(
-        "--until", choices=STEPS,
+        "--until",
+        choices=STEPS,
         help="the last step (default: promote with a --project, contract without, archive without Docker)",
-    )  # fmt: skip
+    )
     one = add("submit", submit, "run it on Vertex AI Pipelines", what, where)
     one.add_argument(
         "--until", choices=STEPS, default=STEPS[-1], help="the last step (%(default)s)"
@@ -298,9 +329,10 @@ def _what() -> argparse.ArgumentParser:
     )
     group = parser.add_argument_group("what it is compared with")
     group.add_argument(
-        "--serving", metavar="WHAT",
+        "--serving",
+        metavar="WHAT",
         help="a URL, an archive, `endpoint` or `none` (default: the endpoint; without a project the archive here)",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--examined", type=int, metavar="N", help="with about so many pictures (default: all)"
     )

@@ -118,10 +118,14 @@ def serves(google: Google) -> bool:
 def _run(code: Path, weights: Path, requests: list[Request]) -> list[str]:
     # -I: nothing but that code and the installed packages.
     done = subprocess.run(
-        [sys.executable, "-I", "-c", PROGRAM, str(code), str(weights)], cwd=code,
+        [sys.executable, "-I", "-c", PROGRAM, str(code), str(weights)],
+        cwd=code,
         input="".join(f"{json.dumps(_request(pictures))}\n" for pictures in requests),
-        capture_output=True, text=True, timeout=RUN_S, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=False,
+    )
     lines = done.stdout.splitlines()
     if done.returncode or len(lines) != len(requests):
         reason = (done.stderr.strip() or "no word on why").splitlines()[-1]

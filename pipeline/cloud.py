@@ -24,9 +24,24 @@ from pipeline.steps import ROOT
 
 STEPS_IMAGE = "pipeline/cloudbuild.yaml"
 IN_THE_IMAGE = (
-    "Dockerfile", "Makefile", "cloudbuild.yaml", "deploy.toml", "docker", "pipeline", "requirements", "contract",
-    "deploy", "engine", "handler", "model", "serving", "storage", "task", "telemetry", "tests",
-)  # fmt: skip
+    "Dockerfile",
+    "Makefile",
+    "cloudbuild.yaml",
+    "deploy.toml",
+    "docker",
+    "pipeline",
+    "requirements",
+    "contract",
+    "deploy",
+    "engine",
+    "handler",
+    "model",
+    "serving",
+    "storage",
+    "task",
+    "telemetry",
+    "tests",
+)
 POLL_S = 15
 CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{s.region}/pipelines/runs/{job}?project={s.project}"
 OVER = ("SUCCEEDED", "FAILED", "CANCELLED")
@@ -44,9 +59,12 @@ def connected(project: str | None, region: str | None) -> Google:
     # A stand-in takes no credentials, and speaks no gRPC.
     credentials = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
     aiplatform.init(
-        project=s.project, location=s.region, api_endpoint=s.api_endpoint or None, api_transport="rest",
+        project=s.project,
+        location=s.region,
+        api_endpoint=s.api_endpoint or None,
+        api_transport="rest",
         credentials=credentials,
-    )  # fmt: skip
+    )
     return google
 
 
@@ -70,9 +88,12 @@ def job(
     s = google.settings
     try:
         return aiplatform.PipelineJob(
-            display_name=s.name, template_path=str(template), parameter_values=parameters,
-            pipeline_root=root or f"gs://{_bucket(google)}/{s.name}", failure_policy="fast",
-        )  # fmt: skip
+            display_name=s.name,
+            template_path=str(template),
+            parameter_values=parameters,
+            pipeline_root=root or f"gs://{_bucket(google)}/{s.name}",
+            failure_policy="fast",
+        )
     except ValueError as error:
         raise Stop(f"the SDK does not take the pipeline: {error}", "mend what it says") from None
 
@@ -83,9 +104,12 @@ def submit(
     """Submit a job, and watch it to its end if asked to; raise Stop where it fails."""
     s = google.settings
     wanted = v1.PipelineJob(
-        display_name=s.name, pipeline_spec=job.pipeline_spec, runtime_config=job.runtime_config,
-        service_account=account or "", labels={"name": s.name},
-    )  # fmt: skip
+        display_name=s.name,
+        pipeline_spec=job.pipeline_spec,
+        runtime_config=job.runtime_config,
+        service_account=account or "",
+        labels={"name": s.name},
+    )
     # Not job.submit(): it looks for the bucket by way of a host that cannot be named to it, and goes on
     # whatever it finds. _bucket has seen to it.
     with _explained(google, "submitting the pipeline"):

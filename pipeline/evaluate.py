@@ -118,9 +118,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", type=Path, default="build/model", help="(%(default)s)")
     made.add_argument("--out", type=Path, default="build/evaluation", help="(%(default)s)")
     made.add_argument(
-        "--serving", default="none", metavar="WHAT",
+        "--serving",
+        default="none",
+        metavar="WHAT",
         help="a URL that predicts, an archive of this project, `endpoint` (that of deploy.toml) or `none`",
-    )  # fmt: skip
+    )
     made.add_argument("--data", type=Path, metavar="FOLDER", help="as of model.train")
     made.add_argument("--tolerance", type=_share, default=0.01, help="(%(default)s)")
     made.add_argument("--least", type=_share, default=0.9, help="(%(default)s)")

@@ -29,9 +29,11 @@ def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -
     # It warns that an image, which it does not use, may not be one of Python's.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp.local")
     local.init(
-        local.SubprocessRunner(use_venv=False), pipeline_root=str(root / RUNS),
-        enable_caching=bool(cached), cache_root=str(root / "cache"),
-    )  # fmt: skip
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(root / RUNS),
+        enable_caching=bool(cached),
+        cache_root=str(root / "cache"),
+    )
     failed = ""
     try:
         story(until, cached=cached)(**parameters)

@@ -51,15 +51,17 @@ def _records(runs: Path) -> list[dict[str, Any]]:
 def _made(records: list[dict[str, Any]], sha256: str) -> dict[str, Any] | None:
     """Return the last record of a step that made what has this SHA-256."""
     made = [
-        each for each in records
+        each
+        for each in records
         if any(output["sha256"] == sha256 for output in each.get("outputs", {}).values())
-    ]  # fmt: skip
+    ]
     return made[-1] if made else None
 
 
 def _evaluated(records: list[dict[str, Any]], made: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what the gate said in the run that made an archive."""
     return [
-        each for each in records
+        each
+        for each in records
         if made["step"] == "archive" and each["step"] == "gate" and each["run"] == made["run"]
-    ]  # fmt: skip
+    ]

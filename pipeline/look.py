@@ -22,14 +22,24 @@ def image(google: Google) -> None:
 def tested(google: Google) -> None:
     """See that Cloud Build put this image to its tests and the contract suite before it pushed it."""
     s, tag = google.settings, fingerprint()
-    listed = run(google, [
-        "gcloud", "builds", "list", "--format=json", "--limit=200", f"--project={s.project}", f"--region={s.region}",
-    ])  # fmt: skip
+    listed = run(
+        google,
+        [
+            "gcloud",
+            "builds",
+            "list",
+            "--format=json",
+            "--limit=200",
+            f"--project={s.project}",
+            f"--region={s.region}",
+        ],
+    )
     for build in json.loads(listed):
         passed = [
-            step for step in build.get("steps", [])
+            step
+            for step in build.get("steps", [])
             if step.get("id") == "tests" and step.get("status") == "SUCCESS"
-        ]  # fmt: skip
+        ]
         if passed and build.get("substitutions", {}).get("_TAG") == tag:
             print(
                 f"kept: Cloud Build put {tag} to the contract in step tests of build {build['id']}"

@@ -43,8 +43,11 @@ class Compared:
 
     def accuracy(self, said: list[str], way: str = ALL) -> float:
         """Return the share of pictures, of one way or of all, that were read right."""
-        right = [each.label == label for each, label in zip(self.shown, said, strict=True)
-                 if way in (ALL, each.way)]  # fmt: skip
+        right = [
+            each.label == label
+            for each, label in zip(self.shown, said, strict=True)
+            if way in (ALL, each.way)
+        ]
         return sum(right) / len(right)
 
     def ways(self) -> Iterator[tuple[str, float, float | None]]:
@@ -65,8 +68,11 @@ class Compared:
         index = {label: number for number, label in enumerate(self.labels)}
         found = {}
         for way in dict.fromkeys(each.way for each in self.shown):
-            of_way = [(each, said) for each, said in zip(self.shown, self.candidate, strict=True)
-                      if each.way == way]  # fmt: skip
+            of_way = [
+                (each, said)
+                for each, said in zip(self.shown, self.candidate, strict=True)
+                if each.way == way
+            ]
             wanted = torch.tensor([index[each.label] for each, _ in of_way])
             said = torch.tensor([index[label] for _, label in of_way])
             scores = torch.nn.functional.one_hot(said, len(self.labels)).float()
@@ -128,9 +134,13 @@ def _numbers(compared: Compared) -> dict[str, Any]:
         cells = sitting.wanted * count + sitting.scores.argmax(1)
         counts += cells.bincount(minlength=count**2).view_as(counts)
     return {
-        "pictures": len(compared.shown), "metrics": metrics, "only_candidate_right": won,
-        "only_serving_right": lost, "labels": compared.labels, "confusion": counts.tolist(),
-    }  # fmt: skip
+        "pictures": len(compared.shown),
+        "metrics": metrics,
+        "only_candidate_right": won,
+        "only_serving_right": lost,
+        "labels": compared.labels,
+        "confusion": counts.tolist(),
+    }
 
 
 def _page(compared: Compared, message: str, drawn: dict[str, Image.Image], confused: str) -> str:

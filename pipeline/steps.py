@@ -16,8 +16,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 STEPS = (
-    "train", "evaluate", "gate", "export", "archive", "build", "contract", "upload", "canary", "promote",
-)  # fmt: skip
+    "train",
+    "evaluate",
+    "gate",
+    "export",
+    "archive",
+    "build",
+    "contract",
+    "upload",
+    "canary",
+    "promote",
+)
 CACHED = ("train", "export")
 """Steps whose inputs are all that matters. The others look at what is elsewhere, or change it; so does
 `train` where pictures or weights of one's own lie under a name that stays."""
@@ -62,25 +71,55 @@ def train(
                 program("pipeline.pictures", model.path, *(["--data", data] if data else []))
             return
         program(
-            "model.train", "--out", model.path, "--report", pictures.path,
+            "model.train",
+            "--out",
+            model.path,
+            "--report",
+            pictures.path,
             *(["--data", data] if data else []),
             *(word for name, value in options.items() for word in (f"--{name}", str(value))),
-        )  # fmt: skip
+        )
 
 
 def evaluate(
-    model: Artifact, report: Artifact, pictures: Artifact, *, serving: str, data: str, examined: int,
-    tolerance: float, least: float, where: Mapping[str, str],
-) -> dict[str, Any]:  # fmt: skip
+    model: Artifact,
+    report: Artifact,
+    pictures: Artifact,
+    *,
+    serving: str,
+    data: str,
+    examined: int,
+    tolerance: float,
+    least: float,
+    where: Mapping[str, str],
+) -> dict[str, Any]:
     """Compare with what serves now; return what the report says."""
-    with _recorded("evaluate", {"model": model}, {"report": report, "pictures": pictures},
-                   serving=serving, examined=examined, tolerance=tolerance, least=least):  # fmt: skip
+    with _recorded(
+        "evaluate",
+        {"model": model},
+        {"report": report, "pictures": pictures},
+        serving=serving,
+        examined=examined,
+        tolerance=tolerance,
+        least=least,
+    ):
         program(
-            "pipeline.evaluate", "--model", model.path, "--out", pictures.path, "--serving", serving,
-            "--examined", str(examined), "--tolerance", str(tolerance), "--least", str(least),
+            "pipeline.evaluate",
+            "--model",
+            model.path,
+            "--out",
+            pictures.path,
+            "--serving",
+            serving,
+            "--examined",
+            str(examined),
+            "--tolerance",
+            str(tolerance),
+            "--least",
+            str(least),
             *(["--data", data] if data else []),
             *(_options(where) if serving == "endpoint" else []),
-        )  # fmt: skip
+        )
         shutil.copyfile(Path(pictures.path) / "report.html", report.path)
         found: dict[str, Any] = json.loads((Path(pictures.path) / "report.json").read_text())
         return found
@@ -129,7 +168,7 @@ def build(exported: Artifact, packed: Artifact, *, builder: str, where: Mapping[
 
 def contract(
     exported: Artifact, packed: Artifact, image: str, *, builder: str, where: Mapping[str, str]
-) -> None:  # fmt: skip
+) -> None:
     """Put the image to Vertex AI's container contract.
 
     Where there is no Docker engine Cloud Build has done it, before it pushed; that is looked up there.
@@ -162,9 +201,15 @@ def canary(
             program("deploy", "deploy", "--version", version, *_options(where))
             return
         program(
-            "deploy", "canary", "--version", version, "--traffic", str(traffic), *_options(where),
+            "deploy",
+            "canary",
+            "--version",
+            version,
+            "--traffic",
+            str(traffic),
+            *_options(where),
             *(_options(limits) if limits.get("watch") else []),
-        )  # fmt: skip
+        )
 
 
 def promote(version: str, *, where: Mapping[str, str]) -> None:
@@ -232,9 +277,15 @@ def _run(command: list[str], *, quiet: bool = False) -> str:
     env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")}
     lines = []
     with subprocess.Popen(
-        command, cwd=ROOT, env={**env, "PYTHONUNBUFFERED": "1"}, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    ) as process:  # fmt: skip
+        command,
+        cwd=ROOT,
+        env={**env, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
@@ -254,9 +305,11 @@ def _recorded(
     """Write down what a step made of what, for whoever asks later where an archive comes from."""
     began = time.time()
     record: dict[str, Any] = {
-        "step": step, "began": began, "parameters": parameters,
+        "step": step,
+        "began": began,
+        "parameters": parameters,
         "inputs": {name: _known(each) for name, each in inputs.items()},
-    }  # fmt: skip
+    }
     state = "failed"
     if RECORD in os.environ:
         say(f"── {step}")

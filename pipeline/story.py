@@ -20,9 +20,15 @@ IMAGE = "pipeline-steps:python"
 
 
 def train(
-    weights: str, data: str, pictures_drawn: int, epochs: int, seed: int, code: str,
-    model: Output[Model], pictures: Output[Artifact],
-) -> None:  # fmt: skip
+    weights: str,
+    data: str,
+    pictures_drawn: int,
+    epochs: int,
+    seed: int,
+    code: str,
+    model: Output[Model],
+    pictures: Output[Artifact],
+) -> None:
     from pipeline import steps
 
     options = {"pictures": pictures_drawn, "epochs": epochs, "seed": seed}
@@ -30,21 +36,36 @@ def train(
 
 
 def evaluate(
-    model: Input[Model], serving: str, data: str, examined: int, tolerance: float, least: float,
-    project: str, region: str,
-    report: Output[HTML], pictures: Output[Artifact], metrics: Output[Metrics],
+    model: Input[Model],
+    serving: str,
+    data: str,
+    examined: int,
+    tolerance: float,
+    least: float,
+    project: str,
+    region: str,
+    report: Output[HTML],
+    pictures: Output[Artifact],
+    metrics: Output[Metrics],
     confusion: Output[ClassificationMetrics],
     passes: dsl.OutputPath(bool),  # type: ignore[valid-type]
     message: dsl.OutputPath(str),  # type: ignore[valid-type]
-) -> None:  # fmt: skip
+) -> None:
     from pathlib import Path
 
     from pipeline import steps
 
     found = steps.evaluate(
-        model, report, pictures, serving=serving, data=data, examined=examined, tolerance=tolerance,
-        least=least, where={"project": project, "region": region},
-    )  # fmt: skip
+        model,
+        report,
+        pictures,
+        serving=serving,
+        data=data,
+        examined=examined,
+        tolerance=tolerance,
+        least=least,
+        where={"project": project, "region": region},
+    )
     for name, value in found["metrics"].items():
         metrics.log_metric(name, value)
     confusion.log_confusion_matrix(found["labels"], found["confusion"])
@@ -80,8 +101,13 @@ def build(
 
 
 def contract(
-    exported: Input[Model], packed: Input[Artifact], image: str, builder: str, project: str, region: str
-) -> None:  # fmt: skip
+    exported: Input[Model],
+    packed: Input[Artifact],
+    image: str,
+    builder: str,
+    project: str,
+    region: str,
+) -> None:
     from pipeline import steps
 
     where = {"project": project, "region": region, "builder": builder}
@@ -98,8 +124,14 @@ def upload(
 
 
 def canary(
-    version: str, traffic: int, watch: str, max_error_rate: str, max_p95: str, project: str, region: str
-) -> None:  # fmt: skip
+    version: str,
+    traffic: int,
+    watch: str,
+    max_error_rate: str,
+    max_p95: str,
+    project: str,
+    region: str,
+) -> None:
     from pipeline import steps
 
     limits = {"watch": watch, "max_error_rate": max_error_rate, "max_p95": max_p95}
@@ -124,11 +156,24 @@ def story(until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = 
         name="digits", description="From data, or trained weights, to a Vertex AI endpoint."
     )
     def pipeline(
-        weights: str = "", data: str = "", pictures: int = 60_000, epochs: int = 5, seed: int = 0,
-        code: str = "", serving: str = "none", examined: int = 0, tolerance: float = 0.01,
-        least: float = 0.9, builder: str = "cloud", project: str = "", region: str = "", traffic: int = 10,
-        watch: str = "", max_error_rate: str = "1%", max_p95: str = "",
-    ) -> None:  # fmt: skip
+        weights: str = "",
+        data: str = "",
+        pictures: int = 60_000,
+        epochs: int = 5,
+        seed: int = 0,
+        code: str = "",
+        serving: str = "none",
+        examined: int = 0,
+        tolerance: float = 0.01,
+        least: float = 0.9,
+        builder: str = "cloud",
+        project: str = "",
+        region: str = "",
+        traffic: int = 10,
+        watch: str = "",
+        max_error_rate: str = "1%",
+        max_p95: str = "",
+    ) -> None:
         """Say which step gets what of which. Each step waits for the one before."""
         made: dict[str, Any] = {}
         google = {"project": project, "region": region}

@@ -107,10 +107,16 @@ def _run(world: World, job: v1.BatchPredictionJob, model: v1.Model) -> Empty:
         stats.successful_count, stats.failed_count = len(good), len(bad)
         where = job.output_config.gcs_destination.output_uri_prefix.rstrip("/")
         folder = f"{where}/prediction-{model.display_name}-{job.name.rsplit('/', 1)[-1]}"
-        artifacts.write(world.rules, folder, {
-            "prediction.results-00000-of-00001": "".join(f"{line}\n" for line in good).encode(),
-            "prediction.errors_stats-00000-of-00001": "".join(f"{line}\n" for line in bad).encode(),
-        })  # fmt: skip
+        artifacts.write(
+            world.rules,
+            folder,
+            {
+                "prediction.results-00000-of-00001": "".join(f"{line}\n" for line in good).encode(),
+                "prediction.errors_stats-00000-of-00001": "".join(
+                    f"{line}\n" for line in bad
+                ).encode(),
+            },
+        )
         job.output_info.gcs_output_directory = folder
         job.state = v1.JobState.JOB_STATE_SUCCEEDED
     except Refused as error:

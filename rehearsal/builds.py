@@ -73,9 +73,11 @@ def list_(world: World, request: cb.ListBuildsRequest) -> cb.ListBuildsResponse:
     wanted = set(re.findall(r'status="([A-Z_]+)"', request.filter))
     parent = canonical(request.parent or f"projects/{request.project_id}/locations/global")
     builds = [
-        each for each in reversed(list(world.builds.values()))
-        if canonical(each.name).startswith(f"{parent}/") and (not wanted or each.status.name in wanted)
-    ]  # fmt: skip
+        each
+        for each in reversed(list(world.builds.values()))
+        if canonical(each.name).startswith(f"{parent}/")
+        and (not wanted or each.status.name in wanted)
+    ]
     found, token = page(
         builds, cb.ListBuildsRequest(page_size=request.page_size, page_token=request.page_token)
     )
@@ -215,10 +217,20 @@ def _step(
 ) -> bool:
     """Run one step as its container; return whether it succeeded."""
     words = [
-        world.rules.docker, "run", "--rm", "--network", "host", "--label", containers.LABEL,
-        "--volume", f"{workspace}:/workspace", "--volume", f"{SOCKET}:{SOCKET}",
-        "--workdir", str(Path("/workspace") / step.dir_),
-    ]  # fmt: skip
+        world.rules.docker,
+        "run",
+        "--rm",
+        "--network",
+        "host",
+        "--label",
+        containers.LABEL,
+        "--volume",
+        f"{workspace}:/workspace",
+        "--volume",
+        f"{SOCKET}:{SOCKET}",
+        "--workdir",
+        str(Path("/workspace") / step.dir_),
+    ]
     for variable in (*build.options.env, *step.env, *world.step_env):
         words += ["--env", variable]
     if step.script:
@@ -275,8 +287,7 @@ def service_account(
     """Return what builds run as."""
     project = number(request.name.split("/")[1])
     return cb.DefaultServiceAccount(
-        name=request.name,
-        service_account_email=f"{project}-compute@developer.gserviceaccount.com",
+        name=request.name, service_account_email=f"{project}-compute@developer.gserviceaccount.com"
     )
 
 

@@ -141,11 +141,23 @@ class Replica:
         command = [expand(word, self.env) for word in spec.command]
         gib = GIB_PER_CPU.get(self.machine.machine_type.split("-")[1], 8.0) * cpus(self.machine)
         self._name = docker(
-            self.rules, "run", "--detach", "--label", LABEL, "--publish", f"127.0.0.1::{port}",
-            "--memory", f"{gib:g}g", "--shm-size", f"{spec.shared_memory_size_mb or 64}m", *settings,
-            *(["--entrypoint", command[0]] if command else []), here(self.rules, spec.image_uri), *command[1:],
+            self.rules,
+            "run",
+            "--detach",
+            "--label",
+            LABEL,
+            "--publish",
+            f"127.0.0.1::{port}",
+            "--memory",
+            f"{gib:g}g",
+            "--shm-size",
+            f"{spec.shared_memory_size_mb or 64}m",
+            *settings,
+            *(["--entrypoint", command[0]] if command else []),
+            here(self.rules, spec.image_uri),
+            *command[1:],
             *(expand(word, self.env) for word in spec.args),
-        )  # fmt: skip
+        )
         published = docker(self.rules, "port", self._name, port).splitlines()[0]
         self.address = ("127.0.0.1", int(published.rsplit(":", 1)[1]))
 

@@ -277,7 +277,13 @@ def _location(name: str) -> str:
 
 
 METHODS = {
-    "GenerateUploadUrl": upload_url, "ListRuntimes": runtimes, "GetFunction": get, "ListFunctions": list_,
-    "CreateFunction": create, "UpdateFunction": update, "DeleteFunction": delete,
-    "GetIamPolicy": policy, "SetIamPolicy": policy,
-}  # fmt: skip
+    "GenerateUploadUrl": upload_url,
+    "ListRuntimes": runtimes,
+    "GetFunction": get,
+    "ListFunctions": list_,
+    "CreateFunction": create,
+    "UpdateFunction": update,
+    "DeleteFunction": delete,
+    "GetIamPolicy": policy,
+    "SetIamPolicy": policy,
+}

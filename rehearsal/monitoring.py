@@ -23,11 +23,12 @@ def list_series(world: World, request: m3.ListTimeSeriesRequest) -> m3.ListTimeS
     if end <= begin:
         raise Refused("INVALID_ARGUMENT", "interval.startTime must be before interval.endTime")
     rows = [
-        row for row in world.answered
+        row
+        for row in world.answered
         if begin <= row.at <= min(end, time.time())
         and wanted.get("resource.labels.endpoint_id", row.endpoint) == row.endpoint
         and wanted.get("metric.labels.deployed_model_id", row.deployed) == row.deployed
-    ]  # fmt: skip
+    ]
     groups: dict[tuple[str, ...], list[Answered]] = {}
     coded = metric in (f"{ONLINE}response_count", f"{ONLINE}error_count")
     for row in rows:

@@ -222,7 +222,13 @@ def _stop_if_cancelled(job: v1.PipelineJob) -> None:
 
 
 METHODS = {
-    "CreatePipelineJob": create, "GetPipelineJob": get, "ListPipelineJobs": list_, "CancelPipelineJob": cancel,
-    "DeletePipelineJob": delete, "CreateSchedule": create_schedule, "GetSchedule": get_schedule,
-    "ListSchedules": list_schedules, "DeleteSchedule": delete_schedule,
-}  # fmt: skip
+    "CreatePipelineJob": create,
+    "GetPipelineJob": get,
+    "ListPipelineJobs": list_,
+    "CancelPipelineJob": cancel,
+    "DeletePipelineJob": delete,
+    "CreateSchedule": create_schedule,
+    "GetSchedule": get_schedule,
+    "ListSchedules": list_schedules,
+    "DeleteSchedule": delete_schedule,
+}

@@ -30,9 +30,12 @@ def relay(rules: Rules, request: Request) -> Response:
         )
     # One connection a request: the emulator hears one at a time.
     reply = requests.request(
-        request.method, rules.storage + path, data=request.get_data(), timeout=120,
+        request.method,
+        rules.storage + path,
+        data=request.get_data(),
+        timeout=120,
         headers=headers | {"Connection": "close"},
-    )  # fmt: skip
+    )
     kept = [
         (name, value) for name, value in reply.headers.items() if name.lower() not in HOP_BY_HOP
     ]

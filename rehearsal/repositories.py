@@ -80,11 +80,15 @@ def list_images(world: World, request: ar.ListDockerImagesRequest) -> ar.ListDoc
         for tag in _tags(world, f"{folder}/{package}"):
             reply = _ask(world, "GET", f"{folder}/{package}/manifests/{tag}", Accept=MANIFESTS)
             name = f"{package}@{reply.headers['Docker-Content-Digest']}"
-            image = found.setdefault(name, ar.DockerImage(
-                name=f"{repository.name}/dockerImages/{name}", uri=f"{host}/{folder}/{name}",
-                media_type=reply.headers["Content-Type"],
-                image_size_bytes=sum(layer["size"] for layer in reply.json().get("layers", [])),
-            ))  # fmt: skip
+            image = found.setdefault(
+                name,
+                ar.DockerImage(
+                    name=f"{repository.name}/dockerImages/{name}",
+                    uri=f"{host}/{folder}/{name}",
+                    media_type=reply.headers["Content-Type"],
+                    image_size_bytes=sum(layer["size"] for layer in reply.json().get("layers", [])),
+                ),
+            )
             image.tags = [*image.tags, tag]
     return ar.ListDockerImagesResponse(docker_images=list(found.values()))
 

@@ -17,14 +17,19 @@ def main() -> None:
     parser.add_argument("--request", type=Path, required=True)
     args = parser.parse_args()
     aiplatform.init(
-        project=args.project, location="us-central1", api_endpoint=args.api_endpoint, api_transport="rest",
+        project=args.project,
+        location="us-central1",
+        api_endpoint=args.api_endpoint,
+        api_transport="rest",
         credentials=AnonymousCredentials(),
-    )  # fmt: skip
+    )
     request = json.loads(args.request.read_text())
     routes = {
-        "serving_container_image_uri": args.image, "serving_container_ports": [7080],
-        "serving_container_health_route": "/health", "serving_container_predict_route": "/predict",
-    }  # fmt: skip
+        "serving_container_image_uri": args.image,
+        "serving_container_ports": [7080],
+        "serving_container_health_route": "/health",
+        "serving_container_predict_route": "/predict",
+    }
     machine = {"machine_type": "e2-standard-2", "min_replica_count": 1, "max_replica_count": 1}
     first = aiplatform.Model.upload(display_name="sdk", model_id="sdk", **routes)
     endpoint = aiplatform.Endpoint.create("sdk")

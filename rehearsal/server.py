@@ -63,9 +63,15 @@ def project(_: World, request: resourcemanager_v3.GetProjectRequest) -> resource
 METHODS: dict[str, Any] = {
     "TestIamPermissions": permissions,
     "GetProject": project,
-    **models.METHODS, **endpoints.METHODS, **batch.METHODS, **builds.METHODS, **repositories.METHODS,
-    **monitoring.METHODS, **functions.METHODS, **pipelines.METHODS,
-}  # fmt: skip
+    **models.METHODS,
+    **endpoints.METHODS,
+    **batch.METHODS,
+    **builds.METHODS,
+    **repositories.METHODS,
+    **monitoring.METHODS,
+    **functions.METHODS,
+    **pipelines.METHODS,
+}
 
 
 class Quiet(WSGIRequestHandler):

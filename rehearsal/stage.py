@@ -48,9 +48,15 @@ class Stage:
     def environment(self, project: str) -> dict[str, str]:
         """Return the variables with which gcloud, the SDK and python -m deploy come here."""
         apis = (
-            "AIPLATFORM", "CLOUDBUILD", "ARTIFACTREGISTRY", "CLOUDRESOURCEMANAGER", "LOGGING", "CLOUDFUNCTIONS",
-            "RUN", "SERVICEUSAGE",
-        )  # fmt: skip
+            "AIPLATFORM",
+            "CLOUDBUILD",
+            "ARTIFACTREGISTRY",
+            "CLOUDRESOURCEMANAGER",
+            "LOGGING",
+            "CLOUDFUNCTIONS",
+            "RUN",
+            "SERVICEUSAGE",
+        )
         return {
             **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"{self.url}/" for api in apis},
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{self.url}/storage/v1/",

@@ -261,9 +261,15 @@ def _demand(request: Any, kind: Any, at: str, *, deep: bool, spared: Collection[
     needed = required(kind)
     for field in plain.DESCRIPTOR.fields:
         where = f"{at}{field.name}"
-        present = bool(getattr(plain, field.name)) if field.is_repeated else (
-            plain.HasField(field.name) if field.has_presence else getattr(plain, field.name) != field.default_value
-        )  # fmt: skip
+        present = (
+            bool(getattr(plain, field.name))
+            if field.is_repeated
+            else (
+                plain.HasField(field.name)
+                if field.has_presence
+                else getattr(plain, field.name) != field.default_value
+            )
+        )
         if not present:
             # An enum's first value may be meant; it is not written.
             if (

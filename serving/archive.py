@@ -77,9 +77,13 @@ def rehearse(contents: Path) -> None:
     # -I and a folder of its own: nothing but the archive's contents and the installed packages.
     isolated = f"import sys; sys.path.insert(0, '.'); sys.dont_write_bytecode = True\n{program}"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", isolated], cwd=contents, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
+        [sys.executable, "-I", "-c", isolated],
+        cwd=contents,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     if done.returncode != 0:
         reason = (done.stderr.strip() or "no word on why").splitlines()[-1]
         raise BadArchive(f"the model does not answer its golden instance: {reason}")
@@ -87,10 +91,21 @@ def rehearse(contents: Path) -> None:
 
 def _pack(name: str, contents: Path, target: Path) -> None:
     archiver = [
-        sys.executable, "-m", "model_archiver.model_packaging", "--model-name", name,
-        "--version", "1.0", "--handler", str(ENTRY), "--extra-files", str(contents),
-        "--export-path", str(target), "--force",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "model_archiver.model_packaging",
+        "--model-name",
+        name,
+        "--version",
+        "1.0",
+        "--handler",
+        str(ENTRY),
+        "--extra-files",
+        str(contents),
+        "--export-path",
+        str(target),
+        "--force",
+    ]
     done = subprocess.run(archiver, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
         raise BadArchive(f"torch-model-archiver failed:\n{done.stdout}{done.stderr}")

@@ -32,13 +32,7 @@ class CannotServe(Exception):
     """Why there is no server; for people."""
 
 
-FAULTS = (
-    CannotServe,
-    java.NoJava,
-    NoTorchServe,
-    artifact.NotServable,
-    files.NotFetched,
-)
+FAULTS = (CannotServe, java.NoJava, NoTorchServe, artifact.NotServable, files.NotFetched)
 """All that can be in the way."""
 
 

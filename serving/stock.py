@@ -40,10 +40,14 @@ def read_manifest(text: str | bytes) -> Manifest:
     try:
         model = json.loads(text)["model"]
         return Manifest(
-            str(model["modelName"]), str(model["handler"]), model.get("modelFile"),
-            model.get("serializedFile"), model.get("requirementsFile"), model.get("configFile"),
+            str(model["modelName"]),
+            str(model["handler"]),
+            model.get("modelFile"),
+            model.get("serializedFile"),
+            model.get("requirementsFile"),
+            model.get("configFile"),
             str(model.get("modelVersion", "")),
-        )  # fmt: skip
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadArchive(
             f"{MANIFEST} is not what torch-model-archiver writes: {type(error).__name__}: {error}"

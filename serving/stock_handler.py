@@ -34,10 +34,15 @@ class StockHandler:
         properties, stock = context.system_properties, context.manifest["model"]["stock"]
         try:
             service = TsModelLoader().load(
-                stock["name"], properties["model_dir"], stock["handler"],
-                properties["gpu_id"], properties["batch_size"], "json",
-                properties["limit_max_image_pixels"], context.metrics,
-            )  # fmt: skip
+                stock["name"],
+                properties["model_dir"],
+                stock["handler"],
+                properties["gpu_id"],
+                properties["batch_size"],
+                "json",
+                properties["limit_max_image_pixels"],
+                context.metrics,
+            )
         except Exception as error:
             # TorchServe logs the traceback and retries; this line is for who reads the log's end.
             reason = " ".join(str(error).split())

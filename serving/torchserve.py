@@ -137,10 +137,18 @@ def command(settings: Settings, java: Java, config: Path) -> list[str]:
         *([f"-Djava.library.path={settings.native}"] if settings.native else []),
         f"-Dlog4j.configurationFile=file://{LOG_SETTINGS}",
         *(["-Dlevel=info"] if settings.verbose else []),
-        "-cp", f"{classes}:{jars}/*", "org.pytorch.serve.ModelServer",
-        "--python", sys.executable, "-f", str(config),
-        "-s", str(settings.archive.parent.resolve()), "-ncs", "--disable-token-auth",
-    ]  # fmt: skip
+        "-cp",
+        f"{classes}:{jars}/*",
+        "org.pytorch.serve.ModelServer",
+        "--python",
+        sys.executable,
+        "-f",
+        str(config),
+        "-s",
+        str(settings.archive.parent.resolve()),
+        "-ncs",
+        "--disable-token-auth",
+    ]
 
 
 def _home() -> Path:
@@ -175,10 +183,16 @@ class Server:
         self.failures = Failures()
         self._on_line = on_line
         self.process = subprocess.Popen(
-            command(settings, java, config), env=environment(settings), cwd=settings.run,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", start_new_session=True,
-        )  # fmt: skip
+            command(settings, java, config),
+            env=environment(settings),
+            cwd=settings.run,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

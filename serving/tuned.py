@@ -20,9 +20,13 @@ class BadConfig(Exception):
 def write(found: Layout, cores: int, measured: dict[str, Any]) -> str:
     """Return the text of the file; `measured` is kept in it to be read by people."""
     settings = {
-        "minWorkers": found.workers, "maxWorkers": found.workers, "batchSize": found.batch_size,
-        "maxBatchDelay": found.batch_delay_ms, "threads": found.threads, "cores": cores,
-    }  # fmt: skip
+        "minWorkers": found.workers,
+        "maxWorkers": found.workers,
+        "batchSize": found.batch_size,
+        "maxBatchDelay": found.batch_delay_ms,
+        "threads": found.threads,
+        "cores": cores,
+    }
     text: str = yaml.safe_dump({**settings, "measured": measured}, sort_keys=False)
     return f"# By make tune; followed where there are {cores} cores. maxBatchDelay in ms.\n{text}"
 

@@ -97,9 +97,10 @@ def _raise_told(_number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m telemetry", description=__doc__,
+        prog="python -m telemetry",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--socket", type=int, required=True, help="an open UDP socket's descriptor")
     parser.add_argument("--run", type=Path, required=True, help="the container's own folder")
     parser.add_argument("--about", required=True, help="the model's labels, as JSON")

@@ -81,10 +81,14 @@ def _answered(said: dict[str, Any]) -> Answered:
         raise ValueError
     callers = {name: said[name] for name in ("traceparent", "x-cloud-trace-context")}
     return Answered(
-        said["request"], said["method"], said["path"], status,
-        ended - _nanoseconds(said["took"]), ended,
+        said["request"],
+        said["method"],
+        said["path"],
+        status,
+        ended - _nanoseconds(said["took"]),
+        ended,
         {name: value for name, value in callers.items() if value},
-    )  # fmt: skip
+    )
 
 
 def _batch(said: dict[str, Any]) -> Batch:

@@ -11,9 +11,7 @@ from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
 from telemetry.facts import Answered, Batch, Fact, Started
 
-SECONDS = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
-)  # fmt: skip
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 """Known to OpenTelemetry's conventions; whoever makes up another is counted as _OTHER."""
@@ -37,10 +35,11 @@ class Instruments:
         """`about` are the labels of the model; `workers` may start before one is a restart."""
         self._expected = workers
         self._answered = meter.create_histogram(
-            "http_server_request_duration_seconds", "s",
+            "http_server_request_duration_seconds",
+            "s",
             "From a request's last byte in to its answer's last byte out, at the front door",
             explicit_bucket_boundaries_advisory=SECONDS,
-        )  # fmt: skip
+        )
         self._waited = _seconds(meter, "queue_wait", "From the front door to a worker")
         self._decoded = _seconds(meter, "decode", "Bodies parsed and instances decoded, a batch")
         self._passed = _seconds(meter, "forward", "The model's pass, a batch")
@@ -59,17 +58,20 @@ class Instruments:
         )
         self._lost.add(0)
         meter.create_observable_counter(
-            "serving_telemetry_dropped_total", [lambda _: [Observation(looks.dropped())]],
+            "serving_telemetry_dropped_total",
+            [lambda _: [Observation(looks.dropped())]],
             description="Datagrams that there was no room for",
-        )  # fmt: skip
+        )
         meter.create_observable_gauge(
-            "serving_ready", [lambda _: [Observation(int(looks.ready()))]],
+            "serving_ready",
+            [lambda _: [Observation(int(looks.ready()))]],
             description="Whether predictions are let in",
-        )  # fmt: skip
+        )
         meter.create_observable_gauge(
-            "serving_model_info", [lambda _: [Observation(1, dict(about))]],
+            "serving_model_info",
+            [lambda _: [Observation(1, dict(about))]],
             description="What is served",
-        )  # fmt: skip
+        )
 
         def memory(_options: CallbackOptions) -> Iterable[Observation]:
             for process, held in looks.memory().items():
@@ -88,8 +90,9 @@ class Instruments:
             case Answered():
                 method = fact.method if fact.method in METHODS else "_OTHER"
                 labels: dict[str, str | int] = {
-                    "http_response_status_code": fact.status, "http_request_method": method,
-                }  # fmt: skip
+                    "http_response_status_code": fact.status,
+                    "http_request_method": method,
+                }
                 self._answered.record((fact.ended - fact.began) / 1e9, labels)
             case Batch():
                 self._take_batch(fact)

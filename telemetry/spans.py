@@ -57,13 +57,17 @@ class Spans:
         batch = self._batches.pop(answered.request, None)
         self._ids.trace = int(answered.request, 16)
         front = self._tracer.start_span(
-            answered.method or "_OTHER", _caller(answered), SpanKind.SERVER,
+            answered.method or "_OTHER",
+            _caller(answered),
+            SpanKind.SERVER,
             {
-                "http.request.method": answered.method, "url.path": answered.path,
-                "http.response.status_code": answered.status, "request.id": answered.request,
+                "http.request.method": answered.method,
+                "url.path": answered.path,
+                "http.response.status_code": answered.status,
+                "request.id": answered.request,
             },
             start_time=answered.began,
-        )  # fmt: skip
+        )
         if not front.is_recording():
             return
         if answered.status >= 500:
@@ -75,9 +79,11 @@ class Spans:
     def _write_batch(self, front: Span, batch: Batch, sent: int) -> None:
         self._within(front, "queue", min(sent, batch.arrived), batch.arrived)
         worker = self._tracer.start_span(
-            "worker", set_span_in_context(front), start_time=batch.arrived,
+            "worker",
+            set_span_in_context(front),
+            start_time=batch.arrived,
             attributes={"batch.requests": len(batch.requests)},
-        )  # fmt: skip
+        )
         if (stages := batch.stages) is not None:
             worker.set_attribute("batch.instances", stages.instances)
             for name, began, ended in _named(

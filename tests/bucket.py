@@ -25,9 +25,11 @@ def emulated(host: str = "127.0.0.1", folder: Path | None = None) -> Iterator[st
     """
     port, environ = free_port(), dict(os.environ)
     command = [
-        str(Path(sys.executable).with_name("gcp-storage-emulator")), "start",
-        f"--host={host}", f"--port={port}",
-    ]  # fmt: skip
+        str(Path(sys.executable).with_name("gcp-storage-emulator")),
+        "start",
+        f"--host={host}",
+        f"--port={port}",
+    ]
     if folder is None:
         command.append("--in-memory")
     else:

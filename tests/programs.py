@@ -8,10 +8,7 @@ import pytest
 WHERE = {
     "docker-registry": ("Debian's package docker-registry", "REQUIRE_GCLOUD"),
     "gcloud": ("https://cloud.google.com/sdk/docs/install", "REQUIRE_GCLOUD"),
-    "gke-gcloud-auth-plugin": (
-        "gcloud components install gke-gcloud-auth-plugin",
-        "REQUIRE_GKE",
-    ),
+    "gke-gcloud-auth-plugin": ("gcloud components install gke-gcloud-auth-plugin", "REQUIRE_GKE"),
     "prometheus": ("Debian's package prometheus", "REQUIRE_PROMETHEUS"),
     "promtool": ("Debian's package prometheus", "REQUIRE_PROMETHEUS"),
 }

@@ -29,6 +29,11 @@ async def predict(request: Request) -> Response:
 
 if __name__ == "__main__":
     uvicorn.run(
-        "benchmarks.peers.fastapi_app:app", port=PORT, workers=WORKERS, loop="uvloop",
-        http="httptools", access_log=False, log_level="warning",
-    )  # fmt: skip
+        "benchmarks.peers.fastapi_app:app",
+        port=PORT,
+        workers=WORKERS,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+    )

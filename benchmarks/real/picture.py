@@ -38,7 +38,9 @@ def _cropped(picture: Image.Image) -> Tensor:
     side = min(width, height) * CROPPED
     left, top = (width - side) / 2, (height - side) / 2
     small = picture.resize(
-        (SIDE, SIDE), Image.Resampling.BILINEAR, (left, top, left + side, top + side),
+        (SIDE, SIDE),
+        Image.Resampling.BILINEAR,
+        (left, top, left + side, top + side),
         reducing_gap=2.0,
-    )  # fmt: skip
+    )
     return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3)

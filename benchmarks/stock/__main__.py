@@ -36,10 +36,21 @@ def main() -> None:
         home = Path(java.find().executable).resolve().parent.parent
         torchserve = [str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground"]
         subprocess.run(
-            [*torchserve, "--ts-config", str(config), "--models", "stock=stock.mar",
-             "--model-store", str(folder), "--disable-token-auth", "--no-config-snapshots"],
-            cwd=folder, env=os.environ | {"JAVA_HOME": str(home)}, check=False,
-        )  # fmt: skip
+            [
+                *torchserve,
+                "--ts-config",
+                str(config),
+                "--models",
+                "stock=stock.mar",
+                "--model-store",
+                str(folder),
+                "--disable-token-auth",
+                "--no-config-snapshots",
+            ],
+            cwd=folder,
+            env=os.environ | {"JAVA_HOME": str(home)},
+            check=False,
+        )
 
 
 def _pack(archive: Path, folder: Path) -> None:
@@ -48,11 +59,25 @@ def _pack(archive: Path, folder: Path) -> None:
         packed.extractall(contents)
     (contents / "vertex_handler.py").unlink()
     subprocess.run(
-        [sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "stock",
-         "--version", "1.0", "--handler", str(Path(__file__).with_name("stock_handler.py")),
-         "--extra-files", str(contents), "--export-path", str(folder)],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "model_archiver.model_packaging",
+            "--model-name",
+            "stock",
+            "--version",
+            "1.0",
+            "--handler",
+            str(Path(__file__).with_name("stock_handler.py")),
+            "--extra-files",
+            str(contents),
+            "--export-path",
+            str(folder),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
 
 
 if __name__ == "__main__":

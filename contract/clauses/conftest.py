@@ -32,9 +32,15 @@ def options(pytestconfig: pytest.Config) -> Options:
     """Return what the command line asked for."""
     get = pytestconfig.getoption
     return Options(
-        get("image"), get("docker"), get("rights"), get("ready_s"), get("liveness_s"),
-        get("port"), get("health_route"), get("predict_route"),
-    )  # fmt: skip
+        get("image"),
+        get("docker"),
+        get("rights"),
+        get("ready_s"),
+        get("liveness_s"),
+        get("port"),
+        get("health_route"),
+        get("predict_route"),
+    )
 
 
 @pytest.fixture(scope="session")

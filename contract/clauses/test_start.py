@@ -7,8 +7,9 @@ from contract.http import predict
 
 
 def test_the_image_sets_no_aip_variable_itself(started: Watched) -> None:
-    config = started.docker("image", "inspect", "--format", "{{json .Config.Env}}",
-        started.options.image)  # fmt: skip
+    config = started.docker(
+        "image", "inspect", "--format", "{{json .Config.Env}}", started.options.image
+    )
     assert not [name for name in json.loads(config) or [] if name.startswith("AIP_")]
 
 

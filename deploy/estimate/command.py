@@ -27,8 +27,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     traffic = parser.add_argument_group("traffic")
     traffic.add_argument(
-        "--traffic", choices=("steady", "wave", "burst"), default="wave", help="generated (default: wave)"
-    )  # fmt: skip
+        "--traffic",
+        choices=("steady", "wave", "burst"),
+        default="wave",
+        help="generated (default: wave)",
+    )
     traffic.add_argument(
         "--peak",
         type=_above_0,
@@ -38,8 +41,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     traffic.add_argument("--low", type=_above_0, metavar="N", help="at least (default: a tenth)")
     traffic.add_argument(
-        "--curve", type=Path, metavar="FILE", help="recorded: CSV of time,requests, or Cloud Monitoring's answer"
-    )  # fmt: skip
+        "--curve",
+        type=Path,
+        metavar="FILE",
+        help="recorded: CSV of time,requests, or Cloud Monitoring's answer",
+    )
     traffic.add_argument(
         "--times", type=_above_0, default=1, metavar="N", help="so many times the requests of it"
     )
@@ -48,9 +54,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     known = parser.add_argument_group("what was measured")
     known.add_argument(
-        "--measured", type=Path, action="append", default=[], metavar="FILE",
+        "--measured",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
         help="build/bench/growth-*.json, run-*.json, burst-*.json; several times: together",
-    )  # fmt: skip
+    )
     known.add_argument("--workload", default="SMALL", help="of a run-*.json (default: SMALL)")
     known.add_argument(
         "--per-second",
@@ -68,18 +78,26 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--p99-ms", type=_above_0, metavar="MS", help="under that load (default: 20)"
     )
     known.add_argument(
-        "--start-s", type=_above_0, metavar="S", default=measurements.QUOTED_START_S,
+        "--start-s",
+        type=_above_0,
+        metavar="S",
+        default=measurements.QUOTED_START_S,
         help="of the container, from its start to its first answer (default: %(default)s, README.md)",
-    )  # fmt: skip
+    )
     known.add_argument(
-        "--function-ms", type=_above_0, metavar="MS",
+        "--function-ms",
+        type=_above_0,
+        metavar="MS",
         help=f"an answer of the function (default: {measurements.QUOTED_FUNCTION_MS}, docs/functions.md; "
         "with --per-second as long as that says)",
-    )  # fmt: skip
+    )
     known.add_argument(
-        "--function-start-s", type=_above_0, metavar="S", default=measurements.QUOTED_FUNCTION_START_S,
+        "--function-start-s",
+        type=_above_0,
+        metavar="S",
+        default=measurements.QUOTED_FUNCTION_START_S,
         help="of the function (default: %(default)s, docs/functions.md)",
-    )  # fmt: skip
+    )
     guessed = parser.add_argument_group(
         "what nobody has measured here: a machine, and the image's way to it"
     )
@@ -89,9 +107,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         ("run", products.RUN_PROVISION_S, "an instance of Cloud Run or Cloud Functions"),
     ):
         guessed.add_argument(
-            f"--{name}-provision-s", type=_from_0, default=default, metavar="S",
+            f"--{name}-provision-s",
+            type=_from_0,
+            default=default,
+            metavar="S",
             help=f"{text} (default: {default:g}, a guess)",
-        )  # fmt: skip
+        )
     goal = parser.add_argument_group("what is wanted")
     goal.add_argument(
         "--late-ms",
@@ -108,13 +129,17 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="refused or late at most (default: 0.1%%)",
     )
     goal.add_argument(
-        "--max-instances", type=_whole, default=products.RUN_MOST, metavar="N",
+        "--max-instances",
+        type=_whole,
+        default=products.RUN_MOST,
+        metavar="N",
         help="of Cloud Run and Cloud Functions (default: %(default)s, Cloud Run's own)",
-    )  # fmt: skip
+    )
     goal.add_argument(
-        "--promoted", action="store_true",
+        "--promoted",
+        action="store_true",
         help="begin with what is kept warm, as a new version that gets all traffic at once",
-    )  # fmt: skip
+    )
     goal.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it (needs matplotlib)")
 
 
@@ -211,8 +236,12 @@ def _products(args: argparse.Namespace, settings: Settings, measured: Measured) 
     if machine.accelerators:
         on += f" + {machine.accelerators} {machine.accelerator}"
     wish = Wish(
-        settings.min_replicas, args.max_instances, settings.cpu_percent / 100, args.late_ms, args.promoted
-    )  # fmt: skip
+        settings.min_replicas,
+        args.max_instances,
+        settings.cpu_percent / 100,
+        args.late_ms,
+        args.promoted,
+    )
     vertex, gke = (
         Start(seconds, args.start_s) for seconds in (args.vertex_provision_s, args.gke_provision_s)
     )

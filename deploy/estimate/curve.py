@@ -157,9 +157,10 @@ def _even(rows: list[tuple[float, float]], steps: list[float], file: Path) -> Cu
 
 def _csv(file: Path, text: str) -> list[tuple[float, float]]:
     lines = [
-        (number, line) for number, line in enumerate(text.splitlines(), 1)
+        (number, line)
+        for number, line in enumerate(text.splitlines(), 1)
         if line.strip() and not line.startswith("#")
-    ]  # fmt: skip
+    ]
     table = list(csv.reader(line for _, line in lines))
     if not table:
         raise Stop(f"{file} is empty", "its first line is: time,requests")

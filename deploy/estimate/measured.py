@@ -52,14 +52,29 @@ EVEN: tuple[tuple[float, float], ...] = ((0.0, 0.0), (1.0, 1.0))
 PROPORTION = "in proportion to the requests"
 QUOTED = Measured(
     (
-        Point(1, 353, 7), Point(2, 549, 7), Point(4, 736, 10), Point(8, 987, 18), Point(16, 1433, 26),
-        Point(32, 1768, 34), Point(64, 2293, 46), Point(128, 2743, 69),
+        Point(1, 353, 7),
+        Point(2, 549, 7),
+        Point(4, 736, 10),
+        Point(8, 987, 18),
+        Point(16, 1433, 26),
+        Point(32, 1768, 34),
+        Point(64, 2293, 46),
+        Point(128, 2743, 69),
     ),
     cores=2,
     source="the digits, benchmarks/README.md (two cores, shared with the clients)",
-    busy=((0, 0), (0.05, 0.23), (0.1, 0.43), (0.2, 0.67), (0.35, 0.86), (0.5, 0.95), (0.75, 1), (1, 1)),
+    busy=(
+        (0, 0),
+        (0.05, 0.23),
+        (0.1, 0.43),
+        (0.2, 0.67),
+        (0.35, 0.86),
+        (0.5, 0.95),
+        (0.75, 1),
+        (1, 1),
+    ),
     busy_source="the digits, measured (docs/scale.md)",
-)  # fmt: skip
+)
 """With one client no p99 is quoted there: that of two is taken."""
 QUOTED_START_S = 4.1
 """README.md: from `docker run` to the first right answer."""
@@ -79,9 +94,12 @@ def given(per_second: float, p99_ms: float) -> Measured:
             raise Stop(f"{name} {value:g} is not above 0", "give what was measured under full load")
     point = Point(per_second * p99_ms / 1000, per_second, p99_ms)
     return Measured(
-        (point,), 1, f"{per_second:,.10g}/s a core with a p99 of {p99_ms:,.10g} ms, as given",
-        EVEN, PROPORTION,
-    )  # fmt: skip
+        (point,),
+        1,
+        f"{per_second:,.10g}/s a core with a p99 of {p99_ms:,.10g} ms, as given",
+        EVEN,
+        PROPORTION,
+    )
 
 
 def read(files: Iterable[Path], workload: str) -> Measured:

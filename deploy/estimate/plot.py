@@ -26,8 +26,13 @@ def draw(outcomes: dict[str, Outcome], file: Path) -> None:
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
     figure, columns = plt.subplots(
-        3, len(outcomes), figsize=(5 * len(outcomes), 8), sharex=True, squeeze=False, layout="constrained"
-    )  # fmt: skip
+        3,
+        len(outcomes),
+        figsize=(5 * len(outcomes), 8),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+    )
     for number, (name, outcome) in enumerate(outcomes.items()):
         rates, replicas, p99 = (row[number] for row in columns)
         at = [each.at_s / 3600 for each in outcome.moments]

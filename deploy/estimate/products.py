@@ -15,13 +15,15 @@ RUN_MOST = 100
 VERTEX_PROVISION_S, GKE_PROVISION_S, RUN_PROVISION_S = 180.0, 120.0, 2.0
 """Guessed: a machine and the image's way to it, before the container starts."""
 MACHINE_RULES = Rules(
-    every_s=QUARTER_MINUTE, target=0.6, see_s=QUARTER_MINUTE, mean_s=QUARTER_MINUTE, keep_s=5 * MINUTE
-)  # fmt: skip
+    every_s=QUARTER_MINUTE,
+    target=0.6,
+    see_s=QUARTER_MINUTE,
+    mean_s=QUARTER_MINUTE,
+    keep_s=5 * MINUTE,
+)
 """Vertex AI's, where the age of the figures is guessed; GKE's too, which has a tolerance besides."""
 HPA_TOLERANCE = 0.1
-RUN_RULES = Rules(
-    every_s=5, target=0.6, see_s=0, mean_s=MINUTE, keep_s=15 * MINUTE, at_once=True
-)  # fmt: skip
+RUN_RULES = Rules(every_s=5, target=0.6, see_s=0, mean_s=MINUTE, keep_s=15 * MINUTE, at_once=True)
 RUN_FULL = 0.6
 """Of an instance's concurrency: what Cloud Run aims at."""
 RUN_PATIENCE_S, RUN_PATIENCE_STARTS = 10.0, 3.5

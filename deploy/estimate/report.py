@@ -140,9 +140,7 @@ def _replica(product: Product) -> str:
 
 def _line(name: str, row: Row) -> str:
     o = row.outcome
-    return (
-        f"{name:28}{o.least:>6}{o.most:>6}{row.hours:>9,.0f}{o.lost:>10.2%}{o.slow:>10.2%}{row.bill.usd:>13,.0f}"
-    )  # fmt: skip
+    return f"{name:28}{o.least:>6}{o.most:>6}{row.hours:>9,.0f}{o.lost:>10.2%}{o.slow:>10.2%}{row.bill.usd:>13,.0f}"
 
 
 def _number(value: float) -> str:

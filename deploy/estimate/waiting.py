@@ -70,7 +70,7 @@ class Waiting:
         outside = sum(many for _, many in self._outside)
         step = Step(
             seconds, came, served, refused, late, each * ready, outside, p99_ms, replica.busy(rate)
-        )  # fmt: skip
+        )
         if empty and self._is_empty():
             self._known[seconds, came, ready] = step
         return step

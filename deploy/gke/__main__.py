@@ -70,9 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--project", help="(default: the one last used)")
         one.add_argument("--region", help="of the image (default: the one last used)")
         one.add_argument(
-            "--settings", type=type(settings_module.FILE), default=settings_module.FILE,
-            metavar="FILE", help="(default: deploy.toml)",
-        )  # fmt: skip
+            "--settings",
+            type=type(settings_module.FILE),
+            default=settings_module.FILE,
+            metavar="FILE",
+            help="(default: deploy.toml)",
+        )
         one.add_argument(
             "--dry-run", action="store_true", help="print what would be run, change nothing"
         )
@@ -81,9 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     one = add("deploy", "let three pods and more of the image answer in a cluster")
     one.add_argument("--image", help="NAME@sha256:… (default: the one of these sources)")
     one.add_argument(
-        "--queue-wait", action="store_true",
+        "--queue-wait",
+        action="store_true",
         help="scale by what requests wait, too: needs the Prometheus adapter (docs/kubernetes.md)",
-    )  # fmt: skip
+    )
     one = add("undeploy", "delete all of that; it asks first")
     one.add_argument("--yes", action="store_true", help="ask nothing")
     return parser

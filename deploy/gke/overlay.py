@@ -74,10 +74,14 @@ def _patches(settings: Settings) -> list[dict[str, Any]]:
         count = {"nvidia.com/gpu": str(settings.accelerator_count)}
         pod["nodeSelector"] = {"cloud.google.com/gke-accelerator": kind}
         container["resources"] = {"limits": count, "requests": count}
-    found = [{
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": APP},
-        "spec": {"template": {"spec": pod}},
-    }]  # fmt: skip
+    found = [
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": APP},
+            "spec": {"template": {"spec": pod}},
+        }
+    ]
     if settings.service_account:
         annotation = {"iam.gke.io/gcp-service-account": settings.service_account}
         metadata = {"name": APP, "annotations": annotation}

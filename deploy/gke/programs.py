@@ -51,9 +51,13 @@ class Programs:
         environ = {**os.environ, "KUBECONFIG": str(KUBECONFIG)}
         try:
             done = subprocess.run(
-                words, stdout=None if shown else subprocess.PIPE, text=True, timeout=LIMIT_S,
-                check=False, env=environ,
-            )  # fmt: skip
+                words,
+                stdout=None if shown else subprocess.PIPE,
+                text=True,
+                timeout=LIMIT_S,
+                check=False,
+                env=environ,
+            )
         except subprocess.TimeoutExpired:
             raise Stop(
                 f"{words[0]} took more than 15 minutes", "run the same command again"

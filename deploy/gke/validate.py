@@ -73,8 +73,10 @@ def main(words: list[str] | None = None) -> None:
         things = rendered(folder)
         wrong = [
             f"{folder}, Kubernetes {version}: {fault}"
-            for version in VERSIONS for thing in things for fault in faults(thing, version)
-        ]  # fmt: skip
+            for version in VERSIONS
+            for thing in things
+            for fault in faults(thing, version)
+        ]
         found = found or bool(wrong)
         if wrong:
             print("\n".join(wrong), file=sys.stderr)

@@ -10,12 +10,14 @@ from google.cloud import storage
 from deploy.explain import Said, explain
 from deploy.google.wire import TIMEOUT_S, Wire
 
-MANIFESTS = ", ".join((
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-))  # fmt: skip
+MANIFESTS = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
 
 
 class Artifacts(Wire):
@@ -66,9 +68,10 @@ class Artifacts(Wire):
         s = self.settings
         description = "Images of python -m deploy"
         request = ar.CreateRepositoryRequest(
-            parent=s.location, repository_id=s.repository,
+            parent=s.location,
+            repository_id=s.repository,
             repository=ar.Repository(format_=ar.Repository.Format.DOCKER, description=description),
-        )  # fmt: skip
+        )
         self._start(
             f"creating the repository {s.repository}",
             "ArtifactRegistry.CreateRepository",

@@ -122,8 +122,13 @@ class Batches(Wire):
 def _batch(job: v1.BatchPredictionJob) -> Batch:
     resources = job.dedicated_resources
     return Batch(
-        job.name, v1.JobState(job.state).name.removeprefix("JOB_STATE_"), job.error.message,
+        job.name,
+        v1.JobState(job.state).name.removeprefix("JOB_STATE_"),
+        job.error.message,
         job.output_info.gcs_output_directory,
-        job.completion_stats.successful_count, job.completion_stats.failed_count, resources.machine_spec.machine_type,
-        resources.starting_replica_count, job.create_time.isoformat() if job.create_time else "",
-    )  # fmt: skip
+        job.completion_stats.successful_count,
+        job.completion_stats.failed_count,
+        resources.machine_spec.machine_type,
+        resources.starting_replica_count,
+        job.create_time.isoformat() if job.create_time else "",
+    )

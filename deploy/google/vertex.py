@@ -98,9 +98,12 @@ class Vertex(Wire):
         """Register an image as a model, or as a new version of the one there is (`parent`)."""
         s = self.settings
         model = v1.Model(
-            display_name=s.name, labels=labels, version_aliases=aliases, artifact_uri=s.artifact_uri,
+            display_name=s.name,
+            labels=labels,
+            version_aliases=aliases,
+            artifact_uri=s.artifact_uri,
             container_spec=container(s, image),
-        )  # fmt: skip
+        )
         request = v1.UploadModelRequest(parent=s.location, model=model)
         if parent:
             request.parent_model = s.model
@@ -130,9 +133,11 @@ class Vertex(Wire):
         """Start a version's containers, without traffic."""
         s = self.settings
         deployed = v1.DeployedModel(
-            model=f"{s.model}@{version}", display_name=f"{s.name}-{version}", service_account=s.service_account,
+            model=f"{s.model}@{version}",
+            display_name=f"{s.name}-{version}",
+            service_account=s.service_account,
             dedicated_resources=_resources(s.machine, s.replicas),
-        )  # fmt: skip
+        )
         request = v1.DeployModelRequest(endpoint=s.endpoint, deployed_model=deployed)
         doing = f"deploying version {version} on {s.min_replicas} x {s.machine_type}"
         self._start(
@@ -147,12 +152,16 @@ class Vertex(Wire):
         """Change a deployed model's replicas."""
         resources = _resources(self.settings.machine, replicas)
         request = v1.MutateDeployedModelRequest(
-            endpoint=self.settings.endpoint, deployed_model=v1.DeployedModel(id=number, dedicated_resources=resources),
-            update_mask={"paths": [
-                "dedicated_resources.min_replica_count", "dedicated_resources.max_replica_count",
-                "dedicated_resources.autoscaling_metric_specs",
-            ]},
-        )  # fmt: skip
+            endpoint=self.settings.endpoint,
+            deployed_model=v1.DeployedModel(id=number, dedicated_resources=resources),
+            update_mask={
+                "paths": [
+                    "dedicated_resources.min_replica_count",
+                    "dedicated_resources.max_replica_count",
+                    "dedicated_resources.autoscaling_metric_specs",
+                ]
+            },
+        )
         doing = f"changing deployed model {number} to {replicas.least} to {replicas.most} replicas"
         self._start(
             doing,
@@ -228,10 +237,16 @@ class Vertex(Wire):
 
     def predict(self, body: dict[str, Any]) -> dict[str, Any]:
         """Send {"instances": […], "parameters": {…}} and return {"predictions": […], "deployedModelId": …}."""
-        request = v1.PredictRequest.wrap(json_format.ParseDict(
-            {"endpoint": self.settings.endpoint, "instances": body["instances"], "parameters": body.get("parameters")},
-            v1.PredictRequest.pb()(),
-        ))  # fmt: skip
+        request = v1.PredictRequest.wrap(
+            json_format.ParseDict(
+                {
+                    "endpoint": self.settings.endpoint,
+                    "instances": body["instances"],
+                    "parameters": body.get("parameters"),
+                },
+                v1.PredictRequest.pb()(),
+            )
+        )
         client = self._predictions
         try:
             answer = client.predict(request=request, timeout=TIMEOUT_S)
@@ -267,10 +282,13 @@ class Vertex(Wire):
 def container(settings: Settings, image: str) -> v1.ModelContainerSpec:
     """Return how Vertex AI is to run an image."""
     return v1.ModelContainerSpec(
-        image_uri=image, ports=[v1.Port(container_port=settings.port)], health_route=settings.health_route,
-        predict_route=settings.predict_route, env=[v1.EnvVar(name=k, value=v) for k, v in sorted(settings.env.items())],
+        image_uri=image,
+        ports=[v1.Port(container_port=settings.port)],
+        health_route=settings.health_route,
+        predict_route=settings.predict_route,
+        env=[v1.EnvVar(name=k, value=v) for k, v in sorted(settings.env.items())],
         shared_memory_size_mb=settings.shared_memory_mb,
-    )  # fmt: skip
+    )
 
 
 def written(spec: v1.ModelContainerSpec) -> dict[str, Any]:
@@ -305,17 +323,30 @@ def _deployed(endpoint: v1.Endpoint) -> tuple[Deployed, ...]:
         kind = v1.AcceleratorType(spec.accelerator_type).name if spec.accelerator_count else ""
         metrics = [metric.target for metric in resources.autoscaling_metric_specs]
         model, _, suffix = each.model.partition("@")
-        found.append(Deployed(
-            each.id, each.model_version_id or suffix or "1",
-            Machine(spec.machine_type, kind, spec.accelerator_count, each.service_account),
-            Replicas(resources.min_replica_count, resources.max_replica_count, metrics[0] if metrics else 60),
-            each.create_time.isoformat() if each.create_time else "", model.rsplit("/", 1)[-1],
-        ))  # fmt: skip
+        found.append(
+            Deployed(
+                each.id,
+                each.model_version_id or suffix or "1",
+                Machine(spec.machine_type, kind, spec.accelerator_count, each.service_account),
+                Replicas(
+                    resources.min_replica_count,
+                    resources.max_replica_count,
+                    metrics[0] if metrics else 60,
+                ),
+                each.create_time.isoformat() if each.create_time else "",
+                model.rsplit("/", 1)[-1],
+            )
+        )
     return tuple(found)
 
 
 def _version(model: v1.Model) -> Version:
     return Version(
-        model.version_id, dict(model.labels), tuple(model.version_aliases), written(model.container_spec),
-        model.artifact_uri, model.version_create_time.isoformat(), model.container_spec.image_uri,
-    )  # fmt: skip
+        model.version_id,
+        dict(model.labels),
+        tuple(model.version_aliases),
+        written(model.container_spec),
+        model.artifact_uri,
+        model.version_create_time.isoformat(),
+        model.container_spec.image_uri,
+    )

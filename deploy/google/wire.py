@@ -24,9 +24,16 @@ from deploy.settings import Settings
 
 TIMEOUT_S = 60
 BUSY = (
-    exceptions.ServiceUnavailable, exceptions.InternalServerError, exceptions.BadGateway, exceptions.GatewayTimeout,
-    exceptions.TooManyRequests, exceptions.RetryError, requests.ConnectionError, requests.Timeout, TransportError,
-)  # fmt: skip
+    exceptions.ServiceUnavailable,
+    exceptions.InternalServerError,
+    exceptions.BadGateway,
+    exceptions.GatewayTimeout,
+    exceptions.TooManyRequests,
+    exceptions.RetryError,
+    requests.ConnectionError,
+    requests.Timeout,
+    TransportError,
+)
 """Worth another try, but for a 429 that names a quota."""
 PAUSES_S = (0.5, 1, 2, 4, 8, 15, 30, 60)
 POLL_S = (1, 1, 2, 3, 5, 5, 10)

@@ -32,12 +32,27 @@ KEPT = (
 )
 """Paths in the jar, and what begins with them."""
 DEBIANS = (
-    *(f"netty-{part}" for part in (
-        "buffer", "codec", "codec-http", "common", "handler", "resolver", "transport",
-        "transport-native-epoll", "transport-native-kqueue", "transport-native-unix-common",
-    )),
-    "jctools-core", "gson", "commons-cli", "commons-compress", "commons-io",
-)  # fmt: skip
+    *(
+        f"netty-{part}"
+        for part in (
+            "buffer",
+            "codec",
+            "codec-http",
+            "common",
+            "handler",
+            "resolver",
+            "transport",
+            "transport-native-epoll",
+            "transport-native-kqueue",
+            "transport-native-unix-common",
+        )
+    ),
+    "jctools-core",
+    "gson",
+    "commons-cli",
+    "commons-compress",
+    "commons-io",
+)
 """Jars in /usr/share/java. Log4j is copied: its package wants MongoDB's client besides."""
 NATIVE = "META-INF/native/libnetty_transport_native_epoll_{machine}.so"
 """Debian's Netty comes without this one: its C code is that of the jar's."""

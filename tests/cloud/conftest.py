@@ -75,9 +75,19 @@ def clear(stage: Stage) -> None:
         pool.stop()
     functions.end_all(world)
     everything = (
-        world.pools, world.endpoints, world.models, world.operations, world.jobs, world.repositories, world.builds,
-        world.functions, world.uploads, world.invokers, world.pipelines, world.schedules,
-    )  # fmt: skip
+        world.pools,
+        world.endpoints,
+        world.models,
+        world.operations,
+        world.jobs,
+        world.repositories,
+        world.builds,
+        world.functions,
+        world.uploads,
+        world.invokers,
+        world.pipelines,
+        world.schedules,
+    )
     for kept in everything:
         kept.clear()
     world.answered.clear()

@@ -35,18 +35,27 @@ def shown(page: Path) -> Iterator[Shown]:
 def pattern(output: str) -> str:
     """Return what an output must match: … is anything, alone on a line any number of lines."""
     lines = [
-        r"(?:.*\n)*?" if line.strip() == "…" else re.escape(line.strip()).replace("…", ".*") + r"\s*\n"
-        for line in output.splitlines() if line.strip()
-    ]  # fmt: skip
+        r"(?:.*\n)*?"
+        if line.strip() == "…"
+        else re.escape(line.strip()).replace("…", ".*") + r"\s*\n"
+        for line in output.splitlines()
+        if line.strip()
+    ]
     return "".join(lines)
 
 
 def run(each: Shown, command: str, env: dict[str, str], cwd: Path) -> None:
     """Run a command of a page and hold what it prints against what is shown."""
     done = subprocess.run(
-        shlex.split(command), cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False,
+        shlex.split(command),
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     told = "".join(f"{line.strip()}\n" for line in done.stdout.splitlines() if line.strip())
     assert re.fullmatch(pattern(each.output), told), (
@@ -59,8 +68,11 @@ def spelt(page: Path) -> int:
     needs("gcloud")
     root = subprocess.run(
         ["gcloud", "info", "--format=value(installation.sdk_root)"],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout.strip()  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout.strip()
     names: dict[str, Any] = {}
     with open(f"{root}/data/cli/gcloud_completions.py") as file:
         exec(file.read(), names)  # noqa: S102  gcloud's own table of its commands

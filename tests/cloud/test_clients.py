@@ -97,16 +97,23 @@ def sdk(empty: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in empty.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
     aiplatform.init(
-        project=PROJECT, location=REGION, api_endpoint=empty.url, api_transport="rest",
+        project=PROJECT,
+        location=REGION,
+        api_endpoint=empty.url,
+        api_transport="rest",
         credentials=AnonymousCredentials(),
-    )  # fmt: skip
+    )
 
 
 def uploaded(**more: object) -> aiplatform.Model:
     return aiplatform.Model.upload(
-        serving_container_image_uri=f"{TINY}:1", serving_container_ports=[8080], display_name="m",
-        serving_container_health_route="/h", serving_container_predict_route="/p", **more,
-    )  # fmt: skip
+        serving_container_image_uri=f"{TINY}:1",
+        serving_container_ports=[8080],
+        display_name="m",
+        serving_container_health_route="/h",
+        serving_container_predict_route="/p",
+        **more,
+    )
 
 
 @pytest.mark.usefixtures("sdk")
@@ -158,16 +165,20 @@ def test_the_sdks_batch_prediction(empty: Stage) -> None:
     with artifacts.client(empty.world.rules) as storage:
         storage.create_bucket("sdk-batch").blob("in.jsonl").upload_from_string('"a"\n2\n')
         job = uploaded(model_id="mm").batch_predict(
-            job_display_name="j", gcs_source="gs://sdk-batch/in.jsonl", machine_type="e2-standard-2",
-            gcs_destination_prefix="gs://sdk-batch/out", instances_format="jsonl",
-        )  # fmt: skip
+            job_display_name="j",
+            gcs_source="gs://sdk-batch/in.jsonl",
+            machine_type="e2-standard-2",
+            gcs_destination_prefix="gs://sdk-batch/out",
+            instances_format="jsonl",
+        )
         assert job.completion_stats.successful_count == 2
         folder = job.output_info.gcs_output_directory.removeprefix("gs://sdk-batch/")
         lines = [
             json.loads(line)
-            for blob in storage.list_blobs("sdk-batch", prefix=folder) if "results" in blob.name
+            for blob in storage.list_blobs("sdk-batch", prefix=folder)
+            if "results" in blob.name
             for line in blob.download_as_text().splitlines()
-        ]  # fmt: skip
+        ]
     assert lines == [{"instance": "a", "prediction": "a"}, {"instance": 2, "prediction": 2}]
     job.delete()
 

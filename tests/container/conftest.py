@@ -19,9 +19,20 @@ from tests.pictures import ARCHIVE, ROOT
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGE = os.environ.get("IMAGE", "vertex-torchserve:test")
 HARDENED = (
-    "--read-only", "--tmpfs", "/tmp:size=1g", "--cap-drop", "ALL",
-    "--security-opt", "no-new-privileges", "--user", "10001", "--memory", "2g", "--pids-limit", "256",
-)  # fmt: skip
+    "--read-only",
+    "--tmpfs",
+    "/tmp:size=1g",
+    "--cap-drop",
+    "ALL",
+    "--security-opt",
+    "no-new-privileges",
+    "--user",
+    "10001",
+    "--memory",
+    "2g",
+    "--pids-limit",
+    "256",
+)
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 PROCESSES = ("entrypoint", "front", "torchserve", "worker", "telemetry")
 
@@ -37,9 +48,13 @@ for entry in pathlib.Path("/proc").glob("[0-9]*"):
 def docker(*arguments: str, timeout_s: float = 60, check: bool = True) -> str:
     """Run one docker command and return what it printed on both streams."""
     done = subprocess.run(
-        [DOCKER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        timeout=timeout_s, check=False,
-    )  # fmt: skip
+        [DOCKER, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
     assert not check or done.returncode == 0, f"docker {' '.join(arguments)}:\n{done.stdout}"
     return done.stdout
 

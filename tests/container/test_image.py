@@ -13,14 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import wire
-from tests.container.conftest import (
-    HARDENED,
-    VERTEX,
-    Container,
-    Start,
-    docker,
-    wait_until_healthy,
-)
+from tests.container.conftest import HARDENED, VERTEX, Container, Start, docker, wait_until_healthy
 from tests.http import Answer, Endpoint, crowd, wait_for
 from tests.pictures import ROOT, held_out, request
 
@@ -216,8 +209,10 @@ def test_the_vex_speaks_of_what_is_in_it(vertex: Container) -> None:
     statements = json.loads((ROOT / "docker" / "vex.openvex.json").read_text())["statements"]
     named = {
         part["@id"].rpartition("/")[2]
-        for each in statements for product in each["products"] for part in product["subcomponents"]
-    }  # fmt: skip
+        for each in statements
+        for product in each["products"]
+        for part in product["subcomponents"]
+    }
     assert named <= there
     # And of every library of Java's that a scanner knows by its version.
     debians = {
@@ -351,9 +346,12 @@ def test_a_body_in_chunks_is_taken_too(vertex: Container) -> None:
     connection = HTTPConnection(vertex.address(), 9000, timeout=10)
     body = request(wire.INSTANCE)
     connection.request(
-        "POST", PREDICT, iter([body[:50], body[50:]]), {"Transfer-Encoding": "chunked"},
+        "POST",
+        PREDICT,
+        iter([body[:50], body[50:]]),
+        {"Transfer-Encoding": "chunked"},
         encode_chunked=True,
-    )  # fmt: skip
+    )
     assert connection.getresponse().status == 200
     connection.close()
 

@@ -11,14 +11,7 @@ import pytest
 from rehearsal import containers
 from rehearsal.world import Rules
 from tests import bucket, wire
-from tests.container.conftest import (
-    DOCKER,
-    HARDENED,
-    VERTEX,
-    Container,
-    Start,
-    wait_until_healthy,
-)
+from tests.container.conftest import DOCKER, HARDENED, VERTEX, Container, Start, wait_until_healthy
 from tests.http import JSON_TYPE, Endpoint, wait_for
 from tests.pictures import ARCHIVE, ROOT, request
 from tests.stock import archive as stock

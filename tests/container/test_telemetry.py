@@ -7,6 +7,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -143,13 +144,19 @@ def test_the_page_lists_the_metrics_that_there_are(
     there = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     listed = {
         cell.partition("{")[0].strip("`")
-        for line in page.splitlines() if line.startswith("| `") and ("serving_" in line or "http_" in line)
+        for line in page.splitlines()
+        if line.startswith("| `") and ("serving_" in line or "http_" in line)
         for cell in [line.split("|")[1].strip().strip("`")]
-    }  # fmt: skip
+    }
     assert there == listed
     checked = subprocess.run(
-        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30, check=False
-    )  # fmt: skip
+        ["promtool", "check", "metrics"],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
@@ -211,19 +218,22 @@ def test_a_trace_leads_from_the_caller_to_the_model(
     assert traced(predicting, (name, value)).code == 200
     trace = value.split("-")[1] if name == "traceparent" else value.split("/", maxsplit=1)[0]
 
-    def found() -> dict[str, object]:
+    def found() -> dict[str, Any]:
         return {span.name: span for span in told[1].spans() if span.trace_id.hex() == trace}
 
     wait_for(lambda: len(found()) == 6, 15, "six spans")
     spans = found()
     front = spans.pop("POST")
-    assert front.parent_span_id.hex() == "00f067aa0ba902b7"  # type: ignore[attr-defined]
-    parents = {n: s.parent_span_id for n, s in spans.items()}  # type: ignore[attr-defined]
-    worker = spans["worker"].span_id  # type: ignore[attr-defined]
+    assert front.parent_span_id.hex() == "00f067aa0ba902b7"
+    parents = {n: s.parent_span_id for n, s in spans.items()}
+    worker = spans["worker"].span_id
     assert parents == {
-        "queue": front.span_id, "worker": front.span_id,  # type: ignore[attr-defined]
-        "decode": worker, "forward": worker, "encode": worker,
-    }  # fmt: skip
+        "queue": front.span_id,
+        "worker": front.span_id,
+        "decode": worker,
+        "forward": worker,
+        "encode": worker,
+    }
 
 
 @pytest.mark.parametrize(
@@ -304,8 +314,11 @@ def test_the_last_metrics_are_sent_before_the_container_ends(
     for _ in range(7):
         assert endpoint.post(request(wire.INSTANCE)).code == 200
     subprocess.run(
-        [DOCKER, "kill", "--signal", "INT", container.name], check=True, timeout=30, capture_output=True
-    )  # fmt: skip
+        [DOCKER, "kill", "--signal", "INT", container.name],
+        check=True,
+        timeout=30,
+        capture_output=True,
+    )
     assert container.wait_until_ended(24) == 0
     (point,) = told[1].metrics("last")["serving_instances_total"].sum.data_points
     assert point.as_double == 7 or point.as_int == 7
@@ -356,8 +369,12 @@ def test_an_endpoint_that_does_not_answer_is_said_and_harms_nobody(start: Start)
 
 def test_without_the_variables_nothing_of_it_runs(vertex: Container) -> None:
     listed = subprocess.run(
-        [DOCKER, "top", vertex.name, "-eo", "pid,args"], capture_output=True, text=True, check=True, timeout=30
-    ).stdout  # fmt: skip
+        [DOCKER, "top", vertex.name, "-eo", "pid,args"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    ).stdout
     assert "model_service_worker" in listed
     assert "telemetry" not in listed
 

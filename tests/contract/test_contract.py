@@ -35,9 +35,18 @@ def broken_image(image: str, kind: str, folder: Path) -> str:
     tag = tag.replace("'", "")
     aip = "AIP_HTTP_PORT" if kind == "sets AIP variables" else "OTHER"
     docker(
-        "build", "--tag", tag, "--build-arg", f"BASE={image}", "--build-arg", f"KIND={kind}",
-        "--build-arg", f"AIP={aip}", str(folder), timeout_s=300,
-    )  # fmt: skip
+        "build",
+        "--tag",
+        tag,
+        "--build-arg",
+        f"BASE={image}",
+        "--build-arg",
+        f"KIND={kind}",
+        "--build-arg",
+        f"AIP={aip}",
+        str(folder),
+        timeout_s=300,
+    )
     return tag
 
 
@@ -46,9 +55,13 @@ def put_to_contract(image: str, instances: Sequence[object], *options: str) -> t
     file = Path(options[options.index("--instances") + 1])
     file.write_text(json.dumps({"instances": instances}))
     done = subprocess.run(
-        [sys.executable, "-m", "contract", image, "--docker", DOCKER, *options], cwd=ROOT,
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "contract", image, "--docker", DOCKER, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -104,9 +117,15 @@ def test_a_whole_server_keeps_every_clause(image: str, tmp_path: Path) -> None:
 def test_our_image_keeps_every_clause_with_the_least_of_rights(image: str, tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
     code, said = put_to_contract(
-        image, [{"b64": base64} for base64, _ in held_out(5)], "--instances",
-        str(tmp_path / "i"), "--rights", "least", "--junit", str(junit),
-    )  # fmt: skip
+        image,
+        [{"b64": base64} for base64, _ in held_out(5)],
+        "--instances",
+        str(tmp_path / "i"),
+        "--rights",
+        "least",
+        "--junit",
+        str(junit),
+    )
     assert code == 0, said
     suite = ET.parse(junit).getroot()[0]  # noqa: S314  we wrote it
     assert int(suite.attrib["tests"]) == len(clauses(said, "kept")) > 20
@@ -152,9 +171,17 @@ def test_of_an_image_in_the_style_of_google_s_samples_the_broken_clauses_are_nam
 ) -> None:
     pictures = [{"b64": base64} for base64, _ in held_out(5)]
     code, said = put_to_contract(
-        sample, pictures, "--instances", str(tmp_path / "i"), "--port", "7080",
-        "--health-route", "/ping", "--predict-route", "/predictions/model",
-    )  # fmt: skip
+        sample,
+        pictures,
+        "--instances",
+        str(tmp_path / "i"),
+        "--port",
+        "7080",
+        "--health-route",
+        "/ping",
+        "--predict-route",
+        "/predictions/model",
+    )
     assert code == 1, said
     assert clauses(said, "BROKEN") == {"the answer is json and says so"} | {
         f"a fault of the client s is a 4xx[{fault}]"

@@ -25,8 +25,12 @@ def framework(main: Path, target: str, cwd: Path, **environ: str) -> Iterator[En
     port = free_port()
     left = {k: v for k, v in os.environ.items() if k not in ("STORAGE_URI", "MODEL_SHA256")}
     command = [
-        FRAMEWORK, f"--source={main}", f"--target={target}", "--host=127.0.0.1", f"--port={port}",
-    ]  # fmt: skip
+        FRAMEWORK,
+        f"--source={main}",
+        f"--target={target}",
+        "--host=127.0.0.1",
+        f"--port={port}",
+    ]
     log = cwd / f"{target}-{port}.log"
     with (
         log.open("w") as output,

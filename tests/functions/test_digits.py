@@ -22,9 +22,12 @@ FILES = [MODEL / name for name in (*DIGITS.model, *DIGITS.optional)]
 def digits(emulator: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     uri = bucket.filled(emulator, "pictures", "models/digits", *FILES)
     with framework(
-        ROOT / "functions" / "digits" / "main.py", "digits", tmp_path_factory.mktemp("digits"),
-        STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator,
-    ) as endpoint:  # fmt: skip
+        ROOT / "functions" / "digits" / "main.py",
+        "digits",
+        tmp_path_factory.mktemp("digits"),
+        STORAGE_URI=uri,
+        STORAGE_EMULATOR_HOST=emulator,
+    ) as endpoint:
         yield endpoint
 
 

@@ -28,9 +28,12 @@ def knn(
 ) -> Iterator[Endpoint]:
     uri = bucket.filled(emulator, "irises", "models/knn", trained)
     with framework(
-        ROOT / "functions" / "knn" / "main.py", "knn", tmp_path_factory.mktemp("knn"),
-        STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator,
-    ) as endpoint:  # fmt: skip
+        ROOT / "functions" / "knn" / "main.py",
+        "knn",
+        tmp_path_factory.mktemp("knn"),
+        STORAGE_URI=uri,
+        STORAGE_EMULATOR_HOST=emulator,
+    ) as endpoint:
         yield endpoint
 
 
@@ -168,16 +171,21 @@ def forged(folder: Path, what: str) -> Path:
         "another scikit-learn": {"version": 1, "scikit-learn": "0.24.2", "model": model},
         "another model": model,
         "another classifier": {
-            "version": 1, "scikit-learn": "1.9.1", "model": DummyClassifier().fit([[0] * 4], [0]),
+            "version": 1,
+            "scikit-learn": "1.9.1",
+            "model": DummyClassifier().fit([[0] * 4], [0]),
         },
         "another flower": {
-            "version": 1, "scikit-learn": "1.9.1",
+            "version": 1,
+            "scikit-learn": "1.9.1",
             "model": KNeighborsClassifier().fit([[0] * 3] * 5, [0] * 5),
         },
         "a stranger": {
-            "version": 1, "scikit-learn": "1.9.1", "model": Stranger().fit([[0] * 4] * 5, [0] * 5),
+            "version": 1,
+            "scikit-learn": "1.9.1",
+            "model": Stranger().fit([[0] * 4] * 5, [0] * 5),
         },
-    }  # fmt: skip
+    }
     if what == "a pickle":
         file.write_bytes(b"\x80\x04cposix\nsystem\n(S'touch /tmp/owned'\ntR.")
     else:
@@ -255,9 +263,7 @@ def test_what_arrives_damaged_is_refused(start: Start, tmp_path: Path, trained: 
 def test_a_bucket_that_comes_back_is_asked_again(
     start: Start, emulator: str, trained: Path
 ) -> None:
-    asked = start(
-        "knn", STORAGE_URI="gs://made-later/knn", STORAGE_EMULATOR_HOST=emulator
-    )  # fmt: skip
+    asked = start("knn", STORAGE_URI="gs://made-later/knn", STORAGE_EMULATOR_HOST=emulator)
     assert asked.post(of("5,3,1,0")).code == 503
     bucket.filled(emulator, "made-later", "knn", trained)
     assert asked.post(of("5,3,1,0")).code == 200

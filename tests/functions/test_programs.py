@@ -21,9 +21,14 @@ from tests.pictures import ROOT
 def run(*words: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "functions", *words]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         env=os.environ | environ,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,9 +42,13 @@ def run(*words: str, **environ: str) -> "subprocess.CompletedProcess[str]":
 def test_make_runs_a_function_until_ctrl_c(name: str, body: bytes, says: str) -> None:
     port = free_port()
     with subprocess.Popen(
-        ["make", f"function-{name}", f"PORT={port}"], cwd=ROOT, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as make:  # fmt: skip
+        ["make", f"function-{name}", f"PORT={port}"],
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as make:
         try:
             wait_for(lambda: make.poll() is not None or _listens(port), 120, f"function-{name}")
             assert says in Endpoint(f"http://127.0.0.1:{port}/").post(body).body
@@ -74,9 +83,14 @@ def test_make_puts_the_model_into_a_bucket_that_the_function_then_reads(
         client.create_bucket("from-make")
     words = ["make", "upload-model", "STORAGE=gs://from-make/models/knn"]
     done = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        words,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         env=os.environ | {"STORAGE_EMULATOR_HOST": emulator},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "gs://from-make/models/knn/knn.skops: " in done.stdout
     pin = sha256(ROOT / "build" / "knn" / "knn.skops")
@@ -120,9 +134,14 @@ def test_a_model_that_was_never_made_is_named_with_the_command_that_makes_it(
 ) -> None:
     command = [sys.executable, "-m", "functions", "serve", "knn"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert f"build/knn/knn.skops does not exist\n  {FUNCTIONS['knn'].make}" in done.stderr
 
@@ -136,8 +155,12 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def test_without_gcloud_it_says_where_that_comes_from() -> None:
     done = run(
-        "deploy", "hello", "--project", "my-project",
-        PATH="/nowhere", DEPLOY_API_ENDPOINT="http://127.0.0.1:9",
-    )  # fmt: skip
+        "deploy",
+        "hello",
+        "--project",
+        "my-project",
+        PATH="/nowhere",
+        DEPLOY_API_ENDPOINT="http://127.0.0.1:9",
+    )
     assert done.returncode == 1
     assert "gcloud is not on this machine\n  https://cloud.google.com/sdk" in done.stderr

@@ -24,9 +24,13 @@ def test_what_it_shows_is_answered_so(start: Start, function: Function) -> None:
         command = each.command.replace("localhost:8080/", url).replace("localhost:8080", url)
         # A shell, as its reader has one: the request is quoted for it.
         done = subprocess.run(
-            ["bash", "-c", f"{command} --silent --max-time 30"], cwd=ROOT, capture_output=True,
-            text=True, timeout=60, check=True,
-        )  # fmt: skip
+            ["bash", "-c", f"{command} --silent --max-time 30"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
         assert re.fullmatch(pattern(each.output), done.stdout + "\n"), done.stdout
         ran += 1
     assert ran

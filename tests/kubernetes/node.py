@@ -14,16 +14,37 @@ from tests.http import Endpoint
 from tests.kubernetes.conftest import Thing
 
 ELSEWHERE = {
-    "serviceAccountName", "automountServiceAccountToken", "enableServiceLinks", "nodeSelector", "tolerations",
-    "topologySpreadConstraints", "terminationGracePeriodSeconds", "containers", "volumes", "securityContext",
+    "serviceAccountName",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "nodeSelector",
+    "tolerations",
+    "topologySpreadConstraints",
+    "terminationGracePeriodSeconds",
+    "containers",
+    "volumes",
+    "securityContext",
     # KServe's own.
-    "minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "deploymentStrategy",
-}  # fmt: skip
+    "minReplicas",
+    "maxReplicas",
+    "scaleMetric",
+    "scaleTarget",
+    "deploymentStrategy",
+}
 """Of a pod: what the scheduler and the API server see to, and what is translated below."""
 USED = {
-    "name", "image", "env", "ports", "resources", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle",
-    "securityContext", "volumeMounts",
-}  # fmt: skip
+    "name",
+    "image",
+    "env",
+    "ports",
+    "resources",
+    "startupProbe",
+    "readinessProbe",
+    "livenessProbe",
+    "lifecycle",
+    "securityContext",
+    "volumeMounts",
+}
 """Of a container: what is translated below, or played by Running. No command: the image's own."""
 UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
@@ -68,9 +89,12 @@ def _security(found: Thing) -> list[str]:
         "seccompProfile": [],  # Docker's own profile is what a runtime's default is
     }
     meant = {
-        "runAsNonRoot": True, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
-    }  # fmt: skip
+        "runAsNonRoot": True,
+        "readOnlyRootFilesystem": True,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
     assert found.items() >= meant.items(), found
     return [word for field in found for word in words[field]]
 

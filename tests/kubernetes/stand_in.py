@@ -77,10 +77,12 @@ def standing_in() -> Iterator[World]:
 
     certificate = base64.b64encode(authority.cert_pem.bytes()).decode()
     world.described = {
-        "name": "c1", "status": "RUNNING", "location": "us-central1",
+        "name": "c1",
+        "status": "RUNNING",
+        "location": "us-central1",
         "endpoint": f"127.0.0.1:{cluster.server_port}",
         "masterAuth": {"clusterCaCertificate": certificate},
-    }  # fmt: skip
+    }
 
     class Google(_Google):
         there = world
@@ -175,10 +177,12 @@ class _Cluster(_Server):
             count = 3
             thing["spec"]["replicas"] = count
             thing["status"] = {
-                "observedGeneration": 1, "replicas": count, "updatedReplicas": count,
+                "observedGeneration": 1,
+                "replicas": count,
+                "updatedReplicas": count,
                 "availableReplicas": 0 if self.there.stuck else count,
                 "conditions": [STUCK if self.there.stuck else READY],
-            }  # fmt: skip
+            }
         self.there.objects[path] = thing
         self.answer(thing, 201)
 
@@ -226,8 +230,9 @@ class _Cluster(_Server):
                     "versions": [{"groupVersion": each, "version": each.partition("/")[2]}],
                     "preferredVersion": {"groupVersion": each, "version": each.partition("/")[2]},
                 }
-                for each in served if "/" in each
-            ]  # fmt: skip
+                for each in served
+                if "/" in each
+            ]
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
         if path == "/openapi/v3":
             where = {each: f"api{'s' if '/' in each else ''}/{each}" for each in served}
@@ -244,11 +249,14 @@ class _Cluster(_Server):
             return _openapi(version, served[version])
         resources = [
             {
-                "name": plural, "singularName": kind.lower(), "kind": kind,
-                "namespaced": kind != "Namespace", "verbs": ["get", "list", "patch", "delete"],
+                "name": plural,
+                "singularName": kind.lower(),
+                "kind": kind,
+                "namespaced": kind != "Namespace",
+                "verbs": ["get", "list", "patch", "delete"],
             }
             for kind, plural in served[version].items()
-        ]  # fmt: skip
+        ]
         return {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
 
 

@@ -28,10 +28,19 @@ DIGEST = f"sha256:{'a' * 64}"
 NAME = "us-central1-docker.pkg.dev/my-project/models/digits"
 TO = f"--project my-project --region us-central1 --cluster c1 --image {NAME}@{DIGEST}"
 APPLIED = {
-    "Namespace/digits", "ServiceAccount/digits", "Service/digits", "Deployment/digits",
-    "HorizontalPodAutoscaler/digits", "PodDisruptionBudget/digits", "NetworkPolicy/digits", "Gateway/digits",
-    "HTTPRoute/digits", "HealthCheckPolicy/digits", "GCPBackendPolicy/digits", "PodMonitoring/digits",
-}  # fmt: skip
+    "Namespace/digits",
+    "ServiceAccount/digits",
+    "Service/digits",
+    "Deployment/digits",
+    "HorizontalPodAutoscaler/digits",
+    "PodDisruptionBudget/digits",
+    "NetworkPolicy/digits",
+    "Gateway/digits",
+    "HTTPRoute/digits",
+    "HealthCheckPolicy/digits",
+    "GCPBackendPolicy/digits",
+    "PodMonitoring/digits",
+}
 Gke = Callable[..., Done]
 
 
@@ -43,10 +52,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def gke(
-    world: World,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Gke:
     """Return a function that runs python -m deploy.gke, from a folder that has what it reads."""
     needs("gcloud", "gke-gcloud-auth-plugin")
@@ -117,10 +123,7 @@ def test_a_dry_run_prints_the_lines_and_asks_nobody(world: World, gke: Gke) -> N
 
 
 def test_the_image_of_these_sources_is_looked_up_in_the_registry(world: World, gke: Gke) -> None:
-    here = {
-        "DEPLOY_REGISTRY": world.url.removeprefix("http://"),
-        "DEPLOY_API_ENDPOINT": world.url,
-    }
+    here = {"DEPLOY_REGISTRY": world.url.removeprefix("http://"), "DEPLOY_API_ENDPOINT": world.url}
     line = "deploy --project my-project --cluster c1 --dry-run"
     done = gke(line, **here)
     assert done.code == 1
@@ -197,8 +200,11 @@ def test_deploy_toml_says_what_is_served_and_as_whom(gke: Gke, tmp_path: Path) -
     assert done.code == 0, done.err
     rendered = subprocess.run(
         [BIN / "kubectl", "kustomize", tmp_path / WRITTEN / "flowers"],
-        capture_output=True, text=True, timeout=30, check=True,
-    ).stdout  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    ).stdout
     found = {each["kind"]: each for each in yaml.safe_load_all(rendered)}
     assert found["Namespace"]["metadata"]["name"] == "flowers"
     assert found["HTTPRoute"]["metadata"]["namespace"] == "flowers"
@@ -210,10 +216,15 @@ def test_deploy_toml_says_what_is_served_and_as_whom(gke: Gke, tmp_path: Path) -
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
     environ = {each["name"]: each["value"] for each in container["env"]}
-    assert environ.items() >= {
-        "AIP_PREDICT_ROUTE": "/predictions/digits", "AIP_STORAGE_URI": "gs://b/flowers", "ACCESS_LOG": "all",
-        "GOOGLE_CLOUD_PROJECT": "my-project",
-    }.items()  # fmt: skip
+    assert (
+        environ.items()
+        >= {
+            "AIP_PREDICT_ROUTE": "/predictions/digits",
+            "AIP_STORAGE_URI": "gs://b/flowers",
+            "ACCESS_LOG": "all",
+            "GOOGLE_CLOUD_PROJECT": "my-project",
+        }.items()
+    )
     # A model that is fetched may take its 20 minutes, and leaves the cluster to do so.
     assert container["startupProbe"]["failureThreshold"] == 1200
     assert found["NetworkPolicy"]["spec"]["egress"]

@@ -22,9 +22,12 @@ def test_every_command_prints_what_the_guide_shows(tmp_path: Path) -> None:
     needs("gcloud", "gke-gcloud-auth-plugin")
     with standing_in() as world:
         env = {
-            **os.environ, **environment(world, tmp_path), "PATH": f"{BIN}:{os.environ['PATH']}",
-            "DEPLOY_IMAGE": IMAGE, "DEPLOY_API_ENDPOINT": world.url,
-        }  # fmt: skip
+            **os.environ,
+            **environment(world, tmp_path),
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "DEPLOY_IMAGE": IMAGE,
+            "DEPLOY_API_ENDPOINT": world.url,
+        }
         for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
             env.pop(name, None)
         ran = [each.command for each in shown(GUIDE) if not each.command.endswith(GOOGLE)]

@@ -55,9 +55,17 @@ def test_every_object_of_every_overlay_is_valid_in_three_versions(combined: list
 def test_the_versions_are_there_and_not_the_next_older_ones() -> None:
     there = "import kubernetes_validate as k; print(*(k.utils.major_minor(v) for v in k.utils.all_versions()))"
     done = subprocess.run(
-        [BIN / "python", "-c", f"{there}; from deploy.gke.validate import VERSIONS; print(*VERSIONS)"],
-        cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
+        [
+            BIN / "python",
+            "-c",
+            f"{there}; from deploy.gke.validate import VERSIONS; print(*VERSIONS)",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
     known, wanted = (set(line.split()) for line in done.stdout.splitlines())
     assert wanted <= known
     assert len(wanted) > 1
@@ -68,10 +76,20 @@ def test_the_versions_are_there_and_not_the_next_older_ones() -> None:
     [
         ("base/deployment.yaml", "periodSeconds", "periodSecond", "'periodSecond' was unexpected"),
         ("base/autoscaler.yaml", "averageUtilization: 60", "averageUtilization: much", "'much'"),
-        ("overlays/gke-cpu/gateway.yaml", "type: Exact", "type: Exactly", "'Exactly' is not one of"),
-        ("overlays/gke-cpu/monitoring.yaml", "kind: PodMonitoring", "kind: PodWatching", "no schema of"),
+        (
+            "overlays/gke-cpu/gateway.yaml",
+            "type: Exact",
+            "type: Exactly",
+            "'Exactly' is not one of",
+        ),
+        (
+            "overlays/gke-cpu/monitoring.yaml",
+            "kind: PodMonitoring",
+            "kind: PodWatching",
+            "no schema of",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_named_with_where_it_stands(
     tmp_path: Path, file: str, old: str, new: str, says: str
 ) -> None:
@@ -98,9 +116,17 @@ def test_whatever_selects_pods_selects_ours(name: str) -> None:
         found["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
         *(each["labelSelector"]["matchLabels"] for each in pod(name)["topologySpreadConstraints"]),
         *([found["Service"]["spec"]["selector"]] if "Service" in found else []),
-        *([found["Deployment"]["spec"]["selector"]["matchLabels"]] if "Deployment" in found else []),
-        *([found["PodMonitoring"]["spec"]["selector"]["matchLabels"]] if "PodMonitoring" in found else []),
-    ]  # fmt: skip
+        *(
+            [found["Deployment"]["spec"]["selector"]["matchLabels"]]
+            if "Deployment" in found
+            else []
+        ),
+        *(
+            [found["PodMonitoring"]["spec"]["selector"]["matchLabels"]]
+            if "PodMonitoring" in found
+            else []
+        ),
+    ]
     for each in selecting:
         assert each.items() <= labels.items()
         assert each
@@ -234,8 +260,10 @@ def test_it_asks_for_no_more_than_pod_security_s_restricted_level_allows(name: s
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-    }  # fmt: skip
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     assert spec["automountServiceAccountToken"] is False
 
 
@@ -322,7 +350,7 @@ def test_the_adapter_s_rule_is_the_mean_wait_of_each_pod(tmp_path: Path) -> None
                     {"labels": '{pod="busy"}', "value": 0.05},
                     {"labels": '{pod="idle"}', "value": 0},
                 ],
-            },
+            }
         ],
     }
     (tmp_path / "rule.yaml").write_text(
@@ -330,8 +358,12 @@ def test_the_adapter_s_rule_is_the_mean_wait_of_each_pod(tmp_path: Path) -> None
     )
     done = subprocess.run(
         ["promtool", "test", "rules", "rule.yaml"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -65,9 +65,24 @@ class Balancer:
         folder.chmod(0o755)
         self._write()
         words = (
-            "run", "--detach", "--network", network, "--tmpfs", "/tmp", "--volume", f"{folder}:/conf:ro",
-            "--entrypoint", "/usr/sbin/nginx", image, "-e", "stderr", "-c", "/conf/nginx.conf", "-g", "daemon off;",
-        )  # fmt: skip
+            "run",
+            "--detach",
+            "--network",
+            network,
+            "--tmpfs",
+            "/tmp",
+            "--volume",
+            f"{folder}:/conf:ro",
+            "--entrypoint",
+            "/usr/sbin/nginx",
+            image,
+            "-e",
+            "stderr",
+            "-c",
+            "/conf/nginx.conf",
+            "-g",
+            "daemon off;",
+        )
         self.container = Container(docker(*words).strip().splitlines()[-1])
 
     def change(self, added: list[Running], removed: list[Running]) -> None:

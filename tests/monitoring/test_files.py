@@ -22,8 +22,12 @@ def test_each_alert_comes_when_it_should_and_none_while_all_is_well() -> None:
     needs("promtool")
     done = subprocess.run(
         ["promtool", "test", "rules", "tests/monitoring/alerts.yaml"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

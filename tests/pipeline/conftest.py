@@ -46,9 +46,14 @@ class Clone(NamedTuple):
     ) -> Ran:
         """Run python -m pipeline in it."""
         done = subprocess.run(
-            [sys.executable, "-m", "pipeline", *words], cwd=self.root, capture_output=True, text=True,
-            env={**os.environ, "DOCKER": DOCKER, **(env or {})}, timeout=timeout_s, check=False,
-        )  # fmt: skip
+            [sys.executable, "-m", "pipeline", *words],
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "DOCKER": DOCKER, **(env or {})},
+            timeout=timeout_s,
+            check=False,
+        )
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def records(self) -> list[dict[str, Any]]:
@@ -68,8 +73,12 @@ def clone(kfp: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone
     root = tmp_path_factory.mktemp("clone")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
-    ).stdout.split("\0")  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.split("\0")
     for name in filter(None, listed):
         if (ROOT / name).exists():
             (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -50,9 +50,11 @@ def test_what_the_evaluation_draws_and_counts_are_artifacts_that_vertex_shows(ke
     outputs = kept["components"]["comp-evaluate"]["outputDefinitions"]["artifacts"]
     kinds = {name: each["artifactType"]["schemaTitle"] for name, each in outputs.items()}
     assert kinds == {
-        "report": "system.HTML", "metrics": "system.Metrics", "confusion": "system.ClassificationMetrics",
+        "report": "system.HTML",
+        "metrics": "system.Metrics",
+        "confusion": "system.ClassificationMetrics",
         "pictures": "system.Artifact",
-    }  # fmt: skip
+    }
 
 
 def test_it_can_be_cut_after_a_step_and_given_another_image(kfp: Path, tmp_path: Path) -> None:

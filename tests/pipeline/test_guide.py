@@ -27,9 +27,14 @@ def test_a_command_of_the_guide_has_the_options_that_it_is_shown_with(
         # What it would run: make -n prints it.
         env = {name: value for name, value in os.environ.items() if name not in UNDER_MAKE}
         told = subprocess.run(
-            ["make", "-n", *words[1:]], cwd=clone.root, env=env, capture_output=True, text=True, timeout=60,
+            ["make", "-n", *words[1:]],
+            cwd=clone.root,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
             check=True,
-        ).stdout  # fmt: skip
+        ).stdout
         words = shlex.split(told.strip().splitlines()[-1])
     if "pipeline.evaluate" in words:
         evaluation().parse_args(words[words.index("pipeline.evaluate") + 1 :])

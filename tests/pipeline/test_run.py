@@ -30,8 +30,12 @@ def test_a_candidate_that_is_worse_stops_the_pipeline_and_no_later_step_runs(
 ) -> None:
     assert worse.code == 1
     assert states(worse) == {
-        "train": "done", "evaluate": "done", "gate": "failed", "export": "not run", "archive": "not run",
-    }  # fmt: skip
+        "train": "done",
+        "evaluate": "done",
+        "gate": "failed",
+        "export": "not run",
+        "archive": "not run",
+    }
     assert re.search(
         r"the pipeline stops here: the candidate reads \d+\.\d% of the held-out pictures right, what serves "
         r"now \d+\.\d%: worse by more than the 1\.0% that is tolerated\. What serves now goes on serving\.",
@@ -48,8 +52,12 @@ def test_the_evaluation_of_a_candidate_that_was_stopped_is_kept_with_its_picture
     outputs = clone.records()[1]["outputs"]
     folder = clone.root / outputs["pictures"]["uri"]
     assert {file.name for file in folder.iterdir()} == {
-        "accuracy.png", "misread.png", "confusion.txt", "report.html", "report.json",
-    }  # fmt: skip
+        "accuracy.png",
+        "misread.png",
+        "confusion.txt",
+        "report.html",
+        "report.json",
+    }
     assert "data:image/png;base64," in (clone.root / outputs["report"]["uri"]).read_text()
 
 
@@ -72,9 +80,17 @@ def test_from_a_cached_training_to_an_endpoint_that_answers_and_back_to_where_it
     ran = clone.pipeline("run", *where, *TINY, "--least", "0.05", env=env)
     assert ran.code == 0, ran.out + ran.err
     assert states(ran) == {
-        "train": "cached", "evaluate": "done", "gate": "done", "export": "done", "archive": "done",
-        "build": "done", "contract": "done", "upload": "done", "canary": "done", "promote": "done",
-    }  # fmt: skip
+        "train": "cached",
+        "evaluate": "done",
+        "gate": "done",
+        "export": "done",
+        "archive": "done",
+        "build": "done",
+        "contract": "done",
+        "upload": "done",
+        "canary": "done",
+        "promote": "done",
+    }
     assert "nothing serves yet" in ran.out  # the evaluation asked the endpoint, which is not there
     assert "version 1 is the first, and gets everything" in ran.out
     assert traffic(empty) == {"1": 100}

@@ -37,8 +37,11 @@ State = v1.PipelineState
 
 @pytest.fixture
 def pipeline(
-    empty: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:  # fmt: skip
+    empty: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Run:
     """Return a function that runs python -m pipeline, in this process, against the rehearsal."""
     for name, value in empty.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
@@ -73,8 +76,17 @@ def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, empty: S
     (job,) = jobs(empty)
     assert job.state == State.PIPELINE_STATE_SUCCEEDED
     assert [line.split()[1] for line in ran.out.splitlines() if line.startswith("  succeeded")] == [
-        "train", "evaluate", "gate", "export", "archive", "build", "contract", "upload", "canary", "promote",
-    ]  # fmt: skip
+        "train",
+        "evaluate",
+        "gate",
+        "export",
+        "archive",
+        "build",
+        "contract",
+        "upload",
+        "canary",
+        "promote",
+    ]
     parameters = given(job)
     assert parameters["weights"] == "gs://bucket/weights"
     assert (parameters["serving"], parameters["builder"], parameters["traffic"]) == (
@@ -225,18 +237,28 @@ def step(stage: Stage, name: str, version: str, where: dict[str, str]) -> None:
         "DEPLOY_IMAGE": f"{TINY}:{version}",
     }
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def look(stage: Stage, what: str) -> Done:
     words = [what, "--project", PROJECT, "--region", "us-central1"]
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.look", *words], cwd=ROOT, env={**os.environ, **stage.environment(PROJECT)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "pipeline.look", *words],
+        cwd=ROOT,
+        env={**os.environ, **stage.environment(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     return Done(done.returncode, done.stdout, done.stderr)
 
 

@@ -23,9 +23,14 @@ def emulator() -> Iterator[str]:
 def fetch(emulator: str, uri: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run python -m storage."""
     return subprocess.run(
-        [sys.executable, "-m", "storage", uri, str(folder)], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "STORAGE_EMULATOR_HOST": emulator}, timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "storage", uri, str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "STORAGE_EMULATOR_HOST": emulator},
+        timeout=60,
+        check=False,
+    )
 
 
 def test_a_buckets_folder_becomes_a_folder_here(emulator: str, tmp_path: Path) -> None:

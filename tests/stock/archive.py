@@ -17,10 +17,24 @@ def pack(folder: Path, handler: Path = HERE / "mnist_handler.py", *more: str) ->
     weights = folder / "mnist_cnn.pt"
     torch.save(Net().state_dict(), weights)
     command = [
-        sys.executable, "-m", "model_archiver.model_packaging", "--model-name", "model",
-        "--version", "1.0", "--model-file", str(HERE / "mnist.py"), "--serialized-file",
-        str(weights), "--handler", str(handler), "--export-path", str(folder), "--force", *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "model_archiver.model_packaging",
+        "--model-name",
+        "model",
+        "--version",
+        "1.0",
+        "--model-file",
+        str(HERE / "mnist.py"),
+        "--serialized-file",
+        str(weights),
+        "--handler",
+        str(handler),
+        "--export-path",
+        str(folder),
+        "--force",
+        *more,
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     weights.unlink()
     return folder / "model.mar"

@@ -73,9 +73,13 @@ def test_it_says_which_java_and_prints_a_curl_line_that_works(served: Served) ->
     assert re.search(r"^Java \d+ of .+: /", served.said, re.MULTILINE)
     (line,) = re.findall(r"^ +(curl .*)$", served.said, re.MULTILINE)
     done = subprocess.run(
-        [*shlex.split(line), "--silent", "--max-time", "30"], cwd=ROOT, capture_output=True,
-        text=True, timeout=60, check=True,
-    )  # fmt: skip
+        [*shlex.split(line), "--silent", "--max-time", "30"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert '"predictions":[{"label":' in done.stdout
 
 
@@ -153,10 +157,23 @@ def test_a_missing_archive_is_named() -> None:
 def test_a_picture_is_sent_as_the_readme_s_curl_does(served: Served) -> None:
     body = f'{{"instances":[{{"b64":"{encoded(seven())}"}}]}}'
     done = subprocess.run(
-        ["curl", "--silent", "--max-time", "30", "-d", "@-", "-H", "Content-Type: application/json",
-         url(served)],
-        input=body, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        [
+            "curl",
+            "--silent",
+            "--max-time",
+            "30",
+            "-d",
+            "@-",
+            "-H",
+            "Content-Type: application/json",
+            url(served),
+        ],
+        input=body,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert '"label":"7"' in done.stdout
 
 
@@ -165,9 +182,13 @@ def test_the_readme_s_request_is_answered_as_the_readme_says(served: Served) -> 
     (line,) = re.findall(r"^\$ (curl .*\n .*)$", text, re.MULTILINE)
     line = line.replace("http://127.0.0.1:8080/predictions/digits", url(served))
     done = subprocess.run(
-        ["bash", "-c", f"{line} --silent --max-time 30"], cwd=ROOT, capture_output=True,
-        text=True, timeout=60, check=True,
-    )  # fmt: skip
+        ["bash", "-c", f"{line} --silent --max-time 30"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     (printed,) = re.findall(r"^\{.predictions.*$", text, re.MULTILINE)
     answer, wanted = json.loads(done.stdout), json.loads(printed)
     assert answer["predictions"][0]["label"] == wanted["predictions"][0]["label"]
@@ -176,9 +197,14 @@ def test_the_readme_s_request_is_answered_as_the_readme_says(served: Served) -> 
 
 def test_make_help_lists_every_target() -> None:
     done = subprocess.run(
-        ["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
+        ["make", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
         env=os.environ,
-    )  # fmt: skip
+    )
     text = (ROOT / "Makefile").read_text()
     (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     listed = re.findall(r"^  make (\S+) ", done.stdout, re.MULTILINE)

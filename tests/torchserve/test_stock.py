@@ -51,10 +51,18 @@ def theirs(folder: Path) -> Iterator[Endpoint]:
         config = Path(run) / "config.properties"
         config.write_text(STOCK_SETTINGS.format(*ports))
         command = [
-            str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground", "--ncs",
-            "--model-store", str(folder), "--models", "model=model.mar",
-            "--ts-config", str(config), "--disable-token-auth",
-        ]  # fmt: skip
+            str(Path(sys.executable).with_name("torchserve")),
+            "--start",
+            "--foreground",
+            "--ncs",
+            "--model-store",
+            str(folder),
+            "--models",
+            "model=model.mar",
+            "--ts-config",
+            str(config),
+            "--disable-token-auth",
+        ]
         home = Path(java.find().executable).parent.parent
         environ = os.environ | {"JAVA_HOME": str(home), "LOG_LOCATION": run, "TEMP": run}
         with (Path(run) / "log").open("w") as log:
@@ -174,8 +182,10 @@ def test_make_migrate_says_that_it_works_and_shows_the_answer(folder: Path, tmp_
 
 def test_make_migrate_says_why_an_archive_does_not_load(tmp_path: Path) -> None:
     handler = tmp_path / "broken_handler.py"
-    handler.write_text("class Handler:\n    def initialize(self, context):\n        1 / 0\n"
-                       "    def handle(self, data, context):\n        return data\n")  # fmt: skip
+    handler.write_text(
+        "class Handler:\n    def initialize(self, context):\n        1 / 0\n"
+        "    def handle(self, data, context):\n        return data\n"
+    )
     done = migrate(str(stock.pack(tmp_path, handler)))
     assert done.returncode == 1
     assert (

@@ -137,8 +137,10 @@ def test_a_model_that_fails_on_one_instance_fails_its_request_alone() -> None:
     bad, good = ask(Doubler(), request(1, 13), request(2))
     assert predictions(good) == [4]
     assert error(bad) == {
-        "code": 500, "status": "INTERNAL", "message": "instances[1]: the model failed on it",
-    }  # fmt: skip
+        "code": 500,
+        "status": "INTERNAL",
+        "message": "instances[1]: the model failed on it",
+    }
 
 
 def test_a_bug_in_a_task_is_ours_and_its_text_stays_with_us() -> None:

@@ -133,8 +133,10 @@ def test_no_key_is_given_twice() -> None:
 def test_the_defaults_are_those_of_deploy_toml(build: Any) -> None:
     given, settings = build["substitutions"], Settings(project="p")
     assert (given["_NAME"], given["_REGION"], given["_REPOSITORY"]) == (
-        settings.name, settings.region, settings.repository,
-    )  # fmt: skip
+        settings.name,
+        settings.region,
+        settings.repository,
+    )
 
 
 def test_it_has_a_timeout_a_machine_and_a_log_for_a_service_account_of_its_own(build: Any) -> None:
@@ -147,9 +149,12 @@ def test_what_is_sent_to_cloud_build_is_what_the_steps_need_and_no_more(tmp_path
     needs("gcloud")
     listed = subprocess.run(
         ["gcloud", "meta", "list-files-for-upload", str(ROOT)],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)},
-    ).stdout.split()  # fmt: skip
+    ).stdout.split()
     for file in ("Dockerfile", "cloudbuild.yaml", "requirements/serve.lock", "tests/wire.py"):
         assert file in listed
     for folder in (".git/", ".venv/", "build/deploy/"):

@@ -118,35 +118,63 @@ HERE = Settings(project="my-project")
     ("said", "what", "do"),
     [
         (
-            Said("PERMISSION_DENIED", "Permission 'aiplatform.endpoints.deploy' denied on resource '//…'"),
+            Said(
+                "PERMISSION_DENIED",
+                "Permission 'aiplatform.endpoints.deploy' denied on resource '//…'",
+            ),
             "the permission aiplatform.endpoints.deploy is missing in my-project",
             "--role=roles/aiplatform.user",
         ),
         (
-            Said("PERMISSION_DENIED", "x", "SERVICE_DISABLED", {"service": "cloudbuild.googleapis.com"}),
+            Said(
+                "PERMISSION_DENIED",
+                "x",
+                "SERVICE_DISABLED",
+                {"service": "cloudbuild.googleapis.com"},
+            ),
             "the API cloudbuild.googleapis.com is not enabled in my-project",
             "gcloud services enable cloudbuild.googleapis.com --project=my-project",
         ),
-        (Said("UNAUTHENTICATED", "x"), "does not know who is asking", "gcloud auth application-default login"),
+        (
+            Said("UNAUTHENTICATED", "x"),
+            "does not know who is asking",
+            "gcloud auth application-default login",
+        ),
         (
             Said("FAILED_PRECONDITION", "Model server never became ready. Please validate …"),
             "the container never got healthy",
             "make contract",
         ),
         (
-            Said("RESOURCE_EXHAUSTED", "The following quota metrics exceed quota limits: …/custom_model_serving_cpus"),
+            Said(
+                "RESOURCE_EXHAUSTED",
+                "The following quota metrics exceed quota limits: …/custom_model_serving_cpus",
+            ),
             "a quota is used up",
             "console.cloud.google.com/iam-admin/quotas?project=my-project",
         ),
-        (Said("NOT_FOUND", "Image a/b:c not found."), "the image is not in the registry", "make push"),
+        (
+            Said("NOT_FOUND", "Image a/b:c not found."),
+            "the image is not in the registry",
+            "make push",
+        ),
         (
             Said("INVALID_ARGUMENT", "Request payload size exceeds the limit: 1572864 bytes."),
-            "the request is too large", "dedicated = true",
+            "the request is too large",
+            "dedicated = true",
         ),
-        (Said("INTERNAL", "boom", doing="deploying 3"), "while deploying 3: boom", "run the same command"),
-        (Said("INVALID_ARGUMENT", "Traffic must sum to 100"), "Google refuses: Traffic must sum to 100", "status"),
+        (
+            Said("INTERNAL", "boom", doing="deploying 3"),
+            "while deploying 3: boom",
+            "run the same command",
+        ),
+        (
+            Said("INVALID_ARGUMENT", "Traffic must sum to 100"),
+            "Google refuses: Traffic must sum to 100",
+            "status",
+        ),
     ],
-)  # fmt: skip
+)
 def test_googles_errors_are_one_sentence_and_what_to_do(said: Said, what: str, do: str) -> None:
     stop = explain(said, HERE)
     assert what in stop.what
@@ -234,11 +262,12 @@ def test_the_fingerprint_covers_whatever_the_dockerfile_copies() -> None:
     ]
     assert copied
     uncovered = [
-        word for word in copied
+        word
+        for word in copied
         if not any(word.rstrip("/") == each or word.startswith(f"{each}/") for each in image.INPUTS)
         and not str(image.ARCHIVE).startswith(word.rstrip("/"))
         and "ARCHIVE" not in word
-    ]  # fmt: skip
+    ]
     assert uncovered == []
 
 

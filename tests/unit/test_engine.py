@@ -20,9 +20,13 @@ def network() -> nn.Module:
     """Return a small network with all that is folded and scripted."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
         nn.Linear(8 * 5 * 5, 4),
-    )  # fmt: skip
+    )
     net.train()(INPUTS)  # so that its batch norm has seen something
     return net.eval()
 

@@ -69,8 +69,10 @@ def test_a_burst_is_ten_minutes_of_a_day() -> None:
 @pytest.mark.parametrize("name", ["steady", "wave", "burst"])
 def test_the_curves_in_docs_are_the_generated_ones_and_say_so(name: str, tmp_path: Path) -> None:
     made = {
-        "steady": curves.steady(5000), "wave": curves.wave(5000, 500), "burst": curves.burst(5000, 500),
-    }[name]  # fmt: skip
+        "steady": curves.steady(5000),
+        "wave": curves.wave(5000, 500),
+        "burst": curves.burst(5000, 500),
+    }[name]
     curves.write(made, tmp_path / "made.csv")
     file = ROOT / "docs" / "curves" / f"{name}.csv"
     assert file.read_text() == (tmp_path / "made.csv").read_text()
@@ -139,9 +141,13 @@ def test_what_cloud_monitoring_answers_is_added_up_over_its_series(tmp_path: Pat
         ("time,requests\n2,2\n1,2\n", "the time of row 2 is not after", "sort it"),
         ("time,requests\n0,2\n0.001,2\n9999,2\n", "its smallest step, 0.001 s", "group it"),
         ('{"error": {"code": 403}}', "has 0 rows", "group it"),
-        ('{"timeSeries": [{"points": [{"value": {}}]}]}', "no answer of Cloud Monitoring", "docs/scale.md"),
+        (
+            '{"timeSeries": [{"points": [{"value": {}}]}]}',
+            "no answer of Cloud Monitoring",
+            "docs/scale.md",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_recording_is_refused_with_the_line_and_what_was_expected(
     tmp_path: Path, text: str, said: str, do: str
 ) -> None:
@@ -229,14 +235,19 @@ def test_it_reads_what_make_growth_and_make_bench_write(tmp_path: Path) -> None:
     assert found.points == (Point(1, 300, 4), Point(8, 900, 12))
     assert found.cores == 4
     ours = {
-        "contestant": "ours", "workload": "REAL", "instances": 1, "clients": 8, "requests_s": 50.0,
+        "contestant": "ours",
+        "workload": "REAL",
+        "instances": 1,
+        "clients": 8,
+        "requests_s": 50.0,
         "p99_ms": 200.0,
-    }  # fmt: skip
+    }
     bench = tmp_path / "run.json"
     others = [
-        ours | {"contestant": "FastAPI 2x1"}, ours | {"workload": "SMALL"},
+        ours | {"contestant": "FastAPI 2x1"},
+        ours | {"workload": "SMALL"},
         ours | {"instances": 16, "clients": 9, "requests_s": 70.0},
-    ]  # fmt: skip
+    ]
     bench.write_text(json.dumps({"machine": {"cpu": "AMD EPYC, 2 cores"}, "rows": [*others, ours]}))
     assert measured.read([bench], "REAL").points == (Point(8, 50, 200),)
     loads = [{"axis": "rate", "of_peak": share, "busy": share**0.5} for share in (0.25, 0.64)]
@@ -536,9 +547,19 @@ def test_it_needs_no_project_no_credentials_and_nothing_of_google(nowhere: Path)
         "sys.exit(sum(name.split('.')[0] in ('google', 'torch', 'requests') for name in sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}"],
-        cwd=nowhere, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            f"import sys; sys.path.insert(0, {str(ROOT)!r}); {program}",
+        ],
+        cwd=nowhere,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "Vertex AI" in done.stdout
     assert not list(nowhere.iterdir())
@@ -553,8 +574,19 @@ def test_it_says_what_to_write_into_deploy_toml(capsys: pytest.CaptureFixture[st
     assert keep
     assert keep[1] == keep[2]
     assert int(keep[2]) > 1
-    again = told(capsys, "--traffic", "burst", "--peak", "20000", "--low", "500",
-                 "--min-replicas", keep[2], "--max-replicas", keep[3])  # fmt: skip
+    again = told(
+        capsys,
+        "--traffic",
+        "burst",
+        "--peak",
+        "20000",
+        "--low",
+        "500",
+        "--min-replicas",
+        keep[2],
+        "--max-replicas",
+        keep[3],
+    )
     assert f"min_replicas = {keep[2]}, max_replicas = {keep[3]} is enough" in again
 
 
@@ -578,16 +610,21 @@ def test_a_curve_that_was_written_is_read_again(
     ("words", "said"),
     [
         ("--low 10 --peak 5", "--low 10 is above --peak 5"),
-        ("--per-second 5 --per-replica 9", "--per-second and --per-replica say the same thing twice"),
+        (
+            "--per-second 5 --per-replica 9",
+            "--per-second and --per-replica say the same thing twice",
+        ),
         ("--p99-ms 5", "--p99-ms alone says nothing"),
         ("--curve nowhere.csv", "nowhere.csv cannot be read"),
         ("--measured nowhere.json", "nowhere.json cannot be read"),
         ("--machine-type m3-mega", "does not say how many cores"),
-        ("--accelerator-type NVIDIA_TESLA_T4 --accelerator-count 1 --machine-type n1-standard-4",
-         "what a core answers says nothing of a machine with NVIDIA_TESLA_T4"),
+        (
+            "--accelerator-type NVIDIA_TESLA_T4 --accelerator-count 1 --machine-type n1-standard-4",
+            "what a core answers says nothing of a machine with NVIDIA_TESLA_T4",
+        ),
         ("--min-replicas 0", "min_replicas = 0 is not between 1 and 1000"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_go_together_is_refused_with_the_way_out(
     capsys: pytest.CaptureFixture[str], words: str, said: str
 ) -> None:
@@ -615,9 +652,20 @@ def test_with_an_accelerator_only_those_that_have_it_are_estimated(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     said = told(
-        capsys, "--machine-type", "n1-standard-4", "--accelerator-type", "NVIDIA_TESLA_T4",
-        "--accelerator-count", "1", "--per-replica", "3000", "--traffic", "steady", "--peak", "1000",
-    )  # fmt: skip
+        capsys,
+        "--machine-type",
+        "n1-standard-4",
+        "--accelerator-type",
+        "NVIDIA_TESLA_T4",
+        "--accelerator-count",
+        "1",
+        "--per-replica",
+        "3000",
+        "--traffic",
+        "steady",
+        "--peak",
+        "1000",
+    )
     price = cost.table()["vertex"]
     usd = 730 * (price["machines"]["n1-standard-4"] + price["accelerators"]["NVIDIA_TESLA_T4"])
     assert f"{usd:,.0f}\n" in said
@@ -663,8 +711,9 @@ def table_of(name: str) -> list[list[str]]:
     assert found
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in found[1].splitlines() if line.startswith("|") and "---" not in line
-    ]  # fmt: skip
+        for line in found[1].splitlines()
+        if line.startswith("|") and "---" not in line
+    ]
 
 
 @pytest.mark.parametrize("row", table_of("waves")[1:], ids=lambda row: f"{row[0]}/s")

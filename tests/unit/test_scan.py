@@ -22,17 +22,26 @@ def listed(folder: Path, *components: dict[str, object]) -> Path:
 def package(name: str, version: str, path: str = "/x") -> dict[str, object]:
     """Return a Python package as Syft lists it."""
     return {
-        "name": name, "version": version, "purl": f"pkg:pypi/{name}@{version}",
+        "name": name,
+        "version": version,
+        "purl": f"pkg:pypi/{name}@{version}",
         "properties": [{"name": "syft:location:0:path", "value": path}],
-    }  # fmt: skip
+    }
 
 
 def test_python_s_packages_are_named_as_releases_are(tmp_path: Path) -> None:
     sbom = listed(
-        tmp_path, package("torch", "2.13.0+cpu"), package("typing_extensions", "4.16.0"),
-        package("wheel", "0.48.0"), package("wheel", "0.1", "/lib/setuptools/_vendor/wheel"),
-        {"name": "netty-codec", "version": "4.1.48.Final", "purl": "pkg:maven/io.netty/netty-codec@4"},
-    )  # fmt: skip
+        tmp_path,
+        package("torch", "2.13.0+cpu"),
+        package("typing_extensions", "4.16.0"),
+        package("wheel", "0.48.0"),
+        package("wheel", "0.1", "/lib/setuptools/_vendor/wheel"),
+        {
+            "name": "netty-codec",
+            "version": "4.1.48.Final",
+            "purl": "pkg:maven/io.netty/netty-codec@4",
+        },
+    )
     found = scan.requirements(sbom)
     assert found == ["torch==2.13.0", "typing-extensions==4.16.0", "wheel==0.48.0"]
 
@@ -54,9 +63,13 @@ def test_a_scanner_that_is_there_is_run_and_its_word_passed_on(
     )
     (tmp_path / "grype").chmod(0o755)
     done = subprocess.run(
-        [sys.executable, "-m", "docker.stages.scan", str(listed(tmp_path))], cwd=ROOT,
-        env=os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "docker.stages.scan", str(listed(tmp_path))],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == code, done
     assert says in done.stdout + done.stderr

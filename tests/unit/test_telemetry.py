@@ -39,9 +39,15 @@ ANSWERED = Answered(REQUEST, "POST", "/predict", 200, 99 * MS, 121 * MS, {})
 def nginx(**changed: str) -> bytes:
     """Return a line as docker/nginx.conf has it written."""
     said = {
-        "request": REQUEST, "method": "POST", "path": "/predict", "status": "200", "ended": "0.121",
-        "took": "0.022", "traceparent": "", "x-cloud-trace-context": "",
-    }  # fmt: skip
+        "request": REQUEST,
+        "method": "POST",
+        "path": "/predict",
+        "status": "200",
+        "ended": "0.121",
+        "took": "0.022",
+        "traceparent": "",
+        "x-cloud-trace-context": "",
+    }
     return b"<190>Nov 24 22:51:22 front: " + json.dumps({"answered": said | changed}).encode()
 
 
@@ -142,8 +148,10 @@ class Measured:
         assert data is not None
         self._metrics = {
             metric.name: metric.data.data_points
-            for each in data.resource_metrics for scope in each.scope_metrics for metric in scope.metrics
-        }  # fmt: skip
+            for each in data.resource_metrics
+            for scope in each.scope_metrics
+            for metric in scope.metrics
+        }
 
     def points(self, name: str) -> Any:
         return self._metrics[name]
@@ -220,9 +228,13 @@ def test_a_trace_leads_from_the_front_door_to_the_model() -> None:
         for name, span in written.items()
     }
     assert parents == {
-        "POST": None, "queue": "POST", "worker": "POST",
-        "decode": "worker", "forward": "worker", "encode": "worker",
-    }  # fmt: skip
+        "POST": None,
+        "queue": "POST",
+        "worker": "POST",
+        "decode": "worker",
+        "forward": "worker",
+        "encode": "worker",
+    }
     took = {name: (span.start_time, span.end_time) for name, span in written.items()}
     assert took["POST"] == (99 * MS, 121 * MS)
     assert took["queue"] == (100 * MS, 103 * MS)
@@ -308,9 +320,12 @@ def test_google_s_endpoint_is_told_by_the_service_account(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     account = {
-        "type": "service_account", "client_email": "a@b.iam.gserviceaccount.com",
-        "token_uri": "https://oauth2.googleapis.com/token", "private_key": key.decode(), "project_id": "b",
-    }  # fmt: skip
+        "type": "service_account",
+        "client_email": "a@b.iam.gserviceaccount.com",
+        "token_uri": "https://oauth2.googleapis.com/token",
+        "private_key": key.decode(),
+        "project_id": "b",
+    }
     (tmp_path / "key.json").write_text(json.dumps(account))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     monkeypatch.setenv(export.ENDPOINT, "https://telemetry.googleapis.com")

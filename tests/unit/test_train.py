@@ -44,9 +44,19 @@ def test_a_folder_of_pictures_per_class_becomes_a_model_of_those_classes(tmp_pat
             drawn(size).save(tmp_path / "data" / label / f"{size}.png")
     model, report = tmp_path / "model", tmp_path / "report"
     done = train(
-        "--data", str(tmp_path / "data"), "--out", str(model), "--report", str(report),
-        "--pictures", "1024", "--epochs", "3", "--processes", "1",
-    )  # fmt: skip
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(model),
+        "--report",
+        str(report),
+        "--pictures",
+        "1024",
+        "--epochs",
+        "3",
+        "--processes",
+        "1",
+    )
     assert done.returncode == 0, done.stderr
     assert "photographed, black on white" in done.stdout
     assert "training" in done.stderr  # the progress bar

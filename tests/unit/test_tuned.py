@@ -28,8 +28,7 @@ def test_it_is_followed_on_as_many_cores_as_it_was_found_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "memory", "reason"),
-    [(2, None, "is for 6 cores"), (6, GIB, "needs more memory")],
+    ("cores", "memory", "reason"), [(2, None, "is for 6 cores"), (6, GIB, "needs more memory")]
 )
 def test_elsewhere_the_default_serves_and_says_so(
     cores: int, memory: int | None, reason: str
