@@ -13,7 +13,6 @@ from docker.config import Config
 from serving.lines import SEVERITIES, Log
 from serving.torchserve import Settings
 
-NGINX = "/usr/sbin/nginx"
 TEMPLATE = Path(__file__).with_name("nginx.conf")
 METRICS = Path(__file__).with_name("metrics.conf")
 BODY = Path(__file__).with_name("body.lua")
@@ -88,7 +87,7 @@ class Front:
         self._stopping = settings.run / "stopping"
         self._log = log
         self.process = subprocess.Popen(
-            [NGINX, "-e", "stderr", "-c", str(file)],
+            ["nginx", "-e", "stderr", "-c", str(file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

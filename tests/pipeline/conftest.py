@@ -92,7 +92,7 @@ def clone(kfp: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone
         os.utime(lock, (0, 0))  # or make takes .venv for older than they are
     yield Clone(root)
     for tag in _made(root):  # there are none where no engine answers
-        docker("image", "rm", f"pipeline-digits:{tag}", check=False)
+        docker("image", "rm", "--force", f"pipeline-digits:{tag}")
 
 
 def _made(root: Path) -> set[str]:
