@@ -53,7 +53,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown deploy-gke undeploy-gke manifests pipeline rehearse stand-in estimate migrate contract faults overload burst front tune bench start growth dashboard pairs measure-functions test test-unit test-functions test-torchserve test-container test-cloud test-kubernetes test-pipeline lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown deploy-gke undeploy-gke manifests pipeline rehearse stand-in estimate migrate contract faults overload burst front tune bench start growth dashboard pairs measure-functions test test-all lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -256,29 +256,17 @@ $(PEERS)/ready: requirements/bench.lock .venv/ready
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
 	@touch $@
 
-test: $(ARCHIVE) build/kubernetes/ready $(KFP)/ready ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
-	$(BIN)/python -m pytest
+# Most of the time is waiting, for a container or a server to start: more workers than cores.
+WORKERS ?= 4
+TESTS ?= tests
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
+TESTED := $(ARCHIVE) build/kubernetes/ready $(KFP)/ready
 
-test-unit: $(MODEL) ## run the tests that need neither TorchServe nor Docker
-	$(BIN)/python -m pytest tests/unit
+test: $(TESTED) ## run the tests that take less than ten minutes in all (TESTS=tests/unit, WORKERS=4, ARGS=)
+	$(PYTEST) -m "not full" $(ARGS)
 
-test-functions: $(ARCHIVE) ## run the tests of the functions: functions-framework, a storage emulator
-	$(BIN)/python -m pytest tests/functions
-
-test-torchserve: $(ARCHIVE) ## run the tests against a real TorchServe
-	$(BIN)/python -m pytest tests/torchserve
-
-test-container: $(ARCHIVE) ## run the tests against the real image, and those of the contract suite
-	$(BIN)/python -m pytest tests/container tests/contract
-
-test-cloud: $(ARCHIVE) ## run the tests of deploying: gcloud, the SDK and python -m deploy against the rehearsal
-	$(BIN)/python -m pytest tests/cloud
-
-test-pipeline: $(ARCHIVE) $(KFP)/ready ## run the tests of the pipeline: kfp's local runner, and Vertex AI Pipelines rehearsed
-	$(BIN)/python -m pytest tests/pipeline
-
-test-kubernetes: $(ARCHIVE) build/kubernetes/ready ## run the tests of kubernetes/: schemas, a pod, a rolling update, a stand-in for GKE
-	$(BIN)/python -m pytest tests/kubernetes
+test-all: test ## run all tests: those of make test, then the long ones
+	$(PYTEST) -m full $(ARGS)
 
 lint: .venv/ready ## check style, types and who imports whom
 	$(BIN)/ruff check .
