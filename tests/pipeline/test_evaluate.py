@@ -12,8 +12,8 @@ from pipeline import pictures, report
 from pipeline.asked import NoAnswer, of_archive, of_folder, of_url
 from pipeline.evaluate import MOST_BYTES, Rule, answers, held_out
 from pipeline.report import Compared, Shown
-from tests.functions.conftest import framework
-from tests.pictures import ARCHIVE, MODEL, ROOT
+from tests.functions.conftest import made
+from tests.pictures import ARCHIVE, MODEL
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,12 @@ def test_a_candidate_goes_on_unless_it_is_worse_or_not_good_enough(
 
 
 def test_a_folder_an_archive_and_a_url_with_the_same_model_say_the_same(
-    shown: list[Shown], tmp_path: Path
+    shown: list[Shown],
 ) -> None:
     folder = answers(of_folder(MODEL), shown)
     assert sum(each.label == said for each, said in zip(shown, folder, strict=True)) > 30
     assert answers(of_archive(ARCHIVE), shown) == folder
-    main = ROOT / "functions/digits/main.py"
-    with framework(main, "digits", tmp_path, STORAGE_URI=str(MODEL)) as endpoint:
+    with made("digits") as endpoint:
         assert answers(of_url(endpoint.url), shown) == folder
 
 
