@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy import fingerprint as sources
 from deploy.errors import Stop
 from deploy.google import Google
 from deploy.settings import Settings
@@ -61,29 +62,13 @@ def fingerprint(root: Path = Path()) -> str:
     if not (root / ARCHIVE).is_file():
         raise Stop(f"{ARCHIVE} does not exist", "make archive")
     total = hashlib.sha256(os.environ.get("EXTRAS", "").encode())
-    for name in INPUTS:
-        path = root / name
-        files = (
-            [path]
-            if path.is_file()
-            else sorted(
-                each
-                for each in path.rglob("*")
-                if each.is_file() and "__pycache__" not in each.parts
-            )
-        )
-        for each in files:
-            total.update(
-                f"{each.relative_to(root)}\0{hashlib.sha256(each.read_bytes()).hexdigest()}\0".encode()
-            )
-    with zipfile.ZipFile(
-        root / ARCHIVE
-    ) as archive:  # not the file itself: it holds the time of packing
+    total.update(sources.fingerprint(root, INPUTS).encode())
+    # Not the file itself: it holds the time of packing.
+    with zipfile.ZipFile(root / ARCHIVE) as archive:
         for entry in sorted(archive.infolist(), key=lambda each: each.filename):
             if not entry.filename.endswith("MANIFEST.json"):
-                total.update(
-                    f"{entry.filename}\0{hashlib.sha256(archive.read(entry)).hexdigest()}\0".encode()
-                )
+                digest = hashlib.sha256(archive.read(entry)).hexdigest()
+                total.update(f"{entry.filename}\0{digest}\0".encode())
     return f"src-{total.hexdigest()[:16]}"
 
 

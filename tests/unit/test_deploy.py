@@ -291,6 +291,9 @@ def test_the_fingerprint_changes_with_what_goes_in_and_with_nothing_else(tmp_pat
     assert image.fingerprint(tree(tmp_path / "c", code="9")) != first
     assert image.fingerprint(tree(tmp_path / "d", weights="9")) != first
     (tmp_path / "a" / "README.md").write_text("words")
+    compiled = tmp_path / "a" / "docker" / "__pycache__" / "x.pyc"
+    compiled.parent.mkdir()
+    compiled.write_text("bytes")
     assert image.fingerprint(tmp_path / "a") == first
 
 
