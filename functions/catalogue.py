@@ -31,6 +31,8 @@ class Function:
     """The folder that they are made in."""
     make: str = ""
     """The command that makes them."""
+    sample: str = ""
+    """A request to try it with; empty: its model's golden instance."""
     timeout_s: int = 60
     most_instances: int = 5
     """A bound on what a flood of requests can cost."""
@@ -42,7 +44,14 @@ class Function:
 
 
 HTTP = ("functions/__init__.py", "functions/asked.py")
-HELLO = Function("hello", memory="512Mi", cpu="1", concurrency=16, shared=HTTP)
+HELLO = Function(
+    "hello",
+    memory="512Mi",
+    cpu="1",
+    concurrency=16,
+    shared=HTTP,
+    sample='{"message": "Good day to you!"}',
+)
 KNN = Function(
     "knn",
     memory="512Mi",
@@ -52,6 +61,7 @@ KNN = Function(
     model=("knn.skops",),
     made=Path("build/knn"),
     make="python -m functions.knn.train",
+    sample='{"input_data": "5,3,1,0"}',
 )
 DIGITS = Function(
     "digits",

@@ -1,6 +1,7 @@
 """Functions: in this process for what they answer, and one of each started as a user starts it."""
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from tests.pictures import ROOT
 
 VARIABLES = ("STORAGE_URI", "MODEL_SHA256", "STORAGE_EMULATOR_HOST")
 Start = Callable[..., FlaskClient]
+Live = Callable[[str], Endpoint]
 
 
 @contextlib.contextmanager
@@ -95,22 +97,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def live_hello() -> Iterator[Endpoint]:
-    """Give the function hello as it runs on a user's machine."""
-    with made("hello") as endpoint:
-        yield endpoint
+def live(emulator: str, trained: Path) -> Iterator[Live]:
+    """Return a function that gives one of ours as it runs on a user's machine, started once."""
+    with contextlib.ExitStack() as stack:
 
+        @functools.cache
+        def running(name: str) -> Endpoint:
+            if name != "knn":
+                return stack.enter_context(made(name))
+            uri = bucket.filled(emulator, "irises", "models/knn", trained)
+            return stack.enter_context(made(name, uri, STORAGE_EMULATOR_HOST=emulator))
 
-@pytest.fixture(scope="session")
-def live_knn(emulator: str, trained: Path) -> Iterator[Endpoint]:
-    """Give the function knn, its model in a bucket."""
-    uri = bucket.filled(emulator, "irises", "models/knn", trained)
-    with made("knn", uri, STORAGE_EMULATOR_HOST=emulator) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture(scope="session")
-def live_digits() -> Iterator[Endpoint]:
-    """Give the function digits with the model of build/model."""
-    with made("digits") as endpoint:
-        yield endpoint
+        yield running

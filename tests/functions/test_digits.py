@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from functions.catalogue import DIGITS
 from storage.fetched import sha256
 from tests import bucket, wire
-from tests.functions.conftest import Start, in_process
-from tests.http import JSON_TYPE, Endpoint
+from tests.functions.conftest import Live, Start, in_process
+from tests.http import JSON_TYPE
 from tests.pictures import MODEL, held_out, request
 
 pytestmark = pytest.mark.xdist_group("functions")
@@ -63,29 +63,27 @@ def test_what_is_no_prediction_gets_the_container_s_answer(
 
 
 def test_a_client_of_the_endpoint_s_path_needs_to_change_the_host_alone(
-    live_digits: Endpoint,
+    live: Live,
 ) -> None:
     path = "/v1/projects/p/locations/us-central1/endpoints/1:predict"
     for case in (wire.CASES[0], wire.CASES[-1]):
-        answer = live_digits.send("POST", path, case.body, JSON_TYPE)
+        answer = live("digits").send("POST", path, case.body, JSON_TYPE)
         wire.check(case, answer.code, answer.body)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["its length announced", "in chunks"])
-def test_a_request_larger_than_the_container_takes_is_refused(
-    live_digits: Endpoint, chunked: bool
-) -> None:
+def test_a_request_larger_than_the_container_takes_is_refused(live: Live, chunked: bool) -> None:
     body = b" " * (11 << 20)
-    answer = live_digits.send("POST", "/", iter([body]) if chunked else body, JSON_TYPE)
+    answer = live("digits").send("POST", "/", iter([body]) if chunked else body, JSON_TYPE)
     assert answer.code == 413
     assert "limit of 10485760 bytes" in json.loads(answer.body)["error"]["message"]
 
 
-def test_many_clients_at_once_get_their_own_answers(live_digits: Endpoint) -> None:
+def test_many_clients_at_once_get_their_own_answers(live: Live) -> None:
     bodies = [request(picture) for picture, _ in held_out(24)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(live_digits.post, bodies, timeout=120))
-    assert [each.body for each in answers] == [live_digits.post(body).body for body in bodies]
+        answers = list(pool.map(live("digits").post, bodies, timeout=120))
+    assert [each.body for each in answers] == [live("digits").post(body).body for body in bodies]
 
 
 def edited(name: str, pattern: bytes, new: bytes) -> Callable[[Path], object]:

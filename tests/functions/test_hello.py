@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 import pytest
 from flask.testing import FlaskClient
 
-from tests.functions.conftest import in_process
-from tests.http import JSON_TYPE, Endpoint
+from tests.functions.conftest import Live, in_process
+from tests.http import JSON_TYPE
 
 pytestmark = pytest.mark.xdist_group("functions")
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -72,19 +72,17 @@ def test_other_methods_are_a_405(hello: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["its length announced", "in chunks"])
-def test_a_body_beyond_the_limit_is_a_413_that_names_it(
-    live_hello: Endpoint, chunked: bool
-) -> None:
+def test_a_body_beyond_the_limit_is_a_413_that_names_it(live: Live, chunked: bool) -> None:
     body = b" " * (3 << 20)
-    answer = live_hello.send("POST", "/", iter([body, body]) if chunked else body, FORM)
+    answer = live("hello").send("POST", "/", iter([body, body]) if chunked else body, FORM)
     assert answer.code == 413
     assert "limit of 1048576 bytes" in answer.body
 
 
-def test_who_hangs_up_harms_nobody(live_hello: Endpoint) -> None:
-    connection = http.client.HTTPConnection(urlsplit(live_hello.url).netloc, timeout=10)
+def test_who_hangs_up_harms_nobody(live: Live) -> None:
+    connection = http.client.HTTPConnection(urlsplit(live("hello").url).netloc, timeout=10)
     connection.putrequest("POST", "/")
     connection.putheader("Content-Length", "100")
     connection.endheaders(b"{")
     connection.close()
-    assert live_hello.post(b'{"message": "still here"}', FORM).body == "still here"
+    assert live("hello").post(b'{"message": "still here"}', FORM).body == "still here"

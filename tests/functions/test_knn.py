@@ -15,8 +15,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from functions.knn import iris, train
 from storage.fetched import sha256
 from tests import bucket
-from tests.functions.conftest import Start, in_process
-from tests.http import JSON_TYPE, Endpoint
+from tests.functions.conftest import Live, Start, in_process
+from tests.http import JSON_TYPE
 
 pytestmark = pytest.mark.xdist_group("functions")
 ASKS_JSON = {"Accept": "application/json"}
@@ -62,9 +62,9 @@ def test_it_names_the_class_in_words_and_in_json(
     assert answer.text == f'{{"prediction":[{species}]}}'
 
 
-def test_a_browser_asks_in_the_query(live_knn: Endpoint) -> None:
+def test_a_browser_asks_in_the_query(live: Live) -> None:
     browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-    answer = live_knn.send("GET", "/?input_data=6.3,3.3,4.7,1.6", headers=browser)
+    answer = live("knn").send("GET", "/?input_data=6.3,3.3,4.7,1.6", headers=browser)
     assert (answer.code, answer.body) == (200, "Belongs to class: [1]")
 
 

@@ -103,7 +103,7 @@ def test_a_model_goes_into_a_bucket_that_the_function_then_reads(
         ("upload knn --storage bucket/x", "expected gs://BUCKET/FOLDER"),
         (
             "upload knn --storage gs://no-such-bucket/x",
-            "there is no bucket no-such-bucket\n  PROJECT=my-project as well",
+            "there is no bucket gs://no-such-bucket, and no project is named to create it in",
         ),
         ("deploy knn --project my-project --storage /tmp", "STORAGE=gs://"),
         ("deploy hello --project X", "a project's ID: 6 to 30"),

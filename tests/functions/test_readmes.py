@@ -8,21 +8,21 @@ import pytest
 from functions.catalogue import FUNCTIONS, Function
 from functions.example import example
 from tests.cloud.guide import pattern, shown
-from tests.http import Endpoint
+from tests.functions.conftest import Live
 from tests.pictures import ROOT
 
 pytestmark = pytest.mark.xdist_group("functions")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_what_it_shows_is_answered_so(function: Function, request: pytest.FixtureRequest) -> None:
-    live: Endpoint = request.getfixturevalue(f"live_{function.name}")
+def test_what_it_shows_is_answered_so(live: Live, function: Function) -> None:
+    url = live(function.name).url
     assert example(function)  # which writes the digits' request
     ran = 0
     for each in shown(function.folder / "README.md"):
         if not each.command.startswith("curl "):
             continue
-        command = re.sub("localhost:8080/?", live.url, each.command)
+        command = re.sub("localhost:8080/?", url, each.command)
         # A shell, as its reader has one: the request is quoted for it.
         done = subprocess.run(
             ["bash", "-c", f"{command} --silent --max-time 30"],
