@@ -171,10 +171,10 @@ def test_a_source_that_does_not_start_fails_its_deployment(
     empty: Stage, python: Run, gcloud: Run, tmp_path: Path
 ) -> None:
     source = laid_out(python, tmp_path)
-    (source / "asked.py").unlink()
+    (source / "functions/asked.py").unlink()
     done = deploys(gcloud, source)
     assert done.code == 1
-    assert "No module named 'asked'" in done.err
+    assert "No module named 'functions.asked'" in done.err
     assert not empty.world.functions
 
 
