@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.cloud.conftest import empty, stage  # noqa: F401
+from tests.cloud.conftest import empty, stage, tiny  # noqa: F401
 from tests.container.conftest import DOCKER, docker, image  # noqa: F401
 from tests.pictures import ROOT
 
