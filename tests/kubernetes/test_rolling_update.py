@@ -95,7 +95,7 @@ class Balancer:
 
     def _write(self) -> None:
         servers = " ".join(
-            f"server {each.container.address()}:{each.port('http')} max_fails=0;"
+            f"server {each.container.address}:{each.port('http')} max_fails=0;"
             for each in self.pods
         )
         (self._folder / "nginx.conf").write_text(NGINX.replace("SERVERS", servers))

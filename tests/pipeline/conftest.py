@@ -79,4 +79,4 @@ def clone(kfp: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone
     made = Clone(root)
     yield made
     for tag in {each["image"] for run in made.records() for each in run if "image" in each}:
-        Docker(DOCKER)("image", "rm", tag)
+        Docker(DOCKER)("image", "rm", "--force", tag)
