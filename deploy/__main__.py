@@ -12,7 +12,6 @@ from typing import Any
 
 from deploy import settings as settings_module
 from deploy.errors import Interrupted, Stop
-from deploy.estimate import command as estimate
 
 GOES_ON = (
     "What Google has begun goes on there. The same command goes on from here; `python -m deploy status` shows "
@@ -24,10 +23,7 @@ def main(words: list[str] | None = None) -> None:
     """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused, 130 interrupted."""
     args = _parser().parse_args(words)
     try:
-        if args.run == "estimate":
-            _estimate(args)
-        else:
-            _run(args, settings_module.read(vars(args), file=args.settings))
+        _run(args, settings_module.read(vars(args), file=args.settings))
     except Interrupted:
         _say(f"\ninterrupted. {GOES_ON}")
         sys.exit(130)
@@ -45,13 +41,6 @@ def _run(args: argparse.Namespace, found: settings_module.Settings) -> None:
     if not args.dry_run:
         settings_module.remember(found)
     getattr(commands, args.run)(google, args)
-
-
-def _estimate(args: argparse.Namespace) -> None:
-    # It asks no project: where none is named, any name serves.
-    project = args.project or "estimated"
-    found = settings_module.read(vars(args) | {"project": project}, file=args.settings)
-    estimate.run(args, found, _say)
 
 
 def _say(line: str) -> None:
@@ -145,13 +134,6 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--version", help="(default: that of the image)")
     one.add_argument("--replicas", type=int, default=1, help="(default: 1)")
     add("status", "status", "what runs, at which traffic, since when, and what it costs")
-    estimate.options(
-        add(
-            "estimate",
-            "estimate",
-            "how many replicas a traffic takes, and what they cost; asks nobody",
-        )
-    )
     one = add("undeploy", "undeploy", "end what is deployed; the endpoint and the model stay")
     one.add_argument("--version", help="only this one")
     one.add_argument("--idle", action="store_true", help="only what has no traffic")

@@ -8,8 +8,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from model.network import SIDE
 from task import JSON, BadInstance
+
+from .network import SIDE
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 CROPPED = 0.875
