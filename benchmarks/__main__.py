@@ -46,7 +46,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workload", choices=["SMALL", "REAL", "both"], default="both")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (%(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=3, help="of a turn (%(default)s; more for REAL)"
+        "--seconds", type=float, default=3, help="of a turn, at least (%(default)s)"
     )
     parser.add_argument("--image", help="ours: this image (default: ours without a container)")
     parser.add_argument("--docker", default="docker", help="(%(default)s)")

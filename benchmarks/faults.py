@@ -141,53 +141,35 @@ FAULTS = [
 ]
 
 
-class Result(NamedTuple):
-    """What a fault cost; times in seconds."""
+def measure(docker: str, tag: str, models: Path, fault: Fault) -> str:
+    """Start a container, break it under load, and watch it until it is healthy again.
 
-    fault: str
-    sent: int
-    """Requests from the fault on."""
-    lost: dict[str, int]
-    """Those without predictions, by what they got."""
-    lost_for: float
-    """From the fault to the end of the last request that was lost."""
-    unhealthy_for: float
-    """How long the health route did not answer 200."""
-    slowest: float
-    restarts: int
-    reason: str
-    """The container's own reason for its last end."""
-
-    def line(self) -> str:
-        """Return the line of a Markdown table."""
-        lost = ", ".join(f"{count} x {what}" for what, count in sorted(self.lost.items())) or "0"
-        times = (f"{seconds:.1f} s" for seconds in self[3:6])
-        return f"| {' | '.join([self.fault, str(self.sent), lost, *times])} | {self.restarts} | {self.reason} |"
-
-
-def measure(docker: str, tag: str, models: Path, fault: Fault) -> Result:
-    """Start a container, break it under load, and watch it until it is healthy again."""
+    Returns a line of the table. All but restarts and the container's last reason for its end count
+    from the fault on; a request is lost that got no predictions.
+    """
     model = ("--volume", f"{models}:/mnt/models:ro", "--env", "AIP_STORAGE_URI=/mnt/models")
     with image.running(docker, tag, *LIMITS, *RIGHTS, *model) as server:
-        image.wait_until_healthy(server)
         with Load(server.host, fault.body) as load:
             time.sleep(BEFORE_S)
             broken = time.monotonic()
             fault.inject(server)
-            unhealthy_for = _watch(server, load, broken)
-        since = [one for one in load.outcomes if one.ended > broken]
-        lost = [one for one in since if one.result != 200]
-        lines = [line for line in server.container.logs().splitlines() if REASON in line]
-        return Result(
-            fault.name,
-            len(since),
-            dict(collections.Counter(str(one.result) for one in lost)),
-            max((one.ended - broken for one in lost), default=0.0),
-            unhealthy_for,
-            max((one.ended - one.began for one in since), default=0.0),
-            int(server.container.inspect("{{.RestartCount}}")),
-            lines[-1].split(REASON)[1] if lines else "",
-        )
+            unhealthy_s = _watch(server, load, broken)
+        restarts = server.container.inspect("{{.RestartCount}}")
+        reasons = [line for line in server.container.logs().splitlines() if REASON in line]
+    since = [one for one in load.outcomes if one.ended > broken]
+    lost = [one for one in since if one.result != 200]
+    results = collections.Counter(str(one.result) for one in lost)
+    lost_s = max((one.ended - broken for one in lost), default=0.0)
+    slowest_s = max((one.ended - one.began for one in since), default=0.0)
+    cells = [
+        fault.name,
+        str(len(since)),
+        ", ".join(f"{count} x {result}" for result, count in sorted(results.items())) or "0",
+        *(f"{seconds:.1f} s" for seconds in (lost_s, unhealthy_s, slowest_s)),
+        restarts,
+        reasons[-1].split(REASON)[1] if reasons else "",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _watch(server: Server, load: Load, broken: float) -> float:
@@ -212,11 +194,7 @@ def _watch(server: Server, load: Load, broken: float) -> float:
 
 def main() -> None:
     """Parse the command line, measure, and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.faults",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument("image")
     parser.add_argument("--docker", default="docker", help="(%(default)s)")
     parser.add_argument("--only", default="", help="only faults whose name contains this")
@@ -230,7 +208,7 @@ def main() -> None:
             models = _pack(Path(folder))
             for fault in FAULTS:
                 if args.only in fault.name:
-                    print(measure(args.docker, args.image, models, fault).line(), flush=True)
+                    print(measure(args.docker, args.image, models, fault), flush=True)
     except DockerError as error:
         sys.exit(f"benchmarks.faults: {error}")
     print(f"\n{machine()}, which the clients share with the container.")

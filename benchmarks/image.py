@@ -69,23 +69,20 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(docker: str, image: str, *options: str) -> Iterator[Server]:
-    """Start a container with options of `docker run` and remove it at the end.
+def running(docker: str, image: str, *options: str, healthy: bool = True) -> Iterator[Server]:
+    """Start a container with options of `docker run` and remove it at the end; raise DockerError.
 
-    The container may not be ready yet: see wait_until_healthy. Raises DockerError.
+    With `healthy` the block runs once the health route answers 200; the program ends if it never
+    does.
     """
     container = Docker(docker).start(image, *options, env=VARIABLES)
     try:
-        yield Server(container, container.address)
+        server = Server(container, container.address)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while healthy and not server.is_healthy():
+            if time.monotonic() > deadline:
+                sys.exit(f"not healthy within {START_TIMEOUT_S} s:\n{container.logs(tail=5)}")
+            time.sleep(0.1)
+        yield server
     finally:
         container.remove()
-
-
-def wait_until_healthy(server: Server) -> None:
-    """Return once the health route answers 200; end the program if it never does."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not server.is_healthy():
-        if time.monotonic() > deadline:
-            lines = server.container.logs(tail=5)
-            sys.exit(f"the container was not healthy within {START_TIMEOUT_S} s:\n{lines}")
-        time.sleep(0.1)

@@ -61,7 +61,6 @@ def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         with image.running(args.docker, args.image) as server:
-            image.wait_until_healthy(server)
             rows = [row for axis in args.axes.split(",") for row in _rows(axis, server, args)]
     except (WrkMissingError, DockerError) as error:
         sys.exit(f"benchmarks.scaling: {error}")

@@ -33,7 +33,8 @@ PARTS = {
     "torch and other packages": ["/opt/venv"],
     "Java": ["/opt/jre"],
     "Debian, nginx and Python": ["/usr", "/var", "/etc"],
-    "ours": ["/app", "/opt/model-store", "/opt/netty"],
+    "TorchServe": ["/opt/torchserve"],
+    "ours": ["/app", "/opt/model-store"],
 }
 
 
@@ -67,7 +68,7 @@ def main() -> None:
 def _ours(args: argparse.Namespace) -> float:
     body = artifact.golden_request(DIGITS)
     began = time.monotonic()
-    with image.running(args.docker, args.image) as server:
+    with image.running(args.docker, args.image, healthy=False) as server:
         client = Client(server.host, 10)
         while client.send(PREDICT, body) != 200:
             if time.monotonic() - began > START_TIMEOUT_S:

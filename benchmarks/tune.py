@@ -53,8 +53,6 @@ class Champion:
 
     def __init__(self, first: Layout, objective: Objective, args: argparse.Namespace) -> None:
         self.layout, self.objective, self._args = first, objective, args
-        self.duels: list[tuple[Layout, Load, Load]] = []
-        """The challenger, its result, and the champion's beside it."""
         self.load: Load | None = None
 
     def challenge(self, layout: Layout) -> bool:
@@ -66,7 +64,6 @@ class Champion:
         turns = zip(challengers, champions, strict=True)
         most = sum(self.objective.better(*turn) for turn in turns) * 2 > len(champions)
         won = most and self.objective.better(challenger, champion)
-        self.duels.append((layout, challenger, champion))
         print(
             f"  {_short(layout):<10} {_told(challenger)}   beside {_short(self.layout)} "
             f"{_told(champion)}: {'better' if won else 'no better'}",
@@ -171,23 +168,14 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
-    parser.add_argument(
-        "--objective",
-        choices=["throughput", "latency"],
-        default="throughput",
-        help="the most requests a second within --p99-ms, or the soonest answer to one client "
-        "(%(default)s)",
-    )
+    best = "most requests a second within --p99-ms, or quickest answer to one client (%(default)s)"
+    objectives = ["throughput", "latency"]
+    parser.add_argument("--objective", choices=objectives, default="throughput", help=best)
     parser.add_argument("--p99-ms", type=float, default=250, help="(%(default)s)")
     parser.add_argument("--clients", type=int, default=32, help="at once (%(default)s)")
     parser.add_argument("--request", type=Path, help="file of a body to ask with (the golden one)")
     parser.add_argument("--archive", type=Path, default="build/model-store/digits.mar")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(tuned.CONFIG),
-        help="a file of the model's package (%(default)s)",
-    )
+    parser.add_argument("--out", type=Path, default=Path(tuned.CONFIG), help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (%(default)s)")
     parser.add_argument("--seconds", type=float, default=2, help="of a turn (%(default)s)")
     return parser.parse_args()

@@ -15,7 +15,7 @@ class Function:
     name: str
     """Of the folder, of the entry point in its main.py, and of what is deployed."""
     memory: str
-    """What an instance may take, as gcloud writes it; benchmarks/functions.py measures the need."""
+    """What an instance may take, as gcloud writes it; docs/functions.md has the measured need."""
     cpu: str
     concurrency: int
     """Requests at once in one instance."""
