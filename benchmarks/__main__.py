@@ -7,23 +7,19 @@ affects all of them alike. The results are medians of the rounds, and their rati
 import argparse
 import contextlib
 import datetime
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 from benchmarks import contestants, results, workloads
 from benchmarks.contestants import Served
 from benchmarks.limit import limit
-from benchmarks.load import Load, WrkMissingError, press
+from benchmarks.load import Load, WrkMissingError
 from benchmarks.results import Cell, Row
 from benchmarks.workloads import BUILD, Workload
 from contract.docker import DockerError
 from serving import machine
 
 CELLS = (Cell(1, 1), Cell(8, 1), Cell(32, 1), Cell(4, 16))
-SETTLE_S = 0.7
-"""Before and after a turn: the last requests of one turn must not run into the next."""
 Ask = Callable[[Cell, float], Load]
 
 
@@ -60,20 +56,20 @@ def _run(workload: Workload, args: argparse.Namespace) -> list[Row]:
         asked: dict[str, Ask] = {}
         bare = stack.enter_context(limit(workload, cores))
         asked[results.LIMIT] = lambda cell, s: bare.press(cell.clients, cell.instances, s)
-        others = [contestants.stock(cores), *contestants.peers(cores)]
+        others = [contestants.STOCK, *contestants.peers(cores)]
         if args.image:
             served = stack.enter_context(contestants.container(args.image, args.docker, workload))
             asked[results.OURS] = _asker(workload, served)
         else:
             others.insert(0, contestants.ours())
+        if args.only:
+            chosen = (results.OURS, *args.only.split(","))
+            others = [each for each in others if each.name.startswith(chosen)]
         for each in others:
-            chosen = not args.only or each.name.startswith((results.OURS, *args.only.split(",")))
-            if chosen:
-                print(f"{workload.name}: starting {each.label}", flush=True)
-                variables = contestants.environment(each, workload)
-                starting = contestants.started(each, workload.archive, workload.body(1), variables)
-                served = stack.enter_context(starting)
-                asked[each.label] = _asker(workload, served)
+            print(f"{workload.name}: starting {each.label}", flush=True)
+            variables = contestants.environment(each, workload)
+            starting = contestants.started(each, workload.archive, workload.body(1), variables)
+            asked[each.label] = _asker(workload, stack.enter_context(starting))
         for ask in asked.values():
             for cell in (CELLS[2], CELLS[2], CELLS[0]):  # warms up
                 ask(cell, args.seconds)
@@ -81,15 +77,7 @@ def _run(workload: Workload, args: argparse.Namespace) -> list[Row]:
 
 
 def _asker(workload: Workload, served: Served) -> Ask:
-    def ask(cell: Cell, seconds: float) -> Load:
-        served.wake()
-        time.sleep(SETTLE_S)
-        load = press(served.url, workload.body(cell.instances), cell.clients, seconds)
-        time.sleep(SETTLE_S)
-        served.sleep()
-        return load
-
-    return ask
+    return lambda cell, s: served.press(workload.body(cell.instances), cell.clients, s)
 
 
 def _cell(
@@ -103,8 +91,6 @@ def _cell(
         for name in names[first:] + names[:first]:
             loads[name].append(asked[name](cell, seconds))
         print(f"{workload.name}: {cell}: round {turn + 1} of {args.rounds}", flush=True)
-    best = max(statistics.median(load.requests_s for load in each) for each in loads.values())
-    print(f"{workload.name}: {cell}: {best:.0f} requests a second at most", flush=True)
     return results.rows(workload.name, cell, loads)
 
 

@@ -14,12 +14,13 @@ from typing import NamedTuple
 import requests
 
 from benchmarks import image
+from benchmarks.load import Load, press
 from benchmarks.workloads import BUILD, Workload
 from serving.torchserve import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = BUILD / "venv" / "bin" / "python"
-"""An environment of their own: make bench creates it."""
+PEERS_BIN = BUILD.resolve() / "venv" / "bin"
+"""Of the peers' own environment, which make bench creates."""
 START_TIMEOUT_S = 180
 
 
@@ -31,8 +32,8 @@ class Contestant(NamedTuple):
     """One way of serving."""
 
     name: str
-    command: tuple[str, ...]
-    """With {port}, {archive} (a .mar) and {model} (its name) to be filled in."""
+    command: str
+    """With {python}, {port}, {archive} (a .mar) and {model} (its name) to be filled in."""
     route: str
     workers: int = 0
     """0: its own choice."""
@@ -44,42 +45,37 @@ class Contestant(NamedTuple):
         return f"{self.name} {self.workers}x{self.threads}" if self.workers else self.name
 
 
+STOCK = Contestant(
+    "stock TorchServe",
+    "{python} -m benchmarks.stock --archive {archive} --port {port}",
+    "/predictions/stock",
+)
+"""TorchServe as Google's samples start it, with its own workers and threads."""
+PEERS = [
+    Contestant("FastAPI", "python -m benchmarks.peers.fastapi_app", "/predict"),
+    Contestant("LitServe", "python -m benchmarks.peers.litserve_app", "/predict"),
+    Contestant(
+        "BentoML", "bentoml serve benchmarks.peers.bentoml_app:Inference --port {port}", "/predict"
+    ),
+    Contestant(
+        "Mosec",
+        "python -m benchmarks.peers.mosec_app --port {port} --timeout 60000",
+        "/inference",
+    ),
+]
+
+
 def peers(cores: int) -> list[Contestant]:
     """Return the peers, each with a process a core and with one process that has all cores."""
-    python, app = str(PEERS), "benchmarks.peers.{}_app"
-    bentoml = (str(PEERS.with_name("bentoml")), "serve", f"{app.format('bentoml')}:Inference")
-    commands = {
-        "FastAPI": ((python, "-m", app.format("fastapi")), "/predict"),
-        "LitServe": ((python, "-m", app.format("litserve")), "/predict"),
-        "BentoML": ((*bentoml, "--port", "{port}"), "/predict"),
-        "Mosec": (
-            (python, "-m", app.format("mosec"), *["--port", "{port}", "--timeout", "60000"]),
-            "/inference",
-        ),
-    }
     layouts = [(cores, 1)] if cores == 1 else [(cores, 1), (1, cores)]
-    return [
-        Contestant(name, command, route, workers, threads)
-        for name, (command, route) in commands.items()
-        for workers, threads in layouts
-    ]
-
-
-def _program(module: str, *options: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", module, "--archive", "{archive}", "--port", "{port}", *options)
-
-
-def stock(cores: int) -> Contestant:
-    """Return TorchServe as Google's samples start it: its own settings, no word on threads."""
-    return Contestant(
-        "stock TorchServe", _program("benchmarks.stock"), "/predictions/stock", cores, cores
-    )
+    return [peer._replace(workers=w, threads=t) for peer in PEERS for w, t in layouts]
 
 
 def ours(layout: str = "") -> Contestant:
     """Return ours without a container and nginx, with a layout as serving.local takes it."""
-    command = _program("serving.local", *(("--layout", layout) if layout else ()))
-    return Contestant(f"ours {layout}".strip(), command, "/predictions/{model}")
+    command = "{python} -m serving.local --archive {archive} --port {port}"
+    options = f" --layout {layout}" if layout else ""
+    return Contestant(f"ours {layout}".strip(), command + options, "/predictions/{model}")
 
 
 class Served(NamedTuple):
@@ -87,17 +83,24 @@ class Served(NamedTuple):
 
     url: str
     group: int | None
-    """Its process group; None for a container, which has a group of its own."""
+    """Its process group; None for a container, which is not stopped."""
 
-    def wake(self) -> None:
-        """Let it continue."""
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all of its processes, if it is not a container."""
         if self.group:
-            os.killpg(self.group, signal.SIGCONT)
+            os.killpg(self.group, number)
 
-    def sleep(self) -> None:
-        """Stop it: some poll for work a thousand times a second."""
-        if self.group:
-            os.killpg(self.group, signal.SIGSTOP)
+    def press(self, body: Path, clients: int, seconds: float, settle_s: float = 0.7) -> Load:
+        """Let it continue for one run of load, and stop it again: some poll for work all the time.
+
+        `settle_s` passes before and after, so that no request runs into the next one's turn.
+        """
+        self.signal(signal.SIGCONT)
+        time.sleep(settle_s)
+        load = press(self.url, body, clients, seconds)
+        time.sleep(settle_s)
+        self.signal(signal.SIGSTOP)
+        return load
 
 
 @contextlib.contextmanager
@@ -108,13 +111,14 @@ def started(
 
     It logs to a file beside `body`. Raises DidNotStart.
     """
-    filled = {"port": str(free_port()), "archive": str(archive), "model": archive.stem}
-    url = f"http://127.0.0.1:{filled['port']}{contestant.route.format(**filled)}"
-    log = body.with_name(f"{archive.stem} {contestant.label}.log".replace(" ", "-"))
+    port, model = str(free_port()), archive.stem
+    filled = {"python": sys.executable, "port": port, "archive": str(archive), "model": model}
+    url = f"http://127.0.0.1:{port}{contestant.route.format(**filled)}"
+    log = body.with_name(f"{model} {contestant.label}.log".replace(" ", "-"))
     with log.open("w") as output:
         process = subprocess.Popen(
-            [word.format(**filled) for word in contestant.command],
-            env=(environment or dict(os.environ)) | {"PORT": filled["port"]},
+            [word.format(**filled) for word in contestant.command.split()],
+            env=(environment or dict(os.environ)) | {"PORT": port},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -124,7 +128,7 @@ def started(
         try:
             _wait_for(url, body.read_bytes(), process)
             served = Served(url, process.pid)
-            served.sleep()
+            served.signal(signal.SIGSTOP)
             yield served
         finally:
             _end(process)
@@ -142,7 +146,7 @@ def environment(contestant: Contestant, workload: Workload) -> dict[str, str]:
         "OMP_NUM_THREADS": str(contestant.threads),
         "LARGEST_BATCH": str(workload.largest_batch),
         "PYTHONPATH": str(ROOT),
-        "PATH": f"{PEERS.parent.resolve()}:{os.environ['PATH']}",
+        "PATH": f"{PEERS_BIN}:{os.environ['PATH']}",
         "BENTOML_DO_NOT_TRACK": "True",
     }
 
@@ -174,8 +178,8 @@ def _wait_for(url: str, body: bytes, process: subprocess.Popen[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for number, patience_s in ((signal.SIGCONT, 0.1), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+    for number, timeout_s in ((signal.SIGCONT, 0.1), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience_s)
+            process.wait(timeout_s)

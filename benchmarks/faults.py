@@ -11,11 +11,12 @@ import collections
 import json
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from threading import Event, Thread
+from typing import Any, NamedTuple, Self
 
 from benchmarks import image
 from benchmarks.image import PREDICT, PYTHON, Client, Server
@@ -61,12 +62,11 @@ class Outcome(NamedTuple):
 class Load:
     """Clients that send requests without a pause while the block runs."""
 
-    def __init__(self, host: str, body: Callable[[int], bytes]) -> None:
-        """`body` returns the request for a number that rises."""
+    def __init__(self, host: str, fault: "Fault") -> None:
         self.outcomes: list[Outcome] = []
-        self._host, self._body = host, body
-        self._stop = threading.Event()
-        self._clients = [threading.Thread(target=self._send, args=(n,)) for n in range(CLIENTS)]
+        self._host, self._fault = host, fault
+        self._stop = Event()
+        self._clients = [Thread(target=self._send, args=(n,)) for n in range(CLIENTS)]
 
     def __enter__(self) -> Self:
         for client in self._clients:
@@ -81,27 +81,13 @@ class Load:
     def _send(self, number: int) -> None:
         client = Client(self._host, 90)
         while not self._stop.is_set():
+            body = _body(self._fault.instance(number)) + b" " * self._fault.padding
             began = time.monotonic()
-            result = client.send(PREDICT, self._body(number))
+            result = client.send(PREDICT, body)
             self.outcomes.append(Outcome(began, time.monotonic(), result))
             number += CLIENTS
             if result == 503 or isinstance(result, str):
                 time.sleep(0.1)  # as a client that was told to try again
-
-
-def number(index: int) -> bytes:
-    """Return a request for one instance."""
-    return json.dumps({"instances": [index % 1000]}).encode()
-
-
-def large(index: int) -> bytes:
-    """Return a request that nginx buffers in /tmp while it arrives."""
-    return number(index) + b" " * 900_000
-
-
-def one_in_fifty_raises(index: int) -> bytes:
-    """Return a request that fails for every fiftieth index."""
-    return json.dumps({"instances": ["raise" if index % 50 == 0 else index % 1000]}).encode()
 
 
 class Fault(NamedTuple):
@@ -109,34 +95,40 @@ class Fault(NamedTuple):
 
     name: str
     inject: Callable[[Server], None]
-    body: Callable[[int], bytes] = number
+    instance: Callable[[int], Any] = lambda index: index
+    """The instance of the request of a number that rises."""
+    padding: int = 0
+    """Bytes that each request has more; nginx buffers large ones in /tmp."""
 
 
-def _run(program: str, *arguments: str) -> Callable[[Server], None]:
-    def inject(server: Server) -> None:
-        server.container.exec(PYTHON, "-c", program, *arguments, detach=True)
+def _body(instance: Any) -> bytes:
+    return json.dumps({"instances": [instance]}).encode()
 
-    return inject
+
+def _run(program: str, server: Server, *arguments: str) -> None:
+    server.container.exec(PYTHON, "-c", program, *arguments, detach=True)
+
+
+def _kill(what: str) -> Callable[[Server], None]:
+    return lambda server: _run(KILL, server, what)
 
 
 def _send(instance: str) -> Callable[[Server], None]:
-    def inject(server: Server) -> None:
-        body = json.dumps({"instances": [instance]}).encode()
-        client = Client(server.host, 90)
-        threading.Thread(target=client.send, args=(PREDICT, body), daemon=True).start()
-
-    return inject
+    args = (PREDICT, _body(instance))
+    return lambda server: Thread(
+        target=Client(server.host, 90).send, args=args, daemon=True
+    ).start()
 
 
 FAULTS = [
-    Fault("kill -9 one worker", _run(KILL, "model_service_worker")),
-    Fault("kill -9 the JVM", _run(KILL, "org.pytorch.serve.ModelServer")),
-    Fault("kill -9 nginx", _run(KILL, "nginx: master")),
-    Fault("kill -9 nginx's worker process", _run(KILL, "nginx: worker")),
-    Fault("/tmp is full for 10 s", _run(FILL)),
-    Fault("the same, requests of 900 kB", _run(FILL), large),
+    Fault("kill -9 one worker", _kill("model_service_worker")),
+    Fault("kill -9 the JVM", _kill("org.pytorch.serve.ModelServer")),
+    Fault("kill -9 nginx", _kill("nginx: master")),
+    Fault("kill -9 nginx's worker process", _kill("nginx: worker")),
+    Fault("/tmp is full for 10 s", partial(_run, FILL)),
+    Fault("the same, requests of 900 kB", partial(_run, FILL), padding=900_000),
     Fault("a request that takes all memory of a 2 GB cgroup", _send("hog")),
-    Fault("one instance in fifty raises", lambda _server: None, one_in_fifty_raises),
+    Fault("one instance in fifty raises", lambda _: None, lambda n: n if n % 50 else "raise"),
     Fault("a request that hangs", _send("hang")),
 ]
 
@@ -149,7 +141,7 @@ def measure(docker: str, tag: str, models: Path, fault: Fault) -> str:
     """
     model = ("--volume", f"{models}:/mnt/models:ro", "--env", "AIP_STORAGE_URI=/mnt/models")
     with image.running(docker, tag, *LIMITS, *RIGHTS, *model) as server:
-        with Load(server.host, fault.body) as load:
+        with Load(server.host, fault) as load:
             time.sleep(BEFORE_S)
             broken = time.monotonic()
             fault.inject(server)
@@ -206,9 +198,8 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
             models = _pack(Path(folder))
-            for fault in FAULTS:
-                if args.only in fault.name:
-                    print(measure(args.docker, args.image, models, fault), flush=True)
+            for fault in [each for each in FAULTS if args.only in each.name]:
+                print(measure(args.docker, args.image, models, fault), flush=True)
     except DockerError as error:
         sys.exit(f"benchmarks.faults: {error}")
     print(f"\n{machine()}, which the clients share with the container.")

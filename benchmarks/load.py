@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -26,17 +27,17 @@ class Load(NamedTuple):
     """Answers with status 429."""
 
 
-def press(url: str, body: Path, clients: int, seconds: float, pause_s: float = 0) -> Load:
+def press(url: str, body: Path, clients: int, seconds: float, rate_s: float = 0) -> Load:
     """Send requests from `clients`, each with one request at a time; raise WrkMissingError.
 
-    With `pause_s` each client pauses before a request, for that long on average: requests then
-    arrive at random, `clients / pause_s` a second for as long as answers are quick.
+    With `rate_s` they send that many requests a second in all, at random distances, however quick
+    the answers are; `clients` must then be more than wait for an answer at the same time.
     """
     if not shutil.which("wrk"):
         raise WrkMissingError("wrk is not installed: apt-get install wrk, or brew install wrk")
     options = f"--threads 1 --connections {clients} --duration {seconds:g}s --timeout 60s"
     done = subprocess.run(
-        ["wrk", *options.split(), "--script", SCRIPT, url, "--", body, f"{pause_s:g}"],
+        ["wrk", *options.split(), "--script", SCRIPT, url, "--", body, f"{rate_s:g}"],
         capture_output=True,
         text=True,
         timeout=seconds + 120,
@@ -50,3 +51,8 @@ def press(url: str, body: Path, clients: int, seconds: float, pause_s: float = 0
         found["failed"],
         found["refused"],
     )
+
+
+def median(loads: list[Load]) -> Load:
+    """Return the medians of several runs."""
+    return Load(*(statistics.median(values) for values in zip(*loads, strict=True)))

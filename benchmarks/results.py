@@ -5,13 +5,12 @@ import json
 import os
 import platform
 import re
-import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.load import Load
+from benchmarks.load import Load, median
 
 LIMIT, OURS, STOCK = "bare limit", "ours", "stock TorchServe"
 
@@ -44,22 +43,21 @@ class Row(NamedTuple):
 
 def rows(workload: str, cell: Cell, loads: dict[str, list[Load]]) -> list[Row]:
     """Return a row for each contestant: medians of its turns."""
-    ours = statistics.median(load.requests_s for load in loads[OURS])
+    ours = median(loads[OURS]).requests_s
     found = []
     for name, each in loads.items():
-        rates = [load.requests_s for load in each]
-        rate = statistics.median(rates)
+        rates, middle = [round(load.requests_s, 2) for load in each], median(each)
         found.append(
             Row(
                 workload,
                 name,
                 *cell,
-                round(rate, 2),
-                (round(min(rates), 2), round(max(rates), 2)),
-                round(statistics.median(load.p50_ms for load in each), 3),
-                round(statistics.median(load.p99_ms for load in each), 3),
+                round(middle.requests_s, 2),
+                (min(rates), max(rates)),
+                round(middle.p50_ms, 3),
+                round(middle.p99_ms, 3),
                 sum(load.failed for load in each),
-                round(ours / max(rate, 1e-9), 3),
+                round(ours / max(middle.requests_s, 1e-9), 3),
             )
         )
     return found
@@ -72,20 +70,16 @@ def ratios(measured: list[Row]) -> list[dict[str, Any]]:
         cells.setdefault((row.workload, Cell(row.clients, row.instances)), []).append(row)
     found = []
     for (workload, cell), here in cells.items():
-        peers = [r for r in here if not r.contestant.startswith((LIMIT, OURS, STOCK))]
-        best = max(peers, key=lambda row: row.requests_s, default=None)
-        limit = next(row for row in here if row.contestant == LIMIT)
-        stock = next((row for row in here if row.contestant.startswith(STOCK)), None)
-        found.append(
-            {
-                "workload": workload,
-                **cell._asdict(),
-                "best_peer": best.contestant if best else None,
-                "ours_over_best_peer": best.ours_over_this if best else None,
-                "ours_over_limit": limit.ours_over_this,
-                "ours_over_stock": stock.ours_over_this if stock else None,
-            }
-        )
+        over = {row.contestant: row.ours_over_this for row in here}
+        peers = [name for name in over if name not in (LIMIT, OURS, STOCK)]
+        best = min(peers, key=lambda name: over[name], default="no peer")
+        compared = {
+            "best_peer": best,
+            "ours_over_best_peer": over.get(best),
+            "ours_over_limit": over.get(LIMIT),
+            "ours_over_stock": over.get(STOCK),
+        }
+        found.append({"workload": workload, **cell._asdict(), **compared})
     return found
 
 

@@ -6,20 +6,15 @@ for their answer; overload, requests at a rate above what can be answered; minut
 """
 
 import argparse
-import base64
 import datetime
-import io
 import json
-import statistics
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from benchmarks import image, workloads
 from benchmarks.image import Server
-from benchmarks.load import Load, WrkMissingError, press
+from benchmarks.load import Load, WrkMissingError, median, press
 from benchmarks.results import machine
 from benchmarks.workloads import BUILD
 from contract.docker import DockerError
@@ -31,19 +26,22 @@ WIDTHS = (28, 64, 160, 320, 640, 1280, 2560, 4000, 6000)
 """Of pictures of 4:3, in pixels: from a digit to a camera's 27 megapixels."""
 PEAK_CLIENTS, OVERLOAD_INSTANCES, RATES = 32, 16, (0.5, 1.5, 2, 4)
 """The overload axis offers RATES times what PEAK_CLIENTS get answered."""
-MAX_CLIENTS = 2000
-"""Connections of wrk's for a rate."""
-STEADY_CLIENTS, STEADY_PAUSE_S = 4, 0.04
+OVERLOAD_TIMES = 3
+"""How much longer its runs are: a request that waits in a full queue takes a second or more."""
+CLIENTS_S, MAX_CLIENTS = 3, 2000
+"""A request in a full queue may wait for CLIENTS_S without holding back those that follow."""
+STEADY_CLIENTS, STEADY_RATE_S = 32, 90
 Row = dict[str, Any]
 
 
 class Point(NamedTuple):
-    """One point of an axis: a request, the clients that send it, and their mean pause before it."""
+    """One point of an axis."""
 
     value: float
     body: Path
     clients: int = 1
-    pause_s: float = 0
+    rate_s: float = 0
+    """Requests a second; 0: each client sends its next request when it has its answer."""
 
 
 def main() -> None:
@@ -83,7 +81,10 @@ def _rows(axis: str, server: Server, args: argparse.Namespace) -> list[Row]:
             points = [Point(count, small.body(1), count) for count in CLIENTS]
         case "overload":
             body = small.body(OVERLOAD_INSTANCES)
+            args = argparse.Namespace(rounds=args.rounds, seconds=OVERLOAD_TIMES * args.seconds)
             (peak,) = _measure(server, "peak", [Point(1, body, PEAK_CLIENTS)], args)
+            if not peak["answered_s"]:
+                sys.exit(f"no request was answered within {args.seconds:g} s: more --seconds")
             return [peak, *_measure(server, axis, overload(peak["answered_s"], body), args)]
         case _:
             return _minutes(server, small.body(1), args.minutes)
@@ -91,18 +92,17 @@ def _rows(axis: str, server: Server, args: argparse.Namespace) -> list[Row]:
 
 
 def overload(peak_s: float, body: Path) -> list[Point]:
-    """Return points that offer RATES times the peak, by clients that pause for a second or less."""
-    points = []
-    for times in RATES:
-        clients = min(max(round(times * peak_s), 1), MAX_CLIENTS)
-        points.append(Point(times, body, clients, clients / (times * peak_s)))
-    return points
+    """Return points that offer RATES times the peak, with clients for CLIENTS_S of it."""
+    return [
+        Point(times, body, min(round(times * peak_s * CLIENTS_S) + 1, MAX_CLIENTS), times * peak_s)
+        for times in RATES
+    ]
 
 
 def _minutes(server: Server, body: Path, minutes: int) -> list[Row]:
     rows = []
     for minute in range(1, minutes + 1):
-        load = press(server.url, body, STEADY_CLIENTS, 60, STEADY_PAUSE_S)
+        load = press(server.url, body, STEADY_CLIENTS, 60, STEADY_RATE_S)
         rows.append(row("minutes", minute, load, 60) | {"memory_mb": round(server.memory_mb(), 1)})
         _print(rows[-1])
     return rows
@@ -112,14 +112,13 @@ def _measure(server: Server, axis: str, points: list[Point], args: argparse.Name
     loads: dict[Point, list[Load]] = {point: [] for point in points}
     for turn in range(args.rounds + 1):
         for point in points:
-            _, body, clients, pause_s = point
-            load = press(server.url, body, clients, args.seconds if turn else 1, pause_s)
+            _, body, clients, rate_s = point
+            load = press(server.url, body, clients, args.seconds if turn else 1, rate_s)
             if turn:  # the first warms up
                 loads[point].append(load)
     rows = []
     for point, each in loads.items():
-        median = Load(*map(statistics.median, zip(*each, strict=True)))
-        rows.append(row(axis, point.value, median, args.seconds))
+        rows.append(row(axis, point.value, median(each), args.seconds))
         _print(rows[-1])
     return rows
 
@@ -144,12 +143,9 @@ def _print(row: Row) -> None:
 
 
 def picture(width: int, height: int) -> Path:
-    """Write a request with one JPEG of this size, a scaled photograph; return its file."""
-    source = Image.open(io.BytesIO(workloads.photographs()[0]))
-    output = io.BytesIO()
-    source.resize((width, height), Image.Resampling.BICUBIC).save(output, "JPEG", quality=85)
+    """Write a request with one JPEG of this size, and return its file."""
     file = BUILD / f"picture-{width}x{height}.json"
-    instance = {"b64": base64.b64encode(output.getvalue()).decode()}
+    instance = workloads.photograph(workloads.PHOTOGRAPHS[0], (width, height))
     file.write_text(json.dumps({"instances": [instance]}))
     return file
 

@@ -52,14 +52,9 @@ def main() -> None:
     except DockerError as error:
         sys.exit(f"benchmarks.start: {error}")
     ours, bare = (statistics.median(times) for times in zip(*starts, strict=True))
-    document = {
-        "start_s": {
-            "ours": round(ours, 2),
-            "bare": round(bare, 2),
-            "ours_over_bare": round(ours / bare, 2),
-        },
-        "image_mb": sizes,
-    }
+    start_s = {"ours": ours, "bare": bare, "ours_over_bare": ours / bare}
+    rounded = {name: round(value, 2) for name, value in start_s.items()}
+    document = {"start_s": rounded, "image_mb": sizes}
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "start.json").write_text(json.dumps(document, indent=2) + "\n")
     print(json.dumps(document, indent=2))

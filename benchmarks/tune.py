@@ -7,7 +7,6 @@ clearly better to take its place.
 
 import argparse
 import contextlib
-import statistics
 import sys
 import time
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.contestants import DidNotStart, Served, ours, started
-from benchmarks.load import Load, WrkMissingError, press
+from benchmarks.load import Load, WrkMissingError, median
 from serving import artifact, machine, tuned
 from serving.machine import Layout
 
@@ -60,7 +59,7 @@ class Champion:
         if layout == self.layout:
             return False
         champions, challengers = self.duel(layout)
-        champion, challenger = _median(champions), _median(challengers)
+        champion, challenger = median(champions), median(challengers)
         turns = zip(challengers, champions, strict=True)
         most = sum(self.objective.better(*turn) for turn in turns) * 2 > len(champions)
         won = most and self.objective.better(challenger, champion)
@@ -98,11 +97,7 @@ class Champion:
         return won
 
     def _ask(self, served: Served, seconds: float) -> Load:
-        served.wake()
-        time.sleep(SETTLE_S)
-        load = press(served.url, REQUEST, self.objective.clients, seconds)
-        time.sleep(SETTLE_S)
-        served.sleep()
+        load = served.press(REQUEST, self.objective.clients, seconds, SETTLE_S)
         if load.failed:
             raise DidNotStart(f"{served.url}: {load.failed} requests failed")
         return load
@@ -161,8 +156,9 @@ def main() -> None:
     args.out.write_text(tuned.write(champion.layout, cores, measured))
     print(f"\n{_short(champion.layout)} after {time.monotonic() - began:.0f} s: {measured}")
     if not latency and champion.load.p99_ms > args.p99_ms:
-        print(f"nothing kept a p99 of {args.p99_ms:g} ms with {args.clients} clients: fewer, or a")
-        print("larger machine, or a smaller model; what is written has the lowest p99 of all")
+        print(
+            f"none kept a p99 of {args.p99_ms:g} ms with {args.clients} clients; this is the lowest"
+        )
     print(f"{args.out}: make archive packs it; it is followed where there are {cores} cores")
 
 
@@ -179,10 +175,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (%(default)s)")
     parser.add_argument("--seconds", type=float, default=2, help="of a turn (%(default)s)")
     return parser.parse_args()
-
-
-def _median(loads: list[Load]) -> Load:
-    return Load(*(statistics.median(values) for values in zip(*loads, strict=True)))
 
 
 def _short(layout: Layout) -> str:

@@ -57,23 +57,20 @@ def real() -> Workload:
     """Return the photographs: JPEGs of 500x375, ResNet-18."""
     weights = BUILD / "REAL-weights"
     weights.mkdir(parents=True, exist_ok=True)
-    instances = [{"b64": base64.b64encode(jpeg).decode()} for jpeg in photographs()]
+    instances = [photograph(name) for name in PHOTOGRAPHS]
     _prepare(weights, instances)
     built = archive.build("photographs", Path(__file__).with_name("real"), weights, BUILD)
     return Workload("REAL", built, _unpack("REAL", built), instances, 8, longer=2)
 
 
-def photographs(size: tuple[int, int] = SIZE) -> list[bytes]:
-    """Return JPEGs of a size, of the quality that cameras and web sites use."""
+def photograph(name: str, size: tuple[int, int] = SIZE) -> dict[str, str]:
+    """Return an instance, a JPEG of a size and of the quality that cameras and web sites use."""
     from skimage import data  # noqa: PLC0415  half a second, for those who need it
 
-    files = []
-    for name in PHOTOGRAPHS:
-        shown = Image.fromarray(getattr(data, name)()).convert("RGB")
-        file = io.BytesIO()
-        ImageOps.fit(shown, size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
-        files.append(file.getvalue())
-    return files
+    shown = Image.fromarray(getattr(data, name)()).convert("RGB")
+    file = io.BytesIO()
+    ImageOps.fit(shown, size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
+    return {"b64": base64.b64encode(file.getvalue()).decode()}
 
 
 def _prepare(weights: Path, instances: list[Any]) -> None:

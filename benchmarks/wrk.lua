@@ -1,7 +1,15 @@
--- What wrk sends and prints. Arguments: the file of the request body, and the mean pause of a
--- client before each request in seconds (exponentially distributed; 0: none).
+-- What wrk sends and prints. Arguments: the file of the request body, and requests a second; 0: each
+-- client sends its next request as soon as it has its answer.
 
-local threads = {}
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long s, us; } now_t; int gettimeofday(now_t *now, void *zone);")
+
+local threads, now = {}, ffi.new("now_t")
+
+local function milliseconds()
+  ffi.C.gettimeofday(now, nil)
+  return tonumber(now.s) * 1000 + tonumber(now.us) / 1000
+end
 
 function setup(thread)
   table.insert(threads, thread)
@@ -13,10 +21,13 @@ function init(args)
   wrk.headers["Content-Type"] = "application/json"
   file:close()
   refused = 0
-  local pause_s = tonumber(args[2])
-  if pause_s > 0 then
+  local rate, slot = tonumber(args[2]), milliseconds()
+  if rate > 0 then
+    -- Whichever connection is free takes the next moment of one schedule for all, at random
+    -- distances, so that the rate does not depend on how quickly the server answers.
     function delay()
-      return -1000 * pause_s * math.log(1 - math.random())
+      slot = slot - 1000 * math.log(1 - math.random()) / rate
+      return math.max(slot - milliseconds(), 0)
     end
   end
 end
