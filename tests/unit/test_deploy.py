@@ -337,11 +337,12 @@ def test_an_l4_is_in_its_machines_price() -> None:
     assert estimate([(bare, 1)]) == estimate([(whole, 1)])
 
 
-def test_what_has_no_price_is_said() -> None:
+def test_a_cost_names_what_has_no_price_and_where_the_prices_are_from() -> None:
     cost = estimate([(Machine("z9-giga-1"), 1), (Machine("e2-standard-2"), 1)])
     assert cost.unknown == ("z9-giga-1",)
     assert "z9-giga-1" in str(cost)
     assert "$0.08 an hour" in str(cost)
+    assert str(cost).endswith("prices of 2026-11 from https://cloud.google.com/vertex-ai/pricing")
 
 
 # The image
