@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import engine
 from engine import Engine
-from model import network, picture, weights
+from model import network, picture
 from model.normalise import normalise
 from task import JSON, BadParameter, Golden
 
@@ -20,12 +22,15 @@ TOP_K = 3
 """How many scores a prediction lists where `parameters.top_k` does not say."""
 
 
+class BadWeights(Exception):
+    """A weights file that cannot be what training wrote."""
+
+
 def load(folder: Path, device: torch.device) -> "DigitTask":
     """Load model.json, golden.json and weights.safetensors from a folder.
 
-    Raises FileNotFoundError, model.weights.BadWeights or ValueError, each with what was
-    wrong, where they are not what this network was trained with; KeyError and RuntimeError
-    where model.json lacks a name or the tensors have other shapes.
+    Raises FileNotFoundError, BadWeights or ValueError with the reason if they do not fit this
+    network; KeyError or RuntimeError if model.json lacks a name or a tensor has another shape.
     """
     net = read_network(folder).to(device)
     golden = json.loads((folder / "golden.json").read_text())
@@ -42,8 +47,17 @@ def read_network(folder: Path) -> nn.Module:
             f"version {network.VERSION}: train again"
         )
     net = network.DigitNet(classes=len(about["labels"]))
-    net.load_state_dict(weights.read(folder / "weights.safetensors"))
+    net.load_state_dict(read_weights(folder / "weights.safetensors"))
     return net.eval()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file by name; raise FileNotFoundError or BadWeights."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        reason = f"{path.name} is no safetensors file, or is damaged: {error}"
+        raise BadWeights(reason) from error
 
 
 def example() -> Tensor:

@@ -1,33 +1,21 @@
-"""What an evaluation found: numbers for machines, pictures and a page for people."""
+"""What an evaluation found: numbers for machines, a picture and a page for people."""
 
 import base64
-import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
 
 from model.train import report as training
 from model.train.report import Sitting
+from pipeline.pictures import Shown
 
 ALL = "all of them"
-WIDTH, ROW, BAR = 640, 44, 300
-"""Pixels: of the drawing, of a row in it, of a bar that says 100 %."""
-CANDIDATE, SERVING = "#1a73e8", "#9aa0a6"
-
-
-class Shown(NamedTuple):
-    """A held-out picture."""
-
-    way: str
-    """In which way it was drawn."""
-    picture: Image.Image
-    label: str
 
 
 @dataclass(frozen=True)
@@ -65,31 +53,28 @@ class Compared:
 
     def sittings(self) -> dict[str, Sitting]:
         """Return what the candidate said as the training's own examination has it."""
-        index = {label: number for number, label in enumerate(self.labels)}
-        found = {}
-        for way in dict.fromkeys(each.way for each in self.shown):
-            of_way = [
-                (each, said)
-                for each, said in zip(self.shown, self.candidate, strict=True)
-                if each.way == way
-            ]
-            wanted = torch.tensor([index[each.label] for each, _ in of_way])
-            said = torch.tensor([index[label] for _, label in of_way])
-            scores = torch.nn.functional.one_hot(said, len(self.labels)).float()
-            found[way] = Sitting([each.picture for each, _ in of_way], wanted, scores)
-        return found
+        wanted, said = (
+            torch.tensor([self.labels.index(label) for label in labels])
+            for labels in ([each.label for each in self.shown], self.candidate)
+        )
+        scores = torch.nn.functional.one_hot(said, len(self.labels)).float()
+        return {ALL: Sitting([each.picture for each in self.shown], wanted, scores)}
 
 
 def write(folder: Path, compared: Compared, passes: bool, message: str) -> None:
-    """Write report.json, report.html, accuracy.png, misread.png and confusion.txt."""
+    """Write report.json, report.html, misread.png and confusion.txt."""
     folder.mkdir(parents=True, exist_ok=True)
-    sittings = compared.sittings()
-    drawn = {"accuracy": bars(compared), "misread": training.misread(sittings, compared.labels)}
-    for name, picture in drawn.items():
-        picture.save(folder / f"{name}.png")
-    confused = training.confusion(sittings, compared.labels)
+    training.misread(compared.sittings(), compared.labels).save(folder / "misread.png")
+    confused = training.confusion(compared.sittings(), compared.labels)
     (folder / "confusion.txt").write_text(f"{confused}\n")
-    (folder / "report.html").write_text(_page(compared, message, drawn, confused))
+    misread = base64.b64encode((folder / "misread.png").read_bytes()).decode()
+    (folder / "report.html").write_text(
+        '<!doctype html><meta charset="utf-8"><title>Evaluation</title>'
+        '<body style="font-family: sans-serif; max-width: 60rem">'
+        f"<h1>{escape(message)}</h1><pre>{escape(table(compared))}</pre>"
+        f'<h2>misread</h2><img alt="misread" src="data:image/png;base64,{misread}">'
+        f"<h2>a row: what it is; a column: what the candidate read</h2><pre>{escape(confused)}</pre>\n"
+    )
     content = _numbers(compared) | {"passes": passes, "message": message}
     (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n")
 
@@ -99,25 +84,11 @@ def table(compared: Compared) -> str:
     lines = [f"{'':36}{'candidate':>10}{'serving':>10}"]
     for way, ours, theirs in compared.ways():
         lines.append(f"{way:36}{ours:>10.1%}{'-' if theirs is None else f'{theirs:.1%}':>10}")
+    if compared.serving:
+        lines.append(
+            "\n{} only the candidate read right, {} only what serves".format(*compared.apart())
+        )
     return "\n".join(lines)
-
-
-def bars(compared: Compared) -> Image.Image:
-    """Draw the accuracies."""
-    rows = list(compared.ways())
-    sheet = Image.new("RGB", (WIDTH, ROW * len(rows) + 30), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, (way, ours, theirs) in enumerate(rows):
-        top = row * ROW + 8
-        pen.text((8, top + 8), way, fill="black")
-        for line, (share, colour) in enumerate(((ours, CANDIDATE), (theirs, SERVING))):
-            if share is not None:
-                y = top + line * 16
-                pen.rectangle((250, y, 250 + round(BAR * share), y + 12), fill=colour)
-                pen.text((255 + BAR, y), f"{share:.1%}", fill="black")
-    legend = "candidate blue, what serves now grey" if compared.serving else "nothing serves yet"
-    pen.text((8, sheet.height - 20), legend, fill="black")
-    return sheet
 
 
 def _numbers(compared: Compared) -> dict[str, Any]:
@@ -128,41 +99,15 @@ def _numbers(compared: Compared) -> dict[str, Any]:
         if theirs is not None:
             metrics[f"serving_{name}"] = round(theirs, 4)
     won, lost = compared.apart()
-    count = len(compared.labels)
-    counts = torch.zeros(count, count, dtype=torch.int64)
-    for sitting in compared.sittings().values():
-        cells = sitting.wanted * count + sitting.scores.argmax(1)
-        counts += cells.bincount(minlength=count**2).view_as(counts)
+    wanted = [each.label for each in compared.shown]
+    counts = Counter(zip(wanted, compared.candidate, strict=True))
     return {
         "pictures": len(compared.shown),
         "metrics": metrics,
         "only_candidate_right": won,
         "only_serving_right": lost,
         "labels": compared.labels,
-        "confusion": counts.tolist(),
+        "confusion": [
+            [counts[row, column] for column in compared.labels] for row in compared.labels
+        ],
     }
-
-
-def _page(compared: Compared, message: str, drawn: dict[str, Image.Image], confused: str) -> str:
-    won, lost = compared.apart()
-    apart = (
-        f"<p>{won} pictures only the candidate read right, {lost} only what serves now.</p>"
-        if compared.serving
-        else ""
-    )
-    pictures = "".join(
-        f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{_encoded(picture)}">'
-        for name, picture in drawn.items()
-    )
-    return (
-        '<!doctype html><meta charset="utf-8"><title>Evaluation</title>'
-        '<body style="font-family: sans-serif; max-width: 60rem">'
-        f"<h1>{escape(message)}</h1>{apart}{pictures}"
-        f"<h2>a row: what it is; a column: what the candidate read</h2><pre>{escape(confused)}</pre>\n"
-    )
-
-
-def _encoded(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()

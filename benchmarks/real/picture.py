@@ -1,35 +1,21 @@
 """From a base64 photograph to the 224x224 that the network reads."""
 
-import base64
-import binascii
-import io
-
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from model.network import SIDE
-from task import JSON, BadInstance
+from task import JSON
+from task.images import read_image
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+from .network import SIDE
+
 CROPPED = 0.875
 """How much of the shorter side is kept, in the middle: 224 of 256 in the usual words."""
 
 
 def read(instance: JSON) -> Tensor:
-    """Turn {"b64": a picture} into (224, 224, 3) uint8; raise BadInstance."""
-    match instance:
-        case {"b64": str(text)}:
-            pass
-        case _:
-            raise BadInstance('expected {"b64": "..."}')
-    try:
-        picture = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=FORMATS)
-        # A JPEG much larger than needed is decoded at a half, a quarter or an eighth of its size.
-        picture.draft("RGB", (2 * SIDE, 2 * SIDE))
-        return _cropped(picture.convert("RGB"))
-    except (binascii.Error, UnidentifiedImageError, OSError, ValueError) as error:
-        raise BadInstance(f"not a picture: {error}") from None
+    """Turn an instance that holds a picture into (224, 224, 3) uint8; raise BadInstance."""
+    return _cropped(read_image(instance, "RGB", draft_side=2 * SIDE))
 
 
 def _cropped(picture: Image.Image) -> Tensor:

@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks import prometheus
-from benchmarks.prometheus import Prometheus
 from rehearsal import containers
 from rehearsal.world import Rules
-from tests import otlp, wire
+from tests import otlp, prometheus, wire
 from tests.container.conftest import (
     DOCKER,
     HARDENED,
@@ -31,6 +29,7 @@ from tests.http import JSON_TYPE, Answer, Endpoint, wait_for
 from tests.otlp import Received
 from tests.pictures import ROOT, held_out, request
 from tests.programs import needs
+from tests.prometheus import Prometheus
 
 HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
 pytestmark = pytest.mark.xdist_group("telemetry")

@@ -1,9 +1,6 @@
-"""Every picture that a client may send comes out as the same ink; or is refused."""
+"""Every picture of a digit is normalised to the same ink, whether sent as a file or as rows."""
 
 import base64
-import io
-import struct
-import zlib
 
 import pytest
 import torch
@@ -29,136 +26,29 @@ def likeness(shown: Image.Image) -> float:
     return float(torch.cosine_similarity(ink.flatten(), PLAIN.flatten(), dim=0))
 
 
-def coloured(mode: str) -> Image.Image:
-    return seven().convert(mode)
-
-
-def transparent(ink: str) -> Image.Image:
-    """Return ink on nothing."""
-    drawing = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
-    drawing.paste(Image.new("RGBA", (100, 100), ink), mask=seven(paper=0, ink=255))
-    return drawing
-
-
-def palette_with_transparency() -> bytes:
-    file = io.BytesIO()
-    transparent("black").quantize(4).save(file, "PNG")
-    return file.getvalue()
-
-
-def sixteen_bits() -> bytes:
-    file = io.BytesIO()
-    levels = [value * 257 for value in seven().tobytes()]
-    wide = Image.frombytes("I;16", (100, 100), struct.pack(f"<{len(levels)}H", *levels))
-    wide.save(file, "PNG")
-    return file.getvalue()
-
-
-def rotated_by_exif() -> bytes:
-    file = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held sideways
-    seven().rotate(90).save(file, "JPEG", exif=exif)
-    return file.getvalue()
-
-
-def animated() -> bytes:
-    file = io.BytesIO()
-    seven().save(file, "WEBP", save_all=True, append_images=[Image.new("L", (100, 100))])
-    return file.getvalue()
-
-
-GOOD = {
-    "grey": base64.b64decode(encoded(seven())),
-    "white on black": base64.b64decode(encoded(seven(paper=0, ink=255))),
-    "faint": base64.b64decode(encoded(seven(paper=200, ink=170))),
-    "large": base64.b64decode(encoded(seven(size=1200))),
-    "colour": base64.b64decode(encoded(coloured("RGB"))),
-    "CMYK": base64.b64decode(encoded(coloured("CMYK"), "JPEG")),
-    "one bit": base64.b64decode(encoded(coloured("1"))),
-    "black on nothing": base64.b64decode(encoded(transparent("black"))),
-    "white on nothing": base64.b64decode(encoded(transparent("white"))),
-    "a palette with transparency": palette_with_transparency(),
-    "16 bits": sixteen_bits(),
-    "rotated by EXIF": rotated_by_exif(),
-    "the first picture of an animation": animated(),
+SEVENS = {
+    "grey": encoded(seven()),
+    "white on black": encoded(seven(paper=0, ink=255)),
+    "faint": encoded(seven(paper=200, ink=170)),
+    "large": encoded(seven(size=1200)),
+    "a large JPEG": encoded(seven(size=1200), "JPEG"),
 }
 
 
-@pytest.mark.parametrize("content", GOOD.values(), ids=GOOD.keys())
-def test_any_picture_of_a_seven_is_brought_to_the_same_ink(content: bytes) -> None:
-    assert likeness(picture.decode(content)) > 0.9
+@pytest.mark.parametrize("text", SEVENS.values(), ids=SEVENS.keys())
+def test_any_picture_of_a_seven_is_normalised_to_the_same_ink(text: str) -> None:
+    assert likeness(picture.read(text)) > 0.9
+    assert picture.decode(base64.b64decode(text)) == picture.read({"b64": text})
 
 
-def png(width: int, height: int, colour: int, pixels: bytes, **chunks: bytes) -> bytes:
-    """Write a PNG of eight bits as it should not be written."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
-    middle = b"".join(chunk(name.encode(), data) for name, data in chunks.items())
-    end = chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + header + middle + end
-
-
-def hidden(jpeg: bytes) -> bytes:
-    """Put a comment in front that holds a scan's beginning and a picture's end."""
-    return jpeg[:2] + b"\xff\xfe\x00\x0a\xff\xda\xff\xd9AAAA" + jpeg[2:]
-
-
-def scans(count: int) -> bytes:
-    """Return a JPEG that draws its last scan again and again."""
-    file = io.BytesIO()
-    seven().save(file, "JPEG", progressive=True)
-    whole = file.getvalue()
-    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * count + whole[-2:]
-
-
-def odd_exif() -> bytes:
-    """Return a JPEG whose resolution is said in letters, and which lies on its side."""
-    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack(
-        "<HHI4s", 0x011A, 2, 4, b"abc"
-    )
-    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
-    file = io.BytesIO()
-    seven().rotate(90).save(file, "JPEG")
-    plain = file.getvalue()
-    return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
-
-
-def test_odd_metadata_does_not_spoil_a_picture_nor_its_orientation() -> None:
-    assert likeness(picture.decode(odd_exif())) > 0.9
-
-
-BAD = {
-    "a billion pixels": (png(40_000, 25_000, 0, b"\0" * 99), "1000000000|40000x25000"),
-    "a palette that is missing": (png(2, 2, 3, b"\0\1\1" * 2), "damaged PNG"),
-    "a palette of 300": (png(2, 2, 3, b"\0\1\1" * 2, PLTE=b"abc", tRNS=b"\0" * 300), "damaged PNG"),
-    "a PNG cut short": (GOOD["grey"][:-40], "damaged PNG"),
-    "a JPEG cut short": (GOOD["CMYK"][: len(GOOD["CMYK"]) // 2], "damaged JPEG"),
-    "a JPEG of very many scans": (scans(40), "more than 32 scans"),
-    "scans behind a comment that looks like an end": (hidden(scans(40)), "more than 32 scans"),
-    "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
-    "a pickle": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00.", "not a PNG, JPEG or WebP"),
-    "a GIF": (b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "not a PNG, JPEG or WebP"),
-}
-
-
-@pytest.mark.parametrize(("content", "reason"), BAD.values(), ids=BAD.keys())
-def test_what_is_no_whole_picture_is_refused_with_the_reason(content: bytes, reason: str) -> None:
-    with pytest.raises(BadInstance, match=reason):
-        picture.read({"b64": base64.b64encode(content).decode()})
+def test_error_names_rows_among_the_accepted_shapes() -> None:
+    with pytest.raises(BadInstance, match=r'\{"b64": .*, or 28 rows of 28 numbers; got null'):
+        picture.read(None)
 
 
 def test_a_picture_without_ink_is_blank_and_not_an_error() -> None:
     assert not normalise(Image.new("L", (60, 60), 200)).any()
     assert not normalise(picture.from_rows([[0] * 28] * 28)).any()
-
-
-def test_a_data_url_is_base64_with_a_name() -> None:
-    assert likeness(picture.read(f"data:image/png;base64,{encoded(seven())}")) > 0.99
 
 
 @pytest.mark.parametrize(

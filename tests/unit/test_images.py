@@ -1,0 +1,236 @@
+"""Images of every kind are decoded alike, and what is not a whole image is refused."""
+
+import base64
+import io
+import json
+import struct
+import zlib
+from typing import Any, get_args
+
+import pytest
+from PIL import Image, ImageChops, ImageStat
+
+from task import BadInstance
+from task.images import Mode, decode_base64, decode_image, read_image
+from tests.pictures import encoded, seven
+
+
+def difference(image: Image.Image, drawn: Image.Image) -> float:
+    """Return the mean difference of two images of one mode, in levels of 255."""
+    return max(ImageStat.Stat(ImageChops.difference(image, drawn)).mean)
+
+
+def coloured(mode: str) -> Image.Image:
+    return seven().convert(mode)
+
+
+def transparent(ink: str) -> Image.Image:
+    """Return ink on nothing."""
+    drawing = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
+    drawing.paste(Image.new("RGBA", (100, 100), ink), mask=seven(paper=0, ink=255))
+    return drawing
+
+
+def palette_with_transparency() -> bytes:
+    file = io.BytesIO()
+    transparent("black").quantize(4).save(file, "PNG")
+    return file.getvalue()
+
+
+def sixteen_bits(drawn: Image.Image) -> bytes:
+    file = io.BytesIO()
+    levels = [value * 16 for value in drawn.tobytes()]  # a camera of 12 bits
+    wide = Image.frombytes("I;16", (100, 100), struct.pack(f"<{len(levels)}H", *levels))
+    wide.save(file, "PNG")
+    return file.getvalue()
+
+
+def rotated_by_exif() -> bytes:
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held sideways
+    seven().rotate(90).save(file, "JPEG", exif=exif)
+    return file.getvalue()
+
+
+def animated() -> bytes:
+    file = io.BytesIO()
+    seven().save(file, "WEBP", save_all=True, append_images=[Image.new("L", (100, 100))])
+    return file.getvalue()
+
+
+def odd_exif() -> bytes:
+    """Return a JPEG whose resolution is said in letters, and which lies on its side."""
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack(
+        "<HHI4s", 0x011A, 2, 4, b"abc"
+    )
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
+    file = io.BytesIO()
+    seven().rotate(90).save(file, "JPEG")
+    plain = file.getvalue()
+    return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+
+
+BLACK_ON_WHITE = {
+    "grey": base64.b64decode(encoded(seven())),
+    "colour": base64.b64decode(encoded(coloured("RGB"))),
+    "CMYK": base64.b64decode(encoded(coloured("CMYK"), "JPEG")),
+    "one bit": base64.b64decode(encoded(coloured("1"))),
+    "black on nothing": base64.b64decode(encoded(transparent("black"))),
+    "a palette with transparency": palette_with_transparency(),
+    "rotated by EXIF": rotated_by_exif(),
+    "odd EXIF": odd_exif(),
+    "the first image of an animation": animated(),
+}
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+@pytest.mark.parametrize("content", BLACK_ON_WHITE.values(), ids=BLACK_ON_WHITE.keys())
+def test_every_kind_of_image_is_decoded_alike(content: bytes, mode: Mode) -> None:
+    image = decode_image(content, mode)
+    assert difference(image, seven().convert(mode)) < 4
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_sixteen_bits_are_scaled_to_eight_not_clipped(mode: Mode) -> None:
+    image = decode_image(sixteen_bits(seven(ink=100)), mode)
+    assert difference(image, seven(ink=100).convert(mode)) < 4
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_white_ink_on_nothing_is_laid_on_black(mode: Mode) -> None:
+    image = read_image(encoded(transparent("white")), mode)
+    assert difference(image, seven(paper=0, ink=255).convert(mode)) < 4
+
+
+def test_colours_are_kept_and_laid_on_white() -> None:
+    image = read_image(encoded(transparent("red")), "RGB")
+    assert {image.getpixel((0, 0)), image.getpixel((50, 20))} == {(255, 255, 255), (255, 0, 0)}
+    jpeg = encoded(Image.new("RGB", (64, 64), (20, 120, 220)), "JPEG", quality=100)
+    assert difference(read_image(jpeg, "RGB"), Image.new("RGB", (64, 64), (20, 120, 220))) < 4
+
+
+def test_jpeg_is_reduced_while_decoded_to_no_less_than_the_draft_side() -> None:
+    jpeg = encoded(Image.new("RGB", (800, 600)), "JPEG")
+    assert read_image(jpeg, "RGB").size == (800, 600)
+    assert read_image(jpeg, "RGB", draft_side=140).size == (200, 150)
+    assert read_image(jpeg, draft_side=300, max_pixels=130_000).size == (400, 300)
+    with pytest.raises(BadInstance, match="800x600 pixels; the limit is 130,000 in all"):
+        read_image(jpeg, max_pixels=130_000)
+
+
+def png(width: int, height: int, colour: int, pixels: bytes, **chunks: bytes) -> bytes:
+    """Write a PNG of eight bits as it should not be written."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
+    middle = b"".join(chunk(name.encode(), data) for name, data in chunks.items())
+    end = chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + middle + end
+
+
+def hidden(jpeg: bytes) -> bytes:
+    """Put a comment in front that holds a scan's beginning and a picture's end."""
+    return jpeg[:2] + b"\xff\xfe\x00\x0a\xff\xda\xff\xd9AAAA" + jpeg[2:]
+
+
+def enlarged(side: int) -> bytes:
+    """Return a JPEG whose header claims to be a square of this side."""
+    jpeg = base64.b64decode(encoded(seven(), "JPEG"))
+    size = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:size] + struct.pack(">HH", side, side) + jpeg[size + 4 :]
+
+
+def scans(count: int) -> bytes:
+    """Return a JPEG that draws its last scan again and again."""
+    file = io.BytesIO()
+    seven().save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * count + whole[-2:]
+
+
+BAD = {
+    "a billion pixels": (png(40_000, 25_000, 0, b"\0" * 99), "1000000000|40000x25000"),
+    "a JPEG of 64 million pixels": (enlarged(8000), "8000x8000 pixels; the limit is 50,000,000"),
+    "a palette that is missing": (png(2, 2, 3, b"\0\1\1" * 2), "damaged PNG"),
+    "a palette of 300": (png(2, 2, 3, b"\0\1\1" * 2, PLTE=b"abc", tRNS=b"\0" * 300), "damaged PNG"),
+    "a PNG cut short": (BLACK_ON_WHITE["grey"][:-40], "damaged PNG"),
+    "a JPEG cut short": (
+        BLACK_ON_WHITE["CMYK"][: len(BLACK_ON_WHITE["CMYK"]) // 2],
+        "damaged JPEG",
+    ),
+    "a JPEG of very many scans": (scans(40), "more than 32 scans"),
+    "scans behind a comment that looks like an end": (hidden(scans(40)), "more than 32 scans"),
+    "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
+    "a pickle": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00.", "not a PNG, JPEG or WebP"),
+    "a GIF": (base64.b64decode(encoded(seven(), "GIF")), "not a PNG, JPEG or WebP"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BAD.values(), ids=BAD.keys())
+def test_incomplete_or_oversized_image_is_refused_with_the_reason(
+    content: bytes, reason: str
+) -> None:
+    with pytest.raises(BadInstance, match=reason):
+        read_image({"b64": base64.b64encode(content).decode()})
+
+
+IMAGE = encoded(seven())
+SHAPES = [IMAGE, {"b64": IMAGE}, {"data": IMAGE}, {"data": {"b64": IMAGE}}, {"image": IMAGE}]
+SHAPES += [{"image": {"b64": IMAGE}}, {"b64": IMAGE, "id": 7}]
+
+
+@pytest.mark.parametrize("instance", SHAPES, ids=range(len(SHAPES)))
+def test_every_shape_of_instance_is_read(instance: Any) -> None:
+    assert read_image(instance) == seven()
+
+
+REFUSED = {
+    '{"picture": "..."}': "got an object with keys \\['picture'\\]",
+    '{"b64": 5}': "got an object with keys \\['b64'\\]",
+    '{"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1}': "'e'\\] and 1 more",
+    "[]": "bare base64 string; got an array",
+    "12345": "got the number 12345",
+    "true": "got a boolean",
+    "null": "got null",
+}
+
+
+@pytest.mark.parametrize(("instance", "reason"), REFUSED.items())
+def test_other_instances_are_refused_with_what_was_expected(instance: str, reason: str) -> None:
+    with pytest.raises(BadInstance, match=reason):
+        read_image(json.loads(instance))
+
+
+BYTES = b"\xfb\xff\xbe?"
+STANDARD = base64.b64encode(BYTES).decode()
+BASE64 = {
+    "standard": STANDARD,
+    "URL-safe": base64.urlsafe_b64encode(BYTES).decode(),
+    "without padding": STANDARD.rstrip("="),
+    "with line breaks": f"{STANDARD[:3]}\r\n{STANDARD[3:]}\n",
+    "a data: URL": f"data:image/png;base64,{STANDARD}",
+}
+
+
+@pytest.mark.parametrize("text", BASE64.values(), ids=BASE64.keys())
+def test_every_form_of_base64_is_decoded(text: str) -> None:
+    assert decode_base64(text) == BYTES
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "the base64 text is empty"),
+        ("é", "not base64"),
+        ("ab*cd", "not base64"),
+        ("abcde", "not base64"),
+        ("data:image/svg+xml,<svg/>", "a data: URL must say ;base64"),
+    ],
+)
+def test_what_is_not_base64_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(BadInstance, match=reason):
+        decode_base64(text)
