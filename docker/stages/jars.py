@@ -66,16 +66,11 @@ def lay_out(jar: Path, debians: Path, out: Path) -> None:
             if name.startswith(KEPT) and not name.endswith("/"):
                 entry = zipfile.ZipInfo(name, EPOCH)
                 kept.writestr(entry, all_of_it.read(name), zipfile.ZIP_DEFLATED)
-    _lay_out_native(jar, out)
+        machine = {"aarch64": "aarch_64"}.get(platform.machine(), platform.machine())
+        native = NATIVE.format(machine=machine)
+        (out / Path(native).name).write_bytes(all_of_it.read(native))
     for name in DEBIANS:
         (out / f"{name}.jar").symlink_to(debians / f"{name}.jar")
-
-
-def _lay_out_native(jar: Path, out: Path) -> None:
-    machine = {"aarch64": "aarch_64"}.get(platform.machine(), platform.machine())
-    native = NATIVE.format(machine=machine)
-    with zipfile.ZipFile(jar) as contents:
-        (out / Path(native).name).write_bytes(contents.read(native))
 
 
 def main() -> None:
