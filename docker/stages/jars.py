@@ -8,8 +8,8 @@ updates reach the server.
     python jars.py MODEL_SERVER_JAR DEBIANS_JARS OUT
 """
 
-import argparse
 import platform
+import sys
 import zipfile
 from pathlib import Path
 
@@ -73,14 +73,5 @@ def lay_out(jar: Path, debians: Path, out: Path) -> None:
         (out / f"{name}.jar").symlink_to(debians / f"{name}.jar")
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("jar", "debians", "out"):
-        parser.add_argument(name, type=Path)
-    args = parser.parse_args()
-    lay_out(args.jar, args.debians, args.out)
-
-
 if __name__ == "__main__":
-    main()
+    lay_out(*map(Path, sys.argv[1:]))
