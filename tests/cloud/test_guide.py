@@ -44,6 +44,7 @@ def env(empty: Stage, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
     over.set()
     thread.join(60)
     _gcloud(found, "config", "unset", "project")
+    subprocess.run([DOCKER, "rmi", f"{image}-2"], capture_output=True, timeout=60, check=False)
 
 
 def _gcloud(env: dict[str, str], *words: str) -> None:
