@@ -4,7 +4,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,8 @@ def connected(project: str | None, region: str | None) -> Google:
 
 def steps_image(google: Google) -> str:
     """Return the image that the steps run in, by its digest; Cloud Build makes it where it is not there."""
-    own = Google(replace(google.settings, name=f"{google.settings.name}-pipeline"), google.say)
+    name = f"{google.settings.name}-pipeline"
+    own = Google(google.settings.model_copy(update={"name": name}), google.say)
     image, tag = own.settings.image_name, steps_tag()
     if own.digest(tag) is None:
         own.say(f"the steps' image is not in the registry: {image}:{tag}")

@@ -14,10 +14,12 @@ from tests.kubernetes.test_manifests import validate
 from tests.pictures import ROOT
 from tests.programs import needs
 
+pytestmark = pytest.mark.xdist_group("kubernetes")
 GUIDE = ROOT / "docs" / "kubernetes.md"
 IMAGE = f"us-central1-docker.pkg.dev/my-project/models/digits@sha256:{'a' * 64}"
 
 
+@pytest.mark.full
 def test_every_command_prints_what_the_guide_shows(tmp_path: Path) -> None:
     needs("gcloud", "gke-gcloud-auth-plugin")
     with standing_in() as world:
@@ -63,4 +65,4 @@ def test_the_overlay_of_one_s_own_is_valid_and_takes_what_it_names(tmp_path: Pat
 
 @pytest.mark.parametrize("said", re.findall(r"^\| `([^`]+)` \|", GUIDE.read_text(), re.MULTILINE))
 def test_every_message_in_the_table_is_one_that_is_really_said(said: str) -> None:
-    assert any(said in file.read_text() for file in (ROOT / "deploy" / "gke").glob("*.py"))
+    assert any(said in file.read_text() for file in (ROOT / "deploy").rglob("*.py"))

@@ -16,6 +16,7 @@ from tests.kubernetes.node import number
 from tests.pictures import ARCHIVE, ROOT
 from tests.programs import needs
 
+pytestmark = pytest.mark.xdist_group("kubernetes")
 LAYERED = ("any", "gke-cpu", "gke-gpu")
 """Those that have a Deployment, and may take the components."""
 BASE = pod("any")
@@ -44,6 +45,7 @@ def combined(tmp_path: Path) -> list[Path]:
     return folders
 
 
+@pytest.mark.full
 def test_every_object_of_every_overlay_is_valid_in_three_versions(combined: list[Path]) -> None:
     done = validate(*(MANIFESTS / "overlays" / name for name in OVERLAYS), *combined)
     assert done.returncode == 0, done.stderr

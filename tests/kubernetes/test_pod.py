@@ -15,6 +15,7 @@ from tests.kubernetes.conftest import overlay, pod
 from tests.kubernetes.node import Running
 from tests.pictures import request
 
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("kubernetes")]
 MEBIBYTE = 1 << 20
 
 

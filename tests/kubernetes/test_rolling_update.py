@@ -23,6 +23,7 @@ from tests.kubernetes import node
 from tests.kubernetes.conftest import Thing, overlay, pod
 from tests.kubernetes.node import Running
 
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("kubernetes")]
 LAG_S = 7
 """How long the balancer goes on sending to a pod that was told to leave: longer than the container
 alone would bear, and a long time for kube-proxy."""

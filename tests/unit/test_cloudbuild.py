@@ -131,7 +131,7 @@ def test_no_key_is_given_twice() -> None:
 
 
 def test_the_defaults_are_those_of_deploy_toml(build: Any) -> None:
-    given, settings = build["substitutions"], Settings(project="p")
+    given, settings = build["substitutions"], Settings(project="my-project")
     assert (given["_NAME"], given["_REGION"], given["_REPOSITORY"]) == (
         settings.name,
         settings.region,

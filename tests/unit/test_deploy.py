@@ -1,15 +1,23 @@
 """What deploy decides without asking anybody: settings, errors explained, a canary judged, costs, images."""
 
+import argparse
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
+from google.api_core import exceptions
 
 from deploy import image, roles, settings, watch
+from deploy.__main__ import main
 from deploy.cost import estimate
-from deploy.errors import Stop
+from deploy.errors import Lost, Stop
 from deploy.explain import Said, explain
+from deploy.google import wire
 from deploy.plan import Machine
 from deploy.settings import Settings
 from tests.pictures import ROOT
@@ -53,23 +61,27 @@ def test_the_projects_own_deploy_toml_is_good() -> None:
     ("text", "said"),
     [
         ("mashine_type = 'e2'", "there is no setting 'mashine_type'"),
-        ("machine_type = 'E2 STANDARD'", "machine_type = 'E2 STANDARD' is not a machine type"),
-        ("min_replicas = '1'", "min_replicas is a whole number, not '1'"),
-        ("min_replicas = 0", "min_replicas = 0 is not between 1 and 1000"),
-        ("min_replicas = true", "min_replicas is a whole number, not True"),
+        ("machine_type = 'E2 STANDARD'", "machine_type = 'E2 STANDARD' should be a machine type"),
+        ("min_replicas = '1'", "min_replicas = '1' should be a valid integer"),
+        ("min_replicas = 0", "min_replicas = 0 should be greater than or equal to 1"),
+        ("min_replicas = true", "min_replicas = True should be a valid integer"),
         ("min_replicas = 3\nmax_replicas = 2", "max_replicas = 2 is less than min_replicas = 3"),
-        ("dedicated = 'yes'", "dedicated is true or false, not 'yes'"),
-        ("name = 'Digits'", "name = 'Digits' is not lowercase letters"),
-        ("region = 'Belgium'", "region = 'Belgium' is not a region such as us-central1"),
-        ("artifact_uri = 's3://x'", "artifact_uri = 's3://x' is not gs://BUCKET/FOLDER"),
-        ("accelerator_type = 'T4'", "accelerator_type = 'T4' is not an accelerator"),
+        ("dedicated = 'yes'", "dedicated = 'yes' should be a valid boolean"),
+        ("name = 'Digits'", "name = 'Digits' should be lowercase letters"),
+        ("region = 'Belgium'", "region = 'Belgium' should be a region such as us-central1"),
+        ("artifact_uri = 's3://x'", "artifact_uri = 's3://x' should be gs://BUCKET/FOLDER"),
+        ("accelerator_type = 'T4'", "accelerator_type = 'T4' should be an accelerator"),
         ("accelerator_count = 1", "accelerator_count = 1 without an accelerator_type"),
         (
             "accelerator_type = 'NVIDIA_L4'",
             "accelerator_type = 'NVIDIA_L4' without an accelerator_count",
         ),
-        ("[env]\nAIP_HTTP_PORT = '1'", "AIP_HTTP_PORT, which Vertex AI sets itself"),
-        ("[env]\nA = 1", "[env] is a table of strings"),
+        (
+            "[env]\nAIP_HTTP_PORT = '1'",
+            "env should not name AIP_HTTP_PORT, which Vertex AI sets itself",
+        ),
+        ("[env]\nA = 1", "env.A = 1 should be a valid string"),
+        ("builder = 'here'", "builder = 'here' should be 'cloud' or 'local'"),
         ("name = ", "is not TOML"),
     ],
 )
@@ -79,26 +91,113 @@ def test_a_wrong_setting_is_refused_with_its_place_and_what_was_expected(
     with pytest.raises(Stop) as stop:
         settings.read({"project": "my-project"}, {}, written(tmp_path, text))
     assert said in stop.value.what
-    assert "deploy.toml" in stop.value.what
+    assert stop.value.what.startswith(str(tmp_path / "deploy.toml"))
+    assert "\n" not in stop.value.what
     assert stop.value.do
 
 
-def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        Stop, match="DEPLOY_MIN_REPLICAS: min_replicas is a whole number, not 'two'"
-    ):
-        settings.read(
-            {"project": "my-project"}, {"DEPLOY_MIN_REPLICAS": "two"}, written(tmp_path, "")
-        )
+@pytest.mark.parametrize(
+    ("options", "environment", "said"),
+    [
+        (
+            {},
+            {"DEPLOY_MIN_REPLICAS": "two"},
+            "DEPLOY_MIN_REPLICAS: min_replicas = 'two' should be a valid integer",
+        ),
+        (
+            {},
+            {"DEPLOY_DEDICATED": "2"},
+            "DEPLOY_DEDICATED: dedicated = '2' should be a valid boolean",
+        ),
+        (
+            {"machine_type": "E2"},
+            {},
+            "--machine-type: machine_type = 'E2' should be a machine type",
+        ),
+    ],
+)
+def test_a_wrong_variable_or_option_is_named(
+    tmp_path: Path, options: dict[str, str], environment: dict[str, str], said: str
+) -> None:
+    with pytest.raises(Stop) as stop:
+        settings.read({"project": "my-project"} | options, environment, written(tmp_path, ""))
+    assert stop.value.what.startswith(said)
 
 
-def test_every_setting_is_explained_and_in_the_file_or_a_default_nobody_changes() -> None:
-    assert set(settings.explained()) == set(settings.TYPES)
+def test_variables_are_text_that_becomes_what_the_setting_is(tmp_path: Path) -> None:
+    environment = {"DEPLOY_DEDICATED": "1", "DEPLOY_PORT": "81", "DEPLOY_IMAGE": ""}
+    found = settings.read({"project": "my-project"}, environment, written(tmp_path, ""))
+    assert (found.dedicated, found.port, found.image) == (True, 81, "")
+
+
+def test_every_setting_is_explained_once_with_its_default_and_is_in_the_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["canary", "--help"])
+    told = " ".join(capsys.readouterr().out.partition("settings:\n")[2].split())
+    for name, field in settings.FIELDS.items():
+        option = f"--{name.replace('_', '-')}"
+        assert len(re.findall(rf"(?<!\S){option}(?![\w-])", told)) == (name != "env"), name
+        assert field.description
+        default = {"False": "no"}.get(str(field.default), str(field.default))
+        shown = f"{field.description} (default: {default})" if default else field.description
+        assert shown in told or name == "env"
     text = (ROOT / "deploy.toml").read_text()
     unsaid = {
-        name for name in settings.TYPES if not re.search(rf"^(# )?\[?{name}\b", text, re.MULTILINE)
+        name for name in settings.FIELDS if not re.search(rf"^(# )?\[?{name}\b", text, re.MULTILINE)
     }
     assert unsaid <= {"image", "shared_memory_mb", "wait_minutes", "api_endpoint", "registry"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "endpoint",
+        "build",
+        "upload",
+        "deploy",
+        "promote",
+        "rollback",
+        "predict",
+        "batch-predict",
+        "status",
+        "undeploy",
+        "teardown",
+    ],
+)
+def test_every_command_explains_itself(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*line.split(), "--help"])
+    assert end.value.code == 0
+    assert "--machine-type" in capsys.readouterr().out or not line
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--watch ten", "--watch 0m", "--max-error-rate many", "--max-p95 fast", "--traffic 0"],
+)
+def test_a_limit_that_cannot_be_read_is_refused_before_anything_is_begun(
+    options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["canary", *options.split()])
+    assert end.value.code == 2
+    option, value = options.split()
+    assert f"argument {option}: {value!r} is n" in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_googles_libraries() -> None:
+    program = (
+        "import sys; from deploy.__main__ import main\n"
+        "try: main(['deploy', '--help'])\n"
+        "except SystemExit: print([n for n in sys.modules if n.startswith(('google.a', 'google.cloud.'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_rehearsal_remembers_elsewhere(tmp_path: Path) -> None:
@@ -181,10 +280,51 @@ def test_googles_errors_are_one_sentence_and_what_to_do(said: Said, what: str, d
     assert do in stop.do
 
 
+class Busy(wire.Wire):
+    """A Google that answers with these, one after the other."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.lines = iter(answers), list[str]()
+        super().__init__(HERE, self.lines.append)
+
+    def answer(self, **_: Any) -> Any:
+        found = next(self.answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def test_what_is_busy_is_asked_again_with_a_line_for_each_time() -> None:
+    google = Busy(exceptions.ServiceUnavailable("busy"), requests.ConnectionError(), "there")
+    assert google._read(google.answer) == "there"
+    assert google.lines == [
+        "  Google answers 503; trying again",
+        "  the connection broke; trying again",
+    ]
+
+
+def test_what_stays_busy_ends_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "GIVE_UP_S", 1e-9)
+    google = Busy(*[exceptions.ServiceUnavailable("busy")] * 9)
+    with pytest.raises(Stop, match="Google does not answer: Google answers 503"):
+        google._read(google.answer)
+
+
+def test_a_change_whose_connection_broke_is_made_again_by_whoever_looks_first() -> None:
+    google = Busy(requests.ConnectionError(), "made")
+    with pytest.raises(Lost, match=r"the connection broke \(changing it\)"):
+        google._change("changing it", lambda *_, **__: google.answer(), object())
+    google = Busy(*[Lost("broken")] * 2, "made")
+    assert google.until_made(google.answer) == "made"
+    assert google.lines == ["  broken; looking again"] * 2
+    broken = Busy(*[Lost("broken")] * wire.ATTEMPTS)
+    with pytest.raises(Stop, match="again and again"):
+        broken.until_made(broken.answer)
+
+
 def test_every_permission_that_is_needed_has_a_role_that_grants_it() -> None:
     for needed in roles.NEEDED.values():
         for permission in needed:
-            assert roles.role_of(permission), permission
             command = roles.grant("my-project", permission)
             assert command.startswith("gcloud projects add-iam-policy-binding my-project")
 
@@ -221,7 +361,7 @@ def test_times_and_rates_are_read_as_people_write_them() -> None:
         (watch.rate, "101%"),
         (watch.milliseconds, "3"),
     ):
-        with pytest.raises(Stop, match="is not a"):
+        with pytest.raises(argparse.ArgumentTypeError, match=re.escape(repr(text))):
             read(text)
 
 
