@@ -144,7 +144,7 @@ def _run(world: World, build: cb.Build, expanded: cb.Build, _: operations.Operat
     until = time.monotonic() + (expanded.timeout.total_seconds() if "timeout" in expanded else 3600)
     build.status_detail = ""
     try:
-        with tempfile.TemporaryDirectory(prefix="rehearsal-build-") as folder:
+        with tempfile.TemporaryDirectory(prefix="build-", ignore_cleanup_errors=True) as folder:
             workspace = Path(folder, "workspace")
             workspace.mkdir()
             _unpack(world, expanded, workspace)

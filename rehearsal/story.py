@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from contract.docker import Docker, DockerError
 from rehearsal import artifacts, ports
 from rehearsal.stage import Missing, Stage, raised
 from rehearsal.world import Rules
@@ -177,6 +179,13 @@ def chapters(story: Story) -> Iterator[str]:
     with_deploy(story)
 
 
+def clean_up(docker: str) -> None:
+    """Remove what cloudbuild.yaml leaves on the machine of a build, which Google deletes whole."""
+    with contextlib.suppress(DockerError):
+        Docker(docker)("image", "rm", "--force", "workshop")
+    shutil.rmtree("/tmp/checks", ignore_errors=True)  # noqa: S108  named there
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -201,6 +210,8 @@ def main() -> None:
         sys.exit(f"rehearsal: {error}\n  what the control plane saw: {LOG}")
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        clean_up(args.docker)
 
 
 if __name__ == "__main__":
