@@ -56,9 +56,8 @@ def create(world: World, request: cb.CreateBuildRequest) -> operations_pb2.Opera
     expanded = expand(build)
     world.builds[build.name] = build
     metadata = cb.BuildOperationMetadata(build=build)
-    where = canonical(where)
     work = partial(_run, world, build, expanded)
-    return operations.start(world, where, "CreateBuild", work, metadata)
+    return operations.start(world, canonical(where), "CreateBuild", work, metadata)
 
 
 def get(world: World, request: cb.GetBuildRequest) -> cb.Build:

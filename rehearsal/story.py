@@ -96,7 +96,6 @@ def with_gcloud(story: Story, image: str) -> None:
     answer = json.loads(story.run(predict))
     complete = "deployedModelId" in answer and bool(answer["predictions"])
     story.expect(complete, "no predictions from gcloud")
-    print(f"\n  deployedModelId: {answer['deployedModelId']}")
     raw = story.run(
         f"gcloud ai endpoints raw-predict {where} --request=@{REQUEST} "
         "--http-headers=Content-Type=application/json"
