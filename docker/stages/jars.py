@@ -8,8 +8,8 @@ updates reach the server.
     python jars.py MODEL_SERVER_JAR DEBIANS_JARS OUT
 """
 
-import argparse
 import platform
+import sys
 import zipfile
 from pathlib import Path
 
@@ -66,26 +66,12 @@ def lay_out(jar: Path, debians: Path, out: Path) -> None:
             if name.startswith(KEPT) and not name.endswith("/"):
                 entry = zipfile.ZipInfo(name, EPOCH)
                 kept.writestr(entry, all_of_it.read(name), zipfile.ZIP_DEFLATED)
-    _lay_out_native(jar, out)
+        machine = {"aarch64": "aarch_64"}.get(platform.machine(), platform.machine())
+        native = NATIVE.format(machine=machine)
+        (out / Path(native).name).write_bytes(all_of_it.read(native))
     for name in DEBIANS:
         (out / f"{name}.jar").symlink_to(debians / f"{name}.jar")
 
 
-def _lay_out_native(jar: Path, out: Path) -> None:
-    machine = {"aarch64": "aarch_64"}.get(platform.machine(), platform.machine())
-    native = NATIVE.format(machine=machine)
-    with zipfile.ZipFile(jar) as contents:
-        (out / Path(native).name).write_bytes(contents.read(native))
-
-
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("jar", "debians", "out"):
-        parser.add_argument(name, type=Path)
-    args = parser.parse_args()
-    lay_out(args.jar, args.debians, args.out)
-
-
 if __name__ == "__main__":
-    main()
+    lay_out(*map(Path, sys.argv[1:]))

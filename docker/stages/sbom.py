@@ -6,10 +6,10 @@ have the same list.
     python sbom.py SYFT FOLDER OUT
 """
 
-import argparse
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 
@@ -30,14 +30,5 @@ def write(syft: Path, folder: Path, out: Path) -> None:
         os.utime(each, (0, 0))
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("syft", "folder", "out"):
-        parser.add_argument(name, type=Path)
-    args = parser.parse_args()
-    write(args.syft, args.folder, args.out)
-
-
 if __name__ == "__main__":
-    main()
+    write(*map(Path, sys.argv[1:]))

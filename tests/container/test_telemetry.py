@@ -34,7 +34,8 @@ from tests.prometheus import Prometheus
 HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
 pytestmark = pytest.mark.xdist_group("telemetry")
 METRICS = 9464
-TRACE = "5f" * 16
+TRACE, LOGGED = "5f" * 16, "4e" * 16
+"""Traces: of the requests whose spans are counted, and of those that are looked up in the log."""
 SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BSP_SCHEDULE_DELAY": "500"}
 
 
@@ -168,8 +169,8 @@ def test_the_page_lists_the_metrics_that_there_are(
 @pytest.mark.parametrize(
     "header",
     [
-        ("X-Cloud-Trace-Context", f"{TRACE}/123;o=1"),
-        ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),
+        ("X-Cloud-Trace-Context", f"{LOGGED}/123;o=1"),
+        ("traceparent", f"00-{LOGGED}-00f067aa0ba902b7-01"),
     ],
 )
 def test_a_request_s_line_has_its_id_and_its_trace_and_nothing_of_its_body(
@@ -178,7 +179,7 @@ def test_a_request_s_line_has_its_id_and_its_trace_and_nothing_of_its_body(
     answer = traced(predicting, header)
     line = line_of(observed, answer.headers["x-request-id"])
     assert line["requests"] == [answer.headers["x-request-id"]]
-    assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{TRACE}"
+    assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{LOGGED}"
     labels = {"endpoint_id": "123", "deployed_model_id": "456", "process": "front"}
     assert line["logging.googleapis.com/labels"] == labels
     assert (line["severity"], line["httpRequest"]["status"]) == ("INFO", 200)

@@ -17,23 +17,9 @@ def pack(folder: Path, handler: Path = HERE / "mnist_handler.py", *more: str) ->
     weights = folder / "mnist_cnn.pt"
     torch.save(Net().state_dict(), weights)
     command = [
-        sys.executable,
-        "-m",
-        "model_archiver.model_packaging",
-        "--model-name",
-        "model",
-        "--version",
-        "1.0",
-        "--model-file",
-        str(HERE / "mnist.py"),
-        "--serialized-file",
-        str(weights),
-        "--handler",
-        str(handler),
-        "--export-path",
-        str(folder),
-        "--force",
-        *more,
+        *(sys.executable, "-m", "model_archiver.model_packaging", "--force"),
+        *("--model-name=model", "--version=1.0", f"--model-file={HERE / 'mnist.py'}"),
+        *(f"--serialized-file={weights}", f"--handler={handler}", f"--export-path={folder}", *more),
     ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     weights.unlink()

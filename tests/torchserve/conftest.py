@@ -1,5 +1,10 @@
-"""A TorchServe for the tests of this folder."""
+"""TorchServe for the tests of this folder: as this project runs it, and by its own command."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,24 +12,73 @@ from pathlib import Path
 
 import pytest
 
-from serving import artifact, java, local, machine, probe, torchserve
-from tests.http import Endpoint
+from serving import artifact, java, local, probe, torchserve
+from serving.machine import Layout
+from tests.http import Endpoint, wait_for
 from tests.pictures import ARCHIVE
+
+TWO_WORKERS = Layout(workers=2, threads=1, batch_delay_ms=20)
 
 
 @contextmanager
-def serving(archive: Path) -> Iterator[Endpoint]:
-    """Serve an archive on a free port for as long as the block lasts."""
+def serving(
+    archive: Path, request: bytes | None = None, layout: Layout = TWO_WORKERS
+) -> Iterator[Endpoint]:
+    """Serve an archive on a free port for as long as the block lasts.
+
+    `request` is what it is probed with in place of its golden request.
+    """
     with tempfile.TemporaryDirectory(prefix="ts-") as run:
         address = f"http://127.0.0.1:{torchserve.free_port()}"
-        layout = machine.Layout(workers=2, threads=1, batch_delay_ms=20)
         settings = torchserve.Settings(archive, Path(run), layout, address)
         server = torchserve.Server(settings, java.find(), print)
         try:
-            local.wait_until_ready(server, probe.asking(settings, artifact.golden_request(archive)))
+            asked = request or artifact.golden_request(archive)
+            local.wait_until_ready(server, probe.asking(settings, asked))
             yield Endpoint(f"{address}/predictions/{archive.stem}")
         finally:
             server.stop()
+
+
+@contextmanager
+def stock_torchserve(archive: Path, request: bytes, *more_settings: str) -> Iterator[Endpoint]:
+    """Serve an archive by the command `torchserve`, and give it once it answers the request."""
+    kinds = ("inference_address", "management_address", "metrics_address")
+    ports = {kind: torchserve.free_port() for kind in kinds}
+    settings = [
+        *(f"{kind}=http://127.0.0.1:{port}" for kind, port in ports.items()),
+        *(f"grpc_{kind}_port={torchserve.free_port()}" for kind in ("inference", "management")),
+        "default_workers_per_model=1",
+        *more_settings,
+    ]
+    with tempfile.TemporaryDirectory(prefix="stock-") as run, Path(run, "log").open("w") as log:
+        Path(run, "config.properties").write_text("\n".join(settings) + "\n")
+        command = [
+            *(str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground"),
+            *("--ncs", "--disable-token-auth", "--ts-config", "config.properties"),
+            *("--model-store", str(archive.parent), "--models", f"{archive.stem}={archive.name}"),
+        ]
+        home = str(Path(java.find().executable).parent.parent)
+        environ = os.environ | {"JAVA_HOME": home, "LOG_LOCATION": run, "TEMP": run}
+        server = subprocess.Popen(
+            command, env=environ, cwd=run, stdout=log, stderr=log, start_new_session=True
+        )
+        endpoint = Endpoint(
+            f"http://127.0.0.1:{ports['inference_address']}/predictions/{archive.stem}"
+        )
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError):
+                return endpoint.post(request).code == 200
+            return False
+
+        try:
+            wait_for(answers, 90, "stock TorchServe")
+            yield endpoint
+        finally:
+            # Its Python front forwards no signal: the whole group has to go.
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait(10)
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,15 @@
 """An archive is self-contained, and holds whatever model is put behind the one seam."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from serving import archive, java, local, torchserve
+from serving import archive, local
 from tests import pictures, wire
-from tests.http import Endpoint, wait_for
-from tests.torchserve.conftest import serving
+from tests.torchserve.conftest import serving, stock_torchserve
 
 TOY = """
 import torch
@@ -70,53 +65,22 @@ def test_a_model_that_misses_its_golden_instance_makes_no_archive(
     assert not (tmp_path / "store" / "vowels.mar").exists()
 
 
-def test_training_stays_at_home(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "zipfile", "-e", str(pictures.ARCHIVE), str(tmp_path)], check=True
-    )
-    inside = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.py")}
-    assert "vertex_handler.py" in inside
-    assert "model/task.py" in inside
+def test_training_stays_at_home() -> None:
+    with zipfile.ZipFile(pictures.ARCHIVE) as contents:
+        inside = {name for name in contents.namelist() if name.endswith(".py")}
+    assert {"vertex_handler.py", "model/task.py"} <= inside
     assert not [name for name in inside if "train" in name]
 
 
-def test_torchserve_s_own_command_with_its_own_defaults_serves_the_archive(tmp_path: Path) -> None:
-    ports = {kind: torchserve.free_port() for kind in ("inference", "management", "metrics")}
-    config = "".join(f"{kind}_address=http://127.0.0.1:{port}\n" for kind, port in ports.items())
-    config += "".join(
-        f"grpc_{kind}_port={torchserve.free_port()}\n" for kind in ("inference", "management")
-    )
-    (tmp_path / "config.properties").write_text(f"{config}default_workers_per_model=1\n")
-    found = java.find().executable
-    environ = os.environ | {"TEMP": str(tmp_path), "JAVA_HOME": str(Path(found).parent.parent)}
-    command = textwrap.dedent(f"""
-        torchserve --start --foreground --disable-token-auth --no-config-snapshots
-        --ts-config config.properties --model-store {pictures.ARCHIVE.parent} --models digits.mar
-    """).split()
-    command[0] = str(Path(sys.executable).parent / command[0])
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environ, stdout=log, stderr=log, start_new_session=True
-        )
-    endpoint = Endpoint(f"http://127.0.0.1:{ports['inference']}/predictions/digits")
-    try:
-        wait_for(lambda: _answers(endpoint), 60, "a stock TorchServe")
+@pytest.mark.full
+def test_torchserve_s_own_command_with_its_own_defaults_serves_the_archive() -> None:
+    with stock_torchserve(pictures.ARCHIVE, wire.CASES[0].body) as endpoint:
         for case in wire.CASES[:12]:
             answer = endpoint.post(case.body)
             wire.check(case, answer.code, answer.body)
-    finally:
-        # Its Python front forwards no signal: the whole group has to go.
-        os.killpg(process.pid, 9)
-        process.wait(10)
 
 
-def _answers(endpoint: Endpoint) -> bool:
-    try:
-        return endpoint.post(wire.CASES[0].body).code == 200
-    except OSError:
-        return False
-
-
+@pytest.mark.full
 def test_an_archive_that_cannot_be_loaded_is_given_up_with_the_reason(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -129,6 +93,7 @@ def test_an_archive_that_cannot_be_loaded_is_given_up_with_the_reason(
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.full
 def test_an_archive_whose_workers_are_killed_while_they_load_it_is_given_up(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ from tests import wire
 from tests.http import Endpoint, crowd
 from tests.pictures import held_out, request
 
+pytestmark = pytest.mark.xdist_group("torchserve")
+
 
 @pytest.mark.parametrize("case", wire.CASES, ids=lambda case: case.name)
 def test_torchserve_keeps_the_wire_contract(digits: Endpoint, case: wire.Case) -> None:

@@ -1,11 +1,8 @@
 """A stock archive, served by stock TorchServe and by ours: the same answers, better errors."""
 
 import base64
-import contextlib
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,10 +14,14 @@ import pytest
 from PIL import Image
 
 import storage
-from serving import artifact, java, local, machine, probe, torchserve
-from tests.http import Endpoint, crowd, wait_for
+from serving import artifact
+from serving.machine import Layout
+from tests.http import Endpoint, crowd
 from tests.pictures import ARCHIVE, ROOT
 from tests.stock import archive as stock
+from tests.torchserve.conftest import serving, stock_torchserve
+
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("stock")]
 
 
 @pytest.fixture(scope="module")
@@ -31,75 +32,24 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-STOCK_SETTINGS = """
-inference_address=http://127.0.0.1:{0}
-management_address=http://127.0.0.1:{1}
-metrics_address=http://127.0.0.1:{2}
-grpc_inference_port={3}
-grpc_management_port={4}
-service_envelope=json
-disable_token_authorization=true
-default_workers_per_model=1
-"""
-
-
 @pytest.fixture(scope="module")
 def theirs(folder: Path) -> Iterator[Endpoint]:
     """Serve the archive as Google's prebuilt images do: TorchServe's command and JSON envelope."""
-    with tempfile.TemporaryDirectory(prefix="stock-") as run:
-        ports = [torchserve.free_port() for _ in range(5)]
-        config = Path(run) / "config.properties"
-        config.write_text(STOCK_SETTINGS.format(*ports))
-        command = [
-            str(Path(sys.executable).with_name("torchserve")),
-            "--start",
-            "--foreground",
-            "--ncs",
-            "--model-store",
-            str(folder),
-            "--models",
-            "model=model.mar",
-            "--ts-config",
-            str(config),
-            "--disable-token-auth",
-        ]
-        home = Path(java.find().executable).parent.parent
-        environ = os.environ | {"JAVA_HOME": str(home), "LOG_LOCATION": run, "TEMP": run}
-        with (Path(run) / "log").open("w") as log:
-            server = subprocess.Popen(
-                command, env=environ, cwd=run, stdout=log, stderr=log, start_new_session=True
-            )
-            try:
-                endpoint = Endpoint(f"http://127.0.0.1:{ports[0]}/predictions/model")
-                wait_for(lambda: _answers(endpoint), 60, "stock TorchServe")
-                yield endpoint
-            finally:
-                os.killpg(server.pid, signal.SIGKILL)
-                server.wait(10)
-
-
-def _answers(endpoint: Endpoint) -> bool:
-    with contextlib.suppress(OSError):
-        return endpoint.post(SAME["one picture"]).code == 200
-    return False
+    settings = ("service_envelope=json", "disable_token_authorization=true")
+    with stock_torchserve(folder / "model.mar", SAME["one picture"], *settings) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="module")
 def ours(folder: Path) -> Iterator[Endpoint]:
     """Serve the same archive as the container does."""
-    with tempfile.TemporaryDirectory(prefix="ts-") as run:
-        taken = artifact.take(storage.at(str(folder), print), ARCHIVE, Path(run) / "store")
+    with tempfile.TemporaryDirectory(prefix="store-") as store:
+        taken = artifact.take(storage.at(str(folder), print), ARCHIVE, Path(store))
         assert taken.stock
         assert taken.golden_request is None
-        address = f"http://127.0.0.1:{torchserve.free_port()}"
-        layout = machine.Layout(workers=1, threads=1, batch_size=8, batch_delay_ms=50)
-        settings = torchserve.Settings(taken.path, Path(run), layout, address)
-        server = torchserve.Server(settings, java.find(), print)
-        try:
-            local.wait_until_ready(server, probe.asking(settings, SAME["one picture"]))
-            yield Endpoint(f"{address}/predictions/model")
-        finally:
-            server.stop()
+        layout = Layout(workers=1, threads=1, batch_size=8, batch_delay_ms=50)
+        with serving(taken.path, SAME["one picture"], layout) as endpoint:
+            yield endpoint
 
 
 def picture(shade: int, mode: str = "L", size: tuple[int, int] = (28, 28)) -> str:

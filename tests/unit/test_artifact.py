@@ -125,35 +125,36 @@ def link(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-@pytest.mark.parametrize(
-    "name", ["../up.py", "a/../../up.py", "/etc/up.py", "..", "a\\..\\up.py", "..\\up.py"]
-)
-def test_an_archive_that_points_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
-    archive = zipped(tmp_path, ("handler.py", b""), (name, b"print('owned')"))
+OUT = r"'.+' points out of the archive"
+REFUSED = {
+    **{
+        f"the name {name}": ([("handler.py", b""), (name, b"")], OUT)
+        for name in ("../up.py", "a/../../up.py", "/etc/up.py", "..", "a\\..\\up.py", "..\\up.py")
+    },
+    "a link": (
+        [(link("weights"), b"/etc/passwd")],
+        "'weights' is no file; links and devices are refused",
+    ),
+    "200 MiB of zeros": (
+        [("zeros", bytes(200 << 20))],
+        " would unpack to 200 MiB, over 100 times its size",
+    ),
+    "too many files": (
+        [(f"{n}", b"") for n in range(artifact.MOST_FILES + 1)],
+        " has 20001 files, at most 20000 are taken",
+    ),
+}
+
+
+@pytest.mark.parametrize(("entries", "reason"), REFUSED.values(), ids=REFUSED.keys())
+def test_an_archive_that_is_made_to_do_harm_is_refused_before_it_is_unpacked(
+    tmp_path: Path, entries: list[tuple[str | zipfile.ZipInfo, bytes]], reason: str
+) -> None:
+    archive = zipped(tmp_path, *entries)
     (tmp_path / "out").mkdir()
-    with pytest.raises(NotServable, match=r"evil\.mar: '.+' points out of the archive"):
+    with pytest.raises(NotServable, match=rf"evil\.mar:? ?{reason}"):
         artifact.unpack(archive, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_an_archive_with_a_link_in_it_is_refused(tmp_path: Path) -> None:
-    archive = zipped(tmp_path, (link("weights"), b"/etc/passwd"))
-    with pytest.raises(NotServable, match="'weights' is no file; links and devices are refused"):
-        artifact.unpack(archive, tmp_path)
-
-
-def test_an_archive_that_is_made_to_fill_a_disk_is_refused(tmp_path: Path) -> None:
-    archive = zipped(tmp_path, ("zeros", bytes(200 << 20)))
-    assert archive.stat().st_size < 1 << 20
-    with pytest.raises(NotServable, match="would unpack to 200 MiB, over 100 times its size"):
-        artifact.unpack(archive, tmp_path)
-    assert list(tmp_path.iterdir()) == [archive]
-
-
-def test_an_archive_of_too_many_files_is_refused(tmp_path: Path) -> None:
-    archive = zipped(tmp_path, *((f"{n}", b"") for n in range(artifact.MOST_FILES + 1)))
-    with pytest.raises(NotServable, match="has 20001 files, at most 20000 are taken"):
-        artifact.unpack(archive, tmp_path)
 
 
 def test_an_archive_that_says_less_than_it_holds_is_refused(tmp_path: Path) -> None:
@@ -215,10 +216,3 @@ def test_a_pin_without_an_archive_is_refused(tmp_path: Path) -> None:
     baked = zipped(tmp_path, ("weights.safetensors", b""), ("handler.py", b""))
     with pytest.raises(NotServable, match="ARCHIVE_SHA256 is set, and there is no archive"):
         artifact.take(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store", "0" * 64)
-
-
-def test_an_archive_that_is_not_the_one_the_image_was_built_with_is_refused(tmp_path: Path) -> None:
-    archive = zipped(tmp_path, ("handler.py", b""))
-    archive.with_suffix(".mar.sha256").write_text(f"{'0' * 64}  evil.mar\n")
-    with pytest.raises(NotServable, match=r"evil\.mar\.sha256 says 0{64}"):
-        artifact.baked_in(tmp_path)

@@ -72,18 +72,12 @@ def test_a_pass_has_a_largest_size() -> None:
     assert predictions(response) == [2] * (batch.MAX_INSTANCES_PER_PASS + 1)
 
 
-def test_neighbours_of_a_bad_request_get_their_answers() -> None:
-    answers = ask(Doubler(), request(1), b"garbage", request("x"), request(2))
+def test_neighbours_of_a_bad_request_get_their_answers_and_each_bad_instance_is_named() -> None:
+    answers = ask(Doubler(), request(1), b"garbage", request("a", 1, "b"), request(2))
     assert [answer.code for answer in answers] == [200, 400, 400, 200]
     assert predictions(answers[3]) == [4]
-
-
-def test_a_bad_instance_is_named_and_so_is_every_other_one() -> None:
-    (response,) = ask(Doubler(), request("a", 1, "b"))
-    said = error(response)["message"]
-    assert (
-        said
-        == "instances[0]: expected an integer, got 'a'; instances[2]: expected an integer, got 'b'"
+    assert error(answers[2])["message"] == (
+        "instances[0]: expected an integer, got 'a'; instances[2]: expected an integer, got 'b'"
     )
 
 
@@ -133,32 +127,21 @@ def test_on_error_return_puts_an_error_in_the_prediction_s_place() -> None:
     assert bad["error"]["status"] == "INVALID_ARGUMENT"
 
 
-def test_a_model_that_fails_on_one_instance_fails_its_request_alone() -> None:
-    bad, good = ask(Doubler(), request(1, 13), request(2))
-    assert predictions(good) == [4]
-    assert error(bad) == {
-        "code": 500,
-        "status": "INTERNAL",
-        "message": "instances[1]: the model failed on it",
-    }
-
-
-def test_a_bug_in_a_task_is_ours_and_its_text_stays_with_us() -> None:
-    bad, good = ask(Doubler(), request("bug"), request(2))
-    assert bad.code == 500
-    assert "secret" not in bad.body
-    assert predictions(good) == [4]
-
-
-def test_an_answer_that_json_cannot_hold_is_our_fault() -> None:
-    bad, good = ask(Doubler(), request(5), request(2))
-    assert error(bad)["status"] == "INTERNAL"
-    assert predictions(good) == [4]
-
-
-def test_a_bad_parameter_fails_its_request_alone() -> None:
-    bad, good = ask(Doubler(), request(1, unknown=1), request(2))
-    assert error(bad)["message"] == "parameters.unknown is not known"
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (request(1, 13), 500, "instances[1]: the model failed on it"),
+        (request("bug"), 500, "instances[0]: the model failed to read it"),
+        (request(5), 500, "the model's answer could not be written"),  # it is NaN
+        (request(1, unknown=1), 400, "parameters.unknown is not known"),
+    ],
+)
+def test_what_fails_in_a_task_fails_its_request_alone_and_its_text_stays_with_us(
+    body: bytes, code: int, message: str
+) -> None:
+    bad, good = ask(Doubler(), body, request(2))
+    status = "INTERNAL" if code == 500 else "INVALID_ARGUMENT"
+    assert error(bad) == {"code": code, "status": status, "message": message}
     assert predictions(good) == [4]
 
 

@@ -72,21 +72,21 @@ def test_every_name_in_nginx_s_template_is_filled_in() -> None:
     assert not re.search("@[A-Z_]+@", text)
 
 
-def test_with_an_invoke_route_prefix_every_path_but_the_root_is_a_prediction() -> None:
-    assert 'location ~ "^/." {' in nginx_s_settings(INVOKE_ROUTE_PREFIX="/*")
-
-
-def test_nobody_is_told_of_requests_unless_somebody_wants_to_know() -> None:
-    text = nginx_s_settings()
-    assert "syslog:" not in text
-    assert 'X-Sent "";' in text
-    assert "/metrics" not in text
-
-
-def test_prometheus_s_door_is_another_than_the_two() -> None:
-    text = nginx_s_settings(METRICS_PORT="9090")
-    assert text.count("listen 0.0.0.0:") == 2
-    assert "listen 0.0.0.0:9090;" in text
+@pytest.mark.parametrize(
+    ("environ", "there", "not_there"),
+    [
+        ({}, ['X-Sent "";', "limit_conn large 10;"], ["syslog:", "/metrics"]),
+        ({"METRICS_PORT": "9090"}, ["listen 0.0.0.0:9000 ", "listen 0.0.0.0:9090;"], ["syslog:"]),
+        ({"INVOKE_ROUTE_PREFIX": "/*"}, ['location ~ "^/." {'], []),
+        ({"MAX_REQUEST_BYTES": "100000000"}, ["limit_conn large 1;"], []),
+    ],
+)
+def test_nginx_is_configured_as_the_variables_say(
+    environ: dict[str, str], there: list[str], not_there: list[str]
+) -> None:
+    text = nginx_s_settings(**environ)
+    assert all(part in text for part in there)
+    assert not any(part in text for part in not_there)
 
 
 def test_of_what_nginx_tells_of_a_request_its_method_and_path_are_left() -> None:
@@ -108,11 +108,6 @@ def test_where_metrics_are_sent_to_is_not_told_with_the_settings() -> None:
     with pytest.raises(BadVariable) as raised:
         config.read({variable: "user:secret@h:1"}, "digits")
     assert "secret" not in str(raised.value)
-
-
-def test_the_larger_the_requests_may_be_the_fewer_are_let_in_at_once() -> None:
-    assert "limit_conn large 10;" in nginx_s_settings()
-    assert "limit_conn large 1;" in nginx_s_settings(MAX_REQUEST_BYTES="100000000")
 
 
 def test_every_variable_that_is_read_is_in_the_docs() -> None:

@@ -92,46 +92,52 @@ def test_java_takes_a_quarter_of_the_memory_and_never_more_than_half_a_gigabyte(
     assert machine.heap(memory) == heap << 20
 
 
-@pytest.mark.parametrize(
-    ("cpu_max", "expected"), [("100000 100000", 1), ("50000 100000", 1), ("max 100000", None)]
-)
-def test_the_cgroup_s_quota_counts_and_not_the_host_s_cores(
-    tmp_path: Path, cpu_max: str, expected: int | None
+ALL_CORES = machine.cores(Path("/none"))
+CGROUPS: list[tuple[dict[str, str], int, int | None, int]] = [
+    ({}, ALL_CORES, None, 0),
+    ({"cpu.max": "max 100000", "memory.max": "max\n"}, ALL_CORES, None, 0),
+    ({"cpu.max": "100000 100000", "memory.max": "2147483648\n"}, 1, 2 * GIB, 0),
+    (
+        {"cpu.max": "50000 100000", "memory.events": "low 0\nhigh 0\nmax 87\noom 3\noom_kill 2\n"},
+        1,
+        None,
+        2,
+    ),
+    # Version 1:
+    (
+        {
+            "cpu/cpu.cfs_quota_us": "-1\n",
+            "cpu/cpu.cfs_period_us": "100000\n",
+            "memory/memory.limit_in_bytes": "9223372036854771712\n",
+        },
+        ALL_CORES,
+        None,
+        0,
+    ),
+    (
+        {
+            "cpu/cpu.cfs_quota_us": "150000\n",
+            "cpu/cpu.cfs_period_us": "100000\n",
+            "memory/memory.limit_in_bytes": "1073741824\n",
+            "memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n",
+        },
+        1,
+        GIB,
+        4,
+    ),
+]
+
+
+@pytest.mark.parametrize(("cgroup", "cores", "memory", "killed"), CGROUPS)
+def test_the_cgroup_s_limits_count_and_not_the_host_s(
+    tmp_path: Path, cgroup: dict[str, str], cores: int, memory: int | None, killed: int
 ) -> None:
-    (tmp_path / "cpu.max").write_text(cpu_max)
-    assert machine.cores(tmp_path) == (expected or machine.cores(tmp_path / "none"))
-
-
-def test_the_cgroup_s_memory_limit_counts(tmp_path: Path) -> None:
-    assert machine.memory(tmp_path) is None
-    (tmp_path / "memory.max").write_text("max\n")
-    assert machine.memory(tmp_path) is None
-    (tmp_path / "memory.max").write_text("2147483648\n")
-    assert machine.memory(tmp_path) == 2 * GIB
-
-
-def test_who_was_killed_for_want_of_memory_is_counted(tmp_path: Path) -> None:
-    assert machine.out_of_memory(tmp_path) == 0
-    (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 87\noom 3\noom_kill 2\n")
-    assert machine.out_of_memory(tmp_path) == 2
-
-
-def test_a_cgroup_of_version_1_says_the_same(tmp_path: Path) -> None:
-    for controller in ("cpu", "memory"):
-        (tmp_path / controller).mkdir()
-    limit = tmp_path / "memory" / "memory.limit_in_bytes"
-    limit.write_text("9223372036854771712\n")
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert machine.memory(tmp_path) is None
-    assert machine.cores(tmp_path) == machine.cores(tmp_path / "none")
-    limit.write_text("1073741824\n")
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("150000\n")
-    events = "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"
-    (tmp_path / "memory" / "memory.oom_control").write_text(events)
-    assert machine.memory(tmp_path) == GIB
-    assert machine.cores(tmp_path) == 1
-    assert machine.out_of_memory(tmp_path) == 4
+    for name, text in cgroup.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine.cores(tmp_path) == cores
+    assert machine.memory(tmp_path) == memory
+    assert machine.out_of_memory(tmp_path) == killed
 
 
 def fake_java(folder: Path, version: str) -> Path:

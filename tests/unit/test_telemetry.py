@@ -89,13 +89,7 @@ def test_the_entrypoint_s_own_question_is_not_told_of(
     telling.batch([RequestProcessor({})], 7)
     telling.started()
     assert isinstance(facts.read(wire.recv(9999)), Started)
-
-
-def test_a_worker_that_is_told_nothing_of_it_tells_nobody() -> None:
-    telling = worker.Telling(worker._wire(""))
-    telling.take(batch.Stages(1, 2, 3, 4, 5))
-    telling.batch([RequestProcessor({"X-Request-Id": REQUEST})], 7)
-    telling.started()
+    worker.Telling(worker._wire("")).started()  # with nobody to tell, it does nothing
 
 
 def test_what_could_not_be_told_is_counted(wire: socket.socket, telling: worker.Telling) -> None:
@@ -242,11 +236,6 @@ def test_a_trace_leads_from_the_front_door_to_the_model() -> None:
     assert took["forward"] == (110 * MS, 118 * MS)
 
 
-def test_a_trace_that_no_caller_began_has_the_request_s_id() -> None:
-    written = spans(ANSWERED)
-    assert f"{written['POST'].context.trace_id:032x}" == REQUEST
-
-
 TRACE = "5f" * 16
 
 
@@ -270,9 +259,9 @@ def test_a_caller_s_trace_is_gone_on_with_and_its_choice_holds(caller: dict[str,
     assert written["decode"].context.trace_id == front.context.trace_id
 
 
-@pytest.mark.parametrize("junk", ["", "00-zz-1-01", "a" * 4000])
-def test_a_caller_s_junk_is_no_trace(junk: str) -> None:
-    caller = {"traceparent": junk, "x-cloud-trace-context": junk}
+@pytest.mark.parametrize("junk", [None, "", "00-zz-1-01", "a" * 4000])
+def test_a_trace_that_no_caller_began_has_the_request_s_id(junk: str | None) -> None:
+    caller = {} if junk is None else {"traceparent": junk, "x-cloud-trace-context": junk}
     written = spans(ANSWERED._replace(caller=caller))
     assert f"{written['POST'].context.trace_id:032x}" == REQUEST
 
@@ -297,10 +286,7 @@ def test_the_memory_of_processes_is_told_by_their_kind(tmp_path: Path) -> None:
         (tmp_path / name / "smaps_rollup").write_text("Rss: 9 kB\nPss:   2 kB\n")
     (tmp_path / "9").mkdir()  # it ends while it is looked at
     assert processes.memory(tmp_path) == {"entrypoint": 2048, "front": 4096}
-
-
-def test_this_very_process_is_found() -> None:
-    assert sum(processes.memory().values()) > 10_000_000
+    assert sum(processes.memory().values()) > 10_000_000  # of this very machine
 
 
 def test_datagrams_without_room_are_counted(wire: socket.socket) -> None:
