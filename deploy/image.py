@@ -28,6 +28,8 @@ INPUTS = (
     "requirements/serve.lock",
     "requirements/torch.lock",
     "requirements/sbom.lock",
+    "LICENSE",
+    "NOTICE",
 )
 """What the Dockerfile copies, beside the archive."""
 INSTALL = {

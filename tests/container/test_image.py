@@ -227,6 +227,10 @@ def test_it_says_where_it_comes_from(image: str) -> None:
     assert re.fullmatch("[0-9a-f]{40}(-dirty)?", said["revision"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said["created"])
     assert said["base.name"]
+    assert said["licenses"] == "Apache-2.0"
+    text = docker("run", "--rm", "--entrypoint", "cat", image, "/app/LICENSE", "/app/NOTICE")
+    assert "Apache License" in text
+    assert "serving/patched.py" in text
 
 
 def test_the_image_sets_no_aip_variable(image: str) -> None:
