@@ -102,8 +102,8 @@ setup: .venv/ready ## install all packages that are pinned in requirements/ into
 model: .venv/ready ## train the network on scikit-learn's digits (DATA=folder: on yours)
 	$(BIN)/python -m model.train $(if $(DATA),--data $(DATA))
 
-$(MODEL): | .venv/ready
-	$(BIN)/python -m model.train
+$(MODEL):
+	@$(MAKE) --no-print-directory model
 
 archive: $(ARCHIVE) ## pack handler, model and weights into build/model-store/digits.mar
 
