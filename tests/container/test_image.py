@@ -195,6 +195,10 @@ def test_it_says_where_it_comes_from_and_sets_no_aip_variable(image: str) -> Non
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said["created"])
     assert said["base.name"]
     assert "AIP_" not in str(found["Env"])
+    assert said["licenses"] == "Apache-2.0"
+    text = docker("run", "--rm", "--entrypoint", "cat", image, "/app/LICENSE", "/app/NOTICE")
+    assert "Apache License" in text
+    assert "serving/patched.py" in text
 
 
 @pytest.fixture(scope="module")
