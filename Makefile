@@ -73,16 +73,19 @@ setup: .venv/ready ## make .venv with everything that is pinned in requirements/
 	@$(BIN)/python -m serving.java || { $(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/java.lock && $(BIN)/python -m serving.java; }
 	@touch $@
 
-model: .venv/ready ## train the network on scikit-learn's digits (DATA=folder: on yours)
-	$(BIN)/python -m model.train $(if $(DATA),--data $(DATA))
+model: .venv/ready ## train the network anew on scikit-learn's digits (DATA=folder: on yours; ARGS="--out model/trained")
+	$(BIN)/python -m model.train $(if $(DATA),--data $(DATA)) $(ARGS)
 
-$(MODEL): | .venv/ready
-	$(BIN)/python -m model.train
+# The weights that come with the repository, if none were trained here.
+$(MODEL): | model/trained
+	@mkdir -p $(@D)
+	cp -R model/trained/. $(@D)
+	@touch $@
 
 archive: $(ARCHIVE) ## pack handler, model and weights into build/model-store/digits.mar
 
 # All that is packed.
-PACKED := $(shell find handler task engine model -type f -not -path '*/__pycache__*' -not -path 'model/train/*' -not -path 'model/export/*')
+PACKED := $(shell find handler task engine model -type f -not -path '*/__pycache__*' -not -path 'model/train*' -not -path 'model/export/*')
 # Without the folder model/export eager serves.
 CHOICE := $(if $(wildcard model/export),build/model/engine.json)
 

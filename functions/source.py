@@ -9,7 +9,8 @@ BUILD = Path("build/functions")
 LEFT_OUT = (
     "__pycache__",
     "README.md",
-    "train",  # of the model, as `export`
+    "train",  # of the model, as `trained` and `export`
+    "trained",
     "export",
     "train.py",
     "vertex_handler.py",  # TorchServe's

@@ -5,16 +5,14 @@ endpoint of deploy.toml, or nothing yet.
 """
 
 import argparse
-import base64
-import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.train import data as sources
-from model.train.data import BadData, Data, png
-from model.train.exam import EXAMINERS
-from model.train.report import REPEATS
+from model.train.data import BadData, Data
+from model.train.evaluate import REPEATS, VARIANTS, redraw
+from model.train.write import as_instance
 from pipeline import report
 from pipeline.asked import Ask, NoAnswer, Request, of_archive, of_endpoint, of_folder, of_url
 from pipeline.report import Compared, Shown
@@ -68,23 +66,20 @@ def main() -> None:
 
 def held_out(data: Data, most: int = 0) -> list[Shown]:
     """Return the held-out pictures, each in all the ways of the examination; about `most`, if that is not 0."""
-    drawn = len(data.held_out) * (1 + REPEATS * (len(EXAMINERS) - 1))
+    drawn = len(data.held_out) * (1 + REPEATS * (len(VARIANTS) - 1))
     some = data.held_out[:: -(-drawn // most) if most else 1]
-    found = []
-    for way, examiner in EXAMINERS.items():
-        rng = random.Random(SEED)
-        for _ in range(1 if way == "as scanned" else REPEATS):
-            found += [
-                Shown(way, examiner(each.picture, rng), data.labels[each.target]) for each in some
-            ]
-    return found
+    return [
+        Shown(way, each.picture, data.labels[each.target])
+        for way in VARIANTS
+        for each in redraw(way, some, SEED)
+    ]
 
 
 def answers(ask: Ask, shown: list[Shown]) -> list[str]:
     """Return the label that a model gives each picture; raise NoAnswer."""
     requests: list[Request] = [[]]
     for each in shown:
-        picture = base64.b64encode(png(each.picture)).decode()
+        picture = as_instance(each.picture)["b64"]
         last = requests[-1]
         full = len(last) == MOST_INSTANCES or sum(map(len, last)) + len(picture) > MOST_BYTES
         if last and full:

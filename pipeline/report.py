@@ -1,7 +1,5 @@
 """What an evaluation found: numbers for machines, pictures and a page for people."""
 
-import base64
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,11 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image, ImageDraw
+from sklearn.metrics import confusion_matrix
 
-from model.train import report as training
-from model.train.report import Sitting
+from model.train.evaluate import Evaluation, confusion_table, draw_misread
+from model.train.write import as_instance
 
 ALL = "all of them"
 WIDTH, ROW, BAR = 640, 44, 300
@@ -63,31 +61,25 @@ class Compared:
         lost = sum(each.label == theirs != ours for each, ours, theirs in pairs)
         return won, lost
 
-    def sittings(self) -> dict[str, Sitting]:
-        """Return what the candidate said as the training's own examination has it."""
-        index = {label: number for number, label in enumerate(self.labels)}
-        found = {}
-        for way in dict.fromkeys(each.way for each in self.shown):
-            of_way = [
-                (each, said)
-                for each, said in zip(self.shown, self.candidate, strict=True)
-                if each.way == way
-            ]
-            wanted = torch.tensor([index[each.label] for each, _ in of_way])
-            said = torch.tensor([index[label] for _, label in of_way])
-            scores = torch.nn.functional.one_hot(said, len(self.labels)).float()
-            found[way] = Sitting([each.picture for each, _ in of_way], wanted, scores)
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Return the candidate's answers as the training's own evaluation has them."""
+        found: dict[str, Evaluation] = {}
+        for each, said in zip(self.shown, self.candidate, strict=True):
+            of_way = found.setdefault(each.way, Evaluation([], [], [], []))
+            of_way.pictures.append(each.picture)
+            of_way.labels.append(each.label)
+            of_way.answers.append(said)
         return found
 
 
 def write(folder: Path, compared: Compared, passes: bool, message: str) -> None:
     """Write report.json, report.html, accuracy.png, misread.png and confusion.txt."""
     folder.mkdir(parents=True, exist_ok=True)
-    sittings = compared.sittings()
-    drawn = {"accuracy": bars(compared), "misread": training.misread(sittings, compared.labels)}
+    evaluations = compared.evaluations()
+    drawn = {"accuracy": bars(compared), "misread": draw_misread(evaluations)}
     for name, picture in drawn.items():
         picture.save(folder / f"{name}.png")
-    confused = training.confusion(sittings, compared.labels)
+    confused = confusion_table(evaluations, compared.labels)
     (folder / "confusion.txt").write_text(f"{confused}\n")
     (folder / "report.html").write_text(_page(compared, message, drawn, confused))
     content = _numbers(compared) | {"passes": passes, "message": message}
@@ -128,11 +120,8 @@ def _numbers(compared: Compared) -> dict[str, Any]:
         if theirs is not None:
             metrics[f"serving_{name}"] = round(theirs, 4)
     won, lost = compared.apart()
-    count = len(compared.labels)
-    counts = torch.zeros(count, count, dtype=torch.int64)
-    for sitting in compared.sittings().values():
-        cells = sitting.wanted * count + sitting.scores.argmax(1)
-        counts += cells.bincount(minlength=count**2).view_as(counts)
+    wanted = [each.label for each in compared.shown]
+    counts = confusion_matrix(wanted, compared.candidate, labels=compared.labels)
     return {
         "pictures": len(compared.shown),
         "metrics": metrics,
@@ -151,7 +140,7 @@ def _page(compared: Compared, message: str, drawn: dict[str, Image.Image], confu
         else ""
     )
     pictures = "".join(
-        f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{_encoded(picture)}">'
+        f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{as_instance(picture)["b64"]}">'
         for name, picture in drawn.items()
     )
     return (
@@ -160,9 +149,3 @@ def _page(compared: Compared, message: str, drawn: dict[str, Image.Image], confu
         f"<h1>{escape(message)}</h1>{apart}{pictures}"
         f"<h2>a row: what it is; a column: what the candidate read</h2><pre>{escape(confused)}</pre>\n"
     )
-
-
-def _encoded(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
