@@ -53,7 +53,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume $(ADC):/mnt/adc.json:ro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown deploy-gke undeploy-gke manifests pipeline rehearse stand-in estimate migrate contract faults overload burst front tune bench start growth dashboard pairs measure-functions test test-unit test-functions test-torchserve test-container test-cloud test-kubernetes test-pipeline lint format lock clean
+.PHONY: help setup model export archive serve predict made-hello made-knn made-digits function-hello function-knn function-digits upload-model deploy-function build scan run push build-cloud deploy-endpoint canary promote rollback status undeploy teardown deploy-gke undeploy-gke manifests pipeline rehearse stand-in migrate contract faults tune bench start scaling test test-all lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -206,26 +206,14 @@ rehearse: $(ARCHIVE) ## go through all of it on this machine, with the real gclo
 stand-in: .venv/ready ## stand in for Google's control plane until Ctrl-C, for gcloud and SDK of your own
 	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal $(ARGS)
 
-estimate: ## say how many replicas a traffic takes and what they cost a month (ARGS="--traffic burst --peak 5000")
-	@$(PYTHON) -m deploy estimate $(ARGS)
-
 migrate: .venv/ready ## say what of a stock archive MAR=model.mar will work here (REQUEST=file: try one)
 	@$(BIN)/python -m migrate $(MAR) $(if $(REQUEST),--request $(REQUEST))
 
 contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file, RIGHTS=least)
 	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml --rights $(RIGHTS)
 
-faults: .venv/ready ## break a container of IMAGE in every way, under load; the table goes to docs/container.md
-	$(BIN)/python -m benchmarks.faults $(IMAGE) --docker $(DOCKER)
-
-overload: .venv/ready ## ask IMAGE for more than it can answer; the table goes to docs/container.md
-	$(BIN)/python -m benchmarks.overload $(IMAGE) --docker $(DOCKER)
-
-burst: .venv/ready ## hold the calculator of make estimate against IMAGE; the tables go to docs/scale.md
-	$(BIN)/python -m benchmarks.burst $(IMAGE) --docker $(DOCKER)
-
-front: .venv/ready ## measure what nginx costs a request; the table goes to docs/container.md
-	$(BIN)/python -m benchmarks.front $(IMAGE) --docker $(DOCKER)
+faults: .venv/ready ## break a container of IMAGE in every known way, under load (ARGS="--only nginx")
+	$(BIN)/python -m benchmarks.faults $(IMAGE) --docker $(DOCKER) $(ARGS)
 
 tune: $(ARCHIVE) ## find the layout that is best on this machine (ARGS="--objective latency"); it goes into the archive
 	$(BIN)/python -m benchmarks.tune $(ARGS)
@@ -237,20 +225,11 @@ bench: $(ARCHIVE) $(PEERS)/ready ## put ours beside the bare model, stock TorchS
 	@if $(DOCKER) info >/dev/null 2>&1; then $(MAKE) --no-print-directory build && $(BENCH) --image $(IMAGE); \
 	  else echo "no Docker engine answers: ours runs without its container and without nginx"; $(BENCH); fi
 
-start: .venv/ready ## measure the start of IMAGE to its first right answer, and its size
-	$(BIN)/python -m benchmarks.start $(IMAGE) --docker $(DOCKER)
+start: $(ARCHIVE) ## measure the start of IMAGE to its first right answer, and its size
+	$(BIN)/python -m benchmarks.start $(IMAGE) --docker $(DOCKER) $(ARGS)
 
-growth: $(ARCHIVE) $(PEERS)/ready ## measure IMAGE with more instances, larger pictures, more clients, and for ARGS="--minutes 60"
-	$(BIN)/python -m benchmarks.growth $(IMAGE) --docker $(DOCKER) $(ARGS)
-
-dashboard: $(ARCHIVE) $(PEERS)/ready ## draw the dashboard of IMAGE under load into docs/dashboard.png, by a real Prometheus
-	$(BIN)/python -m benchmarks.dashboard $(IMAGE) --docker $(DOCKER)
-
-pairs: $(ARCHIVE) ## measure what a part of IMAGE costs (ARGS=telemetry, or jar: TorchServe's own); the table goes to docs/
-	$(BIN)/python -m benchmarks.pairs $(ARGS) $(IMAGE) --docker $(DOCKER)
-
-measure-functions: $(ARCHIVE) $(IRISES) ## measure what each function needs, beside IMAGE; the table goes to docs/functions.md
-	$(BIN)/python -m benchmarks.functions $(IMAGE) --docker $(DOCKER) $(ARGS)
+scaling: $(ARCHIVE) ## measure IMAGE as instances, pictures, clients, rate and time grow (ARGS="--axes clients,overload")
+	$(BIN)/python -m benchmarks.scaling $(IMAGE) --docker $(DOCKER) $(ARGS)
 
 # What of ours the peers call is imported from .venv: torch and Pillow are the same for all.
 $(PEERS)/ready: requirements/bench.lock .venv/ready
@@ -259,29 +238,17 @@ $(PEERS)/ready: requirements/bench.lock .venv/ready
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
 	@touch $@
 
-test: $(ARCHIVE) build/kubernetes/ready $(KFP)/ready ## run all tests: the core, a real TorchServe, the real image, the rehearsed cloud
-	$(BIN)/python -m pytest
+# Most of the time is waiting, for a container or a server to start: more workers than cores.
+WORKERS ?= 4
+TESTS ?= tests
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
+TESTED := $(ARCHIVE) build/kubernetes/ready $(KFP)/ready
 
-test-unit: $(MODEL) ## run the tests that need neither TorchServe nor Docker
-	$(BIN)/python -m pytest tests/unit
+test: $(TESTED) ## run the tests that take less than ten minutes in all (TESTS=tests/unit, WORKERS=4, ARGS=)
+	$(PYTEST) -m "not full" $(ARGS)
 
-test-functions: $(ARCHIVE) ## run the tests of the functions: functions-framework, a storage emulator
-	$(BIN)/python -m pytest tests/functions
-
-test-torchserve: $(ARCHIVE) ## run the tests against a real TorchServe
-	$(BIN)/python -m pytest tests/torchserve
-
-test-container: $(ARCHIVE) ## run the tests against the real image, and those of the contract suite
-	$(BIN)/python -m pytest tests/container tests/contract
-
-test-cloud: $(ARCHIVE) ## run the tests of deploying: gcloud, the SDK and python -m deploy against the rehearsal
-	$(BIN)/python -m pytest tests/cloud
-
-test-pipeline: $(ARCHIVE) $(KFP)/ready ## run the tests of the pipeline: kfp's local runner, and Vertex AI Pipelines rehearsed
-	$(BIN)/python -m pytest tests/pipeline
-
-test-kubernetes: $(ARCHIVE) build/kubernetes/ready ## run the tests of kubernetes/: schemas, a pod, a rolling update, a stand-in for GKE
-	$(BIN)/python -m pytest tests/kubernetes
+test-all: test ## run all tests: those of make test, then the long ones
+	$(PYTEST) -m full $(ARGS)
 
 lint: .venv/ready ## check style, types and who imports whom
 	$(BIN)/ruff check .

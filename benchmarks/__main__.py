@@ -1,52 +1,40 @@
-"""Put ours beside the bare limit, TorchServe as its samples have it, and the peers.
+"""Compare ours with the bare limit, TorchServe as its samples set it up, and the peers.
 
-All run at once and are asked in turn (A B C, B C A, ...), so that what else the machine does falls
-on all of them alike. Medians of the rounds are quoted, and their ratios.
+All run at once and are loaded in turn (A B C, B C A, ...), so that what else the machine does
+affects all of them alike. The results are medians of the rounds, and their ratios.
 """
 
 import argparse
 import contextlib
 import datetime
-import os
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 from benchmarks import contestants, results, workloads
 from benchmarks.contestants import Served
-from benchmarks.limit import Limit
-from benchmarks.load import Load, NoWrk, press
+from benchmarks.limit import limit
+from benchmarks.load import Load, WrkMissingError
 from benchmarks.results import Cell, Row
 from benchmarks.workloads import BUILD, Workload
+from contract.docker import DockerError
 from serving import machine
 
 CELLS = (Cell(1, 1), Cell(8, 1), Cell(32, 1), Cell(4, 16))
-"""Clients, and the instances in each of their requests."""
-SETTLE_S = 0.7
-"""Before and after a turn: what is under way when the clients go must not be in the next one's."""
 Ask = Callable[[Cell, float], Load]
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line, measure, print a table and write it to build/bench."""
     args = _arguments()
-    chosen = [workload for workload in ("SMALL", "REAL") if args.workload in (workload, "both")]
-    rows: list[Row] = []
+    makers = {"SMALL": workloads.small, "REAL": workloads.real}
+    chosen = [name for name in makers if args.workload in (name, "both")]
+    BUILD.mkdir(parents=True, exist_ok=True)
     try:
-        for name in chosen:
-            workload = {"SMALL": workloads.small, "REAL": workloads.real}[name]()
-            rows += _run(workload, args)
-    except (NoWrk, contestants.DidNotStart) as error:
+        rows = [row for name in chosen for row in _run(makers[name](), args)]
+    except (WrkMissingError, contestants.DidNotStart, DockerError) as error:
         sys.exit(f"benchmarks: {error}")
-    began = datetime.datetime.now(datetime.UTC)
-    file = results.write(rows, began, BUILD)
-    print(f"\n{results.table(rows)}\n\n{file}", flush=True)
-    if contestants.PEERS.exists():
-        plots = [str(contestants.PEERS), "-m", "benchmarks.plots", str(file)]
-        subprocess.run(plots, check=True, timeout=120)
+    file = results.write(rows, datetime.datetime.now(datetime.UTC), BUILD)
+    print(f"\n{results.table(rows)}\n\n{file}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -54,11 +42,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workload", choices=["SMALL", "REAL", "both"], default="both")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (%(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=3, help="of a turn (%(default)s; more for REAL)"
+        "--seconds", type=float, default=3, help="of a turn, at least (%(default)s)"
     )
-    parser.add_argument(
-        "--image", help="ours: this image; without it, the same without a container"
-    )
+    parser.add_argument("--image", help="ours: this image (default: ours without a container)")
     parser.add_argument("--docker", default="docker", help="(%(default)s)")
     parser.add_argument("--only", help="names of contestants, separated by commas (all)")
     return parser.parse_args()
@@ -68,37 +54,30 @@ def _run(workload: Workload, args: argparse.Namespace) -> list[Row]:
     cores = machine.cores()
     with contextlib.ExitStack() as stack:
         asked: dict[str, Ask] = {}
-        limit = stack.enter_context(Limit(workload, cores))
-        asked["bare limit"] = lambda cell, s: limit.press(cell.clients, cell.instances, s)
+        bare = stack.enter_context(limit(workload, cores))
+        asked[results.LIMIT] = lambda cell, s: bare.press(cell.clients, cell.instances, s)
+        others = [contestants.STOCK, *contestants.peers(cores)]
         if args.image:
             served = stack.enter_context(contestants.container(args.image, args.docker, workload))
-            asked["ours"] = _asker(workload, served)
-        others = [contestants.stock(cores), *contestants.peers(cores)]
-        if not args.image:
-            others.insert(0, contestants.local(cores))
-        for contestant in others:
-            if args.only and not any(contestant.name.startswith(n) for n in args.only.split(",")):
-                continue
-            _say(f"{workload.name}: starting {contestant.label}")
-            served = stack.enter_context(contestants.serving(contestant, workload))
-            label = "ours" if contestant.name.startswith("ours") else contestant.label
-            asked[label] = _asker(workload, served)
+            asked[results.OURS] = _asker(workload, served)
+        else:
+            others.insert(0, contestants.ours())
+        if args.only:
+            chosen = (results.OURS, *args.only.split(","))
+            others = [each for each in others if each.name.startswith(chosen)]
+        for each in others:
+            print(f"{workload.name}: starting {each.label}", flush=True)
+            variables = contestants.environment(each, workload)
+            starting = contestants.started(each, workload.archive, workload.body(1), variables)
+            asked[each.label] = _asker(workload, stack.enter_context(starting))
         for ask in asked.values():
-            for cell in (CELLS[2], CELLS[2], CELLS[0]):
-                ask(cell, 3)
+            for cell in (CELLS[2], CELLS[2], CELLS[0]):  # warms up
+                ask(cell, args.seconds)
         return [row for cell in CELLS for row in _cell(workload, cell, asked, args)]
 
 
 def _asker(workload: Workload, served: Served) -> Ask:
-    def ask(cell: Cell, seconds: float) -> Load:
-        served.wake()
-        time.sleep(SETTLE_S)
-        load = press(served.url, workload.body(cell.instances), cell.clients, seconds)
-        time.sleep(SETTLE_S)
-        served.sleep()
-        return load
-
-    return ask
+    return lambda cell, s: served.press(workload.body(cell.instances), cell.clients, s)
 
 
 def _cell(
@@ -111,20 +90,9 @@ def _cell(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             loads[name].append(asked[name](cell, seconds))
-        _say(
-            f"{workload.name}: {cell.clients} clients x {cell.instances}: {turn + 1}/{args.rounds}"
-        )
-    rows = results.rows(workload.name, cell, loads)
-    best = max(statistics.median(load.requests_s for load in each) for each in loads.values())
-    _say(f"{workload.name}: {cell.clients} clients x {cell.instances}: at most {best:.0f} a second")
-    return rows
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+        print(f"{workload.name}: {cell}: round {turn + 1} of {args.rounds}", flush=True)
+    return results.rows(workload.name, cell, loads)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    Path(BUILD).mkdir(parents=True, exist_ok=True)
     main()

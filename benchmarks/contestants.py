@@ -1,4 +1,4 @@
-"""Who serves the same archive: ours, TorchServe as its samples set it up, and the peers."""
+"""The servers of one archive: ours, TorchServe as its samples set it up, and the peers."""
 
 import contextlib
 import os
@@ -7,20 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.container import Container
+import requests
+
+from benchmarks import image
+from benchmarks.load import Load, press
 from benchmarks.workloads import BUILD, Workload
 from serving.torchserve import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = BUILD / "venv" / "bin" / "python"
-"""An environment of their own: make bench makes it."""
-START_S = 180
+PEERS_BIN = BUILD.resolve() / "venv" / "bin"
+"""Of the peers' own environment, which make bench creates."""
+START_TIMEOUT_S = 180
 
 
 class DidNotStart(Exception):
@@ -31,114 +32,93 @@ class Contestant(NamedTuple):
     """One way of serving."""
 
     name: str
-    command: tuple[str, ...]
-    """With {port}, {archive} (a .mar), {store} (its folder) and {model} (its name) to be filled in."""
+    command: str
+    """With {python}, {port}, {archive} (a .mar) and {model} (its name) to be filled in."""
     route: str
-    workers: int
-    threads: int
+    workers: int = 0
+    """0: its own choice."""
+    threads: int = 0
 
     @property
     def label(self) -> str:
-        """The name and the layout."""
-        return f"{self.name} {self.workers}x{self.threads}"
+        """The name, and the layout where it is given."""
+        return f"{self.name} {self.workers}x{self.threads}" if self.workers else self.name
+
+
+STOCK = Contestant(
+    "stock TorchServe",
+    "{python} -m benchmarks.stock --archive {archive} --port {port}",
+    "/predictions/stock",
+)
+"""TorchServe as Google's samples start it, with its own workers and threads."""
+PEERS = [
+    Contestant("FastAPI", "python -m benchmarks.peers.fastapi_app", "/predict"),
+    Contestant("LitServe", "python -m benchmarks.peers.litserve_app", "/predict"),
+    Contestant(
+        "BentoML", "bentoml serve benchmarks.peers.bentoml_app:Inference --port {port}", "/predict"
+    ),
+    Contestant(
+        "Mosec",
+        "python -m benchmarks.peers.mosec_app --port {port} --timeout 60000",
+        "/inference",
+    ),
+]
 
 
 def peers(cores: int) -> list[Contestant]:
     """Return the peers, each with a process a core and with one process that has all cores."""
-    python, app = str(PEERS), "benchmarks.peers.{}_app"
-    bentoml = str(PEERS.with_name("bentoml"))
-    commands = {
-        "FastAPI": ((python, "-m", app.format("fastapi")), "/predict"),
-        "LitServe": ((python, "-m", app.format("litserve")), "/predict"),
-        "BentoML": (
-            (bentoml, "serve", f"{app.format('bentoml')}:Inference", "--port", "{port}"),
-            "/predict",
-        ),
-        "Mosec": (
-            (python, "-m", app.format("mosec"), "--port", "{port}", "--timeout", "60000"),
-            "/inference",
-        ),
-    }
     layouts = [(cores, 1)] if cores == 1 else [(cores, 1), (1, cores)]
-    return [
-        Contestant(name, command, route, workers, threads)
-        for name, (command, route) in commands.items()
-        for workers, threads in layouts
-    ]
+    return [peer._replace(workers=w, threads=t) for peer in PEERS for w, t in layouts]
 
 
-def stock(cores: int) -> Contestant:
-    """Return TorchServe as Google's samples start it: its own settings, no word on threads."""
-    program = (
-        sys.executable,
-        "-m",
-        "benchmarks.stock",
-        "--archive",
-        "{archive}",
-        "--port",
-        "{port}",
-    )
-    return Contestant("stock TorchServe", program, "/predictions/stock", cores, cores)
-
-
-def local(cores: int) -> Contestant:
-    """Return ours without a container and without nginx."""
-    program = (sys.executable, "-m", "serving.local", "--archive", "{archive}", "--port", "{port}")
-    return Contestant("ours, no container", program, "/predictions/{model}", cores, 1)
-
-
-def ours(layout: str, archive: Path) -> Contestant:
-    """Return ours with a layout of one's own, as serving.local --layout has it."""
-    program = (
-        *(sys.executable, "-m", "serving.local", "--port", "{port}"),
-        *("--archive", str(archive), "--layout", layout),
-    )
-    return Contestant(f"ours {layout}", program, f"/predictions/{archive.stem}", 0, 0)
+def ours(layout: str = "") -> Contestant:
+    """Return ours without a container and nginx, with a layout as serving.local takes it."""
+    command = "{python} -m serving.local --archive {archive} --port {port}"
+    options = f" --layout {layout}" if layout else ""
+    return Contestant(f"ours {layout}".strip(), command + options, "/predictions/{model}")
 
 
 class Served(NamedTuple):
-    """A contestant that runs, or is held still while it is another's turn."""
+    """A contestant that runs, or is stopped while another has its turn."""
 
     url: str
     group: int | None
-    """Its process group; None for a container, which has a group of its own."""
+    """Its process group; None for a container, which is not stopped."""
 
-    def wake(self) -> None:
-        """Let it go on."""
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all of its processes, if it is not a container."""
         if self.group:
-            os.killpg(self.group, signal.SIGCONT)
+            os.killpg(self.group, number)
 
-    def sleep(self) -> None:
-        """Hold it still: some ask themselves for work a thousand times a second."""
-        if self.group:
-            os.killpg(self.group, signal.SIGSTOP)
+    def press(self, body: Path, clients: int, seconds: float, settle_s: float = 0.7) -> Load:
+        """Let it continue for one run of load, and stop it again: some poll for work all the time.
 
-
-@contextlib.contextmanager
-def serving(contestant: Contestant, workload: Workload) -> Iterator["Served"]:
-    """Start a contestant on loopback and give it, asleep, once it answers; raise DidNotStart."""
-    filled = {"port": "{port}", "archive": workload.archive, "model": workload.archive.stem}
-    named = contestant._replace(
-        name=f"{workload.name} {contestant.label}",
-        command=tuple(word.format(**filled) for word in contestant.command),
-        route=contestant.route.format(**filled),
-    )
-    with started(named, workload.body(1), BUILD, _environment(contestant, workload)) as served:
-        yield served
+        `settle_s` passes before and after, so that no request runs into the next one's turn.
+        """
+        self.signal(signal.SIGCONT)
+        time.sleep(settle_s)
+        load = press(self.url, body, clients, seconds)
+        time.sleep(settle_s)
+        self.signal(signal.SIGSTOP)
+        return load
 
 
 @contextlib.contextmanager
 def started(
-    contestant: Contestant, body: Path, logs: Path, environment: dict[str, str] | None = None
+    contestant: Contestant, archive: Path, body: Path, environment: dict[str, str] | None = None
 ) -> Iterator[Served]:
-    """Start a contestant on a free port, as `serving` does; it logs to a file in `logs`."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}{contestant.route}"
-    log = logs / f"{contestant.name.replace(' ', '-')}.log"
+    """Start a contestant on a free port; yield it, stopped, once it answers the request `body`.
+
+    It logs to a file beside `body`. Raises DidNotStart.
+    """
+    port, model = str(free_port()), archive.stem
+    filled = {"python": sys.executable, "port": port, "archive": str(archive), "model": model}
+    url = f"http://127.0.0.1:{port}{contestant.route.format(**filled)}"
+    log = body.with_name(f"{model} {contestant.label}.log".replace(" ", "-"))
     with log.open("w") as output:
         process = subprocess.Popen(
-            [word.replace("{port}", str(port)) for word in contestant.command],
-            env=(environment or dict(os.environ)) | {"PORT": str(port)},
+            [word.format(**filled) for word in contestant.command.split()],
+            env=(environment or dict(os.environ)) | {"PORT": port},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -146,15 +126,16 @@ def started(
             cwd=ROOT,
         )
         try:
-            wait_for(url, body, lambda: process.poll() is None)
+            _wait_for(url, body.read_bytes(), process)
             served = Served(url, process.pid)
-            served.sleep()
+            served.signal(signal.SIGSTOP)
             yield served
         finally:
             _end(process)
 
 
-def _environment(contestant: Contestant, workload: Workload) -> dict[str, str]:
+def environment(contestant: Contestant, workload: Workload) -> dict[str, str]:
+    """Return the variables that a contestant is started with."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "TS_"))}
     if contestant.name.startswith(("ours", "stock")):
         return inherited
@@ -165,47 +146,40 @@ def _environment(contestant: Contestant, workload: Workload) -> dict[str, str]:
         "OMP_NUM_THREADS": str(contestant.threads),
         "LARGEST_BATCH": str(workload.largest_batch),
         "PYTHONPATH": str(ROOT),
-        "PATH": f"{PEERS.parent.resolve()}:{os.environ['PATH']}",
+        "PATH": f"{PEERS_BIN}:{os.environ['PATH']}",
         "BENTOML_DO_NOT_TRACK": "True",
     }
 
 
 @contextlib.contextmanager
-def container(image: str, docker: str, workload: Workload) -> Iterator[Served]:
-    """Start the image with the archive and give it, on Docker's bridge, once it is healthy."""
+def container(tag: str, docker: str, workload: Workload) -> Iterator[Served]:
+    """Start the image `tag` with the workload's archive; yield it once it is healthy."""
     folder = (BUILD / f"{workload.name}-served").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(workload.archive, folder / "model.mar")
-    served = Container(
-        docker, image, "--volume", f"{folder}:/mnt/model:ro", "--env", "AIP_STORAGE_URI=/mnt/model"
-    )
-    try:
-        served.wait_until_healthy()
-        yield Served(served.url, None)
-    finally:
-        served.remove()
+    mount = ("--volume", f"{folder}:/mnt/model:ro", "--env", "AIP_STORAGE_URI=/mnt/model")
+    with image.running(docker, tag, *mount) as server:
+        yield Served(server.url, None)
 
 
-def wait_for(url: str, body: Path, alive: Callable[[], bool]) -> None:
+def _wait_for(url: str, body: bytes, process: subprocess.Popen[bytes]) -> None:
     """Return once a request is answered; raise DidNotStart."""
-    request = urllib.request.Request(  # noqa: S310  a server that was started here
-        url, body.read_bytes(), {"Content-Type": "application/json"}
-    )
-    deadline = time.monotonic() + START_S
+    headers = {"Content-Type": "application/json"}
+    deadline = time.monotonic() + START_TIMEOUT_S
     problem = "no answer"
-    while time.monotonic() < deadline and alive():
+    while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(request, timeout=30):  # noqa: S310
-                return
-        except (OSError, urllib.error.HTTPError) as error:
+            requests.post(url, body, headers=headers, timeout=30).raise_for_status()
+            return
+        except requests.RequestException as error:
             problem = str(error)
         time.sleep(0.2)
     raise DidNotStart(f"{url}: {problem}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGKILL):
+    for number, timeout_s in ((signal.SIGCONT, 0.1), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.1 if number == signal.SIGCONT else 10)
+            process.wait(timeout_s)

@@ -1,74 +1,58 @@
-"""Load on a server, from wrk: https://github.com/wg/wrk."""
+"""Load on a server, made by wrk (https://github.com/wg/wrk) with the script wrk.lua."""
 
 import json
 import shutil
+import statistics
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-SCRIPT = """
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-local file = io.open("BODY", "rb"); wrk.body = file:read("*a"); file:close()
-PAUSE
-function done(summary, latency, requests)
-  local failed = summary.errors.status + summary.errors.connect + summary.errors.read
-               + summary.errors.write + summary.errors.timeout
-  print(string.format(
-    '\\n{"requests": %d, "microseconds": %d, "failed": %d, "p50": %d, "p99": %d}',
-    summary.requests, summary.duration, failed, latency:percentile(50), latency:percentile(99)))
-end
-"""
+SCRIPT = Path(__file__).with_name("wrk.lua")
 
 
-class NoWrk(Exception):
-    """wrk is not installed."""
+class WrkMissingError(Exception):
+    """wrk is not installed; the text says how to install it."""
 
 
 class Load(NamedTuple):
-    """What came of some seconds of it."""
+    """The result of one run of wrk."""
 
     requests_s: float
+    """Answers a second, whatever their status."""
     p50_ms: float
     p99_ms: float
     failed: int
-    """Requests that were not answered with a 2xx or 3xx."""
+    """Requests without an answer below 400, the refused ones included."""
+    refused: int = 0
+    """Answers with status 429."""
 
 
-def press(url: str, body: Path, clients: int, seconds: float, pause_ms: int = 0) -> Load:
-    """Ask a server with so many clients, each with one request at a time; raise NoWrk.
+def press(url: str, body: Path, clients: int, seconds: float, rate_s: float = 0) -> Load:
+    """Send requests from `clients`, each with one request at a time; raise WrkMissingError.
 
-    Each waits `pause_ms` before its next request.
+    With `rate_s` they send that many requests a second in all, at random distances, however quick
+    the answers are; `clients` must then be more than wait for an answer at the same time.
     """
     if not shutil.which("wrk"):
-        raise NoWrk("wrk is missing: apt-get install wrk, or brew install wrk")
-    script = body.with_suffix(f".{pause_ms}.lua")
-    pause = f"function delay() return {pause_ms} end" if pause_ms else ""
-    script.write_text(SCRIPT.replace("BODY", str(body.resolve())).replace("PAUSE", pause))
+        raise WrkMissingError("wrk is not installed: apt-get install wrk, or brew install wrk")
+    options = f"--threads 1 --connections {clients} --duration {seconds:g}s --timeout 60s"
     done = subprocess.run(
-        [
-            "wrk",
-            "--threads",
-            "1",
-            "--connections",
-            str(clients),
-            "--duration",
-            f"{seconds:g}s",
-            "--timeout",
-            "60s",
-            "--script",
-            str(script),
-            url,
-        ],
+        ["wrk", *options.split(), "--script", SCRIPT, url, "--", body, f"{rate_s:g}"],
         capture_output=True,
         text=True,
         timeout=seconds + 120,
         check=True,
     )
-    said = json.loads(done.stdout.strip().splitlines()[-1])
+    found = json.loads(done.stdout.strip().splitlines()[-1])
     return Load(
-        said["requests"] / said["microseconds"] * 1e6,
-        said["p50"] / 1000,
-        said["p99"] / 1000,
-        said["failed"],
+        found["requests"] / found["microseconds"] * 1e6,
+        found["p50"] / 1000,
+        found["p99"] / 1000,
+        found["failed"],
+        found["refused"],
     )
+
+
+def median(loads: list[Load]) -> Load:
+    """Return the medians of several runs."""
+    return Load(*(statistics.median(values) for values in zip(*loads, strict=True)))

@@ -1,27 +1,29 @@
-"""What came of a run: a table for people, a JSON file for programs, plots for both."""
+"""The results of a run of `make bench`: a table for people, a JSON file for programs."""
 
 import datetime
 import json
 import os
 import platform
-import statistics
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import report
-from benchmarks.load import Load
+from benchmarks.load import Load, median
 
 LIMIT, OURS, STOCK = "bare limit", "ours", "stock TorchServe"
 
 
 class Cell(NamedTuple):
-    """How it is asked."""
+    """How the servers are loaded."""
 
     clients: int
     instances: int
     """In each request."""
+
+    def __str__(self) -> str:
+        return f"{self.clients} x {self.instances}"
 
 
 class Row(NamedTuple):
@@ -40,55 +42,49 @@ class Row(NamedTuple):
 
 
 def rows(workload: str, cell: Cell, loads: dict[str, list[Load]]) -> list[Row]:
-    """Make rows of what was measured: medians of the turns."""
-    rates = {name: [load.requests_s for load in each] for name, each in loads.items()}
-    ours = statistics.median(rates[OURS])
-    return [
-        Row(
-            workload,
-            name,
-            cell.clients,
-            cell.instances,
-            round(statistics.median(rates[name]), 2),
-            (round(min(rates[name]), 2), round(max(rates[name]), 2)),
-            round(statistics.median(load.p50_ms for load in each), 3),
-            round(statistics.median(load.p99_ms for load in each), 3),
-            sum(load.failed for load in each),
-            round(ours / max(statistics.median(rates[name]), 1e-9), 3),
-        )
-        for name, each in loads.items()
-    ]
-
-
-def ratios(measured: list[Row]) -> list[dict[str, Any]]:
-    """Return, for each workload and cell, ours over the limit, the stock and the best peer."""
+    """Return a row for each contestant: medians of its turns."""
+    ours = median(loads[OURS]).requests_s
     found = []
-    for workload, clients, instances in dict.fromkeys(
-        (row.workload, row.clients, row.instances) for row in measured
-    ):
-        here = {
-            r.contestant: r for r in measured if r[:1] + r[2:4] == (workload, clients, instances)
-        }
-        peers = [row for row in here.values() if row.contestant not in (LIMIT, OURS, STOCK)]
-        peers = [row for row in peers if not row.contestant.startswith(STOCK)]
-        best = max(peers, key=lambda row: row.requests_s, default=None)
-        stock = next((row for row in here.values() if row.contestant.startswith(STOCK)), None)
+    for name, each in loads.items():
+        rates, middle = [round(load.requests_s, 2) for load in each], median(each)
         found.append(
-            {
-                "workload": workload,
-                "clients": clients,
-                "instances": instances,
-                "best_peer": best.contestant if best else None,
-                "ours_over_best_peer": best.ours_over_this if best else None,
-                "ours_over_limit": here[LIMIT].ours_over_this,
-                "ours_over_stock": stock.ours_over_this if stock else None,
-            }
+            Row(
+                workload,
+                name,
+                *cell,
+                round(middle.requests_s, 2),
+                (min(rates), max(rates)),
+                round(middle.p50_ms, 3),
+                round(middle.p99_ms, 3),
+                sum(load.failed for load in each),
+                round(ours / max(middle.requests_s, 1e-9), 3),
+            )
         )
     return found
 
 
+def ratios(measured: list[Row]) -> list[dict[str, Any]]:
+    """Return, for each workload and cell, ours over the limit, the stock and the best peer."""
+    cells: dict[tuple[str, Cell], list[Row]] = {}
+    for row in measured:
+        cells.setdefault((row.workload, Cell(row.clients, row.instances)), []).append(row)
+    found = []
+    for (workload, cell), here in cells.items():
+        over = {row.contestant: row.ours_over_this for row in here}
+        peers = [name for name in over if name not in (LIMIT, OURS, STOCK)]
+        best = min(peers, key=lambda name: over[name], default="no peer")
+        compared = {
+            "best_peer": best,
+            "ours_over_best_peer": over.get(best),
+            "ours_over_limit": over.get(LIMIT),
+            "ours_over_stock": over.get(STOCK),
+        }
+        found.append({"workload": workload, **cell._asdict(), **compared})
+    return found
+
+
 def table(measured: list[Row]) -> str:
-    """Write the rows and the ratios for people, as Markdown."""
+    """Return the rows and the ratios as Markdown."""
     lines = [
         "| workload | clients x instances | contestant | requests/s | lowest to highest "
         "| p50 ms | p99 ms | ours / this |",
@@ -105,31 +101,29 @@ def table(measured: list[Row]) -> str:
     lines += [
         "",
         "| workload | clients x instances | ours / best peer | ours / limit | ours / stock |",
+        "|---|---|---|---|---|",
     ]
-    lines.append("|---|---|---|---|---|")
     for ratio in ratios(measured):
         lines.append(
             f"| {ratio['workload']} | {ratio['clients']} x {ratio['instances']} | "
-            f"{_said(ratio['ours_over_best_peer'])} ({ratio['best_peer']}) | "
-            f"{_said(ratio['ours_over_limit'])} | {_said(ratio['ours_over_stock'])} |"
+            f"{_text(ratio['ours_over_best_peer'])} ({ratio['best_peer']}) | "
+            f"{_text(ratio['ours_over_limit'])} | {_text(ratio['ours_over_stock'])} |"
         )
     return "\n".join(lines)
 
 
-def _said(ratio: float | None) -> str:
+def _text(ratio: float | None) -> str:
     return "not run" if ratio is None else f"{ratio:.2f}"
 
 
 def write(measured: list[Row], ended: datetime.datetime, folder: Path) -> Path:
-    """Write FOLDER/run-TIME.json, the table and the plots; return the JSON file."""
-    stem = folder / f"run-{ended:%Y%m%d-%H%M%S}"
+    """Write FOLDER/run-TIME.json, and the table as run-TIME.md; return the JSON file."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     document = {
         "ended": ended.isoformat(timespec="seconds"),
         "machine": {
-            "cpu": report.machine(),
-            "memory_gib": round(
-                os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
-            ),
+            "cpu": machine(),
+            "memory_gib": round(memory / 2**30, 1),
             "kernel": platform.release(),
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -137,7 +131,14 @@ def write(measured: list[Row], ended: datetime.datetime, folder: Path) -> Path:
         "rows": [row._asdict() for row in measured],
         "ratios": ratios(measured),
     }
-    file = stem.with_suffix(".json")
+    file = folder / f"run-{ended:%Y%m%d-%H%M%S}.json"
     file.write_text(json.dumps(document, indent=2) + "\n")
-    stem.with_suffix(".md").write_text(table(measured) + "\n")
+    file.with_suffix(".md").write_text(table(measured) + "\n")
     return file
+
+
+def machine() -> str:
+    """Return the machine's processor and number of cores."""
+    model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    cores = len(os.sched_getaffinity(0))
+    return f"{model[1] if model else 'unknown processor'}, {cores} cores"

@@ -7,21 +7,18 @@ clearly better to take its place.
 
 import argparse
 import contextlib
-import json
-import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import contestants
-from benchmarks.contestants import Served, ours
-from benchmarks.load import Load, NoWrk, press
+from benchmarks.contestants import DidNotStart, Served, ours, started
+from benchmarks.load import Load, WrkMissingError, median
 from serving import artifact, machine, tuned
 from serving.machine import Layout
 
-BUILD = Path("build/tune")
+REQUEST = Path("build/tune/request.json")
 CLEARLY = 1.03
 """By this factor better, in the median and in most turns: less is the machine's noise."""
 MOST_BATCH = 256
@@ -55,8 +52,6 @@ class Champion:
 
     def __init__(self, first: Layout, objective: Objective, args: argparse.Namespace) -> None:
         self.layout, self.objective, self._args = first, objective, args
-        self.duels: list[tuple[Layout, Load, Load]] = []
-        """The challenger, its result, and the champion's beside it."""
         self.load: Load | None = None
 
     def challenge(self, layout: Layout) -> bool:
@@ -64,14 +59,14 @@ class Champion:
         if layout == self.layout:
             return False
         champions, challengers = self.duel(layout)
-        champion, challenger = _median(champions), _median(challengers)
+        champion, challenger = median(champions), median(challengers)
         turns = zip(challengers, champions, strict=True)
         most = sum(self.objective.better(*turn) for turn in turns) * 2 > len(champions)
         won = most and self.objective.better(challenger, champion)
-        self.duels.append((layout, challenger, champion))
-        _say(
+        print(
             f"  {_short(layout):<10} {_told(challenger)}   beside {_short(self.layout)} "
-            f"{_told(champion)}: {'better' if won else 'no better'}"
+            f"{_told(champion)}: {'better' if won else 'no better'}",
+            flush=True,
         )
         self.load = challenger if won else champion
         self.layout = layout if won else self.layout
@@ -80,7 +75,10 @@ class Champion:
     def duel(self, layout: Layout) -> list[list[Load]]:
         """Ask the champion and another layout in turn, and return what came of each's turns."""
         with contextlib.ExitStack() as stack:
-            both = [stack.enter_context(self._serving(each)) for each in (self.layout, layout)]
+            both = [
+                stack.enter_context(started(ours(_short(each)), self._args.archive, REQUEST))
+                for each in (self.layout, layout)
+            ]
             loads: list[list[Load]] = [[], []]
             for served in both:
                 self._ask(served, 2)
@@ -98,21 +96,10 @@ class Champion:
             won = True
         return won
 
-    @contextlib.contextmanager
-    def _serving(self, layout: Layout) -> Iterator[Served]:
-        contestant = ours(_short(layout), self._args.archive)
-        body = BUILD / "request.json"
-        with contestants.started(contestant, body, BUILD) as served:
-            yield served
-
     def _ask(self, served: Served, seconds: float) -> Load:
-        served.wake()
-        time.sleep(SETTLE_S)
-        load = press(served.url, BUILD / "request.json", self.objective.clients, seconds)
-        time.sleep(SETTLE_S)
-        served.sleep()
+        load = served.press(REQUEST, self.objective.clients, seconds, SETTLE_S)
         if load.failed:
-            raise contestants.DidNotStart(f"{served.url}: {load.failed} requests failed")
+            raise DidNotStart(f"{served.url}: {load.failed} requests failed")
         return load
 
 
@@ -126,18 +113,18 @@ def spreads(cores: int, room: int) -> list[tuple[int, int]]:
 
 def find(champion: Champion, cores: int, room: int) -> None:
     """Try all that may be better: the spread first, for the rest depends on it."""
-    _say("workers x threads:")
+    print("workers x threads:", flush=True)
     for workers, threads in spreads(cores, room):
         champion.challenge(champion.layout._replace(workers=workers, threads=threads))
     if champion.objective.clients == 1:
         return  # one client's request is alone in its batch, and waits for nobody
-    _say("batch size:")
+    print("batch size:", flush=True)
     first = champion.layout
     smaller = [first.batch_size >> power for power in range(1, 9)]
     larger = [first.batch_size << power for power in range(1, 9)]
     if not champion.climb(first._replace(batch_size=n) for n in smaller if n):
         champion.climb(first._replace(batch_size=n) for n in larger if n <= MOST_BATCH)
-    _say("batch delay:")
+    print("batch delay:", flush=True)
     first = champion.layout
     champion.climb(first._replace(batch_delay_ms=ms) for ms in DELAYS_MS)
 
@@ -146,19 +133,18 @@ def main() -> None:
     """Run the command line."""
     args = _arguments()
     cores, memory = machine.cores(), machine.memory()
-    BUILD.mkdir(parents=True, exist_ok=True)
+    REQUEST.parent.mkdir(parents=True, exist_ok=True)
     try:
-        request = artifact.golden_request(args.archive)
-        body = args.request.read_bytes() if args.request else request
-        (BUILD / "request.json").write_bytes(body or b"")
-        first = _default(args.archive)
+        golden = artifact.golden_request(args.archive)
+        REQUEST.write_bytes(args.request.read_bytes() if args.request else golden)
+        first = machine.layout(cores, memory, artifact.pass_ms(args.archive))
         latency = args.objective == "latency"
         objective = Objective(1 if latency else args.clients, args.p99_ms, latency)
         champion = Champion(first, objective, args)
-        _say(f"{cores} cores; to begin with {first}")
+        print(f"{cores} cores; to begin with {first}", flush=True)
         began = time.monotonic()
         find(champion, cores, machine.room(cores, memory))
-    except (NoWrk, contestants.DidNotStart, artifact.NotServable, OSError) as error:
+    except (WrkMissingError, DidNotStart, artifact.NotServable, OSError) as error:
         sys.exit(f"benchmarks.tune: {error}")
     if champion.load is None:
         sys.exit("benchmarks.tune: one core leaves nothing to choose for one client")
@@ -168,45 +154,27 @@ def main() -> None:
         **{name: round(value, 2) for name, value in champion.load._asdict().items()},
     }
     args.out.write_text(tuned.write(champion.layout, cores, measured))
-    (BUILD / "duels.json").write_text(json.dumps([_entry(duel) for duel in champion.duels]))
-    _say(f"\n{_short(champion.layout)} after {time.monotonic() - began:.0f} s: {measured}")
+    print(f"\n{_short(champion.layout)} after {time.monotonic() - began:.0f} s: {measured}")
     if not latency and champion.load.p99_ms > args.p99_ms:
-        _say(f"nothing kept a p99 of {args.p99_ms:g} ms with {args.clients} clients: fewer, or a")
-        _say("larger machine, or a smaller model; what is written has the lowest p99 of all")
-    _say(f"{args.out}: make archive packs it; it is followed where there are {cores} cores")
-
-
-def _default(archive: Path) -> Layout:
-    """Return what would be served with if nobody had tuned."""
-    return machine.layout(machine.cores(), machine.memory(), artifact.pass_ms(archive))
+        print(
+            f"none kept a p99 of {args.p99_ms:g} ms with {args.clients} clients; this is the lowest"
+        )
+    print(f"{args.out}: make archive packs it; it is followed where there are {cores} cores")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
-    parser.add_argument(
-        "--objective",
-        choices=["throughput", "latency"],
-        default="throughput",
-        help="the most requests a second within --p99-ms, or the soonest answer to one client "
-        "(%(default)s)",
-    )
+    best = "most requests a second within --p99-ms, or quickest answer to one client (%(default)s)"
+    objectives = ["throughput", "latency"]
+    parser.add_argument("--objective", choices=objectives, default="throughput", help=best)
     parser.add_argument("--p99-ms", type=float, default=250, help="(%(default)s)")
     parser.add_argument("--clients", type=int, default=32, help="at once (%(default)s)")
     parser.add_argument("--request", type=Path, help="file of a body to ask with (the golden one)")
     parser.add_argument("--archive", type=Path, default="build/model-store/digits.mar")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(tuned.CONFIG),
-        help="a file of the model's package (%(default)s)",
-    )
+    parser.add_argument("--out", type=Path, default=Path(tuned.CONFIG), help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (%(default)s)")
     parser.add_argument("--seconds", type=float, default=2, help="of a turn (%(default)s)")
     return parser.parse_args()
-
-
-def _median(loads: list[Load]) -> Load:
-    return Load(*(statistics.median(values) for values in zip(*loads, strict=True)))
 
 
 def _short(layout: Layout) -> str:
@@ -217,19 +185,6 @@ def _short(layout: Layout) -> str:
 
 def _told(load: Load) -> str:
     return f"{load.requests_s:.0f}/s p50 {load.p50_ms:.1f} p99 {load.p99_ms:.1f} ms"
-
-
-def _entry(duel: tuple[Layout, Load, Load]) -> dict[str, object]:
-    layout, challenger, champion = duel
-    return {
-        "layout": layout._asdict(),
-        "challenger": challenger._asdict(),
-        "champion": champion._asdict(),
-    }
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

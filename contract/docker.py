@@ -5,7 +5,7 @@ The client and not the docker SDK: the SDK cannot build with BuildKit, and `DOCK
 """
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 TIMEOUT_S = 120
@@ -31,12 +31,18 @@ class Docker:
         lines = () if tail is None else ("--tail", str(tail))
         return self._run(("logs", *lines, container), TIMEOUT_S, subprocess.STDOUT)
 
-    def start(self, image: str, *options: str, env: Mapping[str, str] | None = None) -> "Container":
+    def start(
+        self,
+        image: str,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] = (),
+    ) -> "Container":
         """Start a container in the background with options of `docker run`; raise DockerError."""
         variables = [
             word for name, value in (env or {}).items() for word in ("--env", f"{name}={value}")
         ]
-        return Container(self, self("run", "--detach", *options, *variables, image))
+        return Container(self, self("run", "--detach", *options, *variables, image, *command))
 
     def is_available(self) -> bool:
         """Return whether the client exists and an engine answers it."""

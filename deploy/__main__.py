@@ -5,14 +5,14 @@ interrupted it. Settings: deploy.toml, DEPLOY_* variables, or the options below.
 """
 
 import argparse
-import signal
-import sys
+import inspect
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deploy import settings as settings_module
-from deploy.errors import Interrupted, Stop
-from deploy.estimate import command as estimate
+from deploy import ask, cli, image, release, settings, teardown, versions, watch
+from deploy import status as status_module
 
 GOES_ON = (
     "What Google has begun goes on there. The same command goes on from here; `python -m deploy status` shows "
@@ -23,44 +23,18 @@ GOES_ON = (
 def main(words: list[str] | None = None) -> None:
     """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused, 130 interrupted."""
     args = _parser().parse_args(words)
-    try:
-        if args.run == "estimate":
-            _estimate(args)
-        else:
-            _run(args, settings_module.read(vars(args), file=args.settings))
-    except Interrupted:
-        _say(f"\ninterrupted. {GOES_ON}")
-        sys.exit(130)
-    except Stop as stop:
-        print(f"deploy: {stop.what}", file=sys.stderr)
-        if stop.do:
-            print(f"  {stop.do}", file=sys.stderr)
-        sys.exit(1)
+    cli.run("deploy", lambda: _run(args), GOES_ON)
 
 
-def _run(args: argparse.Namespace, found: settings_module.Settings) -> None:
-    from deploy import commands  # noqa: PLC0415  --help must not wait for Google's libraries
+def _run(args: argparse.Namespace) -> None:
+    found = settings.read(vars(args), file=args.settings)
+    from deploy.google import Google  # noqa: PLC0415  --help must not wait for Google's libraries
 
-    google = commands.Google(found, _say, dry_run=args.dry_run)
+    google = Google(found, cli.say, dry_run=args.dry_run)
     if not args.dry_run:
-        settings_module.remember(found)
-    getattr(commands, args.run)(google, args)
-
-
-def _estimate(args: argparse.Namespace) -> None:
-    # It asks no project: where none is named, any name serves.
-    project = args.project or "estimated"
-    found = settings_module.read(vars(args) | {"project": project}, file=args.settings)
-    estimate.run(args, found, _say)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def interrupt(*_: Any) -> None:
-    """End the command in good order, as a signal asks for it."""
-    raise Interrupted
+        settings.remember(found)
+    _, *options = inspect.signature(args.run).parameters
+    args.run(google, **{name: getattr(args, name) for name in options})
 
 
 def _percent(text: str) -> int:
@@ -70,6 +44,13 @@ def _percent(text: str) -> int:
     return value
 
 
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not JSON such as {{"top_k": 1}}') from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deploy",
@@ -77,53 +58,68 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    common = _common()
+    common = argparse.ArgumentParser(add_help=False)
+    settings.add_options(common)
 
-    def add(name: str, run: str, text: str) -> argparse.ArgumentParser:
+    def add(run: Callable[..., None], text: str) -> argparse.ArgumentParser:
+        # A command is a function of Google and of its own options, by their names.
+        name = run.__name__.replace("_", "-")
         made = commands.add_parser(name, parents=[common], help=text, description=text)
         made.set_defaults(run=run)
         return made
 
+    def add_version(
+        one: argparse.ArgumentParser, text: str = "(default: that of the image)"
+    ) -> None:
+        one.add_argument("--version", default="", help=text)
+
     one = add(
-        "endpoint", "endpoint", "do all that is missing, from the image to an endpoint that answers"
+        release.endpoint, "do all that is missing, from the image to an endpoint that answers"
     )
     one.add_argument(
         "--request",
         type=Path,
-        default=Path(),
         metavar="FILE",
         help="the picture or request.json to try it with (default: a held-out digit)",
     )
-    one = add(
-        "build", "build", "build the image, with Cloud Build or here (--builder), and push it"
-    )
+    one = add(image.build, "build the image, with Cloud Build or here (--builder), and push it")
     one.add_argument(
         "--serve", choices=("upload", "deploy", "canary"), help="let Cloud Build go on with that"
     )
-    add("upload", "upload", "register the image as a new version of the model; prints the version")
+    add(versions.upload, "register the image as a new version of the model; prints the version")
     one = add(
-        "deploy",
-        "deploy",
+        release.deploy,
         "let a version serve everything; the one before stays, without traffic, for a rollback",
     )
-    one.add_argument("--version", help="(default: that of the image)")
-    one = add("canary", "canary", "let a version serve a part of the traffic")
-    one.add_argument("--version", help="(default: that of the image)")
+    add_version(one)
+    one = add(release.canary, "let a version serve a part of the traffic")
+    add_version(one)
     one.add_argument(
         "--traffic", type=_percent, default=10, metavar="PERCENT", help="(default: 10)"
     )
     one.add_argument(
         "--watch",
+        type=watch.minutes,
         metavar="TIME",
         help="such as 10m: watch it, and roll back by itself if it breaks a limit",
     )
     one.add_argument(
-        "--max-error-rate", default="1%", metavar="RATE", help="5xx of all answers (default: 1%%)"
+        "--max-error-rate",
+        type=watch.rate,
+        default="1%",
+        metavar="RATE",
+        help="5xx of all answers (default: 1%%)",
     )
-    one.add_argument("--max-p95", metavar="TIME", help="such as 300ms")
-    add("promote", "promote", "let the canary serve everything")
-    add("rollback", "rollback", "let the version before serve everything again, and end the other")
-    one = add("predict", "predict", "send a request and print the answer")
+    one.add_argument(
+        "--max-p95",
+        type=watch.milliseconds,
+        default=float("inf"),
+        metavar="TIME",
+        help="such as 300ms",
+    )
+    add(release.promote, "let the canary serve everything")
+    add(release.rollback, "let the version before serve everything again, and end the other")
+    one = add(ask.predict, "send a request and print the answer")
     one.add_argument(
         "source",
         nargs="?",
@@ -131,34 +127,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a picture, or request.json (default: a held-out digit)",
     )
-    one = add(
-        "batch-predict", "batch_predict", "predict for every line of a JSONL file in a bucket"
-    )
+    one = add(ask.batch_predict, "predict for every line of a JSONL file in a bucket")
     one.add_argument(
         "--input",
+        dest="source",
         required=True,
         metavar="gs://…",
         help="JSON lines, an instance each; a * at the end for several files",
     )
     one.add_argument("--output", required=True, metavar="gs://…", help="the folder for the answers")
-    one.add_argument("--parameters", default="", metavar="JSON", help="the requests' parameters")
-    one.add_argument("--version", help="(default: that of the image)")
+    one.add_argument("--parameters", type=_json, metavar="JSON", help="the requests' parameters")
+    add_version(one)
     one.add_argument("--replicas", type=int, default=1, help="(default: 1)")
-    add("status", "status", "what runs, at which traffic, since when, and what it costs")
-    estimate.options(
-        add(
-            "estimate",
-            "estimate",
-            "how many replicas a traffic takes, and what they cost; asks nobody",
-        )
-    )
-    one = add("undeploy", "undeploy", "end what is deployed; the endpoint and the model stay")
-    one.add_argument("--version", help="only this one")
+    add(status_module.status, "what runs, at which traffic, since when, and what it costs")
+    one = add(teardown.undeploy, "end what is deployed; the endpoint and the model stay")
+    add_version(one, "only this one")
     one.add_argument("--idle", action="store_true", help="only what has no traffic")
     one.add_argument("--yes", action="store_true", help="ask nothing")
     one = add(
-        "teardown",
-        "teardown_",
+        teardown.teardown,
         "delete everything that costs: endpoint, model, jobs, images, build sources",
     )
     one.add_argument("--keep-images", action="store_true", help="keep images and build sources")
@@ -166,39 +153,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _common() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--dry-run", action="store_true", help="print the calls that would be made, change nothing"
-    )
-    common.add_argument(
-        "--settings",
-        type=Path,
-        default=settings_module.FILE,
-        metavar="FILE",
-        help="(default: deploy.toml)",
-    )
-    group = common.add_argument_group("settings")
-    for name, (default, text) in settings_module.explained().items():
-        kind = settings_module.TYPES[name]
-        if name != "env":
-            shown = f"{text} (default: {default})" if default not in ("", 0) else text
-            option = f"--{name.replace('_', '-')}"
-            if kind is bool:
-                group.add_argument(
-                    option, action=argparse.BooleanOptionalAction, default=None, help=text
-                )
-            else:
-                group.add_argument(
-                    option,
-                    type=kind,
-                    help=shown.replace("%", "%%"),
-                    metavar=name.rsplit("_", 1)[-1].upper(),
-                )
-    return common
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
+    cli.handle_signals()
     main()

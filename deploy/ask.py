@@ -4,15 +4,17 @@ import base64
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from deploy import versions
 from deploy.errors import Stop
-from deploy.google import Google, Wanted
+
+if TYPE_CHECKING:
+    from deploy.google import Batch, Google
 
 PICTURES = Path("build/model/held-out")
 REQUEST = Path("build/deploy/request.json")
 """What `gcloud ai endpoints predict --json-request` is shown with."""
-BATCH_POLL_S = 10
 
 
 def body(source: Path | None) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def body(source: Path | None) -> dict[str, Any]:
     return content
 
 
-def predict(google: Google, source: Path | None) -> None:
+def predict(google: "Google", source: Path | None) -> None:
     """Send a request, print the answer as JSON."""
     content = body(source)
     if google.dry_run:
@@ -55,9 +57,9 @@ def predict(google: Google, source: Path | None) -> None:
     print(json.dumps(google.predict(content), indent=2))
 
 
-def try_it(google: Google, source: Path) -> None:
+def try_it(google: "Google", source: Path | None) -> None:
     """Send a real picture, and print the gcloud line that does the same."""
-    s, content = google.settings, body(source if source.is_file() else None)
+    s, content = google.settings, body(source)
     REQUEST.parent.mkdir(parents=True, exist_ok=True)
     REQUEST.write_text(json.dumps(content))
     began = time.monotonic()
@@ -72,40 +74,38 @@ def try_it(google: Google, source: Path) -> None:
     )
 
 
-def batch(google: Google, wanted: Wanted) -> None:
+def batch_predict(  # noqa: PLR0913  an option each
+    google: "Google", *, source: str, output: str, parameters: Any, version: str, replicas: int
+) -> None:
     """Predict for every line of a JSONL file in a bucket; wait for it, and say where the answers lie."""
-    s = google.settings
-    for uri in (wanted.source, wanted.output):
+    for uri in (source, output):
         if not uri.startswith("gs://"):
             raise Stop(
                 f"{uri} is not in Cloud Storage",
                 "gs://BUCKET/PATH: Vertex AI reads and writes only there",
             )
-    name = google.start_batch(wanted)
+    version = versions.chosen(google, version)
+    name = google.start_batch(version, source, output, parameters, replicas)
     if google.dry_run:
         return
     google.say(
         f"→ {name.rsplit('/', 1)[-1]} (usually 10 minutes and more; Ctrl-C leaves it running)"
     )
-    began, told = time.monotonic(), ""
-    while not (job := google.batch(name)).over:
-        if time.monotonic() - began > s.wait_minutes * 60:
-            raise Stop(f"the job is still {job.state.lower()}", f"it goes on; its name is {name}")
-        if job.state != told:
+    told = ""
+
+    def look() -> "Batch":
+        nonlocal told
+        job = google.batch(name)
+        if job.state != told and not job.over:
             told = job.state
             google.say(f"  {job.state.lower()}")
-        time.sleep(BATCH_POLL_S if not s.api_endpoint else 1)
+        return job
+
+    still = Stop("the job is not over yet", f"it goes on; its name is {name}")
+    job = google.poll(look, lambda job: job.over, still)
     if job.state != "SUCCEEDED":
         raise Stop(
             f"the job ended as {job.state.lower()}: {job.error}",
             "python -m deploy batch-predict with the same arguments tries again",
         )
     google.say(f"{job.good} predicted, {job.bad} not; the answers: {job.output}")
-
-
-def parameters(text: str) -> Any:
-    """Read --parameters: JSON, None where there is none; raise Stop."""
-    try:
-        return json.loads(text) if text else None
-    except ValueError as error:
-        raise Stop(f"--parameters is not JSON: {error}", "such as '{\"top_k\": 1}'") from None

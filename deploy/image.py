@@ -5,15 +5,18 @@ import json
 import os
 import re
 import subprocess
-import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from deploy import fingerprint as sources
 from deploy.errors import Stop
-from deploy.google import Google
+from deploy.programs import Programs
 from deploy.settings import Settings
+
+if TYPE_CHECKING:
+    from deploy.google import Google
 
 ARCHIVE = Path(os.environ.get("ARCHIVE", "build/model-store/digits.mar"))
 INPUTS = (
@@ -30,11 +33,6 @@ INPUTS = (
     "requirements/sbom.lock",
 )
 """What the Dockerfile copies, beside the archive."""
-INSTALL = {
-    "gcloud": "https://cloud.google.com/sdk/docs/install",
-    "docker": "https://docs.docker.com/engine/install",
-}
-BUILD_POLL_S = 5
 OVER = ("SUCCESS", "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED")
 
 
@@ -61,29 +59,13 @@ def fingerprint(root: Path = Path()) -> str:
     if not (root / ARCHIVE).is_file():
         raise Stop(f"{ARCHIVE} does not exist", "make archive")
     total = hashlib.sha256(os.environ.get("EXTRAS", "").encode())
-    for name in INPUTS:
-        path = root / name
-        files = (
-            [path]
-            if path.is_file()
-            else sorted(
-                each
-                for each in path.rglob("*")
-                if each.is_file() and "__pycache__" not in each.parts
-            )
-        )
-        for each in files:
-            total.update(
-                f"{each.relative_to(root)}\0{hashlib.sha256(each.read_bytes()).hexdigest()}\0".encode()
-            )
-    with zipfile.ZipFile(
-        root / ARCHIVE
-    ) as archive:  # not the file itself: it holds the time of packing
+    total.update(sources.fingerprint(root, INPUTS).encode())
+    # Not the file itself: it holds the time of packing.
+    with zipfile.ZipFile(root / ARCHIVE) as archive:
         for entry in sorted(archive.infolist(), key=lambda each: each.filename):
             if not entry.filename.endswith("MANIFEST.json"):
-                total.update(
-                    f"{entry.filename}\0{hashlib.sha256(archive.read(entry)).hexdigest()}\0".encode()
-                )
+                digest = hashlib.sha256(archive.read(entry)).hexdigest()
+                total.update(f"{entry.filename}\0{digest}\0".encode())
     return f"src-{total.hexdigest()[:16]}"
 
 
@@ -94,26 +76,35 @@ def commit() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def find(google: Google) -> Image | None:
+def find(google: "Google") -> Image | None:
     """Return the image that is meant, if it is in the registry."""
     s = google.settings
     if s.image:
-        name, _, tag = _named(s.image)
         if "@" in s.image:
             return Image(s.image)
-        digest = google.digest(tag) if name == s.image_name else None
-        return Image(f"{name}@{digest}") if digest else Image(s.image)
+        folder, slash, last = s.image.rpartition("/")  # before it, a host may have a port
+        last, _, tag = last.partition(":")
+        digest = google.digest(tag or "latest") if folder + slash + last == s.image_name else None
+        return Image(f"{s.image_name}@{digest}" if digest else s.image)
     digest = google.digest(fingerprint())
     return Image(f"{s.image_name}@{digest}") if digest else None
 
 
-def ensure(google: Google) -> Image:
+def build(google: "Google", serve: str | None) -> None:
+    """Build and push the image, unless it is there; with `serve`, let Cloud Build go on with that command."""
+    if serve:
+        in_cloud(google, substitutions(google.settings, serve))
+    else:
+        ensure(google)
+
+
+def ensure(google: "Google") -> Image:
     """Return the image that is meant, built and pushed if it is not in the registry yet."""
     if found := find(google):
         google.say(f"the image is there: {found.uri}")
         return found
     if google.settings.builder == "cloud":
-        build_in_cloud(google)
+        in_cloud(google, substitutions(google.settings))
     else:
         push(google)
     if google.dry_run:
@@ -126,7 +117,7 @@ def ensure(google: Google) -> Image:
     )
 
 
-def push(google: Google) -> None:
+def push(google: "Google") -> None:
     """Build with this machine's Docker, and push."""
     s, docker = google.settings, os.environ.get("DOCKER", "docker")
     tagged = f"{s.image_name}:{fingerprint()}"
@@ -139,25 +130,15 @@ def push(google: Google) -> None:
         run(google, [docker, "push", tag], shown=True)
 
 
-def build_in_cloud(google: Google, deploy: str = "no") -> None:
-    """Build with Cloud Build, and show its steps as they go."""
-    in_cloud(google, substitutions(google.settings, deploy))
-
-
-def in_cloud(google: Google, values: dict[str, str], config: str = "cloudbuild.yaml") -> None:
+def in_cloud(google: "Google", values: dict[str, str], config: str = "cloudbuild.yaml") -> None:
     """Have Cloud Build do what `config` says of this folder, and show its steps as they go."""
     s = google.settings
     ensure_repository(google)
     given = ",".join(f"{key}={value}" for key, value in values.items())
     account = f"projects/{s.project}/serviceAccounts/{s.build_service_account}"
     command = [
-        "gcloud",
-        "builds",
-        "submit",
-        "--async",
-        "--format=json",
-        f"--project={s.project}",
-        f"--region={s.region}",
+        *("gcloud", "builds", "submit", "--async", "--format=json"),
+        *_place(s),
         f"--gcs-source-staging-dir={staging(s)}",
         f"--config={config}",
         f"--substitutions={given}",
@@ -176,21 +157,10 @@ def in_cloud(google: Google, values: dict[str, str], config: str = "cloudbuild.y
     _watch(google, build)
 
 
-def _under_way(google: Google, values: dict[str, str]) -> dict[str, Any]:
+def _under_way(google: "Google", values: dict[str, str]) -> dict[str, Any]:
     """Return the build that somebody began for the same, if it has not ended; {} where there is none."""
-    s = google.settings
-    listed = run(
-        google,
-        [
-            "gcloud",
-            "builds",
-            "list",
-            "--ongoing",
-            "--format=json",
-            f"--project={s.project}",
-            f"--region={s.region}",
-        ],
-    )
+    command = ["gcloud", "builds", "list", "--ongoing", "--format=json"]
+    listed = run(google, [*command, *_place(google.settings)])
     same = [
         each
         for each in json.loads(listed)
@@ -199,28 +169,35 @@ def _under_way(google: Google, values: dict[str, str]) -> dict[str, Any]:
     return same[0] if same else {}
 
 
-def _watch(google: Google, build: dict[str, Any]) -> None:
+def _watch(google: "Google", build: dict[str, Any]) -> None:
     """Show a build's steps until it ends; raise Stop where it fails."""
-    s, began = google.settings, time.monotonic()
-    there = [build["id"], f"--project={s.project}", f"--region={s.region}"]
+    there = [build["id"], *_place(google.settings)]
     google.say(f"  build {build['id']}, its log: {build.get('logUrl', '')}")
     shown: dict[str, str] = {}
-    while build.get("status") not in OVER:
-        if time.monotonic() - began > s.wait_minutes * 60:
-            raise Stop("Cloud Build is still at it", "the same command again goes on watching it")
-        time.sleep(BUILD_POLL_S)
-        build = json.loads(run(google, ["gcloud", "builds", "describe", "--format=json", *there]))
-        for step in build.get("steps", []):
+
+    def look() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            run(google, ["gcloud", "builds", "describe", "--format=json", *there])
+        )
+        for step in found.get("steps", []):
             name, status = step.get("id", step["name"]), step.get("status", "QUEUED")
             if shown.get(name, "QUEUED") != status:
                 shown[name] = status
                 google.say(f"  {status.lower():8} {name}")
+        return found
+
+    still = Stop("Cloud Build is still at it", "the same command again goes on watching it")
+    build = google.poll(look, lambda build: build.get("status") in OVER, still)
     if build["status"] != "SUCCESS":
         detail = build.get("statusDetail") or build.get("failureInfo", {}).get("detail", "")
         raise Stop(
             f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}",
             f"gcloud builds log {' '.join(there)}",
         )
+
+
+def _place(settings: Settings) -> list[str]:
+    return [f"--project={settings.project}", f"--region={settings.region}"]
 
 
 def staging(settings: Settings) -> str:
@@ -243,41 +220,13 @@ def substitutions(settings: Settings, deploy: str = "no") -> dict[str, str]:
     return found
 
 
-def ensure_repository(google: Google) -> None:
+def ensure_repository(google: "Google") -> None:
     """Create the repository where it is missing."""
     if not google.repository():
         google.create_repository()
 
 
-def run(google: Google, command: list[str], *, shown: bool = False) -> str:
+def run(google: "Google", command: list[str], *, shown: bool = False) -> str:
     """Run a program and return what it prints, or let it print (`shown`); raise Stop where it fails."""
-    if google.dry_run:
-        google.say(f"would run {' '.join(command)}")
-        return ""
-    if shown:
-        google.say(f"→ {' '.join(command)}")
     limit_s = google.settings.wait_minutes * 60
-    try:
-        done = subprocess.run(
-            command, capture_output=not shown, text=True, check=False, timeout=limit_s
-        )
-    except FileNotFoundError:
-        where = INSTALL.get(command[0], f"install {command[0]}")
-        raise Stop(f"{command[0]} is not on this machine", where) from None
-    except subprocess.TimeoutExpired:
-        raise Stop(f"{command[0]} took too long", "run the same command again") from None
-    if done.returncode:
-        words = (done.stderr or done.stdout or "").strip()
-        last = "\n".join(words[max(words.rfind("ERROR: "), 0) :].splitlines()[-5:])
-        raise Stop(
-            f"{' '.join(command[:3])} failed{f': {last}' if last else ''}",
-            "mend what it says, and run the same command again",
-        )
-    return done.stdout or ""
-
-
-def _named(image: str) -> tuple[str, str, str]:
-    """Split HOST:PORT/NAME:TAG into name, sign and tag."""
-    folder, slash, last = image.rpartition("/")
-    name, colon, tag = last.partition(":")
-    return f"{folder}{slash}{name}", colon, tag or "latest"
+    return Programs(google.say, google.dry_run, limit_s).run(command, shown=shown)

@@ -1,7 +1,8 @@
 """Walk towards a goal: look, take one step, look again."""
 
-from deploy.errors import Lost, Stop
-from deploy.google import Google
+from typing import TYPE_CHECKING
+
+from deploy.errors import Stop
 from deploy.plan import (
     Deploy,
     Goal,
@@ -16,60 +17,61 @@ from deploy.plan import (
     next_step,
 )
 
-PATIENCE = 8
-"""Looks in a row that may find the connection broken or somebody else at work."""
+if TYPE_CHECKING:
+    from deploy.google import Google
 
 
-def look(google: Google) -> State:
+def look(google: "Google") -> State:
     """Return the endpoint's state, an endpoint being made where there is none."""
-    for _ in range(PATIENCE):
+
+    def make() -> State:
         state = google.state()
-        if state is not None and (state.etag or not state.pending):
-            only_ours(google, state)
-            return state
-        try:
-            if state is not None:
-                google.wait(state.pending[0], "waiting for the endpoint that is being created")
-            else:
-                google.create_endpoint()
-                if google.dry_run:
-                    return State(etag="dry run", dedicated=google.settings.dedicated)
-        except Lost as lost:
-            google.say(f"  {lost}; looking again")
-    raise Stop(
-        "the endpoint does not come into being",
-        "python -m deploy status, then the same command again",
-    )
+        if state is None:
+            google.create_endpoint()
+            if google.dry_run:
+                return State(etag="dry run", dedicated=google.settings.dedicated)
+            return _again(google)
+        if not state.etag and state.pending:
+            google.wait(state.pending[0], "waiting for the endpoint that is being created")
+            return _again(google)
+        return state
+
+    state = google.until_made(make)
+    only_ours(google, state)
+    return state
 
 
-def reach(google: Google, goal: Goal, state: State) -> bool:
+def reach(google: "Google", goal: Goal, state: State) -> bool:
     """Take step after step until the goal is reached; return whether any was needed."""
     machine, replicas = google.settings.machine, google.settings.replicas
-    lost = steps = 0
-    while step := next_step(state, goal, machine, replicas):
+    steps = 0
+
+    def take_one() -> bool:
+        nonlocal state, steps
+        if steps and not google.dry_run:
+            state = _again(google)
+        step = next_step(state, goal, machine, replicas)
+        if step is None:
+            return False
         steps += 1
-        try:
-            _take(google, step, state)
-            lost = 0
-        except Lost as reason:
-            lost += 1
-            if lost == PATIENCE:
-                raise Stop(
-                    str(reason), "run the same command again: it goes on where it was"
-                ) from None
-            google.say(f"  {reason}; looking again")
-        state = apply(state, step, machine, replicas) if google.dry_run else _again(google)
+        _take(google, step, state)
+        if google.dry_run:
+            state = apply(state, step, machine, replicas)
+        return True
+
+    while google.until_made(take_one):
+        pass
     return steps > 0
 
 
-def _again(google: Google) -> State:
+def _again(google: "Google") -> State:
     state = google.state()
     if state is None:
         raise Stop("the endpoint was deleted meanwhile", "run the same command again")
     return state
 
 
-def _take(google: Google, step: object, state: State) -> None:
+def _take(google: "Google", step: object, state: State) -> None:
     match step:
         case Wait(operation):
             google.wait(operation, "waiting for what is already under way")
@@ -92,7 +94,7 @@ def _take(google: Google, step: object, state: State) -> None:
             google.make_default(version)
 
 
-def only_ours(google: Google, state: State) -> None:
+def only_ours(google: "Google", state: State) -> None:
     """Refuse to touch an endpoint that also serves another model."""
     name = google.settings.name
     if others := sorted({each.model for each in state.deployed} - {name, ""}):
@@ -102,7 +104,7 @@ def only_ours(google: Google, state: State) -> None:
         )
 
 
-def right_kind(google: Google, state: State) -> None:
+def right_kind(google: "Google", state: State) -> None:
     """Refuse to deploy to a shared endpoint where a dedicated one is wanted, or the other way round."""
     wanted = google.settings.dedicated
     if state.dedicated != wanted:

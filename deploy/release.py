@@ -1,30 +1,36 @@
 """Who serves: deploy, canary, promote, rollback, and deploy-endpoint, which does all that is missing."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deploy import plan, watch
+from deploy import plan, versions
 from deploy.ask import try_it
 from deploy.cost import estimate
 from deploy.errors import Stop
-from deploy.google import Google
 from deploy.image import find
 from deploy.plan import Goal, State
 from deploy.reach import look, reach, right_kind
 from deploy.roles import NEEDED, WHOLE, grant
-from deploy.versions import upload
+from deploy.watch import Limits, find_trouble
+
+if TYPE_CHECKING:
+    from deploy.google import Google
 
 
-def everything(google: Google, request: Path) -> None:
+def endpoint(google: "Google", request: Path | None) -> None:
     """Make whatever is missing between here and an endpoint that answers."""
     check(google)
-    version = upload(google)
-    deploy(google, version)
+    _deploy(google, versions.ensure_uploaded(google))
     if not google.dry_run:
         try_it(google, request)
 
 
-def deploy(google: Google, version: str) -> None:
+def deploy(google: "Google", version: str) -> None:
     """Let a version serve everything."""
+    _deploy(google, versions.chosen(google, version))
+
+
+def _deploy(google: "Google", version: str) -> None:
     state = look(google)
     right_kind(google, state)
     goal = Goal("deploy", version)
@@ -34,16 +40,25 @@ def deploy(google: Google, version: str) -> None:
         google.say(f"version {version} serves everything already: nothing changed")
 
 
-def canary(google: Google, version: str, percent: int, limits: watch.Limits | None) -> None:
-    """Let a version serve a part, and watch it if asked to."""
+def canary(  # noqa: PLR0913  an option each
+    google: "Google",
+    *,
+    version: str,
+    traffic: int,
+    watch: float | None,
+    max_error_rate: float,
+    max_p95: float,
+) -> None:
+    """Let a version serve `traffic` percent, and `watch` it for some minutes, if asked to."""
+    version = versions.chosen(google, version)
     state = look(google)
     right_kind(google, state)
-    if not reach(google, plan.canary(state, version, percent), state):
-        google.say(f"version {version} has its {percent} % already: nothing changed")
-    if limits is None or google.dry_run:
+    if not reach(google, plan.canary(state, version, traffic), state):
+        google.say(f"version {version} has its {traffic} % already: nothing changed")
+    if watch is None or google.dry_run:
         google.say("next: python -m deploy promote, or rollback")
         return
-    trouble = watch.watch(google, version, limits)
+    trouble = find_trouble(google, version, Limits(watch, max_error_rate, max_p95))
     if trouble is None:
         google.say(f"version {version} kept within the limits. Next: python -m deploy promote")
         return
@@ -52,7 +67,7 @@ def canary(google: Google, version: str, percent: int, limits: watch.Limits | No
     raise Stop(f"the canary was rolled back: {trouble}", "python -m deploy status")
 
 
-def promote(google: Google) -> None:
+def promote(google: "Google") -> None:
     """Let the canary serve everything; the version before stays, without traffic, for a rollback in seconds."""
     state = look(google)
     goal = plan.promote(state)
@@ -63,7 +78,7 @@ def promote(google: Google) -> None:
         _served(google, goal.version)
 
 
-def rollback(google: Google) -> None:
+def rollback(google: "Google") -> None:
     """Let the version before serve everything again, and end the other."""
     state = _there(google)
     goal = plan.rollback(state)
@@ -78,7 +93,7 @@ def rollback(google: Google) -> None:
         google.say(f"  further back: python -m deploy deploy --version {further[0]}")
 
 
-def check(google: Google) -> None:
+def check(google: "Google") -> None:
     """Say which permissions are missing before anything is begun that takes minutes."""
     s = google.settings
     needed = [*NEEDED["upload"], *NEEDED["deploy"], *NEEDED["predict"]]
@@ -101,7 +116,7 @@ def check(google: Google) -> None:
         )
 
 
-def _there(google: Google) -> State:
+def _there(google: "Google") -> State:
     state = google.state()
     if state is None:
         raise Stop(
@@ -111,7 +126,7 @@ def _there(google: Google) -> State:
     return look(google)
 
 
-def _served(google: Google, version: str) -> None:
+def _served(google: "Google", version: str) -> None:
     google.say(f"version {version} serves everything")
     if google.dry_run:
         return

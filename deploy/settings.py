@@ -1,16 +1,18 @@
 """What is deployed, where, and on what: deploy.toml, the environment, the command line.
 
-An argument beats the environment (DEPLOY_NAME for `name`), which beats deploy.toml, which beats the
-project and region that were used last, which beat the defaults below.
+An option beats a variable (DEPLOY_NAME for `name`), which beats deploy.toml, which beats the project
+and region that were used last, which beat the defaults below.
 """
 
+import argparse
 import os
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from deploy.errors import Stop
 from deploy.plan import Machine, Replicas
@@ -21,53 +23,87 @@ LAST = Path("build/deploy/last.toml")
 PROJECT_VARIABLES = ("DEPLOY_PROJECT", "GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that a command needs to know. The docstrings are what --help prints."""
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"should be {expected}")
+        return text
 
-    project: str = ""
+    return AfterValidator(check)
+
+
+def _without_aip(env: dict[str, str]) -> dict[str, str]:
+    if taken := [name for name in env if name.startswith("AIP_")]:
+        raise ValueError(f"should not name {taken[0]}, which Vertex AI sets itself")
+    return env
+
+
+PROJECT = r"[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]+"
+NAME = "lowercase letters, digits and hyphens, a letter first"
+Account = Annotated[str, _matching(r"[^@\s]+@[^@\s]+|", "an e-mail address")]
+Route = Annotated[str, _matching("/.*", "a path that begins with /")]
+Replica = Annotated[int, Field(ge=1, le=1000)]
+Environment = Annotated[dict[str, str], AfterValidator(_without_aip)]
+
+
+class Settings(BaseModel):
+    """Everything that a command needs to know. The texts below are what --help prints."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+    project: Annotated[
+        str, _matching(PROJECT, "a project's ID: 6 to 30 lowercase letters, digits and hyphens")
+    ] = ""
     """the project's ID"""
-    region: str = "us-central1"
+    region: Annotated[str, _matching("[a-z]+-[a-z]+[0-9]+", "a region such as us-central1")] = (
+        "us-central1"
+    )
     """of the endpoint, the model and the images"""
-    name: str = "digits"
+    name: Annotated[str, _matching("[a-z][a-z0-9-]{0,61}[a-z0-9]", NAME)] = "digits"
     """of the model, the endpoint and the image"""
-    repository: str = "models"
+    repository: Annotated[str, _matching("[a-z]([a-z0-9-]{0,61}[a-z0-9])?", NAME)] = "models"
     """in Artifact Registry"""
-    machine_type: str = "e2-standard-2"
+    machine_type: Annotated[
+        str, _matching("[a-z0-9]+-[a-z0-9-]+", "a machine type such as e2-standard-2")
+    ] = "e2-standard-2"
     """what a replica runs on"""
-    min_replicas: int = 1
+    min_replicas: Replica = 1
     """how many run, and cost, all the time"""
-    max_replicas: int = 2
+    max_replicas: Replica = 2
     """how many run at most"""
-    cpu_percent: int = 60
+    cpu_percent: Annotated[int, Field(ge=1, le=100)] = 60
     """replicas are added above this use of the processor (of the accelerator, where there is one)"""
-    accelerator_type: str = ""
+    accelerator_type: Annotated[
+        str, _matching("([A-Z0-9]+_)+[A-Z0-9]+|", "an accelerator such as NVIDIA_L4")
+    ] = ""
     """such as NVIDIA_TESLA_T4"""
-    accelerator_count: int = 0
+    accelerator_count: Annotated[int, Field(ge=0, le=16)] = 0
     """of each replica"""
-    service_account: str = ""
+    service_account: Account = ""
     """what the container runs as; empty: Vertex AI's own"""
     dedicated: bool = False
     """an endpoint with a domain of its own: 10 MB instead of 1.5, up to an hour instead of 60 s"""
     image: str = ""
     """an image in Artifact Registry; empty: the one that is built here"""
-    builder: str = "cloud"
+    builder: Literal["cloud", "local"] = "cloud"
     """what builds it: cloud (Cloud Build) or local (this machine's Docker)"""
-    build_service_account: str = ""
+    build_service_account: Account = ""
     """e-mail of what Cloud Build runs as; empty: the project's default"""
-    artifact_uri: str = ""
+    artifact_uri: Annotated[str, _matching("gs://.+|", "gs://BUCKET/FOLDER")] = ""
     """gs:// folder with the weights or a model.mar; empty: what is in the image"""
-    port: int = 8080
+    port: Annotated[int, Field(ge=1, le=65535)] = 8080
     """that the container listens on"""
-    health_route: str = "/ping"
+    health_route: Route = "/ping"
     """of the container"""
-    predict_route: str = "/predictions/digits"
+    predict_route: Route = "/predictions/digits"
     """of the container"""
-    shared_memory_mb: int = 0
+    shared_memory_mb: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """of the container; 0: what Vertex AI gives"""
-    wait_minutes: int = 60
+    wait_minutes: Annotated[int, Field(ge=1, le=600)] = 60
     """how long a command watches an operation; Google goes on with it afterwards"""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
     """the container's environment: a table [env] of deploy.toml"""
     api_endpoint: str = ""
     """http://host:port of a stand-in; empty: Google"""
@@ -109,28 +145,30 @@ class Settings:
         return f"{self.registry or f'{self.region}-docker.pkg.dev'}/{self.project}/{self.repository}/{self.name}"
 
 
-TYPES = get_type_hints(Settings)
+FIELDS = Settings.model_fields
 
 
 def read(
     arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path = FILE
 ) -> Settings:
-    """Put the settings together; raise Stop where one is not as it must be, and say where it stands."""
-    found: dict[str, Any] = {}
+    """Put the settings together.
+
+    Of `arguments`, option by name, those are ignored that are None or no settings.
+
+    Raises:
+        Stop: a setting is unknown or not as it must be; it says where it stands and what is expected.
+
+    """
     last = _last(environment.get("DEPLOY_API_ENDPOINT", ""))
-    for path, needed in ((last, False), (file, file != FILE)):
-        for name, value in _file(path, needed).items():
-            found[name] = _checked(name, value, str(path))
-    for name in TYPES:
-        for variable in PROJECT_VARIABLES if name == "project" else (f"DEPLOY_{name.upper()}",):
-            if environment.get(variable) and name != "env":
-                found[name] = _checked(
-                    name, _typed(name, environment[variable], variable), variable
-                )
-                break
+    found = _valid(_file(last, needed=False), str(last))
+    found |= _valid(_file(file, needed=file != FILE), str(file))
+    for name in set(FIELDS) - {"env"}:
+        variables = PROJECT_VARIABLES if name == "project" else (f"DEPLOY_{name.upper()}",)
+        if given := next(filter(environment.get, variables), None):
+            found |= _valid({name: environment[given]}, given, strict=False)
     for name, value in arguments.items():
-        if name in TYPES and value is not None:
-            found[name] = _checked(name, value, f"--{name.replace('_', '-')}")
+        if name in FIELDS and value is not None:
+            found |= _valid({name: value}, f"--{name.replace('_', '-')}")
     settings = Settings(**found)
     if not settings.project:
         raise Stop(
@@ -138,7 +176,7 @@ def read(
             'make deploy-endpoint PROJECT=my-project, or project = "my-project" in deploy.toml, '
             "or the variable GOOGLE_CLOUD_PROJECT",
         )
-    _together(settings, file, "max_replicas" in found)
+    _check_together(settings, file, most_given="max_replicas" in found)
     return settings
 
 
@@ -151,57 +189,51 @@ def remember(settings: Settings) -> None:
         last.write_text(text)
 
 
-def explained() -> dict[str, tuple[Any, str]]:
-    """Return every setting with its default and what it is."""
-    source = Path(__file__).read_text()
-    texts = dict(re.findall(r'^    (\w+): [^\n]+\n    """([^"]+)"""', source, re.MULTILINE))
-    return {
-        each.name: ({} if each.name == "env" else each.default, texts[each.name])
-        for each in fields(Settings)
-    }
+def add_options(parser: argparse.ArgumentParser, names: Collection[str] = FIELDS.keys()) -> None:
+    """Add --dry-run, --settings, and an option for each of these settings but the table [env]."""
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the calls that would be made, change nothing"
+    )
+    parser.add_argument(
+        "--settings", type=Path, default=FILE, metavar="FILE", help="(default: deploy.toml)"
+    )
+    group = parser.add_argument_group("settings")
+    for name, field in FIELDS.items():
+        if name not in names or name == "env":
+            continue
+        kind: Any = {"type": str, "metavar": name.rpartition("_")[2].upper()}
+        default = str(field.default)
+        if field.annotation is bool:
+            kind = {"action": argparse.BooleanOptionalAction, "default": None}
+            default = "yes" if field.default else "no"
+        elif field.annotation is int:
+            kind["type"] = int
+        shown = f"{field.description} (default: {default})" if default else field.description
+        group.add_argument(
+            f"--{name.replace('_', '-')}", help=str(shown).replace("%", "%%"), **kind
+        )
 
 
-PATTERNS = {
-    "project": (
-        r"[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]+",
-        "a project's ID: 6 to 30 lowercase letters, digits and hyphens",
-    ),
-    "region": (r"[a-z]+-[a-z]+[0-9]+", "a region such as us-central1"),
-    "name": (
-        r"[a-z][a-z0-9-]{0,61}[a-z0-9]",
-        "lowercase letters, digits and hyphens, a letter first",
-    ),
-    "repository": (
-        r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?",
-        "lowercase letters, digits and hyphens, a letter first",
-    ),
-    "machine_type": (r"[a-z0-9]+-[a-z0-9-]+", "a machine type such as e2-standard-2"),
-    "accelerator_type": (r"([A-Z0-9]+_)+[A-Z0-9]+|", "an accelerator such as NVIDIA_L4"),
-    "builder": ("cloud|local", "cloud or local"),
-    "health_route": ("/.*", "a path that begins with /"),
-    "predict_route": ("/.*", "a path that begins with /"),
-    "artifact_uri": ("gs://.+|", "gs://BUCKET/FOLDER"),
-    "service_account": (r"[^@\s]+@[^@\s]+|", "an e-mail address"),
-    "build_service_account": (r"[^@\s]+@[^@\s]+|", "an e-mail address"),
-}
-RANGES = {
-    "min_replicas": (1, 1000),
-    "max_replicas": (1, 1000),
-    "cpu_percent": (1, 100),
-    "accelerator_count": (0, 16),
-    "port": (1, 65535),
-    "shared_memory_mb": (0, 1_000_000),
-    "wait_minutes": (1, 600),
-}
+def _valid(values: dict[str, Any], where: str, *, strict: bool = True) -> dict[str, Any]:
+    """Return the values of settings as their types; raise Stop for the first that is wrong."""
+    try:
+        checked = Settings.model_validate(values, strict=strict)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+    else:
+        return {name: getattr(checked, name) for name in values}
+    name, value = ".".join(map(str, wrong["loc"])), wrong["input"]
+    if wrong["type"] == "extra_forbidden":
+        raise Stop(
+            f"{where}: there is no setting {name!r}", f"the settings are: {', '.join(FIELDS)}"
+        )
+    shown = name if isinstance(value, dict) else f"{name} = {value!r}"
+    expected = wrong["msg"].removeprefix("Value error, ").partition(", unable to")[0]
+    raise Stop(f"{where}: {shown} {expected.replace('Input should', 'should')}", "fix this setting")
 
 
-def _last(api_endpoint: str) -> Path:
-    """Return where the project and region used last stand; a rehearsal's are not Google's."""
-    return LAST.with_name("rehearsed.toml") if api_endpoint else LAST
-
-
-def _together(settings: Settings, file: Path, most_given: bool) -> None:
-    """Raise Stop where settings that are good by themselves are not so together."""
+def _check_together(settings: Settings, file: Path, *, most_given: bool) -> None:
+    """Raise Stop for settings that contradict each other."""
     s = settings
     wrong = ""
     if s.max_replicas < s.min_replicas and most_given:
@@ -214,54 +246,19 @@ def _together(settings: Settings, file: Path, most_given: bool) -> None:
         raise Stop(f"{file}: {wrong}", "mend it, or the option or variable that says otherwise")
 
 
-def _file(path: Path, needed: bool) -> dict[str, Any]:
-    if not path.is_file():
-        if needed:
-            raise Stop(f"{path} does not exist", "name a file that does, or leave --settings out")
-        return {}
+def _last(api_endpoint: str) -> Path:
+    """Return where the project and region used last stand; a rehearsal's are not Google's."""
+    return LAST.with_name("rehearsed.toml") if api_endpoint else LAST
+
+
+def _file(path: Path, *, needed: bool) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        if not needed:
+            return {}
+        raise Stop(
+            f"{path} does not exist", "name a file that does, or leave --settings out"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise Stop(f"{path} is not TOML: {error}", "mend that line") from None
-
-
-def _typed(name: str, text: str, where: str) -> Any:
-    if TYPES[name] is int:
-        if not re.fullmatch("-?[0-9]+", text):
-            raise Stop(f"{where}: {name} is a whole number, not {text!r}", "mend it")
-        return int(text)
-    if TYPES[name] is bool:
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise Stop(f"{where}: {name} is true or false, not {text!r}", "mend it")
-        return text.lower() in ("true", "1")
-    return text
-
-
-def _checked(name: str, value: Any, where: str) -> Any:
-    """Return a setting's value; raise Stop with where it stands, what was expected and what was found."""
-    if name not in TYPES:
-        raise Stop(
-            f"{where}: there is no setting {name!r}", f"the settings are: {', '.join(TYPES)}"
-        )
-    if name == "env":
-        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-            raise Stop(
-                f'{where}: [env] is a table of strings, such as ACCESS_LOG = "1"',
-                "quote its values",
-            )
-        if taken := [key for key in value if key.startswith("AIP_")]:
-            raise Stop(
-                f"{where}: [env] names {taken[0]}, which Vertex AI sets itself", "leave it out"
-            )
-        return value
-    kind = TYPES[name]
-    if type(value) is not kind:
-        words = {str: "text in quotes", int: "a whole number", bool: "true or false"}
-        raise Stop(f"{where}: {name} is {words[kind]}, not {value!r}", "mend it")
-    pattern, expected = PATTERNS.get(name, (".*", ""))
-    if kind is str and not re.fullmatch(pattern, value):
-        raise Stop(f"{where}: {name} = {value!r} is not {expected}", "mend it")
-    low, high = RANGES.get(name, (0, 1))
-    if kind is int and not low <= value <= high:
-        raise Stop(f"{where}: {name} = {value} is not between {low} and {high}", "mend it")
-    return value

@@ -1,16 +1,19 @@
 """What there is, what it serves, since when, and what it costs."""
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from deploy.cost import estimate
-from deploy.google import Google
 from deploy.plan import Deployed, Machine, State
 
+if TYPE_CHECKING:
+    from deploy.google import Google
 
-def status(google: Google) -> None:
+
+def status(google: "Google") -> None:
     """Print everything in the region that runs, and everything that is under way."""
     s = google.settings
-    state, versions = google.state(), {each.number: each for each in google.versions()}
+    state, versions = google.state(), {each.version_id: each for each in google.versions()}
     running: list[tuple[Machine, int]] = []
     google.say(f"{s.project}, {s.region}")
     if state is None:
@@ -52,7 +55,7 @@ def status(google: Google) -> None:
     )
 
 
-def _advise(google: Google, state: State) -> None:
+def _advise(google: "Google", state: State) -> None:
     if goal := state.goal:
         google.say(
             f"    not finished: {goal.verb} of version {goal.version}. Run it again, or: python -m deploy rollback"

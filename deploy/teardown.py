@@ -2,17 +2,20 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from deploy.agree import agree
+from deploy.cli import confirm
 from deploy.cost import estimate
 from deploy.errors import Lost, Stop
-from deploy.google import Google
 from deploy.image import staging
 from deploy.plan import Deployed, State
-from deploy.reach import PATIENCE, only_ours
+from deploy.reach import only_ours
+
+if TYPE_CHECKING:
+    from deploy.google import Google
 
 
-def undeploy(google: Google, version: str, *, idle: bool, yes: bool) -> None:
+def undeploy(google: "Google", *, version: str, idle: bool, yes: bool) -> None:
     """End what is deployed: all of it, a version, or what has no traffic (`idle`)."""
     state = google.state()
     if state is None or not (state.deployed or state.pending):
@@ -47,7 +50,7 @@ def undeploy(google: Google, version: str, *, idle: bool, yes: bool) -> None:
     _undeploy(google, state, chosen)
 
 
-def teardown(google: Google, *, keep_images: bool, yes: bool) -> None:
+def teardown(google: "Google", *, keep_images: bool, yes: bool) -> None:
     """Delete the endpoint, the model, its batch jobs, the images, and the sources of their builds."""
     s = google.settings
     state, versions, jobs = google.state(), google.versions(), google.batches()
@@ -72,10 +75,11 @@ def teardown(google: Google, *, keep_images: bool, yes: bool) -> None:
     for job in jobs:
         google.cancel_batch(job.name)
     if versions:
-        _patiently(google, google.delete_model, lambda: not google.versions())
+        _end(google, google.delete_model, google.versions)
     if images:
-        _patiently(google, google.delete_images, lambda: not google.has_images())
-    google.delete_sources(staging(s)) if sources else None
+        _end(google, google.delete_images, google.has_images)
+    if sources:
+        google.delete_sources(staging(s))
     google.say(
         "nothing is left that costs"
         if not google.dry_run
@@ -96,8 +100,10 @@ def _of(state: State) -> list[str]:
     return lines
 
 
-def _endpoint(google: Google) -> None:
-    for _ in range(PATIENCE):
+def _endpoint(google: "Google") -> None:
+    """Delete the endpoint with all that is deployed to it, or under way."""
+
+    def end() -> None:
         state = google.state()
         if state is None:
             return
@@ -105,19 +111,17 @@ def _endpoint(google: Google) -> None:
         try:
             _undeploy(google, state, state.deployed)
             google.delete_endpoint()
-            if google.dry_run:
-                return
-        except Lost as lost:
-            google.say(f"  {lost}; looking again")
-        except Stop:
-            # Something was deployed in between; it is seen now.
+        except Stop as stop:
+            # Something may have been deployed in between; it is seen now.
             now = google.state()
             if now is None or now == state or not (now.deployed or now.pending):
                 raise
-    raise Stop("the endpoint does not go away", "run the same command again")
+            raise Lost(stop.what) from None
+
+    google.until_made(end)
 
 
-def _settled(google: Google, state: State) -> State:
+def _settled(google: "Google", state: State) -> State:
     """Cancel what is under way and wait for its end: what it deploys would cost unseen."""
     for operation in state.pending:
         if google.dry_run:
@@ -138,36 +142,33 @@ def _settled(google: Google, state: State) -> State:
     return google.state() or State()
 
 
-def _undeploy(google: Google, state: State, chosen: Sequence[Deployed]) -> None:
+def _undeploy(google: "Google", state: State, chosen: Sequence[Deployed]) -> None:
     """End deployed models, the busiest last: Google ends one with traffic only where it is the only one."""
     ordered = sorted(chosen, key=lambda each: state.share(each.id))
     if len(ordered) > 1 and 0 < state.share(ordered[-1].id) < 100:
         google.update(state.etag, state.labels, {ordered[-1].id: 100})
     for each in ordered:
 
-        def gone(number: str = each.id) -> bool:
-            return number not in [left.id for left in (google.state() or State()).deployed]
+        def is_there(number: str = each.id) -> bool:
+            return number in [left.id for left in (google.state() or State()).deployed]
 
-        _patiently(google, functools.partial(google.undeploy, each.id), gone)
+        _end(google, functools.partial(google.undeploy, each.id), is_there)
 
 
-def _patiently(google: Google, act: Callable[[], None], done: Callable[[], bool]) -> None:
-    """Do something until it is done, however often the connection breaks."""
-    for _ in range(PATIENCE):
-        try:
+def _end(google: "Google", act: Callable[[], None], is_there: Callable[[], object]) -> None:
+    """Delete what is there, however often the connection breaks."""
+
+    def end() -> None:
+        if is_there():
             act()
-            return
-        except Lost as lost:
-            google.say(f"  {lost}; looking again")
-            if done():
-                return
-    raise Stop("the connection breaks again and again", "run the same command again")
+
+    google.until_made(end)
 
 
-def _agree(google: Google, found: list[str], *, yes: bool) -> None:
+def _agree(google: "Google", found: list[str], *, yes: bool) -> None:
     google.say("This will be gone:")
     for line in found:
         google.say(f"  {line}")
     if yes or google.dry_run:
         return
-    agree(google.settings.name)
+    confirm(google.settings.name)

@@ -1,43 +1,51 @@
 """The model's versions: the one that is meant, uploaded where it is not there yet."""
 
 import re
+from typing import TYPE_CHECKING
 
-from deploy.errors import Lost, Stop
-from deploy.google import Google, Version, container, written
+from deploy.errors import Stop
 from deploy.image import Image, commit, ensure
-from deploy.reach import PATIENCE
+
+if TYPE_CHECKING:
+    from deploy.google import Google
 
 
-def upload(google: Google, image: Image | None = None) -> str:
+def upload(google: "Google") -> None:
+    """Register the image that is meant, and print its version."""
+    print(ensure_uploaded(google))
+
+
+def chosen(google: "Google", version: str) -> str:
+    """Return the version that is named, or that of the image that is meant; raise Stop."""
+    if not version:
+        return ensure_uploaded(google)
+    if version not in [each.version_id for each in google.versions()]:
+        raise Stop(
+            f"there is no version {version} of {google.settings.name}", "python -m deploy status"
+        )
+    return version
+
+
+def ensure_uploaded(google: "Google") -> str:
     """Return the version of the image that is meant, uploaded as a new one where there is none."""
-    image = image or ensure(google)
-    for _ in range(PATIENCE):
+    image = ensure(google)
+
+    def look() -> str:
         for operation in google.pending(google.settings.model):
             google.wait(operation, "waiting for an upload that is under way")
         known = google.versions()
-        if same := matching(google, known, image):
-            google.say(f"version {same.number} is this image")
-            return same.number
-        try:
+        same = google.version_of(image.uri, known)
+        if not same:
             google.upload(image.uri, labels(image), aliases(), parent=bool(known))
             if google.dry_run:
-                return str(int(known[0].number) + 1) if known else "1"
-        except Lost as lost:
-            google.say(f"  {lost}; looking again")
-    raise Stop("the upload does not come about", "run the same command again")
+                return str(int(known[0].version_id) + 1) if known else "1"
+            same = google.version_of(image.uri, google.versions())
+        if not same:
+            raise Stop("the upload does not come about", "run the same command again")
+        google.say(f"version {same} is this image")
+        return same
 
-
-def matching(google: Google, known: list[Version], image: Image) -> Version | None:
-    """Return the version that would be uploaded, were it not there."""
-    wanted = written(container(google.settings, image.uri))
-    return next(
-        (
-            v
-            for v in known
-            if v.container == wanted and v.artifact_uri == google.settings.artifact_uri
-        ),
-        None,
-    )
+    return google.until_made(look)
 
 
 def labels(image: Image) -> dict[str, str]:

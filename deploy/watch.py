@@ -1,11 +1,15 @@
 """Watch a canary in Cloud Monitoring."""
 
+import argparse
 import re
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deploy.errors import Stop
-from deploy.google import Google
+
+if TYPE_CHECKING:
+    from deploy.google import Google
 
 FEWEST = 10
 """Answers below which an error rate says nothing."""
@@ -44,7 +48,7 @@ def trouble(seen: Seen, limits: Limits) -> str | None:
     return None
 
 
-def watch(google: Google, version: str, limits: Limits) -> str | None:
+def find_trouble(google: "Google", version: str, limits: Limits) -> str | None:
     """Look every so often until the time is over; return what is wrong, or None.
 
     Raises:
@@ -80,7 +84,7 @@ def watch(google: Google, version: str, limits: Limits) -> str | None:
     return None
 
 
-def look(google: Google, deployed: str, minutes: float) -> Seen:
+def look(google: "Google", deployed: str, minutes: float) -> Seen:
     """Return what Cloud Monitoring has of a deployed model, of the last minutes."""
     answers = errors = 0
     for labels, count in google.series("response_count", "ALIGN_DELTA", minutes):
@@ -97,25 +101,28 @@ def look(google: Google, deployed: str, minutes: float) -> Seen:
 
 
 def minutes(text: str) -> float:
-    """Read 90s, 10m or 1h; raise Stop."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(s|m|h)", text)
-    if match is None or not float(match[1]):
-        raise Stop(f"--watch {text!r} is not a time", "such as 90s, 10m or 1h")
-    return float(match[1]) * {"s": 1 / 60, "m": 1, "h": 60}[match[2]]
+    """Read 90s, 10m or 1h, as an option's type."""
+    found = _number(text, {"s": 1 / 60, "m": 1, "h": 60}, "a time such as 90s, 10m or 1h")
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time to watch for")
+    return found
 
 
 def rate(text: str) -> float:
-    """Read 1% or 0.01; raise Stop."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(%?)", text)
-    value = float(match[1]) / (100 if match[2] else 1) if match else -1
-    if not 0 <= value <= 1:
-        raise Stop(f"--max-error-rate {text!r} is not a rate", "such as 1% or 0.01")
-    return value
+    """Read 1% or 0.01, as an option's type."""
+    found = _number(text, {"%": 0.01, "": 1}, "a rate such as 1% or 0.01")
+    if found > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: it is more than 100%")
+    return found
 
 
 def milliseconds(text: str) -> float:
-    """Read 300ms or 1.5s; raise Stop."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s)", text)
-    if match is None:
-        raise Stop(f"--max-p95 {text!r} is not a time", "such as 300ms or 1.5s")
-    return float(match[1]) * (1000 if match[2] == "s" else 1)
+    """Read 300ms or 1.5s, as an option's type."""
+    return _number(text, {"ms": 1, "s": 1000}, "a time such as 300ms or 1.5s")
+
+
+def _number(text: str, units: dict[str, float], expected: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-z%]*)", text)
+    if match is None or match[2] not in units:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+    return float(match[1]) * units[match[2]]

@@ -76,6 +76,9 @@ def read(environ: Mapping[str, str], baked: str) -> Config:
     if endpoint and deployed:  # what Vertex itself takes where a model names no routes
         health = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}"
         predict = f"{health}:predict"
+    prefixes = ("AIP_INVOKE_ROUTE_PREFIX", "INVOKE_ROUTE_PREFIX")
+    project = environ.get("GOOGLE_CLOUD_PROJECT") or environ.get("AIP_PROJECT_NUMBER")
+    pin = _text(environ, artifact.PIN, r"\s*[0-9a-fA-F]{64}\s*", "a SHA-256, 64 hexadecimal digits")
     config = Config(
         port=_number(environ, "AIP_HTTP_PORT", 8080, most=65535),
         health=_route(environ, "AIP_HEALTH_ROUTE", health),
@@ -84,13 +87,15 @@ def read(environ: Mapping[str, str], baked: str) -> Config:
             environ, "MAX_REQUEST_BYTES", 10 * MEBIBYTE, most=MOST_REQUEST_BYTES
         ),
         storage=storage,
-        archive_sha256=_sha256(environ, artifact.PIN),
-        invoke=_invoke(environ),
-        access_log=_one_of(environ, "ACCESS_LOG", ("errors", "all")) == "all",
-        log_level=_one_of(environ, "LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL")),
-        log_text=_one_of(environ, "LOG_FORMAT", (default_format(), "json", "text")) == "text",
+        archive_sha256=pin.strip().lower() or None,
+        invoke=any(
+            _text(environ, name, r"/\*", '"/*", the one value that Vertex has') for name in prefixes
+        ),
+        access_log=_one_of(environ, "ACCESS_LOG", "errors", "all") == "all",
+        log_level=_one_of(environ, "LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL"),
+        log_text=_one_of(environ, "LOG_FORMAT", default_format(), "json", "text") == "text",
         labels=tuple((label, _label(environ[name])) for name, label in LABELS if environ.get(name)),
-        traces=_traces(environ),
+        traces=f"projects/{_label(project)}/traces/" if project else "",
         metrics_port=_number(environ, "METRICS_PORT", 0, most=65535)
         if environ.get("METRICS_PORT")
         else None,
@@ -103,6 +108,16 @@ def read(environ: Mapping[str, str], baked: str) -> Config:
     return config
 
 
+def _text(
+    environ: Mapping[str, str], name: str, pattern: str, expected: str, default: str = ""
+) -> str:
+    """Return a variable that matches a pattern; raise BadVariable with what was expected."""
+    text = environ.get(name) or default
+    if text and not re.fullmatch(pattern, text):
+        raise BadVariable(f"{name}={text}: expected {expected}")
+    return text
+
+
 def _number(environ: Mapping[str, str], name: str, default: int, most: int) -> int:
     text = environ.get(name) or str(default)
     if not re.fullmatch("[0-9]{1,12}", text) or not 1 <= int(text) <= most:
@@ -110,38 +125,25 @@ def _number(environ: Mapping[str, str], name: str, default: int, most: int) -> i
     return int(text)
 
 
+def _one_of(environ: Mapping[str, str], name: str, *values: str) -> str:
+    return _text(environ, name, "|".join(values), " or ".join(values), values[0])
+
+
 def _is_url(environ: Mapping[str, str], name: str) -> bool:
     text = environ.get(name)
-    if text and not re.fullmatch(r"https?://[^/\s]+\S*", text):
+    if text and not re.fullmatch(r"https?://[^/\s]+\S*", text):  # which may be a secret
         raise BadVariable(f"{name}: expected http://HOST:PORT or https://HOST")
     return bool(text)
 
 
-def _sha256(environ: Mapping[str, str], name: str) -> str | None:
-    text = environ.get(name, "").strip().lower()
-    if text and not re.fullmatch("[0-9a-f]{64}", text):
-        raise BadVariable(f"{name}={text}: expected a SHA-256, 64 hexadecimal digits")
-    return text or None
-
-
 def _route(environ: Mapping[str, str], name: str, default: str) -> str:
     # It becomes a part of nginx's configuration: only what a path is made of may pass.
-    text = environ.get(name) or default
-    if not re.fullmatch(r"/[A-Za-z0-9._~:@!*+,=/-]*", text):
-        raise BadVariable(f"{name}={text}: expected a path that starts with / and has no spaces")
+    expected = "a path that starts with / and has no spaces"
+    text = _text(environ, name, r"/[A-Za-z0-9._~:@!*+,=/-]*", expected, default)
     # nginx compares with the path that is left when these are resolved: it would never match.
     if re.search(r"//|/\.{1,2}(/|$)", text):
         raise BadVariable(f"{name}={text}: expected a path without //, /. and /..")
     return text
-
-
-def _invoke(environ: Mapping[str, str]) -> bool:
-    for name in ("AIP_INVOKE_ROUTE_PREFIX", "INVOKE_ROUTE_PREFIX"):
-        if text := environ.get(name):
-            if text != "/*":
-                raise BadVariable(f'{name}={text}: expected "/*", the one value that Vertex has')
-            return True
-    return False
 
 
 def default_format() -> str:
@@ -152,17 +154,3 @@ def default_format() -> str:
 def _label(text: str) -> str:
     # It becomes a part of nginx's configuration, too.
     return re.sub(r"[^A-Za-z0-9._:@/-]", "_", text)[:100]
-
-
-def _traces(environ: Mapping[str, str]) -> str:
-    for name in ("GOOGLE_CLOUD_PROJECT", "AIP_PROJECT_NUMBER"):
-        if text := environ.get(name):
-            return f"projects/{_label(text)}/traces/"
-    return ""
-
-
-def _one_of(environ: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:
-    text = environ.get(name) or values[0]
-    if text not in values:
-        raise BadVariable(f"{name}={text}: expected {' or '.join(values)}")
-    return text

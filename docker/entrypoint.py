@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -58,20 +59,16 @@ class Told(BaseException):
     """A signal to stop; its argument is the number."""
 
 
+@dataclass
 class Container:
     """nginx and TorchServe, watched together and ended together."""
 
-    def __init__(
-        self,
-        front: Front,
-        server: Server,
-        ask: Callable[[float], probe.Answer],
-        say: Say,
-        telemetry: Telemetry | None,
-    ) -> None:
-        """`ask` is given seconds and tells whether the model answers within them."""
-        self._front, self._server, self._ask, self._say = front, server, ask, say
-        self._telemetry = telemetry
+    front: Front
+    server: Server
+    ask: Callable[[float], probe.Answer]
+    """Is given seconds and tells whether the model answers within them."""
+    say: Say
+    telemetry: Telemetry | None
 
     def watch(self) -> None:
         """Keep the doors open for as long as the model answers; raise CannotServe at the end."""
@@ -79,45 +76,45 @@ class Container:
         patience, silent = START_S, 0
         while True:
             self._raise_what_ended()
-            answer = self._ask(2 * PROBE_S)
+            answer = self.ask(2 * PROBE_S)
             now = time.monotonic()
             if answer.healthy:
-                if not self._front.is_open:
-                    self._say(f"ready after {now - began:.1f} s")
-                    self._front.open()
-                self._server.failures.forget()
+                if not self.front.is_open:
+                    self.say(f"ready after {now - began:.1f} s")
+                    self.front.open()
+                self.server.failures.forget()
                 answered, patience, silent = now, PATIENCE_S, 0
             else:
                 silent += 1
                 # One probe may be lost in a crowd; two say that clients are not answered either.
-                if silent > 1 and self._front.is_open:
-                    self._front.close()
+                if silent > 1 and self.front.is_open:
+                    self.front.close()
                     began = now
-                    self._say(f"not ready: {answer.detail}")
+                    self.say(f"not ready: {answer.detail}")
                 self._raise_what_failed(now - answered, patience)
-            self._wait(PROBE_S if self._front.is_open else 0.25)
+            self._wait(PROBE_S if self.front.is_open else 0.25)
 
     def _wait(self, seconds: float) -> None:
         """Wait for the next probe; a process that ends is noticed at once."""
         ends = time.monotonic() + seconds
         while time.monotonic() < ends:
             self._raise_what_ended()
-            if self._telemetry:
-                self._telemetry.see()
+            if self.telemetry:
+                self.telemetry.see()
             time.sleep(0.1)
 
     def _raise_what_ended(self) -> None:
-        if self._front.process.poll() is not None:
-            raise CannotServe(f"nginx {_ended(self._front.process.returncode)}")
-        if self._server.process.poll() is not None:
-            code, word = self._server.process.returncode, self._server.failures.word
+        if self.front.process.poll() is not None:
+            raise CannotServe(f"nginx {_ended(self.front.process.returncode)}")
+        if self.server.process.poll() is not None:
+            code, word = self.server.process.returncode, self.server.failures.word
             raise CannotServe(
                 _with_memory(f"TorchServe {_ended(code)}{f': {word}' if word else ''}")
             )
 
     def _raise_what_failed(self, silent_s: float, patience_s: float) -> None:
-        if self._server.failures.count >= TRIES:
-            reason = _with_memory(self._server.failures.reason)
+        if self.server.failures.count >= TRIES:
+            reason = _with_memory(self.server.failures.reason)
             raise CannotServe(f"the model cannot be loaded: {reason}")
         if silent_s > patience_s:
             raise CannotServe(f"the model has not answered for {silent_s:.0f} s")

@@ -13,11 +13,10 @@ from docker.config import Config
 from serving.lines import SEVERITIES, Log
 from serving.torchserve import Settings
 
-NGINX = "/usr/sbin/nginx"
 TEMPLATE = Path(__file__).with_name("nginx.conf")
 METRICS = Path(__file__).with_name("metrics.conf")
 BODY = Path(__file__).with_name("body.lua")
-MOST_CONNECTIONS = 4096
+MAX_CONNECTIONS = 4096
 ERROR_LOG = dict(zip(SEVERITIES, ("info", "warn", "warn", "error", "crit"), strict=True))
 """What nginx writes beside its access log, by LOG_LEVEL."""
 LINE = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(\w+)\] \d+#\d+: (.*)")
@@ -30,17 +29,17 @@ def settings_text(config: Config, settings: Settings, socket: Path) -> str:
     values = {
         "RUN": settings.run,
         "SOCKET": socket,
-        "CONNECTIONS": min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        "CONNECTIONS": min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         "PORT": config.port,
         "BODY": BODY,
         "HEALTH": config.health,
         "PREDICT": config.predict_said,
         "PREDICT_LOCATION": '~ "^/."' if config.invoke else f'= "{config.predict}"',
         "MODEL": settings.model,
-        "LARGEST_REQUEST": config.largest_request,
-        "MOST_AT_ONCE": settings.queue * 3 // 4,
-        "MOST_LARGE_AT_ONCE": settings.room_for(config.largest_request),
-        "MOST_MEDIUM_AT_ONCE": settings.room_for(1_000_000),
+        "MAX_REQUEST_BYTES": config.largest_request,
+        "MAX_REQUESTS": settings.queue * 3 // 4,
+        "MAX_LARGE_REQUESTS": settings.room_for(config.largest_request),
+        "MAX_MEDIUM_REQUESTS": settings.room_for(1_000_000),
         "TIMEOUT": settings.response_timeout_s + 5,
         "LOGGED": int(config.access_log),
         "LOG_FORMAT": "text" if config.log_text else "json",
@@ -88,7 +87,7 @@ class Front:
         self._stopping = settings.run / "stopping"
         self._log = log
         self.process = subprocess.Popen(
-            [NGINX, "-e", "stderr", "-c", str(file)],
+            ["nginx", "-e", "stderr", "-c", str(file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

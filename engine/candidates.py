@@ -4,12 +4,22 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-
-from engine.folding import folded
+from torch import Tensor, fx, nn
+from torch.fx.experimental import optimization
 
 Engine = Callable[[Tensor], Tensor]
 """(N, ...) float32 -> (N, ...) float32, as the network itself does, for any N from 1 on."""
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """Return a copy of a network in evaluation mode with its batch norms folded into convolutions.
+
+    Raises RuntimeError where torch.fx cannot follow it, as one that branches on its input.
+    """
+    try:
+        return optimization.fuse(net)
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise RuntimeError(f"torch.fx cannot follow this network: {error}") from error
 
 
 def eager(net: nn.Module, example: Tensor) -> Engine:  # noqa: ARG001

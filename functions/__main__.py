@@ -42,22 +42,18 @@ def _source(function: Function, _: argparse.Namespace) -> None:
 def _upload(function: Function, args: argparse.Namespace) -> None:
     from functions import upload  # noqa: PLC0415
 
-    project, region = args.project, args.region or "us-central1"
-    if not args.storage:
+    project, region, uri = args.project or "", args.region or "us-central1", args.storage
+    if not uri:
         found = _settings(args)
-        args.storage, project, region = (
-            default_uri(function, found.project),
-            found.project,
-            found.region,
-        )
-    upload.upload(function, args.storage.rstrip("/"), project or "", region)
+        project, region, uri = found.project, found.region, default_uri(function, found.project)
+    upload.upload(function, uri.rstrip("/"), project, region)
 
 
 def _deploy(function: Function, args: argparse.Namespace) -> None:
     found = _settings(args)
     if not args.dry_run:
         settings.remember(found)
-    uri = (args.storage or "").rstrip("/")
+    uri = (args.storage or default_uri(function, found.project)).rstrip("/")
     public, account = args.allow_unauthenticated, args.service_account
     to = Target(found.project, found.region, uri, public, account)
     deploy(function, to, dry_run=args.dry_run)

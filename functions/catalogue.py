@@ -1,9 +1,9 @@
-"""What each function is made of, what it needs where it runs, and where its model is made."""
+"""What each function consists of, what it needs where it runs, and where its model is made."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = "python311"
 """The Python that the core is tested with, and that torch is pinned for."""
 
@@ -15,10 +15,14 @@ class Function:
     name: str
     """Of the folder, of the entry point in its main.py, and of what is deployed."""
     memory: str
-    """What an instance may take, as gcloud writes it; benchmarks/functions.py measures the need."""
+    """The limit of an instance, as gcloud writes it."""
     cpu: str
     concurrency: int
     """Requests at once in one instance."""
+    shared: tuple[str, ...]
+    """Files and folders of this repository that its main.py imports; they are laid out beside it."""
+    left_out: tuple[str, ...] = ()
+    """Patterns of files in those folders that it does not need where it runs."""
     model: tuple[str, ...] = ()
     """The files of its model, each pinned by its SHA-256; () for none."""
     optional: tuple[str, ...] = ()
@@ -27,6 +31,8 @@ class Function:
     """The folder that they are made in."""
     make: str = ""
     """The command that makes them."""
+    sample: str = ""
+    """A request to try it with; empty: its model's golden instance."""
     timeout_s: int = 60
     most_instances: int = 5
     """A bound on what a flood of requests can cost."""
@@ -34,24 +40,36 @@ class Function:
     @property
     def folder(self) -> Path:
         """Where its text is."""
-        return HERE / self.name
+        return ROOT / "functions" / self.name
 
 
-HELLO = Function("hello", memory="512Mi", cpu="1", concurrency=16)
+HTTP = ("functions/__init__.py", "functions/asked.py")
+HELLO = Function(
+    "hello",
+    memory="512Mi",
+    cpu="1",
+    concurrency=16,
+    shared=HTTP,
+    sample='{"message": "Good day to you!"}',
+)
 KNN = Function(
     "knn",
     memory="512Mi",
     cpu="1",
     concurrency=8,
+    shared=(*HTTP, "functions/knn/__init__.py", "functions/knn/iris.py", "storage"),
     model=("knn.skops",),
     made=Path("build/knn"),
     make="python -m functions.knn.train",
+    sample='{"input_data": "5,3,1,0"}',
 )
 DIGITS = Function(
     "digits",
     memory="2Gi",
     cpu="1",
     concurrency=4,
+    shared=(*HTTP, "storage", "task", "engine", "model", "handler"),
+    left_out=("model/train*", "model/export*", "handler/vertex_handler.py"),
     model=("weights.safetensors", "model.json", "golden.json"),
     optional=("engine.json",),
     made=Path("build/model"),

@@ -1,7 +1,7 @@
 """Deploy a function with gcloud: everything that can be wrong is looked at before it begins."""
 
-import os
 import shlex
+import shutil
 import subprocess
 import tempfile
 from contextlib import closing
@@ -26,8 +26,8 @@ class Target:
 
     project: str
     region: str
-    uri: str = ""
-    """gs://BUCKET/FOLDER of its model; empty: the default"""
+    uri: str
+    """gs://BUCKET/FOLDER of its model"""
     public: bool = False
     """whether anybody may ask it"""
     service_account: str = ""
@@ -67,7 +67,7 @@ def command(function: Function, to: Target, folder: Path, environ: dict[str, str
 
 def deploy(function: Function, to: Target, *, dry_run: bool = False) -> None:
     """Deploy a function, and say how it is asked and ended; raise Stop."""
-    environ = _environment(function, to.uri or default_uri(function, to.project))
+    environ = _environment(function, to.uri)
     words = command(function, to, source.lay_out(function), environ)
     if dry_run:
         print(f"would run {shlex.join(words)}")
@@ -115,24 +115,15 @@ def _pins(function: Function, uri: str) -> str:
 
 def _run(words: list[str], *, shown: bool = True) -> str:
     """Run gcloud; raise Stop where it fails, its own words being shown already."""
+    if shutil.which(words[0]) is None:
+        raise Stop("gcloud is not on this machine", "https://cloud.google.com/sdk/docs/install")
+    stdout = None if shown else subprocess.PIPE
     try:
-        done = subprocess.run(
-            words,
-            stdout=None if shown else subprocess.PIPE,
-            text=True,
-            timeout=LIMIT_S,
-            check=False,
-            env=os.environ,
-        )
-    except FileNotFoundError:
+        done = subprocess.run(words, stdout=stdout, text=True, timeout=LIMIT_S, check=True)
+    except subprocess.SubprocessError as error:
+        late = isinstance(error, subprocess.TimeoutExpired)
         raise Stop(
-            "gcloud is not on this machine", "https://cloud.google.com/sdk/docs/install"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise Stop("gcloud took more than 20 minutes", "run the same command again") from None
-    if done.returncode:
-        raise Stop(
-            f"{' '.join(words[:3])} failed, as it says above",
+            f"{' '.join(words[:3])} {'timed out' if late else 'failed, as it says above'}",
             "docs/functions.md says what it needs; the same command again goes on",
-        )
+        ) from None
     return done.stdout or ""

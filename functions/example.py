@@ -7,13 +7,12 @@ from functions.catalogue import Function
 
 SAMPLE = Path("build/request.json")
 JSON_TYPE = "-H 'Content-Type: application/json'"
-SAID = {"hello": '{"message": "Good day to you!"}', "knn": '{"input_data": "5,3,1,0"}'}
 
 
 def example(function: Function) -> str:
     """Return curl's words for a request; that of a picture is written to build/request.json."""
-    if function.name in SAID:
-        return f"{JSON_TYPE} -d '{SAID[function.name]}'"
+    if function.sample:
+        return f"{JSON_TYPE} -d '{function.sample}'"
     golden = function.made / "golden.json"
     if golden.is_file():
         instance = json.loads(golden.read_text())["instance"]

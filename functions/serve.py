@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 from deploy.errors import Stop
+from functions import source
 from functions.catalogue import Function
 from functions.example import example
 from storage.fetched import URI
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 END_S = 10
 """How long a request under way may take when it is told to end."""
 
@@ -23,26 +25,27 @@ def serve(function: Function, host: str, port: int, uri: str) -> None:
     print(
         f"From another terminal:\n\n  curl {example(function)} http://{host}:{port}/\n", flush=True
     )
+    # From the folder that would be deployed: what is not laid out there is not found here either.
+    folder = source.lay_out(function).resolve()
     command = [
         str(Path(sys.executable).with_name("functions-framework")),
-        f"--source={function.folder / 'main.py'}",
+        f"--source={folder / 'main.py'}",
         f"--target={function.name}",
         f"--host={host}",
         f"--port={port}",
     ]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
     # In a session of its own: gunicorn's workers may hang for half a minute when Ctrl-C reaches
     # them and their master, which then tells them the same, at once.
-    server = subprocess.Popen(
-        command, env=os.environ | ({URI: uri} if uri else {}), start_new_session=True
-    )
+    environ = os.environ | ({URI: uri} if uri else {})
+    server = subprocess.Popen(command, cwd=folder, env=environ, start_new_session=True)
     try:
         raise Stop(f"functions-framework ended with code {server.wait()}", "as it says above")
     except KeyboardInterrupt:
         print("\nstopped")
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         server.terminate()
         try:

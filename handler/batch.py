@@ -19,8 +19,8 @@ from handler.envelope import Request, Response
 from handler.errors import Exhausted, Internal, InvalidArgument, RequestError
 from task import JSON, BadInstance, BadParameter, Task
 
-MOST_AT_ONCE = 512
-"""Instances in one forward pass. More of them are passed in turn: memory grows with a pass."""
+MAX_INSTANCES_PER_PASS = 512
+"""Instances in one forward pass. A larger batch takes several passes: memory grows with a pass."""
 READING_S = 30
 """Seconds that reading a batch's instances may take in all: TorchServe ends a worker that does
 not answer within 50, and every request in the batch with it."""
@@ -154,8 +154,8 @@ def _preprocess(task: Task, instance: JSON) -> Tensor | RequestError:
 
 def _infer(task: Task, tensors: list[Tensor]) -> list[Tensor | RequestError]:
     rows: list[Tensor | RequestError] = []
-    for start in range(0, len(tensors), MOST_AT_ONCE):
-        rows += _pass(task, tensors[start : start + MOST_AT_ONCE])
+    for start in range(0, len(tensors), MAX_INSTANCES_PER_PASS):
+        rows += _pass(task, tensors[start : start + MAX_INSTANCES_PER_PASS])
     return rows
 
 

@@ -12,17 +12,18 @@ The steps, in their order: train, evaluate, gate, export, archive, build, contra
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from contract.docker import Docker
 from deploy.errors import Interrupted, Stop
-from pipeline import lineage, sources
+from deploy.fingerprint import fingerprint
+from pipeline import lineage
 from pipeline.steps import ARCHIVE, CACHED, MARK, RECORD, ROOT, STEPS
 
 HERE = ROOT / "build/pipeline"
@@ -30,15 +31,8 @@ KFP = HERE / "venv/bin/python"
 """kfp's own environment: what it needs of protobuf is not what Google's newer clients need."""
 COMPILED = ROOT / "pipeline/pipeline.yaml"
 WITHOUT_A_PROJECT = STEPS[: STEPS.index("upload")]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be run."""
-
-    until: str
-    parameters: dict[str, Any]
-    cached: tuple[str, ...]
+TRAINING = ("model", "task", "engine", "requirements/torch.lock", "requirements/dev.lock")
+"""What a cached training depends on."""
 
 
 def main(words: list[str] | None = None) -> None:
@@ -57,37 +51,20 @@ def main(words: list[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run it here."""
+    docker = Docker(os.environ.get("DOCKER", "docker")).is_available()
     last = STEPS[-1] if args.project else WITHOUT_A_PROJECT[-1]
-    until = args.until or (last if args.project or _docker_answers() else "archive")
+    until = args.until or (last if args.project or docker else "archive")
     if until not in WITHOUT_A_PROJECT and not args.project:
         raise Stop(f"the step {until} needs a project", "--project my-project, or --until contract")
-    if STEPS.index(until) >= STEPS.index("build") and not _docker_answers():
+    if STEPS.index(until) >= STEPS.index("build") and not docker:
         raise Stop("no Docker engine answers, and the step build needs one", "--until archive")
-    wanted = _wanted(args, until, builder="local")
-    command = [
-        str(_kfp()),
-        "-m",
-        "pipeline.here",
-        "--root",
-        str(HERE),
-        "--until",
-        wanted.until,
-        "--parameters",
-        json.dumps(wanted.parameters),
-        "--cached",
-        *wanted.cached,
-    ]
+    parameters = json.dumps(_parameters(args, builder="local"))
+    command = [str(_kfp()), "-m", "pipeline.here", "--root", str(HERE), "--until", until]
+    command += ["--parameters", parameters, "--cached", *_cached(args)]
     record = HERE / "runs" / f"{time.strftime('%Y-%m-%d-%H-%M-%S')}.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
-    env = {
-        **os.environ,
-        "PROGRAMS": sys.executable,
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-        RECORD: str(record),
-    }
     log = record.with_suffix(".log")
-    failed = _show(command, env, log)
+    failed = _show(command, {"PROGRAMS": sys.executable, RECORD: str(record)}, log)
     print(f"\nwhat came of what  {record}\nthe whole log      {log}")
     if failed:
         raise Stop(
@@ -96,14 +73,14 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _show(command: list[str], env: dict[str, str], log: Path) -> int:
+def _show(command: list[str], environ: dict[str, str], log: Path) -> int:
     """Run kfp's runner, show the steps' own lines, log all; return its exit code."""
     with (
         log.open("w") as file,
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env=env,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -126,14 +103,11 @@ def submit(args: argparse.Namespace) -> None:
 
     _see_that_it_is_seen_there(args)
     google = cloud.connected(args.project, args.region)
-    image = args.image or cloud.steps_image(google)
-    s = google.settings
-    wanted = _wanted(args, args.until, builder="cloud", project=s.project, region=s.region)
-    if wanted.parameters["serving"] == str(ARCHIVE):
-        wanted.parameters["serving"] = "endpoint"
+    args.project, args.region = google.settings.project, google.settings.region
+    args.serving = args.serving or "endpoint"
     template = HERE / "pipeline.yaml"
-    _compile(template, wanted.until, image, wanted.cached)
-    job = cloud.job(google, template, wanted.parameters, args.pipeline_root)
+    _compile(template, args.until, args.image or cloud.steps_image(google), _cached(args))
+    job = cloud.job(google, template, _parameters(args, builder="cloud"), args.pipeline_root)
     if args.cron:
         cloud.schedule(google, job, args.cron, args.run_as)
     else:
@@ -142,34 +116,26 @@ def submit(args: argparse.Namespace) -> None:
 
 def _see_that_it_is_seen_there(args: argparse.Namespace) -> None:
     """Raise Stop for what lies on this machine: no step at Google sees it."""
-    for name in ("weights", "data"):
-        uri = getattr(args, name)
-        if uri and not uri.startswith("gs://"):
-            raise Stop(
-                f"--{name} {uri}: no step at Google sees this machine",
-                f"--{name} gs://BUCKET/FOLDER",
-            )
+    for name, good, instead in (
+        ("weights", "gs://", "--weights gs://BUCKET/FOLDER"),
+        ("data", "gs://", "--data gs://BUCKET/FOLDER"),
+        ("serving", ("https://", "http://", "endpoint", "none"), "a URL, endpoint or none"),
+    ):
+        value = getattr(args, name)
+        if value and not value.startswith(good):
+            raise Stop(f"--{name} {value}: no step at Google sees this machine", instead)
     if args.data:
         args.data = f"/gcs/{args.data.removeprefix('gs://')}"  # where Vertex AI mounts buckets
-    if args.serving and not args.serving.startswith(("https://", "http://", "endpoint", "none")):
-        raise Stop(
-            f"--serving {args.serving}: no step at Google sees this machine",
-            "a URL, endpoint or none",
-        )
 
 
 def schedules(args: argparse.Namespace) -> None:
-    """Say what runs by the clock."""
+    """Say what runs by the clock, or end it."""
     from pipeline import cloud  # noqa: PLC0415
 
-    cloud.schedules(cloud.connected(args.project, args.region))
-
-
-def unschedule(args: argparse.Namespace) -> None:
-    """End what runs by the clock."""
-    from pipeline import cloud  # noqa: PLC0415
-
-    cloud.unschedule(cloud.connected(args.project, args.region))
+    google = cloud.connected(args.project, args.region)
+    if args.end:
+        cloud.unschedule(google)
+    cloud.schedules(google)
 
 
 def compile_(args: argparse.Namespace) -> None:
@@ -178,49 +144,32 @@ def compile_(args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def tell_lineage(_: argparse.Namespace) -> None:
-    """Say where the archive comes from."""
-    print(lineage.tell(HERE / "runs", ARCHIVE))
-
-
-def _wanted(args: argparse.Namespace, until: str, **fixed: str) -> Wanted:
-    """Return what the options ask for."""
-    names = (
-        "weights",
-        "data",
-        "pictures",
-        "epochs",
-        "seed",
-        "examined",
-        "tolerance",
-        "least",
-        "traffic",
-        "watch",
-        "max_error_rate",
-        "max_p95",
-        "project",
-        "region",
-    )
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+def _parameters(args: argparse.Namespace, builder: str) -> dict[str, Any]:
+    """Return the pipeline's parameters that the options ask for."""
+    names = {*vars(_what().parse_args([])), "project", "region"} - {"no_cache"}
+    given = {name: value for name, value in vars(args).items() if name in names}
     for name in ("weights", "data"):
-        if name in given and "://" not in given[name]:
+        if given[name] and "://" not in given[name]:
             given[name] = str(Path(given[name]).resolve())
-    serving = args.serving or (
-        "endpoint" if args.project else str(ARCHIVE) if ARCHIVE.is_file() else "none"
-    )
-    parameters = {**given, "serving": serving, "code": sources.fingerprint(ROOT), **fixed}
+    if not given["serving"]:
+        here = str(ARCHIVE) if ARCHIVE.is_file() else "none"
+        given["serving"] = "endpoint" if args.project else here
+    given |= {"code": fingerprint(ROOT, TRAINING), "builder": builder}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _cached(args: argparse.Namespace) -> list[str]:
+    """Return the steps that need not run again where nothing changed."""
     # What lies under a name of its user's may change while the name stays.
     fresh = args.weights or args.data
-    kept = [name for name in CACHED if not args.no_cache and not (name == "train" and fresh)]
-    return Wanted(until, parameters, tuple(kept))
+    return [name for name in CACHED if not args.no_cache and not (name == "train" and fresh)]
 
 
 def _compile(
-    path: Path, until: str = STEPS[-1], image: str = "", cached: tuple[str, ...] | None = None
+    path: Path, until: str = STEPS[-1], image: str = "", cached: Collection[str] = CACHED
 ) -> None:
     command = [str(_kfp()), "-m", "pipeline.story", "--out", str(path), "--until", until]
-    command += ["--image", image] if image else []
-    command += ["--cached", *cached] if cached is not None else []
+    command += [*(["--image", image] if image else []), "--cached", *cached]
     path.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -239,118 +188,77 @@ def _kfp() -> Path:
     return KFP
 
 
-def _docker_answers() -> bool:
-    docker = os.environ.get("DOCKER", "docker")
-    if shutil.which(docker) is None:
-        return False
-    done = subprocess.run([docker, "version"], capture_output=True, timeout=60, check=False)
-    return done.returncode == 0
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
+    formatter = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(
-        prog="python -m pipeline",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m pipeline", description=__doc__, formatter_class=formatter
     )
     commands = made.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    where, what = _where(), _what()
 
-    def add(
-        name: str, does: Any, text: str, *parents: argparse.ArgumentParser
+    def command(
+        name: str, does: Any, text: str, parents: Any = (), **fixed: Any
     ) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, parents=parents, help=text, description=text)
-        one.set_defaults(run=does)
+        one = commands.add_parser(name, help=text, description=text, parents=parents)
+        one.set_defaults(run=does, **fixed)
         return one
 
-    one = add("run", run, "run it on this machine", what, where)
-    one.add_argument(
-        "--until",
-        choices=STEPS,
-        help="the last step (default: promote with a --project, contract without, archive without Docker)",
+    where = argparse.ArgumentParser(add_help=False)
+    default = "(default: for run none; else that of deploy.toml, or the last one)"
+    where.add_argument("--project", help=default)
+    where.add_argument("--region")
+    one = command("run", run, "run it on this machine", [_what(), where])
+    until = (
+        "the last step (default: promote with --project, contract without, archive without Docker)"
     )
-    one = add("submit", submit, "run it on Vertex AI Pipelines", what, where)
-    one.add_argument(
-        "--until", choices=STEPS, default=STEPS[-1], help="the last step (%(default)s)"
-    )
-    one.add_argument(
+    one.add_argument("--until", choices=STEPS, help=until)
+    add = command("submit", submit, "run it on Vertex AI Pipelines", [_what(), where]).add_argument
+    add("--until", choices=STEPS, default=STEPS[-1], help="the last step (%(default)s)")
+    add(
         "--image",
         metavar="URI",
-        help="for the steps (default: Cloud Build makes one of these sources)",
+        help="for the steps (default: Cloud Build makes one of what is here)",
     )
-    one.add_argument(
-        "--run-as", metavar="EMAIL", help="service account of the steps (default: Compute Engine's)"
-    )
-    one.add_argument(
-        "--pipeline-root",
-        metavar="gs://…",
-        help="for what they make (default: gs://PROJECT-pipeline/NAME)",
-    )
-    one.add_argument("--wait", action="store_true", help="watch it to its end")
-    one.add_argument(
-        "--cron",
-        metavar="CRON",
-        help='not now but by the clock, such as "TZ=Europe/Berlin 0 3 * * 1"',
-    )
-    add("schedules", schedules, "say what runs by the clock", where)
-    add("unschedule", unschedule, "end what runs by the clock", where)
-    add("lineage", tell_lineage, "say where the archive that is here comes from")
-    one = add("compile", compile_, "write the compiled pipeline")
+    add("--run-as", metavar="EMAIL", help="account of the steps (default: Compute Engine's)")
+    add("--pipeline-root", metavar="gs://…", help="(default: gs://PROJECT-pipeline/NAME)")
+    add("--wait", action="store_true", help="watch it to its end")
+    cron = 'not now but by the clock, such as "TZ=Europe/Berlin 0 3 * * 1"'
+    add("--cron", metavar="CRON", help=cron)
+    command("schedules", schedules, "say what runs by the clock", [where], end=False)
+    command("unschedule", schedules, "end what runs by the clock", [where], end=True)
+    lineage_ = "say where the archive that is here comes from"
+    command("lineage", lambda _: print(lineage.tell(HERE / "runs", ARCHIVE)), lineage_)
+    one = command("compile", compile_, "write the compiled pipeline")
     one.add_argument("--out", type=Path, default=COMPILED, help="(%(default)s)")
     return made
 
 
-def _where() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument(
-        "--project", help="(default for submit: that of deploy.toml, or the last one)"
-    )
-    parser.add_argument("--region")
-    return parser
-
-
 def _what() -> argparse.ArgumentParser:
+    """Return the options that become parameters of the pipeline."""
     parser = argparse.ArgumentParser(add_help=False)
-    group = parser.add_argument_group("what is trained, or taken as it is")
-    group.add_argument(
+    add = parser.add_argument_group("what is trained, or taken as it is").add_argument
+    add(
         "--weights", metavar="URI", help="gs://BUCKET/FOLDER or a folder: take these, train nothing"
     )
-    group.add_argument(
-        "--data",
-        metavar="FOLDER",
-        help="pictures per class, as of model.train; for submit gs://BUCKET/FOLDER",
-    )
-    group.add_argument("--pictures", type=int, help="as of model.train")
-    group.add_argument("--epochs", type=int, help="as of model.train")
-    group.add_argument("--seed", type=int, help="as of model.train")
-    group.add_argument(
-        "--no-cache", action="store_true", help="run every step, whatever ran before"
-    )
-    group = parser.add_argument_group("what it is compared with")
-    group.add_argument(
-        "--serving",
-        metavar="WHAT",
-        help="a URL, an archive, `endpoint` or `none` (default: the endpoint; without a project the archive here)",
-    )
-    group.add_argument(
-        "--examined", type=int, metavar="N", help="with about so many pictures (default: all)"
-    )
-    group.add_argument(
+    add("--data", metavar="FOLDER", help="pictures per class, as of model.train; gs://… for submit")
+    for name in ("--pictures", "--epochs", "--seed"):
+        add(name, type=int, help="as of model.train")
+    add("--no-cache", action="store_true", help="run every step, whatever ran before")
+    add = parser.add_argument_group("what it is compared with").add_argument
+    what = "a URL, an archive, `endpoint` or `none` (default: the endpoint; without a project the archive here)"
+    add("--serving", metavar="WHAT", help=what)
+    add("--examined", type=int, metavar="N", help="with about so many pictures (default: all)")
+    add(
         "--tolerance",
         type=float,
-        help="by how much it may be worse (default: 0.01, one point of 100)",
+        help="by how much it may be worse (default: 0.01: a point of 100)",
     )
-    group.add_argument(
-        "--least", type=float, help="what its accuracy must be at least (default: 0.9)"
-    )
-    group = parser.add_argument_group("the canary")
-    group.add_argument("--traffic", type=int, metavar="PERCENT", help="(default: 10)")
-    group.add_argument(
-        "--watch", metavar="TIME", help="such as 10m: it is rolled back where it breaks a limit"
-    )
-    group.add_argument("--max-error-rate", metavar="RATE", help="(default: 1%%)")
-    group.add_argument("--max-p95", metavar="TIME", help="such as 300ms")
+    add("--least", type=float, help="what its accuracy must be at least (default: 0.9)")
+    add = parser.add_argument_group("the canary").add_argument
+    add("--traffic", type=int, metavar="PERCENT", help="(default: 10)")
+    add("--watch", metavar="TIME", help="such as 10m: it is rolled back where it breaks a limit")
+    add("--max-error-rate", metavar="RATE", help="(default: 1%%)")
+    add("--max-p95", metavar="TIME", help="such as 300ms")
     return parser
 
 

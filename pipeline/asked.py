@@ -1,16 +1,15 @@
 """Models that can be asked for labels: a folder's, an archive's, one behind a URL, one on Vertex AI."""
 
-import http.client
 import json
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import requests
 
 from deploy import settings
 from deploy.errors import Stop
@@ -45,7 +44,7 @@ Ask = Callable[[list[Request]], list[str]]
 
 def of_folder(weights: Path) -> Ask:
     """Return the model of a folder with weights, run by this repository's code."""
-    return lambda requests: _run(ROOT, weights.resolve(), requests)
+    return lambda asked: _run(ROOT, weights.resolve(), asked)
 
 
 def of_archive(archive: Path) -> Ask:
@@ -56,13 +55,13 @@ def of_archive(archive: Path) -> Ask:
         if "handler/batch.py" not in contents.namelist():
             raise NoAnswer(f"{archive} is not of this project: serve it, and name its URL instead")
 
-    def ask(requests: list[Request]) -> list[str]:
+    def ask(asked: list[Request]) -> list[str]:
         with (
             tempfile.TemporaryDirectory(prefix="serving-") as unpacked,
             zipfile.ZipFile(archive) as contents,
         ):
             contents.extractall(unpacked)
-            return _run(Path(unpacked), Path(unpacked), requests)
+            return _run(Path(unpacked), Path(unpacked), asked)
 
     return ask
 
@@ -70,21 +69,16 @@ def of_archive(archive: Path) -> Ask:
 def of_url(url: str) -> Ask:
     """Return the model that answers at a URL."""
 
-    def one(pictures: Request) -> list[str]:
-        request = urllib.request.Request(
-            url, json.dumps(_request(pictures)).encode(), {"Content-Type": "application/json"}
-        )
+    def one(pictures: Request) -> str:
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-                body = response.read()
-        except urllib.error.HTTPError as error:
-            said = error.read(300).decode(errors="replace")
-            raise NoAnswer(f"{url} answers {error.code}: {said}") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise NoAnswer(f"{url}: {getattr(error, 'reason', error)}") from None
-        return _labels(body, len(pictures), url)
+            answer = requests.post(url, json=_request(pictures), timeout=TIMEOUT_S)
+        except requests.RequestException as error:
+            raise NoAnswer(f"{url}: {error}") from None
+        if not answer.ok:
+            raise NoAnswer(f"{url} answers {answer.status_code}: {answer.text[:300]}")
+        return answer.text
 
-    return lambda requests: [label for pictures in requests for label in one(pictures)]
+    return lambda asked: _labels(url, asked, [one(pictures) for pictures in asked])
 
 
 def of_endpoint(where: Mapping[str, Any]) -> Ask | None:
@@ -99,14 +93,14 @@ def of_endpoint(where: Mapping[str, Any]) -> Ask | None:
     except Stop as stop:
         raise NoAnswer(f"{stop.what}; {stop.do}") from None
 
-    def one(pictures: Request) -> list[str]:
+    def one(pictures: Request) -> str:
         try:
-            answer = google.predict(_request(pictures))
+            return json.dumps(google.predict(_request(pictures)))
         except Stop as stop:
             raise NoAnswer(f"{stop.what}; {stop.do}") from None
-        return _labels(json.dumps(answer).encode(), len(pictures), google.settings.endpoint)
 
-    return lambda requests: [label for pictures in requests for label in one(pictures)]
+    name = google.settings.endpoint
+    return lambda asked: _labels(name, asked, [one(pictures) for pictures in asked])
 
 
 def serves(google: Google) -> bool:
@@ -115,38 +109,38 @@ def serves(google: Google) -> bool:
     return state is not None and any(state.share(each.id) for each in state.deployed)
 
 
-def _run(code: Path, weights: Path, requests: list[Request]) -> list[str]:
+def _run(code: Path, weights: Path, asked: list[Request]) -> list[str]:
     # -I: nothing but that code and the installed packages.
     done = subprocess.run(
         [sys.executable, "-I", "-c", PROGRAM, str(code), str(weights)],
         cwd=code,
-        input="".join(f"{json.dumps(_request(pictures))}\n" for pictures in requests),
+        input="".join(f"{json.dumps(_request(pictures))}\n" for pictures in asked),
         capture_output=True,
         text=True,
         timeout=RUN_S,
         check=False,
     )
     lines = done.stdout.splitlines()
-    if done.returncode or len(lines) != len(requests):
+    if done.returncode or len(lines) != len(asked):
         reason = (done.stderr.strip() or "no word on why").splitlines()[-1]
         raise NoAnswer(f"{weights} does not answer: {reason}")
-    return [
-        label
-        for pictures, line in zip(requests, lines, strict=True)
-        for label in _labels(line.encode(), len(pictures), str(weights))
-    ]
+    return _labels(str(weights), asked, lines)
 
 
 def _request(pictures: Request) -> dict[str, Any]:
     return {"instances": [{"b64": picture} for picture in pictures], "parameters": {"top_k": 1}}
 
 
-def _labels(body: bytes, count: int, who: str) -> list[str]:
-    try:
-        found = [str(each["label"]) for each in json.loads(body)["predictions"]]
-    except (ValueError, KeyError, TypeError):
-        said = body[:300].decode(errors="replace")
-        raise NoAnswer(f"{who}: expected predictions with a label each, got {said}") from None
-    if len(found) != count:
-        raise NoAnswer(f"{who}: {len(found)} predictions for {count} instances")
-    return found
+def _labels(who: str, asked: list[Request], bodies: list[str]) -> list[str]:
+    """Return the labels that are in the answers to these requests; raise NoAnswer."""
+    labels = []
+    for pictures, body in zip(asked, bodies, strict=True):
+        try:
+            found = [str(each["label"]) for each in json.loads(body)["predictions"]]
+        except (ValueError, KeyError, TypeError):
+            reason = f"{who}: expected predictions with a label each, got {body[:300]}"
+            raise NoAnswer(reason) from None
+        if len(found) != len(pictures):
+            raise NoAnswer(f"{who}: {len(found)} predictions for {len(pictures)} instances")
+        labels += found
+    return labels

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +13,16 @@ from google.cloud import aiplatform, storage
 from google.cloud import aiplatform_v1 as v1
 
 from deploy import settings
+from deploy.buckets import get_or_create
 from deploy.errors import Stop
 from deploy.explain import explain
+from deploy.fingerprint import CACHES, fingerprint
 from deploy.google import Google
 from deploy.google.wire import said
 from deploy.image import in_cloud
-from pipeline import sources
 from pipeline.steps import ROOT
 
 STEPS_IMAGE = "pipeline/cloudbuild.yaml"
-IN_THE_IMAGE = (
-    "Dockerfile",
-    "Makefile",
-    "cloudbuild.yaml",
-    "deploy.toml",
-    "docker",
-    "pipeline",
-    "requirements",
-    "contract",
-    "deploy",
-    "engine",
-    "handler",
-    "model",
-    "serving",
-    "storage",
-    "task",
-    "telemetry",
-    "tests",
-)
 POLL_S = 15
 CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{s.region}/pipelines/runs/{job}?project={s.project}"
 OVER = ("SUCCEEDED", "FAILED", "CANCELLED")
@@ -70,15 +51,21 @@ def connected(project: str | None, region: str | None) -> Google:
 
 def steps_image(google: Google) -> str:
     """Return the image that the steps run in, by its digest; Cloud Build makes it where it is not there."""
-    own = Google(replace(google.settings, name=f"{google.settings.name}-pipeline"), google.say)
-    tag = f"src-{sources.fingerprint(ROOT, IN_THE_IMAGE)}"
-    image = own.settings.image_name
+    name = f"{google.settings.name}-pipeline"
+    own = Google(google.settings.model_copy(update={"name": name}), google.say)
+    image, tag = own.settings.image_name, steps_tag()
     if own.digest(tag) is None:
         own.say(f"the steps' image is not in the registry: {image}:{tag}")
         in_cloud(own, {"_IMAGE": image, "_TAG": tag}, config=STEPS_IMAGE)
     if (digest := own.digest(tag)) is None:
         raise Stop("the steps' image was built, but is not in the registry", "read the build's log")
     return f"{image}@{digest}"
+
+
+def steps_tag() -> str:
+    """Return the tag of the steps' image for what is here now: pipeline/Dockerfile copies all of it."""
+    names = sorted({each.name for each in ROOT.iterdir()} - CACHES - {"docs"})
+    return f"src-{fingerprint(ROOT, names)}"
 
 
 def job(
@@ -160,7 +147,6 @@ def unschedule(google: Google) -> None:
         with _explained(google, "ending the schedule"):
             each.delete()
         google.say(f"ended: {each.resource_name}")
-    schedules(google)
 
 
 def _schedules(google: Google) -> list[aiplatform.PipelineJobSchedule]:
@@ -172,24 +158,18 @@ def _schedules(google: Google) -> list[aiplatform.PipelineJobSchedule]:
 def _bucket(google: Google) -> str:
     """Return the project's bucket for what pipelines make, created where it is missing; raise Stop."""
     s = google.settings
-    name = f"{s.project}-pipeline"
     anonymous = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
     with contextlib.closing(storage.Client(project=s.project, credentials=anonymous)) as client:
-        try:
-            # Among the project's own: whoever guesses the name may have been faster.
-            if name not in [each.name for each in client.list_buckets(prefix=name)]:
-                bucket = client.bucket(name)
-                bucket.iam_configuration.uniform_bucket_level_access_enabled = True
-                bucket.iam_configuration.public_access_prevention = "enforced"
-                client.create_bucket(bucket, location=s.region)
-                google.say(f"made gs://{name} in {s.region}, closed to the public")
-        except exceptions.Conflict:
-            raise Stop(
-                f"gs://{name} is another project's", "--pipeline-root gs://a-bucket-of-yours/folder"
-            ) from None
-        except exceptions.GoogleAPICallError as error:
-            raise explain(said(error, f"looking for gs://{name}"), s) from None
-    return name
+        bucket = get_or_create(
+            client,
+            f"{s.project}-pipeline",
+            s.region,
+            google.say,
+            project=s.project,
+            own=True,  # whoever guesses the name may have been faster
+            other="--pipeline-root gs://a-bucket-of-yours/folder",
+        )
+    return str(bucket.name)
 
 
 def _tell(google: Google, job: v1.PipelineJob, told: dict[str, str]) -> None:

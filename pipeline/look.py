@@ -11,49 +11,36 @@ from deploy.image import find, fingerprint, run
 from pipeline.asked import serves
 
 
-def image(google: Google) -> None:
-    """Print the image in the registry that was built of these very sources."""
+def image(google: Google) -> str:
+    """Return the image in the registry that was built of these very sources."""
     found = find(google)
     if found is None:
         raise Stop("the image is not in the registry", "python -m deploy build")
-    print(found.uri)
+    return found.uri
 
 
-def tested(google: Google) -> None:
-    """See that Cloud Build put this image to its tests and the contract suite before it pushed it."""
+def tested(google: Google) -> str:
+    """Say which build of Cloud Build put this image to its tests and the contract suite before it pushed it."""
     s, tag = google.settings, fingerprint()
-    listed = run(
-        google,
-        [
-            "gcloud",
-            "builds",
-            "list",
-            "--format=json",
-            "--limit=200",
-            f"--project={s.project}",
-            f"--region={s.region}",
-        ],
-    )
+    place = [f"--project={s.project}", f"--region={s.region}"]
+    listed = run(google, ["gcloud", "builds", "list", "--format=json", "--limit=200", *place])
     for build in json.loads(listed):
-        passed = [
-            step
-            for step in build.get("steps", [])
-            if step.get("id") == "tests" and step.get("status") == "SUCCESS"
-        ]
-        if passed and build.get("substitutions", {}).get("_TAG") == tag:
-            print(
+        passed = {
+            step.get("id") for step in build.get("steps", []) if step.get("status") == "SUCCESS"
+        }
+        if "tests" in passed and build.get("substitutions", {}).get("_TAG") == tag:
+            return (
                 f"kept: Cloud Build put {tag} to the contract in step tests of build {build['id']}"
             )
-            return
     raise Stop(
         f"no build of {tag} in {s.region} put it to the contract",
         "delete that tag from the registry, so that Cloud Build builds and tests it",
     )
 
 
-def serving(google: Google) -> None:
-    """Print yes where the endpoint answers somebody, or no."""
-    print("yes" if serves(google) else "no")
+def serving(google: Google) -> str:
+    """Return yes where the endpoint answers somebody, or no."""
+    return "yes" if serves(google) else "no"
 
 
 ASKED = {"image": image, "tested": tested, "serves": serving}
@@ -67,7 +54,7 @@ def main() -> None:
         parser.add_argument(f"--{name}")
     args = parser.parse_args()
     try:
-        ASKED[args.what](Google(settings.read(vars(args))))
+        print(ASKED[args.what](Google(settings.read(vars(args)))))
     except Stop as stop:
         sys.exit(f"pipeline.look: {stop.what}\n  {stop.do}")
 

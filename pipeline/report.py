@@ -1,31 +1,18 @@
-"""What an evaluation found: numbers for machines, pictures and a page for people."""
+"""What an evaluation found: numbers for machines, a picture and a page for people."""
 
+import base64
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from PIL import Image, ImageDraw
-from sklearn.metrics import confusion_matrix
+from typing import Any
 
 from model.train.evaluate import Evaluation, confusion_table, draw_misread
-from model.train.write import as_instance
+from pipeline.pictures import Shown
 
 ALL = "all of them"
-WIDTH, ROW, BAR = 640, 44, 300
-"""Pixels: of the drawing, of a row in it, of a bar that says 100 %."""
-CANDIDATE, SERVING = "#1a73e8", "#9aa0a6"
-
-
-class Shown(NamedTuple):
-    """A held-out picture."""
-
-    way: str
-    """In which way it was drawn."""
-    picture: Image.Image
-    label: str
 
 
 @dataclass(frozen=True)
@@ -63,25 +50,27 @@ class Compared:
 
     def evaluations(self) -> dict[str, Evaluation]:
         """Return the candidate's answers as the training's own evaluation has them."""
-        found: dict[str, Evaluation] = {}
-        for each, said in zip(self.shown, self.candidate, strict=True):
-            of_way = found.setdefault(each.way, Evaluation([], [], [], []))
-            of_way.pictures.append(each.picture)
-            of_way.labels.append(each.label)
-            of_way.answers.append(said)
-        return found
+        pictures, labels = (
+            [each.picture for each in self.shown],
+            [each.label for each in self.shown],
+        )
+        return {ALL: Evaluation(pictures, labels, self.candidate, [1.0] * len(labels))}
 
 
 def write(folder: Path, compared: Compared, passes: bool, message: str) -> None:
-    """Write report.json, report.html, accuracy.png, misread.png and confusion.txt."""
+    """Write report.json, report.html, misread.png and confusion.txt."""
     folder.mkdir(parents=True, exist_ok=True)
-    evaluations = compared.evaluations()
-    drawn = {"accuracy": bars(compared), "misread": draw_misread(evaluations)}
-    for name, picture in drawn.items():
-        picture.save(folder / f"{name}.png")
-    confused = confusion_table(evaluations, compared.labels)
+    draw_misread(compared.evaluations()).save(folder / "misread.png")
+    confused = confusion_table(compared.evaluations(), compared.labels)
     (folder / "confusion.txt").write_text(f"{confused}\n")
-    (folder / "report.html").write_text(_page(compared, message, drawn, confused))
+    misread = base64.b64encode((folder / "misread.png").read_bytes()).decode()
+    (folder / "report.html").write_text(
+        '<!doctype html><meta charset="utf-8"><title>Evaluation</title>'
+        '<body style="font-family: sans-serif; max-width: 60rem">'
+        f"<h1>{escape(message)}</h1><pre>{escape(table(compared))}</pre>"
+        f'<h2>misread</h2><img alt="misread" src="data:image/png;base64,{misread}">'
+        f"<h2>a row: what it is; a column: what the candidate read</h2><pre>{escape(confused)}</pre>\n"
+    )
     content = _numbers(compared) | {"passes": passes, "message": message}
     (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n")
 
@@ -91,25 +80,11 @@ def table(compared: Compared) -> str:
     lines = [f"{'':36}{'candidate':>10}{'serving':>10}"]
     for way, ours, theirs in compared.ways():
         lines.append(f"{way:36}{ours:>10.1%}{'-' if theirs is None else f'{theirs:.1%}':>10}")
+    if compared.serving:
+        lines.append(
+            "\n{} only the candidate read right, {} only what serves".format(*compared.apart())
+        )
     return "\n".join(lines)
-
-
-def bars(compared: Compared) -> Image.Image:
-    """Draw the accuracies."""
-    rows = list(compared.ways())
-    sheet = Image.new("RGB", (WIDTH, ROW * len(rows) + 30), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, (way, ours, theirs) in enumerate(rows):
-        top = row * ROW + 8
-        pen.text((8, top + 8), way, fill="black")
-        for line, (share, colour) in enumerate(((ours, CANDIDATE), (theirs, SERVING))):
-            if share is not None:
-                y = top + line * 16
-                pen.rectangle((250, y, 250 + round(BAR * share), y + 12), fill=colour)
-                pen.text((255 + BAR, y), f"{share:.1%}", fill="black")
-    legend = "candidate blue, what serves now grey" if compared.serving else "nothing serves yet"
-    pen.text((8, sheet.height - 20), legend, fill="black")
-    return sheet
 
 
 def _numbers(compared: Compared) -> dict[str, Any]:
@@ -121,31 +96,14 @@ def _numbers(compared: Compared) -> dict[str, Any]:
             metrics[f"serving_{name}"] = round(theirs, 4)
     won, lost = compared.apart()
     wanted = [each.label for each in compared.shown]
-    counts = confusion_matrix(wanted, compared.candidate, labels=compared.labels)
+    counts = Counter(zip(wanted, compared.candidate, strict=True))
     return {
         "pictures": len(compared.shown),
         "metrics": metrics,
         "only_candidate_right": won,
         "only_serving_right": lost,
         "labels": compared.labels,
-        "confusion": counts.tolist(),
+        "confusion": [
+            [counts[row, column] for column in compared.labels] for row in compared.labels
+        ],
     }
-
-
-def _page(compared: Compared, message: str, drawn: dict[str, Image.Image], confused: str) -> str:
-    won, lost = compared.apart()
-    apart = (
-        f"<p>{won} pictures only the candidate read right, {lost} only what serves now.</p>"
-        if compared.serving
-        else ""
-    )
-    pictures = "".join(
-        f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{as_instance(picture)["b64"]}">'
-        for name, picture in drawn.items()
-    )
-    return (
-        '<!doctype html><meta charset="utf-8"><title>Evaluation</title>'
-        '<body style="font-family: sans-serif; max-width: 60rem">'
-        f"<h1>{escape(message)}</h1>{apart}{pictures}"
-        f"<h2>a row: what it is; a column: what the candidate read</h2><pre>{escape(confused)}</pre>\n"
-    )

@@ -68,17 +68,10 @@ def train(
         if weights:
             program("storage", weights, model.path)
             if not (Path(model.path) / "held-out").is_dir():
-                program("pipeline.pictures", model.path, *(["--data", data] if data else []))
+                program("pipeline.pictures", model.path, *_options({"data": data}))
             return
-        program(
-            "model.train",
-            "--out",
-            model.path,
-            "--report",
-            pictures.path,
-            *(["--data", data] if data else []),
-            *(word for name, value in options.items() for word in (f"--{name}", str(value))),
-        )
+        to = {"out": model.path, "report": pictures.path}
+        program("model.train", *_options({**to, "data": data, **options}))
 
 
 def evaluate(
@@ -88,38 +81,17 @@ def evaluate(
     *,
     serving: str,
     data: str,
-    examined: int,
-    tolerance: float,
-    least: float,
+    rule: Mapping[str, float],
     where: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Compare with what serves now; return what the report says."""
-    with _recorded(
-        "evaluate",
-        {"model": model},
-        {"report": report, "pictures": pictures},
-        serving=serving,
-        examined=examined,
-        tolerance=tolerance,
-        least=least,
-    ):
-        program(
-            "pipeline.evaluate",
-            "--model",
-            model.path,
-            "--out",
-            pictures.path,
-            "--serving",
-            serving,
-            "--examined",
-            str(examined),
-            "--tolerance",
-            str(tolerance),
-            "--least",
-            str(least),
-            *(["--data", data] if data else []),
-            *(_options(where) if serving == "endpoint" else []),
-        )
+    """Compare with what serves now, by `rule` (options of pipeline.evaluate); return what the report says."""
+    outputs = {"report": report, "pictures": pictures}
+    with _recorded("evaluate", {"model": model}, outputs, serving=serving, **rule):
+        folders = {"model": model.path, "out": pictures.path}
+        options = {**folders, "serving": serving, **rule, "data": data}
+        if serving == "endpoint":
+            options |= where
+        program("pipeline.evaluate", *_options(options))
         shutil.copyfile(Path(pictures.path) / "report.html", report.path)
         found: dict[str, Any] = json.loads((Path(pictures.path) / "report.json").read_text())
         return found
@@ -156,10 +128,9 @@ def build(exported: Artifact, packed: Artifact, *, builder: str, where: Mapping[
         place(exported, packed)
         if builder == "cloud":
             program("deploy", "build", *_options(where))
-            record["image"] = tag = program(
-                "pipeline.look", "image", *_options(where), quiet=True
-            ).strip()
-            return tag
+            image = program("pipeline.look", "image", *_options(where), quiet=True).strip()
+            record["image"] = image
+            return image
         # By what is in it: the same archive again is the same image again.
         record["image"] = tag = f"pipeline-digits:{_sha256(packed)[:12]}"
         _run(["make", "build", f"IMAGE={tag}", f"DOCKER={_docker()}"])
@@ -196,20 +167,14 @@ def canary(
 ) -> None:
     """Give the version a part of the traffic, and watch it; where it is the first, all of it."""
     with _recorded("canary", {}, {}, version=version, traffic=traffic, **limits):
-        if not _serves(where):
+        if program("pipeline.look", "serves", *_options(where), quiet=True).strip() != "yes":
             say(f"nothing serves yet: version {version} is the first, and gets everything")
             program("deploy", "deploy", "--version", version, *_options(where))
             return
-        program(
-            "deploy",
-            "canary",
-            "--version",
-            version,
-            "--traffic",
-            str(traffic),
-            *_options(where),
-            *(_options(limits) if limits.get("watch") else []),
-        )
+        options = {"version": version, "traffic": traffic, **where}
+        if limits.get("watch"):
+            options |= limits
+        program("deploy", "canary", *_options(options))
 
 
 def promote(version: str, *, where: Mapping[str, str]) -> None:
@@ -251,18 +216,10 @@ def place(exported: Artifact, packed: Artifact) -> None:
         file.touch()
 
 
-def _serves(where: Mapping[str, str]) -> bool:
-    return program("pipeline.look", "serves", *_options(where), quiet=True).strip() == "yes"
-
-
-def _options(values: Mapping[str, str]) -> list[str]:
-    """Return names and values as a command line's options; what is empty is left to the program."""
-    return [
-        word
-        for name, value in values.items()
-        if value
-        for word in (f"--{name.replace('_', '-')}", value)
-    ]
+def _options(values: Mapping[str, Any]) -> list[str]:
+    """Return names and values as a command line's options; an empty text is left to the program."""
+    given = {name.replace("_", "-"): str(value) for name, value in values.items() if value != ""}
+    return [word for name, value in given.items() for word in (f"--{name}", value)]
 
 
 def _docker() -> str:

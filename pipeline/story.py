@@ -55,16 +55,10 @@ def evaluate(
 
     from pipeline import steps
 
+    rule = {"examined": examined, "tolerance": tolerance, "least": least}
+    where = {"project": project, "region": region}
     found = steps.evaluate(
-        model,
-        report,
-        pictures,
-        serving=serving,
-        data=data,
-        examined=examined,
-        tolerance=tolerance,
-        least=least,
-        where={"project": project, "region": region},
+        model, report, pictures, serving=serving, data=data, rule=rule, where=where
     )
     for name, value in found["metrics"].items():
         metrics.log_metric(name, value)
@@ -190,15 +184,8 @@ def story(until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = 
         def of(name: str, output: str) -> Any:
             return made[name].outputs[output] if name in made else None
 
-        add(
-            train,
-            weights=weights,
-            data=data,
-            pictures_drawn=pictures,
-            epochs=epochs,
-            seed=seed,
-            code=code,
-        )
+        drawn = {"pictures_drawn": pictures, "epochs": epochs, "seed": seed}
+        add(train, weights=weights, data=data, **drawn, code=code)
         model = of("train", "model")
         asked = {"serving": serving, "data": data, "examined": examined}
         add(evaluate, model=model, **asked, tolerance=tolerance, least=least, **google)
@@ -218,15 +205,8 @@ def story(until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = 
     return pipeline
 
 
-def write(
-    path: Path, until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = CACHED
-) -> None:
-    """Compile the pipeline; the same sources give the same bytes."""
-    compiler.Compiler().compile(story(until, image, cached), str(path))
-
-
 def main() -> None:
-    """Run the command line."""
+    """Compile the pipeline; the same sources give the same bytes."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.story", description="Compile the pipeline."
     )
@@ -235,7 +215,7 @@ def main() -> None:
     parser.add_argument("--image", default=IMAGE)
     parser.add_argument("--cached", choices=CACHED, nargs="*", default=CACHED)
     args = parser.parse_args()
-    write(args.out, args.until, args.image, args.cached)
+    compiler.Compiler().compile(story(args.until, args.image, args.cached), str(args.out))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stand in for Google's control plane on this machine: python -m rehearsal serve."""
+"""Stand in for Google's control plane on this machine, until Ctrl-C."""
 
 import argparse
 import logging
@@ -14,31 +14,15 @@ from rehearsal.world import Rules
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m rehearsal", description=__doc__)
-    parser.add_argument(
-        "--port", type=int, default=0, help="of the control plane (default: a free one)"
-    )
-    parser.add_argument(
-        "--project", default="rehearsal", help="the project in the printed variables (%(default)s)"
-    )
-    parser.add_argument(
-        "--docker", default=os.environ.get("DOCKER", "docker"), help="(%(default)s)"
-    )
-    parser.add_argument(
-        "--patience",
-        type=float,
-        default=Rules.patience_s,
-        metavar="S",
-        help="how long a model may take to get healthy (%(default)s)",
-    )
-    parser.add_argument(
-        "--cpus", type=int, default=Rules.cpus, help="the quota of cores (%(default)s)"
-    )
-    parser.add_argument(
-        "--accelerators",
-        type=int,
-        default=Rules.accelerators,
-        help="the quota of each accelerator (%(default)s)",
-    )
+    add = parser.add_argument
+    add("--port", type=int, default=0, help="of the control plane (default: a free one)")
+    add("--project", default="rehearsal", help="in the printed variables (%(default)s)")
+    add("--docker", default=os.environ.get("DOCKER", "docker"), help="the client (%(default)s)")
+    patience = "how long a model may take to get healthy (%(default)s)"
+    add("--patience", type=float, default=Rules.patience_s, metavar="S", help=patience)
+    add("--cpus", type=int, default=Rules.cpus, help="the quota of cores (%(default)s)")
+    accelerators = "the quota of each accelerator (%(default)s)"
+    add("--accelerators", type=int, default=Rules.accelerators, help=accelerators)
     args = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr

@@ -8,7 +8,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1 as v1
 from google.cloud.storage import Client
 
-from rehearsal.errors import Refused
+from rehearsal.errors import Refused, invalid, precondition
 from rehearsal.world import Rules
 
 COPIES = "vertex-copies"
@@ -17,8 +17,6 @@ COPIES = "vertex-copies"
 @contextlib.contextmanager
 def client(rules: Rules) -> Iterator[Client]:
     """Give a client; it is closed afterwards, as the emulator hears one connection at a time."""
-    if not rules.storage:
-        raise Refused("UNIMPLEMENTED", "the rehearsal was started without a storage emulator")
     made = Client(
         project="rehearsal",
         credentials=AnonymousCredentials(),
@@ -27,7 +25,7 @@ def client(rules: Rules) -> Iterator[Client]:
     try:
         yield made
     except GoogleAPIError as error:
-        raise Refused("FAILED_PRECONDITION", f"Cloud Storage: {error}") from error
+        raise precondition(f"Cloud Storage: {error}") from error
     finally:
         made.close()
 
@@ -36,7 +34,7 @@ def split(uri: str) -> tuple[str, str]:
     """Return a gs:// URI's bucket and path; raise Refused."""
     bucket, _, path = uri.removeprefix("gs://").partition("/")
     if not uri.startswith("gs://") or not bucket:
-        raise Refused("INVALID_ARGUMENT", f"{uri} is not a Cloud Storage URI (gs://BUCKET/PATH).")
+        raise invalid(f"{uri} is not a Cloud Storage URI (gs://BUCKET/PATH).")
     return bucket, path
 
 
@@ -75,11 +73,8 @@ def read(rules: Rules, uris: list[str]) -> list[bytes]:
     return contents
 
 
-def write(rules: Rules, folder: str, files: dict[str, bytes]) -> None:
-    """Put files into a folder of a bucket."""
-    bucket, path = split(folder)
+def write(rules: Rules, uri: str, content: bytes) -> None:
+    """Write an object."""
+    bucket, path = split(uri)
     with client(rules) as storage:
-        for name, content in files.items():
-            storage.bucket(bucket).blob(
-                f"{path.rstrip('/')}/{name}".lstrip("/")
-            ).upload_from_string(content)
+        storage.bucket(bucket).blob(path).upload_from_string(content)

@@ -1,37 +1,42 @@
 """Cloud Build: a build's steps, run in order with this machine's own engine."""
 
-import contextlib
 import io
 import logging
 import re
-import shutil
-import subprocess
 import tarfile
 import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from google.cloud.devtools import cloudbuild_v1 as cb
 from google.longrunning import operations_pb2
 
+from contract.docker import Container, DockerError
 from rehearsal import artifacts, containers, operations
-from rehearsal.errors import Refused
-from rehearsal.world import World, canonical, now, number, page
+from rehearsal.errors import Refused, invalid
+from rehearsal.resources import listed
+from rehearsal.world import World, canonical, now, number
 
 Build, Status = cb.Build, cb.Build.Status
 VARIABLE = re.compile(r"\$(?:\$|([A-Z_][A-Z0-9_]*)\b|\{([A-Z_][A-Z0-9_]*)\})")
+OF_TRIGGERS = (
+    "REPO_NAME REPO_FULL_NAME BRANCH_NAME TAG_NAME REF_NAME TRIGGER_NAME COMMIT_SHA REVISION_ID SHORT_SHA "
+    "SERVICE_ACCOUNT_EMAIL SERVICE_ACCOUNT"
+)
+"""Built-in substitutions that are empty in a build that no trigger began."""
 INVALID = "invalid value for 'build.substitutions'"
 SOCKET = "/var/run/docker.sock"
-_cancelled: dict[str, threading.Event] = {}
 log = logging.getLogger("rehearsal")
 
 
 def create(world: World, request: cb.CreateBuildRequest) -> operations_pb2.Operation:
     """Begin a build; raise Refused where its substitutions do not match its steps."""
     build = cb.Build(request.build)
+    for name, value in world.rules.substitutions.items():
+        if name in build.substitutions:
+            build.substitutions[name] = value
     where = request.parent or f"projects/{request.project_id}/locations/global"
     build.project_id = where.split("/")[1]
     build.id = str(uuid.uuid4())
@@ -41,21 +46,19 @@ def create(world: World, request: cb.CreateBuildRequest) -> operations_pb2.Opera
         f"https://console.cloud.google.com/cloud-build/builds/{build.id}?project={build.project_id}"
     )
     if not build.steps:
-        raise Refused("INVALID_ARGUMENT", "build.steps: at least one step is required")
+        raise invalid("build.steps: at least one step is required")
     if build.service_account and not build.options.logging and not build.logs_bucket:
-        message = (
+        raise invalid(
             "if 'build.service_account' is specified, the build must either (a) specify 'build.logs_bucket', "
             "(b) use the REGIONAL_USER_OWNED_BUCKET build.options.default_logs_bucket_behavior option, or "
             "(c) use either CLOUD_LOGGING_ONLY / NONE logging options"
         )
-        raise Refused("INVALID_ARGUMENT", message)
     expanded = expand(build)
     world.builds[build.name] = build
-    _cancelled[build.name] = threading.Event()
     metadata = cb.BuildOperationMetadata(build=build)
-    return operations.start(
-        world, canonical(where), metadata, "CreateBuild", lambda _: _run(world, build, expanded)
-    )
+    where = canonical(where)
+    work = partial(_run, world, build, expanded)
+    return operations.start(world, where, "CreateBuild", work, metadata)
 
 
 def get(world: World, request: cb.GetBuildRequest) -> cb.Build:
@@ -78,17 +81,8 @@ def list_(world: World, request: cb.ListBuildsRequest) -> cb.ListBuildsResponse:
         if canonical(each.name).startswith(f"{parent}/")
         and (not wanted or each.status.name in wanted)
     ]
-    found, token = page(
-        builds, cb.ListBuildsRequest(page_size=request.page_size, page_token=request.page_token)
-    )
-    return cb.ListBuildsResponse(builds=found, next_page_token=token)
-
-
-def cancel(world: World, request: cb.CancelBuildRequest) -> cb.Build:
-    """Ask a build to end after its step."""
-    build = get(world, cb.GetBuildRequest(name=request.name, id=request.id))
-    _cancelled[build.name].set()
-    return build
+    pages = cb.ListBuildsRequest(page_size=request.page_size, page_token=request.page_token)
+    return listed(cb.ListBuildsResponse, builds, pages)
 
 
 def expand(build: cb.Build) -> cb.Build:
@@ -100,22 +94,7 @@ def expand(build: cb.Build) -> cb.Build:
         "BUILD_ID": build.id,
         "LOCATION": build.name.split("/")[3],
     }
-    known |= dict.fromkeys(
-        (
-            "REPO_NAME",
-            "REPO_FULL_NAME",
-            "BRANCH_NAME",
-            "TAG_NAME",
-            "REF_NAME",
-            "TRIGGER_NAME",
-            "COMMIT_SHA",
-            "REVISION_ID",
-            "SHORT_SHA",
-            "SERVICE_ACCOUNT_EMAIL",
-            "SERVICE_ACCOUNT",
-        ),
-        "",
-    )
+    known |= dict.fromkeys(OF_TRIGGERS.split(), "")
     used: set[str] = set()
     loose = build.options.substitution_option == cb.BuildOptions.SubstitutionOption.ALLOW_LOOSE
 
@@ -126,12 +105,12 @@ def expand(build: cb.Build) -> cb.Build:
                 return "$"
             used.add(name)
             if name not in values and not loose:
-                message = (
-                    f'{INVALID}: key in the template "{name}" is not a valid built-in substitution'
+                kind = (
+                    "matched in the substitution data"
+                    if name[0] == "_"
+                    else "a valid built-in substitution"
                 )
-                if name.startswith("_"):
-                    message = f'{INVALID}: key in the template "{name}" is not matched in the substitution data'
-                raise Refused("INVALID_ARGUMENT", message)
+                raise invalid(f'{INVALID}: key in the template "{name}" is not {kind}')
             return values.get(name, "")
 
         return VARIABLE.sub(one, text)
@@ -142,43 +121,38 @@ def expand(build: cb.Build) -> cb.Build:
     values = known | given
     done = cb.Build(build)
     for step in done.steps:
-        # Cloud Build does not look into scripts: they see substitutions as environment variables, if asked.
+        # Cloud Build does not look into scripts.
         step.name, step.entrypoint, step.dir_ = (
             put(text, values) for text in (step.name, step.entrypoint, step.dir_)
         )
         step.args = [put(text, values) for text in step.args]
         step.env = [put(text, values) for text in step.env]
-        if build.options.automap_substitutions or step.automap_substitutions:
-            used |= set(given)
-            step.env = [*(f"{key}={value}" for key, value in values.items()), *step.env]
     done.images = [put(text, values) for text in build.images]
     done.tags = [put(text, values) for text in build.tags]
     done.options.env = [put(text, values) for text in build.options.env]
     done.service_account = put(build.service_account, values)
     done.logs_bucket = put(build.logs_bucket, values)
     if (unused := set(given) - used) and not loose:
-        message = (
-            f'key "{sorted(unused)[0]}" in the substitution data is not matched in the template'
-        )
-        raise Refused("INVALID_ARGUMENT", f"invalid value for 'build.substitutions': {message}")
+        where = f'key "{sorted(unused)[0]}" in the substitution data'
+        raise invalid(f"{INVALID}: {where} is not matched in the template")
     done.substitutions = given
     return done
 
 
-def _run(world: World, build: cb.Build, expanded: cb.Build) -> cb.Build:
+def _run(world: World, build: cb.Build, expanded: cb.Build, _: operations.Operation) -> cb.Build:
     build.status, build.start_time = Status.WORKING, now()
     until = time.monotonic() + (expanded.timeout.total_seconds() if "timeout" in expanded else 3600)
     build.status_detail = ""
     try:
-        with _workspace(world, expanded) as workspace:
+        with tempfile.TemporaryDirectory(prefix="rehearsal-build-") as folder:
+            workspace = Path(folder, "workspace")
+            workspace.mkdir()
+            _unpack(world, expanded, workspace)
             for index, step in enumerate(expanded.steps):
-                if _cancelled[build.name].is_set():
-                    build.status = Status.CANCELLED
-                    break
                 build.steps[index].status = Status.WORKING
                 ok = _step(world, step, expanded, workspace, max(until - time.monotonic(), 0.1))
                 build.steps[index].status = Status.SUCCESS if ok else Status.FAILURE
-                if not ok and not step.allow_failure:
+                if not ok:
                     late = time.monotonic() > until
                     build.status = Status.TIMEOUT if late else Status.FAILURE
                     build.status_detail = f'build step {index} "{step.name}" failed'
@@ -186,8 +160,8 @@ def _run(world: World, build: cb.Build, expanded: cb.Build) -> cb.Build:
             else:
                 build.results.images = [_push(world, image) for image in expanded.images]
                 build.status = Status.SUCCESS
-    except Refused as error:
-        build.status, build.status_detail = Status.FAILURE, error.message
+    except (Refused, DockerError) as error:
+        build.status, build.status_detail = Status.FAILURE, str(error)
     finally:
         if build.status == Status.WORKING:
             build.status = Status.INTERNAL_ERROR
@@ -197,87 +171,57 @@ def _run(world: World, build: cb.Build, expanded: cb.Build) -> cb.Build:
     return build
 
 
-@contextlib.contextmanager
-def _workspace(world: World, build: cb.Build) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="workspace-"))
-    try:
-        if source := build.source.storage_source.bucket:
-            content = artifacts.read(
-                world.rules, [f"gs://{source}/{build.source.storage_source.object_}"]
-            )[0]
-            with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-                archive.extractall(folder, filter="data")
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _unpack(world: World, build: cb.Build, workspace: Path) -> None:
+    source = build.source.storage_source
+    if source.bucket:
+        content = artifacts.read(world.rules, [f"gs://{source.bucket}/{source.object_}"])[0]
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            archive.extractall(workspace, filter="data")
 
 
 def _step(
     world: World, step: cb.BuildStep, build: cb.Build, workspace: Path, left_s: float
 ) -> bool:
     """Run one step as its container; return whether it succeeded."""
-    words = [
-        world.rules.docker,
-        "run",
-        "--rm",
-        "--network",
-        "host",
-        "--label",
-        containers.LABEL,
-        "--volume",
-        f"{workspace}:/workspace",
-        "--volume",
-        f"{SOCKET}:{SOCKET}",
-        "--workdir",
-        str(Path("/workspace") / step.dir_),
+    title, command = step.id or step.name, list(step.args)
+    image = containers.here(world.rules, step.name)
+    options = [
+        "--network=host",
+        f"--label={containers.LABEL}",
+        f"--volume={workspace}:/workspace",
+        f"--volume={SOCKET}:{SOCKET}",
+        f"--workdir={Path('/workspace') / step.dir_}",
+        *(f"--env={each}" for each in (*build.options.env, *step.env, *world.step_env)),
     ]
-    for variable in (*build.options.env, *step.env, *world.step_env):
-        words += ["--env", variable]
     if step.script:
         script = workspace.with_name(f"{workspace.name}.script")
-        script.write_text(
-            step.script if step.script.startswith("#!") else f"#!/bin/sh\nset -e\n{step.script}"
-        )
+        interpreter = "" if step.script.startswith("#!") else "#!/bin/sh\nset -e\n"
+        script.write_text(interpreter + step.script)
         script.chmod(0o755)
-        words += [
-            "--volume",
-            f"{script}:/builder/script:ro",
-            "--entrypoint",
-            "/builder/script",
-            step.name,
-        ]
-    else:
-        words += [
-            *(["--entrypoint", step.entrypoint] if step.entrypoint else []),
-            step.name,
-            *step.args,
-        ]
-    log.info(
-        "build step %s: %s %s", step.id or step.name, step.entrypoint, " ".join(step.args)[:200]
-    )
-    limit = min(left_s, step.timeout.total_seconds() if "timeout" in step else left_s)
+        options += [f"--volume={script}:/builder/script:ro", "--entrypoint=/builder/script"]
+    elif step.entrypoint:
+        options.append(f"--entrypoint={step.entrypoint}")
+    log.info("build step %s: %s %s", title, step.entrypoint, " ".join(command)[:200])
+    container: Container | None = None
     try:
-        done = subprocess.run(
-            words,
-            timeout=limit,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        log.info("build step %s took more than %.0f s", step.id or step.name, limit)
+        limit_s = min(left_s, step.timeout.total_seconds() if "timeout" in step else left_s)
+        container = world.rules.engine.start(image, *options, command=command)
+        code = world.rules.engine("wait", container.name, timeout_s=limit_s)
+        for line in container.logs().splitlines():
+            log.info("  | %s", line)
+    except DockerError as error:
+        log.info("build step %s: %s", title, error)
         return False
-    for line in done.stdout.splitlines():
-        log.info("  | %s", line)
-    return done.returncode == 0
+    finally:
+        if container:
+            container.remove()
+    return code == "0"
 
 
 def _push(world: World, image: str) -> cb.BuiltImage:
-    containers.docker(world.rules, "push", "--quiet", image, timeout_s=600)
-    digests = containers.docker(
-        world.rules, "image", "inspect", "--format", '{{join .RepoDigests " "}}', image
-    )
+    docker = world.rules.engine
+    docker("push", "--quiet", image, timeout_s=600)
+    digests = docker("image", "inspect", "--format", '{{join .RepoDigests " "}}', image)
     return cb.BuiltImage(name=image, digest=digests.split()[0].partition("@")[2])
 
 
@@ -296,5 +240,4 @@ METHODS = {
     "CreateBuild": create,
     "GetBuild": get,
     "ListBuilds": list_,
-    "CancelBuild": cancel,
 }

@@ -3,27 +3,29 @@
 Source: "Custom container requirements for prediction" of Vertex AI's documentation.
 """
 
-import http.client
 import ipaddress
 import itertools
 import logging
 import os
 import re
 import socket
-import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
 
+import requests
 from google.cloud import aiplatform_v1 as v1
 
-from rehearsal.errors import Refused
+from contract.docker import Container, DockerError
+from rehearsal import ports
+from rehearsal.errors import Refused, invalid, precondition
 from rehearsal.world import Rules
 
+HOST = "127.0.0.1"
 LABEL = f"rehearsal={os.getpid()}"
-LIVENESS_TRIES, LIVENESS_S = 4, 10
-HEALTH_S, HEALTH_TIMEOUT_S, HEALTH_BAD = 10, 10, 4
-POLL_S = 0.3
+LIVENESS_TRIES, LIVENESS_S = 4, 40
+HEALTH_TIMEOUT_S, HEALTH_TRIES = 10, 4
+POLL_S = 0.1
 CRASHES = 3
 """Starts that may fail before the deployment does."""
 MACHINE = re.compile(
@@ -34,19 +36,10 @@ GIB_PER_CPU = {"standard": 4.0, "highcpu": 1.0, "highmem": 8.0}
 log = logging.getLogger("rehearsal")
 
 
-def docker(rules: Rules, *arguments: str, timeout_s: float = 60) -> str:
-    """Run one docker command and return what it printed; raise Refused where it fails."""
-    command = [rules.docker, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    if done.returncode:
-        raise Refused("INTERNAL", f"docker {arguments[0]}: {done.stderr.strip()[-500:]}")
-    return done.stdout.strip()
-
-
 def bridge(rules: Rules) -> str:
     """Return the address that this machine has on the engine's default network."""
     where = "{{with index .IPAM.Config 0}}{{.Gateway}} {{.Subnet}}{{end}}"
-    *gateway, subnet = docker(rules, "network", "inspect", "bridge", "--format", where).split()
+    *gateway, subnet = rules.engine("network", "inspect", "bridge", "--format", where).split()
     # An engine that was started for the first time writes the subnet alone down.
     return gateway[0] if gateway else str(next(ipaddress.ip_network(subnet).hosts()))
 
@@ -56,26 +49,25 @@ def fetch(rules: Rules, image: str) -> None:
     name = here(rules, image)
     try:
         if rules.registry and name.startswith(f"{rules.registry}/"):
-            docker(rules, "pull", "--quiet", name, timeout_s=600)
+            rules.engine("pull", "--quiet", name, timeout_s=600)
         else:
-            docker(rules, "image", "inspect", name)
-    except Refused as error:
-        log.info("%s: %s", image, error.message)
+            rules.engine("image", "inspect", name)
+    except DockerError as error:
+        log.info("%s: %s", image, error)
         raise Refused("NOT_FOUND", f"Image {image} not found.") from None
 
 
 def here(rules: Rules, image: str) -> str:
     """Return an image's name on this machine: what lies in Artifact Registry lies in the registry here."""
-    return ARTIFACT_REGISTRY.sub(f"{rules.registry}/", image) if rules.registry else image
+    name = ARTIFACT_REGISTRY.sub(f"{rules.registry}/", image) if rules.registry else image
+    return rules.images.get(name, name)
 
 
 def cpus(machine: v1.MachineSpec) -> int:
     """Return a machine type's cores; raise Refused where there is no such type."""
     match = MACHINE.fullmatch(machine.machine_type)
     if match is None:
-        raise Refused(
-            "INVALID_ARGUMENT", f'Machine type "{machine.machine_type}" is not supported.'
-        )
+        raise invalid(f'Machine type "{machine.machine_type}" is not supported.')
     return int(match[3]) * (12 if match[4] else 1)
 
 
@@ -126,10 +118,12 @@ class Replica:
     env: dict[str, str]
     machine: v1.MachineSpec
     healthy: bool = False
-    address: tuple[str, int] = ("127.0.0.1", 0)
-    restarts: int = 0
-    _name: str = ""
+    port: int = 0
+    """Where the container's port is published on this machine."""
+    _container: Container | None = None
     _over: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the container is ended, or started anew."""
 
     def run(self) -> None:
         """Start the container."""
@@ -137,123 +131,106 @@ class Replica:
         env = dict(self.env)
         if env["AIP_STORAGE_URI"]:
             env["STORAGE_EMULATOR_HOST"] = self.rules.storage
-        settings = [word for key, value in env.items() for word in ("--env", f"{key}={value}")]
-        command = [expand(word, self.env) for word in spec.command]
+        words = [expand(word, self.env) for word in (*spec.command, *spec.args)]
+        entrypoint = [f"--entrypoint={words.pop(0)}"] if spec.command else []
         gib = GIB_PER_CPU.get(self.machine.machine_type.split("-")[1], 8.0) * cpus(self.machine)
-        self._name = docker(
-            self.rules,
-            "run",
-            "--detach",
-            "--label",
-            LABEL,
-            "--publish",
-            f"127.0.0.1::{port}",
-            "--memory",
-            f"{gib:g}g",
-            "--shm-size",
-            f"{spec.shared_memory_size_mb or 64}m",
-            *settings,
-            *(["--entrypoint", command[0]] if command else []),
+        self._container = self.rules.engine.start(
             here(self.rules, spec.image_uri),
-            *command[1:],
-            *(expand(word, self.env) for word in spec.args),
+            f"--label={LABEL}",
+            f"--publish={HOST}::{port}",
+            f"--memory={gib:g}g",
+            f"--shm-size={spec.shared_memory_size_mb or 64}m",
+            *entrypoint,
+            env=env,
+            command=words,
         )
-        published = docker(self.rules, "port", self._name, port).splitlines()[0]
-        self.address = ("127.0.0.1", int(published.rsplit(":", 1)[1]))
+        published = self.rules.engine("port", self._container.name, port).splitlines()[0]
+        self.port = int(published.rsplit(":", 1)[1])
+
+    def predict(self, body: bytes, kind: str, timeout_s: float) -> requests.Response:
+        """Send a body of a content type to the predict route; raise requests.RequestException."""
+        route, headers = self.env["AIP_PREDICT_ROUTE"], {"Content-Type": kind}
+        url = f"http://{HOST}:{self.port}{route}"
+        return ports.send("POST", url, timeout_s, data=body, headers=headers)
 
     def start(self, cancelled: threading.Event) -> None:
         """Start it and wait until it is healthy, then watch it; raise Refused where it never is."""
         until = time.monotonic() + self.rules.patience_s
         crashes = 0
         self.run()
-        opened = time.monotonic() + LIVENESS_TRIES * LIVENESS_S
+        opened = time.monotonic() + LIVENESS_S
         while not self._probe_health():
             if cancelled.wait(POLL_S):
                 raise Refused("CANCELLED", "The operation was cancelled.")
             if not self.alive():
                 crashes += 1
                 if crashes == CRASHES:
-                    raise Refused(
-                        "FAILED_PRECONDITION", f"Model server exited unexpectedly. {self._where()}"
-                    )
+                    raise precondition(f"Model server exited unexpectedly. {self._where()}")
                 self._again()
             elif not self._probe_port() and time.monotonic() > opened:
                 self._again()
-                opened = time.monotonic() + LIVENESS_TRIES * LIVENESS_S
+                opened = time.monotonic() + LIVENESS_S
             if time.monotonic() > until:
-                message = (
-                    "Model server never became ready. Please validate that your model file or container "
-                    "configuration are valid. "
+                advice = (
+                    "Please validate that your model file or container configuration are valid."
                 )
-                raise Refused("FAILED_PRECONDITION", message + self._where())
+                raise precondition(f"Model server never became ready. {advice} {self._where()}")
         self.healthy = True
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
         """End it: SIGTERM, and SIGKILL thirty seconds later."""
-        self._over.set()
-        self.healthy = False
-        if self._name:
-            docker(self.rules, "stop", "--time", "30", self._name, timeout_s=60)
-            docker(self.rules, "rm", "--force", self._name)
+        with self._lock:
+            self._over.set()
+            self.healthy = False
+            if self._container:
+                self.rules.engine("stop", "--time", "30", self._container.name)
+                self._container.remove()
 
     def alive(self) -> bool:
-        """Say whether the container runs."""
-        return docker(self.rules, "inspect", "--format", "{{.State.Running}}", self._name) == "true"
+        """Return whether the container runs."""
+        return self._container is not None and self._container.is_running
 
     def logs(self) -> str:
         """Return the container's last lines."""
-        command = [self.rules.docker, "logs", "--tail", "5", self._name]
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        return done.stdout.strip()
+        return self._container.logs(tail=5).strip() if self._container else ""
 
     def _where(self) -> str:
         return f"Model server logs can be found at Cloud Logging; the container's last lines:\n{self.logs()}"
 
     def _watch(self) -> None:
         bad = closed = 0
-        while not self._over.wait(HEALTH_S):
+        while not self._over.wait(self.rules.probe_s):
             bad = 0 if self._probe_health() else bad + 1
             closed = 0 if self._probe_port() else closed + 1
-            self.healthy = bad < HEALTH_BAD
-            if (
-                closed
-                and (closed >= LIVENESS_TRIES or not self.alive())
-                and not self._over.is_set()
-            ):
-                self.healthy, closed = False, 0
-                self._again()
+            self.healthy = bad < HEALTH_TRIES
+            with self._lock:
+                if closed == 0 or self._over.is_set():
+                    continue
+                if closed >= LIVENESS_TRIES or not self.alive():
+                    self.healthy, closed = False, 0
+                    self._again()
 
     def _again(self) -> None:
         """Start the same container again, as the kubelet does."""
-        self.restarts += 1
-        log.info("restarting %s: %s", self._name[:12], self.logs()[-300:])
-        docker(self.rules, "rm", "--force", self._name)
+        log.info("restarting a container: %s", self.logs()[-300:])
+        if self._container:
+            self._container.remove()
         self.run()
 
     def _probe_health(self) -> bool:
-        connection = http.client.HTTPConnection(*self.address, timeout=HEALTH_TIMEOUT_S)
+        url = f"http://{HOST}:{self.port}{self.env['AIP_HEALTH_ROUTE']}"
         try:
-            connection.request("GET", self.env["AIP_HEALTH_ROUTE"])
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
+            return ports.send("GET", url, HEALTH_TIMEOUT_S).status_code == 200
+        except requests.RequestException:
             return False
-        finally:
-            connection.close()
 
     def _probe_port(self) -> bool:
         """Docker's own proxy accepts before the container does, and then hangs up at once."""
         with socket.socket() as probe:
             probe.settimeout(1)
             try:
-                probe.connect(self.address)
+                probe.connect((HOST, self.port))
                 return probe.recv(1) != b""
             except TimeoutError:
                 return True
@@ -297,9 +274,9 @@ class Pool:
 
 def end_all(rules: Rules) -> None:
     """Remove every container that this process started, and the names of its registry's images."""
-    left = docker(rules, "ps", "--all", "--quiet", "--filter", f"label={LABEL}").split()
-    if left:
-        docker(rules, "rm", "--force", *left, timeout_s=120)
-    names = docker(rules, "images", "--format", "{{.Repository}}:{{.Tag}}").split()
+    docker = rules.engine
+    if left := docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}").split():
+        docker("rm", "--force", "--volumes", *left)
+    names = docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
     if ours := [name for name in names if rules.registry and name.startswith(f"{rules.registry}/")]:
-        docker(rules, "rmi", "--force", *ours, timeout_s=120)
+        docker("rmi", "--force", *ours)

@@ -1,28 +1,52 @@
 """Endpoints: what is deployed to them, and at which traffic."""
 
 import re
+from collections.abc import Mapping
 
 from google.cloud import aiplatform_v1 as v1
 from google.longrunning.operations_pb2 import Operation
-from google.protobuf.empty_pb2 import Empty
 
-from rehearsal import artifacts, containers, operations, traffic
-from rehearsal.errors import Refused
+from rehearsal import artifacts, containers, operations
+from rehearsal.errors import Refused, invalid, precondition
 from rehearsal.faults import refusal
 from rehearsal.models import check_labels
-from rehearsal.world import World, canonical, endpoint_of, location, model_of, now, page
+from rehearsal.resources import Kind
+from rehearsal.world import World, canonical, location, model_of, now
 
 ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?|[1-9][0-9]{0,8}")
+MUTABLE = {
+    "min_replica_count",
+    "max_replica_count",
+    "required_replica_count",
+    "autoscaling_metric_specs",
+}
 UPDATABLE = {"display_name", "description", "labels", "traffic_split"}
+
+
+class Endpoints(Kind):
+    """Endpoints, which are deleted only if nothing is deployed to them."""
+
+    def delete(self, world: World, request: v1.DeleteEndpointRequest) -> Operation:
+        """Delete an endpoint."""
+        endpoint = self.find(world, request.name)
+        begun = [number for name, number in world.pools if name == endpoint.name]
+        busy = dict.fromkeys([*(deployed.id for deployed in endpoint.deployed_models), *begun])
+        if busy:
+            what = f"deployed or being-deployed DeployedModel(s) with ID(s): {', '.join(busy)}"
+            raise precondition(f"Endpoint {endpoint.name} has {what}.")
+        return super().delete(world, request)
+
+
+KIND = Endpoints("Endpoint", lambda world: world.endpoints, v1.ListEndpointsResponse)
 
 
 def create(world: World, request: v1.CreateEndpointRequest) -> Operation:
     """Begin an endpoint."""
     parent, endpoint = canonical(request.parent), v1.Endpoint(request.endpoint)
     if request.endpoint_id and not ID.fullmatch(request.endpoint_id):
-        raise Refused("INVALID_ARGUMENT", f"Invalid endpoint_id {request.endpoint_id}.")
+        raise invalid(f"Invalid endpoint_id {request.endpoint_id}.")
     if endpoint.deployed_models:
-        raise Refused("INVALID_ARGUMENT", "deployed_models is output only.")
+        raise invalid("deployed_models is output only.")
     check_labels(endpoint.labels)
     identity = request.endpoint_id or world.serial()
     name = f"{parent}/endpoints/{identity}"
@@ -42,84 +66,47 @@ def create(world: World, request: v1.CreateEndpointRequest) -> Operation:
             world.endpoints[name] = endpoint
         return endpoint
 
-    return operations.start(
-        world, name, v1.CreateEndpointOperationMetadata(), "CreateEndpoint", work
-    )
-
-
-def get(world: World, request: v1.GetEndpointRequest) -> v1.Endpoint:
-    """Return an endpoint."""
-    return endpoint_of(world, request.name)
-
-
-def list_(world: World, request: v1.ListEndpointsRequest) -> v1.ListEndpointsResponse:
-    """Return a location's endpoints."""
-    under = f"{canonical(request.parent)}/endpoints/"
-    found, token = page(
-        (e for name, e in world.endpoints.items() if name.startswith(under)), request
-    )
-    return v1.ListEndpointsResponse(endpoints=found, next_page_token=token)
+    return operations.start(world, name, "CreateEndpoint", work)
 
 
 def update(world: World, request: v1.UpdateEndpointRequest) -> v1.Endpoint:
     """Change what the mask names, all of it or nothing."""
     with world.lock:
-        endpoint, wanted = endpoint_of(world, request.endpoint.name), request.endpoint
-        _same_etag(endpoint, wanted.etag)
+        endpoint, wanted = KIND.find(world, request.endpoint.name), request.endpoint
+        if wanted.etag and wanted.etag != endpoint.etag:
+            changed = "is not the current one: somebody changed it meanwhile"
+            raise Refused("ABORTED", f"The etag {wanted.etag} of {endpoint.name} {changed}.")
         for path in request.update_mask.paths:
             if path.partition(".")[0] not in UPDATABLE:
-                raise Refused("INVALID_ARGUMENT", f"Field {path} cannot be updated.")
+                raise invalid(f"Field {path} cannot be updated.")
         if "traffic_split" in request.update_mask.paths:
-            traffic.check(
-                wanted.traffic_split, {deployed.id for deployed in endpoint.deployed_models}
-            )
+            deployed = {each.id for each in endpoint.deployed_models}
+            _check_split(wanted.traffic_split, deployed)
         check_labels(wanted.labels)
         for path in request.update_mask.paths:
             setattr(endpoint, path.partition(".")[0], getattr(wanted, path.partition(".")[0]))
         return _changed(world, endpoint)
 
 
-def delete(world: World, request: v1.DeleteEndpointRequest) -> Operation:
-    """Delete an endpoint that nothing is deployed to."""
-    endpoint = endpoint_of(world, request.name)
-    busy = [f"{m.id}" for m in endpoint.deployed_models] + [
-        n for e, n in world.pools if e == endpoint.name
-    ]
-    if busy:
-        ids = ", ".join(dict.fromkeys(busy))
-        message = f"Endpoint {endpoint.name} has deployed or being-deployed DeployedModel(s) with ID(s): {ids}."
-        raise Refused("FAILED_PRECONDITION", message)
-
-    def work(_: operations.Operation) -> Empty:
-        world.endpoints.pop(endpoint.name, None)
-        return Empty()
-
-    return operations.start(
-        world, endpoint.name, v1.DeleteOperationMetadata(), "DeleteEndpoint", work
-    )
-
-
 def deploy(world: World, request: v1.DeployModelRequest) -> Operation:
     """Begin to run a model's containers; the endpoint lists it once all of them are healthy."""
     endpoint, deployed = (
-        endpoint_of(world, request.endpoint),
+        KIND.find(world, request.endpoint),
         v1.DeployedModel(request.deployed_model),
     )
     model = model_of(world, deployed.model)
     if location(model.name) != location(endpoint.name):
-        raise Refused("INVALID_ARGUMENT", "The model and the endpoint must be in the same region.")
+        raise invalid("The model and the endpoint must be in the same region.")
     if "dedicated_resources" not in deployed:
-        raise Refused("INVALID_ARGUMENT", "Models of custom containers need dedicated_resources.")
+        raise invalid("Models of custom containers need dedicated_resources.")
     resources = deployed.dedicated_resources
     resources.max_replica_count = resources.max_replica_count or resources.min_replica_count
     if resources.max_replica_count < resources.min_replica_count:
-        raise Refused(
-            "INVALID_ARGUMENT", "max_replica_count must not be less than min_replica_count."
-        )
+        raise invalid("max_replica_count must not be less than min_replica_count.")
     present = {other.id for other in endpoint.deployed_models}
-    traffic.check(request.traffic_split, present | {"0"})
+    _check_split(request.traffic_split, present | {"0"})
     if deployed.id and (not re.fullmatch("[0-9]{1,10}", deployed.id) or deployed.id in present):
-        raise Refused("INVALID_ARGUMENT", f"Invalid or taken deployed model ID {deployed.id}.")
+        raise invalid(f"Invalid or taken deployed model ID {deployed.id}.")
     with world.lock:
         _within_quota(world, endpoint, resources)
         deployed.id = deployed.id or world.serial()
@@ -144,30 +131,27 @@ def deploy(world: World, request: v1.DeployModelRequest) -> Operation:
         with world.lock:
             deployed.create_time = now()
             endpoint.deployed_models = [*endpoint.deployed_models, deployed]
-            if request.traffic_split:
-                split = {
-                    deployed.id if n == "0" else n: p for n, p in request.traffic_split.items()
-                }
+            if split := dict(request.traffic_split):
+                if "0" in split:
+                    split[deployed.id] = split.pop("0")
                 endpoint.traffic_split = split
             _changed(world, endpoint)
         return v1.DeployModelResponse(deployed_model=deployed)
 
-    return operations.start(
-        world, endpoint.name, v1.DeployModelOperationMetadata(), "DeployModel", work
-    )
+    return operations.start(world, endpoint.name, "DeployModel", work)
 
 
 def undeploy(world: World, request: v1.UndeployModelRequest) -> Operation:
     """Begin to end a deployed model that has no traffic, or is the last one."""
-    endpoint = endpoint_of(world, request.endpoint)
+    endpoint = KIND.find(world, request.endpoint)
     target = _deployed(endpoint, request.deployed_model_id)
     others = {other.id for other in endpoint.deployed_models} - {target.id}
-    traffic.check(request.traffic_split, others | {target.id})
+    _check_split(request.traffic_split, others | {target.id})
     split = request.traffic_split or endpoint.traffic_split
     if others and split.get(target.id, 0):
         share = split[target.id]
         message = f"Deployed model {target.id} still receives {share} % of the traffic. Update the traffic split first."
-        raise Refused("FAILED_PRECONDITION", message)
+        raise precondition(message)
 
     def work(_: operations.Operation) -> v1.UndeployModelResponse:
         with world.lock:
@@ -182,46 +166,45 @@ def undeploy(world: World, request: v1.UndeployModelRequest) -> Operation:
             del world.pools[endpoint.name, target.id]
         return v1.UndeployModelResponse()
 
-    return operations.start(
-        world, endpoint.name, v1.UndeployModelOperationMetadata(), "UndeployModel", work
-    )
+    return operations.start(world, endpoint.name, "UndeployModel", work)
 
 
 def mutate(world: World, request: v1.MutateDeployedModelRequest) -> Operation:
     """Begin to change a deployed model's number of replicas or what they are scaled by."""
-    endpoint = endpoint_of(world, request.endpoint)
+    endpoint = KIND.find(world, request.endpoint)
     target = _deployed(endpoint, request.deployed_model.id)
     wanted = request.deployed_model.dedicated_resources
-    paths = set(request.update_mask.paths)
-    allowed = {
-        "min_replica_count",
-        "max_replica_count",
-        "required_replica_count",
-        "autoscaling_metric_specs",
-    }
-    for path in paths:
-        if path.removeprefix("dedicated_resources.") not in allowed:
-            raise Refused("INVALID_ARGUMENT", f"Field {path} cannot be mutated.")
+    names = {path.removeprefix("dedicated_resources.") for path in request.update_mask.paths}
+    if unknown := names - MUTABLE:
+        raise invalid(f"Field {min(unknown)} cannot be mutated.")
 
     def work(operation: operations.Operation) -> v1.MutateDeployedModelResponse:
         with world.lock:
             resources = target.dedicated_resources
-            for path in paths:
-                name = path.removeprefix("dedicated_resources.")
+            for name in names:
                 setattr(resources, name, getattr(wanted, name))
-            resources.max_replica_count = max(
-                resources.max_replica_count, resources.min_replica_count
-            )
-            endpoint.deployed_models = [
-                target if m.id == target.id else m for m in endpoint.deployed_models
-            ]
+            least = resources.min_replica_count
+            resources.max_replica_count = max(resources.max_replica_count, least)
+            others = [each for each in endpoint.deployed_models if each.id != target.id]
+            endpoint.deployed_models = [*others, target]
             _changed(world, endpoint)
             pool = world.pools[endpoint.name, target.id]
         pool.resize(resources.min_replica_count, pool.replicas[0], operation.cancelled)
         return v1.MutateDeployedModelResponse(deployed_model=target)
 
-    metadata = v1.MutateDeployedModelOperationMetadata()
-    return operations.start(world, endpoint.name, metadata, "MutateDeployedModel", work)
+    return operations.start(world, endpoint.name, "MutateDeployedModel", work)
+
+
+def _check_split(split: Mapping[str, int], deployed: set[str]) -> None:
+    """Refuse a split that does not sum to 100, or names what is not deployed."""
+    if not split:
+        return
+    if sum(split.values()) != 100 or min(split.values()) < 0:
+        raise invalid(f"Traffic percentages must sum to 100, but they are {dict(split)}.")
+    if unknown := set(split) - deployed:
+        raise invalid(
+            f"Traffic split names deployed models that do not exist: {', '.join(sorted(unknown))}."
+        )
 
 
 def _deployed(endpoint: v1.Endpoint, wanted: str) -> v1.DeployedModel:
@@ -233,34 +216,22 @@ def _deployed(endpoint: v1.Endpoint, wanted: str) -> v1.DeployedModel:
 
 def _within_quota(world: World, endpoint: v1.Endpoint, resources: v1.DedicatedResources) -> None:
     """Refuse what would take a region beyond the project's quota, with what is being deployed counted."""
-    where = endpoint.name.rsplit("/", 2)[0]
-    running = [
-        pool.wanted for (name, _), pool in world.pools.items() if name.startswith(f"{where}/")
-    ]
-    asked = [*running, resources]
-    used = sum(containers.cpus(each.machine_spec) * each.min_replica_count for each in asked)
-    exceeded = ["CustomModelServingCPUsPerProjectPerRegion"] if used > world.rules.cpus else []
+    where = endpoint.name.rsplit("/", 1)[0]
+    wanted = [pool.wanted for (name, _), pool in world.pools.items() if name.startswith(where)]
+    wanted.append(resources)
+    exceeded = []
+    cores = sum(containers.cpus(each.machine_spec) * each.min_replica_count for each in wanted)
+    if cores > world.rules.cpus:
+        exceeded.append("CustomModelServingCPUsPerProjectPerRegion")
     kind = resources.machine_spec.accelerator_type
-    if resources.machine_spec.accelerator_count:
-        same = [each for each in asked if each.machine_spec.accelerator_type == kind]
-        count = sum(each.machine_spec.accelerator_count * each.min_replica_count for each in same)
-        name = "".join(word.title() for word in v1.AcceleratorType(kind).name.split("_")[1:])
-        exceeded += (
-            [f"CustomModelServing{name}GPUsPerProjectPerRegion"]
-            if count > world.rules.accelerators
-            else []
-        )
+    same = [each for each in wanted if each.machine_spec.accelerator_type == kind]
+    count = sum(each.machine_spec.accelerator_count * each.min_replica_count for each in same)
+    if resources.machine_spec.accelerator_count and count > world.rules.accelerators:
+        name = v1.AcceleratorType(kind).name.partition("_")[2].title().replace("_", "")
+        exceeded.append(f"CustomModelServing{name}GPUsPerProjectPerRegion")
     if exceeded:
         message = f"The following quotas are exceeded: {', '.join(exceeded)}"
         raise Refused("RESOURCE_EXHAUSTED", message)
-
-
-def _same_etag(endpoint: v1.Endpoint, etag: str) -> None:
-    if etag and etag != endpoint.etag:
-        raise Refused(
-            "ABORTED",
-            f"The etag {etag} of {endpoint.name} is not the current one: somebody changed it meanwhile.",
-        )
 
 
 def _changed(world: World, endpoint: v1.Endpoint) -> v1.Endpoint:
@@ -269,11 +240,9 @@ def _changed(world: World, endpoint: v1.Endpoint) -> v1.Endpoint:
 
 
 METHODS = {
+    **KIND.methods(),
     "CreateEndpoint": create,
-    "GetEndpoint": get,
-    "ListEndpoints": list_,
     "UpdateEndpoint": update,
-    "DeleteEndpoint": delete,
     "DeployModel": deploy,
     "UndeployModel": undeploy,
     "MutateDeployedModel": mutate,

@@ -31,22 +31,32 @@ class Refused(Exception):
         return {"error": error | ({"details": self.details} if self.details else {})}
 
 
+def invalid(message: str) -> Refused:
+    """Return INVALID_ARGUMENT, for a request that no state of the resources makes right."""
+    return Refused("INVALID_ARGUMENT", message)
+
+
+def precondition(message: str) -> Refused:
+    """Return FAILED_PRECONDITION, for a request that another state of the resources makes right."""
+    return Refused("FAILED_PRECONDITION", message)
+
+
+def unimplemented(message: str) -> Refused:
+    """Return UNIMPLEMENTED, for what Google does and the rehearsal does not."""
+    return Refused("UNIMPLEMENTED", message)
+
+
 def not_found(what: str, name: str) -> Refused:
     """Return what Google says of a resource that is not there."""
-    return Refused("NOT_FOUND", f"The {what} does not exist: {name}")
+    return Refused("NOT_FOUND", f"{what} `{name}` not found.")
 
 
 def denied(permission: str, resource: str) -> Refused:
     """Return what Google says to somebody whose roles do not reach."""
     where = f"//aiplatform.googleapis.com/{resource}"
     message = f"Permission '{permission}' denied on resource '{where}' (or it may not exist)."
-    info = {
-        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-        "reason": "IAM_PERMISSION_DENIED",
-        "domain": "aiplatform.googleapis.com",
-        "metadata": {"permission": permission, "resource": resource},
-    }
-    return Refused("PERMISSION_DENIED", message, [info])
+    metadata = {"permission": permission, "resource": resource}
+    return _forbidden(message, "IAM_PERMISSION_DENIED", "aiplatform.googleapis.com", metadata)
 
 
 def disabled(service: str, project: str) -> Refused:
@@ -60,10 +70,11 @@ def disabled(service: str, project: str) -> Refused:
         f"{title.get(service, service)} has not been used in project {project} before or it is disabled. "
         f"Enable it by visiting {where} then retry."
     )
-    info = {
-        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-        "reason": "SERVICE_DISABLED",
-        "domain": "googleapis.com",
-        "metadata": {"service": service, "consumer": f"projects/{project}"},
-    }
-    return Refused("PERMISSION_DENIED", message, [info])
+    metadata = {"service": service, "consumer": f"projects/{project}"}
+    return _forbidden(message, "SERVICE_DISABLED", "googleapis.com", metadata)
+
+
+def _forbidden(message: str, reason: str, domain: str, metadata: dict[str, str]) -> Refused:
+    info = {"reason": reason, "domain": domain, "metadata": metadata}
+    info_type = {"@type": "type.googleapis.com/google.rpc.ErrorInfo"}
+    return Refused("PERMISSION_DENIED", message, [info_type | info])

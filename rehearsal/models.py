@@ -1,85 +1,61 @@
 """The model registry: models, their versions and aliases."""
 
 import re
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from google.cloud import aiplatform_v1 as v1
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 
 from rehearsal import containers, operations
-from rehearsal.errors import Refused, not_found
-from rehearsal.world import World, canonical, in_use, model_of, now, page
+from rehearsal.errors import Refused, invalid, precondition, unimplemented
+from rehearsal.resources import listed, under
+from rehearsal.world import World, canonical, in_use, model_of, now
 
+LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}")
 ID = re.compile(r"[a-z0-9_-]{1,63}")
 ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]")
 
 
 def upload(world: World, request: v1.UploadModelRequest) -> Operation:
     """Begin a new model, or a new version of `parent_model`."""
-    parent = canonical(request.parent)
     model = v1.Model(request.model)
-    if not request.parent_model and request.model_id:
-        if not ID.fullmatch(request.model_id):
-            raise Refused(
-                "INVALID_ARGUMENT", f"Invalid model_id {request.model_id}: expected {ID.pattern}"
-            )
-        if f"{parent}/models/{request.model_id}" in world.models:
-            raise Refused(
-                "ALREADY_EXISTS",
-                f"Model with ID {request.model_id} already exists in {request.parent}.",
-            )
     if "container_spec" not in model:
-        raise Refused(
-            "UNIMPLEMENTED",
-            "the rehearsal serves custom containers only: container_spec is missing",
+        raise unimplemented(
+            "the rehearsal serves custom containers only: container_spec is missing"
         )
-    for alias in model.version_aliases:
-        if not ALIAS.fullmatch(alias):
-            raise Refused(
-                "INVALID_ARGUMENT", f"Invalid version alias {alias}: expected {ALIAS.pattern}"
-            )
+    _check_aliases(model.version_aliases)
     check_labels(model.labels)
-    bare = (
-        canonical(request.parent_model).partition("@")[0]
-        or f"{parent}/models/{request.model_id or world.serial()}"
-    )
-    if request.parent_model and bare not in world.models:
-        raise not_found("Model", request.parent_model)
+    name = _target(world, request)
 
     def work(_: operations.Operation) -> v1.UploadModelResponse:
         containers.fetch(world.rules, model.container_spec.image_uri)
-        model.supported_deployment_resources_types = [
-            v1.Model.DeploymentResourcesType.DEDICATED_RESOURCES
-        ]
+        resources = v1.Model.DeploymentResourcesType.DEDICATED_RESOURCES
+        model.supported_deployment_resources_types = [resources]
         model.supported_input_storage_formats = ["jsonl"]
         model.supported_output_storage_formats = ["jsonl"]
-        _add(world, bare, model)
-        return v1.UploadModelResponse(model=bare, model_version_id=model.version_id)
+        _add(world, name, model)
+        return v1.UploadModelResponse(model=name, model_version_id=model.version_id)
 
-    return operations.start(world, bare, v1.UploadModelOperationMetadata(), "UploadModel", work)
+    return operations.start(world, name, "UploadModel", work)
 
 
-def copy(world: World, request: v1.CopyModelRequest) -> Operation:
-    """Begin a copy of a version: a new model, or a new version of `parent_model`."""
-    source = model_of(world, request.source_model)
-    parent = canonical(request.parent)
-    bare = (
-        canonical(request.parent_model) or f"{parent}/models/{request.model_id or world.serial()}"
-    )
-    if request.parent_model and bare not in world.models:
-        raise not_found("Model", request.parent_model)
-    if not request.parent_model and bare in world.models:
-        raise Refused("ALREADY_EXISTS", f"Model {bare} already exists.")
+def _target(world: World, request: v1.UploadModelRequest) -> str:
+    """Return the name of the model that gets a first or a new version; raise Refused."""
+    if request.parent_model:
+        return str(model_of(world, request.parent_model).name)
+    if request.model_id and not ID.fullmatch(request.model_id):
+        raise invalid(f"Invalid model_id {request.model_id}: expected {ID.pattern}")
+    name = f"{canonical(request.parent)}/models/{request.model_id or world.serial()}"
+    if name in world.models:
+        raise Refused("ALREADY_EXISTS", f"Model {name} already exists.")
+    return name
 
-    def work(_: operations.Operation) -> v1.CopyModelResponse:
-        model = v1.Model(source)
-        model.version_aliases = []
-        model.model_source_info = v1.ModelSourceInfo(copy=True)
-        _add(world, bare, model)
-        return v1.CopyModelResponse(model=bare, model_version_id=model.version_id)
 
-    return operations.start(world, bare, v1.CopyModelOperationMetadata(), "CopyModel", work)
+def _check_aliases(aliases: Iterable[str]) -> None:
+    for alias in aliases:
+        if not ALIAS.fullmatch(alias):
+            raise invalid(f"Invalid version alias {alias}: expected {ALIAS.pattern}")
 
 
 def get(world: World, request: v1.GetModelRequest) -> v1.Model:
@@ -89,19 +65,18 @@ def get(world: World, request: v1.GetModelRequest) -> v1.Model:
 
 def list_(world: World, request: v1.ListModelsRequest) -> v1.ListModelsResponse:
     """Return the default version of every model."""
-    under = f"{canonical(request.parent)}/models/"
-    names = [name for name in world.models if name.startswith(under)]
-    found, token = page((_seen(world, model_of(world, name)) for name in names), request)
-    return v1.ListModelsResponse(models=found, next_page_token=token)
+    names = [next(iter(versions.values())).name for versions in under(world.models, request.parent)]
+    found = [_seen(world, model_of(world, name)) for name in names]
+    return listed(v1.ListModelsResponse, found, request)
 
 
 def list_versions(
     world: World, request: v1.ListModelVersionsRequest
 ) -> v1.ListModelVersionsResponse:
     """Return every version of one model."""
-    bare = model_of(world, request.name).name
-    found, token = page((_seen(world, version) for version in world.models[bare].values()), request)
-    return v1.ListModelVersionsResponse(models=found, next_page_token=token)
+    versions = world.models[model_of(world, request.name).name].values()
+    found = [_seen(world, version) for version in versions]
+    return listed(v1.ListModelVersionsResponse, found, request)
 
 
 def update(world: World, request: v1.UpdateModelRequest) -> v1.Model:
@@ -109,7 +84,7 @@ def update(world: World, request: v1.UpdateModelRequest) -> v1.Model:
     model = model_of(world, request.model.name)
     for path in request.update_mask.paths:
         if path not in {"display_name", "description", "labels", "version_description"}:
-            raise Refused("INVALID_ARGUMENT", f"Field {path} cannot be updated")
+            raise invalid(f"Field {path} cannot be updated")
         setattr(model, path, getattr(request.model, path))
     model.update_time = now()
     return _seen(world, model)
@@ -119,23 +94,13 @@ def merge_aliases(world: World, request: v1.MergeVersionAliasesRequest) -> v1.Mo
     """Give aliases to a version, taking them from the one that had them; "-alias" takes one away."""
     with world.lock:
         model = model_of(world, request.name)
-        for alias in request.version_aliases:
-            if not ALIAS.fullmatch(alias.removeprefix("-")):
-                raise Refused(
-                    "INVALID_ARGUMENT", f"Invalid version alias {alias}: expected {ALIAS.pattern}"
-                )
+        _check_aliases(alias.removeprefix("-") for alias in request.version_aliases)
         gone = {alias[1:] for alias in request.version_aliases if alias.startswith("-")}
         if "default" in gone:
-            raise Refused(
-                "INVALID_ARGUMENT",
-                "The default alias cannot be removed, only given to another version.",
-            )
+            raise invalid("The default alias cannot be removed, only given to another version.")
         model.version_aliases = [alias for alias in model.version_aliases if alias not in gone]
-        _move(
-            world.models[model.name],
-            model,
-            [a for a in request.version_aliases if not a.startswith("-")],
-        )
+        given = [alias for alias in request.version_aliases if not alias.startswith("-")]
+        _move(world.models[model.name], model, given)
         return _seen(world, model)
 
 
@@ -150,32 +115,26 @@ def delete(world: World, request: v1.DeleteModelRequest) -> Operation:
             world.models.pop(model.name, None)
         return Empty()
 
-    return operations.start(world, model.name, v1.DeleteOperationMetadata(), "DeleteModel", work)
+    return operations.start(world, model.name, "DeleteModel", work)
 
 
 def delete_version(world: World, request: v1.DeleteModelVersionRequest) -> Operation:
     """Delete one version, unless it is deployed or the default of several."""
     model = model_of(world, request.name)
     if "@" not in request.name:
-        raise Refused("INVALID_ARGUMENT", "A version is needed: NAME@VERSION")
+        raise invalid("A version is needed: NAME@VERSION")
     _refuse_deployed(in_use(world, model.name, model.version_id), request.name)
-    if "default" in model.version_aliases and len(world.models[model.name]) > 1:
-        raise Refused(
-            "FAILED_PRECONDITION",
-            "The default version of a model with several versions cannot be deleted.",
-        )
+    if len(world.models[model.name]) == 1:
+        return delete(world, v1.DeleteModelRequest(name=model.name))
+    if "default" in model.version_aliases:
+        message = "The default version of a model with several versions cannot be deleted."
+        raise precondition(message)
 
     def work(_: operations.Operation) -> Empty:
-        with world.lock:
-            versions = world.models[model.name]
-            versions.pop(model.version_id, None)
-            if not versions:
-                del world.models[model.name]
+        world.models[model.name].pop(model.version_id, None)
         return Empty()
 
-    return operations.start(
-        world, model.name, v1.DeleteOperationMetadata(), "DeleteModelVersion", work
-    )
+    return operations.start(world, model.name, "DeleteModelVersion", work)
 
 
 def _move(versions: dict[str, v1.Model], model: v1.Model, aliases: list[str]) -> None:
@@ -197,9 +156,8 @@ def _seen(world: World, model: v1.Model) -> v1.Model:
 def _refuse_deployed(where: list[tuple[str, str]], name: str) -> None:
     if where:
         places = ", ".join(f"{endpoint} (deployed model {number})" for endpoint, number in where)
-        raise Refused(
-            "FAILED_PRECONDITION",
-            f"Model {name} cannot be deleted: it is deployed to {places}. Undeploy it first.",
+        raise precondition(
+            f"Model {name} cannot be deleted: it is deployed to {places}. Undeploy it first."
         )
 
 
@@ -217,21 +175,16 @@ def _add(world: World, bare: str, model: v1.Model) -> None:
         _move(versions, model, aliases)
 
 
-def check_labels(labels: Any) -> None:
+def check_labels(labels: Mapping[str, str]) -> None:
     """Raise Refused for a label that Google would not take."""
     for key, value in labels.items():
-        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", key) or not re.fullmatch(
-            r"[a-z0-9_-]{0,63}", value
-        ):
-            raise Refused(
-                "INVALID_ARGUMENT",
-                f"Invalid label {key}={value}: lowercase letters, digits, _ and -, 63 at most",
-            )
+        if not LABEL.fullmatch(f"{key}={value}"):
+            expected = "lowercase letters, digits, _ and -, 63 at most"
+            raise invalid(f"Invalid label {key}={value}: {expected}")
 
 
 METHODS = {
     "UploadModel": upload,
-    "CopyModel": copy,
     "GetModel": get,
     "ListModels": list_,
     "ListModelVersions": list_versions,

@@ -7,11 +7,13 @@ import time
 from google.api import distribution_pb2
 from google.cloud import monitoring_v3 as m3
 
-from rehearsal.errors import Refused
+from rehearsal.errors import invalid, unimplemented
 from rehearsal.prediction import Answered
 from rehearsal.world import World
 
 ONLINE = "aiplatform.googleapis.com/prediction/online/"
+COUNTS = (f"{ONLINE}response_count", f"{ONLINE}error_count", f"{ONLINE}prediction_count")
+LATENCIES = f"{ONLINE}prediction_latencies"
 Aligner = m3.Aggregation.Aligner
 
 
@@ -21,7 +23,7 @@ def list_series(world: World, request: m3.ListTimeSeriesRequest) -> m3.ListTimeS
     metric = wanted.get("metric.type", "")
     begin, end = request.interval.start_time.timestamp(), request.interval.end_time.timestamp()
     if end <= begin:
-        raise Refused("INVALID_ARGUMENT", "interval.startTime must be before interval.endTime")
+        raise invalid("interval.startTime must be before interval.endTime")
     rows = [
         row
         for row in world.answered
@@ -30,10 +32,10 @@ def list_series(world: World, request: m3.ListTimeSeriesRequest) -> m3.ListTimeS
         and wanted.get("metric.labels.deployed_model_id", row.deployed) == row.deployed
     ]
     groups: dict[tuple[str, ...], list[Answered]] = {}
-    coded = metric in (f"{ONLINE}response_count", f"{ONLINE}error_count")
     for row in rows:
-        if metric != f"{ONLINE}error_count" or row.code >= 400:
-            key = (row.endpoint, row.deployed, *([str(row.code)] if coded else []))
+        if metric != COUNTS[1] or row.code >= 400:
+            code = [str(row.code)] if metric in COUNTS[:2] else []
+            key = (row.endpoint, row.deployed, *code)
             groups.setdefault(key, []).append(row)
     return m3.ListTimeSeriesResponse(
         time_series=[_series(metric, request, key, rows) for key, rows in groups.items()]
@@ -45,29 +47,17 @@ def _series(
 ) -> m3.TimeSeries:
     labels = dict(zip(("deployed_model_id", "response_code"), key[1:], strict=False))
     aligner = request.aggregation.per_series_aligner
-    if (
-        metric.startswith(ONLINE)
-        and metric.endswith("_count")
-        and aligner in (Aligner.ALIGN_NONE, Aligner.ALIGN_SUM, Aligner.ALIGN_DELTA)
-    ):
+    whole = aligner in (Aligner.ALIGN_NONE, Aligner.ALIGN_SUM, Aligner.ALIGN_DELTA)
+    ms = [row.ms for row in rows]
+    if whole and metric in COUNTS:
         value = m3.TypedValue(int64_value=len(rows))
-    elif metric == f"{ONLINE}prediction_latencies" and "PERCENTILE" in aligner.name:
-        value = m3.TypedValue(
-            double_value=percentile([row.ms for row in rows], int(aligner.name.rsplit("_", 1)[1]))
-        )
-    elif metric == f"{ONLINE}prediction_latencies" and aligner in (
-        Aligner.ALIGN_NONE,
-        Aligner.ALIGN_SUM,
-        Aligner.ALIGN_DELTA,
-    ):
-        mean = sum(row.ms for row in rows) / len(rows)
-        value = m3.TypedValue(
-            distribution_value=distribution_pb2.Distribution(count=len(rows), mean=mean)
-        )
+    elif metric == LATENCIES and "PERCENTILE" in aligner.name:
+        value = m3.TypedValue(double_value=percentile(ms, int(aligner.name.rsplit("_", 1)[1])))
+    elif metric == LATENCIES and whole:
+        distribution = distribution_pb2.Distribution(count=len(ms), mean=sum(ms) / len(ms))
+        value = m3.TypedValue(distribution_value=distribution)
     else:
-        raise Refused(
-            "UNIMPLEMENTED", f"the rehearsal does not keep {metric or 'that'} with {aligner.name}"
-        )
+        raise unimplemented(f"the rehearsal does not keep {metric or 'that'} with {aligner.name}")
     return m3.TimeSeries(
         metric={"type": metric, "labels": labels},
         resource={"type": "aiplatform.googleapis.com/Endpoint", "labels": {"endpoint_id": key[0]}},

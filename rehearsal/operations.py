@@ -7,13 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import proto
 from google.cloud import aiplatform_v1 as v1
 from google.longrunning import operations_pb2
-from google.protobuf.message import Message
 
 from rehearsal.errors import Refused
 from rehearsal.faults import refusal
+from rehearsal.wire import as_json, plain
 from rehearsal.world import World, canonical, now
 
 PATH = re.compile(r"/(?:v1|v1beta1|v2|ui)/(.+?)/operations(?:/([^/:]+))?(?::(cancel|wait))?")
@@ -32,11 +31,11 @@ class Operation:
     def message(self) -> operations_pb2.Operation:
         """Return it as Google's clients read it."""
         written = operations_pb2.Operation(name=self.name)
-        written.metadata.Pack(_plain(self.metadata))
+        written.metadata.Pack(plain(self.metadata))
         if self.future.done():
             written.done = True
             if (error := self.future.exception()) is None:
-                written.response.Pack(_plain(self.future.result()))
+                written.response.Pack(plain(self.future.result()))
             elif isinstance(error, Refused):
                 written.error.code, written.error.message = error.code, error.message
             else:
@@ -45,13 +44,16 @@ class Operation:
 
 
 def start(
-    world: World, parent: str, metadata: Any, rpc: str, work: Callable[[Operation], Any]
+    world: World, parent: str, rpc: str, work: Callable[[Operation], Any], metadata: Any = None
 ) -> operations_pb2.Operation:
-    """Begin work in the background, on the resource `parent`, and return its operation."""
+    """Begin work in the background, on the resource `parent`, and return its operation.
+
+    The metadata are by default what Vertex AI gives for the method.
+    """
+    if metadata is None:
+        metadata = getattr(v1, f"{rpc}OperationMetadata", v1.DeleteOperationMetadata)()
     if hasattr(metadata, "generic_metadata"):
-        metadata.generic_metadata = v1.GenericOperationMetadata(
-            create_time=now(), update_time=now()
-        )
+        metadata.generic_metadata = {"create_time": now(), "update_time": now()}
     operation = Operation(f"{parent}/operations/{world.serial()}", metadata)
     with world.lock:
         world.operations[operation.name] = operation
@@ -71,18 +73,18 @@ def start(
     return operation.message()
 
 
-def answer(world: World, verb: str, path: str) -> Message | dict[str, Any] | None:
-    """Answer a request about operations; None where it is about something else."""
+def answer(world: World, verb: str, path: str) -> dict[str, Any]:
+    """Answer a request about operations, whose path is one of PATH."""
     match = PATH.fullmatch(path)
-    if match is None:
-        return None
+    assert match is not None
     parent, number, what = canonical(match[1]).partition("@")[0], match[2], match[3]
     if number is None:
         under = [o for o in world.operations.values() if o.name.startswith(f"{parent}/")]
-        return operations_pb2.ListOperationsResponse(operations=[o.message() for o in under])
-    found = next(
-        (o for o in world.operations.values() if o.name.endswith(f"/operations/{number}")), None
-    )
+        return as_json(
+            operations_pb2.ListOperationsResponse(operations=[o.message() for o in under])
+        )
+    ends = f"/operations/{number}"
+    found = next((o for o in world.operations.values() if o.name.endswith(ends)), None)
     if found is None:
         raise Refused("NOT_FOUND", f"Operation {number} is not found")
     if what == "cancel":
@@ -92,9 +94,4 @@ def answer(world: World, verb: str, path: str) -> Message | dict[str, Any] | Non
         with world.lock:
             del world.operations[found.name]
         return {}
-    return found.message()
-
-
-def _plain(kind: Any) -> Message:
-    plain: Message = type(kind).pb(kind) if isinstance(kind, proto.Message) else kind
-    return plain
+    return as_json(found.message())

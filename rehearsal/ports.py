@@ -1,6 +1,14 @@
-"""Ports of this machine."""
+"""Processes on this machine, their ports, and requests to them."""
 
 import socket
+import subprocess
+import time
+from typing import Any
+
+import requests
+
+Process = subprocess.Popen[bytes]
+POLL_S = 0.05
 
 
 def free(host: str) -> int:
@@ -11,8 +19,30 @@ def free(host: str) -> int:
         return port
 
 
-def listens(host: str, port: int) -> bool:
-    """Say whether something does."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((host, port)) == 0
+def await_port(process: Process, host: str, port: int, within_s: float) -> bool:
+    """Wait until a process listens on a port; return whether it does."""
+    until = time.monotonic() + within_s
+    while process.poll() is None and time.monotonic() < until:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex((host, port)) == 0:
+                return True
+        time.sleep(POLL_S)
+    return False
+
+
+def end(process: Process, within_s: float = 10) -> None:
+    """End a process: SIGTERM, and SIGKILL if it takes longer than that."""
+    process.terminate()
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(within_s)
+
+
+def send(verb: str, url: str, timeout_s: float, **options: Any) -> requests.Response:
+    """Send one request over a connection of its own, whatever proxies this machine is set to use."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(verb, url, timeout=timeout_s, allow_redirects=False, **options)

@@ -1,30 +1,24 @@
 """Predictions: through the traffic split to a replica, within Google's limits."""
 
-import http.client
 import json
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import requests
 from google.cloud import aiplatform_v1 as v1
 
-from rehearsal.containers import Pool, Replica
-from rehearsal.errors import Refused
-from rehearsal.traffic import Turns
-from rehearsal.world import World, endpoint_of
+from rehearsal import endpoints
+from rehearsal.containers import Pool
+from rehearsal.errors import Refused, invalid, precondition
+from rehearsal.world import World
 
-_turns: dict[str, Turns] = {}
-STATUSES = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    409: "ABORTED",
-    429: "RESOURCE_EXHAUSTED",
-    499: "CANCELLED",
-    501: "UNIMPLEMENTED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
+STATUSES = (
+    "INVALID_ARGUMENT UNAUTHENTICATED PERMISSION_DENIED NOT_FOUND ABORTED RESOURCE_EXHAUSTED CANCELLED "
+    "UNIMPLEMENTED UNAVAILABLE DEADLINE_EXCEEDED"
+)
+"""What Google calls a container's HTTP status, where it has a name for it."""
+NAMES = {Refused(status, "").http: status for status in STATUSES.split()}
 
 
 class Answered(NamedTuple):
@@ -37,48 +31,62 @@ class Answered(NamedTuple):
     ms: float
 
 
-class Reply(NamedTuple):
-    """What a container said."""
+class Turns:
+    """Picks deployed models in the split's proportions, evenly spread: of any 100 picks, its percents."""
 
-    status: int
-    kind: str
-    body: bytes
-    deployed: v1.DeployedModel
+    def __init__(self) -> None:
+        self._owed: dict[str, int] = {}
+
+    def pick(self, split: Mapping[str, int]) -> str:
+        """Return who is next; raise Refused where nobody is."""
+        shares = {number: percent for number, percent in split.items() if percent > 0}
+        if not shares:
+            raise precondition("The endpoint has no deployed model that receives traffic.")
+        self._owed = {
+            number: self._owed.get(number, 0) + percent for number, percent in shares.items()
+        }
+        chosen = max(self._owed, key=lambda number: self._owed[number])
+        self._owed[chosen] -= 100
+        return chosen
+
+
+_turns: dict[str, Turns] = {}
 
 
 def predict(world: World, name: str, body: bytes, *, dedicated: bool) -> bytes:
     """Answer :predict: the container's predictions and who made them; raise Refused."""
-    reply = ask(world, name, body, "application/json", dedicated=dedicated)
-    if reply.status != 200:
+    reply, deployed = ask(world, name, body, "application/json", dedicated=dedicated)
+    if reply.status_code != 200:
         raise _failed(reply)
     try:
-        answer = json.loads(reply.body)
+        answer = reply.json()
     except ValueError:
         raise Refused("INTERNAL", "The container's answer is not JSON.") from None
-    deployed = reply.deployed
-    said = {
+    by = {
         "deployedModelId": deployed.id,
         "model": deployed.model.partition("@")[0],
         "modelDisplayName": deployed.display_name,
         "modelVersionId": deployed.model_version_id,
     }
-    return json.dumps(answer | said).encode()
+    return json.dumps(answer | by).encode()
 
 
-def ask(world: World, name: str, body: bytes, kind: str, *, dedicated: bool) -> Reply:
+def ask(
+    world: World, name: str, body: bytes, kind: str, *, dedicated: bool
+) -> tuple[requests.Response, v1.DeployedModel]:
     """Send a body to whom the split chooses, within the endpoint's limits; raise Refused."""
-    endpoint = endpoint_of(world, name)
+    endpoint = endpoints.KIND.find(world, name)
     if endpoint.dedicated_endpoint_enabled and not dedicated:
         message = (
             "This endpoint is a dedicated endpoint and cannot be accessed through the shared one. "
             f"Please access the endpoint using its dedicated dns name '{endpoint.dedicated_endpoint_dns}'"
         )
-        raise Refused("FAILED_PRECONDITION", message)
+        raise precondition(message)
     if dedicated and not endpoint.dedicated_endpoint_enabled:
         raise Refused("NOT_FOUND", f"{name} is not a dedicated endpoint.")
     limit = world.rules.dedicated_bytes if dedicated else world.rules.shared_bytes
     if len(body) > limit:
-        raise Refused("INVALID_ARGUMENT", f"Request payload size exceeds the limit: {limit} bytes.")
+        raise invalid(f"Request payload size exceeds the limit: {limit} bytes.")
     with world.lock:
         chosen = _turns.setdefault(endpoint.name, Turns()).pick(endpoint.traffic_split)
         deployed = next(each for each in endpoint.deployed_models if each.id == chosen)
@@ -86,36 +94,26 @@ def ask(world: World, name: str, body: bytes, kind: str, *, dedicated: bool) -> 
     began = time.monotonic()
     status = 503
     try:
-        reply = _post(
-            pool.pick(), body, kind, world.rules.dedicated_s if dedicated else world.rules.shared_s
-        )
-        status = reply[0]
-    except TimeoutError:
+        limit_s = world.rules.dedicated_s if dedicated else world.rules.shared_s
+        reply = pool.pick().predict(body, kind, limit_s)
+        status = reply.status_code
+    except requests.Timeout:
         status = 504
         raise Refused("DEADLINE_EXCEEDED", "The container did not answer in time.") from None
-    except (OSError, http.client.HTTPException) as error:
+    except requests.RequestException as error:
         raise Refused("UNAVAILABLE", f"upstream connect error or disconnect: {error!r}") from None
     finally:
         ms = (time.monotonic() - began) * 1000
         world.answered.append(
             Answered(time.time(), endpoint.name.rsplit("/", 1)[-1], chosen, status, ms)
         )
-    if len(reply[2]) > limit:
+    if len(reply.content) > limit:
         raise Refused("INTERNAL", f"Response size exceeds the limit: {limit} bytes.")
-    return Reply(*reply, deployed)
+    return reply, deployed
 
 
-def _post(replica: Replica, body: bytes, kind: str, timeout_s: float) -> tuple[int, str, bytes]:
-    connection = http.client.HTTPConnection(*replica.address, timeout=timeout_s)
-    try:
-        connection.request("POST", replica.env["AIP_PREDICT_ROUTE"], body, {"Content-Type": kind})
-        response = connection.getresponse()
-        return response.status, response.getheader("Content-Type", ""), response.read()
-    finally:
-        connection.close()
-
-
-def _failed(reply: Reply) -> Refused:
+def _failed(reply: requests.Response) -> Refused:
     """Return a container's error with its status and words: what a client sees of it is not documented."""
-    status = STATUSES.get(reply.status, "INVALID_ARGUMENT" if reply.status < 500 else "INTERNAL")
-    return Refused(status, reply.body.decode(errors="replace"))
+    code = reply.status_code
+    status = NAMES.get(code, "INVALID_ARGUMENT" if code < 500 else "INTERNAL")
+    return Refused(status, reply.content.decode(errors="replace"))

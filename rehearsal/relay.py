@@ -6,10 +6,9 @@ the emulator reads uploads, does not. Nothing else is changed on the way.
 
 import re
 
-import requests
 from werkzeug import Request, Response
 
-from rehearsal.errors import Refused
+from rehearsal import ports
 from rehearsal.world import Rules
 
 PATHS = ("/storage/", "/upload/storage/", "/download/storage/")
@@ -18,8 +17,6 @@ HOP_BY_HOP = {"connection", "transfer-encoding", "content-encoding", "content-le
 
 def relay(rules: Rules, request: Request) -> Response:
     """Pass a request on to the emulator, and its answer back."""
-    if not rules.storage:
-        raise Refused("UNIMPLEMENTED", "the rehearsal was started without a storage emulator")
     path = request.full_path.rstrip("?")
     headers = {
         name: value for name, value in request.headers if name.lower() not in ("host", "connection")
@@ -29,13 +26,9 @@ def relay(rules: Rules, request: Request) -> Response:
             "boundary='([^']*)'", r'boundary="\1"', headers["Content-Type"]
         )
     # One connection a request: the emulator hears one at a time.
-    reply = requests.request(
-        request.method,
-        rules.storage + path,
-        data=request.get_data(),
-        timeout=120,
-        headers=headers | {"Connection": "close"},
-    )
+    headers["Connection"] = "close"
+    url, body = rules.storage + path, request.get_data()
+    reply = ports.send(request.method, url, 120, data=body, headers=headers)
     kept = [
         (name, value) for name, value in reply.headers.items() if name.lower() not in HOP_BY_HOP
     ]

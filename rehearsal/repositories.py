@@ -7,11 +7,25 @@ from google.cloud import artifactregistry_v1 as ar
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 
-from rehearsal import operations
+from rehearsal import operations, ports
 from rehearsal.errors import Refused, not_found
-from rehearsal.world import World, canonical, location, now, page
+from rehearsal.resources import Kind, place
+from rehearsal.world import World, canonical, location, now
 
 MANIFESTS = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
+
+
+class Repositories(Kind):
+    """Repositories; their images go with them."""
+
+    metadata = ar.OperationMetadata
+
+    def delete(self, world: World, request: ar.DeleteRepositoryRequest) -> Operation:
+        """Delete a repository."""
+        repository = self.get(world, request)
+        for package in _packages(world, repository.name):
+            _empty(world, repository.name, package)
+        return super().delete(world, request)
 
 
 def create(world: World, request: ar.CreateRepositoryRequest) -> Operation:
@@ -27,53 +41,19 @@ def create(world: World, request: ar.CreateRepositoryRequest) -> Operation:
         world.repositories[name] = repository
         return repository
 
-    return operations.start(
-        world, canonical(request.parent), ar.OperationMetadata(), "CreateRepository", work
-    )
-
-
-def get(world: World, request: ar.GetRepositoryRequest) -> ar.Repository:
-    """Return a repository."""
-    found = world.repositories.get(canonical(request.name))
-    if found is None:
-        raise Refused("NOT_FOUND", f"Requested entity was not found: {request.name}")
-    return ar.Repository(found)
-
-
-def list_(world: World, request: ar.ListRepositoriesRequest) -> ar.ListRepositoriesResponse:
-    """Return a location's repositories."""
-    under = canonical(request.parent)
-    found, token = page(
-        (r for name, r in world.repositories.items() if name.startswith(f"{under}/")), request
-    )
-    return ar.ListRepositoriesResponse(repositories=found, next_page_token=token)
-
-
-def delete(world: World, request: ar.DeleteRepositoryRequest) -> Operation:
-    """Delete a repository; its images go with it."""
-    repository = get(world, ar.GetRepositoryRequest(name=request.name))
-
-    def work(_: operations.Operation) -> Empty:
-        for package in _packages(world, repository.name):
-            _empty(world, repository.name, package)
-        world.repositories.pop(canonical(request.name), None)
-        return Empty()
-
-    return operations.start(
-        world, _location(request.name), ar.OperationMetadata(), "DeleteRepository", work
-    )
+    return operations.start(world, place(name), "CreateRepository", work, ar.OperationMetadata())
 
 
 def list_packages(world: World, request: ar.ListPackagesRequest) -> ar.ListPackagesResponse:
     """Return the names of a repository's images."""
-    repository = get(world, ar.GetRepositoryRequest(name=request.parent))
+    repository = KIND.find(world, request.parent)
     names = [f"{repository.name}/packages/{name}" for name in _packages(world, repository.name)]
     return ar.ListPackagesResponse(packages=[ar.Package(name=name) for name in names])
 
 
 def list_images(world: World, request: ar.ListDockerImagesRequest) -> ar.ListDockerImagesResponse:
     """Return a repository's images, one for each digest, with its tags and its size in bytes."""
-    repository = get(world, ar.GetRepositoryRequest(name=request.parent))
+    repository = KIND.find(world, request.parent)
     host, folder = f"{location(repository.name)}-docker.pkg.dev", _folder(repository.name)
     found: dict[str, ar.DockerImage] = {}
     for package in _packages(world, repository.name):
@@ -96,7 +76,7 @@ def list_images(world: World, request: ar.ListDockerImagesRequest) -> ar.ListDoc
 def delete_package(world: World, request: ar.DeletePackageRequest) -> Operation:
     """Delete every version of one image."""
     repository, _, package = request.name.partition("/packages/")
-    found = get(world, ar.GetRepositoryRequest(name=repository))
+    found = KIND.find(world, repository)
     if package not in _packages(world, found.name):
         raise not_found("Package", request.name)
 
@@ -104,13 +84,8 @@ def delete_package(world: World, request: ar.DeletePackageRequest) -> Operation:
         _empty(world, found.name, package)
         return Empty()
 
-    return operations.start(
-        world, _location(request.name), ar.OperationMetadata(), "DeletePackage", work
-    )
-
-
-def _location(name: str) -> str:
-    return "/".join(canonical(name).split("/")[:4])
+    where = place(request.name)
+    return operations.start(world, where, "DeletePackage", work, ar.OperationMetadata())
 
 
 def _folder(name: str) -> str:
@@ -139,18 +114,15 @@ def _empty(world: World, name: str, package: str) -> None:
 
 
 def _ask(world: World, verb: str, path: str, **headers: Any) -> requests.Response:
-    if not world.rules.registry:
-        raise Refused("UNIMPLEMENTED", "the rehearsal was started without a registry")
-    return requests.request(
-        verb, f"http://{world.rules.registry}/v2/{path}", headers=headers, timeout=30
-    )
+    return ports.send(verb, f"http://{world.rules.registry}/v2/{path}", 30, headers=headers)
 
 
+KIND = Repositories("Repository", lambda world: world.repositories, ar.ListRepositoriesResponse)
 METHODS = {
     "CreateRepository": create,
-    "GetRepository": get,
-    "ListRepositories": list_,
-    "DeleteRepository": delete,
+    "GetRepository": KIND.get,
+    "ListRepositories": KIND.list,
+    "DeleteRepository": KIND.delete,
     "ListPackages": list_packages,
     "ListDockerImages": list_images,
     "DeletePackage": delete_package,

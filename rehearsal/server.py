@@ -13,7 +13,6 @@ from google.api import httpbody_pb2  # noqa: F401  rawPredict's type holds one
 from google.cloud import aiplatform_v1 as v1
 from google.cloud import resourcemanager_v3
 from google.iam.v1 import iam_policy_pb2
-from google.protobuf import json_format
 from werkzeug import Request, Response
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
@@ -31,7 +30,7 @@ from rehearsal import (
     repositories,
     wire,
 )
-from rehearsal.errors import Refused
+from rehearsal.errors import Refused, unimplemented
 from rehearsal.faults import refusal
 from rehearsal.world import World, number
 
@@ -60,26 +59,19 @@ def project(_: World, request: resourcemanager_v3.GetProjectRequest) -> resource
     )
 
 
+MODULES = (models, endpoints, batch, builds, repositories, monitoring, functions, pipelines)
 METHODS: dict[str, Any] = {
     "TestIamPermissions": permissions,
     "GetProject": project,
-    **models.METHODS,
-    **endpoints.METHODS,
-    **batch.METHODS,
-    **builds.METHODS,
-    **repositories.METHODS,
-    **monitoring.METHODS,
-    **functions.METHODS,
-    **pipelines.METHODS,
+    **{name: method for module in MODULES for name, method in module.METHODS.items()},
 }
 
 
 class Quiet(WSGIRequestHandler):
     """Logs through logging, one line a request."""
 
-    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:  # noqa: ARG002  werkzeug's names
         """Write one line."""
-        del size
         log.info("%s %s %s", code, self.command, self.path.partition("?")[0])
 
 
@@ -113,32 +105,22 @@ class App:
             return relay.relay(self.world.rules, request)
         if service := SERVICE.fullmatch(request.path):
             return _written({"name": service[1], "state": "ENABLED"})
-        polled = self._polled(request)
-        if polled is not None:
-            return polled
+        if operations.PATH.fullmatch(request.path):
+            self._strike("GetOperation", request.path)
+            return _written(operations.answer(self.world, request.method, request.path))
         route, variables = wire.find(request.method, request.path)
         resource = next(iter(variables.values()), "")
         self._strike(route.rpc, resource)
         if route.rpc in ("Predict", "RawPredict", "StreamRawPredict"):
             return self._predict(route.rpc, request, variables["endpoint"], body)
-        if route.rpc == "Explain":
-            raise Refused("FAILED_PRECONDITION", "The deployed model has no explanation_spec.")
         method = METHODS.get(route.rpc)
         if method is None:
-            raise Refused(
-                "UNIMPLEMENTED",
-                f"the rehearsal does not do {route.rpc}; its README says what it does",
+            raise unimplemented(
+                f"the rehearsal does not do {route.rpc}; its README says what it does"
             )
         query = {name: request.args.getlist(name) for name in request.args}
         call = wire.parse(request.method, request.path, query, body)
-        return _written(wire.as_json(method(self.world, _stable(call))))
-
-    def _polled(self, request: Request) -> Response | None:
-        if operations.PATH.fullmatch(request.path) is None:
-            return None
-        self._strike("GetOperation", request.path)
-        answer = operations.answer(self.world, request.method, request.path)
-        return _written(answer if isinstance(answer, dict) else json_format.MessageToDict(answer))
+        return _written(wire.as_json(method(self.world, _stable(*call))))
 
     def _strike(self, rpc: str, resource: str) -> None:
         fault = self.world.faults.strikes(rpc, "denied", "disabled", "refused", "cut", "slow")
@@ -155,9 +137,10 @@ class App:
             answer = prediction.predict(self.world, endpoint, body, dedicated=self.dedicated)
             return Response(answer, mimetype="application/json")
         kind = request.headers.get("Content-Type", "application/octet-stream")
-        reply = prediction.ask(self.world, endpoint, body, kind, dedicated=self.dedicated)
-        headers = dict(zip(RAW, (endpoint.rsplit("/", 1)[-1], reply.deployed.id), strict=True))
-        return Response(reply.body, reply.status, headers, content_type=reply.kind)
+        reply, by = prediction.ask(self.world, endpoint, body, kind, dedicated=self.dedicated)
+        headers = dict(zip(RAW, (endpoint.rsplit("/", 1)[-1], by.id), strict=True))
+        kind = reply.headers.get("Content-Type", "")
+        return Response(reply.content, reply.status_code, headers, content_type=kind)
 
     def _control(self, request: Request, body: bytes) -> Response:
         """Answer what only a rehearsal has: faults ordered and taken back."""
@@ -182,14 +165,14 @@ def serve(
     return server
 
 
-def _stable(call: wire.Call) -> Any:
+def _stable(route: wire.Route, request: Any) -> Any:
     """Return a v1beta1 request as v1's, which is what is kept here."""
-    if not call.route.package.endswith("aiplatform_v1beta1"):
-        return call.request
-    kind = getattr(v1, f"{call.route.rpc}Request", None)
+    if not route.package.endswith("aiplatform_v1beta1"):
+        return request
+    kind = getattr(v1, f"{route.rpc}Request", None)
     if kind is None:
-        raise Refused("UNIMPLEMENTED", f"the rehearsal does not do {call.route.rpc} of v1beta1")
-    return kind.from_json(json.dumps(wire.as_json(call.request)), ignore_unknown_fields=True)
+        raise unimplemented(f"the rehearsal does not do {route.rpc} of v1beta1")
+    return kind.from_json(json.dumps(wire.as_json(request)), ignore_unknown_fields=True)
 
 
 def _written(content: dict[str, Any], status: int = 200) -> Response:

@@ -9,8 +9,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +18,12 @@ import certifi
 import trustme
 
 from rehearsal import containers, functions, ports
-from rehearsal.errors import Refused
 from rehearsal.server import serve
 from rehearsal.world import Rules, World
 
 HOST, AUTHORITIES = "127.0.0.1", "authorities.pem"
+APIS = "AIPLATFORM CLOUDBUILD ARTIFACTREGISTRY CLOUDRESOURCEMANAGER LOGGING CLOUDFUNCTIONS RUN SERVICEUSAGE"
+START_S = 30
 BUILDER = "gcr.io/cloud-builders/docker"
 
 
@@ -47,18 +46,8 @@ class Stage:
 
     def environment(self, project: str) -> dict[str, str]:
         """Return the variables with which gcloud, the SDK and python -m deploy come here."""
-        apis = (
-            "AIPLATFORM",
-            "CLOUDBUILD",
-            "ARTIFACTREGISTRY",
-            "CLOUDRESOURCEMANAGER",
-            "LOGGING",
-            "CLOUDFUNCTIONS",
-            "RUN",
-            "SERVICEUSAGE",
-        )
         return {
-            **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"{self.url}/" for api in apis},
+            **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"{self.url}/" for api in APIS.split()},
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{self.url}/storage/v1/",
             "CLOUDSDK_CONFIG": str(self.folder / "gcloud"),
             "CLOUDSDK_CORE_PROJECT": project,
@@ -80,28 +69,27 @@ class Stage:
     ) -> None:
         """Order a failure of one of Google's methods."""
         wanted = {"kind": kind, "rpc": rpc, "detail": detail, "times": times, "after": after}
-        request = urllib.request.Request(
-            f"{self.url}/rehearsal/faults", json.dumps(wanted).encode()
-        )
-        urllib.request.urlopen(request, timeout=10).close()
+        ports.send("POST", f"{self.url}/rehearsal/faults", 10, json=wanted).raise_for_status()
 
     def calm(self) -> None:
         """Take all failures back."""
-        request = urllib.request.Request(f"{self.url}/rehearsal/faults", method="DELETE")
-        urllib.request.urlopen(request, timeout=10).close()
+        ports.send("DELETE", f"{self.url}/rehearsal/faults", 10).raise_for_status()
 
 
 @contextlib.contextmanager
 def raised(rules: Rules, *, port: int = 0, say: Callable[[str], None] = print) -> Iterator[Stage]:
     """Start all of it; end all of it, and every container, afterwards. Raise Missing."""
-    _require(rules.docker, "docker-registry", "gcloud")
+    _require(rules.docker)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rehearsal-")))
         registry = stack.enter_context(_registry(folder))
         say(f"registry        {registry}")
         storage = stack.enter_context(_storage(_bridge(rules)))
         say(f"storage         {storage}")
-        rules = replace(rules, registry=registry, storage=storage)
+        builder = _builder(rules, folder)
+        stack.callback(rules.engine, "image", "rm", "--force", builder)
+        images = {BUILDER: builder, **rules.images}
+        rules = replace(rules, registry=registry, storage=storage, images=images)
         world = World(rules)
         stack.callback(containers.end_all, rules)
         stack.callback(functions.end_all, world)
@@ -114,7 +102,6 @@ def raised(rules: Rules, *, port: int = 0, say: Callable[[str], None] = print) -
         world.dedicated = f"{HOST}:{door.port}"
         say(f"dedicated       https://{world.dedicated}")
         (folder / "gcloud").mkdir()
-        _builder(rules, folder)
         stage = Stage(world.url, registry, storage, world, folder)
         here = ("DEPLOY_API_ENDPOINT", "DEPLOY_REGISTRY", "STORAGE_EMULATOR_HOST")
         world.step_env = tuple(f"{name}={stage.environment('')[name]}" for name in here)
@@ -130,30 +117,27 @@ def _certified(folder: Path) -> ssl.SSLContext:
     return context
 
 
-def _require(*programs: str) -> None:
-    where = {
+def _require(docker: str) -> None:
+    sources = {
+        docker: "https://docs.docker.com/engine/install",
         "docker-registry": "Debian's package docker-registry",
         "gcloud": "Google's Cloud SDK, https://cloud.google.com/sdk",
     }
-    for program in programs:
+    for program, source in sources.items():
         if shutil.which(program) is None:
-            raise Missing(
-                f"{program} is not on this machine; it comes from {where.get(program, program)}"
-            )
+            raise Missing(f"{program} is not on this machine; it comes from {source}")
 
 
-def _builder(rules: Rules, folder: Path) -> None:
-    """Give Cloud Build's builder of this name this machine's own Docker client, where it is not there."""
-    try:
-        containers.docker(rules, "image", "inspect", BUILDER)
-    except Refused:
-        context = folder / "builder"
-        context.mkdir()
-        shutil.copy(Path(shutil.which(rules.docker) or rules.docker), context / "docker")
-        (context / "Dockerfile").write_text(
-            'FROM debian:bookworm-slim\nCOPY docker /usr/bin/docker\nENTRYPOINT ["/usr/bin/docker"]\n'
-        )
-        containers.docker(rules, "build", "--quiet", "--tag", BUILDER, str(context), timeout_s=300)
+def _builder(rules: Rules, folder: Path) -> str:
+    """Build an image with this machine's own Docker client, for Cloud Build's builder of that name."""
+    context = folder / "builder"
+    context.mkdir()
+    shutil.copy(Path(shutil.which(rules.docker) or rules.docker), context / "docker")
+    (context / "Dockerfile").write_text(
+        'FROM debian:bookworm-slim\nCOPY docker /usr/bin/docker\nENTRYPOINT ["/usr/bin/docker"]\n'
+    )
+    label = f"--label={containers.LABEL}"  # no other rehearsal has an image of this ID
+    return rules.engine("build", "--quiet", label, str(context), timeout_s=300)
 
 
 def _bridge(rules: Rules) -> str:
@@ -197,20 +181,11 @@ def _storage(host: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _running(command: list[str], host: str, port: int, log: Path) -> Iterator[None]:
-    with (
-        log.open("w") as output,
-        subprocess.Popen(command, stdout=output, stderr=output) as process,
-    ):
-        try:
-            until = time.monotonic() + 30
-            while not ports.listens(host, port):
-                if process.poll() is not None or time.monotonic() > until:
-                    raise Missing(f"{command[0]} does not start: {log.read_text()[-500:]}")
-                time.sleep(0.1)
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        if not ports.await_port(process, host, port, START_S):
+            raise Missing(f"{command[0]} does not start: {log.read_text()[-500:]}")
+        yield
+    finally:
+        ports.end(process)

@@ -5,6 +5,7 @@ rollback, and back to nothing; with the real gcloud, the real SDK, a real regist
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -16,13 +17,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from rehearsal import artifacts, ports
 from rehearsal.stage import Missing, Stage, raised
 from rehearsal.world import Rules
 
 PROJECT, REGION = "rehearsal", "us-central1"
 LOG = Path("build/rehearsal.log")
 REQUEST = Path("build/rehearsal.json")
+LOG_FORMAT = "%(asctime)s %(message)s"
 STEP_S = 1200
+TESTS = "tests/container -k wire_contract"
+"""What of the image's tests Cloud Build runs here: enough to show that its step can; make test runs all."""
 
 
 class Failed(Exception):
@@ -41,18 +46,17 @@ class Story:
         """Show where the story is."""
         print(f"\n── {title} ({time.monotonic() - self.began:.0f} s)", flush=True)
 
-    def run(self, command: str, *, fails: bool = False, **env: str) -> str:
+    def run(self, command: str, *, fails: bool = False) -> str:
         """Run a command line, show it with what it prints, and return that; raise Failed."""
         print(f"\n$ {command}", flush=True)
         lines = []
-        words = shlex.split(command)
         process = subprocess.Popen(
-            words,
-            env=self.env | env,
+            shlex.split(command),
+            env=self.env,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            stdin=subprocess.DEVNULL,
         )
         ending = threading.Timer(STEP_S, process.kill)
         ending.start()
@@ -75,65 +79,55 @@ class Story:
 
 def with_gcloud(story: Story, image: str) -> None:
     """Go through upload, create, deploy, predict, undeploy and delete with nothing but gcloud."""
-    where = f"--region={REGION}"
+    where = f"by-hand --region={REGION}"
+    listing = f"gcloud ai models list --region={REGION}"
     story.run(
-        f"gcloud ai models upload {where} --model-id=by-hand --display-name=by-hand --container-image-uri={image} "
+        f"gcloud ai models upload --model-id={where} --display-name=by-hand --container-image-uri={image} "
         "--container-ports=8080 --container-health-route=/ping --container-predict-route=/predictions/digits"
     )
-    story.run(f"gcloud ai endpoints create {where} --endpoint-id=by-hand --display-name=by-hand")
+    story.run(f"gcloud ai endpoints create --endpoint-id={where} --display-name=by-hand")
     story.run(
-        f"gcloud ai endpoints deploy-model by-hand {where} --model=by-hand --display-name=by-hand "
+        f"gcloud ai endpoints deploy-model {where} --model=by-hand --display-name=by-hand "
         "--machine-type=e2-standard-2 --min-replica-count=1 --max-replica-count=1 --traffic-split=0=100"
     )
-    answer = json.loads(
-        story.run(
-            f"gcloud ai endpoints predict by-hand {where} --json-request={REQUEST} --format=json"
-        )
-    )
-    story.expect(
-        "deployedModelId" in answer and bool(answer["predictions"]), "no predictions from gcloud"
-    )
+    predict = f"gcloud ai endpoints predict {where} --json-request={REQUEST} --format=json"
+    answer = json.loads(story.run(predict))
+    complete = "deployedModelId" in answer and bool(answer["predictions"])
+    story.expect(complete, "no predictions from gcloud")
     print(f"\n  deployedModelId: {answer['deployedModelId']}")
     raw = story.run(
-        f"gcloud ai endpoints raw-predict by-hand {where} --request=@{REQUEST} "
+        f"gcloud ai endpoints raw-predict {where} --request=@{REQUEST} "
         "--http-headers=Content-Type=application/json"
     )
-    story.expect(
-        json.loads(raw)["predictions"] == answer["predictions"],
-        "raw-predict answers otherwise than predict",
-    )
-    story.run(f"gcloud ai endpoints delete by-hand {where}", fails=True)
-    story.run(
-        f"gcloud ai endpoints undeploy-model by-hand {where} --deployed-model-id={answer['deployedModelId']}"
-    )
-    story.run(f"gcloud ai endpoints delete by-hand {where}")
-    story.run(f"gcloud ai models delete by-hand {where}")
-    story.expect(
-        "by-hand" not in story.run(f"gcloud ai models list {where}"), "the model is still there"
-    )
+    same = json.loads(raw)["predictions"] == answer["predictions"]
+    story.expect(same, "raw-predict answers otherwise than predict")
+    story.run(f"gcloud ai endpoints delete {where}", fails=True)
+    deployed = f"--deployed-model-id={answer['deployedModelId']}"
+    story.run(f"gcloud ai endpoints undeploy-model {where} {deployed}")
+    story.run(f"gcloud ai endpoints delete {where}")
+    story.run(f"gcloud ai models delete {where}")
+    story.expect("by-hand" not in story.run(listing), "the model is still there")
 
 
 def with_deploy(story: Story) -> None:
     """Go through everything that make offers: a second version, canary, promote, rollback, teardown."""
     story.run(f"make -s deploy-endpoint PROJECT={PROJECT} REGION={REGION}")
-    story.expect(
-        "nothing changed" in story.run("make -s deploy-endpoint"), "run twice, it changed something"
-    )
+    again = story.run("make -s deploy-endpoint")
+    story.expect("nothing changed" in again, "run twice, it changed something")
     second = story.stage.folder / "second.toml"
     second.write_text(Path("deploy.toml").read_text() + '\nACCESS_LOG = "all"\n')
-    options = f"--settings {second}"
-    with Asking(story):
-        story.run(
-            f'make -s canary ARGS="{options} --traffic 20 --watch 15s --max-error-rate 1% --max-p95 5s"'
-        )
+    options = f"--settings {second} --traffic 20 --watch 15s --max-error-rate 1% --max-p95 5s"
+    with clients(story.stage):
+        story.run(f'make -s canary ARGS="{options}"')
     story.run("make -s status")
     story.run("make -s promote")
     story.run("make -s rollback")
     lines = [json.dumps(instance) for instance in json.loads(REQUEST.read_text())["instances"]]
-    _upload(story, "rehearsal-batch", "in.jsonl", "\n".join(lines))
-    story.run(
-        f"{sys.executable} -m deploy batch-predict --version 1 --input gs://rehearsal-batch/in.jsonl --output gs://rehearsal-batch/out"
-    )
+    bucket = "rehearsal-batch"
+    with artifacts.client(story.stage.world.rules) as storage:
+        storage.create_bucket(bucket).blob("in.jsonl").upload_from_string("\n".join(lines))
+    files = f"--input gs://{bucket}/in.jsonl --output gs://{bucket}/out"
+    story.run(f"{sys.executable} -m deploy batch-predict --version 1 {files}")
     story.run('make -s teardown ARGS="--yes"')
     left = story.run("make -s status")
     story.expect("nothing runs, nothing costs" in left, "something is left that costs")
@@ -141,48 +135,27 @@ def with_deploy(story: Story) -> None:
 
 def with_sdk(story: Story, image: str) -> None:
     """Go through the same with the Python SDK."""
-    told = story.run(
-        f"{sys.executable} -m rehearsal.sdk {image} --api-endpoint {story.stage.url} --project {PROJECT} "
-        f"--request {REQUEST}"
-    )
-    story.expect(
-        "version 2 answered 4" in told and "left: 0 endpoints, 0 models" in told,
-        "the SDK's story ends otherwise",
-    )
+    options = f"--api-endpoint {story.stage.url} --project {PROJECT} --request {REQUEST}"
+    output = story.run(f"{sys.executable} -m rehearsal.sdk {image} {options}")
+    complete = "version 2 answered 4" in output and "left: 0 endpoints, 0 models" in output
+    story.expect(complete, "the SDK's story ends otherwise")
 
 
-class Asking:
-    """Clients that ask while a canary is watched."""
+@contextlib.contextmanager
+def clients(stage: Stage) -> Iterator[None]:
+    """Send predictions meanwhile, for a canary that is watched."""
+    over = threading.Event()
+    where = f"projects/{PROJECT}/locations/{REGION}/endpoints/digits:predict"
 
-    def __init__(self, story: Story) -> None:
-        self.story, self.over = story, threading.Event()
+    def send() -> None:
+        while not over.wait(0.05):
+            ports.send("POST", f"{stage.url}/v1/{where}", 60, data=REQUEST.read_bytes())
 
-    def __enter__(self) -> None:
-        self.thread = threading.Thread(target=self._ask, daemon=True)
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.thread.join(10)
-
-    def _ask(self) -> None:
-        import requests  # noqa: PLC0415
-
-        url = f"{self.story.stage.url}/v1/projects/{PROJECT}/locations/{REGION}/endpoints/digits:predict"
-        while not self.over.wait(0.05):
-            requests.post(
-                url,
-                data=REQUEST.read_bytes(),
-                headers={"Content-Type": "application/json"},
-                timeout=60,
-            )
-
-
-def _upload(story: Story, bucket: str, name: str, content: str) -> None:
-    from rehearsal import artifacts  # noqa: PLC0415
-
-    with artifacts.client(story.stage.world.rules) as storage:
-        storage.create_bucket(bucket).blob(name).upload_from_string(content)
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    yield
+    over.set()
+    thread.join(10)
 
 
 def chapters(story: Story) -> Iterator[str]:
@@ -191,14 +164,11 @@ def chapters(story: Story) -> Iterator[str]:
     REQUEST.write_text(json.dumps({"instances": held_out[:2], "parameters": {"top_k": 2}}))
     yield "Cloud Build: build, test, push, upload"
     story.run(f'make -s build-cloud PROJECT={PROJECT} REGION={REGION} ARGS="--serve upload"')
-    story.run(
-        f"gcloud artifacts docker images list {REGION}-docker.pkg.dev/{PROJECT}/models --include-tags"
-    )
-    story.expect(
-        "digits" in story.run(f"gcloud ai models list --region={REGION}"),
-        "the build uploaded no model",
-    )
-    image = f"{REGION}-docker.pkg.dev/{PROJECT}/models/digits:latest"
+    repository = f"{REGION}-docker.pkg.dev/{PROJECT}/models"
+    story.run(f"gcloud artifacts docker images list {repository} --include-tags")
+    models = story.run(f"gcloud ai models list --region={REGION}")
+    story.expect("digits" in models, "the build uploaded no model")
+    image = f"{repository}/digits:latest"
     yield "gcloud"
     with_gcloud(story, image)
     yield "The Python SDK"
@@ -214,20 +184,13 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--docker", default=os.environ.get("DOCKER", "docker"), help="(%(default)s)"
-    )
+    docker = os.environ.get("DOCKER", "docker")
+    parser.add_argument("--docker", default=docker, help="the client to use (%(default)s)")
     args = parser.parse_args()
     LOG.parent.mkdir(exist_ok=True)
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        filename=LOG,
-        filemode="w",
-    )
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, filename=LOG, filemode="w")
     try:
-        with raised(Rules(docker=args.docker)) as stage:
+        with raised(Rules(docker=args.docker, substitutions={"_TESTS": TESTS})) as stage:
             story = Story(stage)
             for title in chapters(story):
                 story.chapter(title)

@@ -17,38 +17,28 @@ import proto
 from google.protobuf import json_format, message
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from rehearsal.errors import Refused
+from rehearsal.errors import Refused, invalid, unimplemented
 
-SERVICES = (
-    ("google.cloud.aiplatform_v1", "model_service", "ModelService"),
-    ("google.cloud.aiplatform_v1", "endpoint_service", "EndpointService"),
-    ("google.cloud.aiplatform_v1", "prediction_service", "PredictionService"),
-    ("google.cloud.aiplatform_v1", "job_service", "JobService"),
-    ("google.cloud.aiplatform_v1", "pipeline_service", "PipelineService"),
-    ("google.cloud.aiplatform_v1", "schedule_service", "ScheduleService"),
-    ("google.cloud.aiplatform_v1beta1", "model_service", "ModelService"),
-    ("google.cloud.aiplatform_v1beta1", "endpoint_service", "EndpointService"),
-    ("google.cloud.aiplatform_v1beta1", "prediction_service", "PredictionService"),
-    ("google.cloud.aiplatform_v1beta1", "job_service", "JobService"),
-    ("google.cloud.artifactregistry_v1", "artifact_registry", "ArtifactRegistry"),
-    ("google.cloud.devtools.cloudbuild_v1", "cloud_build", "CloudBuild"),
-    ("google.cloud.resourcemanager_v3", "projects", "Projects"),
-    ("google.cloud.functions_v2", "function_service", "FunctionService"),
-)
+VERTEX = "model_service endpoint_service prediction_service job_service"
+SERVICES = {
+    "google.cloud.aiplatform_v1": f"{VERTEX} pipeline_service schedule_service",
+    "google.cloud.aiplatform_v1beta1": VERTEX,
+    "google.cloud.artifactregistry_v1": "artifact_registry",
+    "google.cloud.devtools.cloudbuild_v1": "cloud_build",
+    "google.cloud.resourcemanager_v3": "projects",
+    "google.cloud.functions_v2": "function_service",
+}
+"""Google's packages, and the modules of the services in them."""
 RUN = "/v1/{resource=projects/*/locations/*/services/*}"
-# google-cloud-monitoring has no REST client to read this rule from.
+IAM = "google.iam.v1.iam_policy_pb2"
+SERIES = "/v3/{name=projects/*}/timeSeries"
 BY_HAND = (
-    (
-        "google.cloud.monitoring_v3",
-        "ListTimeSeries",
-        "get",
-        "/v3/{name=projects/*}/timeSeries",
-        None,
-    ),
+    # google-cloud-monitoring has no REST client to read this rule from.
+    ("google.cloud.monitoring_v3", "ListTimeSeries", "get", SERIES, None),
     ("google.cloud.resourcemanager_v3", "GetProject", "get", "/v1/{name=projects/*}", None),
     # Cloud Run's, for who may invoke a function.
-    ("google.iam.v1.iam_policy_pb2", "GetIamPolicy", "get", f"{RUN}:getIamPolicy", None),
-    ("google.iam.v1.iam_policy_pb2", "SetIamPolicy", "post", f"{RUN}:setIamPolicy", "*"),
+    (IAM, "GetIamPolicy", "get", f"{RUN}:getIamPolicy", None),
+    (IAM, "SetIamPolicy", "post", f"{RUN}:setIamPolicy", "*"),
 )
 # Operations and locations are mixed into every client; operations.py answers for all of them.
 MIXED_IN = re.compile("(Get|List|Cancel|Delete|Wait)(Operation|Location)s?|(Get|Set)IamPolicy")
@@ -69,15 +59,6 @@ class Route(NamedTuple):
     package: str
 
 
-class Call(NamedTuple):
-    """A request that kept to its type."""
-
-    route: Route
-    request: Any
-    mask: tuple[str, ...] | None
-    """What an update is to change, in the types' own spelling."""
-
-
 @cache
 def routes() -> tuple[Route, ...]:
     """Read every route from Google's clients."""
@@ -94,48 +75,55 @@ def find(verb: str, path: str) -> tuple[Route, dict[str, str]]:
                 found = zip(route.variables, match.groups(), strict=True)
                 return route, {name: unquote(value) for name, value in found}
     if known:
-        raise Refused("UNIMPLEMENTED", f"{verb} is not a method of {path}")
+        raise unimplemented(f"{verb} is not a method of {path}")
     raise Refused(
         "NOT_FOUND", f"Google publishes no method of the APIs rehearsed here for {verb} {path}"
     )
 
 
-def parse(verb: str, path: str, query: Mapping[str, list[str]], body: bytes) -> Call:
-    """Read a request into Google's type for it.
+def parse(verb: str, path: str, query: Mapping[str, list[str]], body: bytes) -> tuple[Route, Any]:
+    """Read a request into Google's type for it; return it with its route.
 
     Raises:
         Refused: no such method, an unknown field, a value of a wrong type, or a required one missing.
 
     """
     route, variables = find(verb, path)
+    kind = descriptor(route.request)
     if route.body is None:
         content: dict[str, Any] = {}
         # Google ignores the empty object that some clients send beside a GET.
         if body.strip() not in (b"", b"{}"):
-            raise Refused("INVALID_ARGUMENT", f"{route.rpc} has no body")
+            raise invalid(f"{route.rpc} has no body")
     else:
         sent = _json(body)
-        content = sent if route.body == "*" else {_json_name(route, route.body): sent}
+        content = sent
+        if route.body != "*":
+            content = {kind.fields_by_name[route.body].json_name: sent}
     for name, values in query.items():
         if name not in SYSTEM and not name.startswith("$."):
-            _put(content, descriptor(route.request), name.split("."), values)
+            _put(content, kind, name.split("."), values)
     for name, value in variables.items():
-        _put(content, descriptor(route.request), name.split("."), [value])
+        _put(content, kind, name.split("."), [value])
     request = _fill(route.request, content)
-    mask = None
-    if "update_mask" in descriptor(route.request).fields_by_name:
-        mask = tuple(request.update_mask.paths)
     # Cloud Build's methods have two paths each; what the other one carries is not missing.
     elsewhere = {name for other in routes() if other.rpc == route.rpc for name in other.variables}
-    _demand(request, route.request, "", deep=mask is None, spared=elsewhere)
-    return Call(route, request, mask)
+    # An update gives the fields that its mask names, and no others.
+    deep = "update_mask" not in kind.fields_by_name
+    _demand(request, route.request, "", deep=deep, spared=elsewhere)
+    return route, request
 
 
 def as_json(answer: Any) -> dict[str, Any]:
     """Write one of Google's types as its REST API does."""
-    plain = type(answer).pb(answer) if isinstance(answer, proto.Message) else answer
-    written: dict[str, Any] = json_format.MessageToDict(plain, use_integers_for_enums=False)
+    written: dict[str, Any] = json_format.MessageToDict(plain(answer))
     return written
+
+
+def plain(value: Any) -> message.Message:
+    """Return one of Google's types as protobuf's, whether proto-plus made it or protobuf."""
+    found: message.Message = type(value).pb(value) if isinstance(value, proto.Message) else value
+    return found
 
 
 def descriptor(kind: Any) -> Descriptor:
@@ -146,18 +134,19 @@ def descriptor(kind: Any) -> Descriptor:
 
 
 def _read_routes() -> Iterator[Route]:
-    for package, module, service in SERVICES:
-        base = import_module(f"{package}.services.{module}.transports.rest_base")
-        transport = getattr(base, f"_Base{service}RestTransport")
-        for name in dir(transport):
-            rule = getattr(getattr(transport, name), "_get_http_options", None)
-            if rule and name.startswith("_Base") and not MIXED_IN.fullmatch(name[5:]):
-                for option in rule():
-                    yield _route(
-                        package, name[5:], option["method"], option["uri"], option.get("body")
-                    )
-    for rule_by_hand in BY_HAND:
-        yield _route(*rule_by_hand)
+    for package, modules in SERVICES.items():
+        for module in modules.split():
+            service = module.title().replace("_", "")
+            base = import_module(f"{package}.services.{module}.transports.rest_base")
+            transport = getattr(base, f"_Base{service}RestTransport")
+            for name in dir(transport):
+                rule = getattr(getattr(transport, name), "_get_http_options", None)
+                if rule and name.startswith("_Base") and not MIXED_IN.fullmatch(name[5:]):
+                    for option in rule():
+                        verb, uri, body = option["method"], option["uri"], option.get("body")
+                        yield _route(package, name[5:], verb, uri, body)
+    for by_hand in BY_HAND:
+        yield _route(*by_hand)
 
 
 def _route(package: str, rpc: str, verb: str, template: str, body: str | None) -> Route:
@@ -184,12 +173,7 @@ def _json(body: bytes) -> Any:
     try:
         return json.loads(body or b"{}")
     except ValueError as error:
-        raise Refused("INVALID_ARGUMENT", f"Invalid JSON payload received. {error}") from None
-
-
-def _json_name(route: Route, field: str) -> str:
-    name: str = descriptor(route.request).fields_by_name[field].json_name
-    return name
+        raise invalid(f"Invalid JSON payload received. {error}") from None
 
 
 def _put(content: Any, kind: Descriptor, path: list[str], values: list[str]) -> None:
@@ -198,14 +182,13 @@ def _put(content: Any, kind: Descriptor, path: list[str], values: list[str]) -> 
         field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
         if field is None:
             where = ".".join(path)
-            message = f'Invalid JSON payload received. Unknown name "{where}": Cannot bind query parameter. '
-            raise Refused(
-                "INVALID_ARGUMENT",
-                f"{message}Field '{where}' could not be found in request message.",
+            raise invalid(
+                f'Invalid JSON payload received. Unknown name "{where}": Cannot bind query parameter. '
+                f"Field '{where}' could not be found in request message."
             )
         if index == len(path) - 1:
             if not isinstance(content, dict):
-                raise Refused("INVALID_ARGUMENT", "Invalid value: expected an object")
+                raise invalid("Invalid value: expected an object")
             content[field.json_name] = (
                 list(values) if field.is_repeated else _value(field, values[-1])
             )
@@ -235,9 +218,7 @@ def _fill(kind: Any, content: dict[str, Any]) -> Any:
         json_format.ParseDict(content, plain)
         return kind.wrap(plain)
     except json_format.ParseError as error:
-        raise Refused(
-            "INVALID_ARGUMENT", f"Invalid JSON payload received. {_said(error)}"
-        ) from None
+        raise invalid(f"Invalid JSON payload received. {_said(error)}") from None
 
 
 def _said(error: json_format.ParseError) -> str:
@@ -246,11 +227,8 @@ def _said(error: json_format.ParseError) -> str:
     if unknown is None:
         return str(error)
     where = unknown[2].partition(".")[2]
-    return (
-        f'Unknown name "{unknown[1]}"'
-        + (f" at '{where}'" if where else "")
-        + ": Cannot find field."
-    )
+    at = f" at '{where}'" if where else ""
+    return f'Unknown name "{unknown[1]}"{at}: Cannot find field.'
 
 
 def _demand(request: Any, kind: Any, at: str, *, deep: bool, spared: Collection[str] = ()) -> None:
@@ -261,23 +239,11 @@ def _demand(request: Any, kind: Any, at: str, *, deep: bool, spared: Collection[
     needed = required(kind)
     for field in plain.DESCRIPTOR.fields:
         where = f"{at}{field.name}"
-        present = (
-            bool(getattr(plain, field.name))
-            if field.is_repeated
-            else (
-                plain.HasField(field.name)
-                if field.has_presence
-                else getattr(plain, field.name) != field.default_value
-            )
-        )
-        if not present:
+        if not _is_set(plain, field):
             # An enum's first value may be meant; it is not written.
-            if (
-                field.name in needed
-                and field.name not in spared
-                and field.type != FieldDescriptor.TYPE_ENUM
-            ):
-                raise Refused("INVALID_ARGUMENT", f"Required field is not set: {where}.")
+            wanted = field.name in needed and field.name not in spared
+            if wanted and field.type != FieldDescriptor.TYPE_ENUM:
+                raise invalid(f"Required field is not set: {where}.")
             continue
         inner = kind.meta.fields[field.name].message if field.name in kind.meta.fields else None
         if not deep or not isinstance(inner, type) or not issubclass(inner, proto.Message):
@@ -288,6 +254,13 @@ def _demand(request: Any, kind: Any, at: str, *, deep: bool, spared: Collection[
         elif not field.message_type.GetOptions().map_entry:
             for index, value in enumerate(values):
                 _demand(value, inner, f"{where}[{index}].", deep=True)
+
+
+def _is_set(plain: message.Message, field: FieldDescriptor) -> bool:
+    if field.has_presence:
+        return bool(plain.HasField(field.name))
+    value = getattr(plain, field.name)
+    return bool(value) if field.is_repeated else bool(value != field.default_value)
 
 
 @cache

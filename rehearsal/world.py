@@ -2,14 +2,15 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from google.cloud import aiplatform_v1 as v1
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from rehearsal.errors import Refused, not_found
+from contract.docker import Docker
+from rehearsal.errors import not_found
 from rehearsal.faults import Faults
 
 
@@ -18,10 +19,15 @@ class Rules:
     """How strict this Google is; the defaults are the documented ones but for the patience."""
 
     docker: str = "docker"
+    """The client to use."""
     storage: str = ""
     """URL of the storage emulator, as clients on this machine and containers reach it."""
     registry: str = ""
     """host:port of the registry that stands for Artifact Registry."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Names that mean an image on this machine: name → ID."""
+    substitutions: Mapping[str, str] = field(default_factory=dict)
+    """Values that Cloud Build takes in place of a build's own, if it has them."""
     patience_s: float = 180
     """How long a model may take to get healthy. Google waits some 20 minutes."""
     cpus: int = 42
@@ -32,6 +38,13 @@ class Rules:
     dedicated_bytes: int = 10 * 2**20
     shared_s: float = 60
     dedicated_s: float = 600
+    probe_s: float = 10
+    """How often a deployed container is probed, and its port until it is ready; as Vertex AI does."""
+
+    @property
+    def engine(self) -> Docker:
+        """The engine that runs containers."""
+        return Docker(self.docker)
 
 
 @dataclass
@@ -114,14 +127,6 @@ def model_of(world: World, name: str) -> v1.Model:
     raise not_found("Model", name)
 
 
-def endpoint_of(world: World, name: str) -> v1.Endpoint:
-    """Return an endpoint; raise Refused."""
-    endpoint = world.endpoints.get(canonical(name))
-    if endpoint is None:
-        raise Refused("NOT_FOUND", f"Endpoint `{name}` not found.")
-    return endpoint
-
-
 def in_use(world: World, bare: str, version: str | None = None) -> list[tuple[str, str]]:
     """Return the (endpoint, deployed model's ID) pairs that serve a model, or one version of it."""
     return [
@@ -130,43 +135,3 @@ def in_use(world: World, bare: str, version: str | None = None) -> list[tuple[st
         for deployed in endpoint.deployed_models
         if deployed.model.partition("@")[0] == bare and version in (None, deployed.model_version_id)
     ]
-
-
-def page(
-    items: Iterable[Any], request: Any, matches: Callable[[Any, str], bool] | None = None
-) -> tuple[list[Any], str]:
-    """Return the items of a list request's page that its filter lets through, and the next page's token."""
-    found = list(items)
-    if wanted := getattr(request, "filter", ""):
-        for clause in re.split(r"\s+AND\s+", wanted):
-            found = [item for item in found if (matches or labelled)(item, clause.strip())]
-    for clause in reversed(
-        [each.split() for each in getattr(request, "order_by", "").split(",") if each]
-    ):
-        found.sort(key=lambda item: _sorted_by(item, clause[0]), reverse=clause[1:] == ["desc"])
-    first = int(request.page_token or 0)
-    size = request.page_size or 100
-    return found[first : first + size], str(first + size) if len(found) > first + size else ""
-
-
-def _sorted_by(item: Any, name: str) -> Any:
-    if not hasattr(item, name):
-        raise Refused("INVALID_ARGUMENT", f"Invalid order_by: no field {name}")
-    return getattr(item, name)
-
-
-def labelled(item: Any, clause: str) -> bool:
-    """Say whether an item keeps one clause of a filter, such as labels.team="x"; raise Refused."""
-    match = re.fullmatch(r'([\w.\-]+)\s*(!?=|:)\s*"?([^"]*)"?', clause)
-    if match is None:
-        raise Refused("UNIMPLEMENTED", f"the rehearsal does not read the filter {clause!r}")
-    key, sign, value = match.groups()
-    if key.startswith("labels."):
-        label = item.labels.get(key.removeprefix("labels."))
-        return (label is not None if value == "*" else label == value) == (sign != "!=")
-    name = {"model": "name", "endpoint": "name", "model_id": "name"}.get(key, key)
-    if not hasattr(item, name):
-        raise Refused("INVALID_ARGUMENT", f"Invalid filter: no field {key}")
-    have = str(getattr(item, name))
-    same = have.rsplit("/", 1)[-1] == value.rsplit("/", 1)[-1] if name == "name" else have == value
-    return same == (sign != "!=")

@@ -47,12 +47,7 @@ def build(name: str, model: Path, weights: Path, store: Path) -> Path:
         for package in PACKAGES:
             if (contents / package).exists():
                 raise BadArchive(f"{weights / package}: the archive has a package of this name")
-        for package, source in (
-            ("handler", ENTRY.parent),
-            ("task", ROOT / "task"),
-            ("engine", ROOT / "engine"),
-            ("model", model),
-        ):
+            source = model if package == "model" else ROOT / package
             shutil.copytree(source, contents / package, ignore=LEFT_OUT)
         rehearse(contents)
         _pack(name, contents, Path(scratch))
@@ -93,20 +88,9 @@ def rehearse(contents: Path) -> None:
 
 def _pack(name: str, contents: Path, target: Path) -> None:
     archiver = [
-        sys.executable,
-        "-m",
-        "model_archiver.model_packaging",
-        "--model-name",
-        name,
-        "--version",
-        "1.0",
-        "--handler",
-        str(ENTRY),
-        "--extra-files",
-        str(contents),
-        "--export-path",
-        str(target),
-        "--force",
+        *(sys.executable, "-m", "model_archiver.model_packaging", "--force"),
+        *(f"--model-name={name}", "--version=1.0", f"--handler={ENTRY}"),
+        *(f"--extra-files={contents}", f"--export-path={target}"),
     ]
     done = subprocess.run(archiver, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:

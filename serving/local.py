@@ -15,7 +15,7 @@ from pathlib import Path
 import storage
 from serving import artifact, java, machine, probe
 from serving.artifact import Artifact
-from serving.machine import MOST_AT_ONCE, Layout
+from serving.machine import MAX_BATCH_REQUESTS, Layout
 from serving.torchserve import NoTorchServe, Server, Settings
 from storage import files
 from storage.files import Say
@@ -76,7 +76,7 @@ def layout_of(text: str) -> Layout:
         raise argparse.ArgumentTypeError(f"{text}: expected WORKERSxTHREADS, such as 2x1,32,0")
     workers, threads, batch, delay = match.groups()
     return Layout(
-        int(workers), int(threads), int(batch or MOST_AT_ONCE), int(delay or 0), "--layout"
+        int(workers), int(threads), int(batch or MAX_BATCH_REQUESTS), int(delay or 0), "--layout"
     )
 
 

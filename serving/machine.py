@@ -19,7 +19,8 @@ WORTH_SPLITTING_MS = 4
 """A pass that takes this long on one thread is faster on several."""
 MOST_THREADS = 4
 """Threads for one pass; more of them gain little, another worker more."""
-MOST_AT_ONCE = 32
+MAX_BATCH_REQUESTS = 32
+"""Requests in one batch."""
 BATCH_MS = 250
 """What a batch may take: who comes while it runs waits for all of it."""
 
@@ -30,7 +31,7 @@ class Layout(NamedTuple):
     workers: int
     threads: int
     """OpenMP threads of each worker. workers x threads = cores: any more and they fight."""
-    batch_size: int = MOST_AT_ONCE
+    batch_size: int = MAX_BATCH_REQUESTS
     batch_delay_ms: int = 0
     """How long a request waits for others to make a batch with; 0: it takes those that wait too."""
     source: str = "default"
@@ -57,7 +58,9 @@ def layout(cores: int, memory: int | None, pass_ms: float = 0) -> Layout:
     threads = max(cores // workers, 1)
     if not pass_ms:
         return Layout(workers, threads)
-    return Layout(workers, threads, min(max(int(BATCH_MS * threads / pass_ms), 1), MOST_AT_ONCE))
+    return Layout(
+        workers, threads, min(max(int(BATCH_MS * threads / pass_ms), 1), MAX_BATCH_REQUESTS)
+    )
 
 
 def room(cores: int, memory: int | None) -> int:

@@ -6,11 +6,10 @@ import json
 import random
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import requests
 from PIL import Image, UnidentifiedImageError
 
 WIDTH = 28
@@ -33,19 +32,16 @@ class NoAnswer(Exception):
 def predict(url: str, picture: bytes, top_k: int, timeout_s: float = 60) -> Reply:
     """Ask the model at `url` for one picture; raise NoAnswer."""
     instance = {"b64": base64.b64encode(picture).decode()}
-    body = json.dumps({"instances": [instance], "parameters": {"top_k": top_k}}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    body = {"instances": [instance], "parameters": {"top_k": top_k}}
     began = time.perf_counter()
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
-            answer = response.read()
-    except urllib.error.HTTPError as error:
-        raise NoAnswer(f"{url} answers {error.code}: {_reason(error.read())}") from None
-    except OSError as error:
-        why = getattr(error, "reason", error)
-        raise NoAnswer(f"{url}: {why}. Is it running? Start it with: make serve") from None
+        response = requests.post(url, json=body, timeout=timeout_s)
+    except requests.RequestException as error:
+        raise NoAnswer(f"{url}: {error}. Is it running? Start it with: make serve") from None
     milliseconds = (time.perf_counter() - began) * 1000
-    return Reply(json.loads(answer)["predictions"][0], milliseconds)
+    if not response.ok:
+        raise NoAnswer(f"{url} answers {response.status_code}: {_reason(response.content)}")
+    return Reply(response.json()["predictions"][0], milliseconds)
 
 
 def blocks(picture: Image.Image) -> str:

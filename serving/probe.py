@@ -25,8 +25,8 @@ def ask(address: str, model: str, request: bytes, timeout_s: float) -> Answer:
     The answer is healthy when it is a 200 with predictions. That they are the right ones is
     seen to by the handler, which refuses to start otherwise.
     """
-    exchange = Exchange("POST", f"/predictions/{model}", request, _predictions)
-    return _send(address, exchange, timeout_s)
+    document, detail = _send(address, "POST", f"/predictions/{model}", request, timeout_s)
+    return Answer(isinstance(document, dict) and "predictions" in document, detail)
 
 
 def workers(management: str, model: str, timeout_s: float) -> Answer:
@@ -34,7 +34,12 @@ def workers(management: str, model: str, timeout_s: float) -> Answer:
 
     For a model without a request that it could be asked.
     """
-    return _send(management, Exchange("GET", f"/models/{model}", None, _some_ready), timeout_s)
+    document, detail = _send(management, "GET", f"/models/{model}", None, timeout_s)
+    try:
+        ready = any(worker["status"] == "READY" for worker in document[0]["workers"])  # type: ignore[index]
+    except (TypeError, LookupError):
+        ready = False
+    return Answer(ready, detail)
 
 
 def asking(settings: Settings, golden_request: bytes | None) -> Callable[[float], Answer]:
@@ -44,39 +49,22 @@ def asking(settings: Settings, golden_request: bytes | None) -> Callable[[float]
     return functools.partial(ask, settings.address, settings.model, golden_request)
 
 
-class Exchange(NamedTuple):
-    """A question, and how to tell a good answer by its JSON."""
-
-    method: str
-    path: str
-    body: bytes | None
-    is_healthy: Callable[[object], bool]
-
-
-def _predictions(document: object) -> bool:
-    return isinstance(document, dict) and "predictions" in document
-
-
-def _some_ready(document: object) -> bool:
-    try:
-        return any(worker["status"] == "READY" for worker in document[0]["workers"])  # type: ignore[index]
-    except (TypeError, LookupError):
-        return False
-
-
-def _send(address: str, exchange: Exchange, timeout_s: float) -> Answer:
+def _send(
+    address: str, method: str, path: str, body: bytes | None, timeout_s: float
+) -> tuple[object, str]:
+    """Return the JSON of a 200, None for any other answer, and the status and body as text."""
     connection = _connection(address, timeout_s)
     headers = {"Content-Type": "application/json", "Host": "localhost"}
     try:
-        connection.request(exchange.method, exchange.path, exchange.body, headers)
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
         text = response.read()
-        healthy = response.status == 200 and exchange.is_healthy(json.loads(text))
+        document = json.loads(text) if response.status == 200 else None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return Answer(False, f"{type(error).__name__}: {error}")
+        return None, f"{type(error).__name__}: {error}"
     finally:
         connection.close()
-    return Answer(healthy, f"{response.status} {text[:200].decode(errors='replace')}")
+    return document, f"{response.status} {text[:200].decode(errors='replace')}"
 
 
 def _connection(address: str, timeout_s: float) -> http.client.HTTPConnection:

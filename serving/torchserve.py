@@ -164,8 +164,6 @@ def environment(settings: Settings) -> dict[str, str]:
     return inherited | {
         "OMP_NUM_THREADS": str(settings.layout.threads),
         "PYTHONUNBUFFERED": "1",
-        # torch warns where there is no NumPy; the image has none, and nothing here needs it.
-        "PYTHONWARNINGS": "ignore:Failed to initialize NumPy",
         "WORKER_LOG_LEVEL": "DEBUG" if settings.verbose else "INFO",
         "LOG_LOCATION": str(settings.run),
         "METRICS_LOCATION": str(settings.run),

@@ -66,6 +66,7 @@ class One:
 
     def __init__(self, folder: Storage, name: str) -> None:
         self._folder, self._name = folder, name
+        self.fetch, self.close = folder.fetch, folder.close
 
     def files(self) -> dict[str, int]:
         """As Storage says."""
@@ -73,11 +74,3 @@ class One:
         if self._name not in found:
             raise NotFetched(f"{self._name} is not among {', '.join(sorted(found)[:8])}")
         return {self._name: found[self._name]}
-
-    def fetch(self, name: str, target: Path) -> None:
-        """As Storage says."""
-        self._folder.fetch(name, target)
-
-    def close(self) -> None:
-        """As Storage says."""
-        self._folder.close()

@@ -34,16 +34,21 @@ class Instruments:
     def __init__(self, meter: Meter, about: Mapping[str, str], workers: int, looks: Looks) -> None:
         """`about` are the labels of the model; `workers` may start before one is a restart."""
         self._expected = workers
-        self._answered = meter.create_histogram(
+        self._answered = _seconds(
+            meter,
             "http_server_request_duration_seconds",
-            "s",
             "From a request's last byte in to its answer's last byte out, at the front door",
-            explicit_bucket_boundaries_advisory=SECONDS,
         )
-        self._waited = _seconds(meter, "queue_wait", "From the front door to a worker")
-        self._decoded = _seconds(meter, "decode", "Bodies parsed and instances decoded, a batch")
-        self._passed = _seconds(meter, "forward", "The model's pass, a batch")
-        self._handled = _seconds(meter, "batch_duration", "All that a worker did for a batch")
+        self._waited = _seconds(
+            meter, "serving_queue_wait_seconds", "From the front door to a worker"
+        )
+        self._decoded = _seconds(
+            meter, "serving_decode_seconds", "Bodies parsed and instances decoded, a batch"
+        )
+        self._passed = _seconds(meter, "serving_forward_seconds", "The model's pass, a batch")
+        self._handled = _seconds(
+            meter, "serving_batch_duration_seconds", "All that a worker did for a batch"
+        )
         self._requests = _counts(meter, "batch_requests", "Requests in a batch")
         self._instances = _counts(meter, "batch_instances", "Instances in a batch")
         self._total = meter.create_counter(
@@ -118,7 +123,7 @@ class Instruments:
 
 def _seconds(meter: Meter, name: str, description: str) -> Histogram:
     return meter.create_histogram(
-        f"serving_{name}_seconds", "s", description, explicit_bucket_boundaries_advisory=SECONDS
+        name, "s", description, explicit_bucket_boundaries_advisory=SECONDS
     )
 
 

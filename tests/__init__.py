@@ -1,1 +1,1 @@
-"""The contract, by what it takes to run it: unit/, torchserve/, container/."""
+"""The tests, in a folder for each thing that it takes to run them or that they are about."""

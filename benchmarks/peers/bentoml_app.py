@@ -18,6 +18,5 @@ class Inference:
         route="/predict", batchable=True, max_batch_size=LARGEST_BATCH, max_latency_ms=10_000
     )
     def predict(self, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Answer the instances of a batch of requests, which BentoML has put in one list."""
         (predictions,) = self.core.predict([instances])
         return predictions

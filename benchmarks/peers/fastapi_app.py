@@ -22,7 +22,6 @@ def _load() -> None:
 
 @app.post("/predict")
 async def predict(request: Request) -> Response:
-    """Answer a request."""
     assert core is not None
     return Response(core.answer(await request.body()), media_type="application/json")
 

@@ -16,23 +16,18 @@ class Inference(LitAPI):
         self.core = Core()
 
     def decode_request(self, request: dict[str, Any]) -> Any:
-        """Take the instances."""
         return request["instances"]
 
     def batch(self, inputs: list[Any]) -> list[Any]:
-        """Leave the requests as they are: the core makes one pass of them."""
         return inputs
 
     def predict(self, inputs: Any) -> Any:
-        """Answer a batch of requests."""
         return self.core.predict(inputs)
 
     def unbatch(self, output: Any) -> Any:
-        """Give each its own."""
         return output
 
     def encode_response(self, output: Any) -> dict[str, Any]:
-        """Write an answer."""
         return {"predictions": output}
 
 

@@ -15,15 +15,12 @@ class Inference(Worker):
         self.core = Core()
 
     def deserialize(self, data: bytes) -> Any:
-        """Read a request."""
         return orjson.loads(data)["instances"]
 
     def forward(self, data: list[Any]) -> list[Any]:
-        """Answer a batch of requests."""
         return self.core.predict(data)
 
     def serialize(self, data: Any) -> bytes:
-        """Write an answer."""
         return orjson.dumps({"predictions": data})
 
 

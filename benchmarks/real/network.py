@@ -14,10 +14,7 @@ class ResNet18(nn.Module):
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False),
-            nn.BatchNorm2d(64),
-            nn.ReLU(),
-            nn.MaxPool2d(3, stride=2, padding=1),
+            *_convolution(3, 64, 7, stride=2), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)
         )
         self.stages = nn.Sequential(
             *_stage(64, 64, stride=1),
@@ -31,8 +28,7 @@ class ResNet18(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the logits of each picture."""
-        logits: Tensor = self.classify(self.stages(self.stem(pictures)))
-        return logits
+        return self.classify(self.stages(self.stem(pictures)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -41,23 +37,24 @@ class Block(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
         self.path = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
+            *_convolution(channels_in, channels_out, 3, stride),
             nn.ReLU(),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
+            *_convolution(channels_out, channels_out, 3),
         )
         self.around: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
-            self.around = nn.Sequential(
-                nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False),
-                nn.BatchNorm2d(channels_out),
-            )
+            self.around = nn.Sequential(*_convolution(channels_in, channels_out, 1, stride))
 
     def forward(self, features: Tensor) -> Tensor:
         """Add what the path makes of the features to the features."""
-        summed: Tensor = self.path(features) + self.around(features)
-        return summed.relu()
+        return (self.path(features) + self.around(features)).relu()  # type: ignore[no-any-return]
+
+
+def _convolution(
+    channels_in: int, channels_out: int, size: int, stride: int = 1
+) -> tuple[nn.Module, nn.Module]:
+    convolution = nn.Conv2d(channels_in, channels_out, size, stride, size // 2, bias=False)
+    return convolution, nn.BatchNorm2d(channels_out)
 
 
 def _stage(channels_in: int, channels_out: int, stride: int) -> tuple[nn.Module, ...]:

@@ -4,9 +4,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.network import SIDE
 from task import JSON
 from task.images import read_image
+
+from .network import SIDE
 
 CROPPED = 0.875
 """How much of the shorter side is kept, in the middle: 224 of 256 in the usual words."""

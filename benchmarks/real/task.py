@@ -1,6 +1,7 @@
-"""Photographs in, the likeliest of a thousand classes out: a picture classifier as they are made.
+"""Photographs in, the likeliest of a thousand classes out: a typical image classifier.
 
-The weights are drawn, not trained: what an answer costs does not depend on them.
+The weights are drawn, not trained: what an answer costs does not depend on them. The imports are
+relative because this folder is the package `model` in an archive.
 """
 
 import json
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 import engine
-from model import network, picture
 from task import JSON, Golden
+
+from . import network, picture
 
 TOP_K = 5
 MEAN, SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -54,9 +56,14 @@ class PhotographTask:
         return pixels.sub_(self._mean).div_(self._spread)
 
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> dict[str, Any]:  # noqa: ARG002
-        """Turn (classes,) probabilities into the likeliest classes."""
+        """Turn (classes,) probabilities into the likeliest class, and the five likeliest.
+
+        Drawn weights give some classes nearly the same score, so that another engine or batch size
+        may rank them otherwise; the likeliest leads by far and is what the golden request expects.
+        """
         scores, classes = row.topk(TOP_K)
         return {
+            "class": int(classes[0]),
             "classes": classes.tolist(),
             "scores": [round(score, 6) for score in scores.tolist()],
         }

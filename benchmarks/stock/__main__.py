@@ -1,6 +1,7 @@
 """Start TorchServe as the samples do, with the task of an archive of ours, until it is ended."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 from serving import java
 from serving.torchserve import free_port
 
+HANDLER = Path(__file__).with_name("stock_handler.py")
+MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG = """inference_address=http://127.0.0.1:{port}
 management_address=http://127.0.0.1:{management}
 metrics_address=http://127.0.0.1:{metrics}
@@ -18,66 +21,41 @@ grpc_inference_port={grpc}
 grpc_management_port={grpc_management}
 service_envelope=json
 """
-"""The samples' own: addresses and the envelope. The ports are others, to run beside the rest."""
+"""The samples' own: addresses and the envelope. Only the ports differ, to run beside the rest."""
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the command line, pack the archive and run TorchServe."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stock", description=__doc__)
     parser.add_argument("--archive", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="stock-") as scratch:
         folder = Path(scratch)
-        _pack(args.archive, folder)
-        config = folder / "config.properties"
+        _pack(args.archive, folder / "stock.mar")
         names = ("management", "metrics", "grpc", "grpc_management")
-        config.write_text(CONFIG.format(port=args.port, **{name: free_port() for name in names}))
+        ports = {name: free_port() for name in names}
+        (folder / "config.properties").write_text(CONFIG.format(port=args.port, **ports))
         home = Path(java.find().executable).resolve().parent.parent
-        torchserve = [str(Path(sys.executable).with_name("torchserve")), "--start", "--foreground"]
-        subprocess.run(
-            [
-                *torchserve,
-                "--ts-config",
-                str(config),
-                "--models",
-                "stock=stock.mar",
-                "--model-store",
-                str(folder),
-                "--disable-token-auth",
-                "--no-config-snapshots",
-            ],
-            cwd=folder,
-            env=os.environ | {"JAVA_HOME": str(home)},
-            check=False,
+        options = (
+            "--start --foreground --ts-config config.properties --models stock=stock.mar "
+            "--model-store . --disable-token-auth --no-config-snapshots"
         )
+        torchserve = Path(sys.executable).with_name("torchserve")
+        environment = os.environ | {"JAVA_HOME": str(home)}
+        subprocess.run([torchserve, *options.split()], cwd=folder, env=environment, check=False)
 
 
-def _pack(archive: Path, folder: Path) -> None:
-    contents = folder / "contents"
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(contents)
-    (contents / "vertex_handler.py").unlink()
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "model_archiver.model_packaging",
-            "--model-name",
-            "stock",
-            "--version",
-            "1.0",
-            "--handler",
-            str(Path(__file__).with_name("stock_handler.py")),
-            "--extra-files",
-            str(contents),
-            "--export-path",
-            str(folder),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+def _pack(archive: Path, target: Path) -> None:
+    """Write an archive with the same contents and the samples' handler."""
+    with zipfile.ZipFile(archive) as ours, zipfile.ZipFile(target, "w") as packed:
+        for name in ours.namelist():
+            if name not in (MANIFEST, "vertex_handler.py"):
+                packed.writestr(name, ours.read(name))
+        manifest = json.loads(ours.read(MANIFEST))
+        manifest["model"] |= {"modelName": "stock", "handler": HANDLER.name}
+        packed.writestr(MANIFEST, json.dumps(manifest))
+        packed.write(HANDLER, HANDLER.name)
 
 
 if __name__ == "__main__":

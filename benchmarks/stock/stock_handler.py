@@ -14,13 +14,11 @@ class StockHandler:
     """Answers the instances of one request."""
 
     def initialize(self, context: Any) -> None:
-        """Load the task that lies in the archive."""
         from model.task import load  # noqa: PLC0415  the archive's
 
         self.task = load(Path(context.system_properties["model_dir"]), torch.device("cpu"))
 
     def handle(self, data: list[bytes], _context: Any) -> list[Any]:
-        """Answer them in one pass."""
         # The envelope has decoded the base64; the task takes a request's own words.
         instances = [{"b64": base64.b64encode(picture).decode()} for picture in data]
         tensors = torch.stack([self.task.preprocess(instance) for instance in instances])

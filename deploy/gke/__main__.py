@@ -6,53 +6,37 @@ kubernetes/.
 """
 
 import argparse
-import signal
-import sys
 
-from deploy import settings as settings_module
-from deploy.__main__ import interrupt
-from deploy.errors import Interrupted, Lost, Stop
-from deploy.gke import programs
+from deploy import cli, programs, settings
+from deploy.errors import Stop
+from deploy.gke.cluster import Cluster
+from deploy.gke.overlay import KUBECONFIG
 
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused, 130 interrupted."""
     args = _parser().parse_args(words)
-    try:
-        _run(args)
-    except Interrupted:
-        print("\ninterrupted. The same command goes on from here.", flush=True)
-        sys.exit(130)
-    except (Stop, Lost) as stop:
-        print(f"deploy.gke: {stop}", file=sys.stderr)
-        print(f"  {getattr(stop, 'do', '') or 'run the same command again'}", file=sys.stderr)
-        sys.exit(1)
+    cli.run("deploy.gke", lambda: _run(args), "The same command goes on from here.")
 
 
 def _run(args: argparse.Namespace) -> None:
-    found = settings_module.read(vars(args), file=args.settings)
+    found = settings.read(vars(args), file=args.settings)
     if not args.cluster:
         raise Stop(
             "no cluster is named",
             f"CLUSTER=…, one of: gcloud container clusters list --project={found.project}",
         )
-    programs.require()
-    # So far nothing has waited for Google's libraries.
-    from deploy.gke.cluster import Cluster  # noqa: PLC0415
-    from deploy.google import Google  # noqa: PLC0415
-
+    programs.require("gcloud", "kubectl", "gke-gcloud-auth-plugin")
     if not args.dry_run:
-        settings_module.remember(found)
-    run = programs.Programs(_say, args.dry_run)
+        settings.remember(found)
+    run = programs.Programs(cli.say, args.dry_run, environ={"KUBECONFIG": str(KUBECONFIG)})
     there = Cluster(args.cluster, args.location or found.region, found, run)
     if args.command == "deploy":
-        there.deploy(Google(found, _say, dry_run=args.dry_run), queue_wait=args.queue_wait)
+        from deploy.google import Google  # noqa: PLC0415  nothing else waits for Google's libraries
+
+        there.deploy(Google(found, cli.say, dry_run=args.dry_run), queue_wait=args.queue_wait)
     else:
         there.undeploy(yes=args.yes)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,22 +51,10 @@ def _parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=text, description=text)
         one.add_argument("--cluster", default="", help="the cluster's name")
         one.add_argument("--location", default="", help="its region or zone (default: the region)")
-        one.add_argument("--project", help="(default: the one last used)")
-        one.add_argument("--region", help="of the image (default: the one last used)")
-        one.add_argument(
-            "--settings",
-            type=type(settings_module.FILE),
-            default=settings_module.FILE,
-            metavar="FILE",
-            help="(default: deploy.toml)",
-        )
-        one.add_argument(
-            "--dry-run", action="store_true", help="print what would be run, change nothing"
-        )
+        settings.add_options(one, ("project", "region", "image"))
         return one
 
     one = add("deploy", "let three pods and more of the image answer in a cluster")
-    one.add_argument("--image", help="NAME@sha256:… (default: the one of these sources)")
     one.add_argument(
         "--queue-wait",
         action="store_true",
@@ -94,6 +66,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGINT, interrupt)
+    cli.handle_signals()
     main()

@@ -3,15 +3,18 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploy import image
-from deploy.agree import agree
+from deploy.cli import confirm
 from deploy.errors import Stop
 from deploy.gke import overlay
-from deploy.gke.overlay import APP
-from deploy.gke.programs import KUBECONFIG, Programs
-from deploy.google import Google
+from deploy.gke.overlay import APP, KUBECONFIG
+from deploy.programs import Programs
 from deploy.settings import Settings
+
+if TYPE_CHECKING:
+    from deploy.google import Google
 
 ROLLOUT = "10m"
 METRIC = "custom.metrics.k8s.io"
@@ -25,9 +28,9 @@ class Cluster:
     location: str
     """its region, or its zone"""
     settings: Settings
-    run: Programs
+    programs: Programs
 
-    def deploy(self, google: Google, *, queue_wait: bool) -> None:
+    def deploy(self, google: "Google", *, queue_wait: bool) -> None:
         """Do all that is missing but the image; raise Stop."""
         found = image.find(google)
         if found is None or not re.fullmatch("sha256:[0-9a-f]{64}", found.digest):
@@ -35,13 +38,13 @@ class Cluster:
                 f"the image {self.settings.image or 'of these sources'} is not in the registry, or has no digest",
                 "make push or make build-cloud, with the same PROJECT and REGION; or --image NAME@sha256:…",
             )
-        self.run.say(f"the image is there: {found.uri}")
+        self.programs.say(f"the image is there: {found.uri}")
         content = overlay.kustomization(self.settings, found.uri, queue_wait=queue_wait)
         folder = overlay.write(self.settings, content)
         self._connect()
-        if not self.run.dry_run:
+        if not self.programs.dry_run:
             self._require(queue_wait=queue_wait)
-        self.run.change(
+        self._change(
             ["kubectl", "apply", "--server-side", "-k", str(folder)],
             Stop(
                 "the cluster refuses it, as it says above",
@@ -49,7 +52,7 @@ class Cluster:
             ),
         )
         here = ["--namespace", self.settings.name]
-        self.run.change(
+        self._change(
             ["kubectl", "rollout", "status", f"deployment/{APP}", *here, f"--timeout={ROLLOUT}"],
             Stop(
                 f"the pods are not ready within {ROLLOUT}; those before go on serving",
@@ -57,11 +60,11 @@ class Cluster:
                 "container that cannot serve says why in its last line",
             ),
         )
-        if self.run.dry_run:
-            self.run.say(f"what would be applied: kubectl kustomize {folder}")
+        if self.programs.dry_run:
+            self.programs.say(f"what would be applied: kubectl kustomize {folder}")
             return
         kubectl = f"KUBECONFIG={KUBECONFIG} kubectl {' '.join(here)}"
-        self.run.say(
+        self.programs.say(
             f"\n{self.settings.name} answers in the cluster at http://{APP}.{self.settings.name}/predictions/digits\n"
             f"  within the network: {kubectl} get gateway {APP}\n"
             f"  from here: {kubectl} port-forward service/{APP} 8080:80, and make predict\n"
@@ -72,29 +75,34 @@ class Cluster:
         """Delete what deploy has made but the namespace; it asks first. Raise Stop."""
         folder = overlay.write(self.settings, overlay.remains(self.settings))
         self._connect()
-        if not self.run.dry_run:
+        if not self.programs.dry_run:
             found = self._there(folder)
             if not found:
-                self.run.say(f"nothing of {self.settings.name} is in {self.name}: nothing changed")
+                self.programs.say(
+                    f"nothing of {self.settings.name} is in {self.name}: nothing changed"
+                )
                 return
-            self.run.say("This will be gone:")
+            self.programs.say("This will be gone:")
             for line in found:
-                self.run.say(f"  {line}")
+                self.programs.say(f"  {line}")
             if not yes:
-                agree(self.settings.name)
-        self.run.change(
+                confirm(self.settings.name)
+        self._change(
             ["kubectl", "delete", "--ignore-not-found", "-k", str(folder)],
             Stop("not all of it is gone, as it says above", "run the same command again"),
         )
-        if not self.run.dry_run:
-            self.run.say(
+        if not self.programs.dry_run:
+            self.programs.say(
                 "nothing of it is left that costs; the cluster is, and the empty namespace: "
                 f"kubectl delete namespace {self.settings.name}"
             )
 
+    def _change(self, words: list[str], otherwise: Stop) -> None:
+        self.programs.run(words, otherwise, shown=True)
+
     def _connect(self) -> None:
         where = [f"--location={self.location}", f"--project={self.settings.project}"]
-        self.run.change(
+        self._change(
             ["gcloud", "container", "clusters", "get-credentials", self.name, *where],
             Stop(
                 f"there is no way to the cluster {self.name} in {self.location}, as it says above",
@@ -106,7 +114,7 @@ class Cluster:
 
     def _require(self, *, queue_wait: bool) -> None:
         """Raise Stop where the cluster does not know what the manifests speak of."""
-        served = self.run.ask(
+        served = self.programs.run(
             ["kubectl", "api-versions"], Stop("the cluster does not answer", "try again")
         )
         groups = {line.partition("/")[0] for line in served.split()}
@@ -126,7 +134,7 @@ class Cluster:
             )
 
     def _there(self, folder: Path) -> list[str]:
-        listed = self.run.ask(
+        listed = self.programs.run(
             ["kubectl", "get", "--ignore-not-found", "-k", str(folder), "--output=name"],
             Stop("the cluster does not answer, as it says above", "try again"),
         )

@@ -9,6 +9,8 @@ from deploy.settings import Settings
 
 WRITTEN = Path("build/gke")
 """A folder for each name, and the kubeconfig that is used instead of one's own."""
+KUBECONFIG = WRITTEN / "kubeconfig"
+"""Of ours alone: whatever cluster your kubectl looks at, it goes on looking there."""
 MANIFESTS = "../../../kubernetes"
 IMAGE = "vertex-torchserve"
 """The name that the manifests give the image."""

@@ -1,13 +1,13 @@
-"""Everything that is said to Google. No other package of deploy imports its libraries."""
+"""Calls to Google's APIs for one project and region."""
 
 from typing import Any
 
 from deploy.google.around import Around
 from deploy.google.artifacts import Artifacts
-from deploy.google.batches import Batch, Batches, Wanted
-from deploy.google.vertex import Version, Vertex, container, written
+from deploy.google.batches import Batch, Batches
+from deploy.google.vertex import Vertex
 
-__all__ = ["Batch", "Google", "Version", "Wanted", "container", "written"]
+__all__ = ["Batch", "Google"]
 
 
 class Google(Vertex, Batches, Artifacts, Around):

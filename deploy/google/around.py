@@ -8,7 +8,7 @@ from google.api_core import exceptions
 from google.cloud import resourcemanager_v3
 
 from deploy.explain import explain
-from deploy.google.wire import TIMEOUT_S, Wire, said
+from deploy.google.wire import Wire, said
 
 ONLINE = "aiplatform.googleapis.com/prediction/online/"
 
@@ -22,9 +22,7 @@ class Around(Wire):
             "resource": f"projects/{self.settings.project}",
             "permissions": list(permissions),
         }
-        answer = self._read(
-            lambda: self._projects.test_iam_permissions(request=request, timeout=TIMEOUT_S)
-        )
+        answer = self._read(self._projects.test_iam_permissions, request=request)
         return [each for each in permissions if each not in answer.permissions]
 
     def series(
@@ -42,7 +40,7 @@ class Around(Wire):
         }
         base = self.settings.api_endpoint or "https://monitoring.googleapis.com"
         url = f"{base}/v3/projects/{self.settings.project}/timeSeries"
-        reply = self._read(lambda: self._session.get(url, params=query, timeout=TIMEOUT_S))
+        reply = self._read(self._session.get, url, params=query)
         if reply.status_code != 200:
             raise explain(
                 said(exceptions.from_http_response(reply), "reading Cloud Monitoring"),

@@ -3,12 +3,11 @@
 import functools
 from typing import Any
 
-from google.api_core import exceptions
 from google.cloud import artifactregistry_v1 as ar
 from google.cloud import storage
 
 from deploy.explain import Said, explain
-from deploy.google.wire import TIMEOUT_S, Wire
+from deploy.google.wire import Wire
 
 MANIFESTS = ", ".join(
     (
@@ -25,21 +24,11 @@ class Artifacts(Wire):
 
     def repository(self) -> bool:
         """Say whether the repository for images is there."""
-        try:
-            self._read(
-                lambda: self._registry.get_repository(name=self._repository, timeout=TIMEOUT_S)
-            )
-        except exceptions.NotFound:
-            return False
-        return True
+        return self._find(self._registry.get_repository, name=self._repository) is not None
 
     def has_images(self) -> bool:
         """Say whether the repository has images of this name."""
-        if not self.repository():
-            return False
-        found = self._read(
-            lambda: list(self._registry.list_packages(parent=self._repository, timeout=TIMEOUT_S))
-        )
+        found = self._list(self._registry.list_packages, parent=self._repository)
         return any(each.name.endswith(f"/packages/{self.settings.name}") for each in found)
 
     def digest(self, tag: str) -> str | None:
@@ -47,9 +36,7 @@ class Artifacts(Wire):
         host, _, path = self.settings.image_name.partition("/")
         scheme = "http" if host.startswith(("127.0.0.1", "localhost")) else "https"
         url = f"{scheme}://{host}/v2/{path}/manifests/{tag}"
-        reply = self._read(
-            lambda: self._session.head(url, headers={"Accept": MANIFESTS}, timeout=TIMEOUT_S)
-        )
+        reply = self._read(self._session.head, url, headers={"Accept": MANIFESTS})
         if reply.status_code == 404:
             return None
         if reply.status_code != 200:
@@ -73,31 +60,18 @@ class Artifacts(Wire):
             repository=ar.Repository(format_=ar.Repository.Format.DOCKER, description=description),
         )
         self._start(
-            f"creating the repository {s.repository}",
-            "ArtifactRegistry.CreateRepository",
-            request,
-            self._registry.create_repository,
+            f"creating the repository {s.repository}", self._registry.create_repository, request
         )
 
     def delete_images(self) -> None:
         """Delete the images of this name from the repository."""
         request = ar.DeletePackageRequest(name=f"{self._repository}/packages/{self.settings.name}")
-        self._start(
-            "deleting the images",
-            "ArtifactRegistry.DeletePackage",
-            request,
-            self._registry.delete_package,
-        )
+        self._start("deleting the images", self._registry.delete_package, request)
 
     def sources(self, folder: str) -> list[Any]:
         """Return the objects under a gs:// folder; none where there is no such bucket."""
         bucket, _, prefix = folder.removeprefix("gs://").partition("/")
-        try:
-            return self._read(
-                lambda: list(self._storage.list_blobs(bucket, prefix=prefix, timeout=TIMEOUT_S))
-            )
-        except exceptions.NotFound:
-            return []
+        return self._list(self._storage.list_blobs, bucket, prefix=prefix)
 
     def delete_sources(self, folder: str) -> None:
         """Delete what lies under a gs:// folder."""
@@ -107,7 +81,7 @@ class Artifacts(Wire):
                     "storage.objects.delete", {"bucket": blob.bucket.name, "name": blob.name}
                 )
             else:
-                self._read(functools.partial(blob.delete, timeout=TIMEOUT_S))
+                self._read(blob.delete)
 
     @property
     def _repository(self) -> str:

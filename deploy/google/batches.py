@@ -9,7 +9,7 @@ from google.cloud import aiplatform_v1 as v1
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
-from deploy.google.wire import TIMEOUT_S, Wire
+from deploy.google.wire import Wire
 
 
 @dataclass(frozen=True)
@@ -32,33 +32,12 @@ class Batch:
         return self.state in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A batch prediction job that is to begin."""
-
-    model: str
-    """With its version: projects/…/models/NAME@VERSION"""
-    source: str
-    """gs://…: JSON lines"""
-    output: str
-    """gs://…: a folder"""
-    parameters: Any
-    machine: str
-    replicas: int
-
-
 class Batches(Wire):
     """What Vertex AI's job service is asked."""
 
     def batches(self) -> list[Batch]:
         """Return the region's batch prediction jobs of this model that are not over."""
-        found = self._read(
-            lambda: list(
-                self._jobs.list_batch_prediction_jobs(
-                    parent=self.settings.location, timeout=TIMEOUT_S
-                )
-            )
-        )
+        found = self._list(self._jobs.list_batch_prediction_jobs, parent=self.settings.location)
         ours = [
             _batch(each)
             for each in found
@@ -68,51 +47,44 @@ class Batches(Wire):
 
     def batch(self, name: str) -> Batch:
         """Return a batch prediction job."""
-        return _batch(
-            self._read(lambda: self._jobs.get_batch_prediction_job(name=name, timeout=TIMEOUT_S))
-        )
+        return _batch(self._read(self._jobs.get_batch_prediction_job, name=name))
 
-    def start_batch(self, wanted: Wanted) -> str:
-        """Begin a batch prediction job; return its name."""
-        machine = v1.MachineSpec(machine_type=wanted.machine)
+    def start_batch(
+        self, version: str, source: str, output: str, parameters: Any, replicas: int
+    ) -> str:
+        """Begin a batch prediction job; return its name.
+
+        `source` is gs://… with JSON lines, `output` a gs://… folder.
+        """
+        machine = v1.MachineSpec(machine_type=self.settings.machine_type)
         job = v1.BatchPredictionJob(
             display_name=f"{self.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}",
-            model=wanted.model,
+            model=f"{self.settings.model}@{version}",
             input_config=v1.BatchPredictionJob.InputConfig(
-                instances_format="jsonl", gcs_source=v1.GcsSource(uris=[wanted.source])
+                instances_format="jsonl", gcs_source=v1.GcsSource(uris=[source])
             ),
             output_config=v1.BatchPredictionJob.OutputConfig(
                 predictions_format="jsonl",
-                gcs_destination=v1.GcsDestination(output_uri_prefix=wanted.output),
+                gcs_destination=v1.GcsDestination(output_uri_prefix=output),
             ),
             dedicated_resources=v1.BatchDedicatedResources(
                 machine_spec=machine,
-                starting_replica_count=wanted.replicas,
-                max_replica_count=wanted.replicas,
+                starting_replica_count=replicas,
+                max_replica_count=replicas,
             ),
         )
-        if wanted.parameters is not None:
-            job.model_parameters = json_format.ParseDict(wanted.parameters, Value())
+        if parameters is not None:
+            job.model_parameters = json_format.ParseDict(parameters, Value())
         request = v1.CreateBatchPredictionJobRequest(
             parent=self.settings.location, batch_prediction_job=job
         )
-        begun = self._change(
-            "beginning the job",
-            "JobService.CreateBatchPredictionJob",
-            request,
-            self._jobs.create_batch_prediction_job,
-        )
+        begun = self._change("beginning the job", self._jobs.create_batch_prediction_job, request)
         return str(begun.name) if begun is not None else ""
 
     def cancel_batch(self, name: str) -> None:
         """Ask a batch prediction job to end."""
         request = v1.CancelBatchPredictionJobRequest(name=name)
-        self._change(
-            "cancelling a batch job",
-            "JobService.CancelBatchPredictionJob",
-            request,
-            self._jobs.cancel_batch_prediction_job,
-        )
+        self._change("cancelling a batch job", self._jobs.cancel_batch_prediction_job, request)
 
     @functools.cached_property
     def _jobs(self) -> Any:

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import requests
@@ -25,33 +24,18 @@ SET = ("imageUri", "ports", "healthRoute", "predictRoute", "env", "sharedMemoryS
 """What `container` sets."""
 
 
-@dataclass(frozen=True)
-class Version:
-    """A version of the model."""
-
-    number: str
-    labels: Mapping[str, str]
-    aliases: tuple[str, ...]
-    container: Mapping[str, Any]
-    """What was set of it; see `written`."""
-    artifact_uri: str
-    created: str
-    image: str
-
-
 class Vertex(Wire):
     """What Vertex AI's endpoint, model and prediction services are asked."""
 
     def state(self) -> State | None:
         """Return the endpoint as it is now; None where there is none."""
         pending = self.pending(self.settings.endpoint)
-        try:
-            found = self._read(
-                lambda: self._endpoints.get_endpoint(name=self.settings.endpoint, timeout=TIMEOUT_S)
-            )
-        except exceptions.NotFound:
+        found = self._find(self._endpoints.get_endpoint, name=self.settings.endpoint)
+        if found is None:
             return State(pending=pending) if pending else None
-        default = next((v.number for v in self.versions() if "default" in v.aliases), "")
+        default = next(
+            (each.version_id for each in self.versions() if "default" in each.version_aliases), ""
+        )
         return State(
             _deployed(found),
             dict(found.traffic_split),
@@ -64,35 +48,27 @@ class Vertex(Wire):
 
     def all_endpoints(self) -> list[tuple[str, tuple[Deployed, ...], dict[str, int]]]:
         """Return (name, what is deployed, split) of every endpoint in the region."""
-        found = self._read(
-            lambda: list(
-                self._endpoints.list_endpoints(parent=self.settings.location, timeout=TIMEOUT_S)
-            )
-        )
+        found = self._list(self._endpoints.list_endpoints, parent=self.settings.location)
         return [(each.name, _deployed(each), dict(each.traffic_split)) for each in found]
 
-    def versions(self) -> list[Version]:
+    def versions(self) -> list[v1.Model]:
         """Return the model's versions, the newest first; none where there is no model."""
-        try:
-            found = self._read(
-                lambda: list(
-                    self._models.list_model_versions(name=self.settings.model, timeout=TIMEOUT_S)
-                )
-            )
-        except exceptions.NotFound:
-            return []
-        return sorted(map(_version, found), key=lambda each: int(each.number), reverse=True)
+        found = self._list(self._models.list_model_versions, name=self.settings.model)
+        return sorted(found, key=lambda each: int(each.version_id), reverse=True)
+
+    def version_of(self, image: str, known: list[v1.Model]) -> str:
+        """Return the version that an upload of an image would make again; "" where there is none."""
+        wanted = written(container(self.settings, image)), self.settings.artifact_uri
+        same = (
+            each for each in known if (written(each.container_spec), each.artifact_uri) == wanted
+        )
+        return next((str(each.version_id) for each in same), "")
 
     def pending(self, resource: str) -> tuple[str, ...]:
         """Return the operations on a resource that Google has not ended."""
         request = operations_pb2.ListOperationsRequest(name=resource)
-        try:
-            found = self._read(
-                lambda: self._endpoints.list_operations(request=request, timeout=TIMEOUT_S)
-            )
-        except exceptions.NotFound:
-            return ()
-        return tuple(each.name for each in found.operations if not each.done)
+        found = self._find(self._endpoints.list_operations, request=request)
+        return tuple(each.name for each in found.operations if not each.done) if found else ()
 
     def upload(self, image: str, labels: dict[str, str], aliases: list[str], parent: bool) -> None:
         """Register an image as a model, or as a new version of the one there is (`parent`)."""
@@ -109,9 +85,7 @@ class Vertex(Wire):
             request.parent_model = s.model
         else:
             request.model_id = s.name
-        self._start(
-            "uploading the model", "ModelService.UploadModel", request, self._models.upload_model
-        )
+        self._start("uploading the model", self._models.upload_model, request)
 
     def create_endpoint(self) -> None:
         """Create the endpoint."""
@@ -122,12 +96,7 @@ class Vertex(Wire):
             labels={"created-by": "deploy"},
         )
         request = v1.CreateEndpointRequest(parent=s.location, endpoint=endpoint, endpoint_id=s.name)
-        self._start(
-            f"creating the endpoint {s.name}",
-            "EndpointService.CreateEndpoint",
-            request,
-            self._endpoints.create_endpoint,
-        )
+        self._start(f"creating the endpoint {s.name}", self._endpoints.create_endpoint, request)
 
     def deploy(self, version: str) -> None:
         """Start a version's containers, without traffic."""
@@ -140,13 +109,7 @@ class Vertex(Wire):
         )
         request = v1.DeployModelRequest(endpoint=s.endpoint, deployed_model=deployed)
         doing = f"deploying version {version} on {s.min_replicas} x {s.machine_type}"
-        self._start(
-            doing,
-            "EndpointService.DeployModel",
-            request,
-            self._endpoints.deploy_model,
-            usual="5 to 20 minutes",
-        )
+        self._start(doing, self._endpoints.deploy_model, request, usual="5 to 20 minutes")
 
     def resize(self, number: str, replicas: Replicas) -> None:
         """Change a deployed model's replicas."""
@@ -163,12 +126,7 @@ class Vertex(Wire):
             },
         )
         doing = f"changing deployed model {number} to {replicas.least} to {replicas.most} replicas"
-        self._start(
-            doing,
-            "EndpointService.MutateDeployedModel",
-            request,
-            self._endpoints.mutate_deployed_model,
-        )
+        self._start(doing, self._endpoints.mutate_deployed_model, request)
 
     def update(
         self, etag: str, labels: Mapping[str, str], split: Mapping[str, int] | None = None
@@ -181,19 +139,13 @@ class Vertex(Wire):
             paths.append("traffic_split")
         request = v1.UpdateEndpointRequest(endpoint=endpoint, update_mask={"paths": paths})
         doing = "changing the traffic" if split is not None else "writing down what is under way"
-        self._change(
-            doing, "EndpointService.UpdateEndpoint", request, self._endpoints.update_endpoint
-        )
+        self._change(doing, self._endpoints.update_endpoint, request)
 
     def undeploy(self, number: str) -> None:
         """End a deployed model."""
         request = v1.UndeployModelRequest(endpoint=self.settings.endpoint, deployed_model_id=number)
         self._start(
-            f"undeploying {number}",
-            "EndpointService.UndeployModel",
-            request,
-            self._endpoints.undeploy_model,
-            usual="a few minutes",
+            f"undeploying {number}", self._endpoints.undeploy_model, request, usual="a few minutes"
         )
 
     def make_default(self, version: str) -> None:
@@ -202,38 +154,25 @@ class Vertex(Wire):
             name=f"{self.settings.model}@{version}", version_aliases=["default"]
         )
         self._change(
-            f"making version {version} the default",
-            "ModelService.MergeVersionAliases",
-            request,
-            self._models.merge_version_aliases,
+            f"making version {version} the default", self._models.merge_version_aliases, request
         )
 
     def cancel(self, operation: str) -> None:
         """Ask Google to give an operation up."""
         request = operations_pb2.CancelOperationRequest(name=operation)
         self._change(
-            f"cancelling {operation.rsplit('/', 1)[-1]}",
-            "Operations.CancelOperation",
-            request,
-            self._endpoints.cancel_operation,
+            f"cancelling {operation.rsplit('/', 1)[-1]}", self._endpoints.cancel_operation, request
         )
 
     def delete_endpoint(self) -> None:
         """Delete the endpoint."""
         request = v1.DeleteEndpointRequest(name=self.settings.endpoint)
-        self._start(
-            "deleting the endpoint",
-            "EndpointService.DeleteEndpoint",
-            request,
-            self._endpoints.delete_endpoint,
-        )
+        self._start("deleting the endpoint", self._endpoints.delete_endpoint, request)
 
     def delete_model(self) -> None:
         """Delete the model with all its versions."""
         request = v1.DeleteModelRequest(name=self.settings.model)
-        self._start(
-            "deleting the model", "ModelService.DeleteModel", request, self._models.delete_model
-        )
+        self._start("deleting the model", self._models.delete_model, request)
 
     def predict(self, body: dict[str, Any]) -> dict[str, Any]:
         """Send {"instances": […], "parameters": {…}} and return {"predictions": […], "deployedModelId": …}."""
@@ -266,9 +205,7 @@ class Vertex(Wire):
 
     @functools.cached_property
     def _predictions(self) -> Any:
-        endpoint = self._read(
-            lambda: self._endpoints.get_endpoint(name=self.settings.endpoint, timeout=TIMEOUT_S)
-        )
+        endpoint = self._read(self._endpoints.get_endpoint, name=self.settings.endpoint)
         options = ClientOptions(
             api_endpoint=endpoint.dedicated_endpoint_dns
             or self.settings.api_endpoint
@@ -338,15 +275,3 @@ def _deployed(endpoint: v1.Endpoint) -> tuple[Deployed, ...]:
             )
         )
     return tuple(found)
-
-
-def _version(model: v1.Model) -> Version:
-    return Version(
-        model.version_id,
-        dict(model.labels),
-        tuple(model.version_aliases),
-        written(model.container_spec),
-        model.artifact_uri,
-        model.version_create_time.isoformat(),
-        model.container_spec.image_uri,
-    )

@@ -4,13 +4,14 @@ import functools
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import google.auth
 import requests
 from google.api_core import exceptions
 from google.api_core.client_options import ClientOptions
+from google.api_core.retry import Retry, if_exception_type
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 from google.auth.transport.requests import AuthorizedSession
@@ -35,9 +36,32 @@ BUSY = (
     TransportError,
 )
 """Worth another try, but for a 429 that names a quota."""
-PAUSES_S = (0.5, 1, 2, 4, 8, 15, 30, 60)
-POLL_S = (1, 1, 2, 3, 5, 5, 10)
+REFUSED = (exceptions.GoogleAPICallError, DefaultCredentialsError, RefreshError)
+GIVE_UP_S = 120
+"""How long something is tried again while Google is busy."""
+ATTEMPTS = 8
+"""How often a change is made again that may or may not have been made."""
+POLL_S = (1.0, 10.0)
+"""Between two looks at what runs: at first, and later."""
 Result = TypeVar("Result")
+
+
+class _NotOver(Exception):
+    """What is polled goes on."""
+
+
+def _retry(
+    errors: tuple[type[Exception], ...],
+    on_error: Callable[[Exception], None] | None = None,
+    *,
+    first: float = 0.5,
+    last: float = 30.0,
+    limit_s: float = GIVE_UP_S,
+) -> Retry:
+    """Return what calls a function again after these errors, ever later; it ends with RetryError."""
+    return Retry(
+        if_exception_type(*errors), initial=first, maximum=last, timeout=limit_s, on_error=on_error
+    )
 
 
 class Wire:
@@ -55,23 +79,23 @@ class Wire:
 
     def wait(self, operation: str, doing: str, usual: str = "") -> None:
         """Watch an operation until it ends, with a line now and then; raise Stop with its error, or Lost."""
-        began, told, tries = time.monotonic(), 0.0, 0
-        self.say(f"→ {doing}" + (f" (usually {usual})" if usual else ""))
-        while True:
-            found = self._poll(operation)
-            waited = time.monotonic() - began
-            if found is None or found.done:
-                break
-            if waited > self.settings.wait_minutes * 60:
-                raise Stop(
-                    f"Google is still at it after {self.settings.wait_minutes} minutes ({doing})",
-                    "the same command again picks it up",
-                )
+        began = time.monotonic()
+        told = 0.0
+
+        def look() -> operations_pb2.Operation | None:
+            nonlocal told
+            found, waited = self._operation(operation), time.monotonic() - began
             if waited - told >= 30:
                 told = waited
                 self.say(f"  {_duration(waited)} …")
-            time.sleep(POLL_S[min(tries, len(POLL_S) - 1)])
-            tries += 1
+            return found
+
+        self.say(f"→ {doing}" + (f" (usually {usual})" if usual else ""))
+        still = Stop(
+            f"Google is still at it after {self.settings.wait_minutes} minutes ({doing})",
+            "the same command again picks it up",
+        )
+        found = self.poll(look, lambda found: found is None or found.done, still)
         if found is not None and found.HasField("error"):
             raise explain(
                 Said(code_pb2.Code.Name(found.error.code), found.error.message, doing=doing),
@@ -79,82 +103,110 @@ class Wire:
             )
         self.say(f"  done after {_duration(time.monotonic() - began)}")
 
+    def poll(
+        self, look: Callable[[], Result], is_over: Callable[[Result], bool], still: Stop
+    ) -> Result:
+        """Call `look` until what it returns is over; raise `still` after `wait_minutes`."""
+
+        def once() -> Result:
+            found = look()
+            if not is_over(found):
+                raise _NotOver
+            return found
+
+        limit_s = self.settings.wait_minutes * 60
+        try:
+            retry = _retry((_NotOver,), first=POLL_S[0], last=POLL_S[-1], limit_s=limit_s)
+            found: Result = retry(once)()
+            return found
+        except exceptions.RetryError:
+            raise still from None
+
+    def until_made(self, make: Callable[[], Result]) -> Result:
+        """Call `make` again as long as its connection breaks: it looks at what there is, and goes on."""
+        for _ in range(ATTEMPTS):
+            try:
+                return make()
+            except Lost as lost:
+                self.say(f"  {lost}; looking again")
+        raise Stop("the connection breaks again and again", "run the same command again")
+
     # For the parts that know what to say
 
     def _operations(self, operation: str) -> Any:
         """Return the client that knows an operation."""
         raise NotImplementedError
 
-    def _poll(self, operation: str) -> operations_pb2.Operation | None:
+    def _operation(self, operation: str) -> operations_pb2.Operation | None:
         """Return an operation, however often the connection breaks; None where Google forgot it."""
         request = operations_pb2.GetOperationRequest(name=operation)
-        try:
-            return self._read(
-                lambda: self._operations(operation).get_operation(
-                    request=request, timeout=TIMEOUT_S
-                )
-            )
-        except exceptions.NotFound:
-            return None
+        found: operations_pb2.Operation | None = self._find(
+            self._operations(operation).get_operation, request=request
+        )
+        return found
 
-    def _start(
-        self, doing: str, rpc: str, request: Any, call: Callable[..., Any], usual: str = ""
-    ) -> None:
-        """Begin a long-running operation and watch it to its end."""
+    def _start(self, doing: str, call: Any, request: Any, usual: str = "") -> None:
+        """Begin a long-running operation by a client's method and watch it to its end."""
+        begun = self._change(doing, call, request)
+        if begun is not None:
+            self.wait(begun.operation.name, doing, usual)
+
+    def _change(self, doing: str, call: Any, request: Any) -> Any:
+        """Make a change once, by a client's method; with `dry_run`, print it and return None.
+
+        Whether one whose connection broke was made, only another look can tell: that is Lost.
+        """
         if self.dry_run:
-            self._would(rpc, request)
-            return
-        began = self._mutate(doing, request, call)
-        self.wait(began.operation.name, doing, usual)
-
-    def _change(self, doing: str, rpc: str, request: Any, call: Callable[..., Any]) -> Any:
-        if self.dry_run:
-            self._would(rpc, request)
+            service = type(call.__self__).__name__.removesuffix("Client")
+            self._would(f"{service}.{call.__name__.title().replace('_', '')}", request)
             return None
-        return self._mutate(doing, request, call)
-
-    def _would(self, rpc: str, request: Any) -> None:
-        if isinstance(request, dict):
-            content = request
-        elif hasattr(type(request), "pb"):
-            content = json_format.MessageToDict(type(request).pb(request))
-        else:
-            content = json_format.MessageToDict(request)
-        self.say(f"would call {rpc} {json.dumps(content)}")
-
-    def _mutate(self, doing: str, request: Any, call: Callable[..., Any]) -> Any:
-        """Make a change once. Whether one whose connection broke was made, only another look can tell."""
         try:
             return call(request, timeout=TIMEOUT_S, retry=None)
         except exceptions.Conflict as error:
             raise Lost(f"{_text(error)} ({doing})") from None
         except BUSY as error:
             if isinstance(error, exceptions.TooManyRequests) and "quota" in str(error).lower():
-                raise explain(said(error, doing), self.settings) from None
+                self._refuse(error, doing)
             raise Lost(f"{_short(error)} ({doing})") from None
-        except (exceptions.GoogleAPICallError, DefaultCredentialsError, RefreshError) as error:
+        except REFUSED as error:
             self._refuse(error, doing)
 
-    def _read(self, ask: Callable[[], Result]) -> Result:
-        """Ask for something, again while Google is busy or the connection broken; NotFound goes through."""
-        pauses: Iterator[float] = iter(PAUSES_S)
-        while True:
-            try:
-                return ask()
-            except exceptions.NotFound:
-                raise
-            except BUSY as error:
-                pause = next(pauses, None)
-                if pause is None:
-                    raise Stop(
-                        f"Google does not answer: {_short(error)}",
-                        "run the same command again: it goes on where it was",
-                    ) from None
-                if pause > 1:
-                    self.say(f"  {_short(error)}; again in {pause:g} s")
-                time.sleep(pause)
-            except (exceptions.GoogleAPICallError, DefaultCredentialsError, RefreshError) as error:
-                self._refuse(error, "")
+    def _would(self, rpc: str, request: Any) -> None:
+        content = request
+        if not isinstance(request, dict):
+            plain = type(request).pb(request) if hasattr(type(request), "pb") else request
+            content = json_format.MessageToDict(plain)
+        self.say(f"would call {rpc} {json.dumps(content)}")
+
+    def _read(self, call: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        """Call what only reads, again while Google is busy or the connection broken; NotFound goes through."""
+
+        def busy(error: Exception) -> None:
+            self.say(f"  {_short(error)}; trying again")
+
+        try:
+            return _retry(BUSY, busy)(call)(*given, timeout=TIMEOUT_S, **options)
+        except exceptions.NotFound:
+            raise
+        except exceptions.RetryError as error:
+            raise Stop(
+                f"Google does not answer: {_short(error.cause)}",
+                "run the same command again: it goes on where it was",
+            ) from None
+        except REFUSED as error:
+            self._refuse(error, "")
+
+    def _find(self, call: Callable[..., Any], **options: Any) -> Any:
+        """Return what a method reads; None where it does not exist."""
+        try:
+            return self._read(call, **options)
+        except exceptions.NotFound:
+            return None
+
+    def _list(self, call: Callable[..., Any], *given: Any, **options: Any) -> list[Any]:
+        """Return everything that a method lists, page by page; nothing where its parent does not exist."""
+        found = self._find(lambda **more: list(call(*given, **options, **more)))
+        return found or []
 
     def _refuse(self, error: Exception, doing: str) -> NoReturn:
         if isinstance(error, exceptions.GoogleAPICallError):

@@ -10,7 +10,6 @@ updates reach the server.
 
 import argparse
 import platform
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -70,13 +69,6 @@ def lay_out(jar: Path, debians: Path, out: Path) -> None:
     _lay_out_native(jar, out)
     for name in DEBIANS:
         (out / f"{name}.jar").symlink_to(debians / f"{name}.jar")
-
-
-def whole(jar: Path, out: Path) -> None:
-    """Write the same with all that is in the jar, to compare with."""
-    out.mkdir(parents=True)
-    shutil.copyfile(jar, out / jar.name)
-    _lay_out_native(jar, out)
 
 
 def _lay_out_native(jar: Path, out: Path) -> None:

@@ -16,16 +16,8 @@ from pathlib import Path
 def write(syft: Path, folder: Path, out: Path) -> None:
     """Write OUT; raise subprocess.CalledProcessError where Syft fails."""
     command = [
-        str(syft),
-        "scan",
-        f"dir:{folder}",
-        "--base-path",
-        str(folder),
-        "--source-name",
-        "vertex-torchserve",
-        "--quiet",
-        "--output",
-        "cyclonedx-json",
+        *(str(syft), "scan", f"dir:{folder}", f"--base-path={folder}"),
+        *("--source-name=vertex-torchserve", "--quiet", "--output=cyclonedx-json"),
     ]
     quiet = os.environ | {"SYFT_CHECK_FOR_APP_UPDATE": "false"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=600, env=quiet)

@@ -1,11 +1,11 @@
-"""Look an image's contents up among the vulnerabilities that are known.
+"""Look up an image's packages in a database of known vulnerabilities.
 
     python -m docker.stages.scan build/sbom.cdx.json
 
-By Grype, Trivy or OSV-Scanner, the first that is on the PATH, with what docker/vex.openvex.json
-says of those that do not apply; without them by pip-audit, which knows the Python packages alone.
-All of them fetch their data from the network. Exit codes: 0 nothing that can be mended was
-found, 1 something was, 2 nothing could be looked up.
+Runs Grype, Trivy or OSV-Scanner, the first that is on the PATH; without them pip-audit, which
+knows the Python packages alone. All of them fetch their data from the network. docs/security.md
+lists what they report although it cannot be reached. Exit codes: 0 no vulnerability that has a
+fix, 1 there is one, 2 the scanner could not get its data.
 """
 
 import argparse
@@ -17,25 +17,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-VEX = Path("docker/vex.openvex.json")
 SCANNERS = {
-    "grype": ["grype", "sbom:{sbom}", "--vex", "{vex}", "--only-fixed", "--fail-on", "low"],
-    "trivy": ["trivy", "sbom", "--vex", "{vex}", "--ignore-unfixed", "--exit-code", "1", "{sbom}"],
-    "osv-scanner": ["osv-scanner", "scan", "--sbom", "{sbom}"],
+    "grype": "grype sbom:{sbom} --only-fixed --fail-on low",
+    "trivy": "trivy sbom --ignore-unfixed --exit-code 1 {sbom}",
+    "osv-scanner": "osv-scanner scan --sbom {sbom}",
 }
-LIMIT_S = 900
-
-
-def command(name: str, sbom: Path) -> list[str]:
-    """Return a scanner's command line."""
-    return [word.format(sbom=sbom, vex=VEX) for word in SCANNERS[name]]
+PIP_AUDIT = (
+    "-m pip_audit --no-deps --disable-pip --progress-spinner=off --timeout=20 --strict "
+    "--vulnerability-service=osv --requirement"
+)
+TIMEOUT_S = 900
 
 
 def requirements(sbom: Path) -> list[str]:
-    """Return the Python packages of a CycloneDX list as pip writes them.
+    """Return the Python packages of a CycloneDX list in the form of a requirements file.
 
-    Without torch's +cpu, which is no release that is known; without what setuptools carries in
-    itself, of which pip-audit would take a second version for a mistake.
+    Without torch's +cpu, which no database has, and without the packages inside setuptools,
+    which pip-audit would take for second versions.
     """
     found = {}
     for each in json.loads(sbom.read_text())["components"]:
@@ -50,38 +48,28 @@ def requirements(sbom: Path) -> list[str]:
 
 
 def scan(sbom: Path) -> int:
-    """Run a scanner and return its exit code, 2 where it has no data."""
-    for name in SCANNERS:
+    """Run a scanner, print its report and return the exit code."""
+    for name, command in SCANNERS.items():
         if shutil.which(name):
-            return _run(name, command(name, sbom))
+            return _run(name, [word.format(sbom=sbom) for word in command.split()])
     print("no grype, trivy or osv-scanner on the PATH: the Python packages alone, by pip-audit")
-    with tempfile.TemporaryDirectory() as folder:
-        listed = Path(folder) / "requirements.txt"
-        listed.write_text("\n".join(requirements(sbom)) + "\n")
-        words = [
-            "--no-deps",
-            "--disable-pip",
-            "--progress-spinner=off",
-            "--timeout=20",
-            "--strict",
-            "--vulnerability-service=osv",
-        ]
-        return _run(
-            "pip-audit", [sys.executable, "-m", "pip_audit", "--requirement", str(listed), *words]
-        )
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
+        listed.write("\n".join(requirements(sbom)) + "\n")
+        listed.flush()
+        return _run("pip-audit", [sys.executable, *PIP_AUDIT.split(), listed.name])
 
 
 def _run(name: str, words: list[str]) -> int:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        print(f"{name} took more than {LIMIT_S} s: its data cannot be had here", file=sys.stderr)
+        print(f"{name} timed out after {TIMEOUT_S} s: no access to its data", file=sys.stderr)
         return 2
     print(done.stdout, end="")
     if done.returncode == 0 or done.stdout.strip():
         print(done.stderr, end="", file=sys.stderr)
         return min(done.returncode, 1)
-    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     print(f"nothing was looked up: {name} has no data here: {last[:300]}", file=sys.stderr)
     return 2
 

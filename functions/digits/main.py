@@ -6,9 +6,9 @@ from pathlib import Path
 
 import functions_framework
 import torch
-from asked import Refused, body, respond
 from flask import Request, Response
 
+from functions.asked import Refused, body, respond
 from handler import batch, envelope, golden
 from handler.errors import RequestError
 from model.task import load

@@ -1,8 +1,9 @@
 """Answer with the request's `message`."""
 
 import functions_framework
-from asked import Refused, argument, shown, text
 from flask import Request, Response
+
+from functions.asked import Refused, argument, shown, text
 
 
 @functions_framework.http

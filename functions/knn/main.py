@@ -4,10 +4,10 @@ import json
 from http import HTTPStatus
 
 import functions_framework
-import iris
-from asked import Refused, argument, respond, text
 from flask import Request, Response
 
+from functions.asked import Refused, argument, respond, text
+from functions.knn import iris
 from storage.fetched import Fetched, NotLoaded
 
 ABSENT = object()

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,32 +11,55 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from contract.docker import Docker
 from deploy import __main__ as command_line
 from deploy import settings
 from deploy.google import wire
 from rehearsal import functions
+from rehearsal.containers import LABEL
 from rehearsal.stage import Missing, Stage, raised
 from rehearsal.world import Rules
-from tests.container.conftest import DOCKER, docker, image  # noqa: F401
+from tests.container.conftest import DOCKER, image  # noqa: F401
 from tests.pictures import ROOT
 
+HERE = Path(__file__).parent
 PROJECT, REGION = "cloud-tests", "us-central1"
 TINY = "cloud-tests/tiny"
 PATIENCE_S = 6
+POLL_S = 0.1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let all tests of this folder share one rehearsal."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.xdist_group("cloud"))
 
 
 @pytest.fixture(scope="session")
-def stage(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:  # noqa: F811
-    """Start a rehearsal; skip with the reason where a program is missing."""
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "server.py").write_text((Path(__file__).parent / "server.py").read_text())
+def tiny(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: F811
+    """Build server.py into an image that no other process has, and return its ID."""
+    folder, docker = tmp_path_factory.mktemp("tiny"), Docker(DOCKER)
+    shutil.copy(HERE / "server.py", folder)
     (folder / "Dockerfile").write_text(
         f'FROM {image}\nCOPY server.py /server.py\nENTRYPOINT ["/opt/venv/bin/python", "/server.py"]\n'
     )
-    docker("build", "--quiet", "--tag", f"{TINY}:1", str(folder), timeout_s=300)
-    for tag in ("2", "3"):
-        docker("tag", f"{TINY}:1", f"{TINY}:{tag}")
-    rules = Rules(docker=DOCKER, patience_s=PATIENCE_S, cpus=16, shared_s=2)
+    built = docker("build", "--quiet", "--label", LABEL, str(folder), timeout_s=300)
+    yield built
+    docker("image", "rm", "--force", built)
+
+
+@pytest.fixture(scope="session")
+def stage(tiny: str) -> Iterator[Stage]:
+    """Start a rehearsal; skip with the reason where a program is missing."""
+    rules = Rules(
+        docker=DOCKER,
+        images={f"{TINY}:{tag}": tiny for tag in (1, 2, 3)},
+        patience_s=PATIENCE_S,
+        probe_s=1,
+        cpus=16,
+        shared_s=2,
+    )
     try:
         with raised(rules, say=lambda _: None) as started:
             yield started
@@ -74,23 +98,9 @@ def clear(stage: Stage) -> None:
     for pool in list(world.pools.values()):
         pool.stop()
     functions.end_all(world)
-    everything = (
-        world.pools,
-        world.endpoints,
-        world.models,
-        world.operations,
-        world.jobs,
-        world.repositories,
-        world.builds,
-        world.functions,
-        world.uploads,
-        world.invokers,
-        world.pipelines,
-        world.schedules,
-    )
-    for kept in everything:
-        kept.clear()
-    world.answered.clear()
+    for resources in vars(world).values():
+        if isinstance(resources, dict | list):
+            resources.clear()
 
 
 @pytest.fixture
@@ -103,7 +113,7 @@ def deploy(
     """Return a function that runs python -m deploy, in this process."""
     for name, value in empty.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(wire, "POLL_S", (0.1,))
+    monkeypatch.setattr(wire, "POLL_S", (POLL_S,))
     monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
 
     def run(line: str, **environ: str) -> Done:
@@ -122,21 +132,27 @@ def deploy(
     return run
 
 
+def program(stage: Stage, words: list[str]) -> Done:
+    """Run a program that finds Google here."""
+    done = subprocess.run(
+        words,
+        cwd=ROOT,
+        env={**os.environ, **stage.environment(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
 @pytest.fixture
 def gcloud(empty: Stage) -> Run:
     """Return a function that runs the real gcloud."""
 
     def run(line: str) -> Done:
-        env = {**os.environ, **empty.environment(PROJECT)}
-        words = [
-            "gcloud",
-            *shlex.split(line),
-            *(["--region", REGION] if line.startswith("ai ") else []),
-        ]
-        done = subprocess.run(
-            words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+        region = ["--region", REGION] if line.startswith("ai ") else []
+        return program(empty, ["gcloud", *shlex.split(line), *region])
 
     return run
 
@@ -144,16 +160,7 @@ def gcloud(empty: Stage) -> Run:
 @pytest.fixture
 def python(empty: Stage) -> Run:
     """Return a function that runs a program with the real SDK."""
-
-    def run(line: str) -> Done:
-        env = {**os.environ, **empty.environment(PROJECT)}
-        words = [sys.executable, *shlex.split(line)]
-        done = subprocess.run(
-            words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
-
-    return run
+    return lambda line: program(empty, [sys.executable, *shlex.split(line)])
 
 
 def traffic(stage: Stage, name: str = "digits") -> dict[str, int]:

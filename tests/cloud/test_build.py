@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from deploy import image
-from deploy.__main__ import interrupt
+from deploy.cli import interrupt
 from rehearsal import artifacts
 from rehearsal.stage import Stage
 from tests.cloud.conftest import PROJECT, Run
+
+pytestmark = pytest.mark.full
 
 SMALL = """
 steps:
@@ -19,7 +21,7 @@ steps:
     script: |
       #!/usr/bin/env bash
       set -eu
-      sleep 2
+      if [ -e slow ]; then sleep 15; fi
       if [ -e spoilt ]; then echo 'it is spoilt'; exit 3; fi
       printf 'FROM debian:bookworm-slim\\nLABEL of=%s\\n' "$TAG" | docker build --quiet --tag "$IMAGE:$TAG" -
 images: ['${_REGISTRY}/${PROJECT_ID}/${_REPOSITORY}/${_NAME}:${_TAG}']
@@ -46,7 +48,6 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file.writestr("weights", tmp_path.name)
     (tmp_path / "cloudbuild.yaml").write_text(SMALL)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(image, "BUILD_POLL_S", 0.5)
 
 
 def test_it_is_built_pushed_and_not_built_again(deploy: Run, empty: Stage) -> None:
@@ -69,6 +70,7 @@ def test_after_an_interruption_the_same_build_is_watched_on(
             interrupt()
         return run(google, command, **options)
 
+    Path("slow").touch()
     with monkeypatch.context() as patch:
         patch.setattr(image, "run", interrupted)
         assert deploy("build", **HERE).code == 130

@@ -1,7 +1,6 @@
 """The real gcloud and the real SDK against the stand-in, beyond what `make rehearse` goes through."""
 
 import json
-import subprocess
 
 import pytest
 import requests
@@ -9,6 +8,7 @@ from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
 
+from contract.docker import Docker
 from rehearsal import artifacts
 from rehearsal.stage import Stage
 from tests.cloud.conftest import PROJECT, REGION, TINY, Run
@@ -27,6 +27,7 @@ def good(run: Run, line: str) -> str:
     return str(done.out).strip()
 
 
+@pytest.mark.full
 def test_gcloud_versions_and_aliases(gcloud: Run) -> None:
     good(gcloud, f"{UPLOAD}{TINY}:1 --model-id=m --version-aliases=prod --labels=team=x")
     good(gcloud, f"{UPLOAD}{TINY}:2 --parent-model=projects/{PROJECT}/locations/{REGION}/models/m")
@@ -40,6 +41,7 @@ def test_gcloud_versions_and_aliases(gcloud: Run) -> None:
     good(gcloud, "ai models delete-version m@2")
 
 
+@pytest.mark.full
 def test_gcloud_endpoints(gcloud: Run) -> None:
     good(gcloud, f"{UPLOAD}{TINY}:1 --model-id=m")
     good(gcloud, "ai endpoints create --display-name=e --endpoint-id=e --labels=a=b")
@@ -66,17 +68,17 @@ def test_gcloud_endpoints(gcloud: Run) -> None:
     assert "not found" in gcloud("ai endpoints describe nothing").err
 
 
+@pytest.mark.full
 def test_gcloud_sees_what_was_pushed(gcloud: Run, stage: Stage) -> None:
     good(
         gcloud,
         f"artifacts repositories create shown --repository-format=docker --location={REGION}",
     )
+    docker = Docker(DOCKER)
     for tag in ("1", "latest"):
         name = f"{stage.registry}/{PROJECT}/shown/small:{tag}"
-        subprocess.run([DOCKER, "tag", "debian:bookworm-slim", name], timeout=60, check=True)
-        subprocess.run(
-            [DOCKER, "push", "--quiet", name], timeout=300, check=True, capture_output=True
-        )
+        docker("tag", "debian:bookworm-slim", name)
+        docker("push", "--quiet", name, timeout_s=300)
     where = f"{REGION}-docker.pkg.dev/{PROJECT}/shown"
     shown = json.loads(
         good(gcloud, f"artifacts docker images list {where} --include-tags --format=json")
@@ -160,6 +162,7 @@ def test_the_sdks_endpoints() -> None:
     assert not aiplatform.Model.list()
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("sdk")
 def test_the_sdks_batch_prediction(empty: Stage) -> None:
     with artifacts.client(empty.world.rules) as storage:
@@ -183,13 +186,7 @@ def test_the_sdks_batch_prediction(empty: Stage) -> None:
     job.delete()
 
 
-@pytest.mark.usefixtures("sdk")
-def test_a_copy_is_a_model_of_its_own() -> None:
-    copy = uploaded(model_id="mm").copy(destination_location=REGION, destination_model_id="n")
-    assert copy.name == "n"
-    assert copy.container_spec.image_uri == f"{TINY}:1"
-
-
+@pytest.mark.full
 @pytest.mark.usefixtures("sdk")
 def test_a_dedicated_endpoint_takes_more_and_only_by_its_own_name(empty: Stage) -> None:
     endpoint = aiplatform.Endpoint.create("e", dedicated_endpoint_enabled=True)

@@ -1,4 +1,4 @@
-"""What every command has in common: --help, --dry-run, and no endpoint of another kind."""
+"""The main path from nothing to nothing; what every command has in common: a dry run, no endpoint of another kind."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from rehearsal.stage import Stage
-from tests.cloud.conftest import Run, traffic
+from tests.cloud.conftest import Run, containers, traffic
 
 SECOND = {"DEPLOY_IMAGE": "cloud-tests/tiny:2"}
 COMMANDS = {
@@ -39,6 +39,34 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+def test_the_main_path_from_nothing_to_nothing(deploy: Run, empty: Stage, asked: list[str]) -> None:
+    first = deploy("endpoint")
+    assert first.code == 0, first.err
+    assert "from deployed model" in first.out
+    assert traffic(empty) == {"1": 100}
+    asked.clear()
+    assert "nothing changed" in deploy("endpoint").out
+    changing = [each for each in asked if not each.startswith(("GET", "HEAD"))]
+    assert [each.rpartition(":")[2] for each in changing] == ["testIamPermissions", "predict"]
+    for line, shares in (
+        ("canary --traffic 10", {"1": 90, "2": 10}),
+        ("promote", {"1": 0, "2": 100}),
+        ("rollback", {"1": 100}),
+    ):
+        done = deploy(line, **SECOND)
+        assert done.code == 0, done.err
+        assert traffic(empty) == shares
+    assert '"predictions"' in deploy("predict").out
+    assert "version 1, deployed model" in deploy("status").out
+    assert "would call EndpointService.DeleteEndpoint" in deploy("teardown --dry-run").out
+    assert traffic(empty) == {"1": 100}
+    assert deploy("teardown --yes").code == 0
+    assert not empty.world.endpoints
+    assert not empty.world.models
+    assert containers(empty) == 0
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_dry_run_prints_the_calls_and_makes_none(
     deploy: Run, empty: Stage, asked: list[str], line: str
@@ -60,13 +88,7 @@ def test_a_dry_run_prints_the_calls_and_makes_none(
     assert len(empty.world.models) == 1
 
 
-@pytest.mark.parametrize("line", ["", *(name.split()[0] for name in COMMANDS), "build", "status"])
-def test_every_command_explains_itself(deploy: Run, line: str) -> None:
-    done = deploy(f"{line} --help")
-    assert done.code == 0
-    assert "--machine-type" in done.out or not line
-
-
+@pytest.mark.full
 def test_an_endpoint_of_the_other_kind_is_not_passed_over(deploy: Run, empty: Stage) -> None:
     assert deploy("deploy").code == 0
     failed = deploy("deploy --dedicated", **SECOND)
@@ -75,16 +97,7 @@ def test_an_endpoint_of_the_other_kind_is_not_passed_over(deploy: Run, empty: St
     assert traffic(empty) == {"1": 100}
 
 
-def test_run_twice_it_changes_nothing(deploy: Run, empty: Stage, asked: list[str]) -> None:
-    assert deploy("endpoint").code == 0
-    asked.clear()
-    done = deploy("endpoint")
-    assert "nothing changed" in done.out
-    changing = [each for each in asked if not each.startswith(("GET", "HEAD"))]
-    assert [each.rpartition(":")[2] for each in changing] == ["testIamPermissions", "predict"]
-    assert traffic(empty) == {"1": 100}
-
-
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("builder", "programs"),
     [("cloud", ["gcloud builds submit"]), ("local", ["make build", "docker tag", "docker push"])],
@@ -100,6 +113,7 @@ def test_a_dry_build_prints_the_programs_and_runs_none(
     assert not [each for each in asked if not each.startswith(("GET", "HEAD"))]
 
 
+@pytest.mark.full
 def test_a_dedicated_endpoint_is_made_and_asked_by_its_own_name(deploy: Run, empty: Stage) -> None:
     done = deploy("endpoint --dedicated")
     assert done.code == 0, done.err

@@ -8,6 +8,7 @@ import pytest
 from rehearsal.stage import Stage
 from tests.cloud.conftest import Run, containers, traffic
 
+pytestmark = pytest.mark.full
 SECOND = {"DEPLOY_IMAGE": "cloud-tests/tiny:2"}
 
 

@@ -59,19 +59,18 @@ def test_a_function_is_deployed_and_answers(empty: Stage, python: Run) -> None:
     assert "gcloud functions delete hello --gen2" in done.out
 
 
-def test_deployed_again_it_may_be_opened_to_everybody(empty: Stage, python: Run) -> None:
+@pytest.mark.full
+def test_deployed_again_it_may_be_opened_to_everybody_listed_and_deleted(
+    empty: Stage, python: Run, gcloud: Run
+) -> None:
     answering(python(f"-m functions deploy hello {TO}"))
     done = python(f"-m functions deploy hello {TO} --allow-unauthenticated")
-    answering(done)
+    endpoint = answering(done)
     (policy,) = empty.world.invokers.values()
     assert [(b.role, list(b.members)) for b in policy.bindings] == [
         ("roles/run.invoker", ["allUsers"])
     ]
     assert "Authorization" not in done.out
-
-
-def test_gcloud_lists_and_deletes_it(empty: Stage, python: Run, gcloud: Run) -> None:
-    endpoint = answering(python(f"-m functions deploy hello {TO}"))
     listed = gcloud("functions list --v2 --format=value(name.basename(),state)")
     assert listed.out.split() == ["hello", "ACTIVE"], listed.err
     done = gcloud(f"functions delete hello --gen2 --region={REGION} --quiet")
@@ -100,6 +99,7 @@ def test_an_incomplete_model_is_named_before_anything_is_begun(
     assert not empty.world.uploads
 
 
+@pytest.mark.full
 def test_knn_is_uploaded_deployed_and_answers(empty: Stage, python: Run) -> None:
     # Neither names a bucket: gs://PROJECT-models/knn, made where it is missing.
     assert python("-m functions.knn.train").code == 0
@@ -114,6 +114,7 @@ def test_knn_is_uploaded_deployed_and_answers(empty: Stage, python: Run) -> None
     }
 
 
+@pytest.mark.full
 def test_digits_answers_as_the_endpoint_does(empty: Stage, python: Run, uri: str) -> None:
     uploaded = python(f"-m functions upload digits {TO} --storage {uri}")
     assert uploaded.code == 0, uploaded.err
@@ -136,6 +137,7 @@ def test_a_dry_run_shows_gcloud_s_line_and_begins_nothing(empty: Stage, python: 
     assert not empty.world.uploads
 
 
+@pytest.mark.full
 def test_what_gcloud_refuses_ends_with_its_words_and_no_traceback(
     empty: Stage, python: Run
 ) -> None:
@@ -160,6 +162,7 @@ def deploys(gcloud: Run, source: Path, more: str = "") -> Done:
     )
 
 
+@pytest.mark.full
 def test_the_laid_out_source_is_all_that_gcloud_needs(
     empty: Stage, python: Run, gcloud: Run, tmp_path: Path
 ) -> None:
@@ -167,17 +170,19 @@ def test_the_laid_out_source_is_all_that_gcloud_needs(
     assert Endpoint(only(empty).url + "/").post(b"").body == "Hello World!"
 
 
+@pytest.mark.full
 def test_a_source_that_does_not_start_fails_its_deployment(
     empty: Stage, python: Run, gcloud: Run, tmp_path: Path
 ) -> None:
     source = laid_out(python, tmp_path)
-    (source / "asked.py").unlink()
+    (source / "functions/asked.py").unlink()
     done = deploys(gcloud, source)
     assert done.code == 1
-    assert "No module named 'asked'" in done.err
+    assert "No module named 'functions.asked'" in done.err
     assert not empty.world.functions
 
 
+@pytest.mark.full
 def test_a_requirement_that_is_not_what_is_tested_here_fails_the_build(
     python: Run, gcloud: Run, tmp_path: Path
 ) -> None:
@@ -186,6 +191,7 @@ def test_a_requirement_that_is_not_what_is_tested_here_fails_the_build(
     assert "Build failed: no functions-framework==1.0.0" in deploys(gcloud, source).err
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

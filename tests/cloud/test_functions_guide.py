@@ -2,12 +2,15 @@
 
 import os
 
+import pytest
+
 from rehearsal.stage import Stage
 from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown, spelt
 from tests.pictures import ROOT
 
 GUIDE = ROOT / "docs" / "functions.md"
 PROJECT = "my-project"
+pytestmark = pytest.mark.full
 
 
 def test_every_command_prints_what_the_guide_shows(empty: Stage) -> None:

@@ -22,6 +22,9 @@ PROJECT, REGION = "my-project", "us-central1"
 HELD_OUT = ROOT / "build/model/held-out/instances.json"
 
 
+pytestmark = pytest.mark.full
+
+
 @pytest.fixture
 def env(empty: Stage, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Return the environment of somebody whose gcloud knows the project, with clients at the endpoint."""

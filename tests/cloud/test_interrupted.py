@@ -1,4 +1,7 @@
-"""Whatever interrupts a command, at whichever of its requests: running it again ends where it should."""
+"""A command that is interrupted at a call that changes something is finished by running it again.
+
+That this holds after every step of every command is tested on the plan alone, in tests/unit/test_plan.py.
+"""
 
 import threading
 from typing import Any
@@ -6,14 +9,16 @@ from typing import Any
 import pytest
 import requests
 
-from deploy.__main__ import interrupt
+from deploy.cli import interrupt
 from rehearsal.containers import Replica
 from rehearsal.errors import Refused
 from rehearsal.stage import Stage
 from tests.cloud.conftest import Run, clear, containers, traffic
 
-MOST = 60
-"""Requests that no command here makes."""
+pytestmark = pytest.mark.full
+
+MOST = 20
+"""Changes that no command here makes."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,16 +35,17 @@ def no_containers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function: the command is interrupted when its Nth request has arrived, its answer unread."""
+    """Return a function: the command is interrupted when its Nth change has arrived, its answer unread."""
     send, left = requests.Session.send, [0]
 
     def counted(
         self: requests.Session, request: requests.PreparedRequest, **options: Any
     ) -> requests.Response:
         answer = send(self, request, **options)
-        left[0] -= 1
-        if left[0] == 0:
-            interrupt()
+        if request.method != "GET":
+            left[0] -= 1
+            if left[0] == 0:
+                interrupt()
         return answer
 
     monkeypatch.setattr(requests.Session, "send", counted)
@@ -66,7 +72,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_interrupted_at_any_request_is_finished_by_running_it_again(
+def test_a_command_interrupted_at_any_change_is_finished_by_running_it_again(
     deploy: Run, empty: Stage, stop_after: Any, line: str
 ) -> None:
     before, expected = COMMANDS[line]
@@ -78,35 +84,16 @@ def test_a_command_interrupted_at_any_request_is_finished_by_running_it_again(
         stopped = deploy(line, DEPLOY_IMAGE="cloud-tests/tiny:2")
         stop_after(0)
         if stopped.code == 0:
-            assert count > 4, "it was never interrupted"
+            assert count > 3, "it was hardly interrupted"
             return
         assert stopped.code == 130
         assert "The same command goes on from here" in stopped.out
         again = deploy(line, DEPLOY_IMAGE="cloud-tests/tiny:2")
-        assert again.code == 0, f"after {count} requests: {again.err}"
-        assert traffic(empty) == expected, f"after {count} requests"
+        assert again.code == 0, f"after {count} changes: {again.err}"
+        assert traffic(empty) == expected, f"after {count} changes"
         assert containers(empty) == len(expected)
         if line.startswith("teardown"):
             assert not empty.world.endpoints
             assert not empty.world.models
         clear(empty)
-    pytest.fail(f"{line} makes more than {MOST} requests")
-
-
-def test_rollback_of_a_canary_that_was_interrupted_at_any_request_serves_what_served(
-    deploy: Run, empty: Stage, stop_after: Any
-) -> None:
-    for count in range(1, MOST):
-        serving(deploy, "1")
-        stop_after(count)
-        stopped = deploy("canary --traffic 10", DEPLOY_IMAGE="cloud-tests/tiny:2")
-        stop_after(0)
-        if stopped.code == 0:
-            return
-        back = deploy("rollback")
-        if "no version before" not in back.err:  # nothing had begun
-            assert back.code == 0, back.err
-        assert traffic(empty) == {"1": 100}, f"after {count} requests"
-        assert containers(empty) == 1
-        clear(empty)
-    pytest.fail(f"a canary makes more than {MOST} requests")
+    pytest.fail(f"{line} makes more than {MOST} changes")

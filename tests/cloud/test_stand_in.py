@@ -1,6 +1,5 @@
 """The stand-in is as strict as Google: types, limits, splits, health, errors. With requests as curl makes them."""
 
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 import pytest
 import requests
 
+from contract.docker import Docker
 from rehearsal.stage import Stage
-from tests.cloud.conftest import PROJECT, REGION, TINY
+from tests.cloud.conftest import POLL_S, PROJECT, REGION, TINY
 from tests.container.conftest import DOCKER
 
 PARENT = f"projects/{PROJECT}/locations/{REGION}"
@@ -43,7 +43,7 @@ def call(empty: Stage) -> Call:
             raise Error(f"{reply.status_code} {error['status']}: {error['message']}")
         answer = reply.json()
         while "/operations/" in answer.get("name", "") and not answer.get("done"):
-            time.sleep(0.1)
+            time.sleep(POLL_S)
             answer = requests.get(f"{empty.url}/v1/{answer['name']}", timeout=60).json()
         if "error" in answer:
             raise Error(f"{answer['error']['code']}: {answer['error']['message']}")
@@ -233,7 +233,7 @@ def test_a_container_that_dies_is_started_again(call: Call, endpoint: str) -> No
             break
         except Error:
             assert time.monotonic() < until, "it was never started again"
-            time.sleep(0.5)
+            time.sleep(POLL_S)
 
 
 def test_two_who_change_an_endpoint_at_once_do_not_undo_each_other(
@@ -245,11 +245,9 @@ def test_two_who_change_an_endpoint_at_once_do_not_undo_each_other(
         call("PATCH", f"{endpoint}?updateMask=labels", {"labels": {"a": "2"}, "etag": etag})
 
 
-def test_nothing_is_left_running(call: Call, endpoint: str) -> None:
+def test_nothing_is_left_running(call: Call, endpoint: str, tiny: str) -> None:
     number = call("GET", endpoint)["deployedModels"][0]["id"]
-    list_them = [DOCKER, "ps", "--quiet", "--filter", f"ancestor={TINY}:1"]
-    assert subprocess.run(list_them, capture_output=True, text=True, timeout=60, check=True).stdout
+    running = ("ps", "--quiet", "--filter", f"ancestor={tiny}")
+    assert Docker(DOCKER)(*running)
     call("POST", f"{endpoint}:undeployModel", {"deployedModelId": number})
-    assert not subprocess.run(
-        list_them, capture_output=True, text=True, timeout=60, check=True
-    ).stdout
+    assert not Docker(DOCKER)(*running)

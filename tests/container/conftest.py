@@ -1,4 +1,4 @@
-"""The image, built once, and containers of it as Vertex AI would start them."""
+"""The image, built once for a test run, and containers of it as Vertex AI would start them."""
 
 import contextlib
 import json
@@ -6,32 +6,28 @@ import os
 import re
 import subprocess
 import time
-import zipfile
+import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
+from contract import docker as contract_docker
+from contract.docker import Docker, DockerError
 from tests.http import Endpoint, wait_for
-from tests.pictures import ARCHIVE, ROOT
+from tests.pictures import ROOT
 
 DOCKER = os.environ.get("DOCKER", "docker")
-IMAGE = os.environ.get("IMAGE", "vertex-torchserve:test")
+docker = Docker(DOCKER)
 HARDENED = (
     "--read-only",
-    "--tmpfs",
-    "/tmp:size=1g",
-    "--cap-drop",
-    "ALL",
-    "--security-opt",
-    "no-new-privileges",
-    "--user",
-    "10001",
-    "--memory",
-    "2g",
-    "--pids-limit",
-    "256",
+    "--tmpfs=/tmp:size=1g",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--user=10001",
+    "--memory=2g",
+    "--pids-limit=256",
 )
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 PROCESSES = ("entrypoint", "front", "torchserve", "worker", "telemetry")
@@ -45,109 +41,123 @@ for entry in pathlib.Path("/proc").glob("[0-9]*"):
 """
 
 
-def docker(*arguments: str, timeout_s: float = 60, check: bool = True) -> str:
-    """Run one docker command and return what it printed on both streams."""
-    done = subprocess.run(
-        [DOCKER, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-    assert not check or done.returncode == 0, f"docker {' '.join(arguments)}:\n{done.stdout}"
-    return done.stdout
+def log_lines(text: str) -> list[dict[str, Any]]:
+    """Parse a log's lines; each must be a JSON object with Cloud Logging's fields."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        assert line["severity"] in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), line
+        assert line["message"], line
+        assert RFC_3339.fullmatch(line["time"]), line
+        assert line["logging.googleapis.com/labels"]["process"] in PROCESSES, line
+    return lines
 
 
-class Container(NamedTuple):
+class Container(contract_docker.Container):
     """A container that was started; it may have ended since."""
 
-    name: str
-
-    def logs(self) -> str:
-        return docker("logs", self.name)
+    def __init__(self, name: str) -> None:
+        super().__init__(docker, name)
 
     def said(self) -> list[dict[str, Any]]:
-        """Return the log's lines; each must be a JSON object with Cloud Logging's fields."""
-        lines = [json.loads(line) for line in self.logs().splitlines()]
-        for line in lines:
-            assert line["severity"] in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), line
-            assert line["message"], line
-            assert RFC_3339.fullmatch(line["time"]), line
-            assert line["logging.googleapis.com/labels"]["process"] in PROCESSES, line
-        return lines
+        """Return the log's lines; each is checked."""
+        return log_lines(self.logs())
 
     def last_word(self) -> str:
         """Return the message of the log's last line."""
         return str(self.said()[-1]["message"])
 
     def state(self, field: str) -> str:
-        return docker("inspect", "--format", f"{{{{.State.{field}}}}}", self.name).strip()
-
-    def address(self) -> str:
-        """Return its IP address on Docker's bridge."""
-        where = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        return docker("inspect", "--format", where, self.name).strip()
+        return self.inspect(f"{{{{.State.{field}}}}}")
 
     def run(self, *command: str) -> str:
-        return docker("exec", self.name, *command)
+        return self.exec(*command)
+
+    def processes(self, part: str = "") -> dict[int, int]:
+        """Return the resident KiB of the processes whose command line has `part` in it, by ID."""
+        rows = docker("top", self.name, "-eo", "pid,rss,args").splitlines()[1:]
+        return {int(r.split()[0]): int(r.split()[1]) for r in rows if part in r}
+
+    def workers(self) -> list[int]:
+        """Return the process IDs of the workers."""
+        found = sorted(self.processes("model_service_worker"))
+        assert found
+        return found
 
     def kill(self, what: str) -> None:
         """End by SIGKILL every process whose command line has `what` in it."""
-        self.run("/opt/venv/bin/python", "-c", KILL, what)
+        self.exec("/opt/venv/bin/python", "-c", KILL, what)
 
     def endpoint(self, port: int, path: str) -> Endpoint:
-        return Endpoint(f"http://{self.address()}:{port}{path}")
+        return Endpoint(f"http://{self.address}:{port}{path}")
 
     def wait_until_ended(self, within_s: float) -> int:
-        wait_for(lambda: self.state("Running") == "false", within_s, "the container's end")
-        return int(self.state("ExitCode"))
+        wait_for(lambda: not self.is_running, within_s, "the container's end")
+        return self.exit_code
 
 
 Start = Callable[..., Container]
 
 
 @pytest.fixture(scope="session")
-def image() -> str:
-    """Build the image with make, unless PREBUILT says that it is there; skip where there is no Docker."""
-    try:
-        docker("version")
-    except (OSError, AssertionError, subprocess.TimeoutExpired) as error:
-        if os.environ.get("REQUIRE_DOCKER"):
-            raise
-        pytest.skip(f"needs a Docker engine, and none answers to {DOCKER!r}: {error}"[:300])
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Build the image, once for all workers of a run; the last to use it removes it.
+
+    Where the environment names an IMAGE, that one is built and stays; with PREBUILT it is not
+    built either. Skips where there is no Docker engine.
+    """
+    if not os.environ.get("REQUIRE_DOCKER") and not docker.is_available():
+        pytest.skip(f"needs a Docker engine, and none answers to {DOCKER!r}")
+    named = os.environ.get("IMAGE")
     if os.environ.get("PREBUILT"):
-        docker("image", "inspect", IMAGE)
-        return IMAGE
-    build = ["make", "build", f"IMAGE={IMAGE}", f"DOCKER={DOCKER}"]
-    done = subprocess.run(
-        build, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return IMAGE
+        name = named or "vertex-torchserve:test"
+        docker("image", "inspect", name)
+        yield name
+        return
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder within the run's
+        run = run.parent
+    me = uuid.uuid4().hex
+    name = named or f"vertex-torchserve:test-{os.environ.get('PYTEST_XDIST_TESTRUNUID', me)[:12]}"
+    users = run / "image-users"
+    with FileLock(run / "image.lock"):
+        if not users.is_dir():
+            build = ["make", "build", f"IMAGE={name}", f"DOCKER={DOCKER}"]
+            done = subprocess.run(
+                build, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False
+            )
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            users.mkdir()
+        (users / me).touch()
+    yield name
+    with FileLock(run / "image.lock"):
+        (users / me).unlink()
+        if not any(users.iterdir()):
+            users.rmdir()
+            if not named:
+                docker("image", "rm", name)
 
 
 @contextlib.contextmanager
 def starting(image: str) -> Iterator[Start]:
     """Give a function that starts containers of the image; all are removed at the end."""
-    started: list[str] = []
+    started: list[Container] = []
     json_logs: list[Container] = []
 
     def _start(*options: str, **environ: str) -> Container:
-        variables = [word for pair in environ.items() for word in ("--env", "=".join(pair))]
-        name = docker("run", "--detach", *options, *variables, image).strip().splitlines()[-1]
-        started.append(name)
+        container = Container(docker.start(image, *options, env=environ).name)
+        started.append(container)
         if environ.get("LOG_FORMAT") != "text":
-            json_logs.append(Container(name))
-        return Container(name)
+            json_logs.append(container)
+        return container
 
     try:
         yield _start
         for container in json_logs:
             container.said()  # every line of every log is one that Cloud Logging can read
     finally:
-        for name in started:
-            docker("rm", "--force", name)
+        for container in started:
+            with contextlib.suppress(DockerError):
+                container.remove()
 
 
 @pytest.fixture
@@ -188,7 +198,10 @@ VERTEX = {
 
 @pytest.fixture(scope="session")
 def vertex(image: str) -> Iterator[Container]:
-    """Start one container as Vertex would, with the least of rights, and wait until it is ready."""
+    """Start one container as Vertex would, with the least of rights, and wait until it is ready.
+
+    Tests share it: none ends it or its processes, and all are in one group of pytest-xdist.
+    """
     with starting(image) as start:
         container = start(*HARDENED, **VERTEX)
         wait_until_healthy(container.endpoint(9000, "/"), VERTEX["AIP_HEALTH_ROUTE"])
@@ -199,15 +212,3 @@ def vertex(image: str) -> Iterator[Container]:
 def endpoint(vertex: Container) -> Endpoint:
     """Return the predict route of that container."""
     return vertex.endpoint(9000, VERTEX["AIP_PREDICT_ROUTE"])
-
-
-@pytest.fixture
-def broken_archive(tmp_path: Path) -> str:
-    """Return a copy of the archive whose weights are cut short."""
-    path = tmp_path / "digits.mar"
-    with zipfile.ZipFile(ARCHIVE) as whole, zipfile.ZipFile(path, "w") as broken:
-        for name in whole.namelist():
-            content = whole.read(name)
-            broken.writestr(name, content[:1000] if name == "weights.safetensors" else content)
-    path.chmod(0o644)
-    return str(path)

@@ -1,6 +1,6 @@
 """Servers that break Vertex AI's contract, one clause each; "whole" breaks none.
 
-Run in a container by test_contract.py: python3 broken.py KIND.
+Run by test_contract.py, as a process or in a container: python3 broken.py KIND.
 """
 
 import json
@@ -18,7 +18,7 @@ PREDICT = os.environ.get("AIP_PREDICT_ROUTE", "/predict")
 BEGAN = time.monotonic()
 
 if KIND == "fixed port":
-    PORT = 8080
+    PORT = 0  # whatever is free
 if KIND in {"fixed routes", "default routes ignored"} and (
     KIND == "fixed routes" or HEALTH.startswith("/v1/")
 ):
@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path != PREDICT:
             self.reply(404, {})
-        elif KIND == "healthy before it predicts" and time.monotonic() < BEGAN + 5:
+        elif KIND == "healthy before it predicts" and time.monotonic() < BEGAN + 2:
             self.reply(503, {})
         elif KIND == "small requests only" and len(body) > 1_000_000:
             self.reply(413, {})

@@ -1,13 +1,18 @@
-"""Functions, started as a user starts them."""
+"""Functions: in this process for what they answer, and one of each started as a user starts it."""
 
 import contextlib
+import functools
 import os
+import signal
+import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import functions_framework
 import pytest
+from flask import Flask
+from flask.testing import FlaskClient
 
 from functions.knn import iris, train
 from serving.torchserve import free_port
@@ -15,59 +20,65 @@ from tests import bucket
 from tests.http import Endpoint, wait_for
 from tests.pictures import ROOT
 
-Start = Callable[..., Endpoint]
-FRAMEWORK = str(Path(sys.executable).with_name("functions-framework"))
+VARIABLES = ("STORAGE_URI", "MODEL_SHA256", "STORAGE_EMULATOR_HOST")
+Start = Callable[..., FlaskClient]
+Live = Callable[[str], Endpoint]
 
 
 @contextlib.contextmanager
-def framework(main: Path, target: str, cwd: Path, **environ: str) -> Iterator[Endpoint]:
-    """Run functions-framework on a main.py and give its URL."""
-    port = free_port()
-    left = {k: v for k, v in os.environ.items() if k not in ("STORAGE_URI", "MODEL_SHA256")}
-    command = [
-        FRAMEWORK,
-        f"--source={main}",
-        f"--target={target}",
-        "--host=127.0.0.1",
-        f"--port={port}",
-    ]
-    log = cwd / f"{target}-{port}.log"
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            command, cwd=cwd, env=left | environ, stdout=output, stderr=output
-        ) as process,
-    ):
-        try:
-            endpoint = Endpoint(f"http://127.0.0.1:{port}/")
-            wait_for(lambda: process.poll() is not None or _answers(port), 60, target)
-            assert process.poll() is None, log.read_text()
-            yield endpoint
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _answers(port: int) -> bool:
-    # The framework's own 404: nothing of the function is asked.
-    with contextlib.suppress(OSError):
-        return Endpoint(f"http://127.0.0.1:{port}/").send("GET", "/robots.txt").code == 404
-    return False
+def in_process(name: str, **environ: str) -> Iterator[FlaskClient]:
+    """Load a function with these variables and give a client of it; a model is fetched when asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in VARIABLES:
+            patch.delenv(variable, raising=False)
+        for variable, value in environ.items():
+            patch.setenv(variable, value)
+        main = str(ROOT / "functions" / name / "main.py")
+        app: Flask = functions_framework.create_app(name, main)  # type: ignore[no-untyped-call]
+        yield app.test_client()
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Return a function that starts one of ours, from another folder, as its README says."""
+def start() -> Iterator[Start]:
+    """Return `in_process` for one test."""
     with contextlib.ExitStack() as stack:
+        yield lambda name, **environ: stack.enter_context(in_process(name, **environ))
 
-        def _start(name: str, **environ: str) -> Endpoint:
-            main = ROOT / "functions" / name / "main.py"
-            return stack.enter_context(framework(main, name, tmp_path, **environ))
 
-        yield _start
+@contextlib.contextmanager
+def made(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
+    """Run `make function-NAME` as a user does and give its URL; then press Ctrl-C, and see it end."""
+    port = free_port()
+    words = ["make", f"function-{name}", f"PORT={port}", f"STORAGE={storage}"]
+    left = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    with subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=left | environ,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as make:
+        try:
+            wait_for(lambda: make.poll() is not None or listens(port), 120, f"function-{name}")
+            yield Endpoint(f"http://127.0.0.1:{port}/")
+        finally:
+            # As a terminal does: to all that runs in its foreground.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(make.pid, signal.SIGINT)
+            printed, _ = make.communicate(timeout=30)
+    assert f"http://127.0.0.1:{port}/" in printed
+    assert "stopped" in printed
+    assert "Traceback" not in printed
+    assert not listens(port)
+
+
+def listens(port: int) -> bool:
+    """Return whether something accepts connections at a port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +94,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("knn") / iris.FILE
     iris.save(train.train(0)[0], file)
     return file
+
+
+@pytest.fixture(scope="session")
+def live(emulator: str, trained: Path) -> Iterator[Live]:
+    """Return a function that gives one of ours as it runs on a user's machine, started once."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def running(name: str) -> Endpoint:
+            if name != "knn":
+                return stack.enter_context(made(name))
+            uri = bucket.filled(emulator, "irises", "models/knn", trained)
+            return stack.enter_context(made(name, uri, STORAGE_EMULATOR_HOST=emulator))
+
+        yield running

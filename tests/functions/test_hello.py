@@ -5,17 +5,19 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
+from flask.testing import FlaskClient
 
-from tests.functions.conftest import framework
-from tests.http import JSON_TYPE, Endpoint
-from tests.pictures import ROOT
+from tests.functions.conftest import Live, in_process
+from tests.http import JSON_TYPE
+
+pytestmark = pytest.mark.xdist_group("functions")
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture(scope="module")
-def hello(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    main = ROOT / "functions" / "hello" / "main.py"
-    with framework(main, "hello", tmp_path_factory.mktemp("hello")) as endpoint:
-        yield endpoint
+def hello() -> Iterator[FlaskClient]:
+    with in_process("hello") as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -31,21 +33,16 @@ def hello(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         ("GET /?message=%3Cscript%3E", b"", "<script>"),
     ],
 )
-@pytest.mark.parametrize("headers", [{}, JSON_TYPE], ids=["no type", "JSON"])
+@pytest.mark.parametrize("headers", [{}, JSON_TYPE, FORM], ids=["no type", "JSON", "as curl -d"])
 def test_it_says_its_message(
-    hello: Endpoint, asked: str, body: bytes, said: str, headers: dict[str, str]
+    hello: FlaskClient, asked: str, body: bytes, said: str, headers: dict[str, str]
 ) -> None:
     method, path = asked.split()
-    answer = hello.send(method, path, body, headers)
-    assert (answer.code, answer.body) == (200, said)
+    answer = hello.open(path, method=method, data=body, headers=headers)
+    assert (answer.status_code, answer.text) == (200, said)
     # A browser must not run what somebody's link made this function say.
-    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
-    assert answer.headers["x-content-type-options"] == "nosniff"
-
-
-def test_a_body_that_curl_calls_a_form_is_read_all_the_same(hello: Endpoint) -> None:
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
-    assert hello.post(b'{"message": "from curl -d"}', form).body == "from curl -d"
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
 @pytest.mark.parametrize(
@@ -62,31 +59,30 @@ def test_a_body_that_curl_calls_a_form_is_read_all_the_same(hello: Endpoint) -> 
     ],
 )
 def test_what_cannot_be_said_is_a_400_with_the_reason(
-    hello: Endpoint, body: bytes, says: str
+    hello: FlaskClient, body: bytes, says: str
 ) -> None:
-    answer = hello.post(body)
-    assert answer.code == 400
-    assert says in answer.body
+    answer = hello.post("/", data=body, headers=JSON_TYPE)
+    assert answer.status_code == 400
+    assert says in answer.text
 
 
-def test_other_methods_are_a_405(hello: Endpoint) -> None:
-    answer = hello.send("DELETE", "/")
-    assert answer.code == 405
-    assert answer.headers["allow"] == "GET, HEAD, POST"
+def test_other_methods_are_a_405(hello: FlaskClient) -> None:
+    answer = hello.delete("/")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, POST")
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["its length announced", "in chunks"])
-def test_a_body_beyond_the_limit_is_a_413_that_names_it(hello: Endpoint, chunked: bool) -> None:
+def test_a_body_beyond_the_limit_is_a_413_that_names_it(live: Live, chunked: bool) -> None:
     body = b" " * (3 << 20)
-    answer = hello.send("POST", "/", iter([body, body]) if chunked else body)
+    answer = live("hello").send("POST", "/", iter([body, body]) if chunked else body, FORM)
     assert answer.code == 413
     assert "limit of 1048576 bytes" in answer.body
 
 
-def test_who_hangs_up_harms_nobody(hello: Endpoint) -> None:
-    connection = http.client.HTTPConnection(urlsplit(hello.url).netloc, timeout=10)
+def test_who_hangs_up_harms_nobody(live: Live) -> None:
+    connection = http.client.HTTPConnection(urlsplit(live("hello").url).netloc, timeout=10)
     connection.putrequest("POST", "/")
     connection.putheader("Content-Length", "100")
     connection.endheaders(b"{")
     connection.close()
-    assert hello.send("GET", "/").body == "Hello World!"
+    assert live("hello").post(b'{"message": "still here"}', FORM).body == "still here"

@@ -1,7 +1,6 @@
 """knn: a scikit-learn classifier out of a bucket."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,44 +8,37 @@ from typing import Any
 
 import pytest
 import skops.io
+from flask.testing import FlaskClient
 from sklearn.dummy import DummyClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
-from functions.knn import iris
+from functions.knn import iris, train
 from storage.fetched import sha256
 from tests import bucket
-from tests.functions.conftest import Start, framework
-from tests.http import JSON_TYPE, Endpoint
-from tests.pictures import ROOT
+from tests.functions.conftest import Live, Start, in_process
+from tests.http import JSON_TYPE
 
-ASKS_JSON = JSON_TYPE | {"Accept": "application/json"}
+pytestmark = pytest.mark.xdist_group("functions")
+ASKS_JSON = {"Accept": "application/json"}
+FLOWER = b'{"input_data": "5,3,1,0"}'
 
 
 @pytest.fixture(scope="module")
-def knn(
-    emulator: str, trained: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Endpoint]:
-    uri = bucket.filled(emulator, "irises", "models/knn", trained)
-    with framework(
-        ROOT / "functions" / "knn" / "main.py",
-        "knn",
-        tmp_path_factory.mktemp("knn"),
-        STORAGE_URI=uri,
-        STORAGE_EMULATOR_HOST=emulator,
-    ) as endpoint:
-        yield endpoint
+def knn(trained: Path) -> Iterator[FlaskClient]:
+    with in_process("knn", STORAGE_URI=str(trained.parent)) as client:
+        yield client
 
 
 def of(value: Any) -> bytes:
     return json.dumps({"input_data": value}).encode()
 
 
-def test_training_prints_how_many_of_the_held_out_it_names(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "functions.knn.train", "--out", str(tmp_path)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
-    )
-    assert "9/10" in done.stdout
+def test_training_prints_how_many_of_the_held_out_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "--out", str(tmp_path)])
+    train.main()
+    assert "9/10" in capsys.readouterr().out
     assert iris.load(tmp_path).predict([[5, 3, 1, 0]]) == [0]
 
 
@@ -61,16 +53,18 @@ def test_training_prints_how_many_of_the_held_out_it_names(tmp_path: Path) -> No
         ([5, 3, 1, 0], 0),
     ],
 )
-def test_it_names_the_class_in_words_and_in_json(knn: Endpoint, value: Any, species: int) -> None:
-    assert knn.post(of(value)).body == f"Belongs to class: [{species}]"
-    answer = knn.post(of(value), ASKS_JSON)
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.body == f'{{"prediction":[{species}]}}'
+def test_it_names_the_class_in_words_and_in_json(
+    knn: FlaskClient, value: Any, species: int
+) -> None:
+    assert knn.post("/", data=of(value)).text == f"Belongs to class: [{species}]"
+    answer = knn.post("/", data=of(value), headers=ASKS_JSON)
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.text == f'{{"prediction":[{species}]}}'
 
 
-def test_a_browser_asks_in_the_query(knn: Endpoint) -> None:
+def test_a_browser_asks_in_the_query(live: Live) -> None:
     browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-    answer = knn.send("GET", "/?input_data=6.3,3.3,4.7,1.6", headers=browser)
+    answer = live("knn").send("GET", "/?input_data=6.3,3.3,4.7,1.6", headers=browser)
     assert (answer.code, answer.body) == (200, "Belongs to class: [1]")
 
 
@@ -85,15 +79,15 @@ def test_a_browser_asks_in_the_query(knn: Endpoint) -> None:
         ("application/*", True),
     ],
 )
-def test_json_is_for_those_who_ask_for_it(knn: Endpoint, accept: str, is_json: bool) -> None:
-    answer = knn.post(of("5,3,1,0"), JSON_TYPE | {"Accept": accept})
-    assert (answer.body == '{"prediction":[0]}') is is_json
+def test_json_is_for_those_who_ask_for_it(knn: FlaskClient, accept: str, is_json: bool) -> None:
+    answer = knn.post("/", data=FLOWER, headers=JSON_TYPE | {"Accept": accept})
+    assert (answer.text == '{"prediction":[0]}') is is_json
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"other": 1}', b" \n"])
-def test_without_input_it_says_so(knn: Endpoint, body: bytes) -> None:
-    answer = knn.post(body)
-    assert (answer.code, answer.body) == (200, "No input data received")
+def test_without_input_it_says_so(knn: FlaskClient, body: bytes) -> None:
+    answer = knn.post("/", data=body)
+    assert (answer.status_code, answer.text) == (200, "No input data received")
 
 
 @pytest.mark.parametrize(
@@ -123,118 +117,100 @@ def test_without_input_it_says_so(knn: Endpoint, body: bytes) -> None:
         ({"0": 5}, "got object"),
     ],
 )
-def test_what_is_no_flower_is_a_400_with_the_reason(knn: Endpoint, value: Any, says: str) -> None:
-    answer = knn.post(of(value))
-    assert answer.code == 400
-    assert answer.body.startswith("input_data: ")
-    assert says in answer.body
-    told = knn.post(of(value), ASKS_JSON)
-    assert told.code == 400
-    assert json.loads(told.body) == {"error": {"code": 400, "message": answer.body}}
+def test_what_is_no_flower_is_a_400_with_the_reason(
+    knn: FlaskClient, value: Any, says: str
+) -> None:
+    answer = knn.post("/", data=of(value))
+    assert answer.status_code == 400
+    assert answer.text.startswith("input_data: ")
+    assert says in answer.text
+    told = knn.post("/", data=of(value), headers=ASKS_JSON)
+    assert told.status_code == 400
+    assert told.json == {"error": {"code": 400, "message": answer.text}}
 
 
 @pytest.mark.parametrize(
-    ("body", "says"), [(b"{", "not JSON"), (b'"5,3,1,0"', "expected an object")]
+    ("body", "says"),
+    [
+        (b"{", "not JSON"),
+        (b'"5,3,1,0"', "expected an object"),
+        # Refused without being computed.
+        (b'{"input_data": [1, 2, 3, ' + b"9" * 900_000 + b"]}", "not JSON"),
+    ],
+    ids=["cut short", "no object", "a million digits"],
 )
-def test_what_is_no_request_is_a_400(knn: Endpoint, body: bytes, says: str) -> None:
-    answer = knn.post(body)
-    assert answer.code == 400
-    assert says in answer.body
+def test_what_is_no_request_is_a_400(knn: FlaskClient, body: bytes, says: str) -> None:
+    answer = knn.post("/", data=body)
+    assert answer.status_code == 400
+    assert says in answer.text
 
 
-def test_a_digit_string_of_a_million_is_refused_without_being_computed(knn: Endpoint) -> None:
-    answer = knn.post(b'{"input_data": [1, 2, 3, ' + b"9" * 900_000 + b"]}")
-    assert answer.code == 400
-
-
-def says_of(start: Start, emulator: str, uri: str, **environ: str) -> str:
+def says_of(start: Start, uri: str, emulator: str, **environ: str) -> str:
     """Return the reason that a function gives which has no model."""
-    asked = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator, **environ)
-    answer = asked.post(of("5,3,1,0"))
-    assert answer.code == 503
-    assert answer.body.startswith("there is no model: ")
-    assert "Traceback" not in answer.body
-    assert asked.post(of("5,3,1")).code == 400  # it lives
-    return answer.body
+    client = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator, **environ)
+    answer = client.post("/", data=FLOWER)
+    assert answer.status_code == 503
+    assert answer.text.startswith("there is no model: ")
+    assert "Traceback" not in answer.text
+    assert client.post("/", data=of("5,3,1")).status_code == 400  # it lives
+    return answer.text
 
 
 class Stranger(KNeighborsClassifier):  # type: ignore[misc]  # sklearn is untyped
     """A type that skops knows nothing of."""
 
 
-def forged(folder: Path, what: str) -> Path:
-    """Write a file that is not the function's model."""
-    file = folder / iris.FILE
-    model = KNeighborsClassifier().fit([[0] * 4] * 5, [0] * 5)
-    documents: dict[str, object] = {
-        "another version": {"version": 2, "scikit-learn": "1.9.1", "model": model},
-        "another scikit-learn": {"version": 1, "scikit-learn": "0.24.2", "model": model},
-        "another model": model,
-        "another classifier": {
-            "version": 1,
-            "scikit-learn": "1.9.1",
-            "model": DummyClassifier().fit([[0] * 4], [0]),
-        },
-        "another flower": {
-            "version": 1,
-            "scikit-learn": "1.9.1",
-            "model": KNeighborsClassifier().fit([[0] * 3] * 5, [0] * 5),
-        },
-        "a stranger": {
-            "version": 1,
-            "scikit-learn": "1.9.1",
-            "model": Stranger().fit([[0] * 4] * 5, [0] * 5),
-        },
-    }
-    if what == "a pickle":
-        file.write_bytes(b"\x80\x04cposix\nsystem\n(S'touch /tmp/owned'\ntR.")
-    else:
-        skops.io.dump(documents[what], file)
-    return file
+def document(model: object, version: int = 1, made_with: str = "1.9.1") -> dict[str, object]:
+    """Return what a file of the function's holds."""
+    return {"version": version, "scikit-learn": made_with, "model": model}
+
+
+GOOD = KNeighborsClassifier().fit([[0] * 4] * 5, [0] * 5)
 
 
 @pytest.mark.parametrize(
-    ("what", "says"),
+    ("content", "says"),
     [
-        ("another version", "is of version 2, this function is for version 1"),
-        ("another scikit-learn", "was trained with scikit-learn 0.24.2, this function has"),
-        ("another model", "is of version None"),
-        ("another classifier", "holds no KNeighborsClassifier of 4 features"),
-        ("another flower", "holds no KNeighborsClassifier of 4 features"),
-        ("a stranger", "Untrusted types"),
-        ("a pickle", "cannot be read"),
+        (document(GOOD, version=2), "is of version 2, this function is for version 1"),
+        (document(GOOD, made_with="0.24.2"), "was trained with scikit-learn 0.24.2, this function"),
+        (GOOD, "is of version None"),
+        (document(DummyClassifier().fit([[0] * 4], [0])), "holds no KNeighborsClassifier of 4"),
+        (
+            document(KNeighborsClassifier().fit([[0] * 3] * 5, [0] * 5)),
+            "holds no KNeighborsClassifier of 4 features",
+        ),
+        (document(Stranger().fit([[0] * 4] * 5, [0] * 5)), "Untrusted types"),
+        (b"\x80\x04cposix\nsystem\n(S'touch /tmp/owned'\ntR.", "cannot be read"),
     ],
+    ids=["version", "scikit-learn", "bare", "classifier", "3 features", "a stranger", "a pickle"],
 )
 def test_a_file_that_is_not_its_model_is_refused(
-    start: Start, emulator: str, tmp_path: Path, what: str, says: str
+    start: Start, tmp_path: Path, content: object, says: str
 ) -> None:
-    name = f"forged-{what.replace(' ', '-')}"
-    uri = bucket.filled(emulator, name, "knn", forged(tmp_path, what))
-    assert says in says_of(start, emulator, uri)
-
-
-def test_a_missing_bucket_is_named(start: Start, emulator: str) -> None:
-    reason = says_of(start, emulator, "gs://no-such-bucket/knn")
-    assert "gs://no-such-bucket/knn: " in reason
-    assert "does the bucket exist?" in reason
-
-
-def test_a_missing_object_is_named(start: Start, emulator: str, tmp_path: Path) -> None:
-    (tmp_path / "other.txt").write_text("x")
-    uri = bucket.filled(emulator, "without-a-model", "knn", tmp_path / "other.txt")
-    assert f"{uri}/knn.skops: no such object" in says_of(start, emulator, uri)
-
-
-def test_an_empty_folder_is_named(start: Start, emulator: str, tmp_path: Path) -> None:
-    (tmp_path / "other.txt").write_text("x")
-    bucket.filled(emulator, "elsewhere", "there", tmp_path / "other.txt")
-    assert "there is nothing in it" in says_of(start, emulator, "gs://elsewhere/here")
+    if isinstance(content, bytes):
+        (tmp_path / iris.FILE).write_bytes(content)
+    else:
+        skops.io.dump(content, tmp_path / iris.FILE)
+    assert says in says_of(start, str(tmp_path), "")
 
 
 def test_where_it_was_never_told_of_a_bucket_it_says_what_to_set(start: Start) -> None:
-    answer = start("knn").post(of("5,3,1,0"))
-    assert answer.code == 503
-    assert "STORAGE_URI is not set" in answer.body
+    answer = start("knn").post("/", data=FLOWER)
+    assert answer.status_code == 503
+    assert "STORAGE_URI is not set" in answer.text
+
+
+def test_what_is_missing_in_the_bucket_is_named(
+    start: Start, emulator: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other.txt").write_text("x")
+    uri = bucket.filled(emulator, "without-a-model", "knn", tmp_path / "other.txt")
+    assert f"{uri}/knn.skops: no such object" in says_of(start, uri, emulator)
+    empty = "gs://without-a-model/here"
+    assert "there is nothing in it" in says_of(start, empty, emulator)
+    reason = says_of(start, "gs://no-such-bucket/knn", emulator)
+    assert "gs://no-such-bucket/knn: " in reason
+    assert "does the bucket exist?" in reason
 
 
 def test_only_the_file_that_was_deployed_is_loaded(
@@ -242,10 +218,10 @@ def test_only_the_file_that_was_deployed_is_loaded(
 ) -> None:
     uri = bucket.filled(emulator, "pinned", "knn", trained)
     right = sha256(trained)
-    reason = says_of(start, emulator, uri, MODEL_SHA256="0" * 64)
+    reason = says_of(start, uri, emulator, MODEL_SHA256="0" * 64)
     assert f"its SHA-256 is {right}, MODEL_SHA256 says {'0' * 64}" in reason
     good = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator, MODEL_SHA256=right.upper())
-    assert good.post(of("5,3,1,0")).code == 200
+    assert good.post("/", data=FLOWER).status_code == 200
 
 
 def test_what_arrives_damaged_is_refused(start: Start, tmp_path: Path, trained: Path) -> None:
@@ -255,26 +231,19 @@ def test_what_arrives_damaged_is_refused(start: Start, tmp_path: Path, trained: 
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
-        reason = says_of(start, emulator, uri)
+        reason = says_of(start, uri, emulator)
     assert f"{uri}/knn.skops: " in reason
     assert "CRC32C" in reason or "checksum" in reason.lower()
 
 
-def test_a_bucket_that_comes_back_is_asked_again(
-    start: Start, emulator: str, trained: Path
+def test_it_is_fetched_when_the_bucket_has_come_back_and_then_kept(
+    start: Start, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = start("knn", STORAGE_URI="gs://made-later/knn", STORAGE_EMULATOR_HOST=emulator)
-    assert asked.post(of("5,3,1,0")).code == 503
-    bucket.filled(emulator, "made-later", "knn", trained)
-    assert asked.post(of("5,3,1,0")).code == 200
-
-
-def test_it_is_fetched_once(start: Start, tmp_path: Path, trained: Path) -> None:
     with bucket.emulated() as emulator:
-        uri = bucket.filled(emulator, "once", "knn", trained)
-        asked = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator)
-        assert asked.post(of("5,3,1,0")).code == 200
+        knn = start("knn", STORAGE_URI="gs://made-later/knn", STORAGE_EMULATOR_HOST=emulator)
+        assert knn.post("/", data=FLOWER).status_code == 503
+        bucket.filled(emulator, "made-later", "knn", trained)
+        assert knn.post("/", data=FLOWER).status_code == 200
     # The bucket is gone, the model stays.
-    assert asked.post(of("6.3,3.3,4.7,1.6")).body == "Belongs to class: [1]"
-    log = next(tmp_path.glob("knn-*.log")).read_text()
-    assert log.count("fetched ") == 1
+    assert knn.post("/", data=of("6.3,3.3,4.7,1.6")).text == "Belongs to class: [1]"
+    assert capsys.readouterr().out.count("fetched ") == 1

@@ -1,4 +1,4 @@
-"""What is deployed: complete by itself, pinned to what is tested here, and one text of everything."""
+"""What is run and deployed: complete by itself, pinned to what is tested here, nothing of elsewhere."""
 
 import ast
 import importlib.metadata
@@ -10,9 +10,6 @@ import pytest
 
 from functions import source
 from functions.catalogue import FUNCTIONS, Function
-from tests import bucket, wire
-from tests.functions.conftest import framework
-from tests.functions.test_digits import FILES
 from tests.pictures import ROOT
 
 PIN = re.compile(r"([a-z-]+)==([0-9.]+)(\+cpu)?")
@@ -60,37 +57,29 @@ def imported(file: Path) -> set[str]:
     return names
 
 
-@functions
-def test_there_is_one_text_of_what_functions_share(function: Function, tmp_path: Path) -> None:
-    links = [path for path in function.folder.iterdir() if path.is_symlink()]
-    assert links
-    assert all(path.resolve().is_relative_to(ROOT) for path in links)
-    # gcloud passes over links to folders: what is laid out has none.
-    laid_out = source.lay_out(function, tmp_path)
-    assert not [path for path in laid_out.rglob("*") if path.is_symlink()]
-
-
 def test_digits_leaves_at_home_what_only_training_and_torchserve_need(tmp_path: Path) -> None:
     laid_out = source.lay_out(FUNCTIONS["digits"], tmp_path)
-    names = {path.name for path in laid_out.rglob("*")}
-    assert names >= {"main.py", "batch.py", "envelope.py", "task.py", "requirements.txt"}
-    assert not names & {"train", "export", "vertex_handler.py", "README.md", "__pycache__"}
+    files = {str(path.relative_to(laid_out)) for path in laid_out.rglob("*") if path.is_file()}
+    assert files >= {"main.py", "requirements.txt", "handler/batch.py", "model/task.py"}
+    unwanted = r"model/(train|export)|handler/vertex_handler|functions/[a-z]+/main|.*(\.md|\.pyc)$"
+    assert not [file for file in files if re.match(unwanted, file)]
 
 
-def test_the_laid_out_digits_answers_far_from_this_repository(
-    emulator: str, tmp_path: Path
+def test_laid_out_again_only_what_changed_is_written_and_nothing_else_stays(
+    tmp_path: Path,
 ) -> None:
-    laid_out = source.lay_out(FUNCTIONS["digits"], tmp_path)
-    uri = bucket.filled(emulator, "far-from-here", "digits", *FILES)
-    environ = {"STORAGE_URI": uri, "STORAGE_EMULATOR_HOST": emulator}
-    with framework(laid_out / "main.py", "digits", tmp_path, **environ) as endpoint:
-        answer = endpoint.post(wire.CASES[0].body)
-    wire.check(wire.CASES[0], answer.code, answer.body)
-
-
-def test_each_function_s_folder_says_how_it_is_run_deployed_and_asked() -> None:
-    for name, function in FUNCTIONS.items():
-        text = (function.folder / "README.md").read_text()
-        assert f"make function-{name}" in text
-        assert f"make deploy-function NAME={name}" in text
-        assert "curl" in text
+    laid_out = source.lay_out(FUNCTIONS["hello"], tmp_path)
+    (laid_out / "main.py").write_text("spoilt")
+    (laid_out / "__pycache__").mkdir()
+    (laid_out / "__pycache__" / "main.pyc").write_bytes(b"\0")
+    same = laid_out / "functions" / "asked.py"
+    before = same.stat().st_ctime_ns
+    source.lay_out(FUNCTIONS["hello"], tmp_path)
+    assert (laid_out / "main.py").read_text() != "spoilt"
+    assert {path.name for path in laid_out.rglob("*") if path.is_file()} == {
+        "main.py",
+        "requirements.txt",
+        "__init__.py",
+        "asked.py",
+    }
+    assert same.stat().st_ctime_ns == before

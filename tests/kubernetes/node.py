@@ -128,7 +128,7 @@ class Running:
         """Ask once, as the kubelet does: an answer from 200 to 399 within the probe's time is success."""
         found = self.spec[kind]
         port, wait_s = self.port(found["httpGet"]["port"]), found.get("timeoutSeconds", 1)
-        connection = http.client.HTTPConnection(self.container.address(), port, timeout=wait_s)
+        connection = http.client.HTTPConnection(self.container.address, port, timeout=wait_s)
         try:
             connection.request("GET", found["httpGet"]["path"])
             return 200 <= connection.getresponse().status < 400

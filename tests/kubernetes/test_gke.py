@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from deploy import image
-from deploy.agree import agree
+from deploy.cli import confirm
 from deploy.errors import Stop
 from deploy.gke import __main__ as command_line
 from deploy.gke.overlay import WRITTEN
@@ -24,6 +24,7 @@ from tests.kubernetes.stand_in import KINDS, World, environment, standing_in
 from tests.pictures import ROOT
 from tests.programs import needs
 
+pytestmark = pytest.mark.xdist_group("kubernetes")
 DIGEST = f"sha256:{'a' * 64}"
 NAME = "us-central1-docker.pkg.dev/my-project/models/digits"
 TO = f"--project my-project --region us-central1 --cluster c1 --image {NAME}@{DIGEST}"
@@ -106,7 +107,7 @@ def test_without_the_name_nothing_is_deleted(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(says))
     with pytest.raises(Stop, match=why):
-        agree("digits")
+        confirm("digits")
 
 
 def test_a_dry_run_prints_the_lines_and_asks_nobody(world: World, gke: Gke) -> None:

@@ -14,6 +14,7 @@ from tests.kubernetes.test_manifests import validate
 from tests.pictures import ROOT
 from tests.programs import needs
 
+pytestmark = pytest.mark.xdist_group("kubernetes")
 GUIDE = ROOT / "docs" / "kubernetes.md"
 IMAGE = f"us-central1-docker.pkg.dev/my-project/models/digits@sha256:{'a' * 64}"
 

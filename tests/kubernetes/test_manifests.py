@@ -16,6 +16,7 @@ from tests.kubernetes.node import number
 from tests.pictures import ARCHIVE, ROOT
 from tests.programs import needs
 
+pytestmark = pytest.mark.xdist_group("kubernetes")
 LAYERED = ("any", "gke-cpu", "gke-gpu")
 """Those that have a Deployment, and may take the components."""
 BASE = pod("any")

@@ -15,6 +15,7 @@ from tests.kubernetes.conftest import overlay, pod
 from tests.kubernetes.node import Running
 from tests.pictures import request
 
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("kubernetes")]
 MEBIBYTE = 1 << 20
 
 
@@ -80,7 +81,7 @@ def test_nothing_listens_but_the_ports_of_the_manifest(running: Running) -> None
 def _answers(running: Running, port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(2)
-        return client.connect_ex((running.container.address(), port)) == 0
+        return client.connect_ex((running.container.address, port)) == 0
 
 
 def test_the_metrics_are_where_the_manifests_send_prometheus(running: Running) -> None:
@@ -108,7 +109,7 @@ def test_tmp_holds_the_most_that_may_be_on_its_way_at_once(running: Running) -> 
     with ExitStack() as stack:
         clients = [
             stack.enter_context(
-                socket.create_connection((running.container.address(), running.port("http")), 10)
+                socket.create_connection((running.container.address, running.port("http")), 10)
             )
             for _ in range(10)
         ]

@@ -23,6 +23,7 @@ from tests.kubernetes import node
 from tests.kubernetes.conftest import Thing, overlay, pod
 from tests.kubernetes.node import Running
 
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("kubernetes")]
 LAG_S = 7
 """How long the balancer goes on sending to a pod that was told to leave: longer than the container
 alone would bear, and a long time for kube-proxy."""
@@ -94,7 +95,7 @@ class Balancer:
 
     def _write(self) -> None:
         servers = " ".join(
-            f"server {each.container.address()}:{each.port('http')} max_fails=0;"
+            f"server {each.container.address}:{each.port('http')} max_fails=0;"
             for each in self.pods
         )
         (self._folder / "nginx.conf").write_text(NGINX.replace("SERVERS", servers))

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.cloud.conftest import empty, stage  # noqa: F401
-from tests.container.conftest import DOCKER, docker, image  # noqa: F401
+from contract.docker import Docker
+from tests.cloud.conftest import Done, empty, stage, tiny  # noqa: F401
+from tests.container.conftest import DOCKER, image  # noqa: F401
+from tests.functions.conftest import emulator  # noqa: F401
 from tests.pictures import ROOT
 
 KFP = ROOT / "build/pipeline/venv/bin/python"
-TINY = ("--pictures", "1024", "--epochs", "1", "--examined", "60")
-"""A training of seconds, whose network reads one digit in ten, and an evaluation of seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -28,22 +28,12 @@ def kfp() -> Path:
     return KFP
 
 
-class Ran(NamedTuple):
-    """A command of the pipeline that ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 class Clone(NamedTuple):
     """A copy of the repository, as git would clone it, with a trained model and its archive."""
 
     root: Path
 
-    def pipeline(
-        self, *words: str, env: dict[str, str] | None = None, timeout_s: float = 500
-    ) -> Ran:
+    def pipeline(self, *words: str, env: dict[str, str] | None = None) -> Done:
         """Run python -m pipeline in it."""
         done = subprocess.run(
             [sys.executable, "-m", "pipeline", *words],
@@ -51,15 +41,15 @@ class Clone(NamedTuple):
             capture_output=True,
             text=True,
             env={**os.environ, "DOCKER": DOCKER, **(env or {})},
-            timeout=timeout_s,
+            timeout=500,
             check=False,
         )
-        return Ran(done.returncode, done.stdout, done.stderr)
+        return Done(done.returncode, done.stdout, done.stderr)
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return what the steps of the last run wrote down."""
-        last = max((self.root / "build/pipeline/runs").glob("*.jsonl"))
-        return [json.loads(line) for line in last.read_text().splitlines()]
+    def records(self) -> list[list[dict[str, Any]]]:
+        """Return what the steps of each run wrote down, the last run last."""
+        files = sorted((self.root / "build/pipeline/runs").glob("*.jsonl"))
+        return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
 
     @property
     def archive(self) -> Path:
@@ -71,13 +61,9 @@ class Clone(NamedTuple):
 def clone(kfp: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     """Give a clone; its environments are those of this folder."""
     root = tmp_path_factory.mktemp("clone")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     ).stdout.split("\0")
     for name in filter(None, listed):
         if (ROOT / name).exists():
@@ -90,16 +76,7 @@ def clone(kfp: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone
     (root / ".venv").symlink_to(sys.prefix)
     for lock in (root / "requirements").glob("*.lock"):
         os.utime(lock, (0, 0))  # or make takes .venv for older than they are
-    yield Clone(root)
-    for tag in _made(root):  # there are none where no engine answers
-        docker("image", "rm", f"pipeline-digits:{tag}", check=False)
-
-
-def _made(root: Path) -> set[str]:
-    """Return the tags of the images that runs in a clone made."""
-    lines = [
-        json.loads(line)
-        for file in (root / "build/pipeline/runs").glob("*.jsonl")
-        for line in file.read_text().splitlines()
-    ]
-    return {each["image"].rpartition(":")[2] for each in lines if "image" in each}
+    made = Clone(root)
+    yield made
+    for tag in {each["image"] for run in made.records() for each in run if "image" in each}:
+        Docker(DOCKER)("image", "rm", "--force", tag)

@@ -13,6 +13,7 @@ from tests.cloud.guide import Shown, run, shown
 from tests.pictures import ROOT
 from tests.pipeline.conftest import Clone
 
+pytestmark = [pytest.mark.xdist_group("pipeline"), pytest.mark.full]
 GUIDE = ROOT / "docs" / "pipeline.md"
 COMMANDS = list(shown(GUIDE))
 UNDER_MAKE = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")

@@ -67,9 +67,9 @@ def test_all_instances_of_all_requests_go_through_the_model_in_one_pass() -> Non
 
 def test_a_pass_has_a_largest_size() -> None:
     task = Doubler()
-    (response,) = ask(task, request(*[1] * (batch.MOST_AT_ONCE + 1)))
-    assert task.passes == [batch.MOST_AT_ONCE, 1]
-    assert predictions(response) == [2] * (batch.MOST_AT_ONCE + 1)
+    (response,) = ask(task, request(*[1] * (batch.MAX_INSTANCES_PER_PASS + 1)))
+    assert task.passes == [batch.MAX_INSTANCES_PER_PASS, 1]
+    assert predictions(response) == [2] * (batch.MAX_INSTANCES_PER_PASS + 1)
 
 
 def test_neighbours_of_a_bad_request_get_their_answers() -> None:

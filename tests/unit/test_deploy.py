@@ -1,12 +1,16 @@
 """What deploy decides without asking anybody: settings, errors explained, a canary judged, costs, images."""
 
+import argparse
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from deploy import image, roles, settings, watch
+from deploy.__main__ import main
 from deploy.cost import estimate
 from deploy.errors import Stop
 from deploy.explain import Said, explain
@@ -53,23 +57,27 @@ def test_the_projects_own_deploy_toml_is_good() -> None:
     ("text", "said"),
     [
         ("mashine_type = 'e2'", "there is no setting 'mashine_type'"),
-        ("machine_type = 'E2 STANDARD'", "machine_type = 'E2 STANDARD' is not a machine type"),
-        ("min_replicas = '1'", "min_replicas is a whole number, not '1'"),
-        ("min_replicas = 0", "min_replicas = 0 is not between 1 and 1000"),
-        ("min_replicas = true", "min_replicas is a whole number, not True"),
+        ("machine_type = 'E2 STANDARD'", "machine_type = 'E2 STANDARD' should be a machine type"),
+        ("min_replicas = '1'", "min_replicas = '1' should be a valid integer"),
+        ("min_replicas = 0", "min_replicas = 0 should be greater than or equal to 1"),
+        ("min_replicas = true", "min_replicas = True should be a valid integer"),
         ("min_replicas = 3\nmax_replicas = 2", "max_replicas = 2 is less than min_replicas = 3"),
-        ("dedicated = 'yes'", "dedicated is true or false, not 'yes'"),
-        ("name = 'Digits'", "name = 'Digits' is not lowercase letters"),
-        ("region = 'Belgium'", "region = 'Belgium' is not a region such as us-central1"),
-        ("artifact_uri = 's3://x'", "artifact_uri = 's3://x' is not gs://BUCKET/FOLDER"),
-        ("accelerator_type = 'T4'", "accelerator_type = 'T4' is not an accelerator"),
+        ("dedicated = 'yes'", "dedicated = 'yes' should be a valid boolean"),
+        ("name = 'Digits'", "name = 'Digits' should be lowercase letters"),
+        ("region = 'Belgium'", "region = 'Belgium' should be a region such as us-central1"),
+        ("artifact_uri = 's3://x'", "artifact_uri = 's3://x' should be gs://BUCKET/FOLDER"),
+        ("accelerator_type = 'T4'", "accelerator_type = 'T4' should be an accelerator"),
         ("accelerator_count = 1", "accelerator_count = 1 without an accelerator_type"),
         (
             "accelerator_type = 'NVIDIA_L4'",
             "accelerator_type = 'NVIDIA_L4' without an accelerator_count",
         ),
-        ("[env]\nAIP_HTTP_PORT = '1'", "AIP_HTTP_PORT, which Vertex AI sets itself"),
-        ("[env]\nA = 1", "[env] is a table of strings"),
+        (
+            "[env]\nAIP_HTTP_PORT = '1'",
+            "env should not name AIP_HTTP_PORT, which Vertex AI sets itself",
+        ),
+        ("[env]\nA = 1", "env.A = 1 should be a valid string"),
+        ("builder = 'here'", "builder = 'here' should be 'cloud' or 'local'"),
         ("name = ", "is not TOML"),
     ],
 )
@@ -79,26 +87,113 @@ def test_a_wrong_setting_is_refused_with_its_place_and_what_was_expected(
     with pytest.raises(Stop) as stop:
         settings.read({"project": "my-project"}, {}, written(tmp_path, text))
     assert said in stop.value.what
-    assert "deploy.toml" in stop.value.what
+    assert stop.value.what.startswith(str(tmp_path / "deploy.toml"))
+    assert "\n" not in stop.value.what
     assert stop.value.do
 
 
-def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        Stop, match="DEPLOY_MIN_REPLICAS: min_replicas is a whole number, not 'two'"
-    ):
-        settings.read(
-            {"project": "my-project"}, {"DEPLOY_MIN_REPLICAS": "two"}, written(tmp_path, "")
-        )
+@pytest.mark.parametrize(
+    ("options", "environment", "said"),
+    [
+        (
+            {},
+            {"DEPLOY_MIN_REPLICAS": "two"},
+            "DEPLOY_MIN_REPLICAS: min_replicas = 'two' should be a valid integer",
+        ),
+        (
+            {},
+            {"DEPLOY_DEDICATED": "2"},
+            "DEPLOY_DEDICATED: dedicated = '2' should be a valid boolean",
+        ),
+        (
+            {"machine_type": "E2"},
+            {},
+            "--machine-type: machine_type = 'E2' should be a machine type",
+        ),
+    ],
+)
+def test_a_wrong_variable_or_option_is_named(
+    tmp_path: Path, options: dict[str, str], environment: dict[str, str], said: str
+) -> None:
+    with pytest.raises(Stop) as stop:
+        settings.read({"project": "my-project"} | options, environment, written(tmp_path, ""))
+    assert stop.value.what.startswith(said)
 
 
-def test_every_setting_is_explained_and_in_the_file_or_a_default_nobody_changes() -> None:
-    assert set(settings.explained()) == set(settings.TYPES)
+def test_variables_are_text_that_becomes_what_the_setting_is(tmp_path: Path) -> None:
+    environment = {"DEPLOY_DEDICATED": "1", "DEPLOY_PORT": "81", "DEPLOY_IMAGE": ""}
+    found = settings.read({"project": "my-project"}, environment, written(tmp_path, ""))
+    assert (found.dedicated, found.port, found.image) == (True, 81, "")
+
+
+def test_every_setting_is_explained_once_with_its_default_and_is_in_the_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["canary", "--help"])
+    told = " ".join(capsys.readouterr().out.partition("settings:\n")[2].split())
+    for name, field in settings.FIELDS.items():
+        option = f"--{name.replace('_', '-')}"
+        assert len(re.findall(rf"(?<!\S){option}(?![\w-])", told)) == (name != "env"), name
+        assert field.description
+        default = {"False": "no"}.get(str(field.default), str(field.default))
+        shown = f"{field.description} (default: {default})" if default else field.description
+        assert shown in told or name == "env"
     text = (ROOT / "deploy.toml").read_text()
     unsaid = {
-        name for name in settings.TYPES if not re.search(rf"^(# )?\[?{name}\b", text, re.MULTILINE)
+        name for name in settings.FIELDS if not re.search(rf"^(# )?\[?{name}\b", text, re.MULTILINE)
     }
     assert unsaid <= {"image", "shared_memory_mb", "wait_minutes", "api_endpoint", "registry"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "endpoint",
+        "build",
+        "upload",
+        "deploy",
+        "promote",
+        "rollback",
+        "predict",
+        "batch-predict",
+        "status",
+        "undeploy",
+        "teardown",
+    ],
+)
+def test_every_command_explains_itself(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*line.split(), "--help"])
+    assert end.value.code == 0
+    assert "--machine-type" in capsys.readouterr().out or not line
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--watch ten", "--watch 0m", "--max-error-rate many", "--max-p95 fast", "--traffic 0"],
+)
+def test_a_limit_that_cannot_be_read_is_refused_before_anything_is_begun(
+    options: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["canary", *options.split()])
+    assert end.value.code == 2
+    option, value = options.split()
+    assert f"argument {option}: {value!r} is n" in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_googles_libraries() -> None:
+    program = (
+        "import sys; from deploy.__main__ import main\n"
+        "try: main(['deploy', '--help'])\n"
+        "except SystemExit: print([n for n in sys.modules if n.startswith(('google.a', 'google.cloud.'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_rehearsal_remembers_elsewhere(tmp_path: Path) -> None:
@@ -221,7 +316,7 @@ def test_times_and_rates_are_read_as_people_write_them() -> None:
         (watch.rate, "101%"),
         (watch.milliseconds, "3"),
     ):
-        with pytest.raises(Stop, match="is not a"):
+        with pytest.raises(argparse.ArgumentTypeError, match=re.escape(repr(text))):
             read(text)
 
 
@@ -242,11 +337,12 @@ def test_an_l4_is_in_its_machines_price() -> None:
     assert estimate([(bare, 1)]) == estimate([(whole, 1)])
 
 
-def test_what_has_no_price_is_said() -> None:
+def test_a_cost_names_what_has_no_price_and_where_the_prices_are_from() -> None:
     cost = estimate([(Machine("z9-giga-1"), 1), (Machine("e2-standard-2"), 1)])
     assert cost.unknown == ("z9-giga-1",)
     assert "z9-giga-1" in str(cost)
     assert "$0.08 an hour" in str(cost)
+    assert str(cost).endswith("prices of 2026-11 from https://cloud.google.com/vertex-ai/pricing")
 
 
 # The image
@@ -291,6 +387,9 @@ def test_the_fingerprint_changes_with_what_goes_in_and_with_nothing_else(tmp_pat
     assert image.fingerprint(tree(tmp_path / "c", code="9")) != first
     assert image.fingerprint(tree(tmp_path / "d", weights="9")) != first
     (tmp_path / "a" / "README.md").write_text("words")
+    compiled = tmp_path / "a" / "docker" / "__pycache__" / "x.pyc"
+    compiled.parent.mkdir()
+    compiled.write_text("bytes")
     assert image.fingerprint(tmp_path / "a") == first
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import engine
 from engine import CANDIDATES, choice, measure
-from engine.folding import folded
+from engine.candidates import folded
 from engine.measure import Trial, Trials
 
 INPUTS = torch.rand(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))

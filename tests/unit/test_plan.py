@@ -138,18 +138,6 @@ def test_rollback_deploys_the_version_before_where_it_was_undeployed() -> None:
     assert traffic(reached(state, plan.rollback(state))) == {"1": 100}
 
 
-@pytest.mark.parametrize("after", range(1, 6))
-def test_rollback_undoes_a_deploy_that_failed_midway(after: int) -> None:
-    state = serving("1", "2")
-    for count, (_, reached_so_far) in enumerate(steps(serving("1", "2"), Goal("deploy", "3"))):
-        if count == after:
-            break
-        state = reached_so_far
-    state = reached(state, plan.rollback(state))
-    assert traffic(state)["2"] == 100
-    assert "3" not in traffic(state)
-
-
 def command(state: State, verb: str) -> Goal | None:
     """Return the goal of a command, as the command line makes it."""
     if verb == "deploy":
@@ -159,30 +147,81 @@ def command(state: State, verb: str) -> Goal | None:
     return plan.promote(state) if verb == "promote" else plan.rollback(state)
 
 
-@pytest.mark.parametrize("verb", ["deploy", "canary", "promote", "rollback"])
-@pytest.mark.parametrize("canary", [False, True], ids=["at rest", "with a canary"])
-def test_interrupted_anywhere_and_run_again_it_ends_as_if_it_had_not_been(
-    verb: str, *, canary: bool
+def starts() -> dict[str, State]:
+    """Return endpoints that a command may find."""
+    two = serving("1", "2")
+    return {
+        "nothing": State(),
+        "one version": serving("1"),
+        "two versions": two,
+        "a canary": reached(two, plan.canary(two, "3", 10)),
+        "a rollback": reached(two, plan.rollback(two)),
+    }
+
+
+REFUSED = {
+    ("nothing", "canary"): "nothing serves yet",
+    ("nothing", "promote"): "nothing is deployed",
+    ("nothing", "rollback"): "no version has served yet",
+    ("one version", "rollback"): "no version before 1",
+}
+DONE = {("one version", "promote"), ("two versions", "promote"), ("a rollback", "promote")}
+CASES = [
+    (start, verb)
+    for start in starts()
+    for verb in ("deploy", "canary", "promote", "rollback")
+    if (start, verb) not in DONE | set(REFUSED)
+]
+
+
+def points(state: State, goal: Goal) -> Iterator[State]:
+    """Give every state that an interruption may leave, with and without something under way at Google."""
+    for each in (state, *(after for _, after in steps(state, goal))):
+        yield each
+        yield replace(each, pending=("operations/1",))
+
+
+@pytest.mark.parametrize(("start", "verb"), CASES)
+def test_interrupted_at_any_step_and_run_again_it_ends_as_if_it_had_not_been(
+    start: str, verb: str
 ) -> None:
-    start = serving("1", "2")
-    if canary:
-        start = reached(start, plan.canary(start, "3", 10))
-    goal = command(start, verb)
-    if goal is None:
-        return
-    whole = reached(start, goal)
-    points = [start, *(state for _, state in steps(start, goal))]
-    for point in points:
+    goal = command(starts()[start], verb)
+    assert goal is not None
+    whole = reached(starts()[start], goal)
+    assert traffic(whole)[goal.version] == goal.percent
+    for point in points(starts()[start], goal):
         again = command(point, verb)
-        if again is None:  # there is nothing left to promote
-            assert point == points[-1]
-            continue
-        end = reached(point, again)
+        # Once the last step is taken nothing is left to promote.
+        end = reached(point, again) if again else replace(point, pending=())
         assert (traffic(end), dict(end.labels), end.default) == (
             traffic(whole),
             dict(whole.labels),
             whole.default,
         )
+
+
+@pytest.mark.parametrize("verb", ["deploy", "canary"])
+@pytest.mark.parametrize("start", ["one version", "two versions", "a rollback"])
+def test_a_rollback_undoes_what_was_interrupted_at_any_step_of_it(start: str, verb: str) -> None:
+    before = starts()[start]
+    goal = command(before, verb)
+    assert goal is not None
+    states = [after for _, after in steps(before, goal)]
+    # After the last step of a deploy nothing is midway any more: that is another test's.
+    for point in states[:-1] if verb == "deploy" else states:
+        end = reached(point, plan.rollback(point))
+        assert traffic(end) == {before.head: 100}
+
+
+@pytest.mark.parametrize(("start", "verb"), DONE)
+def test_where_there_is_no_canary_promote_has_nothing_to_do(start: str, verb: str) -> None:
+    assert command(starts()[start], verb) is None
+
+
+@pytest.mark.parametrize(("start", "verb"), REFUSED)
+def test_what_cannot_be_is_refused(start: str, verb: str) -> None:
+    with pytest.raises(Stop, match=REFUSED[start, verb]):
+        command(starts()[start], verb)
 
 
 def test_whatever_is_interrupted_by_whatever_the_last_command_wins() -> None:
@@ -250,8 +289,6 @@ def test_the_history_fits_into_a_label() -> None:
     assert state.served[:3] == ("59", "58", "57")
 
 
-def test_a_canary_of_what_serves_or_beside_nothing_is_refused() -> None:
+def test_a_canary_of_what_serves_is_refused() -> None:
     with pytest.raises(Stop, match="already serves"):
         plan.canary(serving("1"), "1", 10)
-    with pytest.raises(Stop, match="nothing serves yet"):
-        plan.canary(State(), "1", 10)

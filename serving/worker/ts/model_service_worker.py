@@ -25,9 +25,8 @@ from ts.service import PredictionException, Service
 
 LOAD, PREDICT = b"L", b"I"
 END_OF_LIST = -1
-PIECE = 1 << 16
-"""Bytes asked of the socket at once; of a large message, more."""
-MOST_AT_ONCE = 1 << 20
+MIN_RECV_BYTES, MAX_RECV_BYTES = 1 << 16, 1 << 20
+"""Bytes asked of the socket by one call; a large message is read in few calls."""
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +177,7 @@ class Messages:
 
     def _fill(self, end: int) -> None:
         while (missing := end - len(self._buffer)) > 0:
-            piece = self._connection.recv(min(max(missing, PIECE), MOST_AT_ONCE))
+            piece = self._connection.recv(min(max(missing, MIN_RECV_BYTES), MAX_RECV_BYTES))
             if not piece:
                 raise FrontendLeft
             self._buffer += piece

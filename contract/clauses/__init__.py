@@ -1,1 +1,0 @@
-"""One test a clause, named as the clause."""

@@ -1,0 +1,49 @@
+"""What the command lines have in common: exit codes, signals, a confirmation."""
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from deploy.errors import Interrupted, Lost, Stop
+
+
+def run(program: str, work: Callable[[], None], interrupted: str) -> None:
+    """Call `work`; exit with 1 and the reason if it stops, with 130 and `interrupted` at Ctrl-C."""
+    try:
+        work()
+    except Interrupted:
+        say(f"\ninterrupted. {interrupted}")
+        sys.exit(130)
+    except (Stop, Lost) as stop:
+        advice = stop.do if isinstance(stop, Stop) else "run the same command again"
+        print(f"{program}: {stop}", *filter(None, [advice]), sep="\n  ", file=sys.stderr)
+        sys.exit(1)
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def handle_signals() -> None:
+    """End the command in good order at Ctrl-C, and where the machine ends it."""
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def interrupt(*_: Any) -> None:
+    """End the command in good order."""
+    raise Interrupted
+
+
+def confirm(name: str) -> None:
+    """Ask for the name; raise Stop where something else comes, or nothing."""
+    try:
+        answer = input(f"Type the name, {name}, to go on: ")
+    except EOFError:
+        raise Stop(
+            "nobody is there to agree, so nothing was deleted", "--yes agrees beforehand"
+        ) from None
+    if answer.strip() != name:
+        raise Stop("nothing was deleted", "it needs the name, or --yes")

@@ -1,0 +1,48 @@
+"""Run the contract suite against broken.py as a process of this machine, without Docker.
+
+python -m tests.contract.local KIND INSTANCES
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from contract.suite import run
+from contract.vertex import Options, Variables
+
+BROKEN = Path(__file__).with_name("broken.py")
+
+
+class LocalProcess:
+    """broken.py as a process. It shares this machine's addresses, so it is reached by a second one."""
+
+    address = "127.0.0.2"
+
+    def __init__(self, kind: str, variables: Variables) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in remove
+        self._process = subprocess.Popen(
+            [sys.executable, str(BROKEN), kind],
+            env={**os.environ, **variables.environ()},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def logs(self, *, tail: int | None = None) -> str:
+        self._log.seek(0)
+        return b"".join(self._log.readlines()[-(tail or 0) :]).decode()
+
+    def remove(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+
+if __name__ == "__main__":
+    options = Options(image="", instances=Path(sys.argv[2]), ready_s=1.5, liveness_s=1)
+    sys.exit(run(options, lambda variables: LocalProcess(sys.argv[1], variables)))

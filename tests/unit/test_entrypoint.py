@@ -1,0 +1,134 @@
+"""A container that cannot serve ends with the reason: its entrypoint, as a process of its own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docker import entrypoint
+from tests import bucket
+from tests.pictures import ARCHIVE, MODEL, ROOT
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[str]:
+    """Start a Cloud Storage emulator without buckets; return its URL."""
+    with bucket.emulated() as url:
+        yield url
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """Return a folder for the PATH with an nginx that does nothing until it is told to stop."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "nginx").write_text("#!/bin/sh\nexec sleep 60\n")
+    (folder / "nginx").chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    """Return a folder of folders that are no good: a damaged archive, weights of another model."""
+    folder = tmp_path / "cases"
+    for name in ("none", "no-archive", "swapped", "damaged", "other-weights"):
+        (folder / name).mkdir(parents=True)
+    (folder / "no-archive" / "digits.mar").write_text("no zip\n")
+    (folder / "swapped" / "digits.mar").symlink_to(ARCHIVE)
+    (folder / "swapped" / "digits.mar.sha256").write_text(f"{'0' * 64}  digits.mar\n")
+    content = bytearray(ARCHIVE.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (folder / "damaged" / "model.mar").write_bytes(content)
+    for name in ("weights.safetensors", "model.json"):
+        (folder / "other-weights" / name).write_bytes((MODEL / name).read_bytes())
+    golden = json.loads((MODEL / "golden.json").read_text())
+    golden["expected"]["label"] = "another"
+    (folder / "other-weights" / "golden.json").write_text(json.dumps(golden))
+    return folder
+
+
+ENDS = {
+    "a bad variable": ({"AIP_HTTP_PORT": "http"}, "AIP_HTTP_PORT=http: expected a whole number"),
+    "one port twice": (
+        {"AIP_HTTP_PORT": "9000", "METRICS_PORT": "9000"},
+        "METRICS_PORT and AIP_HTTP_PORT are both 9000",
+    ),
+    "no archive": ({"MODEL_STORE": "{cases}/none"}, r"none: expected one \.mar, found 0"),
+    "a file that is no archive": (
+        {"MODEL_STORE": "{cases}/no-archive"},
+        r"no-archive/digits\.mar is no archive",
+    ),
+    "another archive than the one baked in": (
+        {"MODEL_STORE": "{cases}/swapped"},
+        r"digits\.mar: its SHA-256 is [0-9a-f]{64}, digits\.mar\.sha256 says 0{64}",
+    ),
+    "no bucket": (
+        {"AIP_STORAGE_URI": "gs://no-such-bucket/x"},
+        "gs://no-such-bucket/x: .*does the bucket exist",
+    ),
+    "no folder": ({"AIP_STORAGE_URI": "/mnt/nothing"}, "/mnt/nothing: no such folder; is it mount"),
+    "no storage that is known": (
+        {"AIP_STORAGE_URI": "s3://bucket/x"},
+        "s3://bucket/x: expected gs://BUCKET/FOLDER",
+    ),
+    "a folder of other files": (
+        {"AIP_STORAGE_URI": "{cases}/none"},
+        r"neither a \.mar nor this model's weights: .* missing among",
+    ),
+    "a damaged archive": ({"AIP_STORAGE_URI": "{cases}/damaged"}, r"model\.mar is damaged: "),
+    "weights with another golden instance": (
+        {"AIP_STORAGE_URI": "{cases}/other-weights"},
+        "the model does not answer its golden instance: ",
+    ),
+}
+
+
+def run(programs: Path, **environ: str) -> tuple[int, list[str]]:
+    """Run the entrypoint until it ends; return its exit code and the lines of its log."""
+    inherited = {
+        name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ
+    }
+    inherited["PATH"] = f"{programs}:{inherited['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", "docker.entrypoint"],
+        cwd=ROOT,
+        env=inherited | {"MODEL_STORE": str(ARCHIVE.parent)} | environ,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(("variables", "reason"), ENDS.values(), ids=ENDS.keys())
+def test_what_cannot_be_served_ends_the_container_with_the_reason(
+    programs: Path, cases: Path, emulator: str, variables: dict[str, str], reason: str
+) -> None:
+    given = {name: value.format(cases=cases) for name, value in variables.items()}
+    code, lines = run(programs, STORAGE_EMULATOR_HOST=emulator, **given)
+    assert code == 1
+    assert re.match(f"cannot serve: .*{reason}", json.loads(lines[-1])["message"])
+    assert {json.loads(line)["severity"] for line in lines} <= {"INFO", "CRITICAL"}
+
+
+def test_people_may_have_text(programs: Path) -> None:
+    code, lines = run(programs, AIP_HTTP_PORT="0", LOG_FORMAT="text")
+    assert code == 1
+    assert re.fullmatch(r"[\d:]{8} CRITICAL cannot serve: AIP_HTTP_PORT=0: expected .*", lines[-1])
+
+
+def test_without_a_folder_to_write_to_it_is_said_what_to_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(
+        entrypoint.CannotServe, match="no folder to write to, mount one with --tmpfs"
+    ):
+        entrypoint._folder()
