@@ -99,16 +99,19 @@ setup: .venv/ready ## install all packages that are pinned in requirements/ into
 	elif test -n "$(UV)"; then "$(UV)" venv --quiet --clear --seed --python 3.11 .venv; \
 	else echo "Python 3.11 is missing: install python3.11 and python3.11-venv, or uv, or set PYTHON=/path/to/python3.11" >&2; exit 1; fi
 
-model: .venv/ready ## train the network on scikit-learn's digits (DATA=folder: on yours)
-	$(BIN)/python -m model.train $(if $(DATA),--data $(DATA))
+model: .venv/ready ## train the network anew on scikit-learn's digits (DATA=folder: on yours; ARGS="--out model/trained")
+	$(BIN)/python -m model.train $(if $(DATA),--data $(DATA)) $(ARGS)
 
-$(MODEL):
-	@$(MAKE) --no-print-directory model
+# The weights that come with the repository, if none were trained here.
+$(MODEL): | model/trained
+	@mkdir -p $(@D)
+	cp -R model/trained/. $(@D)
+	@touch $@
 
 archive: $(ARCHIVE) ## pack handler, model and weights into build/model-store/digits.mar
 
 # All that is packed.
-PACKED := $(shell find handler task engine model -type f -not -path '*/__pycache__*' -not -path 'model/train/*' -not -path 'model/export/*')
+PACKED := $(shell find handler task engine model -type f -not -path '*/__pycache__*' -not -path 'model/train*' -not -path 'model/export/*')
 # Without the folder model/export eager serves.
 CHOICE := $(if $(wildcard model/export),build/model/engine.json)
 
