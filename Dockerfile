@@ -75,6 +75,7 @@ COPY telemetry /out/app/telemetry
 # What a stock archive gets beside its own handler.
 COPY handler/__init__.py handler/envelope.py handler/errors.py /out/app/handler/
 COPY docker /out/app/docker
+COPY LICENSE NOTICE /out/app/
 ARG ARCHIVE=build/model-store/digits.mar
 COPY ${ARCHIVE} /out/model-store/
 RUN rm -r /out/app/docker/stages && cd /out/model-store && sha256sum *.mar > "$(basename *.mar).sha256" \
@@ -135,6 +136,7 @@ ARG REVISION
 ARG SOURCE
 ARG CREATED
 LABEL org.opencontainers.image.title="vertex-torchserve" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.created="${CREATED}" \

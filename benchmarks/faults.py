@@ -30,6 +30,9 @@ LIMITS = ("--memory", "2g", "--memory-swap", "2g", "--tmpfs", "/tmp:size=96m")
 RIGHTS = ("--restart", "on-failure", "--read-only", "--cap-drop", "ALL")
 REASON = "cannot serve: "
 """The last line of a container that ends begins with this, followed by the reason."""
+TABLE = """\
+| fault | sent | not answered | losses end after | health not 200 for | slowest request | restarts | last line |
+|---|---|---|---|---|---|---|---|"""
 KILL = """
 import os, pathlib, sys
 for entry in sorted(pathlib.Path("/proc").glob("[0-9]*"), key=lambda entry: int(entry.name)):
@@ -191,10 +194,7 @@ def main() -> None:
     parser.add_argument("--docker", default="docker", help="(%(default)s)")
     parser.add_argument("--only", default="", help="only faults whose name contains this")
     args = parser.parse_args()
-    print(
-        "| fault | sent | not answered | losses end after | health not 200 for | slowest request "
-        "| restarts | last line |\n|---|---|---|---|---|---|---|---|"
-    )
+    print(TABLE)
     try:
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
             models = _pack(Path(folder))

@@ -36,12 +36,10 @@ class Client:
 
     def send(self, path: str, body: bytes | None = None) -> int | str:
         """Send a GET, or a POST of `body`; return the status, or why there is none."""
-        method = "GET" if body is None else "POST"
-        headers = {"Content-Type": "application/json"}
+        url, headers = self._url + path, {"Content-Type": "application/json"}
+        request = requests.Request("POST" if body else "GET", url, headers, data=body).prepare()
         try:
-            return self._session.request(
-                method, self._url + path, data=body, headers=headers, timeout=self._timeout_s
-            ).status_code
+            return self._session.send(request, timeout=self._timeout_s).status_code
         except requests.Timeout:
             return "timed out"
         except requests.RequestException:

@@ -118,12 +118,12 @@ def _text(ratio: float | None) -> str:
 
 def write(measured: list[Row], ended: datetime.datetime, folder: Path) -> Path:
     """Write FOLDER/run-TIME.json, and the table as run-TIME.md; return the JSON file."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     document = {
         "ended": ended.isoformat(timespec="seconds"),
         "machine": {
             "cpu": machine(),
-            "memory_gib": round(memory / 2**30, 1),
+            "memory_gib": round(memory_bytes / 2**30, 1),
             "kernel": platform.release(),
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -20,8 +20,6 @@ BUILD = Path("build/bench")
 DIGITS = Path("build/model-store/digits.mar")
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 """Photographs that come with scikit-image."""
-REAL_BATCHES = (1, 4, 8)
-"""Instances in a pass, for the choice of the engine."""
 SIZE = (500, 375)
 """Pixels: what ImageNet's pictures have on average."""
 
@@ -80,7 +78,7 @@ def _prepare(weights: Path, instances: list[Any]) -> None:
     if not (weights / "engine.json").exists():
         task = load(weights, torch.device("cpu"))
         pixels = torch.stack([task.preprocess(instance) for instance in instances * 2])
-        trials = measure.measure(drawn(), task.normalised(pixels), REAL_BATCHES, rounds=5)
+        trials = measure.measure(drawn(), task.normalised(pixels), (1, 4, 8), rounds=5)
         trials.write(weights)
         print(trials.table(), flush=True)
     task = load(weights, torch.device("cpu"))

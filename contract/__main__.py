@@ -30,8 +30,7 @@ def main() -> None:
     add("--docker", default="docker", help="the client to use (%(default)s)")
     add("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
     add("--ready-s", type=float, default=300, help="maximum time to become healthy (%(default)s)")
-    opened = "maximum time until its port is open (%(default)s)"
-    add("--liveness-s", type=float, default=LIVENESS_S, help=opened)
+    add("--liveness-s", type=float, default=LIVENESS_S, help="until its port is open (%(default)s)")
     add("--port", type=int, help="the port that the model is uploaded with, if any")
     add("--health-route", help="the health route that it is uploaded with, if any")
     add("--predict-route", help="the predict route that it is uploaded with, if any")

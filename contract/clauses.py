@@ -10,9 +10,8 @@ import pytest
 import requests
 
 from contract.docker import Docker
-from contract.server import PROBE_S, Server, Unreachable
 from contract.suite import SUITE, Suite
-from contract.vertex import default_routes, uploaded_with
+from contract.vertex import PROBE_S, Server, Unreachable, default_routes, uploaded_with
 
 SHARED_ENDPOINT_BYTES = 1_500_000
 """The largest request that a shared public endpoint passes on."""

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from contract.docker import Docker
-from contract.server import Process, Server, Start
-from contract.vertex import RIGHTS, Options, Variables
+from contract.vertex import RIGHTS, Options, Process, Server, Start, Variables
 
 CLAUSES = Path(__file__).parent / "clauses.py"
 OUTCOMES = {"passed": "PASS", "failed": "FAIL", "error": "FAIL", "skipped": "SKIP"}
@@ -17,10 +16,7 @@ SUITE = pytest.StashKey["Suite"]()
 
 
 def run(options: Options, start: Start | None = None) -> int:
-    """Check a server against every clause, print the results, and return the exit code.
-
-    `start` starts the server; by default it is a container of `options.image`.
-    """
+    """Check a server, by default a container of `options.image`; return the exit code."""
 
     def container(variables: Variables) -> Process:
         env, rights = variables.environ(), RIGHTS[options.rights]

@@ -31,6 +31,8 @@ INPUTS = (
     "requirements/serve.lock",
     "requirements/torch.lock",
     "requirements/sbom.lock",
+    "LICENSE",
+    "NOTICE",
 )
 """What the Dockerfile copies, beside the archive."""
 OVER = ("SUCCESS", "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED")

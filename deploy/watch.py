@@ -35,6 +35,10 @@ class Seen:
     """5xx: what is the model's fault, not the client's"""
     p95_ms: float | None = None
 
+    def __str__(self) -> str:
+        p95 = f", p95 {self.p95_ms:.0f} ms" if self.p95_ms is not None else ""
+        return f"{self.answers} answers, {self.errors} errors{p95}"
+
 
 def trouble(seen: Seen, limits: Limits) -> str | None:
     """Say what is wrong with a canary; None where nothing is, or where there are too few answers to tell."""
@@ -72,15 +76,13 @@ def find_trouble(google: "Google", version: str, limits: Limits) -> str | None:
             return wrong
         if gone - told >= 60:
             told = gone
-            p95 = f", p95 {seen.p95_ms:.0f} ms" if seen.p95_ms is not None else ""
-            google.say(f"  {gone / 60:.0f} min: {seen.answers} answers, {seen.errors} errors{p95}")
+            google.say(f"  {gone / 60:.0f} min: {seen}")
     if seen.answers < FEWEST:
         raise Stop(
             f"only {seen.answers} requests reached the canary in {limits.minutes:g} minutes: that says nothing",
             "it keeps its traffic; watch longer, give it more traffic, or roll back",
         )
-    p95 = f", p95 {seen.p95_ms:.0f} ms" if seen.p95_ms is not None else ""
-    google.say(f"  {seen.answers} answers, {seen.errors} errors{p95}")
+    google.say(f"  {seen}")
     return None
 
 

@@ -35,10 +35,6 @@ def _serve(function: Function, args: argparse.Namespace) -> None:
     serve(function, args.host, args.port, uri)
 
 
-def _source(function: Function, _: argparse.Namespace) -> None:
-    print(source.lay_out(function))
-
-
 def _upload(function: Function, args: argparse.Namespace) -> None:
     from functions import upload  # noqa: PLC0415
 
@@ -84,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
     one.add_argument("--port", type=int, default=8080, help="(%(default)s)")
     add_storage(one, "where its model lies: gs://BUCKET/FOLDER (default: where it was made)")
-    add("source", "lay its source out in build/functions, as it is deployed", _source)
+    text = "lay its source out in build/functions, as it is run and deployed"
+    add("source", text, lambda function, _: print(source.lay_out(function)))
     one = add("upload", "put its model into a bucket", _upload)
     add_storage(one, "gs://BUCKET/FOLDER (default: gs://PROJECT-models/NAME)")
     add_place(one)

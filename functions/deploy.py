@@ -1,8 +1,7 @@
 """Deploy a function with gcloud: everything that can be wrong is looked at before it begins."""
 
+import functools
 import shlex
-import shutil
-import subprocess
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import storage
 from deploy.errors import Stop
+from deploy.programs import Programs
 from functions import source
 from functions.catalogue import RUNTIME, Function
 from functions.example import example
@@ -68,15 +68,17 @@ def command(function: Function, to: Target, folder: Path, environ: dict[str, str
 def deploy(function: Function, to: Target, *, dry_run: bool = False) -> None:
     """Deploy a function, and say how it is asked and ended; raise Stop."""
     environ = _environment(function, to.uri)
-    words = command(function, to, source.lay_out(function), environ)
+    words, there = command(function, to, source.lay_out(function), environ), _there(function, to)
+    programs = Programs(functools.partial(print, flush=True), dry_run, LIMIT_S)
+    failed = Stop(
+        "gcloud functions deploy failed, as it says above",
+        "docs/functions.md says what it needs; the same command again goes on",
+    )
+    programs.run(words, failed, shown=True)
     if dry_run:
-        print(f"would run {shlex.join(words)}")
         return
-    print(f"→ {shlex.join(words)}", flush=True)
-    _run(words)
-    there = _there(function, to)
     described = ["gcloud", "functions", "describe", *there, "--format=value(serviceConfig.uri)"]
-    url = _run(described, shown=False).strip()
+    url = programs.run(described, failed).strip()
     token = "" if to.public else ' -H "Authorization: Bearer $(gcloud auth print-identity-token)"'
     print(f"\n{function.name} answers at {url}:\n\n  curl{token} {example(function)} {url}\n")
     print(f"At rest it costs nothing. To end it: gcloud functions delete {shlex.join(there)}")
@@ -111,19 +113,3 @@ def _pins(function: Function, uri: str) -> str:
         for name in function.model:
             there.fetch(name, Path(folder) / name)
         return ",".join(sha256(Path(folder) / name) for name in function.model)
-
-
-def _run(words: list[str], *, shown: bool = True) -> str:
-    """Run gcloud; raise Stop where it fails, its own words being shown already."""
-    if shutil.which(words[0]) is None:
-        raise Stop("gcloud is not on this machine", "https://cloud.google.com/sdk/docs/install")
-    stdout = None if shown else subprocess.PIPE
-    try:
-        done = subprocess.run(words, stdout=stdout, text=True, timeout=LIMIT_S, check=True)
-    except subprocess.SubprocessError as error:
-        late = isinstance(error, subprocess.TimeoutExpired)
-        raise Stop(
-            f"{' '.join(words[:3])} {'timed out' if late else 'failed, as it says above'}",
-            "docs/functions.md says what it needs; the same command again goes on",
-        ) from None
-    return done.stdout or ""

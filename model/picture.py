@@ -5,7 +5,7 @@ from PIL import Image
 
 from model.network import SIDE
 from task import JSON, BadInstance
-from task.images import IMAGE_SHAPES, decode_image, describe, read_image
+from task.images import IMAGE_SHAPES, describe, read_image
 
 DRAFT_SIDE = 256
 """A JPEG is reduced while it is decoded, its sides no shorter than this: a digit needs no more."""
@@ -23,11 +23,6 @@ def read(instance: JSON) -> Image.Image:
         case list(rows) | {"data": list(rows)}:
             return from_rows(rows)
     return read_image(instance, draft_side=DRAFT_SIDE, expected=SHAPES)
-
-
-def decode(content: bytes) -> Image.Image:
-    """Decode a PNG, JPEG or WebP file as `read` does; raise BadInstance."""
-    return decode_image(content, draft_side=DRAFT_SIDE)
 
 
 def from_rows(rows: list[JSON]) -> Image.Image:

@@ -4,26 +4,19 @@ As a program, lay some beside weights that came without any.
 """
 
 import argparse
-import base64
-import json
-import random
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from model.train import data as sources
-from model.train.__main__ import SAMPLE
-from model.train.data import BadData, Data, png
-from model.train.exam import EXAMINERS
-from model.train.report import REPEATS
+from model.train.data import BadData, Data
+from model.train.evaluate import REPEATS, SMALL_SCAN, VARIANTS, redraw
+from model.train.write import as_instance, write_held_out
 
 SEED = 1
 """Not that of the training's own examination: other pictures, of the same writers."""
-INSTANCES = 10
-"""How many pictures stand in instances.json too, as requests have them."""
 
 
 class Shown(NamedTuple):
@@ -37,7 +30,7 @@ class Shown(NamedTuple):
     @property
     def base64(self) -> str:
         """The picture as a request has it."""
-        return base64.b64encode(png(self.picture)).decode()
+        return as_instance(self.picture)["b64"]
 
 
 def load(folder: Path | None) -> Data:
@@ -47,25 +40,13 @@ def load(folder: Path | None) -> Data:
 
 def held_out(data: Data, most: int = 0) -> list[Shown]:
     """Return the held-out pictures, each in all the ways of the examination; about `most`, if that is not 0."""
-    drawn = len(data.held_out) * (1 + REPEATS * (len(EXAMINERS) - 1))
+    drawn = len(data.held_out) * (1 + REPEATS * (len(VARIANTS) - 1))
     some = data.held_out[:: -(-drawn // most) if most else 1]
-    found = []
-    for way, examiner in EXAMINERS.items():
-        rng = random.Random(SEED)
-        for each in some * (1 if way == "as scanned" else REPEATS):
-            found.append(Shown(way, examiner(each.picture, rng), data.labels[each.target]))
-    return found
-
-
-def lay(folder: Path, shown: list[Shown]) -> None:
-    """Write LABEL-NUMBER.png for each picture, and some of them as instances."""
-    folder.mkdir(parents=True, exist_ok=True)
-    seen: Counter[str] = Counter()
-    for each in shown:
-        (folder / f"{each.label}-{seen[each.label]:03}.png").write_bytes(png(each.picture))
-        seen[each.label] += 1
-    instances = [{"b64": each.base64} for each in shown[:: max(len(shown) // INSTANCES, 1)]]
-    (folder / "instances.json").write_text(json.dumps({"instances": instances}) + "\n")
+    return [
+        Shown(way, each.picture, data.labels[each.target])
+        for way in VARIANTS
+        for each in redraw(way, some, SEED)
+    ]
 
 
 def main() -> None:
@@ -78,9 +59,9 @@ def main() -> None:
         data = load(args.data)
     except BadData as error:
         sys.exit(f"pipeline.pictures: {error}")
-    shown = [each for each in held_out(data) if each.way == SAMPLE][: len(data.held_out)]
-    lay(args.model / "held-out", shown)
-    print(f"{args.model}/held-out: {len(shown)} pictures")
+    shown = [(each.label, each.picture) for each in held_out(data) if each.way == SMALL_SCAN]
+    count = write_held_out(args.model / "held-out", shown)
+    print(f"{args.model}/held-out: {count} pictures")
 
 
 if __name__ == "__main__":

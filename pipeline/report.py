@@ -9,10 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from model.train import report as training
-from model.train.report import Sitting
+from model.train.evaluate import Evaluation, confusion_table, draw_misread
 from pipeline.pictures import Shown
 
 ALL = "all of them"
@@ -51,21 +48,20 @@ class Compared:
         lost = sum(each.label == theirs != ours for each, ours, theirs in pairs)
         return won, lost
 
-    def sittings(self) -> dict[str, Sitting]:
-        """Return what the candidate said as the training's own examination has it."""
-        wanted, said = (
-            torch.tensor([self.labels.index(label) for label in labels])
-            for labels in ([each.label for each in self.shown], self.candidate)
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Return the candidate's answers as the training's own evaluation has them."""
+        pictures, labels = (
+            [each.picture for each in self.shown],
+            [each.label for each in self.shown],
         )
-        scores = torch.nn.functional.one_hot(said, len(self.labels)).float()
-        return {ALL: Sitting([each.picture for each in self.shown], wanted, scores)}
+        return {ALL: Evaluation(pictures, labels, self.candidate, [1.0] * len(labels))}
 
 
 def write(folder: Path, compared: Compared, passes: bool, message: str) -> None:
     """Write report.json, report.html, misread.png and confusion.txt."""
     folder.mkdir(parents=True, exist_ok=True)
-    training.misread(compared.sittings(), compared.labels).save(folder / "misread.png")
-    confused = training.confusion(compared.sittings(), compared.labels)
+    draw_misread(compared.evaluations()).save(folder / "misread.png")
+    confused = confusion_table(compared.evaluations(), compared.labels)
     (folder / "confusion.txt").write_text(f"{confused}\n")
     misread = base64.b64encode((folder / "misread.png").read_bytes()).decode()
     (folder / "report.html").write_text(

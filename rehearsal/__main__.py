@@ -24,9 +24,7 @@ def main() -> None:
     accelerators = "the quota of each accelerator (%(default)s)"
     add("--accelerators", type=int, default=Rules.accelerators, help=accelerators)
     args = parser.parse_args()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     rules = Rules(
         docker=args.docker, patience_s=args.patience, cpus=args.cpus, accelerators=args.accelerators
     )

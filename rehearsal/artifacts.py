@@ -17,11 +17,8 @@ COPIES = "vertex-copies"
 @contextlib.contextmanager
 def client(rules: Rules) -> Iterator[Client]:
     """Give a client; it is closed afterwards, as the emulator hears one connection at a time."""
-    made = Client(
-        project="rehearsal",
-        credentials=AnonymousCredentials(),
-        client_options={"api_endpoint": rules.storage},
-    )
+    options = {"api_endpoint": rules.storage}
+    made = Client("rehearsal", AnonymousCredentials(), client_options=options)
     try:
         yield made
     except GoogleAPIError as error:

@@ -81,7 +81,6 @@ def _predict(
     return well, [json.dumps({"instance": instance, key: value}) for instance, value in pairs]
 
 
-JOBS = Jobs(
-    "BatchPredictionJob", lambda world: world.jobs, v1.ListBatchPredictionJobsResponse, v1.JobState
-)
+LISTING = v1.ListBatchPredictionJobsResponse
+JOBS = Jobs("BatchPredictionJob", lambda world: world.jobs, LISTING, v1.JobState)
 METHODS = {"CreateBatchPredictionJob": create, **JOBS.methods()}

@@ -56,9 +56,8 @@ def create(world: World, request: cb.CreateBuildRequest) -> operations_pb2.Opera
     expanded = expand(build)
     world.builds[build.name] = build
     metadata = cb.BuildOperationMetadata(build=build)
-    where = canonical(where)
     work = partial(_run, world, build, expanded)
-    return operations.start(world, where, "CreateBuild", work, metadata)
+    return operations.start(world, canonical(where), "CreateBuild", work, metadata)
 
 
 def get(world: World, request: cb.GetBuildRequest) -> cb.Build:
@@ -144,7 +143,7 @@ def _run(world: World, build: cb.Build, expanded: cb.Build, _: operations.Operat
     until = time.monotonic() + (expanded.timeout.total_seconds() if "timeout" in expanded else 3600)
     build.status_detail = ""
     try:
-        with tempfile.TemporaryDirectory(prefix="rehearsal-build-") as folder:
+        with tempfile.TemporaryDirectory(prefix="build-", ignore_cleanup_errors=True) as folder:
             workspace = Path(folder, "workspace")
             workspace.mkdir()
             _unpack(world, expanded, workspace)

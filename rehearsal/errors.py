@@ -75,6 +75,5 @@ def disabled(service: str, project: str) -> Refused:
 
 
 def _forbidden(message: str, reason: str, domain: str, metadata: dict[str, str]) -> Refused:
-    info = {"reason": reason, "domain": domain, "metadata": metadata}
-    info_type = {"@type": "type.googleapis.com/google.rpc.ErrorInfo"}
-    return Refused("PERMISSION_DENIED", message, [info_type | info])
+    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": domain}
+    return Refused("PERMISSION_DENIED", message, [info | {"metadata": metadata}])

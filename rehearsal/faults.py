@@ -4,9 +4,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from rehearsal.errors import Refused, denied, disabled
+from rehearsal.errors import Refused, denied, disabled, invalid
 
-KINDS = ("denied", "disabled", "refused", "failing", "cut", "slow")
+KINDS = ("denied", "disabled", "refused", "failing", "cut")
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Fault:
     after: int = 0
     """How many requests it lets pass before."""
     detail: str = ""
-    """denied: the permission; disabled: the API; refused and failing: STATUS message; slow: seconds."""
+    """denied: the permission; disabled: the API; refused and failing: STATUS message."""
 
 
 @dataclass
@@ -36,9 +36,9 @@ class Faults:
         try:
             fault = Fault(**wanted)
         except TypeError as error:
-            raise Refused("INVALID_ARGUMENT", str(error)) from None
+            raise invalid(str(error)) from None
         if fault.kind not in KINDS:
-            raise Refused("INVALID_ARGUMENT", f"kind is one of {', '.join(KINDS)}")
+            raise invalid(f"kind is one of {', '.join(KINDS)}")
         with self.lock:
             self.waiting.append(fault)
 

@@ -59,8 +59,8 @@ def upload_url(world: World, request: gf.GenerateUploadUrlRequest) -> gf.Generat
 
 def runtimes(*_: object) -> gf.ListRuntimesResponse:
     """Return the Pythons."""
-    names = [{"name": name, "display_name": name} for name in RUNTIMES]
-    listed = [{"stage": "GA", "environment": "GEN_2", **each} for each in names]
+    kind = {"stage": "GA", "environment": "GEN_2"}
+    listed = [{"name": name, "display_name": name, **kind} for name in RUNTIMES]
     return gf.ListRuntimesResponse(runtimes=listed)
 
 

@@ -1,11 +1,13 @@
 """Processes on this machine, their ports, and requests to them."""
 
+import contextlib
 import socket
 import subprocess
 import time
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 
 Process = subprocess.Popen[bytes]
 POLL_S = 0.05
@@ -42,7 +44,9 @@ def end(process: Process, within_s: float = 10) -> None:
 
 
 def send(verb: str, url: str, timeout_s: float, **options: Any) -> requests.Response:
-    """Send one request over a connection of its own, whatever proxies this machine is set to use."""
-    with requests.Session() as session:
-        session.trust_env = False
-        return session.request(verb, url, timeout=timeout_s, allow_redirects=False, **options)
+    """Send one request over a connection of its own; no proxies, no redirects, no session."""
+    request = requests.Request(verb, url, **options).prepare()
+    with contextlib.closing(HTTPAdapter()) as adapter:
+        response = adapter.send(request, timeout=timeout_s)
+        _ = response.content  # read before the connection is closed
+        return response

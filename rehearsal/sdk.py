@@ -44,12 +44,8 @@ def main() -> None:
     ids = {each.model_version_id: each.id for each in endpoint.list_models()}
     endpoint.update(traffic_split={ids["1"]: 0, ids["2"]: 100})
     endpoint.undeploy(ids["1"])
-    print(
-        "traffic:",
-        endpoint.traffic_split,
-        "versions:",
-        [v.version_id for v in aiplatform.models.ModelRegistry("sdk").list_versions()],
-    )
+    versions = [v.version_id for v in aiplatform.models.ModelRegistry("sdk").list_versions()]
+    print("traffic:", endpoint.traffic_split, "versions:", versions)
     endpoint.delete(force=True)
     second.delete()
     endpoints = aiplatform.Endpoint.list(filter='display_name="sdk"')

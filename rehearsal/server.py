@@ -5,7 +5,6 @@ import logging
 import re
 import socket
 import threading
-import time
 import traceback
 from typing import Any
 
@@ -123,12 +122,10 @@ class App:
         return _written(wire.as_json(method(self.world, _stable(*call))))
 
     def _strike(self, rpc: str, resource: str) -> None:
-        fault = self.world.faults.strikes(rpc, "denied", "disabled", "refused", "cut", "slow")
+        fault = self.world.faults.strikes(rpc, "denied", "disabled", "refused", "cut")
         if fault and fault.kind == "cut":
             raise ConnectionAbortedError
-        if fault and fault.kind == "slow":
-            time.sleep(float(fault.detail))
-        elif fault:
+        if fault:
             raise refusal(fault, resource)
 
     def _predict(self, rpc: str, request: Request, endpoint: str, body: bytes) -> Response:

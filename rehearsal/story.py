@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from contract.docker import Docker, DockerError
 from rehearsal import artifacts, ports
 from rehearsal.stage import Missing, Stage, raised
 from rehearsal.world import Rules
@@ -94,7 +96,6 @@ def with_gcloud(story: Story, image: str) -> None:
     answer = json.loads(story.run(predict))
     complete = "deployedModelId" in answer and bool(answer["predictions"])
     story.expect(complete, "no predictions from gcloud")
-    print(f"\n  deployedModelId: {answer['deployedModelId']}")
     raw = story.run(
         f"gcloud ai endpoints raw-predict {where} --request=@{REQUEST} "
         "--http-headers=Content-Type=application/json"
@@ -177,6 +178,13 @@ def chapters(story: Story) -> Iterator[str]:
     with_deploy(story)
 
 
+def clean_up(docker: str) -> None:
+    """Remove what cloudbuild.yaml leaves on the machine of a build, which Google deletes whole."""
+    with contextlib.suppress(DockerError):
+        Docker(docker)("image", "rm", "--force", "workshop")
+    shutil.rmtree("/tmp/checks", ignore_errors=True)  # noqa: S108  named there
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -201,6 +209,8 @@ def main() -> None:
         sys.exit(f"rehearsal: {error}\n  what the control plane saw: {LOG}")
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        clean_up(args.docker)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ class Rules:
     """How strict this Google is; the defaults are the documented ones but for the patience."""
 
     docker: str = "docker"
-    """The client to use."""
     storage: str = ""
     """URL of the storage emulator, as clients on this machine and containers reach it."""
     registry: str = ""
@@ -39,7 +38,7 @@ class Rules:
     shared_s: float = 60
     dedicated_s: float = 600
     probe_s: float = 10
-    """How often a deployed container is probed, and its port until it is ready; as Vertex AI does."""
+    """How often the container of a deployed model is probed."""
 
     @property
     def engine(self) -> Docker:

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ENTRY = ROOT / "handler" / "vertex_handler.py"
 GOLDEN_REQUEST = "golden-request.json"
 """A file in the archive: a request to probe the served model with."""
-LEFT_OUT = shutil.ignore_patterns("__pycache__", "train", "export", ENTRY.name, "held-out", ".*")
+LEFT_OUT = shutil.ignore_patterns(
+    "__pycache__", "train", "trained", "export", ENTRY.name, "held-out", ".*"
+)
 
 
 PACKAGES = ("handler", "task", "engine", "model")

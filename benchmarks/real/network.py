@@ -5,13 +5,12 @@ from torch import Tensor, nn
 
 SIDE = 224
 """Height and width, in pixels, of the picture that the network reads."""
-CLASSES = 1000
 
 
 class ResNet18(nn.Module):
     """(N, 3, 224, 224) float32, normalised -> (N, classes) float32 logits."""
 
-    def __init__(self, classes: int = CLASSES) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             *_convolution(3, 64, 7, stride=2), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)
@@ -22,9 +21,7 @@ class ResNet18(nn.Module):
             *_stage(128, 256, stride=2),
             *_stage(256, 512, stride=2),
         )
-        self.classify = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)
-        )
+        self.classify = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the logits of each picture."""

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,17 +34,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="stock-") as scratch:
         folder = Path(scratch)
         _pack(args.archive, folder / "stock.mar")
-        names = ("management", "metrics", "grpc", "grpc_management")
-        ports = {name: free_port() for name in names}
-        (folder / "config.properties").write_text(CONFIG.format(port=args.port, **ports))
+        ports = {name: free_port() for name in re.findall(r"{(\w+)}", CONFIG)}
+        (folder / "config.properties").write_text(CONFIG.format(**ports | {"port": args.port}))
         home = Path(java.find().executable).resolve().parent.parent
         options = (
             "--start --foreground --ts-config config.properties --models stock=stock.mar "
             "--model-store . --disable-token-auth --no-config-snapshots"
         )
-        torchserve = Path(sys.executable).with_name("torchserve")
-        environment = os.environ | {"JAVA_HOME": str(home)}
-        subprocess.run([torchserve, *options.split()], cwd=folder, env=environment, check=False)
+        words = [str(Path(sys.executable).with_name("torchserve")), *options.split()]
+        subprocess.run(words, cwd=folder, env=os.environ | {"JAVA_HOME": str(home)}, check=False)
 
 
 def _pack(archive: Path, target: Path) -> None:

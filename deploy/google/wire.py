@@ -56,11 +56,15 @@ def _retry(
     *,
     first: float = 0.5,
     last: float = 30.0,
-    limit_s: float = GIVE_UP_S,
+    limit_s: float = 0,
 ) -> Retry:
     """Return what calls a function again after these errors, ever later; it ends with RetryError."""
     return Retry(
-        if_exception_type(*errors), initial=first, maximum=last, timeout=limit_s, on_error=on_error
+        if_exception_type(*errors),
+        initial=first,
+        maximum=last,
+        timeout=limit_s or GIVE_UP_S,
+        on_error=on_error,
     )
 
 

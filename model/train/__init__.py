@@ -1,1 +1,1 @@
-"""From scans to weights: `python -m model.train`. None of it is served."""
+"""From examples to weights: `python -m model.train`. Not packed into the archive."""

@@ -1,6 +1,5 @@
 """The pictures to learn from: scikit-learn's digits, or a folder with a folder per class."""
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,26 +7,27 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from model.normalise import cut_out
-from model.picture import decode
+from model.normalise import crop_to_ink
+from model.train.glyphs import draw_glyph, read_forms
 from task import BadInstance
+from task.images import decode_image
 
 HELD_OUT = 0.15
-"""The share of each class, the last of it, that is kept for the examination."""
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+"""The share of each class, the last of it, that is kept for the evaluation."""
+GLYPHS = 150
+"""How many digits of each class are drawn by glyphs.txt: about as many as there are scans."""
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 
 
 class Example(NamedTuple):
-    """One picture and what it shows."""
+    """A square of mode "L", ink bright on black with room around it; the index of its label."""
 
     picture: Image.Image
-    """A square of mode "L", ink bright on black, the digit in its middle with room around it."""
     target: int
-    """The index of its label."""
 
 
 class Data(NamedTuple):
-    """What to train on and what to examine with; the two share no picture."""
+    """What to train on and what to evaluate with; the two share no picture."""
 
     source: str
     labels: list[str]
@@ -40,70 +40,60 @@ class BadData(Exception):
 
 
 def digits() -> Data:
-    """Return the 1,797 scans of 8x8 that come with scikit-learn.
+    """Return scikit-learn's 1,797 scans of 8x8, and glyphs to train on.
 
-    They lie in the order in which their writers wrote them, so that the last of them are
-    by people whose hand was not trained on.
+    The scans are in the order of their writers, so the held-out ones are by other people.
     """
+    pictures: dict[str, list[Image.Image]] = {label: [] for label in "0123456789"}
     bunch = load_digits()
-    scans = [_framed(Image.fromarray((s * 255 / 16).astype(np.uint8))) for s in bunch.images]
-    names = [str(name) for name in bunch.target_names]
-    return _split("scikit-learn's digits", names, scans, bunch.target.tolist())
+    for scan, target in zip(bunch.images, bunch.target, strict=True):
+        pictures[str(target)].append(Image.fromarray((scan * 255 / 16).astype(np.uint8)))
+    data = _split("scikit-learn's digits, and glyphs.txt", pictures)
+    rng = np.random.default_rng(0)
+    for label, forms in read_forms().items():
+        drawn = [draw_glyph(forms[number % len(forms)], rng) for number in range(GLYPHS)]
+        data.training.extend(Example(glyph, data.labels.index(label)) for glyph in drawn)
+    return data
 
 
 def folder(path: Path) -> Data:
     """Return the pictures of FOLDER/LABEL/*.png (or .jpg, .jpeg, .webp); raise BadData."""
     if not path.is_dir():
         raise BadData(f"{path} is not a folder")
-    classes = sorted(entry for entry in path.iterdir() if entry.is_dir())
-    if len(classes) < 2:
-        raise BadData(f"{path} needs a folder of pictures per class, and two classes at least")
-    pictures, targets = [], []
-    for target, entry in enumerate(classes):
+    pictures = {}
+    for entry in sorted(entry for entry in path.iterdir() if entry.is_dir()):
         files = sorted(file for file in entry.iterdir() if file.suffix.lower() in SUFFIXES)
         if len(files) < 2:
-            raise BadData(f"{entry} needs two pictures at least, of {', '.join(sorted(SUFFIXES))}")
-        for file in files:
-            pictures.append(_from_file(file))
-            targets.append(target)
-    return _split(str(path), [entry.name for entry in classes], pictures, targets)
+            raise BadData(f"{entry} needs at least two pictures ({', '.join(SUFFIXES)})")
+        pictures[entry.name] = [_read(file) for file in files]
+    if len(pictures) < 2:
+        raise BadData(f"{path} needs a folder of pictures per class, and at least two classes")
+    return _split(str(path), pictures)
 
 
-def _split(source: str, labels: list[str], pictures: list[Image.Image], targets: list[int]) -> Data:
-    training: list[Example] = []
-    held_out: list[Example] = []
-    for target in range(len(labels)):
-        of_class = [
-            Example(picture, target)
-            for picture, of in zip(pictures, targets, strict=True)
-            if of == target
-        ]
-        kept = min(round(len(of_class) * (1 - HELD_OUT)), len(of_class) - 1)
-        training += of_class[:kept]
-        held_out += of_class[kept:]
-    return Data(source, labels, training, held_out)
-
-
-def _from_file(file: Path) -> Image.Image:
+def _read(file: Path) -> Image.Image:
     try:
-        digit = cut_out(decode(file.read_bytes()))
+        digit = crop_to_ink(decode_image(file.read_bytes()))
     except BadInstance as error:
         raise BadData(f"{file}: {error}") from error
     if digit is None:
-        raise BadData(f"{file}: no ink to be seen, all of it is one shade")
-    return _framed(digit)
+        raise BadData(f"{file}: the picture is blank")
+    return digit
 
 
-def _framed(digit: Image.Image) -> Image.Image:
-    side = max(digit.size)
-    margin = max(side // 8, 1)
-    square = Image.new("L", (side + 2 * margin,) * 2)
-    square.paste(digit, ((square.width - digit.width) // 2, (square.height - digit.height) // 2))
+def _split(source: str, pictures: dict[str, list[Image.Image]]) -> Data:
+    data = Data(source, list(pictures), training=[], held_out=[])
+    for target, of_class in enumerate(pictures.values()):
+        examples = [Example(_frame(picture), target) for picture in of_class]
+        count = min(round(len(examples) * (1 - HELD_OUT)), len(examples) - 1)
+        data.training.extend(examples[:count])
+        data.held_out.extend(examples[count:])
+    return data
+
+
+def _frame(digit: Image.Image) -> Image.Image:
+    """Lay a digit into the middle of a square, with an eighth of its longer side around it."""
+    side = max(digit.size) + 2 * max(max(digit.size) // 8, 1)
+    square = Image.new("L", (side, side))
+    square.paste(digit, ((side - digit.width) // 2, (side - digit.height) // 2))
     return square
-
-
-def png(picture: Image.Image) -> bytes:
-    """Encode a picture as a PNG file."""
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()

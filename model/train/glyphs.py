@@ -1,49 +1,43 @@
-"""Digits drawn as people write them, by the forms of glyphs.txt: hands that no scan shows."""
+"""Digits drawn by the forms in glyphs.txt, which have ways of writing that the scans lack."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 from scipy.interpolate import make_interp_spline
 
 SIDE, PEN = 110, 7
-"""Pixels: a picture's side, the pen's width. Every eighth pixel from the edge is room to bend."""
-JITTER, SHIFT = 3.5, 2.5
-"""How far, in hundredths of the digit, points and whole strokes stray from the form."""
+"""Pixels: a picture's side, an eighth of it left blank at each edge; the pen's width."""
+STROKE_SHIFT, POINT_SHIFT = 2.5, 3.5
+"""Standard deviations of how strokes and points move, in hundredths of a digit's height."""
 
 
-def glyphs(count: int, seed: int) -> Iterator[tuple[Image.Image, str]]:
-    """Give `count` times each form, every time otherwise: ink bright on black, and its label."""
-    rng = np.random.default_rng(seed)
-    lines = (Path(__file__).parent / "glyphs.txt").read_text().splitlines()
-    forms = [line.split(maxsplit=1) for line in lines if not line.startswith("#")]
-    for _ in range(count):
-        for label, strokes in forms:
-            yield _glyph(strokes, rng), label
+def read_forms() -> dict[str, list[str]]:
+    """Return the forms of each label."""
+    forms: dict[str, list[str]] = {}
+    for line in (Path(__file__).parent / "glyphs.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            label, strokes = line.split(maxsplit=1)
+            forms.setdefault(label, []).append(strokes)
+    return forms
 
 
-def _glyph(strokes: str, rng: np.random.Generator) -> Image.Image:
+def draw_glyph(form: str, rng: np.random.Generator) -> Image.Image:
+    """Draw a variation of a form: a square of mode "L", ink bright on black."""
     picture = Image.new("L", (SIDE, SIDE))
     pen = ImageDraw.Draw(picture)
-    for stroke in strokes.split("/"):
-        shift, pieces = rng.normal(0, SHIFT, 2), [[]]
-        for word in stroke.split():
-            point = np.array(word.rstrip("!").split(","), float) + shift + rng.normal(0, JITTER, 2)
-            pieces[-1].append(SIDE * (0.125 + 0.0075 * point))
-            if word.endswith("!"):
-                pieces.append([pieces[-1][-1]])
-        for piece in pieces:
-            line = [tuple(point) for point in _curve(np.array(piece))]
-            pen.line(line, 255, PEN, joint="curve")
-            for x, y in (line[0], line[-1]):
-                pen.ellipse((x - PEN / 2, y - PEN / 2, x + PEN / 2, y + PEN / 2), 255)
+    for stroke in form.split("/"):
+        words = stroke.split()
+        points = np.array([word.rstrip("!").split(",") for word in words], dtype=float)
+        points += rng.normal(0, STROKE_SHIFT, 2) + rng.normal(0, POINT_SHIFT, points.shape)
+        points = SIDE * (0.125 + 0.0075 * points)
+        turns = [number for number, word in enumerate(words) if word.endswith("!")]
+        for start, end in zip([0, *turns], [*turns, len(words) - 1], strict=True):
+            piece = points[start : end + 1]
+            along = np.cumsum([0, *np.linalg.norm(np.diff(piece, axis=0), axis=1)])
+            curve = make_interp_spline(along, piece, k=min(3, len(piece) - 1))
+            line = curve(np.linspace(0, along[-1], 40))
+            pen.line(line.flatten().tolist(), 255, PEN, joint="curve")
+            for x, y in (piece[0], piece[-1]):
+                pen.circle((x, y), PEN / 2, 255)
     return picture
-
-
-def _curve(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return a smooth line through the points."""
-    along = np.cumsum([0, *np.hypot(*np.diff(points, axis=0).T)])
-    spline = make_interp_spline(along, points, k=min(3, len(points) - 1))
-    return spline(np.linspace(0, along[-1], 40))

@@ -25,7 +25,7 @@ from tests.pictures import ROOT
 HERE = Path(__file__).parent
 PROJECT, REGION = "cloud-tests", "us-central1"
 TINY = "cloud-tests/tiny"
-PATIENCE_S = 6
+PATIENCE_S = 10
 POLL_S = 0.1
 
 

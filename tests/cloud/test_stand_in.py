@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -251,3 +252,17 @@ def test_nothing_is_left_running(call: Call, endpoint: str, tiny: str) -> None:
     assert Docker(DOCKER)(*running)
     call("POST", f"{endpoint}:undeployModel", {"deployedModelId": number})
     assert not Docker(DOCKER)(*running)
+
+
+def test_a_build_takes_the_substitutions_that_the_rehearsal_has_for_it(
+    call: Call, empty: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = replace(empty.world.rules, substitutions={"_TESTS": "few"})
+    monkeypatch.setattr(empty.world, "rules", rules)
+    python = {"name": f"{TINY}:1", "entrypoint": "/opt/venv/bin/python"}
+    steps = [python | {"args": ["-c", "assert '$_TESTS' == 'few'"]}]
+    build = {"steps": steps, "substitutions": {"_TESTS": "all"}}
+    assert call("POST", f"{PARENT}/builds", build)["status"] == "SUCCESS"
+    monkeypatch.undo()
+    with pytest.raises(Error, match="build step 0"):
+        call("POST", f"{PARENT}/builds", build)

@@ -1,6 +1,6 @@
 """Run the contract suite against broken.py as a process of this machine, without Docker.
 
-python -m tests.contract.local KIND INSTANCES
+python -m tests.contract.local KIND INSTANCES READY_S
 """
 
 import os
@@ -44,5 +44,6 @@ class LocalProcess:
 
 
 if __name__ == "__main__":
-    options = Options(image="", instances=Path(sys.argv[2]), ready_s=1.5, liveness_s=1)
-    sys.exit(run(options, lambda variables: LocalProcess(sys.argv[1], variables)))
+    kind, instances, limit_s = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+    options = Options(image="", instances=instances, ready_s=limit_s, liveness_s=limit_s)
+    sys.exit(run(options, lambda variables: LocalProcess(kind, variables)))

@@ -55,7 +55,7 @@ def test_it_says_its_message(
         (b'{"message": 5}', "message: expected a string; got 5"),
         (b'{"message": null}', "message: expected a string; got null"),
         (b'{"message": "\\ud800"}', "not to be written as UTF-8"),
-        (b"[" * 100_000, "nested too deeply"),
+        pytest.param(b"[" * 100_000, "nested too deeply", id="nested"),
     ],
 )
 def test_what_cannot_be_said_is_a_400_with_the_reason(

@@ -6,11 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from deploy import settings
 from functions import __main__ as command_line
 from functions.catalogue import DIGITS, KNN
 from storage.fetched import sha256
@@ -21,15 +19,7 @@ from tests.pictures import ROOT
 pytestmark = pytest.mark.xdist_group("functions")
 
 
-class Ran(NamedTuple):
-    """A command that ended."""
-
-    reason: str
-    """Why it stopped; empty where it did not."""
-    out: str
-
-
-Run = Callable[..., Ran]
+Run = Callable[[str], tuple[str, str]]
 
 
 @pytest.fixture
@@ -40,21 +30,23 @@ def run(
     emulator: str,
     trained: Path,
 ) -> Run:
-    """Return a function that runs python -m functions in this process, where only knn has its model."""
+    """Return a function that runs python -m functions in this process, where only knn has its model.
+
+    It returns the reason why the program stopped, empty where it did not, and what it printed.
+    """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
     monkeypatch.setenv("DEPLOY_API_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
     KNN.made.mkdir(parents=True)
     shutil.copy(trained, KNN.made)
 
-    def _run(*words: str) -> Ran:
+    def _run(line: str) -> tuple[str, str]:
         reason = ""
         try:
-            command_line.main(list(words))
+            command_line.main(line.split())
         except SystemExit as end:
             reason = str(end.code or "")
-        return Ran(reason, capsys.readouterr().out)
+        return reason, capsys.readouterr().out
 
     return _run
 
@@ -84,15 +76,13 @@ def test_a_model_goes_into_a_bucket_that_the_function_then_reads(
     with bucket.client(emulator) as client:
         client.create_bucket("uploaded")
     uri = "gs://uploaded/models/knn"
-    ran = run("upload", "knn", "--storage", uri)
-    assert not ran.reason
-    assert f"{uri}/knn.skops: " in ran.out
+    reason, printed = run(f"upload knn --storage {uri}")
+    assert not reason
+    assert f"{uri}/knn.skops: " in printed
     pin = sha256(trained)
-    assert f"SHA-256 of knn.skops: {pin}" in ran.out
+    assert f"SHA-256 of knn.skops: {pin}" in printed
     knn = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator, MODEL_SHA256=pin)
-    assert (
-        knn.post("/", data=b'{"input_data": [6.3, 3.3, 4.7, 1.6]}').text == "Belongs to class: [1]"
-    )
+    assert knn.get("/?input_data=6.3,3.3,4.7,1.6").text == "Belongs to class: [1]"
 
 
 @pytest.mark.parametrize(
@@ -111,21 +101,21 @@ def test_a_model_goes_into_a_bucket_that_the_function_then_reads(
     ],
 )
 def test_what_cannot_be_done_is_said_in_two_lines(run: Run, words: str, says: str) -> None:
-    reason = run(*words.split()).reason
+    reason, _ = run(words)
     assert says in reason
     assert len(reason.splitlines()) == 2
 
 
 @pytest.mark.parametrize("command", ["serve", "source", "upload", "deploy"])
 def test_every_command_explains_itself(run: Run, command: str) -> None:
-    ran = run(command, "--help")
-    assert not ran.reason
-    assert "{hello,knn,digits}" in ran.out
+    reason, printed = run(f"{command} --help")
+    assert not reason
+    assert "{hello,knn,digits}" in printed
 
 
 def test_without_gcloud_it_says_where_that_comes_from(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    reason = run("deploy", "hello", "--project", "my-project").reason
+    reason, _ = run("deploy hello --project my-project")
     assert "gcloud is not on this machine\n  https://cloud.google.com/sdk" in reason

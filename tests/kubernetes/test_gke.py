@@ -81,6 +81,7 @@ def gke(
     return run
 
 
+@pytest.mark.full
 def test_it_is_deployed_by_digest_and_undeployed_when_one_agrees(world: World, gke: Gke) -> None:
     done = gke(f"deploy {TO}")
     assert done.code == 0, done.err
@@ -107,7 +108,7 @@ def test_without_the_name_nothing_is_deleted(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(says))
     with pytest.raises(Stop, match=why):
-        confirm("digits")
+        confirm("digits", [], yes=False)
 
 
 def test_a_dry_run_prints_the_lines_and_asks_nobody(world: World, gke: Gke) -> None:
@@ -171,6 +172,7 @@ def test_a_cluster_that_is_not_there_is_said_with_how_to_make_it(world: World, g
     assert "gcloud container clusters create-auto c1" in done.err
 
 
+@pytest.mark.full
 def test_pods_that_never_get_ready_are_an_error(world: World, gke: Gke) -> None:
     world.stuck = True
     done = gke(f"deploy {TO}")

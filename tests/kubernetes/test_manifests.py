@@ -45,6 +45,7 @@ def combined(tmp_path: Path) -> list[Path]:
     return folders
 
 
+@pytest.mark.full
 def test_every_object_of_every_overlay_is_valid_in_three_versions(combined: list[Path]) -> None:
     done = validate(*(MANIFESTS / "overlays" / name for name in OVERLAYS), *combined)
     assert done.returncode == 0, done.stderr

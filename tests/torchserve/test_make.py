@@ -4,11 +4,13 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +28,12 @@ class Served:
     def __init__(self, *arguments: str) -> None:
         command = [PYTHON, "-m", "serving.local", *arguments]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         self.said = ""
 
@@ -49,6 +56,12 @@ class Served:
         """Return the process ids of its Java and its workers."""
         return _children(self.process.pid)
 
+    def stop(self, number: signal.Signals) -> str:
+        """Send a signal and return what it prints until it has ended."""
+        self.process.send_signal(number)
+        said, _ = self.process.communicate(timeout=40)
+        return str(said)
+
 
 def _children(pid: int) -> list[int]:
     found = []
@@ -65,10 +78,15 @@ def served() -> Iterator[Served]:
         local.read_until("Ctrl-C stops it.")
         yield local
     finally:
-        local.process.send_signal(signal.SIGINT)
-        local.process.communicate(timeout=40)
+        if local.process.poll() is None:
+            local.stop(signal.SIGINT)
 
 
+# The tests of one server, in one worker; the last of them stops it.
+shared = pytest.mark.xdist_group("make")
+
+
+@shared
 def test_it_says_which_java_and_prints_a_curl_line_that_works(served: Served) -> None:
     assert re.search(r"^Java \d+ of .+: /", served.said, re.MULTILINE)
     (line,) = re.findall(r"^ +(curl .*)$", served.said, re.MULTILINE)
@@ -95,6 +113,7 @@ def url(served: Served) -> str:
     return str(found)
 
 
+@shared
 def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_milliseconds(
     served: Served,
 ) -> None:
@@ -106,6 +125,7 @@ def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_millisecond
     assert re.search(r"^\d+\.\d ms$", done.stdout, re.MULTILINE)
 
 
+@shared
 def test_predict_takes_a_picture_of_one_s_own(served: Served, tmp_path: Path) -> None:
     path = tmp_path / "seven.png"
     seven().save(path)
@@ -113,6 +133,7 @@ def test_predict_takes_a_picture_of_one_s_own(served: Served, tmp_path: Path) ->
     assert "It is 7." in done.stdout, done.stderr
 
 
+@shared
 def test_predict_says_what_the_server_did_not_like(served: Served) -> None:
     done = run("serving.predict", "--url", url(served).replace("digits", "letters"))
     assert done.returncode == 1
@@ -125,19 +146,6 @@ def test_predict_says_what_to_do_where_nothing_answers(tmp_path: Path) -> None:
     assert "Start it with: make serve" in done.stderr
     missing = run("serving.predict", str(tmp_path / "none.png"))
     assert "No such file" in missing.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_ctrl_c_leaves_no_process_behind(number: signal.Signals) -> None:
-    local = Served("--port", str(free_port()))
-    local.read_until("Ctrl-C stops it.")
-    started = local.descendants()
-    assert len(started) >= 2  # Java and a worker at least
-    local.process.send_signal(number)
-    said, _ = local.process.communicate(timeout=40)
-    assert local.process.returncode == 0
-    assert said.endswith("stopped\n")
-    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
 
 
 def test_a_port_that_is_taken_is_named() -> None:
@@ -154,6 +162,7 @@ def test_a_missing_archive_is_named() -> None:
     assert "build/none.mar does not exist: run make archive" in done.stderr
 
 
+@shared
 def test_a_picture_is_sent_as_the_readme_s_curl_does(served: Served) -> None:
     body = f'{{"instances":[{{"b64":"{encoded(seven())}"}}]}}'
     done = subprocess.run(
@@ -177,6 +186,7 @@ def test_a_picture_is_sent_as_the_readme_s_curl_does(served: Served) -> None:
     assert '"label":"7"' in done.stdout
 
 
+@shared
 def test_the_readme_s_request_is_answered_as_the_readme_says(served: Served) -> None:
     text = (ROOT / "README.md").read_text()
     (line,) = re.findall(r"^\$ (curl .*\n .*)$", text, re.MULTILINE)
@@ -193,6 +203,62 @@ def test_the_readme_s_request_is_answered_as_the_readme_says(served: Served) -> 
     answer, wanted = json.loads(done.stdout), json.loads(printed)
     assert answer["predictions"][0]["label"] == wanted["predictions"][0]["label"]
     assert len(answer["predictions"][0]["scores"]) == len(wanted["predictions"][0]["scores"])
+
+
+@shared
+def test_ctrl_c_leaves_no_process_behind(served: Served) -> None:
+    started = served.descendants()
+    assert len(started) >= 2  # Java and a worker at least
+    assert served.stop(signal.SIGINT).endswith("stopped\n")
+    assert served.process.returncode == 0
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_leave_no_process_behind_either_even_during_the_start(
+    number: signal.Signals,
+) -> None:
+    local = Served("--port", str(free_port()))
+    local.read_until("torchserve: ")  # Java runs
+    deadline = time.monotonic() + 30
+    while not (started := local.descendants()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert started
+    assert local.stop(number).endswith("stopped\n")
+    assert local.process.returncode == 0
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "--file", str(ROOT / "Makefile"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_without_python_and_uv_make_says_in_one_line_what_to_install(tmp_path: Path) -> None:
+    done = make(tmp_path, "--silent", ".venv/bin/python", "PYTHON=no-python", "UV=")
+    assert done.returncode == 2
+    assert "\nPython 3.11 is missing: install python3.11 and python3.11-venv, or uv" in done.stderr
+
+
+def test_serving_needs_no_package_of_the_others_and_paths_may_have_spaces(tmp_path: Path) -> None:
+    clone = tmp_path / "a folder with spaces"
+    for name in ("handler", "task", "engine", "model", "serving", "requirements"):
+        shutil.copytree(ROOT / name, clone / name)
+    # As after their installation, the later ones last.
+    for name in (".venv/bin/python", ".venv/serving", "build/model/weights.safetensors"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).touch()
+    done = make(clone, "--dry-run", "serve")
+    assert done.returncode == 0, done.stderr
+    assert "python -m serving.archive" in done.stdout
+    assert "dev.lock" not in done.stdout
+    assert "dev.lock" in make(clone, "--dry-run", "lint").stdout
 
 
 def test_make_help_lists_every_target() -> None:

@@ -6,14 +6,18 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
+from google.api_core import exceptions
 
 from deploy import image, roles, settings, watch
 from deploy.__main__ import main
 from deploy.cost import estimate
-from deploy.errors import Stop
+from deploy.errors import Lost, Stop
 from deploy.explain import Said, explain
+from deploy.google import wire
 from deploy.plan import Machine
 from deploy.settings import Settings
 from tests.pictures import ROOT
@@ -92,6 +96,12 @@ def test_a_wrong_setting_is_refused_with_its_place_and_what_was_expected(
     assert stop.value.do
 
 
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nothing.toml"):
+        with pytest.raises(Stop, match=f"{path} cannot be read: "):
+            settings.read({"project": "my-project"}, {}, path)
+
+
 @pytest.mark.parametrize(
     ("options", "environment", "said"),
     [
@@ -146,28 +156,17 @@ def test_every_setting_is_explained_once_with_its_default_and_is_in_the_file(
     assert unsaid <= {"image", "shared_memory_mb", "wait_minutes", "api_endpoint", "registry"}
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "",
-        "endpoint",
-        "build",
-        "upload",
-        "deploy",
-        "promote",
-        "rollback",
-        "predict",
-        "batch-predict",
-        "status",
-        "undeploy",
-        "teardown",
-    ],
-)
-def test_every_command_explains_itself(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([*line.split(), "--help"])
-    assert end.value.code == 0
-    assert "--machine-type" in capsys.readouterr().out or not line
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*words: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([*words, "--help"])
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    commands = re.findall(r"^    ([a-z][a-z-]+)", told(), re.MULTILINE)
+    assert len(commands) == 12
+    for command in commands:
+        assert "--machine-type" in told(command)
 
 
 @pytest.mark.parametrize(
@@ -276,10 +275,51 @@ def test_googles_errors_are_one_sentence_and_what_to_do(said: Said, what: str, d
     assert do in stop.do
 
 
+class Busy(wire.Wire):
+    """A Google that answers with these, one after the other."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.lines = iter(answers), list[str]()
+        super().__init__(HERE, self.lines.append)
+
+    def answer(self, **_: Any) -> Any:
+        found = next(self.answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def test_what_is_busy_is_asked_again_with_a_line_for_each_time() -> None:
+    google = Busy(exceptions.ServiceUnavailable("busy"), requests.ConnectionError(), "there")
+    assert google._read(google.answer) == "there"
+    assert google.lines == [
+        "  Google answers 503; trying again",
+        "  the connection broke; trying again",
+    ]
+
+
+def test_what_stays_busy_ends_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "GIVE_UP_S", 1e-9)
+    google = Busy(*[exceptions.ServiceUnavailable("busy")] * 9)
+    with pytest.raises(Stop, match="Google does not answer: Google answers 503"):
+        google._read(google.answer)
+
+
+def test_a_change_whose_connection_broke_is_made_again_by_whoever_looks_first() -> None:
+    google = Busy(requests.ConnectionError(), "made")
+    with pytest.raises(Lost, match=r"the connection broke \(changing it\)"):
+        google._change("changing it", lambda *_, **__: google.answer(), object())
+    google = Busy(*[Lost("broken")] * 2, "made")
+    assert google.until_made(google.answer) == "made"
+    assert google.lines == ["  broken; looking again"] * 2
+    broken = Busy(*[Lost("broken")] * wire.ATTEMPTS)
+    with pytest.raises(Stop, match="again and again"):
+        broken.until_made(broken.answer)
+
+
 def test_every_permission_that_is_needed_has_a_role_that_grants_it() -> None:
     for needed in roles.NEEDED.values():
         for permission in needed:
-            assert roles.role_of(permission), permission
             command = roles.grant("my-project", permission)
             assert command.startswith("gcloud projects add-iam-policy-binding my-project")
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
 from handler import golden
+from model.normalise import normalise
 from model.task import load
-from model.train.exam import EXAMINERS
+from model.train.evaluate import VARIANTS
 from tests.pictures import ROOT, encoded
 
 
@@ -43,20 +45,8 @@ def test_a_folder_of_pictures_per_class_becomes_a_model_of_those_classes(tmp_pat
         for size in range(40, 100, 10):
             drawn(size).save(tmp_path / "data" / label / f"{size}.png")
     model, report = tmp_path / "model", tmp_path / "report"
-    done = train(
-        "--data",
-        str(tmp_path / "data"),
-        "--out",
-        str(model),
-        "--report",
-        str(report),
-        "--pictures",
-        "1024",
-        "--epochs",
-        "3",
-        "--processes",
-        "1",
-    )
+    folders = ("--data", str(tmp_path / "data"), "--out", str(model), "--report", str(report))
+    done = train(*folders, "--pictures", "1024", "--epochs", "3")
     assert done.returncode == 0, done.stderr
     assert "photographed, black on white" in done.stdout
     assert "training" in done.stderr  # the progress bar
@@ -69,18 +59,33 @@ def test_a_folder_of_pictures_per_class_becomes_a_model_of_those_classes(tmp_pat
     about = json.loads((model / "model.json").read_text())
     assert about["labels"] == ["cross", "ring"]
     assert about["network_version"] == 1
-    assert about["metrics"]["held_out_accuracy"].keys() == EXAMINERS.keys()
+    assert about["metrics"]["held_out_accuracy"].keys() == VARIANTS.keys()
     assert {path.name[:5] for path in (model / "held-out").glob("*.png")} == {"cross", "ring-"}
     with Image.open(report / "misread.png") as misread:
         assert misread.width == 840
     assert "cross" in (report / "confusion.txt").read_text()
 
 
-def test_the_trained_digits_tell_what_they_are() -> None:
-    about = json.loads((ROOT / "build" / "model" / "model.json").read_text())
+def test_committed_model_reads_its_held_out_pictures() -> None:
+    folder = ROOT / "model" / "trained"
+    task = load(folder, torch.device("cpu"))
+    assert isinstance(task.run, nn.Module)  # no engine was chosen: eager
+    golden.check(task)
+    files = sorted((folder / "held-out").glob("*.png"))
+    batch = torch.stack([normalise(Image.open(file)).unsqueeze(0) for file in files])
+    answers = [task.postprocess(row, {})["label"] for row in task.inference(batch)]
+    right = [file.name[0] == answer for file, answer in zip(files, answers, strict=True)]
+    assert len(files) == 50
+    assert sum(right) >= 48
+    about = json.loads((folder / "model.json").read_text())
     assert about["labels"] == list("0123456789")
-    assert about["training"]["digits"] > 1500
-    assert min(about["metrics"]["held_out_accuracy"].values()) > 0.9
+    assert min(about["metrics"]["held_out_accuracy"].values()) > 0.95
+
+
+def test_a_blank_picture_has_no_confident_answer() -> None:
+    task = load(ROOT / "model" / "trained", torch.device("cpu"))
+    (row,) = task.inference(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    assert row.max() < 0.5
 
 
 @pytest.mark.parametrize(

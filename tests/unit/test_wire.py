@@ -30,12 +30,12 @@ def test_all_requests_of_the_table_together_get_what_each_gets_alone(task: Task)
 
 
 def test_the_trained_model_reads_most_held_out_digits(task: Task) -> None:
-    shown = pictures.held_out(100)
+    shown = pictures.held_out(50)
     rows = task.inference(torch.stack([task.preprocess(base64) for base64, _ in shown]))
     labels = [task.postprocess(row, {})["label"] for row in rows]
     right = sum(label == wanted for label, (_, wanted) in zip(labels, shown, strict=True))
-    assert len(shown) == 100
-    assert right >= 90
+    assert len(shown) == 50
+    assert right >= 48
 
 
 def test_a_model_of_another_network_version_is_refused_by_name(tmp_path: Path) -> None:
