@@ -21,7 +21,6 @@ from serving.torchserve import free_port
 ROOT = Path(__file__).resolve().parent.parent
 PEERS_BIN = BUILD.resolve() / "venv" / "bin"
 """Of the peers' own environment, which make bench creates."""
-START_TIMEOUT_S = 180
 
 
 class DidNotStart(Exception):
@@ -58,9 +57,7 @@ PEERS = [
         "BentoML", "bentoml serve benchmarks.peers.bentoml_app:Inference --port {port}", "/predict"
     ),
     Contestant(
-        "Mosec",
-        "python -m benchmarks.peers.mosec_app --port {port} --timeout 60000",
-        "/inference",
+        "Mosec", "python -m benchmarks.peers.mosec_app --port {port} --timeout 60000", "/inference"
     ),
 ]
 
@@ -165,7 +162,7 @@ def container(tag: str, docker: str, workload: Workload) -> Iterator[Served]:
 def _wait_for(url: str, body: bytes, process: subprocess.Popen[bytes]) -> None:
     """Return once a request is answered; raise DidNotStart."""
     headers = {"Content-Type": "application/json"}
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + image.START_TIMEOUT_S
     problem = "no answer"
     while time.monotonic() < deadline and process.poll() is None:
         try:

@@ -18,7 +18,7 @@ VARIABLES = {
     "LOG_FORMAT": "text",
 }
 PYTHON = "/opt/venv/bin/python"
-START_TIMEOUT_S = 150
+START_TIMEOUT_S = 180
 MEMORY = """
 import pathlib
 print(sum(int(line.split()[1]) for file in pathlib.Path("/proc").glob("[0-9]*/smaps_rollup")

@@ -25,6 +25,8 @@ class Load(NamedTuple):
     """Requests without an answer below 400, the refused ones included."""
     refused: int = 0
     """Answers with status 429."""
+    seconds: float = 1
+    """How long it took."""
 
 
 def press(url: str, body: Path, clients: int, seconds: float, rate_s: float = 0) -> Load:
@@ -44,13 +46,9 @@ def press(url: str, body: Path, clients: int, seconds: float, rate_s: float = 0)
         check=True,
     )
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    return Load(
-        found["requests"] / found["microseconds"] * 1e6,
-        found["p50"] / 1000,
-        found["p99"] / 1000,
-        found["failed"],
-        found["refused"],
-    )
+    spent_s, p50_ms, p99_ms = found["microseconds"] / 1e6, found["p50"] / 1000, found["p99"] / 1000
+    answers_s = found["requests"] / spent_s
+    return Load(answers_s, p50_ms, p99_ms, found["failed"], found["refused"], spent_s)
 
 
 def median(loads: list[Load]) -> Load:

@@ -9,6 +9,7 @@ import argparse
 import datetime
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,8 +76,7 @@ def _rows(axis: str, server: Server, args: argparse.Namespace) -> list[Row]:
         case "instances":
             points = [Point(count, small.body(count)) for count in INSTANCES]
         case "pixels":
-            bodies = {width * width * 3 // 4: picture(width, width * 3 // 4) for width in WIDTHS}
-            points = [Point(pixels, body) for pixels, body in bodies.items()]
+            points = [Point(w * w * 3 // 4, picture(w, w * 3 // 4)) for w in WIDTHS]
         case "clients":
             points = [Point(count, small.body(1), count) for count in CLIENTS]
         case "overload":
@@ -103,7 +103,7 @@ def _minutes(server: Server, body: Path, minutes: int) -> list[Row]:
     rows = []
     for minute in range(1, minutes + 1):
         load = press(server.url, body, STEADY_CLIENTS, 60, STEADY_RATE_S)
-        rows.append(row("minutes", minute, load, 60) | {"memory_mb": round(server.memory_mb(), 1)})
+        rows.append(row("minutes", minute, load) | {"memory_mb": round(server.memory_mb(), 1)})
         _print(rows[-1])
     return rows
 
@@ -113,25 +113,32 @@ def _measure(server: Server, axis: str, points: list[Point], args: argparse.Name
     for turn in range(args.rounds + 1):
         for point in points:
             _, body, clients, rate_s = point
+            _drain(server, body)
             load = press(server.url, body, clients, args.seconds if turn else 1, rate_s)
             if turn:  # the first warms up
                 loads[point].append(load)
     rows = []
     for point, each in loads.items():
-        rows.append(row(axis, point.value, median(each), args.seconds))
+        rows.append(row(axis, point.value, median(each)))
         _print(rows[-1])
     return rows
 
 
-def row(axis: str, value: float, load: Load, seconds: float) -> Row:
-    """Return the row of a point that was measured for `seconds`; a refusal is not an answer."""
+def _drain(server: Server, body: Path) -> None:
+    """Return once a request is answered, and with it those that earlier clients left behind."""
+    while image.Client(server.host, 60).send(image.PREDICT, body.read_bytes()) == 429:
+        time.sleep(0.1)
+
+
+def row(axis: str, value: float, load: Load) -> Row:
+    """Return the row of a point; a refusal is not an answer."""
     return {
         "axis": axis,
         "value": value,
         "offered_s": round(load.requests_s, 2),
-        "answered_s": round(load.requests_s - load.failed / seconds, 2),
-        "refused_s": round(load.refused / seconds, 2),
-        "failed_s": round((load.failed - load.refused) / seconds, 2),
+        "answered_s": round(load.requests_s - load.failed / load.seconds, 2),
+        "refused_s": round(load.refused / load.seconds, 2),
+        "failed_s": round((load.failed - load.refused) / load.seconds, 2),
         "p50_ms": round(load.p50_ms, 3),
         "p99_ms": round(load.p99_ms, 3),
     }

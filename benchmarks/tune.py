@@ -148,11 +148,8 @@ def main() -> None:
         sys.exit(f"benchmarks.tune: {error}")
     if champion.load is None:
         sys.exit("benchmarks.tune: one core leaves nothing to choose for one client")
-    measured = {
-        "objective": args.objective,
-        "clients": objective.clients,
-        **{name: round(value, 2) for name, value in champion.load._asdict().items()},
-    }
+    measured = {"objective": args.objective, "clients": objective.clients}
+    measured |= {name: round(getattr(champion.load, name), 2) for name in Load._fields[:4]}
     args.out.write_text(tuned.write(champion.layout, cores, measured))
     print(f"\n{_short(champion.layout)} after {time.monotonic() - began:.0f} s: {measured}")
     if not latency and champion.load.p99_ms > args.p99_ms:
@@ -179,8 +176,7 @@ def _arguments() -> argparse.Namespace:
 
 def _short(layout: Layout) -> str:
     """Write it as serving.local --layout reads it."""
-    batch = f"{layout.batch_size},{layout.batch_delay_ms}"
-    return f"{layout.workers}x{layout.threads},{batch}"
+    return f"{layout.workers}x{layout.threads},{layout.batch_size},{layout.batch_delay_ms}"
 
 
 def _told(load: Load) -> str:

@@ -71,7 +71,7 @@ def test_without_wrk_one_line_tells_how_to_install_it(monkeypatch: pytest.Monkey
 
 
 def test_a_refusal_is_not_an_answer() -> None:
-    row = scaling.row("clients", 512, Load(1000, 20, 60, failed=1800, refused=1500), seconds=3)
+    row = scaling.row("clients", 512, Load(1000, 20, 60, failed=1800, refused=1500, seconds=3))
     assert (row["offered_s"], row["answered_s"]) == (1000, 400)
     assert (row["refused_s"], row["failed_s"]) == (500, 100)
     assert (row["axis"], row["value"], row["p50_ms"], row["p99_ms"]) == ("clients", 512, 20, 60)
