@@ -37,8 +37,12 @@ def interrupt(*_: Any) -> None:
     raise Interrupted
 
 
-def confirm(name: str) -> None:
-    """Ask for the name; raise Stop where something else comes, or nothing."""
+def confirm(name: str, found: list[str], *, yes: bool) -> None:
+    """Say what will be gone, and ask for the name unless `yes`; raise Stop if it is not typed."""
+    for line in ("This will be gone:", *(f"  {each}" for each in found)):
+        say(line)
+    if yes:
+        return
     try:
         answer = input(f"Type the name, {name}, to go on: ")
     except EOFError:

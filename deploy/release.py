@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy import plan, versions
-from deploy.ask import try_it
+from deploy import ask, plan, versions
 from deploy.cost import estimate
 from deploy.errors import Stop
 from deploy.image import find
@@ -19,10 +18,12 @@ if TYPE_CHECKING:
 
 def endpoint(google: "Google", request: Path | None) -> None:
     """Make whatever is missing between here and an endpoint that answers."""
+    if request is not None:
+        ask.body(request)  # whatever is wrong with it is said before anything is begun
     check(google)
     _deploy(google, versions.ensure_uploaded(google))
     if not google.dry_run:
-        try_it(google, request)
+        ask.try_it(google, request)
 
 
 def deploy(google: "Google", version: str) -> None:

@@ -252,13 +252,14 @@ def _last(api_endpoint: str) -> Path:
 
 
 def _file(path: Path, *, needed: bool) -> dict[str, Any]:
+    if not needed and not path.exists():
+        return {}
     try:
         return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        if not needed:
-            return {}
+    except OSError as error:
         raise Stop(
-            f"{path} does not exist", "name a file that does, or leave --settings out"
+            f"{path} cannot be read: {error.strerror}",
+            "name a file that can, or leave --settings out",
         ) from None
-    except tomllib.TOMLDecodeError as error:
-        raise Stop(f"{path} is not TOML: {error}", "mend that line") from None
+    except ValueError as error:
+        raise Stop(f"{path} is not TOML: {error}", "fix that line") from None

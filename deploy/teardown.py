@@ -37,16 +37,11 @@ def undeploy(google: "Google", *, version: str, idle: bool, yes: bool) -> None:
             f"version {version} still serves {100 - sum(state.share(each.id) for each in left)} %",
             "move its traffic first (promote or rollback), or leave --version out to end all",
         )
-    serving = [each.version for each in chosen if state.share(each.id)]
-    if serving:
-        _agree(
-            google,
-            [
-                f"version {number}, which serves: the endpoint will answer nobody"
-                for number in serving
-            ],
-            yes=yes,
-        )
+    if serving := [each.version for each in chosen if state.share(each.id)]:
+        gone = [
+            f"version {each}, which serves: the endpoint will answer nobody" for each in serving
+        ]
+        confirm(google.settings.name, gone, yes=yes or google.dry_run)
     _undeploy(google, state, chosen)
 
 
@@ -70,7 +65,7 @@ def teardown(google: "Google", *, keep_images: bool, yes: bool) -> None:
         return
     if state and state.deployed:
         google.say(f"It costs {estimate([(d.machine, d.replicas.least) for d in state.deployed])}.")
-    _agree(google, found, yes=yes)
+    confirm(s.name, found, yes=yes or google.dry_run)
     _endpoint(google)
     for job in jobs:
         google.cancel_batch(job.name)
@@ -163,12 +158,3 @@ def _end(google: "Google", act: Callable[[], None], is_there: Callable[[], objec
             act()
 
     google.until_made(end)
-
-
-def _agree(google: "Google", found: list[str], *, yes: bool) -> None:
-    google.say("This will be gone:")
-    for line in found:
-        google.say(f"  {line}")
-    if yes or google.dry_run:
-        return
-    confirm(google.settings.name)

@@ -82,11 +82,7 @@ class Cluster:
                     f"nothing of {self.settings.name} is in {self.name}: nothing changed"
                 )
                 return
-            self.programs.say("This will be gone:")
-            for line in found:
-                self.programs.say(f"  {line}")
-            if not yes:
-                confirm(self.settings.name)
+            confirm(self.settings.name, found, yes=yes)
         self._change(
             ["kubectl", "delete", "--ignore-not-found", "-k", str(folder)],
             Stop("not all of it is gone, as it says above", "run the same command again"),

@@ -40,6 +40,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_main_path_from_nothing_to_nothing(deploy: Run, empty: Stage, asked: list[str]) -> None:
+    assert "missing.json does not exist" in deploy("endpoint --request missing.json").err
+    assert not empty.world.models
     first = deploy("endpoint")
     assert first.code == 0, first.err
     assert "from deployed model" in first.out

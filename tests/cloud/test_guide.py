@@ -13,7 +13,7 @@ import requests
 
 from rehearsal import artifacts
 from rehearsal.stage import Stage
-from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown, spelt
+from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown
 from tests.container.conftest import DOCKER
 from tests.pictures import ROOT
 
@@ -44,6 +44,7 @@ def env(empty: Stage, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
     over.set()
     thread.join(60)
     _gcloud(found, "config", "unset", "project")
+    subprocess.run([DOCKER, "rmi", f"{image}-2"], capture_output=True, timeout=60, check=False)
 
 
 def _gcloud(env: dict[str, str], *words: str) -> None:
@@ -87,10 +88,6 @@ def test_every_command_prints_what_the_guide_shows(
 
 def _number(stage: Stage) -> str:
     return next(iter(stage.world.endpoints)).split("/")[1]
-
-
-def test_commands_for_google_itself_are_spelt_as_gcloud_spells_them() -> None:
-    assert spelt(GUIDE) > 5
 
 
 def test_what_takes_long_is_run_elsewhere() -> None:

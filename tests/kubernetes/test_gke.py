@@ -108,7 +108,7 @@ def test_without_the_name_nothing_is_deleted(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(says))
     with pytest.raises(Stop, match=why):
-        confirm("digits")
+        confirm("digits", [], yes=False)
 
 
 def test_a_dry_run_prints_the_lines_and_asks_nobody(world: World, gke: Gke) -> None:

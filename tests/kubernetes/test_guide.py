@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cloud.guide import GOOGLE, run, shown, spelt
+from tests.cloud.guide import GOOGLE, run, shown
 from tests.kubernetes.conftest import BIN, MANIFESTS, rendered
 from tests.kubernetes.stand_in import environment, standing_in
 from tests.kubernetes.test_manifests import validate
@@ -38,10 +38,6 @@ def test_every_command_prints_what_the_guide_shows(tmp_path: Path) -> None:
                 run(each, each.command, env, ROOT)
         assert len(ran) == 3
         assert world.names() == {"Namespace/digits"}
-
-
-def test_commands_for_google_itself_are_spelt_as_gcloud_spells_them() -> None:
-    assert spelt(GUIDE) == 5
 
 
 def test_the_overlay_of_one_s_own_is_valid_and_takes_what_it_names(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ class Storage:
     """Some buckets of Cloud Storage: those of a project, and those of everybody else."""
 
     def __init__(self, *, mine: tuple[str, ...] = (), others: tuple[str, ...] = ()) -> None:
-        self.mine, self.others, self.created = mine, others, list[dict[str, Any]]()
+        self.mine, self.others, self.created = mine, others, list[tuple[Bucket, str, str]]()
 
     def bucket(self, name: str) -> Bucket:
         return Bucket(self, name)
@@ -32,14 +32,7 @@ class Storage:
     def create_bucket(self, bucket: Bucket, **asked: Any) -> Bucket:
         if bucket.name in self.mine + self.others:
             raise exceptions.Conflict("the name is taken")
-        closed = bucket.iam_configuration
-        self.created.append(
-            {
-                **asked,
-                "uniform": closed.uniform_bucket_level_access_enabled,
-                "public": closed.public_access_prevention,
-            }
-        )
+        self.created.append((bucket, asked["project"], asked["location"]))
         return bucket
 
 
@@ -52,16 +45,15 @@ def found(storage: Any, name: str, project: str = "my-project", **options: Any) 
 def test_a_missing_bucket_is_created_in_the_region_and_closed_to_the_public(own: bool) -> None:
     storage, lines = Storage(mine=("new-and-longer",)), list[str]()
     assert found(storage, "new", own=own, say=lines.append) == "new"
-    (made,) = storage.created
-    assert (made["project"], made["location"]) == ("my-project", "europe-west4")
-    assert (made["uniform"], made["public"]) == (True, "enforced")
+    ((bucket, *where),) = storage.created
+    assert where == ["my-project", "europe-west4"]
+    assert bucket.iam_configuration.uniform_bucket_level_access_enabled
+    assert bucket.iam_configuration.public_access_prevention == "enforced"
     assert lines == ["made gs://new in europe-west4, closed to the public"]
     assert found(Storage(mine=("new",)), "new", own=own) == "new"
 
 
-def test_a_bucket_of_another_project_is_read_where_it_was_named_and_refused_where_it_was_guessed() -> (
-    None
-):
+def test_another_project_s_bucket_is_used_where_it_was_named_and_refused_where_guessed() -> None:
     storage = Storage(others=("taken",))
     assert found(storage, "taken") == "taken"
     with pytest.raises(Stop, match="gs://taken belongs to somebody else") as stop:
