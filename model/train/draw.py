@@ -49,7 +49,7 @@ def draw(some: Tensor) -> Tensor:
     ink = ink + 0.06 * uniform(0, 1) * torch.randn(ink.shape)
     sheets = ink.clamp(0, 1).mul(255).to(torch.uint8).squeeze(1).numpy()
     # Many are reduced, some until only a blur of the digit is left.
-    sides = (11 + 55 * torch.rand(len(some)) ** 0.7).int().clamp(max=SHEET).tolist()
+    sides = (11 + 55 * torch.rand(len(some))).int().clamp(max=SHEET).tolist()
     reduced = [
         Image.fromarray(sheet).resize((side, side), Image.Resampling.BOX)
         for sheet, side in zip(sheets, sides, strict=True)
