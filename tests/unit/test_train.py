@@ -37,6 +37,7 @@ def ring(size: int) -> Image.Image:
     return picture
 
 
+@pytest.mark.full
 def test_a_folder_of_pictures_per_class_becomes_a_model_of_those_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
