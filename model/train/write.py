@@ -14,7 +14,7 @@ from model.network import DigitNet
 from model.train.evaluate import Evaluation
 
 MAX_HELD_OUT = 5
-"""How many pictures of each label are written."""
+"""How many pictures of each label are written, spread over all of them."""
 
 
 def write_model(folder: Path, net: DigitNet, about: dict[str, Any], sample: Evaluation) -> None:
@@ -34,13 +34,14 @@ def write_model(folder: Path, net: DigitNet, about: dict[str, Any], sample: Eval
 
 
 def write_held_out(folder: Path, pictures: list[tuple[str, Image.Image]]) -> int:
-    """Write the first pictures of each label to LABEL-NUMBER.png, and ten of them as instances."""
+    """Write some pictures of each label to LABEL-NUMBER.png, and ten of them as instances."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
     kept = []
     for label in dict.fromkeys(label for label, _ in pictures):
-        of_label = [picture for of, picture in pictures if of == label][:MAX_HELD_OUT]
+        of_label = [picture for of, picture in pictures if of == label]
+        of_label = of_label[:: max(len(of_label) // MAX_HELD_OUT, 1)][:MAX_HELD_OUT]
         for number, picture in enumerate(of_label):
             (folder / f"{label}-{number:03}.png").write_bytes(png(picture))
         kept += of_label
