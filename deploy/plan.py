@@ -69,6 +69,11 @@ class State:
         return tuple(filter(None, self.labels.get(SERVED, "").split("-")))
 
     @property
+    def running(self) -> list[str]:
+        """The versions that are deployed."""
+        return [each.version for each in self.deployed]
+
+    @property
     def goal(self) -> "Goal | None":
         """What somebody began and did not end."""
         return Goal.read(self.labels.get(GOAL, ""))
@@ -76,8 +81,7 @@ class State:
     @property
     def head(self) -> str | None:
         """The version that is in charge: the last that served everything, or that serves the most."""
-        running = [each.version for each in self.deployed]
-        if self.served and (self.served[0] in running or not running):
+        if self.served and (self.served[0] in self.running or not self.running):
             return self.served[0]
         busiest = max(self.deployed, key=lambda each: self.share(each.id), default=None)
         return busiest.version if busiest and self.share(busiest.id) else None
@@ -184,15 +188,12 @@ def promote(state: State) -> Goal | None:
     """Return promote's goal; None where there is nothing to promote. Raise Stop where nothing runs."""
     if not state.deployed:
         raise Stop("nothing is deployed", "deploy a version first: python -m deploy deploy")
-    if state.goal and state.goal.verb in ("promote", "canary"):
-        if state.goal.verb == "canary" and state.goal.version not in [
-            each.version for each in state.deployed
-        ]:
-            raise Stop(
-                f"the canary of version {state.goal.version} is not up",
-                "run canary again, or rollback",
-            )
-        return Goal("promote", state.goal.version)
+    goal = state.goal
+    if goal and goal.verb in ("promote", "canary"):
+        if goal.verb == "canary" and goal.version not in state.running:
+            missing = f"the canary of version {goal.version} is not up"
+            raise Stop(missing, "run canary again, or rollback")
+        return Goal("promote", goal.version)
     others = [
         each for each in state.deployed if each.version != state.head and state.share(each.id)
     ]
@@ -256,9 +257,8 @@ def apply(state: State, step: Step, machine: Machine, replicas: Replicas) -> Sta
     """Return the state after a step, as --dry-run and the tests imagine it."""
     match step:
         case Wait(operation):
-            return replace(
-                state, pending=tuple(each for each in state.pending if each != operation)
-            )
+            left = tuple(each for each in state.pending if each != operation)
+            return replace(state, pending=left)
         case Label(labels):
             return replace(state, labels=labels)
         case Deploy(version):
@@ -266,16 +266,14 @@ def apply(state: State, step: Step, machine: Machine, replicas: Replicas) -> Sta
             added = Deployed(number, version, machine, replicas, since="~")
             return replace(state, deployed=(*state.deployed, added))
         case Resize(number, wanted):
-            changed = tuple(
-                replace(d, replicas=wanted) if d.id == number else d for d in state.deployed
-            )
-            return replace(state, deployed=changed)
+            sized = (replace(d, replicas=wanted) if d.id == number else d for d in state.deployed)
+            return replace(state, deployed=tuple(sized))
         case Shift(split, labels):
             return replace(state, split=split, labels=labels)
         case Undeploy(number):
-            left = tuple(each for each in state.deployed if each.id != number)
+            others = tuple(each for each in state.deployed if each.id != number)
             shares = {key: share for key, share in state.split.items() if key != number}
-            return replace(state, deployed=left, split=shares if left else {})
+            return replace(state, deployed=others, split=shares if others else {})
         case MakeDefault(version):
             return replace(state, default=version)
 

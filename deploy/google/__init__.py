@@ -4,10 +4,10 @@ from typing import Any
 
 from deploy.google.around import Around
 from deploy.google.artifacts import Artifacts
-from deploy.google.batches import Batch, Batches
+from deploy.google.batches import Batches
 from deploy.google.vertex import Vertex
 
-__all__ = ["Batch", "Google"]
+__all__ = ["Google"]
 
 
 class Google(Vertex, Batches, Artifacts, Around):

@@ -11,7 +11,7 @@ import google.auth
 import requests
 from google.api_core import exceptions
 from google.api_core.client_options import ClientOptions
-from google.api_core.retry import Retry, if_exception_type
+from google.api_core.retry import Retry, exponential_sleep_generator, if_exception_type
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 from google.auth.transport.requests import AuthorizedSession
@@ -44,28 +44,6 @@ ATTEMPTS = 8
 POLL_S = (1.0, 10.0)
 """Between two looks at what runs: at first, and later."""
 Result = TypeVar("Result")
-
-
-class _NotOver(Exception):
-    """What is polled goes on."""
-
-
-def _retry(
-    errors: tuple[type[Exception], ...],
-    on_error: Callable[[Exception], None] | None = None,
-    *,
-    first: float = 0.5,
-    last: float = 30.0,
-    limit_s: float = 0,
-) -> Retry:
-    """Return what calls a function again after these errors, ever later; it ends with RetryError."""
-    return Retry(
-        if_exception_type(*errors),
-        initial=first,
-        maximum=last,
-        timeout=limit_s or GIVE_UP_S,
-        on_error=on_error,
-    )
 
 
 class Wire:
@@ -101,30 +79,21 @@ class Wire:
         )
         found = self.poll(look, lambda found: found is None or found.done, still)
         if found is not None and found.HasField("error"):
-            raise explain(
-                Said(code_pb2.Code.Name(found.error.code), found.error.message, doing=doing),
-                self.settings,
-            )
+            status = code_pb2.Code.Name(found.error.code)
+            raise explain(Said(status, found.error.message, doing=doing), self.settings)
         self.say(f"  done after {_duration(time.monotonic() - began)}")
 
     def poll(
         self, look: Callable[[], Result], is_over: Callable[[Result], bool], still: Stop
     ) -> Result:
         """Call `look` until what it returns is over; raise `still` after `wait_minutes`."""
-
-        def once() -> Result:
-            found = look()
-            if not is_over(found):
-                raise _NotOver
-            return found
-
-        limit_s = self.settings.wait_minutes * 60
-        try:
-            retry = _retry((_NotOver,), first=POLL_S[0], last=POLL_S[-1], limit_s=limit_s)
-            found: Result = retry(once)()
-            return found
-        except exceptions.RetryError:
-            raise still from None
+        deadline = time.monotonic() + self.settings.wait_minutes * 60
+        pauses_s = exponential_sleep_generator(POLL_S[0], POLL_S[-1])
+        while not is_over(found := look()):
+            if time.monotonic() > deadline:
+                raise still
+            time.sleep(next(pauses_s))
+        return found
 
     def until_made(self, make: Callable[[], Result]) -> Result:
         """Call `make` again as long as its connection breaks: it looks at what there is, and goes on."""
@@ -184,12 +153,15 @@ class Wire:
 
     def _read(self, call: Callable[..., Any], *given: Any, **options: Any) -> Any:
         """Call what only reads, again while Google is busy or the connection broken; NotFound goes through."""
-
-        def busy(error: Exception) -> None:
-            self.say(f"  {_short(error)}; trying again")
-
+        retry = Retry(
+            if_exception_type(*BUSY),
+            initial=0.5,
+            maximum=30.0,
+            timeout=GIVE_UP_S,
+            on_error=lambda error: self.say(f"  {_short(error)}; trying again"),
+        )
         try:
-            return _retry(BUSY, busy)(call)(*given, timeout=TIMEOUT_S, **options)
+            return retry(call)(*given, timeout=TIMEOUT_S, **options)
         except exceptions.NotFound:
             raise
         except exceptions.RetryError as error:
@@ -239,8 +211,8 @@ class Wire:
             return requests.Session()
         return AuthorizedSession(self._credentials)
 
-    def _client(self, kind: Any, host: str = "") -> Any:
-        where = self.settings.api_endpoint or host
+    def _client(self, kind: Any, host: str = "", dedicated: str = "") -> Any:
+        where = dedicated or self.settings.api_endpoint or host
         options = ClientOptions(api_endpoint=where) if where else None
         return kind(credentials=self._credentials, transport="rest", client_options=options)
 
