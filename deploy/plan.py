@@ -123,13 +123,6 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Label:
-    """Write or remove what is under way."""
-
-    labels: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Deploy:
     """Start a version's containers, without traffic."""
 
@@ -145,11 +138,11 @@ class Resize:
 
 
 @dataclass(frozen=True)
-class Shift:
-    """Change the traffic, and write down who serves, in one request."""
+class Update:
+    """Change the endpoint's labels and, with `split`, its traffic, in one request."""
 
-    split: Mapping[str, int]
     labels: Mapping[str, str]
+    split: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +159,7 @@ class MakeDefault:
     version: str
 
 
-Step = Wait | Label | Deploy | Resize | Shift | Undeploy | MakeDefault
+Step = Wait | Deploy | Resize | Update | Undeploy | MakeDefault
 
 
 def canary(state: State, version: str, percent: int) -> Goal:
@@ -234,7 +227,7 @@ def next_step(state: State, goal: Goal, machine: Machine, replicas: Replicas) ->
     if state.pending:
         return Wait(state.pending[0])
     if state.goal != goal and not _reached(state, goal, machine, replicas):
-        return Label({**state.labels, GOAL: goal.write()})
+        return Update({**state.labels, GOAL: goal.write()})
     target = _target(state, goal, machine)
     if target is None:
         return Deploy(goal.version)
@@ -242,25 +235,23 @@ def next_step(state: State, goal: Goal, machine: Machine, replicas: Replicas) ->
         return Resize(target.id, replicas)
     split, labels = _split(state, goal, target), _noted(state, goal)
     if dict(state.split) != split or labels != dict(state.labels):
-        return Shift(split, labels)
+        return Update(labels, split)
     for each in state.deployed:
         if each.id not in _kept(state, goal, target):
             return Undeploy(each.id)
     if goal.verb != "canary" and state.default != goal.version:
         return MakeDefault(goal.version)
     if GOAL in state.labels:
-        return Label({key: value for key, value in state.labels.items() if key != GOAL})
+        return Update({key: value for key, value in state.labels.items() if key != GOAL})
     return None
 
 
-def apply(state: State, step: Step, machine: Machine, replicas: Replicas) -> State:  # noqa: PLR0911  a case each
+def apply(state: State, step: Step, machine: Machine, replicas: Replicas) -> State:
     """Return the state after a step, as --dry-run and the tests imagine it."""
     match step:
         case Wait(operation):
             left = tuple(each for each in state.pending if each != operation)
             return replace(state, pending=left)
-        case Label(labels):
-            return replace(state, labels=labels)
         case Deploy(version):
             number = f"new-{len(state.deployed) + 1}"
             added = Deployed(number, version, machine, replicas, since="~")
@@ -268,8 +259,9 @@ def apply(state: State, step: Step, machine: Machine, replicas: Replicas) -> Sta
         case Resize(number, wanted):
             sized = (replace(d, replicas=wanted) if d.id == number else d for d in state.deployed)
             return replace(state, deployed=tuple(sized))
-        case Shift(split, labels):
-            return replace(state, split=split, labels=labels)
+        case Update(labels, split):
+            changed = state.split if split is None else split
+            return replace(state, labels=labels, split=changed)
         case Undeploy(number):
             others = tuple(each for each in state.deployed if each.id != number)
             shares = {key: share for key, share in state.split.items() if key != number}
@@ -282,7 +274,7 @@ def _reached(state: State, goal: Goal, machine: Machine, replicas: Replicas) -> 
     """Say whether a goal needs nothing at all: then nothing is written down either."""
     imagined = replace(state, labels={**state.labels, GOAL: goal.write()})
     step = next_step(imagined, goal, machine, replicas)
-    return isinstance(step, Label) and GOAL not in step.labels and GOAL not in state.labels
+    return isinstance(step, Update) and step.split is None and step.labels == state.labels
 
 
 def _target(state: State, goal: Goal, machine: Machine) -> Deployed | None:

@@ -1,7 +1,5 @@
 """Calls to Google's APIs for one project and region."""
 
-from typing import Any
-
 from deploy.google.around import Around
 from deploy.google.artifacts import Artifacts
 from deploy.google.batches import Batches
@@ -12,7 +10,3 @@ __all__ = ["Google"]
 
 class Google(Vertex, Batches, Artifacts, Around):
     """One project and region of Google Cloud, and everything that is done there."""
-
-    def _operations(self, operation: str) -> Any:
-        vertex = "/endpoints/" in operation or "/models/" in operation
-        return self._endpoints if vertex else self._registry

@@ -33,19 +33,12 @@ class Batches(Wire):
 
     def wait_for_batch(self, name: str) -> v1.BatchPredictionJob:
         """Watch a job until it has ended, one way or another, with a line for each change of its state."""
-        told = ""
-
-        def look() -> v1.BatchPredictionJob:
-            nonlocal told
-            job = self._read(self._jobs.get_batch_prediction_job, name=name)
-            state = self.batch_state(job)
-            if state not in (told, *OVER):
-                told = state
-                self.say(f"  {state.lower()}")
-            return job
-
-        still = Stop("the job is not over yet", f"it goes on; its name is {name}")
-        return self.poll(look, lambda job: self.batch_state(job) in OVER, still)
+        return self.poll(
+            lambda: self._read(self._jobs.get_batch_prediction_job, name=name),
+            lambda job: self.batch_state(job) in OVER,
+            Stop("the job is not over yet", f"it goes on; its name is {name}"),
+            lambda job: self.batch_state(job).lower(),
+        )
 
     def start_batch(
         self, version: str, source: str, output: str, parameters: Any, replicas: int

@@ -181,10 +181,6 @@ class Vertex(Wire):
         return dict(json_format.MessageToDict(v1.PredictResponse.pb(answer)))
 
     @functools.cached_property
-    def _endpoints(self) -> Any:
-        return self._client(v1.EndpointServiceClient, self._vertex)
-
-    @functools.cached_property
     def _models(self) -> Any:
         return self._client(v1.ModelServiceClient, self._vertex)
 

@@ -215,7 +215,7 @@ def test_another_machine_type_is_another_deployment_of_the_same_version() -> Non
 
 def test_more_replicas_need_no_other_deployment() -> None:
     taken = [step for step, _ in steps(after("deploy 1"), Goal("deploy", "1"), replicas=TWO)]
-    assert [type(step).__name__ for step in taken] == ["Label", "Resize", "Label"]
+    assert [type(step).__name__ for step in taken] == ["Update", "Resize", "Update"]
 
 
 def test_what_is_under_way_is_waited_for_before_anything_else() -> None:
