@@ -326,14 +326,9 @@ def _noted(state: State, goal: Goal) -> dict[str, str]:
     """Return the labels of an endpoint whose traffic is as a goal wants it."""
     labels = {key: value for key, value in state.labels.items() if key != BACK}
     if served := history(state, goal):
-        labels[SERVED] = _written(served)
+        while len("-".join(served)) > LONGEST_LABEL:
+            served = served[:-1]  # the oldest
+        labels[SERVED] = "-".join(served)
     if goal.verb == "rollback":
         labels[BACK] = goal.version
     return labels
-
-
-def _written(versions: tuple[str, ...]) -> str:
-    """Return versions as a label's value, the oldest dropped where it gets too long."""
-    while len("-".join(versions)) > LONGEST_LABEL:
-        versions = versions[:-1]
-    return "-".join(versions)
