@@ -61,95 +61,63 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     settings.add_options(common)
 
-    def add(run: Callable[..., None], text: str) -> argparse.ArgumentParser:
+    def add(run: Callable[..., None], text: str) -> Callable[..., Any]:
         # A command is a function of Google and of its own options, by their names.
         name = run.__name__.replace("_", "-")
         made = commands.add_parser(name, parents=[common], help=text, description=text)
         made.set_defaults(run=run)
-        return made
+        return made.add_argument
 
-    def add_version(
-        one: argparse.ArgumentParser, text: str = "(default: that of the image)"
-    ) -> None:
-        one.add_argument("--version", default="", help=text)
+    yes: dict[str, Any] = {"action": "store_true", "help": "ask nothing"}
+    version = {"default": "", "help": "(default: that of the image)"}
+    picture: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 
-    one = add(
+    option = add(
         release.endpoint, "do all that is missing, from the image to an endpoint that answers"
     )
-    one.add_argument(
-        "--request",
-        type=Path,
-        metavar="FILE",
-        help="the picture or request.json to try it with (default: a held-out digit)",
-    )
-    one = add(image.build, "build the image, with Cloud Build or here (--builder), and push it")
-    one.add_argument(
-        "--serve", choices=("upload", "deploy", "canary"), help="let Cloud Build go on with that"
-    )
+    text = "the picture or request.json to try it with (default: a held-out digit)"
+    option("--request", help=text, **picture)
+    option = add(image.build, "build the image, with Cloud Build or here (--builder), and push it")
+    serve = ("upload", "deploy", "canary")
+    option("--serve", choices=serve, help="let Cloud Build go on with that")
     add(versions.upload, "register the image as a new version of the model; prints the version")
-    one = add(
+    option = add(
         release.deploy,
         "let a version serve everything; the one before stays, without traffic, for a rollback",
     )
-    add_version(one)
-    one = add(release.canary, "let a version serve a part of the traffic")
-    add_version(one)
-    one.add_argument(
-        "--traffic", type=_percent, default=10, metavar="PERCENT", help="(default: 10)"
-    )
-    one.add_argument(
-        "--watch",
-        type=watch.minutes,
-        metavar="TIME",
-        help="such as 10m: watch it, and roll back by itself if it breaks a limit",
-    )
-    one.add_argument(
-        "--max-error-rate",
-        type=watch.rate,
-        default="1%",
-        metavar="RATE",
-        help="5xx of all answers (default: 1%%)",
-    )
-    one.add_argument(
-        "--max-p95",
-        type=watch.milliseconds,
-        default=float("inf"),
-        metavar="TIME",
-        help="such as 300ms",
-    )
+    option("--version", **version)
+    option = add(release.canary, "let a version serve a part of the traffic")
+    option("--version", **version)
+    option("--traffic", type=_percent, default=10, metavar="PERCENT", help="(default: 10)")
+    text = "such as 10m: watch it, and roll back by itself if it breaks a limit"
+    option("--watch", type=watch.minutes, metavar="TIME", help=text)
+    text = "5xx of all answers (default: 1%%)"
+    option("--max-error-rate", type=watch.rate, default="1%", metavar="RATE", help=text)
+    unlimited: dict[str, Any] = {"default": float("inf"), "help": "such as 300ms"}
+    option("--max-p95", type=watch.milliseconds, metavar="TIME", **unlimited)
     add(release.promote, "let the canary serve everything")
     add(release.rollback, "let the version before serve everything again, and end the other")
-    one = add(ask.predict, "send a request and print the answer")
-    one.add_argument(
-        "source",
-        nargs="?",
-        type=Path,
-        metavar="FILE",
-        help="a picture, or request.json (default: a held-out digit)",
-    )
-    one = add(ask.batch_predict, "predict for every line of a JSONL file in a bucket")
-    one.add_argument(
-        "--input",
-        dest="source",
-        required=True,
-        metavar="gs://…",
-        help="JSON lines, an instance each; a * at the end for several files",
-    )
-    one.add_argument("--output", required=True, metavar="gs://…", help="the folder for the answers")
-    one.add_argument("--parameters", type=_json, metavar="JSON", help="the requests' parameters")
-    add_version(one)
-    one.add_argument("--replicas", type=int, default=1, help="(default: 1)")
+    option = add(ask.predict, "send a request and print the answer")
+    text = "a picture, or request.json (default: a held-out digit)"
+    option("source", nargs="?", help=text, **picture)
+    option = add(ask.batch_predict, "predict for every line of a JSONL file in a bucket")
+    text = "JSON lines, an instance each; a * at the end for several files"
+    option("--input", dest="source", required=True, metavar="gs://…", help=text)
+    option("--output", required=True, metavar="gs://…", help="the folder for the answers")
+    option("--parameters", type=_json, metavar="JSON", help="the requests' parameters")
+    option("--version", **version)
+    option("--replicas", type=int, default=1, help="(default: 1)")
     add(status_module.status, "what runs, at which traffic, since when, and what it costs")
-    one = add(teardown.undeploy, "end what is deployed; the endpoint and the model stay")
-    add_version(one, "only this one")
-    one.add_argument("--idle", action="store_true", help="only what has no traffic")
-    one.add_argument("--yes", action="store_true", help="ask nothing")
-    one = add(
+    option = add(teardown.undeploy, "end what is deployed; the endpoint and the model stay")
+    option("--version", default="", help="only this one")
+    option("--idle", action="store_true", help="only what has no traffic")
+    option("--yes", **yes)
+    option = add(
         teardown.teardown,
         "delete everything that costs: endpoint, model, jobs, images, build sources",
     )
-    one.add_argument("--keep-images", action="store_true", help="keep images and build sources")
-    one.add_argument("--yes", action="store_true", help="ask nothing")
+    option("--keep-images", action="store_true", help="keep images and build sources")
+    option("--yes", **yes)
     return parser
 
 

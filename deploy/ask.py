@@ -10,7 +10,7 @@ from deploy import versions
 from deploy.errors import Stop
 
 if TYPE_CHECKING:
-    from deploy.google import Batch, Google
+    from deploy.google import Google
 
 PICTURES = Path("build/model/held-out")
 REQUEST = Path("build/deploy/request.json")
@@ -20,13 +20,11 @@ REQUEST = Path("build/deploy/request.json")
 def body(source: Path | None) -> dict[str, Any]:
     """Return a request: a JSON file's, a picture's, or the first held-out picture's; raise Stop."""
     if source is None:
-        kept = sorted(PICTURES.glob("*.png"))
-        if not kept:
-            raise Stop(
-                f"there is no picture in {PICTURES}",
-                "make model, or name a picture or a request.json",
-            )
-        source = kept[0]
+        source = min(PICTURES.glob("*.png"), default=None)
+    if source is None:
+        raise Stop(
+            f"there is no picture in {PICTURES}", "make model, or name a picture or a request.json"
+        )
     if not source.is_file():
         raise Stop(f"{source} does not exist", "name a picture, or a JSON file with instances")
     if source.suffix != ".json":
@@ -35,24 +33,20 @@ def body(source: Path | None) -> dict[str, Any]:
         content = json.loads(source.read_text())
     except ValueError as error:
         raise Stop(f"{source} is not JSON: {error}", "mend it") from None
-    if (
-        not isinstance(content, dict)
-        or not isinstance(content.get("instances"), list)
-        or not content["instances"]
-    ):
+    instances = content.get("instances") if isinstance(content, dict) else None
+    if not instances or not isinstance(instances, list):
         raise Stop(
             f'{source} is no request: {{"instances": [...], "parameters": {{...}}}}', "mend it"
         )
-    return content
+    return dict(content)
 
 
 def predict(google: "Google", source: Path | None) -> None:
     """Send a request, print the answer as JSON."""
     content = body(source)
     if google.dry_run:
-        google.say(
-            f"would call PredictionService.Predict with {len(content['instances'])} instances"
-        )
+        count = len(content["instances"])
+        google.say(f"would call PredictionService.Predict with {count} instances")
         return
     print(json.dumps(google.predict(content), indent=2))
 
@@ -91,21 +85,14 @@ def batch_predict(  # noqa: PLR0913  an option each
     google.say(
         f"→ {name.rsplit('/', 1)[-1]} (usually 10 minutes and more; Ctrl-C leaves it running)"
     )
-    told = ""
-
-    def look() -> "Batch":
-        nonlocal told
-        job = google.batch(name)
-        if job.state != told and not job.over:
-            told = job.state
-            google.say(f"  {job.state.lower()}")
-        return job
-
-    still = Stop("the job is not over yet", f"it goes on; its name is {name}")
-    job = google.poll(look, lambda job: job.over, still)
-    if job.state != "SUCCEEDED":
+    job = google.wait_for_batch(name)
+    state, counts = google.batch_state(job), job.completion_stats
+    if state != "SUCCEEDED":
         raise Stop(
-            f"the job ended as {job.state.lower()}: {job.error}",
+            f"the job ended as {state.lower()}: {job.error.message}",
             "python -m deploy batch-predict with the same arguments tries again",
         )
-    google.say(f"{job.good} predicted, {job.bad} not; the answers: {job.output}")
+    google.say(
+        f"{counts.successful_count} predicted, {counts.failed_count} not; "
+        f"the answers: {job.output_info.gcs_output_directory}"
+    )

@@ -81,15 +81,16 @@ def commit() -> str:
 def find(google: "Google") -> Image | None:
     """Return the image that is meant, if it is in the registry."""
     s = google.settings
-    if s.image:
-        if "@" in s.image:
-            return Image(s.image)
-        folder, slash, last = s.image.rpartition("/")  # before it, a host may have a port
-        last, _, tag = last.partition(":")
-        digest = google.digest(tag or "latest") if folder + slash + last == s.image_name else None
-        return Image(f"{s.image_name}@{digest}" if digest else s.image)
-    digest = google.digest(fingerprint())
-    return Image(f"{s.image_name}@{digest}") if digest else None
+    if "@" in s.image:
+        return Image(s.image)
+    folder, slash, last = s.image.rpartition("/")  # before it, a host may have a port
+    last, _, tag = last.partition(":")
+    digest = None
+    if not s.image or folder + slash + last == s.image_name:
+        digest = google.digest(tag or "latest" if s.image else fingerprint())
+    if digest:
+        return Image(f"{s.image_name}@{digest}")
+    return Image(s.image) if s.image else None
 
 
 def build(google: "Google", serve: str | None) -> None:
@@ -123,7 +124,7 @@ def push(google: "Google") -> None:
     """Build with this machine's Docker, and push."""
     s, docker = google.settings, os.environ.get("DOCKER", "docker")
     tagged = f"{s.image_name}:{fingerprint()}"
-    ensure_repository(google)
+    google.ensure_repository()
     if not s.registry:
         run(google, ["gcloud", "auth", "configure-docker", f"{s.region}-docker.pkg.dev", "--quiet"])
     run(google, ["make", "build", f"IMAGE={tagged}", f"DOCKER={docker}"], shown=True)
@@ -135,18 +136,19 @@ def push(google: "Google") -> None:
 def in_cloud(google: "Google", values: dict[str, str], config: str = "cloudbuild.yaml") -> None:
     """Have Cloud Build do what `config` says of this folder, and show its steps as they go."""
     s = google.settings
-    ensure_repository(google)
+    google.ensure_repository()
     given = ",".join(f"{key}={value}" for key, value in values.items())
-    account = f"projects/{s.project}/serviceAccounts/{s.build_service_account}"
     command = [
         *("gcloud", "builds", "submit", "--async", "--format=json"),
         *_place(s),
         f"--gcs-source-staging-dir={staging(s)}",
         f"--config={config}",
         f"--substitutions={given}",
-        *([f"--service-account={account}"] if s.build_service_account else []),
         ".",
     ]
+    if s.build_service_account:
+        account = f"projects/{s.project}/serviceAccounts/{s.build_service_account}"
+        command.append(f"--service-account={account}")
     if google.dry_run:
         google.say(f"would run {' '.join(command)}")
         return
@@ -162,13 +164,10 @@ def in_cloud(google: "Google", values: dict[str, str], config: str = "cloudbuild
 def _under_way(google: "Google", values: dict[str, str]) -> dict[str, Any]:
     """Return the build that somebody began for the same, if it has not ended; {} where there is none."""
     command = ["gcloud", "builds", "list", "--ongoing", "--format=json"]
-    listed = run(google, [*command, *_place(google.settings)])
-    same = [
-        each
-        for each in json.loads(listed)
-        if all(each.get("substitutions", {}).get(key) == value for key, value in values.items())
-    ]
-    return same[0] if same else {}
+    for each in json.loads(run(google, [*command, *_place(google.settings)])):
+        if each.get("substitutions", {}).items() >= values.items():
+            return dict(each)
+    return {}
 
 
 def _watch(google: "Google", build: dict[str, Any]) -> None:
@@ -178,9 +177,8 @@ def _watch(google: "Google", build: dict[str, Any]) -> None:
     shown: dict[str, str] = {}
 
     def look() -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(
-            run(google, ["gcloud", "builds", "describe", "--format=json", *there])
-        )
+        described = run(google, ["gcloud", "builds", "describe", "--format=json", *there])
+        found: dict[str, Any] = json.loads(described)
         for step in found.get("steps", []):
             name, status = step.get("id", step["name"]), step.get("status", "QUEUED")
             if shown.get(name, "QUEUED") != status:
@@ -220,12 +218,6 @@ def substitutions(settings: Settings, deploy: str = "no") -> dict[str, str]:
     if settings.registry:
         found["_REGISTRY"] = settings.registry
     return found
-
-
-def ensure_repository(google: "Google") -> None:
-    """Create the repository where it is missing."""
-    if not google.repository():
-        google.create_repository()
 
 
 def run(google: "Google", command: list[str], *, shown: bool = False) -> str:

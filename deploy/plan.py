@@ -69,6 +69,11 @@ class State:
         return tuple(filter(None, self.labels.get(SERVED, "").split("-")))
 
     @property
+    def running(self) -> list[str]:
+        """The versions that are deployed."""
+        return [each.version for each in self.deployed]
+
+    @property
     def goal(self) -> "Goal | None":
         """What somebody began and did not end."""
         return Goal.read(self.labels.get(GOAL, ""))
@@ -76,8 +81,7 @@ class State:
     @property
     def head(self) -> str | None:
         """The version that is in charge: the last that served everything, or that serves the most."""
-        running = [each.version for each in self.deployed]
-        if self.served and (self.served[0] in running or not running):
+        if self.served and (self.served[0] in self.running or not self.running):
             return self.served[0]
         busiest = max(self.deployed, key=lambda each: self.share(each.id), default=None)
         return busiest.version if busiest and self.share(busiest.id) else None
@@ -119,13 +123,6 @@ class Wait:
 
 
 @dataclass(frozen=True)
-class Label:
-    """Write or remove what is under way."""
-
-    labels: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Deploy:
     """Start a version's containers, without traffic."""
 
@@ -141,11 +138,11 @@ class Resize:
 
 
 @dataclass(frozen=True)
-class Shift:
-    """Change the traffic, and write down who serves, in one request."""
+class Update:
+    """Change the endpoint's labels and, with `split`, its traffic, in one request."""
 
-    split: Mapping[str, int]
     labels: Mapping[str, str]
+    split: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,7 @@ class MakeDefault:
     version: str
 
 
-Step = Wait | Label | Deploy | Resize | Shift | Undeploy | MakeDefault
+Step = Wait | Deploy | Resize | Update | Undeploy | MakeDefault
 
 
 def canary(state: State, version: str, percent: int) -> Goal:
@@ -184,15 +181,12 @@ def promote(state: State) -> Goal | None:
     """Return promote's goal; None where there is nothing to promote. Raise Stop where nothing runs."""
     if not state.deployed:
         raise Stop("nothing is deployed", "deploy a version first: python -m deploy deploy")
-    if state.goal and state.goal.verb in ("promote", "canary"):
-        if state.goal.verb == "canary" and state.goal.version not in [
-            each.version for each in state.deployed
-        ]:
-            raise Stop(
-                f"the canary of version {state.goal.version} is not up",
-                "run canary again, or rollback",
-            )
-        return Goal("promote", state.goal.version)
+    goal = state.goal
+    if goal and goal.verb in ("promote", "canary"):
+        if goal.verb == "canary" and goal.version not in state.running:
+            missing = f"the canary of version {goal.version} is not up"
+            raise Stop(missing, "run canary again, or rollback")
+        return Goal("promote", goal.version)
     others = [
         each for each in state.deployed if each.version != state.head and state.share(each.id)
     ]
@@ -233,7 +227,7 @@ def next_step(state: State, goal: Goal, machine: Machine, replicas: Replicas) ->
     if state.pending:
         return Wait(state.pending[0])
     if state.goal != goal and not _reached(state, goal, machine, replicas):
-        return Label({**state.labels, GOAL: goal.write()})
+        return Update({**state.labels, GOAL: goal.write()})
     target = _target(state, goal, machine)
     if target is None:
         return Deploy(goal.version)
@@ -241,41 +235,37 @@ def next_step(state: State, goal: Goal, machine: Machine, replicas: Replicas) ->
         return Resize(target.id, replicas)
     split, labels = _split(state, goal, target), _noted(state, goal)
     if dict(state.split) != split or labels != dict(state.labels):
-        return Shift(split, labels)
+        return Update(labels, split)
     for each in state.deployed:
         if each.id not in _kept(state, goal, target):
             return Undeploy(each.id)
     if goal.verb != "canary" and state.default != goal.version:
         return MakeDefault(goal.version)
     if GOAL in state.labels:
-        return Label({key: value for key, value in state.labels.items() if key != GOAL})
+        return Update({key: value for key, value in state.labels.items() if key != GOAL})
     return None
 
 
-def apply(state: State, step: Step, machine: Machine, replicas: Replicas) -> State:  # noqa: PLR0911  a case each
+def apply(state: State, step: Step, machine: Machine, replicas: Replicas) -> State:
     """Return the state after a step, as --dry-run and the tests imagine it."""
     match step:
         case Wait(operation):
-            return replace(
-                state, pending=tuple(each for each in state.pending if each != operation)
-            )
-        case Label(labels):
-            return replace(state, labels=labels)
+            left = tuple(each for each in state.pending if each != operation)
+            return replace(state, pending=left)
         case Deploy(version):
             number = f"new-{len(state.deployed) + 1}"
             added = Deployed(number, version, machine, replicas, since="~")
             return replace(state, deployed=(*state.deployed, added))
         case Resize(number, wanted):
-            changed = tuple(
-                replace(d, replicas=wanted) if d.id == number else d for d in state.deployed
-            )
-            return replace(state, deployed=changed)
-        case Shift(split, labels):
-            return replace(state, split=split, labels=labels)
+            sized = (replace(d, replicas=wanted) if d.id == number else d for d in state.deployed)
+            return replace(state, deployed=tuple(sized))
+        case Update(labels, split):
+            changed = state.split if split is None else split
+            return replace(state, labels=labels, split=changed)
         case Undeploy(number):
-            left = tuple(each for each in state.deployed if each.id != number)
+            others = tuple(each for each in state.deployed if each.id != number)
             shares = {key: share for key, share in state.split.items() if key != number}
-            return replace(state, deployed=left, split=shares if left else {})
+            return replace(state, deployed=others, split=shares if others else {})
         case MakeDefault(version):
             return replace(state, default=version)
 
@@ -284,7 +274,7 @@ def _reached(state: State, goal: Goal, machine: Machine, replicas: Replicas) -> 
     """Say whether a goal needs nothing at all: then nothing is written down either."""
     imagined = replace(state, labels={**state.labels, GOAL: goal.write()})
     step = next_step(imagined, goal, machine, replicas)
-    return isinstance(step, Label) and GOAL not in step.labels and GOAL not in state.labels
+    return isinstance(step, Update) and step.split is None and step.labels == state.labels
 
 
 def _target(state: State, goal: Goal, machine: Machine) -> Deployed | None:
@@ -336,14 +326,9 @@ def _noted(state: State, goal: Goal) -> dict[str, str]:
     """Return the labels of an endpoint whose traffic is as a goal wants it."""
     labels = {key: value for key, value in state.labels.items() if key != BACK}
     if served := history(state, goal):
-        labels[SERVED] = _written(served)
+        while len("-".join(served)) > LONGEST_LABEL:
+            served = served[:-1]  # the oldest
+        labels[SERVED] = "-".join(served)
     if goal.verb == "rollback":
         labels[BACK] = goal.version
     return labels
-
-
-def _written(versions: tuple[str, ...]) -> str:
-    """Return versions as a label's value, the oldest dropped where it gets too long."""
-    while len("-".join(versions)) > LONGEST_LABEL:
-        versions = versions[:-1]
-    return "-".join(versions)

@@ -2,20 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from deploy import plan
 from deploy.errors import Stop
-from deploy.plan import (
-    Deploy,
-    Goal,
-    Label,
-    MakeDefault,
-    Resize,
-    Shift,
-    State,
-    Undeploy,
-    Wait,
-    apply,
-    next_step,
-)
+from deploy.plan import Goal, State
 
 if TYPE_CHECKING:
     from deploy.google import Google
@@ -50,13 +39,13 @@ def reach(google: "Google", goal: Goal, state: State) -> bool:
         nonlocal state, steps
         if steps and not google.dry_run:
             state = _again(google)
-        step = next_step(state, goal, machine, replicas)
+        step = plan.next_step(state, goal, machine, replicas)
         if step is None:
             return False
         steps += 1
         _take(google, step, state)
         if google.dry_run:
-            state = apply(state, step, machine, replicas)
+            state = plan.apply(state, step, machine, replicas)
         return True
 
     while google.until_made(take_one):
@@ -71,26 +60,23 @@ def _again(google: "Google") -> State:
     return state
 
 
-def _take(google: "Google", step: object, state: State) -> None:
+def _take(google: "Google", step: plan.Step, state: State) -> None:
     match step:
-        case Wait(operation):
+        case plan.Wait(operation):
             google.wait(operation, "waiting for what is already under way")
-        case Label(labels):
-            google.update(state.etag, labels)
-        case Deploy(version):
+        case plan.Deploy(version):
             google.deploy(version)
-        case Resize(number, replicas):
+        case plan.Resize(number, replicas):
             google.resize(number, replicas)
-        case Shift(split, labels):
-            versions = {each.id: each.version for each in state.deployed}
-            shares = ", ".join(
-                f"version {versions[number]} {share} %" for number, share in split.items()
-            )
-            google.say(f"→ traffic: {shares}")
+        case plan.Update(labels, split):
+            if split is not None:
+                versions = {each.id: each.version for each in state.deployed}
+                shares = [f"version {versions[each]} {share} %" for each, share in split.items()]
+                google.say(f"→ traffic: {', '.join(shares)}")
             google.update(state.etag, labels, split)
-        case Undeploy(number):
+        case plan.Undeploy(number):
             google.undeploy(number)
-        case MakeDefault(version):
+        case plan.MakeDefault(version):
             google.make_default(version)
 
 

@@ -81,7 +81,10 @@ def promote(google: "Google") -> None:
 
 def rollback(google: "Google") -> None:
     """Let the version before serve everything again, and end the other."""
-    state = _there(google)
+    if google.state() is None:
+        missing = f"there is no endpoint {google.settings.name} in {google.settings.region}"
+        raise Stop(missing, "make deploy-endpoint")
+    state = look(google)
     goal = plan.rollback(state)
     if reach(google, goal, state):
         google.say(f"version {goal.version} serves everything again")
@@ -99,11 +102,8 @@ def check(google: "Google") -> None:
     s = google.settings
     needed = [*NEEDED["upload"], *NEEDED["deploy"], *NEEDED["predict"]]
     if find(google) is None:
-        needed += [
-            *NEEDED["push"],
-            *NEEDED["repository"],
-            *(NEEDED["build"] if s.builder == "cloud" else ()),
-        ]
+        needed += [*NEEDED["push"], *NEEDED["repository"]]
+        needed += NEEDED["build"] if s.builder == "cloud" else ()
     lacking = google.lacking(tuple(needed))
     missing = [each for each in lacking if each.startswith(WHOLE)]
     if missing:
@@ -115,16 +115,6 @@ def check(google: "Google") -> None:
         google.say(
             f"{permission} is not granted by the project: good if the repository or bucket does"
         )
-
-
-def _there(google: "Google") -> State:
-    state = google.state()
-    if state is None:
-        raise Stop(
-            f"there is no endpoint {google.settings.name} in {google.settings.region}",
-            "make deploy-endpoint",
-        )
-    return look(google)
 
 
 def _served(google: "Google", version: str) -> None:

@@ -21,14 +21,10 @@ def status(google: "Google") -> None:
     else:
         google.say(f"  endpoint {s.name}: {len(state.deployed)} deployed")
         for each in state.deployed:
-            origin = (
-                versions[each.version].labels.get("git-commit", "")[:7]
-                if each.version in versions
-                else ""
-            )
-            google.say(
-                f"    {state.share(each.id):3} %  {_line(each)}{origin and f', commit {origin}'}"
-            )
+            known = versions.get(each.version)
+            commit = known.labels.get("git-commit", "")[:7] if known else ""
+            origin = f", commit {commit}" if commit else ""
+            google.say(f"    {state.share(each.id):3} %  {_line(each)}{origin}")
             running.append((each.machine, each.replicas.least))
         _advise(google, state)
     for operation in state.pending if state else google.pending(s.endpoint):
@@ -43,11 +39,12 @@ def status(google: "Google") -> None:
                 google.say(f"    {split.get(each.id, 0):3} %  {each.model} {_line(each)}")
                 running.append((each.machine, each.replicas.least))
     for job in google.batches():
-        identity, size = job.name.rsplit("/", 1)[-1], f"{job.replicas} x {job.machine}"
-        google.say(
-            f"  batch prediction {identity}: {job.state.lower()}, {size}, since {_ago(job.since)}"
-        )
-        running.append((Machine(job.machine), job.replicas))
+        resources = job.dedicated_resources
+        machine, count = resources.machine_spec.machine_type, resources.starting_replica_count
+        since = _ago(job.create_time.isoformat() if job.create_time else "")
+        identity, word = job.name.rsplit("/", 1)[-1], google.batch_state(job).lower()
+        google.say(f"  batch prediction {identity}: {word}, {count} x {machine}, since {since}")
+        running.append((Machine(machine), count))
     newest = f", the newest {max(versions, key=int)}" if versions else ""
     google.say(f"  model {s.name}: {len(versions)} versions{newest}")
     google.say(
@@ -73,15 +70,11 @@ def _advise(google: "Google", state: State) -> None:
 
 def _line(each: Deployed) -> str:
     """Return a deployed model in words."""
-    size = f"{each.replicas.least} to {each.replicas.most} x {_machine(each.machine)}"
+    machine = each.machine
+    extra = f" + {machine.accelerators} {machine.accelerator}" if machine.accelerators else ""
+    size = f"{each.replicas.least} to {each.replicas.most} x {machine.type}{extra}"
     hour = estimate([(each.machine, each.replicas.least)]).hour
     return f"version {each.version}, deployed model {each.id}, {size}, since {_ago(each.since)}, ${hour:.2f} an hour"
-
-
-def _machine(machine: Machine) -> str:
-    return machine.type + (
-        f" + {machine.accelerators} {machine.accelerator}" if machine.accelerators else ""
-    )
 
 
 def _ago(moment: str) -> str:

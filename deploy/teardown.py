@@ -31,16 +31,18 @@ def undeploy(google: "Google", *, version: str, idle: bool, yes: bool) -> None:
     if not chosen:
         google.say("nothing of that kind is deployed: nothing changed")
         return
-    left = [each for each in state.deployed if each not in chosen]
-    if left and sum(state.share(each.id) for each in left) != 100:
+    ended = sum(state.share(each.id) for each in chosen)
+    if ended and len(chosen) < len(state.deployed):
         raise Stop(
-            f"version {version} still serves {100 - sum(state.share(each.id) for each in left)} %",
+            f"version {version} still serves {ended} %",
             "move its traffic first (promote or rollback), or leave --version out to end all",
         )
-    if serving := [each.version for each in chosen if state.share(each.id)]:
-        gone = [
-            f"version {each}, which serves: the endpoint will answer nobody" for each in serving
-        ]
+    gone = [
+        f"version {each.version}, which serves: the endpoint will answer nobody"
+        for each in chosen
+        if state.share(each.id)
+    ]
+    if gone:
         confirm(google.settings.name, gone, yes=yes or google.dry_run)
     _undeploy(google, state, chosen)
 
@@ -75,11 +77,7 @@ def teardown(google: "Google", *, keep_images: bool, yes: bool) -> None:
         _end(google, google.delete_images, google.has_images)
     if sources:
         google.delete_sources(staging(s))
-    google.say(
-        "nothing is left that costs"
-        if not google.dry_run
-        else "then nothing would be left that costs"
-    )
+    google.say(f"{'then nothing would be' if google.dry_run else 'nothing is'} left that costs")
 
 
 def _of(state: State) -> list[str]:
@@ -124,17 +122,13 @@ def _settled(google: "Google", state: State) -> State:
             continue
         # Neither a refused cancellation nor the error that a cancelled operation ends in matters: the next
         # look tells what is left.
-        for act in (
-            functools.partial(google.cancel, operation),
-            functools.partial(google.wait, operation, "waiting for the end of what is under way"),
-        ):
+        wait = functools.partial(google.wait, doing="waiting for the end of what is under way")
+        for act in (google.cancel, wait):
             try:
-                act()
+                act(operation)
             except (Lost, Stop) as reason:
                 google.say(f"  {reason}")
-    if google.dry_run:
-        return state
-    return google.state() or State()
+    return state if google.dry_run else google.state() or State()
 
 
 def _undeploy(google: "Google", state: State, chosen: Sequence[Deployed]) -> None:

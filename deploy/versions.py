@@ -20,9 +20,8 @@ def chosen(google: "Google", version: str) -> str:
     if not version:
         return ensure_uploaded(google)
     if version not in [each.version_id for each in google.versions()]:
-        raise Stop(
-            f"there is no version {version} of {google.settings.name}", "python -m deploy status"
-        )
+        missing = f"there is no version {version} of {google.settings.name}"
+        raise Stop(missing, "python -m deploy status")
     return version
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploy.errors import Stop
+from deploy.plan import State
 
 if TYPE_CHECKING:
     from deploy.google import Google
@@ -59,10 +60,8 @@ def find_trouble(google: "Google", version: str, limits: Limits) -> str | None:
         Stop: too few requests reached the canary to say anything of it.
 
     """
-    state = google.state()
-    number = (
-        next((each.id for each in state.deployed if each.version == version), "") if state else ""
-    )
+    state = google.state() or State()
+    number = next((each.id for each in state.deployed if each.version == version), "")
     pause = 30.0 if not google.settings.api_endpoint else 1.0
     google.say(
         f"→ watching version {version} for {limits.minutes:g} min "
@@ -93,13 +92,12 @@ def look(google: "Google", deployed: str, minutes: float) -> Seen:
         if labels.get("deployed_model_id") == deployed:
             answers += round(count)
             errors += round(count) if labels.get("response_code", "").startswith("5") else 0
-    latencies = [
-        value
-        for labels, value in google.series("prediction_latencies", "ALIGN_PERCENTILE_95", minutes)
-        if labels.get("deployed_model_id") == deployed
-        and labels.get("latency_type", "total") == "total"
-    ]
-    return Seen(answers, errors, max(latencies, default=None))
+    slowest = None
+    for labels, ms in google.series("prediction_latencies", "ALIGN_PERCENTILE_95", minutes):
+        total = labels.get("latency_type", "total") == "total"
+        if labels.get("deployed_model_id") == deployed and total:
+            slowest = max(slowest or 0.0, ms)
+    return Seen(answers, errors, slowest)
 
 
 def minutes(text: str) -> float:

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy import image
@@ -76,13 +75,15 @@ class Cluster:
         folder = overlay.write(self.settings, overlay.remains(self.settings))
         self._connect()
         if not self.programs.dry_run:
-            found = self._there(folder)
+            found = self.programs.run(
+                ["kubectl", "get", "--ignore-not-found", "-k", str(folder), "--output=name"],
+                Stop("the cluster does not answer, as it says above", "try again"),
+            )
             if not found:
-                self.programs.say(
-                    f"nothing of {self.settings.name} is in {self.name}: nothing changed"
-                )
+                nothing = f"nothing of {self.settings.name} is in {self.name}"
+                self.programs.say(f"{nothing}: nothing changed")
                 return
-            confirm(self.settings.name, found, yes=yes)
+            confirm(self.settings.name, found.split(), yes=yes)
         self._change(
             ["kubectl", "delete", "--ignore-not-found", "-k", str(folder)],
             Stop("not all of it is gone, as it says above", "run the same command again"),
@@ -128,10 +129,3 @@ class Cluster:
                 f"the cluster {self.name} does not serve {', '.join(missing)}",
                 "\n  ".join(wanted[group] for group in missing),
             )
-
-    def _there(self, folder: Path) -> list[str]:
-        listed = self.programs.run(
-            ["kubectl", "get", "--ignore-not-found", "-k", str(folder), "--output=name"],
-            Stop("the cluster does not answer, as it says above", "try again"),
-        )
-        return listed.split()

@@ -43,20 +43,14 @@ def faults(thing: dict[str, Any], version: str) -> Iterator[str]:
         # What every object has is checked by one that has nothing else.
         plain = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": thing["metadata"]}
         kubernetes_validate.validate(plain, version, strict=True)
-        if unknown := set(thing) - {"apiVersion", "kind", "metadata", "spec"}:
-            yield f"{named}: {', '.join(sorted(unknown))} is no field of it"
-        jsonschema.validate(thing["spec"], schema)
+        fields: dict[str, Any] = {"apiVersion": {}, "kind": {}, "metadata": {}, "spec": schema}
+        jsonschema.validate(thing, {"properties": fields, "additionalProperties": False})
         if thing["kind"] == "InferenceService":
             predictor = thing["spec"]["predictor"]
             pod = {k: v for k, v in predictor.items() if k not in PREDICTOR["properties"]}
             pod["containers"] = predictor["containers"]
-            wrapped = {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": thing["metadata"],
-                "spec": pod,
-            }
-            kubernetes_validate.validate(wrapped, version, strict=True)
+            whole = plain | {"kind": "Pod", "spec": pod}
+            kubernetes_validate.validate(whole, version, strict=True)
     except jsonschema.ValidationError as error:
         where = ".".join(str(each) for each in error.absolute_path)
         yield f"{named}: {where or 'itself'}: {error.message}"

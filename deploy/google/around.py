@@ -42,10 +42,8 @@ class Around(Wire):
         url = f"{base}/v3/projects/{self.settings.project}/timeSeries"
         reply = self._read(self._session.get, url, params=query)
         if reply.status_code != 200:
-            raise explain(
-                said(exceptions.from_http_response(reply), "reading Cloud Monitoring"),
-                self.settings,
-            )
+            error = exceptions.from_http_response(reply)
+            raise explain(said(error, "reading Cloud Monitoring"), self.settings)
         return [
             (each["metric"].get("labels", {}), float(next(iter(point["value"].values()))))
             for each in reply.json().get("timeSeries", ())

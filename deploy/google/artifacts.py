@@ -9,22 +9,15 @@ from google.cloud import storage
 from deploy.explain import Said, explain
 from deploy.google.wire import Wire
 
-MANIFESTS = ", ".join(
-    (
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-    )
+MANIFESTS = (
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+    "application/vnd.docker.distribution.manifest.list.v2+json, "
+    "application/vnd.docker.distribution.manifest.v2+json"
 )
 
 
 class Artifacts(Wire):
     """What Artifact Registry and Cloud Storage are asked."""
-
-    def repository(self) -> bool:
-        """Say whether the repository for images is there."""
-        return self._find(self._registry.get_repository, name=self._repository) is not None
 
     def has_images(self) -> bool:
         """Say whether the repository has images of this name."""
@@ -40,28 +33,24 @@ class Artifacts(Wire):
         if reply.status_code == 404:
             return None
         if reply.status_code != 200:
-            status = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}.get(
-                reply.status_code, "UNAVAILABLE"
-            )
-            said = Said(
-                status,
-                f"'artifactregistry.repositories.downloadArtifacts': {url} answers {reply.status_code}",
-            )
-            raise explain(said, self.settings)
+            known = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}
+            status = known.get(reply.status_code, "UNAVAILABLE")
+            permission = "artifactregistry.repositories.downloadArtifacts"
+            message = f"'{permission}': {url} answers {reply.status_code}"
+            raise explain(Said(status, message), self.settings)
         return str(reply.headers["Docker-Content-Digest"])
 
-    def create_repository(self) -> None:
-        """Create the repository for images."""
-        s = self.settings
-        description = "Images of python -m deploy"
+    def ensure_repository(self) -> None:
+        """Create the repository for images where it is missing."""
+        if self._find(self._registry.get_repository, name=self._repository) is not None:
+            return
+        s, docker = self.settings, ar.Repository.Format.DOCKER
+        repository = ar.Repository(format_=docker, description="Images of python -m deploy")
         request = ar.CreateRepositoryRequest(
-            parent=s.location,
-            repository_id=s.repository,
-            repository=ar.Repository(format_=ar.Repository.Format.DOCKER, description=description),
+            parent=s.location, repository_id=s.repository, repository=repository
         )
-        self._start(
-            f"creating the repository {s.repository}", self._registry.create_repository, request
-        )
+        doing = f"creating the repository {s.repository}"
+        self._start(doing, self._registry.create_repository, request)
 
     def delete_images(self) -> None:
         """Delete the images of this name from the repository."""
@@ -77,9 +66,8 @@ class Artifacts(Wire):
         """Delete what lies under a gs:// folder."""
         for blob in self.sources(folder):
             if self.dry_run:
-                self._would(
-                    "storage.objects.delete", {"bucket": blob.bucket.name, "name": blob.name}
-                )
+                object_ = {"bucket": blob.bucket.name, "name": blob.name}
+                self._would("storage.objects.delete", object_)
             else:
                 self._read(blob.delete)
 

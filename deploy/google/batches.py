@@ -2,52 +2,43 @@
 
 import functools
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from google.cloud import aiplatform_v1 as v1
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
+from deploy.errors import Stop
 from deploy.google.wire import Wire
 
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch prediction job."""
-
-    name: str
-    state: str
-    error: str
-    output: str
-    good: int
-    bad: int
-    machine: str
-    replicas: int
-    since: str
-
-    @property
-    def over(self) -> bool:
-        """Say whether it has ended, one way or another."""
-        return self.state in ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
+OVER = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 
 
 class Batches(Wire):
     """What Vertex AI's job service is asked."""
 
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[v1.BatchPredictionJob]:
         """Return the region's batch prediction jobs of this model that are not over."""
         found = self._list(self._jobs.list_batch_prediction_jobs, parent=self.settings.location)
-        ours = [
-            _batch(each)
+        model = f"/models/{self.settings.name}"
+        return [
+            each
             for each in found
-            if each.model.partition("@")[0].endswith(f"/models/{self.settings.name}")
+            if each.model.partition("@")[0].endswith(model) and self.batch_state(each) not in OVER
         ]
-        return [each for each in ours if not each.over]
 
-    def batch(self, name: str) -> Batch:
-        """Return a batch prediction job."""
-        return _batch(self._read(self._jobs.get_batch_prediction_job, name=name))
+    def batch_state(self, job: v1.BatchPredictionJob) -> str:
+        """Return a job's state, such as RUNNING or SUCCEEDED."""
+        return str(v1.JobState(job.state).name).removeprefix("JOB_STATE_")
+
+    def wait_for_batch(self, name: str) -> v1.BatchPredictionJob:
+        """Watch a job until it has ended, one way or another, with a line for each change of its state."""
+        return self.poll(
+            lambda: self._read(self._jobs.get_batch_prediction_job, name=name),
+            lambda job: self.batch_state(job) in OVER,
+            Stop("the job is not over yet", f"it goes on; its name is {name}"),
+            lambda job: self.batch_state(job).lower(),
+        )
 
     def start_batch(
         self, version: str, source: str, output: str, parameters: Any, replicas: int
@@ -89,18 +80,3 @@ class Batches(Wire):
     @functools.cached_property
     def _jobs(self) -> Any:
         return self._client(v1.JobServiceClient, self._vertex)
-
-
-def _batch(job: v1.BatchPredictionJob) -> Batch:
-    resources = job.dedicated_resources
-    return Batch(
-        job.name,
-        v1.JobState(job.state).name.removeprefix("JOB_STATE_"),
-        job.error.message,
-        job.output_info.gcs_output_directory,
-        job.completion_stats.successful_count,
-        job.completion_stats.failed_count,
-        resources.machine_spec.machine_type,
-        resources.starting_replica_count,
-        job.create_time.isoformat() if job.create_time else "",
-    )

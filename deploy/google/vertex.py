@@ -6,7 +6,6 @@ from typing import Any
 
 import requests
 from google.api_core import exceptions
-from google.api_core.client_options import ClientOptions
 from google.cloud import aiplatform_v1 as v1
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
@@ -20,6 +19,7 @@ from deploy.settings import Settings
 CPU = "aiplatform.googleapis.com/prediction/online/cpu/utilization"
 GPU = "aiplatform.googleapis.com/prediction/online/accelerator/duty_cycle"
 
+RESIZED = ("min_replica_count", "max_replica_count", "autoscaling_metric_specs")
 SET = ("imageUri", "ports", "healthRoute", "predictRoute", "env", "sharedMemorySizeMb")
 """What `container` sets."""
 
@@ -33,15 +33,13 @@ class Vertex(Wire):
         found = self._find(self._endpoints.get_endpoint, name=self.settings.endpoint)
         if found is None:
             return State(pending=pending) if pending else None
-        default = next(
-            (each.version_id for each in self.versions() if "default" in each.version_aliases), ""
-        )
+        aliases = {alias: each for each in self.versions() for alias in each.version_aliases}
         return State(
             _deployed(found),
             dict(found.traffic_split),
             dict(found.labels),
             pending,
-            default,
+            aliases["default"].version_id if "default" in aliases else "",
             found.etag,
             found.dedicated_endpoint_enabled,
         )
@@ -59,10 +57,10 @@ class Vertex(Wire):
     def version_of(self, image: str, known: list[v1.Model]) -> str:
         """Return the version that an upload of an image would make again; "" where there is none."""
         wanted = written(container(self.settings, image)), self.settings.artifact_uri
-        same = (
-            each for each in known if (written(each.container_spec), each.artifact_uri) == wanted
-        )
-        return next((str(each.version_id) for each in same), "")
+        for each in known:
+            if (written(each.container_spec), each.artifact_uri) == wanted:
+                return str(each.version_id)
+        return ""
 
     def pending(self, resource: str) -> tuple[str, ...]:
         """Return the operations on a resource that Google has not ended."""
@@ -117,13 +115,7 @@ class Vertex(Wire):
         request = v1.MutateDeployedModelRequest(
             endpoint=self.settings.endpoint,
             deployed_model=v1.DeployedModel(id=number, dedicated_resources=resources),
-            update_mask={
-                "paths": [
-                    "dedicated_resources.min_replica_count",
-                    "dedicated_resources.max_replica_count",
-                    "dedicated_resources.autoscaling_metric_specs",
-                ]
-            },
+            update_mask={"paths": [f"dedicated_resources.{each}" for each in RESIZED]},
         )
         doing = f"changing deployed model {number} to {replicas.least} to {replicas.most} replicas"
         self._start(doing, self._endpoints.mutate_deployed_model, request)
@@ -144,25 +136,22 @@ class Vertex(Wire):
     def undeploy(self, number: str) -> None:
         """End a deployed model."""
         request = v1.UndeployModelRequest(endpoint=self.settings.endpoint, deployed_model_id=number)
-        self._start(
-            f"undeploying {number}", self._endpoints.undeploy_model, request, usual="a few minutes"
-        )
+        doing = f"undeploying {number}"
+        self._start(doing, self._endpoints.undeploy_model, request, usual="a few minutes")
 
     def make_default(self, version: str) -> None:
         """Give a version the alias "default"."""
         request = v1.MergeVersionAliasesRequest(
             name=f"{self.settings.model}@{version}", version_aliases=["default"]
         )
-        self._change(
-            f"making version {version} the default", self._models.merge_version_aliases, request
-        )
+        doing = f"making version {version} the default"
+        self._change(doing, self._models.merge_version_aliases, request)
 
     def cancel(self, operation: str) -> None:
         """Ask Google to give an operation up."""
         request = operations_pb2.CancelOperationRequest(name=operation)
-        self._change(
-            f"cancelling {operation.rsplit('/', 1)[-1]}", self._endpoints.cancel_operation, request
-        )
+        doing = f"cancelling {operation.rsplit('/', 1)[-1]}"
+        self._change(doing, self._endpoints.cancel_operation, request)
 
     def delete_endpoint(self) -> None:
         """Delete the endpoint."""
@@ -176,28 +165,20 @@ class Vertex(Wire):
 
     def predict(self, body: dict[str, Any]) -> dict[str, Any]:
         """Send {"instances": […], "parameters": {…}} and return {"predictions": […], "deployedModelId": …}."""
-        request = v1.PredictRequest.wrap(
-            json_format.ParseDict(
-                {
-                    "endpoint": self.settings.endpoint,
-                    "instances": body["instances"],
-                    "parameters": body.get("parameters"),
-                },
-                v1.PredictRequest.pb()(),
-            )
-        )
+        content = {
+            "endpoint": self.settings.endpoint,
+            "instances": body["instances"],
+            "parameters": body.get("parameters"),
+        }
+        parsed = json_format.ParseDict(content, v1.PredictRequest.pb()())
         client = self._predictions
         try:
-            answer = client.predict(request=request, timeout=TIMEOUT_S)
+            answer = client.predict(v1.PredictRequest.wrap(parsed), timeout=TIMEOUT_S)
         except exceptions.GoogleAPICallError as error:
             raise explain(said(error, "predicting"), self.settings) from None
         except (requests.ConnectionError, requests.Timeout) as error:
             raise Stop(f"no answer: {error}", "python -m deploy status") from None
         return dict(json_format.MessageToDict(v1.PredictResponse.pb(answer)))
-
-    @functools.cached_property
-    def _endpoints(self) -> Any:
-        return self._client(v1.EndpointServiceClient, self._vertex)
 
     @functools.cached_property
     def _models(self) -> Any:
@@ -206,14 +187,8 @@ class Vertex(Wire):
     @functools.cached_property
     def _predictions(self) -> Any:
         endpoint = self._read(self._endpoints.get_endpoint, name=self.settings.endpoint)
-        options = ClientOptions(
-            api_endpoint=endpoint.dedicated_endpoint_dns
-            or self.settings.api_endpoint
-            or self._vertex
-        )
-        return v1.PredictionServiceClient(
-            credentials=self._credentials, transport="rest", client_options=options
-        )
+        own = endpoint.dedicated_endpoint_dns
+        return self._client(v1.PredictionServiceClient, self._vertex, own)
 
 
 def container(settings: Settings, image: str) -> v1.ModelContainerSpec:
@@ -237,13 +212,10 @@ def written(spec: v1.ModelContainerSpec) -> dict[str, Any]:
 def _resources(machine: Machine, replicas: Replicas) -> v1.DedicatedResources:
     spec = v1.MachineSpec(machine_type=machine.type)
     if machine.accelerators:
-        spec.accelerator_type, spec.accelerator_count = (
-            v1.AcceleratorType[machine.accelerator],
-            machine.accelerators,
-        )
-    metric = v1.AutoscalingMetricSpec(
-        metric_name=GPU if machine.accelerators else CPU, target=replicas.cpu_percent
-    )
+        spec.accelerator_type = v1.AcceleratorType[machine.accelerator]
+        spec.accelerator_count = machine.accelerators
+    used = GPU if machine.accelerators else CPU
+    metric = v1.AutoscalingMetricSpec(metric_name=used, target=replicas.cpu_percent)
     return v1.DedicatedResources(
         machine_spec=spec,
         min_replica_count=replicas.least,
@@ -258,18 +230,14 @@ def _deployed(endpoint: v1.Endpoint) -> tuple[Deployed, ...]:
         resources = each.dedicated_resources
         spec = resources.machine_spec
         kind = v1.AcceleratorType(spec.accelerator_type).name if spec.accelerator_count else ""
-        metrics = [metric.target for metric in resources.autoscaling_metric_specs]
+        percent = next((each.target for each in resources.autoscaling_metric_specs), 60)
         model, _, suffix = each.model.partition("@")
         found.append(
             Deployed(
                 each.id,
                 each.model_version_id or suffix or "1",
                 Machine(spec.machine_type, kind, spec.accelerator_count, each.service_account),
-                Replicas(
-                    resources.min_replica_count,
-                    resources.max_replica_count,
-                    metrics[0] if metrics else 60,
-                ),
+                Replicas(resources.min_replica_count, resources.max_replica_count, percent),
                 each.create_time.isoformat() if each.create_time else "",
                 model.rsplit("/", 1)[-1],
             )

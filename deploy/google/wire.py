@@ -11,10 +11,11 @@ import google.auth
 import requests
 from google.api_core import exceptions
 from google.api_core.client_options import ClientOptions
-from google.api_core.retry import Retry, if_exception_type
+from google.api_core.retry import Retry, exponential_sleep_generator, if_exception_type
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 from google.auth.transport.requests import AuthorizedSession
+from google.cloud import aiplatform_v1 as v1
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
 from google.rpc import code_pb2
@@ -46,28 +47,6 @@ POLL_S = (1.0, 10.0)
 Result = TypeVar("Result")
 
 
-class _NotOver(Exception):
-    """What is polled goes on."""
-
-
-def _retry(
-    errors: tuple[type[Exception], ...],
-    on_error: Callable[[Exception], None] | None = None,
-    *,
-    first: float = 0.5,
-    last: float = 30.0,
-    limit_s: float = 0,
-) -> Retry:
-    """Return what calls a function again after these errors, ever later; it ends with RetryError."""
-    return Retry(
-        if_exception_type(*errors),
-        initial=first,
-        maximum=last,
-        timeout=limit_s or GIVE_UP_S,
-        on_error=on_error,
-    )
-
-
 class Wire:
     """One project and region of Google Cloud.
 
@@ -81,50 +60,58 @@ class Wire:
         """Say by `say` what is done; with `dry_run`, print the changes and make none."""
         self.settings, self.say, self.dry_run = settings, say, dry_run
 
-    def wait(self, operation: str, doing: str, usual: str = "") -> None:
-        """Watch an operation until it ends, with a line now and then; raise Stop with its error, or Lost."""
-        began = time.monotonic()
-        told = 0.0
+    def wait(self, operation: str, doing: str, usual: str = "", client: Any = None) -> None:
+        """Watch an operation until it ends, with a line now and then; raise Stop with its error, or Lost.
 
-        def look() -> operations_pb2.Operation | None:
-            nonlocal told
-            found, waited = self._operation(operation), time.monotonic() - began
-            if waited - told >= 30:
-                told = waited
-                self.say(f"  {_duration(waited)} …")
-            return found
+        `client` is that of the operation's service; Vertex AI's where it is left out.
+        """
+        began = time.monotonic()
+
+        def waited(_: object) -> str:
+            half_minutes = (time.monotonic() - began) // 30
+            return f"{_duration(half_minutes * 30)} …" if half_minutes else ""
 
         self.say(f"→ {doing}" + (f" (usually {usual})" if usual else ""))
+        request = operations_pb2.GetOperationRequest(name=operation)
         still = Stop(
             f"Google is still at it after {self.settings.wait_minutes} minutes ({doing})",
             "the same command again picks it up",
         )
-        found = self.poll(look, lambda found: found is None or found.done, still)
+        # None where Google forgot it.
+        found: operations_pb2.Operation | None = self.poll(
+            lambda: self._find((client or self._endpoints).get_operation, request=request),
+            lambda found: found is None or found.done,
+            still,
+            waited,
+        )
         if found is not None and found.HasField("error"):
-            raise explain(
-                Said(code_pb2.Code.Name(found.error.code), found.error.message, doing=doing),
-                self.settings,
-            )
+            status = code_pb2.Code.Name(found.error.code)
+            raise explain(Said(status, found.error.message, doing=doing), self.settings)
         self.say(f"  done after {_duration(time.monotonic() - began)}")
 
     def poll(
-        self, look: Callable[[], Result], is_over: Callable[[Result], bool], still: Stop
+        self,
+        look: Callable[[], Result],
+        is_over: Callable[[Result], bool],
+        still: Stop,
+        describe: Callable[[Result], str] = lambda _: "",
     ) -> Result:
-        """Call `look` until what it returns is over; raise `still` after `wait_minutes`."""
+        """Call `look` until what it returns is over, with a line whenever its description has changed.
 
-        def once() -> Result:
-            found = look()
-            if not is_over(found):
-                raise _NotOver
-            return found
+        Raises:
+            Stop: it is `still`, after `wait_minutes`.
 
-        limit_s = self.settings.wait_minutes * 60
-        try:
-            retry = _retry((_NotOver,), first=POLL_S[0], last=POLL_S[-1], limit_s=limit_s)
-            found: Result = retry(once)()
-            return found
-        except exceptions.RetryError:
-            raise still from None
+        """
+        deadline = time.monotonic() + self.settings.wait_minutes * 60
+        pauses_s, told = exponential_sleep_generator(POLL_S[0], POLL_S[-1]), ""
+        while not is_over(found := look()):
+            if (line := describe(found)) != told:
+                told = line
+                self.say(f"  {line}")
+            if time.monotonic() > deadline:
+                raise still
+            time.sleep(next(pauses_s))
+        return found
 
     def until_made(self, make: Callable[[], Result]) -> Result:
         """Call `make` again as long as its connection breaks: it looks at what there is, and goes on."""
@@ -137,23 +124,11 @@ class Wire:
 
     # For the parts that know what to say
 
-    def _operations(self, operation: str) -> Any:
-        """Return the client that knows an operation."""
-        raise NotImplementedError
-
-    def _operation(self, operation: str) -> operations_pb2.Operation | None:
-        """Return an operation, however often the connection breaks; None where Google forgot it."""
-        request = operations_pb2.GetOperationRequest(name=operation)
-        found: operations_pb2.Operation | None = self._find(
-            self._operations(operation).get_operation, request=request
-        )
-        return found
-
     def _start(self, doing: str, call: Any, request: Any, usual: str = "") -> None:
         """Begin a long-running operation by a client's method and watch it to its end."""
         begun = self._change(doing, call, request)
         if begun is not None:
-            self.wait(begun.operation.name, doing, usual)
+            self.wait(begun.operation.name, doing, usual, call.__self__)
 
     def _change(self, doing: str, call: Any, request: Any) -> Any:
         """Make a change once, by a client's method; with `dry_run`, print it and return None.
@@ -184,12 +159,15 @@ class Wire:
 
     def _read(self, call: Callable[..., Any], *given: Any, **options: Any) -> Any:
         """Call what only reads, again while Google is busy or the connection broken; NotFound goes through."""
-
-        def busy(error: Exception) -> None:
-            self.say(f"  {_short(error)}; trying again")
-
+        retry = Retry(
+            if_exception_type(*BUSY),
+            initial=0.5,
+            maximum=30.0,
+            timeout=GIVE_UP_S,
+            on_error=lambda error: self.say(f"  {_short(error)}; trying again"),
+        )
         try:
-            return _retry(BUSY, busy)(call)(*given, timeout=TIMEOUT_S, **options)
+            return retry(call)(*given, timeout=TIMEOUT_S, **options)
         except exceptions.NotFound:
             raise
         except exceptions.RetryError as error:
@@ -239,10 +217,14 @@ class Wire:
             return requests.Session()
         return AuthorizedSession(self._credentials)
 
-    def _client(self, kind: Any, host: str = "") -> Any:
-        where = self.settings.api_endpoint or host
+    def _client(self, kind: Any, host: str = "", dedicated: str = "") -> Any:
+        where = dedicated or self.settings.api_endpoint or host
         options = ClientOptions(api_endpoint=where) if where else None
         return kind(credentials=self._credentials, transport="rest", client_options=options)
+
+    @functools.cached_property
+    def _endpoints(self) -> Any:
+        return self._client(v1.EndpointServiceClient, self._vertex)
 
     @property
     def _vertex(self) -> str:

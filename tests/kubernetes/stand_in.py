@@ -1,23 +1,23 @@
-"""What of Google and of a cluster answers where there is none: GKE's control plane, a registry, an API server.
+"""An emulator of the APIs that gcloud and kubectl call here: GKE's control plane, a registry, an API server.
 
-It keeps what is applied and finds every Deployment as it is told; nothing is started. Objects are
-held against Kubernetes' schemas elsewhere.
+It keeps the objects that are applied, and reports every Deployment as ready or stuck; nothing is
+started. Objects are validated against Kubernetes' schemas elsewhere.
 """
 
 import base64
-import json
+import logging
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import trustme
 import yaml
+from flask import Flask, request
+from werkzeug.serving import make_server
 
 KINDS = {
     "v1": {"Namespace": "namespaces", "Service": "services", "ServiceAccount": "serviceaccounts"},
@@ -35,6 +35,7 @@ KINDS = {
 }
 READY = {"type": "Available", "status": "True"}
 STUCK = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+Answer = tuple[dict[str, Any], int]
 
 
 @dataclass
@@ -51,7 +52,7 @@ class World:
     """whether pods never get ready"""
     tokens: set[str] = field(default_factory=set)
     """that the API server was shown"""
-    clusters: tuple[str, ...] = ("/v1/projects/my-project/locations/us-central1/clusters/c1",)
+    clusters: tuple[str, ...] = ("v1/projects/my-project/locations/us-central1/clusters/c1",)
     described: dict[str, Any] = field(default_factory=dict)
     """the cluster, as GKE's control plane describes it"""
     url: str = ""
@@ -65,38 +66,33 @@ class World:
 @contextmanager
 def standing_in() -> Iterator[World]:
     """Start both servers on loopback, and end them."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     world, authority = World(), trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-
-    class Cluster(_Cluster):
-        there = world
-
-    cluster = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
-    cluster.socket = context.wrap_socket(cluster.socket, server_side=True)
-
     certificate = base64.b64encode(authority.cert_pem.bytes()).decode()
-    world.described = {
-        "name": "c1",
-        "status": "RUNNING",
-        "location": "us-central1",
-        "endpoint": f"127.0.0.1:{cluster.server_port}",
-        "masterAuth": {"clusterCaCertificate": certificate},
-    }
+    with _serving(_cluster(world), context) as address:
+        world.described = {
+            "name": "c1",
+            "status": "RUNNING",
+            "location": "us-central1",
+            "endpoint": address,
+            "masterAuth": {"clusterCaCertificate": certificate},
+        }
+        with _serving(_google(world)) as google:
+            world.url = f"http://{google}"
+            yield world
 
-    class Google(_Google):
-        there = world
 
-    google = ThreadingHTTPServer(("127.0.0.1", 0), Google)
-    world.url = f"http://127.0.0.1:{google.server_port}"
-    for server in (cluster, google):
+@contextmanager
+def _serving(app: Flask, context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Serve an application on a free port; give its address."""
+    server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=context)
+    with ExitStack() as stack:
+        stack.callback(server.server_close)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield world
-    finally:
-        for server in (cluster, google):
-            server.shutdown()
-            server.server_close()
+        stack.callback(server.shutdown)
+        yield f"127.0.0.1:{server.port}"
 
 
 def environment(world: World, folder: Path) -> dict[str, str]:
@@ -115,139 +111,61 @@ def environment(world: World, folder: Path) -> dict[str, str]:
     }
 
 
-class _Server(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    there: World
+def _google(world: World) -> Flask:
+    app = Flask(__name__)
 
-    def answer(self, content: Any, code: int = 200, **headers: str) -> None:
-        text = json.dumps(content).encode()
-        self.send_response(code)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(text)
+    @app.get("/v2/<path:_>")
+    def digest(_: str) -> tuple[dict[str, Any], int, dict[str, str]]:
+        return {}, 200 if world.digest else 404, {"Docker-Content-Digest": world.digest}
 
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+    @app.get("/<path:where>")
+    def cluster(where: str) -> Answer:
+        if where in world.clusters:
+            return world.described, 200
+        error = {"code": 404, "message": f"Not found: {where}.", "status": "NOT_FOUND"}
+        return {"error": error}, 404
+
+    return app
 
 
-class _Google(_Server):
-    def do_GET(self) -> None:
-        if urlsplit(self.path).path in self.there.clusters:
-            self.answer(self.there.described)
-        else:
-            where = urlsplit(self.path).path.removeprefix("/v1/")
-            error = {"code": 404, "message": f"Not found: {where}.", "status": "NOT_FOUND"}
-            self.answer({"error": error}, 404)
+def _cluster(world: World) -> Flask:
+    app = Flask(__name__)
 
-    def do_HEAD(self) -> None:
-        if self.there.digest:
-            self.answer({}, Docker_Content_Digest=self.there.digest)
-        else:
-            self.answer({}, 404)
+    @app.before_request
+    def keep_token() -> None:
+        world.tokens.add(request.headers.get("Authorization", ""))
 
+    @app.get("/api")
+    def core() -> Answer:
+        return {"kind": "APIVersions", "versions": ["v1"]}, 200
 
-class _Cluster(_Server):
-    def do_GET(self) -> None:
-        self.there.tokens.add(self.headers.get("Authorization", ""))
-        url = urlsplit(self.path)
-        if (found := self._discovered(url.path)) is not None:
-            self.answer(found)
-        elif url.path in self.there.objects:
-            self.answer(self.there.objects[url.path])
-        elif url.path.endswith("/deployments"):
-            self._deployments(url.path, parse_qs(url.query))
-        else:
-            self._refuse(404, f"{url.path} not found", "NotFound")
+    @app.get("/apis")
+    def groups() -> Answer:
+        found = []
+        for each in filter(lambda each: "/" in each, world.served):
+            group, _, version = each.partition("/")
+            preferred = {"groupVersion": each, "version": version}
+            found.append({"name": group, "versions": [preferred], "preferredVersion": preferred})
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": found}, 200
 
-    def do_PATCH(self) -> None:
-        """Apply: the object is what the client says it is."""
-        path = urlsplit(self.path).path
-        assert self.headers["Content-Type"] == "application/apply-patch+yaml"
-        thing = yaml.safe_load(self.rfile.read(int(self.headers["Content-Length"])))
-        space = path.partition("/namespaces/")[2].split("/")
-        if len(space) > 1 and f"Namespace/{space[0]}" not in self.there.names():
-            self._refuse(404, f'namespaces "{space[0]}" not found', "NotFound")
-            return
-        thing["metadata"] |= {"generation": 1, "uid": path, "resourceVersion": "1"}
-        if thing["kind"] == "Deployment":
-            count = 3
-            thing["spec"]["replicas"] = count
-            thing["status"] = {
-                "observedGeneration": 1,
-                "replicas": count,
-                "updatedReplicas": count,
-                "availableReplicas": 0 if self.there.stuck else count,
-                "conditions": [STUCK if self.there.stuck else READY],
-            }
-        self.there.objects[path] = thing
-        self.answer(thing, 201)
+    @app.get("/openapi/v3")
+    def schemas() -> Answer:
+        where = [f"api{'s' if '/' in each else ''}/{each}" for each in world.served]
+        paths = {each: {"serverRelativeURL": f"/openapi/v3/{each}?hash=1"} for each in where}
+        return {"paths": paths}, 200
 
-    def do_DELETE(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        path = urlsplit(self.path).path
-        if path in self.there.objects:
-            gone = self.there.objects.pop(path)
-            details = {"name": gone["metadata"]["name"], "uid": gone["metadata"]["uid"]}
-            self.answer(
-                {"kind": "Status", "apiVersion": "v1", "status": "Success", "details": details}
-            )
-        else:
-            self._refuse(404, f"{path} not found", "NotFound")
+    @app.get("/openapi/v3/api/<path:version>")
+    @app.get("/openapi/v3/apis/<path:version>")
+    def schema(version: str) -> Answer:
+        return _openapi(version, world.served[version]), 200
 
-    def _deployments(self, path: str, query: dict[str, list[str]]) -> None:
-        if "watch" in query:
-            self._refuse(400, "nothing changes here", "BadRequest")
-            return
-        found = [thing for key, thing in self.there.objects.items() if key.startswith(path + "/")]
-        listed = {
-            "kind": "DeploymentList",
-            "apiVersion": "apps/v1",
-            "metadata": {"resourceVersion": "1"},
-        }
-        self.answer(listed | {"items": found})
-
-    def _refuse(self, code: int, message: str, reason: str) -> None:
-        status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
-        self.answer(status | {"message": message, "reason": reason}, code)
-
-    def _discovered(self, path: str) -> dict[str, Any] | None:
-        """Return what kubectl asks to learn which kinds there are; None for anything else."""
-        served = self.there.served
-        fixed: dict[str, dict[str, Any]] = {
-            "/version": {"major": "1", "minor": "37", "gitVersion": "v1.37.0"},
-            "/api": {"kind": "APIVersions", "versions": ["v1"]},
-        }
-        if path in fixed:
-            return fixed[path]
-        if path == "/apis":
-            groups = [
-                {
-                    "name": each.partition("/")[0],
-                    "versions": [{"groupVersion": each, "version": each.partition("/")[2]}],
-                    "preferredVersion": {"groupVersion": each, "version": each.partition("/")[2]},
-                }
-                for each in served
-                if "/" in each
-            ]
-            return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
-        if path == "/openapi/v3":
-            where = {each: f"api{'s' if '/' in each else ''}/{each}" for each in served}
-            return {
-                "paths": {
-                    each: {"serverRelativeURL": f"/openapi/v3/{each}?hash=1"}
-                    for each in where.values()
-                }
-            }
-        version = path.removeprefix("/openapi/v3").removeprefix("/apis/").removeprefix("/api/")
-        if version not in served:
-            return None
-        if path.startswith("/openapi/v3/"):
-            return _openapi(version, served[version])
-        resources = [
+    @app.get("/api/<version>")
+    @app.get("/apis/<group>/<version>")
+    def resources(version: str, group: str = "") -> Answer:
+        named = f"{group}/{version}" if group else version
+        if named not in world.served:
+            return _refusal(404, f"{named} not found", "NotFound")
+        found = [
             {
                 "name": plural,
                 "singularName": kind.lower(),
@@ -255,13 +173,60 @@ class _Cluster(_Server):
                 "namespaced": kind != "Namespace",
                 "verbs": ["get", "list", "patch", "delete"],
             }
-            for kind, plural in served[version].items()
+            for kind, plural in world.served[named].items()
         ]
-        return {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
+        return {"kind": "APIResourceList", "groupVersion": named, "resources": found}, 200
+
+    @app.get("/apis/apps/v1/namespaces/<_>/deployments")
+    def deployments(_: str) -> Answer:
+        found = [thing for key, thing in world.objects.items() if key.startswith(request.path)]
+        listed = {"kind": "DeploymentList", "apiVersion": "apps/v1", "items": found}
+        return listed | {"metadata": {"resourceVersion": "1"}}, 200
+
+    @app.get("/<path:_>")
+    def get(_: str) -> Answer:
+        if request.path in world.objects:
+            return world.objects[request.path], 200
+        return _refusal(404, f"{request.path} not found", "NotFound")
+
+    @app.patch("/<path:path>")
+    def apply(path: str) -> Answer:
+        """Keep the object as the client has it."""
+        assert request.content_type == "application/apply-patch+yaml"
+        space = path.partition("/namespaces/")[2].split("/")
+        if len(space) > 1 and f"Namespace/{space[0]}" not in world.names():
+            return _refusal(404, f'namespaces "{space[0]}" not found', "NotFound")
+        thing = yaml.safe_load(request.data)
+        thing["metadata"] |= {"generation": 1, "uid": path, "resourceVersion": "1"}
+        if thing["kind"] == "Deployment":
+            thing["spec"]["replicas"] = 3
+            thing["status"] = {
+                "observedGeneration": 1,
+                "replicas": 3,
+                "updatedReplicas": 3,
+                "availableReplicas": 0 if world.stuck else 3,
+                "conditions": [STUCK if world.stuck else READY],
+            }
+        world.objects[request.path] = thing
+        return thing, 201
+
+    @app.delete("/<path:_>")
+    def delete(_: str) -> Answer:
+        gone = world.objects.pop(request.path)["metadata"]
+        details = {"name": gone["name"], "uid": gone["uid"]}
+        done = {"kind": "Status", "apiVersion": "v1", "status": "Success", "details": details}
+        return done, 200
+
+    return app
+
+
+def _refusal(code: int, message: str, reason: str) -> Answer:
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
+    return status | {"message": message, "reason": reason}, code
 
 
 def _openapi(version: str, kinds: dict[str, str]) -> dict[str, Any]:
-    """Say that the server checks fields itself: kubectl leaves it to it then."""
+    """Return a schema by which the server checks fields itself: kubectl leaves it to it then."""
     group, _, short = version.rpartition("/")
     paths = {
         f"/{plural}/{{name}}": {

@@ -32,11 +32,10 @@ def test_every_command_prints_what_the_guide_shows(tmp_path: Path) -> None:
         }
         for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
             env.pop(name, None)
-        ran = [each.command for each in shown(GUIDE) if not each.command.endswith(GOOGLE)]
-        for each in shown(GUIDE):
-            if each.command in ran:
-                run(each, each.command, env, ROOT)
-        assert len(ran) == 3
+        commands = [each for each in shown(GUIDE) if not each.command.endswith(GOOGLE)]
+        for each in commands:
+            run(each, each.command, env, ROOT)
+        assert len(commands) == 3
         assert world.names() == {"Namespace/digits"}
 
 
@@ -51,11 +50,8 @@ def test_the_overlay_of_one_s_own_is_valid_and_takes_what_it_names(tmp_path: Pat
     (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
     assert container["image"].startswith("registry.example.com/models/flowers@sha256:9f86")
     assert found["Ingress"]["spec"]["rules"][0]["host"] == "flowers.example.com"
-    assert (
-        found["Namespace"]["metadata"]["name"]
-        == found["Service"]["metadata"]["namespace"]
-        == "flowers"
-    )
+    assert found["Namespace"]["metadata"]["name"] == "flowers"
+    assert found["Service"]["metadata"]["namespace"] == "flowers"
     assert len(found["HorizontalPodAutoscaler"]["spec"]["metrics"]) == 2
 
 

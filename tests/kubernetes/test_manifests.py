@@ -1,8 +1,11 @@
 """The manifests: valid, of one piece, and as large and as patient as the container that they start."""
 
+import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,7 +15,7 @@ from docker import entrypoint
 from serving import machine
 from serving.torchserve import Settings
 from tests.kubernetes.conftest import BIN, MANIFESTS, OVERLAYS, Thing, overlay, pod, rendered
-from tests.kubernetes.node import number
+from tests.kubernetes.node import INJECTED, KSERVE, POD, SCHEDULED, SECURITY, environ, number
 from tests.pictures import ARCHIVE, ROOT
 from tests.programs import needs
 
@@ -33,44 +36,29 @@ def validate(*folders: Path) -> subprocess.CompletedProcess[str]:
 def combined(tmp_path: Path) -> list[Path]:
     """Return a folder for each overlay, with every component on top of it."""
     shutil.copytree(MANIFESTS, tmp_path / "kubernetes")
-    folders = []
+    components = [f"../kubernetes/components/{each}" for each in ("bucket", "queue-wait")]
     for name in LAYERED:
-        content = {
-            "resources": [f"../kubernetes/overlays/{name}"],
-            "components": [f"../kubernetes/components/{each}" for each in ("bucket", "queue-wait")],
-        }
+        content = {"resources": [f"../kubernetes/overlays/{name}"], "components": components}
         (tmp_path / name).mkdir()
         (tmp_path / name / "kustomization.yaml").write_text(yaml.safe_dump(content))
-        folders.append(tmp_path / name)
-    return folders
+    return [tmp_path / name for name in LAYERED]
 
 
 @pytest.mark.full
 def test_every_object_of_every_overlay_is_valid_in_three_versions(combined: list[Path]) -> None:
-    done = validate(*(MANIFESTS / "overlays" / name for name in OVERLAYS), *combined)
+    folders = [*(MANIFESTS / "overlays" / name for name in OVERLAYS), *combined]
+    done = validate(*folders)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("valid in Kubernetes 1.35, 1.36, 1.37") == len(OVERLAYS) + len(
-        combined
-    )
+    assert done.stdout.count("valid in Kubernetes 1.35, 1.36, 1.37") == len(folders)
 
 
-def test_the_versions_are_there_and_not_the_next_older_ones() -> None:
-    there = "import kubernetes_validate as k; print(*(k.utils.major_minor(v) for v in k.utils.all_versions()))"
-    done = subprocess.run(
-        [
-            BIN / "python",
-            "-c",
-            f"{there}; from deploy.gke.validate import VERSIONS; print(*VERSIONS)",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
+def test_each_of_these_versions_has_schemas_of_its_own() -> None:
+    """For a version that it does not know, kubernetes_validate takes the next older one."""
+    check = (
+        "import kubernetes_validate as k; from deploy.gke.validate import VERSIONS\n"
+        "assert set(VERSIONS) <= {k.utils.major_minor(each) for each in k.utils.all_versions()}"
     )
-    known, wanted = (set(line.split()) for line in done.stdout.splitlines())
-    assert wanted <= known
-    assert len(wanted) > 1
+    subprocess.run([BIN / "python", "-c", check], cwd=ROOT, timeout=30, check=True)
 
 
 @pytest.mark.parametrize(
@@ -78,18 +66,8 @@ def test_the_versions_are_there_and_not_the_next_older_ones() -> None:
     [
         ("base/deployment.yaml", "periodSeconds", "periodSecond", "'periodSecond' was unexpected"),
         ("base/autoscaler.yaml", "averageUtilization: 60", "averageUtilization: much", "'much'"),
-        (
-            "overlays/gke-cpu/gateway.yaml",
-            "type: Exact",
-            "type: Exactly",
-            "'Exactly' is not one of",
-        ),
-        (
-            "overlays/gke-cpu/monitoring.yaml",
-            "kind: PodMonitoring",
-            "kind: PodWatching",
-            "no schema of",
-        ),
+        ("overlays/gke-cpu/gateway.yaml", "type: Exact", "type: Exactly", "'Exactly' is not one"),
+        ("overlays/gke-cpu/monitoring.yaml", "PodMonitoring", "PodWatching", "no schema of"),
     ],
 )
 def test_a_mistake_is_named_with_where_it_stands(
@@ -104,95 +82,81 @@ def test_a_mistake_is_named_with_where_it_stands(
     assert says in done.stderr
 
 
+def fields(content: Any, name: str) -> Iterator[Any]:
+    """Return every field of this name, however deep."""
+    if isinstance(content, dict):
+        yield from ([content[name]] if name in content else [])
+        content = list(content.values())
+    if isinstance(content, list):
+        for each in content:
+            yield from fields(each, name)
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_whatever_selects_pods_selects_ours(name: str) -> None:
     found = overlay(name)
     if name == "kserve":
-        labels = {
-            "serving.kserve.io/inferenceservice": found["InferenceService"]["metadata"]["name"]
-        }
+        labels = {"serving.kserve.io/inferenceservice": "digits"}
+        assert found["InferenceService"]["metadata"]["name"] == "digits"
     else:
         labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
-    selecting = [
-        found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
-        found["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
-        *(each["labelSelector"]["matchLabels"] for each in pod(name)["topologySpreadConstraints"]),
-        *([found["Service"]["spec"]["selector"]] if "Service" in found else []),
-        *(
-            [found["Deployment"]["spec"]["selector"]["matchLabels"]]
-            if "Deployment" in found
-            else []
-        ),
-        *(
-            [found["PodMonitoring"]["spec"]["selector"]["matchLabels"]]
-            if "PodMonitoring" in found
-            else []
-        ),
-    ]
+    selecting = list(fields(found, "matchLabels"))
+    if "Service" in found:
+        selecting.append(found["Service"]["spec"]["selector"])
+    assert len(selecting) == {"kserve": 4, "any": 6}.get(name, 7)
     for each in selecting:
-        assert each.items() <= labels.items()
         assert each
+        assert each.items() <= labels.items()
 
 
 @pytest.mark.parametrize("name", LAYERED)
 def test_what_names_another_object_names_one_that_is_there(name: str) -> None:
-    found = overlay(name)
+    found, variables = overlay(name), environ(pod(name))
     ports = {each["name"] for each in pod(name)["containers"][0]["ports"]}
-    (door,) = found["Service"]["spec"]["ports"]
-    assert door["targetPort"] in ports
+    service = found["Service"]["metadata"]["name"]
+    (port,) = found["Service"]["spec"]["ports"]
+    assert port["targetPort"] in ports
     target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert found[target["kind"]]["metadata"]["name"] == target["name"]
     assert found["ServiceAccount"]["metadata"]["name"] == pod(name)["serviceAccountName"]
-    if "Ingress" in found:
+    if name == "any":
         (rule,) = found["Ingress"]["spec"]["rules"]
         (path,) = rule["http"]["paths"]
-        service = path["backend"]["service"]
-        assert (service["name"], service["port"]["name"]) == (
-            found["Service"]["metadata"]["name"],
-            door["name"],
-        )
-        assert path["path"] == environ(pod(name))["AIP_PREDICT_ROUTE"]
-    if "HTTPRoute" in found:
-        route = found["HTTPRoute"]["spec"]
-        assert route["parentRefs"] == [{"name": found["Gateway"]["metadata"]["name"]}]
-        (rule,) = route["rules"]
-        assert rule["backendRefs"] == [
-            {"name": found["Service"]["metadata"]["name"], "port": door["port"]}
-        ]
-        assert [each["path"]["value"] for each in rule["matches"]] == [
-            environ(pod(name))["AIP_PREDICT_ROUTE"]
-        ]
-        for kind in ("HealthCheckPolicy", "GCPBackendPolicy"):
-            assert found[kind]["spec"]["targetRef"]["name"] == found["Service"]["metadata"]["name"]
-        check = found["HealthCheckPolicy"]["spec"]["default"]["config"]["httpHealthCheck"]
-        assert check["requestPath"] == environ(pod(name))["AIP_HEALTH_ROUTE"]
-        assert str(check["port"]) == environ(pod(name))["AIP_HTTP_PORT"]
-        assert {each["port"] for each in found["PodMonitoring"]["spec"]["endpoints"]} <= ports
-
-
-def environ(spec: Thing) -> dict[str, str]:
-    """Return a pod's variables."""
-    return {each["name"]: each["value"] for each in spec["containers"][0]["env"]}
+        assert path["backend"] == {"service": {"name": service, "port": {"name": port["name"]}}}
+        assert path["path"] == variables["AIP_PREDICT_ROUTE"]
+        return
+    route = found["HTTPRoute"]["spec"]
+    assert route["parentRefs"] == [{"name": found["Gateway"]["metadata"]["name"]}]
+    (rule,) = route["rules"]
+    assert rule["backendRefs"] == [{"name": service, "port": port["port"]}]
+    (match,) = rule["matches"]
+    assert match["path"]["value"] == variables["AIP_PREDICT_ROUTE"]
+    for kind in ("HealthCheckPolicy", "GCPBackendPolicy"):
+        assert found[kind]["spec"]["targetRef"]["name"] == service
+    check = found["HealthCheckPolicy"]["spec"]["default"]["config"]["httpHealthCheck"]
+    assert check["requestPath"] == variables["AIP_HEALTH_ROUTE"]
+    assert str(check["port"]) == variables["AIP_HTTP_PORT"]
+    assert {each["port"] for each in found["PodMonitoring"]["spec"]["endpoints"]} <= ports
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_ports_probes_and_policies_follow_the_container_s_variables(name: str) -> None:
     (container,) = pod(name)["containers"]
     ports = {each["name"]: str(each["containerPort"]) for each in container["ports"]}
-    said = environ(pod(name))
-    assert ports == {"http": said["AIP_HTTP_PORT"], "metrics": said["METRICS_PORT"]}
+    variables = environ(pod(name))
+    assert ports == {"http": variables["AIP_HTTP_PORT"], "metrics": variables["METRICS_PORT"]}
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container[kind]["httpGet"] == {"path": said["AIP_HEALTH_ROUTE"], "port": "http"}
+        assert container[kind]["httpGet"] == {
+            "path": variables["AIP_HEALTH_ROUTE"],
+            "port": "http",
+        }
     policy = overlay(name)["NetworkPolicy"]["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     opened = {str(port["port"]) for rule in policy["ingress"] for port in rule["ports"]}
     assert opened == set(ports.values())
-    # Nobody reaches a door from anywhere.
+    # No port is open to every address.
     assert all(rule["from"] for rule in policy["ingress"])
     assert policy["egress"] == []
-    if name == "any":
-        notes = overlay(name)["Deployment"]["spec"]["template"]["metadata"]["annotations"]
-        assert notes["prometheus.io/port"] == said["METRICS_PORT"]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -221,12 +185,8 @@ def test_a_model_from_a_bucket_has_as_long_as_the_container_gives_it(combined: l
         found = {each["kind"]: each for each in rendered(folder)}
         (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
         assert lasts(container["startupProbe"]) == entrypoint.START_S
-        opened = {
-            port["port"]
-            for rule in found["NetworkPolicy"]["spec"]["egress"]
-            for port in rule["ports"]
-        }
-        assert opened == {53, 80, 443, 988}
+        opened = found["NetworkPolicy"]["spec"]["egress"]
+        assert set(fields(opened, "port")) == {53, 80, 443, 988}
 
 
 def test_a_balancer_waits_longer_than_the_container_does() -> None:
@@ -251,121 +211,84 @@ def test_requests_are_limits_and_hold_a_worker_for_each_core(name: str) -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_it_asks_for_no_more_than_pod_security_s_restricted_level_allows(name: str) -> None:
-    assert (
-        overlay(name)["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
-        == "restricted"
-    )
+    labels = overlay(name)["Namespace"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     spec = pod(name)
     (container,) = spec["containers"]
-    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(spec)
+    # The node knows neither init containers nor the host's network, processes and IPC.
+    assert not set(spec) - SCHEDULED - INJECTED - KSERVE - POD
     assert [set(each) for each in spec["volumes"]] == [{"name", "emptyDir"}]
-    assert spec["securityContext"]["runAsNonRoot"] is True
-    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    assert spec["securityContext"] | container["securityContext"] == SECURITY
     assert spec["automountServiceAccountToken"] is False
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_the_image_is_named_by_a_digest_alone(name: str) -> None:
-    assert pod(name)["containers"][0]["image"] == f"{IMAGE}@sha256:{'0' * 64}"
+    assert container["image"] == f"{IMAGE}@sha256:{'0' * 64}", "not by a digest alone"
 
 
 def test_kserve_starts_the_very_same_pod_under_its_own_names() -> None:
-    theirs = pod("kserve")
+    theirs, found = pod("kserve"), overlay("any")
     (container,) = theirs["containers"]
     names = {"name": CONTAINER["name"], "env": CONTAINER["env"]}
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
         names[kind] = container[kind] | {"httpGet": CONTAINER[kind]["httpGet"]}
     assert container | names == CONTAINER
     routes = {"AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"}
-    ours = environ(BASE)
-    assert {key: value for key, value in environ(theirs).items() if key not in routes} == {
-        key: value for key, value in ours.items() if key not in routes
-    }
-    spread = "topologySpreadConstraints"
-    for field in set(BASE) - {"containers", spread}:
+    differing = environ(theirs).items() ^ environ(BASE).items()
+    assert {name for name, _ in differing} <= routes
+    for field in set(BASE) - {"containers", "topologySpreadConstraints"}:
         assert theirs[field] == BASE[field], field
-    autoscaler = overlay("any")["HorizontalPodAutoscaler"]["spec"]
-    assert (theirs["minReplicas"], theirs["maxReplicas"]) == (
-        autoscaler["minReplicas"],
-        autoscaler["maxReplicas"],
-    )
-    assert (
-        theirs["scaleTarget"]
-        == autoscaler["metrics"][0]["resource"]["target"]["averageUtilization"]
-    )
-    assert theirs["deploymentStrategy"] == overlay("any")["Deployment"]["spec"]["strategy"]
+    autoscaler = found["HorizontalPodAutoscaler"]["spec"]
+    for bound in ("minReplicas", "maxReplicas"):
+        assert theirs[bound] == autoscaler[bound]
+    target = autoscaler["metrics"][0]["resource"]["target"]
+    assert theirs["scaleTarget"] == target["averageUtilization"]
+    assert theirs["deploymentStrategy"] == found["Deployment"]["spec"]["strategy"]
 
 
 @pytest.mark.parametrize("name", LAYERED)
 def test_the_container_is_the_same_wherever_it_runs(name: str) -> None:
     (container,) = pod(name)["containers"]
-    differs = {"resources", "startupProbe"} if name == "gke-gpu" else set()
-    assert {k: v for k, v in container.items() if k not in differs} == {
-        k: v for k, v in CONTAINER.items() if k not in differs
-    }
+    differing = {key for key in container | CONTAINER if container.get(key) != CONTAINER.get(key)}
+    assert differing <= ({"resources", "startupProbe"} if name == "gke-gpu" else set())
 
 
-def test_the_autoscaler_asks_for_the_metric_that_the_adapter_s_rule_makes(
-    combined: list[Path],
-) -> None:
-    found = {each["kind"]: each for each in rendered(combined[0])}
-    (wait,) = (
-        each
-        for each in found["HorizontalPodAutoscaler"]["spec"]["metrics"]
-        if each["type"] == "Pods"
-    )
+def adapter_rule() -> Thing:
+    """Return the rule by which the Prometheus adapter serves the wait of requests."""
     values = yaml.safe_load((MANIFESTS / "components/queue-wait/adapter.yaml").read_text())
     (rule,) = values["rules"]["custom"]
-    assert wait["pods"]["metric"]["name"] == rule["name"]["as"]
-    assert rule["seriesQuery"].startswith("serving_queue_wait_seconds_sum{")
+    return dict(rule)
+
+
+def test_the_autoscaler_uses_the_metric_of_the_adapter_s_rule(combined: list[Path]) -> None:
+    found = {each["kind"]: each for each in rendered(combined[0])}
+    (wait,) = fields(found["HorizontalPodAutoscaler"], "pods")
+    assert wait["metric"]["name"] == adapter_rule()["name"]["as"]
+    assert adapter_rule()["seriesQuery"].startswith("serving_queue_wait_seconds_sum{")
     # In seconds: half of the tenth that people notice.
-    assert number(wait["pods"]["target"]["averageValue"]) == 0.05
+    assert number(wait["target"]["averageValue"]) == 0.05
+
+
+RULE_TEST = """
+evaluation_interval: 15s
+tests:
+  - interval: 15s
+    input_series:
+      - {series: 'serving_queue_wait_seconds_sum{namespace="digits",pod="busy"}', values: 0+1.5x20}
+      - {series: 'serving_queue_wait_seconds_count{namespace="digits",pod="busy"}', values: 0+30x20}
+      - {series: 'serving_queue_wait_seconds_sum{namespace="digits",pod="idle"}', values: 0+0x20}
+      - {series: 'serving_queue_wait_seconds_count{namespace="digits",pod="idle"}', values: 0+0x20}
+    promql_expr_test:
+      - expr: QUERY
+        eval_time: 3m
+        exp_samples: [{labels: '{pod="busy"}', value: 0.05}, {labels: '{pod="idle"}', value: 0}]
+"""
 
 
 def test_the_adapter_s_rule_is_the_mean_wait_of_each_pod(tmp_path: Path) -> None:
     needs("promtool")
-    values = yaml.safe_load((MANIFESTS / "components/queue-wait/adapter.yaml").read_text())
-    (rule,) = values["rules"]["custom"]
-    labels = 'namespace="digits",pod=~"busy|idle"'
-    query = (
-        rule["metricsQuery"].replace("<<.LabelMatchers>>", labels).replace("<<.GroupBy>>", "pod")
-    )
-    named = 'serving_queue_wait_seconds_{}{{namespace="digits",pod="{}"}}'
-    rising = {"busy": ("0+1.5x20", "0+30x20"), "idle": ("0+0x20", "0+0x20")}
-    test = {
-        "interval": "15s",
-        "input_series": [
-            {"series": named.format(part, name), "values": values}
-            for name, both in rising.items()
-            for part, values in zip(("sum", "count"), both, strict=True)
-        ],
-        "promql_expr_test": [
-            {
-                "expr": query,
-                "eval_time": "3m",
-                "exp_samples": [
-                    {"labels": '{pod="busy"}', "value": 0.05},
-                    {"labels": '{pod="idle"}', "value": 0},
-                ],
-            }
-        ],
-    }
-    (tmp_path / "rule.yaml").write_text(
-        yaml.safe_dump({"evaluation_interval": "15s", "tests": [test]})
-    )
-    done = subprocess.run(
-        ["promtool", "test", "rules", "rule.yaml"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    query = adapter_rule()["metricsQuery"].replace("<<.GroupBy>>", "pod")
+    query = query.replace("<<.LabelMatchers>>", 'namespace="digits",pod=~"busy|idle"')
+    (tmp_path / "rule.yaml").write_text(RULE_TEST.replace("QUERY", json.dumps(query)))
+    words = ["promtool", "test", "rules", str(tmp_path / "rule.yaml")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -373,6 +296,5 @@ def test_there_is_one_of_ours_for_each_zone_and_one_may_go() -> None:
     found = overlay("gke-cpu")
     assert found["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 3
     assert found["PodDisruptionBudget"]["spec"]["maxUnavailable"] == 1
-    assert "replicas" not in found["Deployment"]["spec"], (
-        "an apply would undo what the autoscaler decided"
-    )
+    # An apply would undo what the autoscaler decided.
+    assert "replicas" not in found["Deployment"]["spec"]

@@ -1,4 +1,4 @@
-"""The pod, by the local engine: command, environment, rights, limits and probes as the manifests render them."""
+"""The pod in the local engine: environment, rights, limits and probes as the manifests render them."""
 
 import json
 import socket
@@ -8,11 +8,13 @@ from contextlib import ExitStack
 
 import pytest
 
+from contract.docker import DockerError
 from tests import wire
+from tests.container.conftest import starting
 from tests.http import wait_for
 from tests.kubernetes import node
 from tests.kubernetes.conftest import overlay, pod
-from tests.kubernetes.node import Running
+from tests.kubernetes.node import Running, environ
 from tests.pictures import request
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("kubernetes")]
@@ -23,8 +25,8 @@ MEBIBYTE = 1 << 20
 def running(image: str, network: str) -> Iterator[Running]:
     """Start the pod of gke-cpu; it is not ready yet."""
     assert overlay("gke-cpu")["NetworkPolicy"]["spec"]["egress"] == []
-    with node.running(pod("gke-cpu"), image, network) as started:
-        yield started
+    with starting(image) as start:
+        yield node.run(pod("gke-cpu"), start, network)
 
 
 def test_it_is_ready_well_within_its_startup_probe(running: Running) -> None:
@@ -42,14 +44,8 @@ def test_it_predicts_at_the_route_of_the_manifest(running: Running) -> None:
 
 
 def test_its_limits_make_the_layout_that_was_measured(running: Running) -> None:
-    started = [
-        each["message"]
-        for each in running.container.said()
-        if "TorchServe starts" in each["message"]
-    ]
-    assert started[0].startswith(
-        "TorchServe starts with 2 workers x 1 threads, batches of up to 32"
-    )
+    said = "TorchServe starts with 2 workers x 1 threads, batches of up to 32"
+    assert said in running.container.logs()
 
 
 def test_it_may_write_to_tmp_and_to_nothing_of_the_image(running: Running) -> None:
@@ -57,7 +53,7 @@ def test_it_may_write_to_tmp_and_to_nothing_of_the_image(running: Running) -> No
     python = ("/opt/venv/bin/python", "-c", say)
     running.container.run(*python, "/tmp/here")
     for place in ("/here", "/app/here", "/opt/here", "/var/tmp/here"):
-        with pytest.raises(AssertionError, match=r"Read-only file system|Permission denied"):
+        with pytest.raises(DockerError, match=r"Read-only file system|Permission denied"):
             running.container.run(*python, place)
     status = running.container.run("cat", "/proc/1/status")
     found = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
@@ -73,68 +69,60 @@ def test_nothing_listens_but_the_ports_of_the_manifest(running: Running) -> None
         for line in running.container.run("cat", f"/proc/net/{table}").splitlines()[1:]
         if line.split()[3] == "0A"
     }
-    # Docker's own name server, in a network that was made for the test, is nobody's door.
-    doors = {port for port in listening if _answers(running, port)}
-    assert doors == {each["containerPort"] for each in running.spec["ports"]}
 
+    def is_open(port: int) -> bool:
+        # Docker's own name server, in a network that was made for the test, listens on loopback.
+        with socket.socket() as client:
+            client.settimeout(2)
+            return client.connect_ex((running.container.address, port)) == 0
 
-def _answers(running: Running, port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(2)
-        return client.connect_ex((running.container.address, port)) == 0
+    reached = set(filter(is_open, listening))
+    assert reached == {each["containerPort"] for each in running.spec["ports"]}
 
 
 def test_the_metrics_are_where_the_manifests_send_prometheus(running: Running) -> None:
     running.endpoint().post(request(wire.INSTANCE))
     (endpoint,) = overlay("gke-cpu")["PodMonitoring"]["spec"]["endpoints"]
     notes = overlay("any")["Deployment"]["spec"]["template"]["metadata"]["annotations"]
-    assert (notes["prometheus.io/port"], notes["prometheus.io/path"]) == (
-        str(running.port(endpoint["port"])),
-        endpoint["path"],
-    )
-    there = running.container.endpoint(running.port(endpoint["port"]), endpoint["path"])
-    # What the adapter's rule makes the autoscaler's metric of.
-    wanted = ("serving_queue_wait_seconds_sum", "serving_queue_wait_seconds_count")
-    wait_for(
-        lambda: all(f"\n{each}" in there.send("GET", endpoint["path"]).body for each in wanted),
-        20,
-        "the waits of requests",
-    )
+    port, path = running.port(endpoint["port"]), endpoint["path"]
+    assert (notes["prometheus.io/port"], notes["prometheus.io/path"]) == (str(port), path)
+    metrics = running.container.endpoint(port, path)
+    # The adapter's rule makes the autoscaler's metric of these.
+    wanted = ("\nserving_queue_wait_seconds_sum", "\nserving_queue_wait_seconds_count")
+
+    def are_there() -> bool:
+        text = metrics.send("GET", path).body
+        return all(each in text for each in wanted)
+
+    wait_for(are_there, 20, "the waits of requests")
 
 
 def test_tmp_holds_the_most_that_may_be_on_its_way_at_once(running: Running) -> None:
-    size = 10 * MEBIBYTE - 1
-    head = f"POST {running.environ['AIP_PREDICT_ROUTE']} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
-    body = request(wire.INSTANCE)
+    size, route = 10 * MEBIBYTE - 1, environ(running.pod)["AIP_PREDICT_ROUTE"]
+    head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+    body, address = request(wire.INSTANCE), (running.container.address, running.port("http"))
     with ExitStack() as stack:
-        clients = [
-            stack.enter_context(
-                socket.create_connection((running.container.address, running.port("http")), 10)
-            )
-            for _ in range(10)
-        ]
+        clients = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(10)]
         for client in clients:
             client.sendall(head.encode() + body + b" " * (size - len(body) - 1))
         time.sleep(1)
-        free, total = (
-            int(word) for word in running.container.run("stat", "-f", "-c", "%f %b", "/tmp").split()
-        )
+        free, total = map(int, running.container.run("stat", "-fc", "%f %b", "/tmp").split())
         for client in clients:
             client.sendall(b" ")
         answers = [client.recv(12) for client in clients]
-    # Whoever finds no place hears so; nobody finds /tmp full.
+    # A request for which there is no place is refused; /tmp is never full.
     assert set(answers) <= {b"HTTP/1.1 200", b"HTTP/1.1 429"}
     assert free > total / 2
 
 
 def test_a_v1_client_of_kserve_is_answered(image: str, network: str) -> None:
     """KServe's V1 protocol: instances in, predictions out, at /v1/models/NAME:predict."""
-    with node.running(pod("kserve"), image, network) as running:
+    with starting(image) as start:
+        running = node.run(pod("kserve"), start, network)
         running.start_up()
         name = overlay("kserve")["InferenceService"]["metadata"]["name"]
         there = running.container.endpoint(running.port("http"), f"/v1/models/{name}:predict")
         answer = there.post(request(wire.INSTANCE, wire.INSTANCE))
-        assert [each["label"] for each in json.loads(answer.body)["predictions"]] == [
-            wire.LABEL
-        ] * 2
+        labels = [each["label"] for each in json.loads(answer.body)["predictions"]]
+        assert labels == [wire.LABEL] * 2
         assert there.send("GET", f"/v1/models/{name}").code == 200

@@ -70,11 +70,7 @@ def test_without_a_project_it_says_what_to_name() -> None:
 @pytest.mark.parametrize(
     ("error", "what", "do"),
     [
-        (
-            exceptions.Forbidden("no storage.buckets.get"),
-            "permission denied",
-            "roles/storage.admin",
-        ),
+        (exceptions.Forbidden("no"), "permission denied: no", "roles/storage.admin"),
         (DefaultCredentialsError("none\nfound"), "no credentials: none", "application-default"),
         (exceptions.ServiceUnavailable("busy"), "gs://any: 503 busy", "run the same command again"),
         (requests.ConnectionError("broken"), "gs://any: broken", "run the same command again"),

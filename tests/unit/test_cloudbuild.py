@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -77,9 +76,8 @@ def problems(content: Any) -> Iterator[str]:
 def test_cloud_builds_own_loader_takes_it(build: Any) -> None:
     done = loaded(str(ROOT / "cloudbuild.yaml"))
     assert done.returncode == 0, done.stderr
-    assert [step["id"] for step in json.loads(done.stdout)["steps"]] == [
-        step["id"] for step in build["steps"]
-    ]
+    steps = json.loads(done.stdout)["steps"]
+    assert [step["id"] for step in steps] == [step["id"] for step in build["steps"]]
 
 
 def test_cloud_builds_own_loader_refuses_a_misspelt_field(build: Any, tmp_path: Any) -> None:
@@ -106,12 +104,9 @@ def test_no_key_is_given_twice() -> None:
 
 
 def test_the_defaults_are_those_of_deploy_toml(build: Any) -> None:
-    given, settings = build["substitutions"], Settings(project="my-project")
-    assert (given["_NAME"], given["_REGION"], given["_REPOSITORY"]) == (
-        settings.name,
-        settings.region,
-        settings.repository,
-    )
+    settings = Settings(project="my-project")
+    for name in ("name", "region", "repository"):
+        assert build["substitutions"][f"_{name.upper()}"] == getattr(settings, name)
 
 
 def test_it_has_a_timeout_a_machine_and_a_log_for_a_service_account_of_its_own(build: Any) -> None:
@@ -122,16 +117,12 @@ def test_it_has_a_timeout_a_machine_and_a_log_for_a_service_account_of_its_own(b
 
 def test_what_is_sent_to_cloud_build_is_what_the_steps_need_and_no_more(tmp_path: Any) -> None:
     needs("gcloud")
+    command = ["gcloud", "meta", "list-files-for-upload", str(ROOT)]
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)}
     listed = subprocess.run(
-        ["gcloud", "meta", "list-files-for-upload", str(ROOT)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)},
+        command, capture_output=True, text=True, timeout=120, check=True, env=env
     ).stdout.split()
     for file in ("Dockerfile", "cloudbuild.yaml", "requirements/serve.lock", "tests/wire.py"):
         assert file in listed
     for folder in (".git/", ".venv/", "build/deploy/"):
         assert not [file for file in listed if file.startswith(folder)], folder
-    assert shutil.which("gcloud")
