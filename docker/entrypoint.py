@@ -21,7 +21,7 @@ from docker import config
 from docker.config import Config
 from docker.front import Front
 from docker.telemetry import Telemetry
-from serving import artifact, java, machine, probe
+from serving import artifact, java, machine, probe, stock
 from serving.artifact import Artifact
 from serving.lines import Log
 from serving.torchserve import NoTorchServe, Server, Settings
@@ -163,7 +163,7 @@ def run(log: Log) -> None:
         settings = artifact.suited(settings, served)
         say(f"TorchServe starts with {settings.layout}")
         if telemetry:
-            telemetry.start(settings, artifact.version(served.path))
+            telemetry.start(settings, stock.read_manifest(served.path).version)
         server = Server(settings, java.find(), log.pass_on)
         ask = probe.asking(settings, served.golden_request)
         Container(front, server, ask, say, telemetry).watch()
@@ -243,7 +243,7 @@ def main() -> None:
     except (
         CannotServe,
         config.BadVariable,
-        artifact.NotServable,
+        stock.NotServable,
         files.NotFetched,
         java.NoJava,
         NoTorchServe,

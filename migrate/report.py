@@ -5,14 +5,15 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
-import zipfile
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from serving.stock import MANIFEST, BadArchive, Manifest, read_manifest
+from serving import artifact
+from serving.stock import Manifest, NotServable, read_manifest
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements" / "serve.lock"
 OTHER_NAMES = {
@@ -46,25 +47,20 @@ class Contents(NamedTuple):
 
 
 def read(archive: Path) -> Contents:
-    """Read an archive; raise BadArchive where it is none."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            damaged = opened.testzip()
-            if damaged:
-                raise BadArchive(f"{archive}: {damaged} is damaged")
-            names = [name for name in opened.namelist() if not name.endswith("/")]
-            if MANIFEST not in names:
-                raise BadArchive(f"{archive}: {MANIFEST} is missing: no archive of TorchServe's")
-            manifest = read_manifest(opened.read(MANIFEST))
-            texts = {
-                name: opened.read(name).decode(errors="replace")
-                for name in names
-                if name.endswith((".py", ".yaml", ".yml")) or name == manifest.requirements_file
-            }
-    except FileNotFoundError:
-        raise BadArchive(f"{archive} does not exist") from None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise BadArchive(f"{archive} is no archive: {error}") from error
+    """Read an archive; raise NotServable where it cannot be unpacked or has no manifest."""
+    if not archive.is_file():
+        raise NotServable(f"{archive} does not exist")
+    with tempfile.TemporaryDirectory(prefix="migrate-") as made:
+        folder = Path(made)
+        artifact.unpack(archive, folder)
+        manifest = read_manifest(folder)
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        names = [str(file.relative_to(folder)) for file in files]
+        texts = {
+            name: file.read_text(errors="replace")
+            for name, file in zip(names, files, strict=True)
+            if file.suffix in (".py", ".yaml", ".yml") or name == manifest.requirements_file
+        }
     return Contents(names, texts, manifest)
 
 
@@ -159,7 +155,7 @@ def _top_level_imports(text: str, name: str) -> Iterator[str]:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise BadArchive(f"{name} is no Python 3.11: {error}") from error
+        raise NotServable(f"{name} is no Python 3.11: {error}") from error
     package = "ts.torch_handler" if name.startswith("ts/") else ""
     for node in _run_at_import(tree.body):
         if isinstance(node, ast.Import):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import storage
-from serving import artifact, java, machine, probe
+from serving import artifact, java, machine, probe, stock
 from serving.artifact import Artifact
 from serving.machine import MAX_BATCH_REQUESTS, Layout
 from serving.torchserve import NoTorchServe, Server, Settings
@@ -33,7 +33,7 @@ class CannotServe(Exception):
     """Why there is no server; for people."""
 
 
-FAULTS = (CannotServe, java.NoJava, NoTorchServe, artifact.NotServable, files.NotFetched)
+FAULTS = (CannotServe, java.NoJava, NoTorchServe, stock.NotServable, files.NotFetched)
 """All that can be in the way."""
 
 
@@ -131,14 +131,14 @@ def _signals_deferred() -> Iterator[None]:
     """
     received: list[int] = []
     handlers = {
-        number: signal.signal(number, lambda number, _frame: received.append(number))
-        for number in STOP_SIGNALS
+        each: signal.signal(each, lambda number, _frame: received.append(number))
+        for each in STOP_SIGNALS
     }
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
     for number in received:
         signal.raise_signal(number)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving import archive, local
+from serving.stock import NotServable
 from tests import pictures, wire
 from tests.torchserve.conftest import serving, stock_torchserve
 
@@ -60,7 +61,7 @@ def test_a_model_that_misses_its_golden_instance_makes_no_archive(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (toy[1] / "vowels.txt").write_text("xyz")
-    with pytest.raises(archive.BadArchive, match=r"golden instance: expected \{'vowels': 2\}, got"):
+    with pytest.raises(NotServable, match=r"golden instance: expected \{'vowels': 2\}, got"):
         archive.build("vowels", *toy, tmp_path / "store")
     assert not (tmp_path / "store" / "vowels.mar").exists()
 

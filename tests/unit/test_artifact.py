@@ -9,7 +9,8 @@ import pytest
 
 import storage
 from serving import artifact, stock
-from serving.artifact import Chosen, NotServable
+from serving.artifact import Chosen
+from serving.stock import NotServable
 from storage import files
 
 NEEDED = ["golden.json", "model.json", "weights.safetensors"]
@@ -45,7 +46,7 @@ def test_an_archive_comes_before_weights(found: list[str], chosen: Chosen) -> No
     ],
 )
 def test_what_cannot_be_served_is_refused_with_the_reason(found: list[str], reason: str) -> None:
-    with pytest.raises(artifact.NotServable, match=reason):
+    with pytest.raises(NotServable, match=reason):
         artifact.choose(found, NEEDED)
 
 
@@ -86,13 +87,13 @@ def test_one_archive_of_several_may_be_named(tmp_path: Path) -> None:
 def test_an_image_has_one_archive(tmp_path: Path, count: int) -> None:
     for number in range(count):
         (tmp_path / f"m{number}.mar").touch()
-    with pytest.raises(artifact.NotServable, match=rf"expected one \.mar, found {count}"):
+    with pytest.raises(NotServable, match=rf"expected one \.mar, found {count}"):
         artifact.baked_in(tmp_path)
 
 
 def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "x.mar").write_bytes(b"not a zip")
-    with pytest.raises(artifact.NotServable, match=r"x\.mar is no archive"):
+    with pytest.raises(NotServable, match=r"x\.mar is no archive"):
         artifact.golden_request(tmp_path / "x.mar")
 
 
@@ -191,7 +192,7 @@ def test_an_archive_of_another_kind_is_refused(
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "MAR-INF").mkdir()
     (tmp_path / "MAR-INF" / "MANIFEST.json").write_bytes(text)
-    with pytest.raises(stock.BadArchive, match="is not what torch-model-archiver writes"):
+    with pytest.raises(NotServable, match="is not what torch-model-archiver writes"):
         stock.adapt(tmp_path, "model")
 
 

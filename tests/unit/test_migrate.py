@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from migrate import report
-from serving.stock import BadArchive
+from serving.stock import NotServable
 
 HANDLER = """
 import json
@@ -104,5 +104,5 @@ def test_an_import_that_can_be_done_without_is_passed_over(tmp_path: Path) -> No
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.mar").write_bytes(b"no")
-    with pytest.raises(BadArchive, match=r"x\.mar is no archive"):
+    with pytest.raises(NotServable, match=r"x\.mar is no archive"):
         report.read(tmp_path / "x.mar")
