@@ -6,7 +6,6 @@ unpacked archive that TorchServe takes as it is.
 """
 
 import contextlib
-import hashlib
 import json
 import lzma
 import re
@@ -22,6 +21,7 @@ from serving import machine, stock, tuned
 from serving.archive import GOLDEN_REQUEST, PACKAGES, rehearse
 from serving.stock import NotServable
 from serving.torchserve import Settings
+from storage import fetched
 from storage.files import Storage
 
 NAME = "model"
@@ -154,22 +154,22 @@ def take(storage: Storage, baked: Path, store: Path, sha256: str | None = None) 
     Raises NotServable and files.NotFetched. `baked` is an archive that has what weights alone
     do not; `sha256` (in hex) is that of the archive in the storage, None for any.
     """
-    contents, fetched = store / NAME, store / "fetched"
+    contents, incoming = store / NAME, store / "fetched"
     with contextlib.closing(storage):
         found = storage.files()
         chosen = choose(found, () if _archives(found) else weights(baked))
         if sha256 and not chosen.archive:
             raise NotServable(f"{PIN} is set, and there is no archive: {_list(sorted(found))}")
         contents.mkdir(parents=True)
-        fetched.mkdir()
+        incoming.mkdir()
         try:
             if chosen.archive:
-                storage.fetch(chosen.archive, fetched / chosen.archive)
+                storage.fetch(chosen.archive, incoming / chosen.archive)
                 if sha256:
-                    verify(fetched / chosen.archive, sha256, PIN)
-                unpack(fetched / chosen.archive, contents)
+                    verify(incoming / chosen.archive, sha256, PIN)
+                unpack(incoming / chosen.archive, contents)
                 # The two together may fill /tmp, which is often memory.
-                (fetched / chosen.archive).unlink()
+                (incoming / chosen.archive).unlink()
             else:
                 unpack(baked, contents)
             for name in chosen.others:
@@ -179,7 +179,7 @@ def take(storage: Storage, baked: Path, store: Path, sha256: str | None = None) 
         except OSError as error:
             raise NotServable(f"cannot be laid out in {store}: {error}") from error
         finally:
-            shutil.rmtree(fetched)
+            shutil.rmtree(incoming)
     try:
         if not chosen.archive:
             # The golden request belongs to the weights, and new ones have another.
@@ -237,12 +237,10 @@ def _check_size(archive: Path, entries: list[zipfile.ZipInfo], target: Path) -> 
         )
 
 
-def verify(archive: Path, sha256: str, said_by: str) -> None:
+def verify(archive: Path, expected: str, said_by: str) -> None:
     """Raise NotServable for an archive with another SHA-256 (in hex)."""
-    with archive.open("rb") as stream:
-        got = hashlib.file_digest(stream, "sha256").hexdigest()
-    if got != sha256:
-        raise NotServable(f"{archive.name}: its SHA-256 is {got}, {said_by} says {sha256}")
+    if (got := fetched.sha256(archive)) != expected:
+        raise NotServable(f"{archive.name}: its SHA-256 is {got}, {said_by} says {expected}")
 
 
 def _list(names: list[str]) -> str:

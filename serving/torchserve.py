@@ -4,6 +4,7 @@ Java is started directly. The `torchserve` command would put a Python process in
 that forwards no signal and drops Java's exit code.
 """
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -205,21 +206,11 @@ class Server:
     def stop(self, grace_s: float = 20) -> int:
         """End it and its workers, by force after `grace_s`; return Java's exit code."""
         self.process.terminate()
-        try:
-            self.process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._end_group()
+        wait_or_kill(self.process, grace_s)
+        with contextlib.suppress(ProcessLookupError):  # the usual case: no worker outlived Java
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._reader.join(1)
         return self.process.returncode
-
-    def _end_group(self) -> None:
-        """End workers that outlived Java."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return  # the usual case: none did
 
 
 class Failures:
@@ -264,6 +255,15 @@ class Failures:
             for speaker in (self.OUR_WORD, last):
                 if match := speaker.search(text.rstrip()):
                     self._words[speaker] = match[1]
+
+
+def wait_or_kill(process: subprocess.Popen[str], within_s: float) -> None:
+    """Wait for the end of a process that was told to end; kill it after `within_s`."""
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def free_port() -> int:

@@ -206,10 +206,7 @@ def spans(*told: Answered | Batch, sampler: Sampler = ALWAYS_ON) -> dict[str, Re
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     writing = Spans(provider, ids)
     for fact in told:
-        if isinstance(fact, Batch):
-            writing.keep(fact)
-        else:
-            writing.write(fact)
+        writing.take(fact)
     return {span.name: span for span in exporter.get_finished_spans()}
 
 
@@ -274,7 +271,7 @@ def test_requests_whose_answer_is_never_told_of_are_given_up() -> None:
     ids = Ids()
     writing = Spans(TracerProvider(id_generator=ids), ids)
     for number in range(MOST_KEPT + 10):
-        writing.keep(BATCH._replace(requests={f"{number:032x}": 1}))
+        writing.take(BATCH._replace(requests={f"{number:032x}": 1}))
     assert len(writing._batches) == MOST_KEPT
 
 
