@@ -2,7 +2,6 @@
 
 import ast
 import importlib.metadata
-import importlib.util
 import re
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from serving import artifact
+from serving import artifact, torchserve
 from serving.stock import Manifest, NotServable, read_manifest
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements" / "serve.lock"
@@ -109,10 +108,7 @@ def _file(handler: str) -> str:
 
 
 def _default_handler(handler: str) -> Path | None:
-    package = importlib.util.find_spec("ts")
-    if package is None or not package.submodule_search_locations:
-        return None
-    file = Path(package.submodule_search_locations[0]) / "torch_handler" / f"{handler}.py"
+    file = torchserve.home() / "torch_handler" / f"{handler}.py"
     return file if file.is_file() else None
 
 
@@ -228,7 +224,7 @@ def _habits(contents: Contents) -> Iterator[Finding]:
             continue
         data = function.args.args[1].arg
         for node in ast.walk(function):
-            if isinstance(node, ast.Subscript) and _is_first(node, data):
+            if isinstance(node, ast.Subscript) and ast.unparse(node) == f"{data}[0]":
                 yield Finding(
                     None,
                     f"{file}:{node.lineno} reads {data}[0]: of several instances in a "
@@ -245,12 +241,3 @@ def _habits(contents: Contents) -> Iterator[Finding]:
             )
     if re.search(r"\beval\(|\bpickle\.loads?\(", text):
         yield Finding(None, f"{file} evaluates or unpickles", "never what a request brought")
-
-
-def _is_first(node: ast.Subscript, name: str) -> bool:
-    return (
-        isinstance(node.value, ast.Name)
-        and node.value.id == name
-        and isinstance(node.slice, ast.Constant)
-        and node.slice.value == 0
-    )

@@ -108,7 +108,7 @@ def properties(settings: Settings) -> str:
         "enable_envvars_config": "false",
         "install_py_dep_per_model": "false",
         "disable_system_metrics": "true",
-        "metrics_config": _home() / "configs/metrics.yaml",
+        "metrics_config": home() / "configs/metrics.yaml",
         "number_of_netty_threads": 1,
         "netty_client_threads": 1,
         "job_queue_size": settings.queue,
@@ -121,7 +121,7 @@ def properties(settings: Settings) -> str:
 
 def command(settings: Settings, java: Java, config: Path) -> list[str]:
     """Return Java's command line for these settings; raise NoTorchServe."""
-    jars = settings.jars or _home() / "frontend"
+    jars = settings.jars or home() / "frontend"
     patches = [patched.NO_GRPC]
     if not settings.layout.batch_delay_ms:
         patches.append(patched.NO_WAIT)
@@ -152,7 +152,8 @@ def command(settings: Settings, java: Java, config: Path) -> list[str]:
     ]
 
 
-def _home() -> Path:
+def home() -> Path:
+    """Return the folder of the package `ts`; raise NoTorchServe."""
     package = importlib.util.find_spec("ts")
     if package is None or not package.submodule_search_locations:
         raise NoTorchServe("TorchServe is not installed beside this Python: pip install torchserve")
