@@ -170,12 +170,15 @@ def test_requests_are_counted_by_status_and_timed() -> None:
 
 def test_a_batch_s_time_is_split_into_its_stages() -> None:
     measured = Measured(BATCH)
-    assert measured.sum_and_count("serving_queue_wait_seconds") == (0.003, 1)
-    assert measured.sum_and_count("serving_decode_seconds") == (0.006, 1)
-    assert measured.sum_and_count("serving_forward_seconds") == (0.008, 1)
-    assert measured.sum_and_count("serving_batch_duration_seconds") == (0.017, 1)
-    assert measured.sum_and_count("serving_batch_requests") == (1, 1)
-    assert measured.sum_and_count("serving_batch_instances") == (3, 1)
+    for name, total in {
+        "queue_wait_seconds": 0.003,
+        "decode_seconds": 0.006,
+        "forward_seconds": 0.008,
+        "batch_duration_seconds": 0.017,
+        "batch_requests": 1,
+        "batch_instances": 3,
+    }.items():
+        assert measured.sum_and_count(f"serving_{name}") == (total, 1)
     assert measured.value("serving_instances_total") == 3
 
 
@@ -256,11 +259,32 @@ def test_a_caller_s_trace_is_gone_on_with_and_its_choice_holds(caller: dict[str,
     assert written["decode"].context.trace_id == front.context.trace_id
 
 
-@pytest.mark.parametrize("junk", [None, "", "00-zz-1-01", "a" * 4000])
-def test_a_trace_that_no_caller_began_has_the_request_s_id(junk: str | None) -> None:
-    caller = {} if junk is None else {"traceparent": junk, "x-cloud-trace-context": junk}
+@pytest.mark.parametrize(
+    "caller",
+    [
+        {},
+        *({"traceparent": junk, "x-cloud-trace-context": junk} for junk in ("", "00-zz-1-01")),
+        {"traceparent": "a" * 4000, "x-cloud-trace-context": "a" * 4000},
+        {"traceparent": f"ff-{TRACE}-00f067aa0ba902b7-01"},
+        {"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-01"},
+    ],
+)
+def test_a_trace_that_no_caller_began_has_the_request_s_id(caller: dict[str, str]) -> None:
     written = spans(ANSWERED._replace(caller=caller))
     assert f"{written['POST'].context.trace_id:032x}" == REQUEST
+
+
+def test_a_caller_that_does_not_sample_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(export.ENDPOINT, "http://127.0.0.1:9")
+    for name in export.SAMPLED:  # set and deleted, so that what export sets is undone
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    provider = export.tracers(export.resource({"model": "a", "version": "1"}), Ids())
+    assert provider is not None
+    provider.shutdown()
+    for flag, names in (("00", set()), ("01", {"POST"})):
+        caller = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-{flag}"}
+        assert set(spans(ANSWERED._replace(caller=caller), sampler=provider.sampler)) == names
 
 
 def test_what_is_not_sampled_is_not_written() -> None:
