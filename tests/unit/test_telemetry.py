@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth.transport.requests import AuthorizedSession
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -320,25 +318,16 @@ def test_datagrams_without_room_are_counted(wire: socket.socket) -> None:
     assert processes.dropped(inode) > 50
 
 
-def test_google_s_endpoint_is_told_by_the_service_account(
+def test_google_s_endpoint_is_told_with_the_container_s_own_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    account = {
-        "type": "service_account",
-        "client_email": "a@b.iam.gserviceaccount.com",
-        "token_uri": "https://oauth2.googleapis.com/token",
-        "private_key": key.decode(),
-        "project_id": "b",
-    }
-    (tmp_path / "key.json").write_text(json.dumps(account))
+    account = {"client_id": "this account", "client_secret": "", "refresh_token": ""}
+    (tmp_path / "key.json").write_text(json.dumps({"type": "authorized_user"} | account))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     monkeypatch.setenv(export.ENDPOINT, "https://telemetry.googleapis.com")
     session = export.session()
     assert isinstance(session, AuthorizedSession)
-    assert session.credentials.service_account_email == "a@b.iam.gserviceaccount.com"
+    assert session.credentials.client_id == "this account"
     monkeypatch.setenv(export.ENDPOINT, "http://collector:4318")
     assert export.session() is None
 
