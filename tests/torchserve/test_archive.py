@@ -10,6 +10,7 @@ import pytest
 from serving import archive, local
 from serving.stock import NotServable
 from tests import pictures, wire
+from tests.stock.archive import changed
 from tests.torchserve.conftest import serving, stock_torchserve
 
 TOY = """
@@ -87,7 +88,7 @@ def test_an_archive_that_cannot_be_loaded_is_given_up_with_the_reason(
 ) -> None:
     model, weights = toy
     path = archive.build("vowels", model, weights, tmp_path / "store")
-    _replace(path, "vowels.txt", "x")
+    changed(path, path, "vowels.txt", b"x")
     began = time.monotonic()
     with pytest.raises(local.CannotServe, match="GoldenMismatch: golden"), serving(path):
         pytest.fail("it serves")
@@ -104,15 +105,6 @@ def test_an_archive_whose_workers_are_killed_while_they_load_it_is_given_up(
         TOY.replace("    return Vowels", f"    {killed}\n    return Vowels")
     )
     path = archive.build("vowels", model, weights, tmp_path / "store")
-    _replace(path, "vowels.txt", "kill")
+    changed(path, path, "vowels.txt", b"kill")
     with pytest.raises(local.CannotServe, match="runs out of memory"), serving(path):
         pytest.fail("it serves")
-
-
-def _replace(path: Path, name: str, content: str) -> None:
-    with zipfile.ZipFile(path) as old:
-        kept = {entry: old.read(entry) for entry in old.namelist()}
-    kept[name] = content.encode()
-    with zipfile.ZipFile(path, "w") as new:
-        for entry, data in kept.items():
-            new.writestr(entry, data)
