@@ -79,13 +79,9 @@ def receiver(host: str) -> Iterator[tuple[str, Received]]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer((host, 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{host}:{server.server_port}", received
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    with ThreadingHTTPServer((host, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://{host}:{server.server_port}", received
+        finally:
+            server.shutdown()

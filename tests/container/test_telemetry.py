@@ -205,15 +205,13 @@ def test_a_request_that_cannot_be_read_is_told_of_as_it_came_in_universal_time(
 
 def line_of(container: Container, request_id: str) -> dict[str, Any]:
     """Wait for the access log's line of a request and return it."""
-    found: list[dict[str, Any]] = []
 
-    def logged() -> bool:
-        lines = container.said()
-        found[:] = [x for x in lines if "httpRequest" in x and x["requests"] == [request_id]]
-        return bool(found)
+    def found() -> list[dict[str, Any]]:
+        lines = [line for line in container.said() if "httpRequest" in line]
+        return [line for line in lines if line["requests"] == [request_id]]
 
-    wait_for(logged, 10, "the request's line")
-    return found[0]
+    wait_for(found, 10, "the request's line")
+    return found()[0]
 
 
 @pytest.fixture(scope="module")

@@ -92,18 +92,8 @@ CGROUPS: list[tuple[dict[str, str], int, int | None, int]] = [
     ({"cpu.max": "max 100000", "memory.max": "max\n"}, ALL_CORES, None, 0),
     ({"cpu.max": "100000 100000", "memory.max": "2147483648\n"}, 1, 2 * GIB, 0),
     ({"cpu.max": "50000 100000", "memory.events": EVENTS}, 1, None, 2),
-    (
-        {QUOTA: "-1\n", PERIOD: "100000\n", LIMIT: "9223372036854771712\n"},
-        ALL_CORES,
-        None,
-        0,
-    ),
-    (
-        {QUOTA: "150000\n", PERIOD: "100000\n", LIMIT: "1073741824\n", CONTROL: KILLS},
-        1,
-        GIB,
-        4,
-    ),
+    ({QUOTA: "-1\n", PERIOD: "100000\n", LIMIT: "9223372036854771712\n"}, ALL_CORES, None, 0),
+    ({QUOTA: "150000\n", PERIOD: "100000\n", LIMIT: f"{GIB}\n", CONTROL: KILLS}, 1, GIB, 4),
 ]
 
 
