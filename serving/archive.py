@@ -24,7 +24,6 @@ LEFT_OUT = shutil.ignore_patterns(
     "__pycache__", "train", "trained", "export", ENTRY.name, "held-out", ".*"
 )
 
-
 PACKAGES = ("handler", "task", "engine", "model")
 """What an archive of ours has at its root beside the weights."""
 

@@ -28,7 +28,6 @@ END_S = 2
 TEXT = "metrics.http"
 """The socket in the folder on which Prometheus's text is served."""
 
-
 log = logging.getLogger(__name__)
 
 

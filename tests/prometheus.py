@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import requests
 
-from serving.torchserve import free_port
+from serving.torchserve import free_port, wait_or_kill
 from tests.http import wait_for
 from tests.pictures import ROOT
 
@@ -49,7 +49,7 @@ def asking(target: str, folder: Path) -> Iterator[Prometheus]:
         "--storage.tsdb.retention.time=2h",
         "--log.level=error",
     ]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, text=True) as process:
         running = Prometheus(f"http://127.0.0.1:{port}")
 
         def is_up() -> bool:
@@ -64,7 +64,4 @@ def asking(target: str, folder: Path) -> Iterator[Prometheus]:
             yield running
         finally:
             process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            wait_or_kill(process, 10)
