@@ -13,12 +13,6 @@ MODEL = ROOT / "build" / "model"
 ARCHIVE = ROOT / "build" / "model-store" / "digits.mar"
 
 
-def golden() -> tuple[dict[str, str], str]:
-    """Return the trained model's golden instance and its label."""
-    about = json.loads((MODEL / "golden.json").read_text())
-    return about["instance"], about["expected"]["label"]
-
-
 def held_out(count: int) -> list[tuple[str, str]]:
     """Return (base64, label) of some held-out digits, spread over the classes."""
     files = sorted((MODEL / "held-out").glob("*.png"))

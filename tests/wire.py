@@ -11,7 +11,8 @@ from tests import pictures
 
 INSTANCE, LABEL = {"b64": ""}, ""
 if (pictures.MODEL / "golden.json").exists():
-    INSTANCE, LABEL = pictures.golden()
+    golden = json.loads((pictures.MODEL / "golden.json").read_text())
+    INSTANCE, LABEL = golden["instance"], golden["expected"]["label"]
 BASE64 = INSTANCE["b64"]
 SEVEN = pictures.encoded(pictures.seven())
 ROWS = [

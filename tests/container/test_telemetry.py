@@ -25,7 +25,7 @@ from tests.container.conftest import (
     starting,
     wait_until_healthy,
 )
-from tests.http import JSON_TYPE, Answer, Endpoint, wait_for
+from tests.http import JSON_TYPE, Endpoint, wait_for
 from tests.otlp import Received
 from tests.pictures import ROOT, held_out, request
 from tests.programs import needs
@@ -170,14 +170,14 @@ def test_the_page_lists_the_metrics_that_there_are(
 @pytest.mark.parametrize(
     "header",
     [
-        ("X-Cloud-Trace-Context", f"{LOGGED}/123;o=1"),
-        ("traceparent", f"00-{LOGGED}-00f067aa0ba902b7-01"),
+        {"X-Cloud-Trace-Context": f"{LOGGED}/123;o=1"},
+        {"traceparent": f"00-{LOGGED}-00f067aa0ba902b7-01"},
     ],
 )
 def test_a_request_s_line_has_its_id_and_its_trace_and_nothing_of_its_body(
-    observed: Container, predicting: Endpoint, header: tuple[str, str]
+    observed: Container, predicting: Endpoint, header: dict[str, str]
 ) -> None:
-    answer = traced(predicting, header)
+    answer = predicting.post(request(wire.INSTANCE), JSON_TYPE | header)
     line = line_of(observed, answer.headers["x-request-id"])
     assert line["requests"] == [answer.headers["x-request-id"]]
     assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{LOGGED}"
@@ -257,10 +257,6 @@ def test_prometheus_takes_the_alerts_and_none_comes_while_all_is_well(watching: 
     assert not watching.ask("alerts")["alerts"]
 
 
-def traced(predicting: Endpoint, header: tuple[str, str]) -> Answer:
-    return predicting.post(request(wire.INSTANCE), JSON_TYPE | dict([header]))
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -271,7 +267,7 @@ def traced(predicting: Endpoint, header: tuple[str, str]) -> Answer:
 def test_a_trace_leads_from_the_caller_to_the_model(
     predicting: Endpoint, told: tuple[str, Received], name: str, value: str
 ) -> None:
-    assert traced(predicting, (name, value)).code == 200
+    assert predicting.post(request(wire.INSTANCE), JSON_TYPE | {name: value}).code == 200
     trace = value.split("-")[1] if name == "traceparent" else value.split("/", maxsplit=1)[0]
 
     def found() -> dict[str, Any]:
