@@ -52,7 +52,7 @@ def read(archive: Path) -> Contents:
     with tempfile.TemporaryDirectory(prefix="migrate-") as made:
         folder = Path(made)
         artifact.unpack(archive, folder)
-        manifest = read_manifest(folder)
+        manifest = read_manifest(archive)
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         names = [str(file.relative_to(folder)) for file in files]
         texts = {

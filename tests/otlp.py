@@ -19,16 +19,10 @@ class Received:
     """What came."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._requests: list[Any] = []
-
-    def take(self, request: Any) -> None:
-        with self._lock:
-            self._requests.append(request)
+        self.requests: list[Any] = []
 
     def _all(self, kind: str) -> list[Any]:
-        with self._lock:
-            return [part for one in self._requests for part in getattr(one, kind, [])]
+        return [part for one in self.requests for part in getattr(one, kind, [])]
 
     def spans(self) -> list[Any]:
         return [
@@ -71,7 +65,7 @@ def receiver(host: str) -> Iterator[tuple[str, Received]]:
         def do_POST(self) -> None:
             request = TYPES[self.path]()
             request.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
-            received.take(request)
+            received.requests.append(request)
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
