@@ -17,6 +17,7 @@ from benchmarks.contestants import DidNotStart, Served, ours, started
 from benchmarks.load import Load, WrkMissingError, median
 from serving import artifact, machine, tuned
 from serving.machine import Layout
+from serving.stock import NotServable
 
 REQUEST = Path("build/tune/request.json")
 CLEARLY = 1.03
@@ -144,7 +145,7 @@ def main() -> None:
         print(f"{cores} cores; to begin with {first}", flush=True)
         began = time.monotonic()
         find(champion, cores, machine.room(cores, memory))
-    except (WrkMissingError, DidNotStart, artifact.NotServable, OSError) as error:
+    except (WrkMissingError, DidNotStart, NotServable, OSError) as error:
         sys.exit(f"benchmarks.tune: {error}")
     if champion.load is None:
         sys.exit("benchmarks.tune: one core leaves nothing to choose for one client")

@@ -11,7 +11,6 @@ MEBIBYTE = 1 << 20
 MOST_REQUEST_BYTES = 100 * MEBIBYTE
 """Of one request: Java's heap, which may be smaller still, has to hold it three times over."""
 
-
 LABELS = (
     ("AIP_ENDPOINT_ID", "endpoint_id"),
     ("AIP_DEPLOYED_MODEL_ID", "deployed_model_id"),

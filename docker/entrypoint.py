@@ -21,7 +21,7 @@ from docker import config
 from docker.config import Config
 from docker.front import Front
 from docker.telemetry import Telemetry
-from serving import artifact, java, machine, probe
+from serving import artifact, java, machine, probe, stock
 from serving.artifact import Artifact
 from serving.lines import Log
 from serving.torchserve import NoTorchServe, Server, Settings
@@ -128,12 +128,10 @@ def _ended(code: int) -> str:
 
 def _with_memory(reason: str) -> str:
     """Add what a process cannot say itself: that there was no memory left for it."""
-    killed, limit = machine.out_of_memory(), machine.memory()
-    if not killed:
+    if not (killed := machine.out_of_memory()):
         return reason
-    return (
-        f"{reason}; processes ended for want of memory: {killed} (limit {(limit or 0) >> 20} MiB)"
-    )
+    limit = (machine.memory() or 0) >> 20
+    return f"{reason}; processes ended for want of memory: {killed} (limit {limit} MiB)"
 
 
 def run(log: Log) -> None:
@@ -149,8 +147,7 @@ def run(log: Log) -> None:
             telemetry = Telemetry(chosen, log)
         store = folder / "store"
         path = store / artifact.NAME if chosen.storage else baked.path
-        settings = _settings(path, folder, chosen)
-        settings = settings._replace(telemetry=telemetry.port if telemetry else None)
+        settings = _settings(path, folder, chosen, telemetry.port if telemetry else None)
         say(f"{settings.model}: {chosen}")
         # The front door first: Vertex wants the port open within 40 s, and 503 until ready.
         front = Front(chosen, settings, folder / "torchserve.sock", log)
@@ -163,7 +160,7 @@ def run(log: Log) -> None:
         settings = artifact.suited(settings, served)
         say(f"TorchServe starts with {settings.layout}")
         if telemetry:
-            telemetry.start(settings, artifact.version(served.path))
+            telemetry.start(settings, stock.read_manifest(served.path).version)
         server = Server(settings, java.find(), log.pass_on)
         ask = probe.asking(settings, served.golden_request)
         Container(front, server, ask, say, telemetry).watch()
@@ -193,7 +190,7 @@ def _folder() -> Path:
         raise CannotServe(f"no folder to write to, mount one with --tmpfs /tmp: {error}") from error
 
 
-def _settings(path: Path, folder: Path, chosen: Config) -> Settings:
+def _settings(path: Path, folder: Path, chosen: Config, telemetry: int | None) -> Settings:
     memory = machine.memory()
     settings = Settings(
         path,
@@ -205,6 +202,7 @@ def _settings(path: Path, folder: Path, chosen: Config) -> Settings:
         verbose=chosen.log_level == "DEBUG",
         native=JARS,
         jars=JARS,
+        telemetry=telemetry,
     )
     if settings.room_for(chosen.largest_request) < 1:
         raise CannotServe(
@@ -243,7 +241,7 @@ def main() -> None:
     except (
         CannotServe,
         config.BadVariable,
-        artifact.NotServable,
+        stock.NotServable,
         files.NotFetched,
         java.NoJava,
         NoTorchServe,

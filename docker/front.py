@@ -11,7 +11,7 @@ from pathlib import Path
 
 from docker.config import Config
 from serving.lines import SEVERITIES, Log
-from serving.torchserve import Settings
+from serving.torchserve import Settings, wait_or_kill
 
 TEMPLATE = Path(__file__).with_name("nginx.conf")
 METRICS = Path(__file__).with_name("metrics.conf")
@@ -127,8 +127,5 @@ class Front:
     def stop(self, within_s: float) -> None:
         """Answer what is under way, let nothing new in, and end."""
         self.process.send_signal(signal.SIGQUIT)
-        try:
-            self.process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+        wait_or_kill(self.process, within_s)
         self._lines.join(1)

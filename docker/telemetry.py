@@ -8,7 +8,7 @@ import time
 
 from docker.config import Config
 from serving.lines import Log
-from serving.torchserve import Settings
+from serving.torchserve import Settings, wait_or_kill
 
 BUFFER = 4 << 20
 """Bytes of datagrams that may wait; Linux gives what net.core.rmem_max allows."""
@@ -83,10 +83,6 @@ class Telemetry:
     def stop(self, within_s: float) -> None:
         """End it."""
         if self._process is not None:
-            try:
-                self._process.wait(within_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            wait_or_kill(self._process, within_s)
             self._lines.join(1)
         self._wire.close()

@@ -14,7 +14,7 @@ import storage
 from migrate import report
 from migrate.report import Finding
 from serving import artifact, local, probe, torchserve
-from serving.stock import BadArchive
+from serving.stock import NotServable
 
 WORDS = {True: "works   ", False: "WILL NOT", None: "look    "}
 
@@ -39,7 +39,7 @@ def main() -> None:
         if not args.no_trial:
             found.append(_trial(args.archive, args.request))
             _tell(found[-1])
-    except BadArchive as error:
+    except NotServable as error:
         sys.exit(f"migrate: {error}")
     bad = sum(finding.works is False for finding in found)
     if bad:

@@ -2,17 +2,17 @@
 
 import ast
 import importlib.metadata
-import importlib.util
 import re
 import sys
-import zipfile
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from serving.stock import MANIFEST, BadArchive, Manifest, read_manifest
+from serving import artifact, torchserve
+from serving.stock import Manifest, NotServable, read_manifest
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements" / "serve.lock"
 OTHER_NAMES = {
@@ -46,25 +46,20 @@ class Contents(NamedTuple):
 
 
 def read(archive: Path) -> Contents:
-    """Read an archive; raise BadArchive where it is none."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            damaged = opened.testzip()
-            if damaged:
-                raise BadArchive(f"{archive}: {damaged} is damaged")
-            names = [name for name in opened.namelist() if not name.endswith("/")]
-            if MANIFEST not in names:
-                raise BadArchive(f"{archive}: {MANIFEST} is missing: no archive of TorchServe's")
-            manifest = read_manifest(opened.read(MANIFEST))
-            texts = {
-                name: opened.read(name).decode(errors="replace")
-                for name in names
-                if name.endswith((".py", ".yaml", ".yml")) or name == manifest.requirements_file
-            }
-    except FileNotFoundError:
-        raise BadArchive(f"{archive} does not exist") from None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise BadArchive(f"{archive} is no archive: {error}") from error
+    """Read an archive; raise NotServable where it cannot be unpacked or has no manifest."""
+    if not archive.is_file():
+        raise NotServable(f"{archive} does not exist")
+    with tempfile.TemporaryDirectory(prefix="migrate-") as made:
+        folder = Path(made)
+        artifact.unpack(archive, folder)
+        manifest = read_manifest(archive)
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        names = [str(file.relative_to(folder)) for file in files]
+        texts = {
+            name: file.read_text(errors="replace")
+            for name, file in zip(names, files, strict=True)
+            if file.suffix in (".py", ".yaml", ".yml") or name == manifest.requirements_file
+        }
     return Contents(names, texts, manifest)
 
 
@@ -113,10 +108,7 @@ def _file(handler: str) -> str:
 
 
 def _default_handler(handler: str) -> Path | None:
-    package = importlib.util.find_spec("ts")
-    if package is None or not package.submodule_search_locations:
-        return None
-    file = Path(package.submodule_search_locations[0]) / "torch_handler" / f"{handler}.py"
+    file = torchserve.home() / "torch_handler" / f"{handler}.py"
     return file if file.is_file() else None
 
 
@@ -159,7 +151,7 @@ def _top_level_imports(text: str, name: str) -> Iterator[str]:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise BadArchive(f"{name} is no Python 3.11: {error}") from error
+        raise NotServable(f"{name} is no Python 3.11: {error}") from error
     package = "ts.torch_handler" if name.startswith("ts/") else ""
     for node in _run_at_import(tree.body):
         if isinstance(node, ast.Import):
@@ -232,7 +224,7 @@ def _habits(contents: Contents) -> Iterator[Finding]:
             continue
         data = function.args.args[1].arg
         for node in ast.walk(function):
-            if isinstance(node, ast.Subscript) and _is_first(node, data):
+            if isinstance(node, ast.Subscript) and ast.unparse(node) == f"{data}[0]":
                 yield Finding(
                     None,
                     f"{file}:{node.lineno} reads {data}[0]: of several instances in a "
@@ -249,12 +241,3 @@ def _habits(contents: Contents) -> Iterator[Finding]:
             )
     if re.search(r"\beval\(|\bpickle\.loads?\(", text):
         yield Finding(None, f"{file} evaluates or unpickles", "never what a request brought")
-
-
-def _is_first(node: ast.Subscript, name: str) -> bool:
-    return (
-        isinstance(node.value, ast.Name)
-        and node.value.id == name
-        and isinstance(node.slice, ast.Constant)
-        and node.slice.value == 0
-    )

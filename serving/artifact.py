@@ -6,7 +6,6 @@ unpacked archive that TorchServe takes as it is.
 """
 
 import contextlib
-import hashlib
 import json
 import lzma
 import re
@@ -19,8 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from serving import machine, stock, tuned
-from serving.archive import GOLDEN_REQUEST, PACKAGES, BadArchive, rehearse
+from serving.archive import GOLDEN_REQUEST, PACKAGES, rehearse
+from serving.stock import NotServable
 from serving.torchserve import Settings
+from storage import fetched
 from storage.files import Storage
 
 NAME = "model"
@@ -34,10 +35,6 @@ MOST_RATIO = 100
 """Deflate makes a thousand of one; of weights, two, and of text, ten."""
 ENCRYPTED = 0x1
 """Of a zip entry's flags."""
-
-
-class NotServable(Exception):
-    """What was found cannot be served; the text says why."""
 
 
 class Artifact(NamedTuple):
@@ -86,7 +83,7 @@ def _archives(names: Iterable[str]) -> list[str]:
 
 def weights(archive: Path) -> list[str]:
     """Return the names of the files in an archive of ours that are its weights."""
-    with _opened(archive) as contents:
+    with stock.open_archive(archive) as contents:
         return [name for name in contents.namelist() if _is_weights(name) and name != CHOICE]
 
 
@@ -114,9 +111,7 @@ def baked_in(folder: Path) -> Artifact:
     recorded = archives[0].with_suffix(".mar.sha256")
     if recorded.is_file():
         verify(archives[0], recorded.read_text().split()[0], recorded.name)
-    request = golden_request(archives[0])
-    with _opened(archives[0]) as contents:
-        name = stock.read_manifest(contents.read(stock.MANIFEST)).name
+    request, name = golden_request(archives[0]), stock.read_manifest(archives[0]).name
     if name != archives[0].stem:  # TorchServe serves it by this name, not by the file's
         raise NotServable(f"{archives[0].name} was built as {name}.mar: give it that name again")
     return Artifact(archives[0], request)
@@ -124,22 +119,17 @@ def baked_in(folder: Path) -> Artifact:
 
 def golden_request(archive: Path) -> bytes:
     """Return the request that an archive of ours carries to be probed with; raise NotServable."""
-    with _opened(archive) as contents:
-        try:
-            contents.getinfo(stock.MANIFEST)
-            return contents.read(GOLDEN_REQUEST)
-        except KeyError as error:
-            reason = f"is no archive of this project's: {error.args[0]}"
-            raise NotServable(f"{archive} {reason}") from None
+    stock.read_manifest(archive)
+    request = stock.read_bytes(archive, GOLDEN_REQUEST)
+    if request is None:
+        raise NotServable(f"{archive} is not an archive of this project: no {GOLDEN_REQUEST} in it")
+    return request
 
 
 def suited(settings: Settings, served: Artifact) -> Settings:
     """Return the settings for an artifact on this machine; raise NotServable."""
-    config = _text(served.path, str(tuned.CONFIG))
-    try:
-        layout = tuned.chosen(config, machine.cores(), machine.memory(), pass_ms(served.path))
-    except tuned.BadConfig as error:
-        raise NotServable(str(error)) from error
+    config = stock.read_bytes(served.path, str(tuned.CONFIG))
+    layout = tuned.chosen(config, machine.cores(), machine.memory(), pass_ms(served.path))
     if served.stock:
         # A handler of another's may answer only the first request of a batch.
         layout = layout._replace(batch_size=1)
@@ -148,30 +138,14 @@ def suited(settings: Settings, served: Artifact) -> Settings:
 
 def pass_ms(served: Path) -> float:
     """Return what a pass of one instance took where the engine was chosen; 0 for not known."""
+    text = stock.read_bytes(served, CHOICE)
+    if text is None:
+        return 0
     try:
-        text = _text(served, CHOICE)
-        if text is None:
-            return 0
         choice = json.loads(text)
         return float(choice["figures"]["engines"][choice["engine"]]["milliseconds"]["1"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise NotServable(f"{CHOICE} is not what model.export writes: {error!r}") from error
-
-
-def version(served: Path) -> str:
-    """Return the model's version, as torch-model-archiver was told it."""
-    return stock.read_manifest(_text(served, stock.MANIFEST) or "").version
-
-
-def _text(served: Path, name: str) -> str | None:
-    """Return what a file in an archive, or in the folder of an unpacked one, says."""
-    try:
-        if served.is_dir():
-            return (served / name).read_text()
-        with _opened(served) as contents:
-            return contents.read(name).decode()
-    except (FileNotFoundError, KeyError):
-        return None
 
 
 def take(storage: Storage, baked: Path, store: Path, sha256: str | None = None) -> Artifact:
@@ -180,55 +154,46 @@ def take(storage: Storage, baked: Path, store: Path, sha256: str | None = None) 
     Raises NotServable and files.NotFetched. `baked` is an archive that has what weights alone
     do not; `sha256` (in hex) is that of the archive in the storage, None for any.
     """
+    contents, incoming = store / NAME, store / "fetched"
     with contextlib.closing(storage):
-        return _take(storage, baked, store, sha256)
-
-
-def _take(storage: Storage, baked: Path, store: Path, sha256: str | None) -> Artifact:
-    found = storage.files()
-    chosen = choose(found, () if _archives(found) else weights(baked))
-    if sha256 and not chosen.archive:
-        raise NotServable(f"{PIN} is set, and there is no archive: {_list(sorted(found))}")
-    contents, fetched = store / NAME, store / "fetched"
-    contents.mkdir(parents=True)
-    fetched.mkdir()
+        found = storage.files()
+        chosen = choose(found, () if _archives(found) else weights(baked))
+        if sha256 and not chosen.archive:
+            raise NotServable(f"{PIN} is set, and there is no archive: {_list(sorted(found))}")
+        contents.mkdir(parents=True)
+        incoming.mkdir()
+        try:
+            if chosen.archive:
+                storage.fetch(chosen.archive, incoming / chosen.archive)
+                if sha256:
+                    verify(incoming / chosen.archive, sha256, PIN)
+                unpack(incoming / chosen.archive, contents)
+                # The two together may fill /tmp, which is often memory.
+                (incoming / chosen.archive).unlink()
+            else:
+                unpack(baked, contents)
+            for name in chosen.others:
+                (contents / name).unlink(missing_ok=True)
+                (contents / name).parent.mkdir(parents=True, exist_ok=True)
+                storage.fetch(name, contents / name)
+        except OSError as error:
+            raise NotServable(f"cannot be laid out in {store}: {error}") from error
+        finally:
+            shutil.rmtree(incoming)
     try:
-        if chosen.archive:
-            storage.fetch(chosen.archive, fetched / chosen.archive)
-            if sha256:
-                verify(fetched / chosen.archive, sha256, PIN)
-            unpack(fetched / chosen.archive, contents)
-            # The two together may fill /tmp, which is often memory.
-            (fetched / chosen.archive).unlink()
-        else:
-            unpack(baked, contents)
-        for name in chosen.others:
-            (contents / name).unlink(missing_ok=True)
-            (contents / name).parent.mkdir(parents=True, exist_ok=True)
-            storage.fetch(name, contents / name)
-    except OSError as error:
-        raise NotServable(f"cannot be laid out in {store}: {error}") from error
-    finally:
-        shutil.rmtree(fetched)
-    return _ready(contents, weights_alone=not chosen.archive)
-
-
-def _ready(contents: Path, *, weights_alone: bool) -> Artifact:
-    try:
-        if weights_alone:
+        if not chosen.archive:
             # The golden request belongs to the weights, and new ones have another.
             rehearse(contents)
-        request = contents / GOLDEN_REQUEST
-        asked = request.read_bytes() if request.is_file() else None
-        found = stock.adapt(contents, NAME)
-    except (BadArchive, stock.BadArchive, OSError) as error:
+        request = stock.read_bytes(contents, GOLDEN_REQUEST)
+        manifest = stock.adapt(contents, NAME)
+    except OSError as error:
         raise NotServable(str(error)) from error
-    return Artifact(contents, asked, stock=found.handler != stock.OURS)
+    return Artifact(contents, request, stock=manifest.handler != stock.OURS)
 
 
 def unpack(archive: Path, target: Path) -> None:
     """Unpack a .mar, every file's checksum seen to; raise NotServable."""
-    with _opened(archive) as contents:
+    with stock.open_archive(archive) as contents:
         entries = contents.infolist()
         for entry in entries:
             _check_entry(archive.name, entry)
@@ -272,21 +237,10 @@ def _check_size(archive: Path, entries: list[zipfile.ZipInfo], target: Path) -> 
         )
 
 
-def verify(archive: Path, sha256: str, said_by: str) -> None:
+def verify(archive: Path, expected: str, said_by: str) -> None:
     """Raise NotServable for an archive with another SHA-256 (in hex)."""
-    with archive.open("rb") as stream:
-        got = hashlib.file_digest(stream, "sha256").hexdigest()
-    if got != sha256:
-        raise NotServable(f"{archive.name}: its SHA-256 is {got}, {said_by} says {sha256}")
-
-
-def _opened(archive: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(archive)
-    except FileNotFoundError:
-        raise NotServable(f"{archive} does not exist: run make archive") from None
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise NotServable(f"{archive} is no archive: {error}") from error
+    if (got := fetched.sha256(archive)) != expected:
+        raise NotServable(f"{archive.name}: its SHA-256 is {got}, {said_by} says {expected}")
 
 
 def _list(names: list[str]) -> str:

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import IO, Any, NamedTuple, TextIO
 
@@ -150,6 +151,4 @@ class Log:
 
 def _now() -> str:
     """Return the time as RFC 3339 has it, in UTC with microseconds."""
-    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{nanoseconds // 1000:06}Z"
+    return f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"

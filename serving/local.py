@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import storage
-from serving import artifact, java, machine, probe
+from serving import artifact, java, machine, probe, stock
 from serving.artifact import Artifact
 from serving.machine import MAX_BATCH_REQUESTS, Layout
 from serving.torchserve import NoTorchServe, Server, Settings
@@ -26,13 +26,14 @@ SAMPLE = Path("build/request.json")
 """A request to try, written where the program is started."""
 TRIES = 3
 """Workers that may die at their start before the archive is given up."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class CannotServe(Exception):
     """Why there is no server; for people."""
 
 
-FAULTS = (CannotServe, java.NoJava, NoTorchServe, artifact.NotServable, files.NotFetched)
+FAULTS = (CannotServe, java.NoJava, NoTorchServe, stock.NotServable, files.NotFetched)
 """All that can be in the way."""
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     args = parser.parse_args()
     # A closed terminal or `kill` ends it as Ctrl-C does: through the clean-up. Ctrl-C's own
     # signal is among them because a shell starts its background jobs deaf to it.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler)
     run = Path(tempfile.mkdtemp(prefix="torchserve-"))
     try:
@@ -108,15 +109,38 @@ def running(
     settings = settings._replace(layout=layout or settings.layout)
     say(f"Java {chosen.version} of {chosen.source}: {chosen.executable}")
     say(f"TorchServe starts with {settings.layout}")
-    server = Server(settings, chosen, lambda line: say(f"  {line}"))
+    server = None
     try:
+        with _signals_deferred():
+            server = Server(settings, chosen, lambda line: say(f"  {line}"))
         wait_until_ready(server, probe.asking(settings, served.golden_request))
         yield server, settings
     finally:
         # A second Ctrl-C must not cut the end of Java and its workers short.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        server.stop()
+        if server:
+            server.stop()
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Deliver the signals that stop the program only after the block.
+
+    Java is started in the block: interrupted halfway, nobody would have its process to stop.
+    """
+    received: list[int] = []
+    handlers = {
+        each: signal.signal(each, lambda number, _frame: received.append(number))
+        for each in STOP_SIGNALS
+    }
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    for number in received:
+        signal.raise_signal(number)
 
 
 def _see_that_it_is_free(host: str, port: int) -> None:

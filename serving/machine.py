@@ -14,7 +14,6 @@ LEAST_HEAP, MOST_HEAP = 128 << 20, 512 << 20
 FRONT_BYTES = 500 << 20
 """What Java and the rest need beside the workers."""
 
-
 WORTH_SPLITTING_MS = 4
 """A pass that takes this long on one thread is faster on several."""
 MOST_THREADS = 4

@@ -1,7 +1,8 @@
-"""A stock archive: what its manifest says, and how it is made ready to be served here."""
+"""What a .mar says of itself, and how a stock one is made ready to be served here."""
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ OURS = "vertex_handler.py"
 MANIFEST = "MAR-INF/MANIFEST.json"
 
 
-class BadArchive(Exception):
-    """What was given is no archive of torch-model-archiver's."""
+class NotServable(Exception):
+    """An archive, or what is to become one, cannot be served; the text says why."""
 
 
 class Manifest(NamedTuple):
@@ -35,8 +36,33 @@ class Manifest(NamedTuple):
     version: str = ""
 
 
-def read_manifest(text: str | bytes) -> Manifest:
-    """Parse MAR-INF/MANIFEST.json; raise BadArchive."""
+def open_archive(archive: Path) -> zipfile.ZipFile:
+    """Open a .mar; raise NotServable."""
+    try:
+        return zipfile.ZipFile(archive)
+    except FileNotFoundError:
+        raise NotServable(f"{archive} does not exist: run make archive") from None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise NotServable(f"{archive} is no archive: {error}") from error
+
+
+def read_bytes(archive: Path, name: str) -> bytes | None:
+    """Return a file of a .mar, or of the folder of an unpacked one; None where it has none."""
+    try:
+        if archive.is_dir():
+            return (archive / name).read_bytes()
+        with open_archive(archive) as contents:
+            return contents.read(name)
+    except (FileNotFoundError, KeyError):
+        return None
+
+
+def read_manifest(archive: Path) -> Manifest:
+    """Read the manifest of a .mar, or of the folder of an unpacked one; raise NotServable."""
+    text = read_bytes(archive, MANIFEST)
+    if text is None:
+        reason = "torch-model-archiver makes such archives"
+        raise NotServable(f"{archive.name}: {MANIFEST} is missing: {reason}")
     try:
         model = json.loads(text)["model"]
         return Manifest(
@@ -49,23 +75,19 @@ def read_manifest(text: str | bytes) -> Manifest:
             str(model.get("modelVersion", "")),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadArchive(
+        raise NotServable(
             f"{MANIFEST} is not what torch-model-archiver writes: {type(error).__name__}: {error}"
         ) from error
 
 
 def adapt(contents: Path, name: str) -> Manifest:
-    """Make an unpacked archive one that is served as `name`; raise BadArchive.
+    """Make an unpacked archive one that is served as `name`; raise NotServable.
 
     A stock archive gets our entry before its own handler; its files stay as they are. Returns
     the manifest as it was.
     """
-    file = contents / MANIFEST
-    if not file.is_file():
-        raise BadArchive(f"{MANIFEST} is missing: torch-model-archiver makes such archives")
-    text = file.read_bytes()
-    found = read_manifest(text)
-    document: dict[str, Any] = json.loads(text)
+    found, file = read_manifest(contents), contents / MANIFEST
+    document: dict[str, Any] = json.loads(file.read_bytes())
     document["model"]["modelName"] = name
     if found.handler != OURS:
         document["model"] |= {

@@ -4,6 +4,7 @@ Java is started directly. The `torchserve` command would put a Python process in
 that forwards no signal and drops Java's exit code.
 """
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -107,7 +108,7 @@ def properties(settings: Settings) -> str:
         "enable_envvars_config": "false",
         "install_py_dep_per_model": "false",
         "disable_system_metrics": "true",
-        "metrics_config": _home() / "configs/metrics.yaml",
+        "metrics_config": home() / "configs/metrics.yaml",
         "number_of_netty_threads": 1,
         "netty_client_threads": 1,
         "job_queue_size": settings.queue,
@@ -120,7 +121,7 @@ def properties(settings: Settings) -> str:
 
 def command(settings: Settings, java: Java, config: Path) -> list[str]:
     """Return Java's command line for these settings; raise NoTorchServe."""
-    jars = settings.jars or _home() / "frontend"
+    jars = settings.jars or home() / "frontend"
     patches = [patched.NO_GRPC]
     if not settings.layout.batch_delay_ms:
         patches.append(patched.NO_WAIT)
@@ -151,7 +152,8 @@ def command(settings: Settings, java: Java, config: Path) -> list[str]:
     ]
 
 
-def _home() -> Path:
+def home() -> Path:
+    """Return the folder of the package `ts`; raise NoTorchServe."""
     package = importlib.util.find_spec("ts")
     if package is None or not package.submodule_search_locations:
         raise NoTorchServe("TorchServe is not installed beside this Python: pip install torchserve")
@@ -205,21 +207,11 @@ class Server:
     def stop(self, grace_s: float = 20) -> int:
         """End it and its workers, by force after `grace_s`; return Java's exit code."""
         self.process.terminate()
-        try:
-            self.process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._end_group()
+        wait_or_kill(self.process, grace_s)
+        with contextlib.suppress(ProcessLookupError):  # the usual case: no worker outlived Java
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._reader.join(1)
         return self.process.returncode
-
-    def _end_group(self) -> None:
-        """End workers that outlived Java."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return  # the usual case: none did
 
 
 class Failures:
@@ -264,6 +256,15 @@ class Failures:
             for speaker in (self.OUR_WORD, last):
                 if match := speaker.search(text.rstrip()):
                     self._words[speaker] = match[1]
+
+
+def wait_or_kill(process: subprocess.Popen[str], within_s: float) -> None:
+    """Wait for the end of a process that was told to end; kill it after `within_s`."""
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def free_port() -> int:

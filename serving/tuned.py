@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from serving.machine import Layout, layout, room
+from serving.stock import NotServable
 
 CONFIG = PurePosixPath("model/model-config.yaml")
 """In the archive. It is not declared to TorchServe, which would follow it on any machine."""
@@ -13,7 +14,7 @@ KEYS = ("minWorkers", "batchSize", "maxBatchDelay", "threads", "cores")
 """TorchServe's own, and two of ours: a layout is right only for the cores it was measured on."""
 
 
-class BadConfig(Exception):
+class BadConfig(NotServable):
     """The file is not what make tune writes."""
 
 
@@ -31,7 +32,7 @@ def write(found: Layout, cores: int, measured: dict[str, Any]) -> str:
     return f"# By make tune; followed where there are {cores} cores. maxBatchDelay in ms.\n{text}"
 
 
-def read(text: str) -> tuple[Layout, int]:
+def read(text: str | bytes) -> tuple[Layout, int]:
     """Return the layout in a file and the cores it is for; raise BadConfig."""
     try:
         config = yaml.safe_load(text)
@@ -49,7 +50,7 @@ def read(text: str) -> tuple[Layout, int]:
     return Layout(workers, threads, batch, delay, CONFIG.name), cores
 
 
-def chosen(text: str | None, cores: int, memory: int | None, pass_ms: float) -> Layout:
+def chosen(text: str | bytes | None, cores: int, memory: int | None, pass_ms: float) -> Layout:
     """Return the tuned layout where it fits the machine, else the default; raise BadConfig.
 
     `text` is the file's, None where there is none; the rest is as for machine.layout.

@@ -28,7 +28,6 @@ END_S = 2
 TEXT = "metrics.http"
 """The socket in the folder on which Prometheus's text is served."""
 
-
 log = logging.getLogger(__name__)
 
 
@@ -49,24 +48,17 @@ class Lines(logging.Handler):
         self._log.write(severity, self.format(record), "telemetry")
 
 
-def listen(wire: socket.socket, instruments: Instruments, spans: Spans | None) -> NoReturn:
+def listen(wire: socket.socket, *takers: Instruments | Spans) -> NoReturn:
     """Take in facts for ever; raises Told."""
     while True:
         try:
-            _take(facts.read(wire.recv(LARGEST)), instruments, spans)
+            fact = facts.read(wire.recv(LARGEST))
+            for taker in takers:
+                taker.take(fact)
         except facts.Unreadable as error:
             log.warning("%s", error)
         except Exception:  # one datagram must not end it: those after it would be lost
             log.exception("a datagram could not be taken in")
-
-
-def _take(fact: facts.Fact, instruments: Instruments, spans: Spans | None) -> None:
-    instruments.take(fact)
-    if spans is not None:
-        if isinstance(fact, facts.Batch):
-            spans.keep(fact)
-        elif isinstance(fact, facts.Answered):
-            spans.write(fact)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -83,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     if registry is not None:
         export.serve(registry, args.run / TEXT)
     try:
-        listen(wire, instruments, Spans(tracers, ids) if tracers else None)
+        listen(wire, instruments, *([Spans(tracers, ids)] if tracers else []))
     except Told:
         if tracers:
             tracers.shutdown()

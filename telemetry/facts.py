@@ -97,10 +97,6 @@ def _batch(said: dict[str, Any]) -> Batch:
     return Batch(requests, said["arrived"], said["ended"], stages, said["lost"])
 
 
-def _started(said: dict[str, Any]) -> Started:
-    return Started(int(said["process"]))
-
-
 def _nanoseconds(seconds: str) -> int:
     """Read nginx's seconds, which have three digits after the point."""
     whole, _, thousandths = seconds.partition(".")
@@ -110,5 +106,5 @@ def _nanoseconds(seconds: str) -> int:
 _KINDS: dict[str, Callable[[dict[str, Any]], Fact]] = {
     "answered": _answered,
     "batch": _batch,
-    "started": _started,
+    "started": lambda said: Started(int(said["process"])),
 }

@@ -5,20 +5,20 @@ then. A trace that no caller began has its request's id for its own, so that the
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
 
 from opentelemetry.context import Context
 from opentelemetry.propagators.cloud_trace_propagator import CloudTraceFormatPropagator
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from telemetry.facts import Answered, Batch
+from telemetry.facts import Answered, Batch, Fact
 
 MOST_KEPT = 4096
 """Requests that a worker told of and nginx has not: of more the oldest are given up."""
-CALLERS = (CloudTraceFormatPropagator(), TraceContextTextMapPropagator())
+CALLERS = CompositePropagator([CloudTraceFormatPropagator(), TraceContextTextMapPropagator()])
 """How a caller tells of its trace; the later one is believed."""
 
 
@@ -45,20 +45,26 @@ class Spans:
         self._tracer, self._ids = provider.get_tracer("serving"), ids
         self._batches: OrderedDict[str, Batch] = OrderedDict()
 
-    def keep(self, batch: Batch) -> None:
-        """Keep what a worker told until its requests' answers are told of."""
+    def take(self, fact: Fact) -> None:
+        """Keep a batch until its requests are answered; write the spans of an answered request."""
+        match fact:
+            case Batch():
+                self._keep(fact)
+            case Answered():
+                self._write(fact)
+
+    def _keep(self, batch: Batch) -> None:
         for request in batch.requests:
             self._batches[request] = batch
         while len(self._batches) > MOST_KEPT:
             self._batches.popitem(last=False)
 
-    def write(self, answered: Answered) -> None:
-        """Write the spans of a request that was answered."""
+    def _write(self, answered: Answered) -> None:
         batch = self._batches.pop(answered.request, None)
         self._ids.trace = int(answered.request, 16)
         front = self._tracer.start_span(
             answered.method or "_OTHER",
-            _caller(answered),
+            CALLERS.extract(answered.caller, Context()),
             SpanKind.SERVER,
             {
                 "http.request.method": answered.method,
@@ -86,22 +92,10 @@ class Spans:
         )
         if (stages := batch.stages) is not None:
             worker.set_attribute("batch.instances", stages.instances)
-            for name, began, ended in _named(
-                stages.began, stages.decoded, stages.passed, stages.ended
-            ):
-                self._within(worker, name, began, ended)
+            self._within(worker, "decode", stages.began, stages.decoded)
+            self._within(worker, "forward", stages.decoded, stages.passed)
+            self._within(worker, "encode", stages.passed, stages.ended)
         worker.end(batch.ended)
 
     def _within(self, parent: Span, name: str, began: int, ended: int) -> None:
         self._tracer.start_span(name, set_span_in_context(parent), start_time=began).end(ended)
-
-
-def _named(*times: int) -> Iterable[tuple[str, int, int]]:
-    return zip(("decode", "forward", "encode"), times, times[1:], strict=False)
-
-
-def _caller(answered: Answered) -> Context:
-    context = Context()
-    for each in CALLERS:
-        context = each.extract(answered.caller, context)
-    return context

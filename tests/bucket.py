@@ -2,14 +2,12 @@
 
 import contextlib
 import os
-import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
@@ -65,11 +63,6 @@ def client(emulator: str) -> Iterator[Client]:
         yield made
     finally:
         made.close()
-
-
-def named(request: pytest.FixtureRequest) -> str:
-    """Return a bucket's name for a test."""
-    return re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
 
 
 def _listens(host: str, port: int) -> bool:

@@ -3,7 +3,7 @@
 import concurrent.futures
 import http.client
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -46,9 +46,8 @@ class Endpoint(NamedTuple):
             connection.close()
 
 
-def wait_for(condition: object, within_s: float, what: str) -> None:
+def wait_for(condition: Callable[[], object], within_s: float, what: str) -> None:
     """Call `condition` until it is true; fail with `what` was waited for."""
-    assert callable(condition)
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {within_s} s"

@@ -19,16 +19,10 @@ class Received:
     """What came."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._requests: list[Any] = []
-
-    def take(self, request: Any) -> None:
-        with self._lock:
-            self._requests.append(request)
+        self.requests: list[Any] = []
 
     def _all(self, kind: str) -> list[Any]:
-        with self._lock:
-            return [part for one in self._requests for part in getattr(one, kind, [])]
+        return [part for one in self.requests for part in getattr(one, kind, [])]
 
     def spans(self) -> list[Any]:
         return [
@@ -71,7 +65,7 @@ def receiver(host: str) -> Iterator[tuple[str, Received]]:
         def do_POST(self) -> None:
             request = TYPES[self.path]()
             request.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
-            received.take(request)
+            received.requests.append(request)
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -79,13 +73,9 @@ def receiver(host: str) -> Iterator[tuple[str, Received]]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    server = ThreadingHTTPServer((host, 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{host}:{server.server_port}", received
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+    with ThreadingHTTPServer((host, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://{host}:{server.server_port}", received
+        finally:
+            server.shutdown()

@@ -13,12 +13,6 @@ MODEL = ROOT / "build" / "model"
 ARCHIVE = ROOT / "build" / "model-store" / "digits.mar"
 
 
-def golden() -> tuple[dict[str, str], str]:
-    """Return the trained model's golden instance and its label."""
-    about = json.loads((MODEL / "golden.json").read_text())
-    return about["instance"], about["expected"]["label"]
-
-
 def held_out(count: int) -> list[tuple[str, str]]:
     """Return (base64, label) of some held-out digits, spread over the classes."""
     files = sorted((MODEL / "held-out").glob("*.png"))
@@ -34,11 +28,16 @@ def request(*instances: Any, **parameters: Any) -> bytes:
     return json.dumps(body).encode()
 
 
-def encoded(picture: Image.Image, file_format: str = "PNG", **options: Any) -> str:
-    """Return a picture as a base64 string."""
+def written(picture: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+    """Return a picture as the content of a file."""
     file = io.BytesIO()
     picture.save(file, file_format, **options)
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
+
+
+def encoded(picture: Image.Image, file_format: str = "PNG", **options: Any) -> str:
+    """Return a picture as a base64 string."""
+    return base64.b64encode(written(picture, file_format, **options)).decode()
 
 
 def seven(size: int = 100, paper: int = 255, ink: int = 0) -> Image.Image:

@@ -31,21 +31,16 @@ KEPT = (
 )
 """Paths in the jar, and what begins with them."""
 DEBIANS = (
-    *(
-        f"netty-{part}"
-        for part in (
-            "buffer",
-            "codec",
-            "codec-http",
-            "common",
-            "handler",
-            "resolver",
-            "transport",
-            "transport-native-epoll",
-            "transport-native-kqueue",
-            "transport-native-unix-common",
-        )
-    ),
+    "netty-buffer",
+    "netty-codec",
+    "netty-codec-http",
+    "netty-common",
+    "netty-handler",
+    "netty-resolver",
+    "netty-transport",
+    "netty-transport-native-epoll",
+    "netty-transport-native-kqueue",
+    "netty-transport-native-unix-common",
     "jctools-core",
     "gson",
     "commons-cli",

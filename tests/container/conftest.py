@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from filelock import FileLock
 
 from contract import docker as contract_docker
 from contract.docker import Docker, DockerError
+from serving.lines import SEVERITIES
 from tests.http import Endpoint, wait_for
 from tests.pictures import ROOT
 
@@ -41,17 +41,6 @@ for entry in pathlib.Path("/proc").glob("[0-9]*"):
 """
 
 
-def log_lines(text: str) -> list[dict[str, Any]]:
-    """Parse a log's lines; each must be a JSON object with Cloud Logging's fields."""
-    lines = [json.loads(line) for line in text.splitlines()]
-    for line in lines:
-        assert line["severity"] in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), line
-        assert line["message"], line
-        assert RFC_3339.fullmatch(line["time"]), line
-        assert line["logging.googleapis.com/labels"]["process"] in PROCESSES, line
-    return lines
-
-
 class Container(contract_docker.Container):
     """A container that was started; it may have ended since."""
 
@@ -59,8 +48,14 @@ class Container(contract_docker.Container):
         super().__init__(docker, name)
 
     def said(self) -> list[dict[str, Any]]:
-        """Return the log's lines; each is checked."""
-        return log_lines(self.logs())
+        """Parse the log's lines; each must be a JSON object with Cloud Logging's fields."""
+        lines = [json.loads(line) for line in self.logs().splitlines()]
+        for line in lines:
+            assert line["severity"] in SEVERITIES, line
+            assert line["message"], line
+            assert RFC_3339.fullmatch(line["time"]), line
+            assert line["logging.googleapis.com/labels"]["process"] in PROCESSES, line
+        return lines
 
     def last_word(self) -> str:
         """Return the message of the log's last line."""
@@ -167,9 +162,8 @@ def start(image: str) -> Iterator[Start]:
         yield start
 
 
-def wait_until_healthy(endpoint: Endpoint, health: str, within_s: float = 90) -> float:
-    """Return the seconds until the health route says 200."""
-    began = time.monotonic()
+def wait_until_healthy(endpoint: Endpoint, health: str) -> None:
+    """Wait until the health route answers 200."""
 
     def healthy() -> bool:
         try:
@@ -177,8 +171,7 @@ def wait_until_healthy(endpoint: Endpoint, health: str, within_s: float = 90) ->
         except OSError:
             return False
 
-    wait_for(healthy, within_s, "a healthy container")
-    return time.monotonic() - began
+    wait_for(healthy, 90, "a healthy container")
 
 
 VERTEX = {

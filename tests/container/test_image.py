@@ -7,10 +7,9 @@ import re
 import socket
 import threading
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from http.client import HTTPConnection, HTTPResponse, RemoteDisconnected
+from http.client import HTTPResponse, RemoteDisconnected
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,8 @@ from tests.container.conftest import (
     wait_until_healthy,
 )
 from tests.http import Endpoint, crowd, wait_for
-from tests.pictures import ARCHIVE, held_out, request
+from tests.pictures import ARCHIVE, MODEL, held_out, request
+from tests.stock.archive import changed
 
 pytestmark = pytest.mark.xdist_group("container")
 
@@ -311,18 +311,9 @@ def test_a_body_that_comes_in_pieces_is_put_together(vertex: Container, pieces: 
             assert len(json.loads(response.read())["predictions"]) == 50
 
 
-def test_a_body_in_chunks_is_taken_too(vertex: Container) -> None:
-    connection = HTTPConnection(vertex.address, 9000, timeout=10)
+def test_a_body_in_chunks_is_taken_too(endpoint: Endpoint) -> None:
     body = request(wire.INSTANCE)
-    connection.request(
-        "POST",
-        PREDICT,
-        iter([body[:50], body[50:]]),
-        {"Transfer-Encoding": "chunked"},
-        encode_chunked=True,
-    )
-    assert connection.getresponse().status == 200
-    connection.close()
+    assert endpoint.send("POST", PREDICT, iter([body[:50], body[50:]])).code == 200
 
 
 def test_bad_input_makes_nothing_grow(endpoint: Endpoint, vertex: Container) -> None:
@@ -340,14 +331,8 @@ def test_bad_input_makes_nothing_grow(endpoint: Endpoint, vertex: Container) -> 
 def test_a_model_that_cannot_be_loaded_ends_the_container_with_the_reason(
     start: Start, tmp_path: Path
 ) -> None:
-    with (
-        zipfile.ZipFile(ARCHIVE) as whole,
-        zipfile.ZipFile(tmp_path / "digits.mar", "w") as broken,
-    ):
-        for name in whole.namelist():
-            content = whole.read(name)
-            broken.writestr(name, content[:1000] if name == "weights.safetensors" else content)
-    (tmp_path / "digits.mar").chmod(0o644)
+    weights = (MODEL / "weights.safetensors").read_bytes()[:1000]
+    changed(ARCHIVE, tmp_path / "digits.mar", "weights.safetensors", weights).chmod(0o644)
     tmp_path.chmod(0o755)
     container = start("--volume", f"{tmp_path}:/opt/model-store:ro", **VERTEX)
     assert container.wait_until_ended(120) == 1

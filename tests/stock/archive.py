@@ -1,7 +1,8 @@
-"""Packs the stock archive with torch-model-archiver, as its user does."""
+"""Packs the stock archive with torch-model-archiver, as its user does; changes archives."""
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import torch
@@ -24,3 +25,13 @@ def pack(folder: Path, handler: Path = HERE / "mnist_handler.py", *more: str) ->
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     weights.unlink()
     return folder / "model.mar"
+
+
+def changed(archive: Path, target: Path, name: str, content: bytes) -> Path:
+    """Write a copy of an archive, over it or elsewhere, with another content of one file."""
+    with zipfile.ZipFile(archive) as old:
+        files = {each: old.read(each) for each in old.namelist()}
+    with zipfile.ZipFile(target, "w") as new:
+        for each, data in (files | {name: content}).items():
+            new.writestr(each, data)
+    return target

@@ -15,9 +15,23 @@ import pytest
 from serving import artifact, java, local, probe, torchserve
 from serving.machine import Layout
 from tests.http import Endpoint, wait_for
-from tests.pictures import ARCHIVE
+from tests.pictures import ARCHIVE, ROOT
 
 TWO_WORKERS = Layout(workers=2, threads=1, batch_delay_ms=20)
+
+
+def run(
+    *command: str, folder: Path = ROOT, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command and return what it printed."""
+    return subprocess.run(
+        command, cwd=folder, input=stdin, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the project's programs as make does."""
+    return run(sys.executable, "-m", name, *arguments)
 
 
 @contextmanager

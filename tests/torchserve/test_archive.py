@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from serving import archive, local
+from serving.stock import NotServable
 from tests import pictures, wire
+from tests.stock.archive import changed
 from tests.torchserve.conftest import serving, stock_torchserve
 
 TOY = """
@@ -60,7 +62,7 @@ def test_a_model_that_misses_its_golden_instance_makes_no_archive(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (toy[1] / "vowels.txt").write_text("xyz")
-    with pytest.raises(archive.BadArchive, match=r"golden instance: expected \{'vowels': 2\}, got"):
+    with pytest.raises(NotServable, match=r"golden instance: expected \{'vowels': 2\}, got"):
         archive.build("vowels", *toy, tmp_path / "store")
     assert not (tmp_path / "store" / "vowels.mar").exists()
 
@@ -81,21 +83,11 @@ def test_torchserve_s_own_command_with_its_own_defaults_serves_the_archive() -> 
 
 
 @pytest.mark.full
-def test_an_archive_that_cannot_be_loaded_is_given_up_with_the_reason(
-    toy: tuple[Path, Path], tmp_path: Path
-) -> None:
-    model, weights = toy
-    path = archive.build("vowels", model, weights, tmp_path / "store")
-    _replace(path, "vowels.txt", "x")
-    began = time.monotonic()
-    with pytest.raises(local.CannotServe, match="GoldenMismatch: golden"), serving(path):
-        pytest.fail("it serves")
-    assert time.monotonic() - began < 60
-
-
-@pytest.mark.full
-def test_an_archive_whose_workers_are_killed_while_they_load_it_is_given_up(
-    toy: tuple[Path, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("vowels", "reason"), [("x", "GoldenMismatch: golden"), ("kill", "runs out of memory")]
+)
+def test_archive_that_cannot_be_loaded_is_given_up_with_the_reason(
+    toy: tuple[Path, Path], tmp_path: Path, vowels: str, reason: str
 ) -> None:
     model, weights = toy
     killed = 'if (folder / "vowels.txt").read_text() == "kill": __import__("os").abort()'
@@ -103,15 +95,8 @@ def test_an_archive_whose_workers_are_killed_while_they_load_it_is_given_up(
         TOY.replace("    return Vowels", f"    {killed}\n    return Vowels")
     )
     path = archive.build("vowels", model, weights, tmp_path / "store")
-    _replace(path, "vowels.txt", "kill")
-    with pytest.raises(local.CannotServe, match="runs out of memory"), serving(path):
+    changed(path, path, "vowels.txt", vowels.encode())
+    began = time.monotonic()
+    with pytest.raises(local.CannotServe, match=reason), serving(path):
         pytest.fail("it serves")
-
-
-def _replace(path: Path, name: str, content: str) -> None:
-    with zipfile.ZipFile(path) as old:
-        kept = {entry: old.read(entry) for entry in old.namelist()}
-    kept[name] = content.encode()
-    with zipfile.ZipFile(path, "w") as new:
-        for entry, data in kept.items():
-            new.writestr(entry, data)
+    assert time.monotonic() - began < 60

@@ -18,6 +18,7 @@ import pytest
 
 from serving.torchserve import free_port
 from tests.pictures import ROOT, encoded, seven
+from tests.torchserve.conftest import program, run
 
 PYTHON = sys.executable
 
@@ -90,22 +91,8 @@ shared = pytest.mark.xdist_group("make")
 def test_it_says_which_java_and_prints_a_curl_line_that_works(served: Served) -> None:
     assert re.search(r"^Java \d+ of .+: /", served.said, re.MULTILINE)
     (line,) = re.findall(r"^ +(curl .*)$", served.said, re.MULTILINE)
-    done = subprocess.run(
-        [*shlex.split(line), "--silent", "--max-time", "30"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert '"predictions":[{"label":' in done.stdout
-
-
-def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [PYTHON, "-m", program, *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run(*shlex.split(line), "--silent", "--max-time", "30")
+    assert '"predictions":[{"label":' in done.stdout, done.stderr
 
 
 def url(served: Served) -> str:
@@ -117,7 +104,7 @@ def url(served: Served) -> str:
 def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_milliseconds(
     served: Served,
 ) -> None:
-    done = run("serving.predict", "--url", url(served))
+    done = program("serving.predict", "--url", url(served))
     assert done.returncode == 0, done.stderr
     assert "█" in done.stdout
     assert re.search(r"^It is \d\.$", done.stdout, re.MULTILINE)
@@ -129,35 +116,35 @@ def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_millisecond
 def test_predict_takes_a_picture_of_one_s_own(served: Served, tmp_path: Path) -> None:
     path = tmp_path / "seven.png"
     seven().save(path)
-    done = run("serving.predict", "--url", url(served), str(path))
+    done = program("serving.predict", "--url", url(served), str(path))
     assert "It is 7." in done.stdout, done.stderr
 
 
 @shared
 def test_predict_says_what_the_server_did_not_like(served: Served) -> None:
-    done = run("serving.predict", "--url", url(served).replace("digits", "letters"))
+    done = program("serving.predict", "--url", url(served).replace("digits", "letters"))
     assert done.returncode == 1
     assert "answers 404: " in done.stderr
 
 
 def test_predict_says_what_to_do_where_nothing_answers(tmp_path: Path) -> None:
-    done = run("serving.predict", "--url", f"http://127.0.0.1:{free_port()}/x")
+    done = program("serving.predict", "--url", f"http://127.0.0.1:{free_port()}/x")
     assert done.returncode == 1
     assert "Start it with: make serve" in done.stderr
-    missing = run("serving.predict", str(tmp_path / "none.png"))
+    missing = program("serving.predict", str(tmp_path / "none.png"))
     assert "No such file" in missing.stderr
 
 
 def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = run("serving.local", "--port", port)
+        done = program("serving.local", "--port", port)
     assert done.returncode == 1
     assert f"port {port} of 127.0.0.1: Address already in use" in done.stderr
 
 
 def test_a_missing_archive_is_named() -> None:
-    done = run("serving.local", "--archive", "build/none.mar")
+    done = program("serving.local", "--archive", "build/none.mar")
     assert done.returncode == 1
     assert "build/none.mar does not exist: run make archive" in done.stderr
 
@@ -165,25 +152,9 @@ def test_a_missing_archive_is_named() -> None:
 @shared
 def test_a_picture_is_sent_as_the_readme_s_curl_does(served: Served) -> None:
     body = f'{{"instances":[{{"b64":"{encoded(seven())}"}}]}}'
-    done = subprocess.run(
-        [
-            "curl",
-            "--silent",
-            "--max-time",
-            "30",
-            "-d",
-            "@-",
-            "-H",
-            "Content-Type: application/json",
-            url(served),
-        ],
-        input=body,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert '"label":"7"' in done.stdout
+    line = "curl --silent --max-time 30 -d @- -H"
+    done = run(*line.split(), "Content-Type: application/json", url(served), stdin=body)
+    assert '"label":"7"' in done.stdout, done.stderr
 
 
 @shared
@@ -191,14 +162,7 @@ def test_the_readme_s_request_is_answered_as_the_readme_says(served: Served) -> 
     text = (ROOT / "README.md").read_text()
     (line,) = re.findall(r"^\$ (curl .*\n .*)$", text, re.MULTILINE)
     line = line.replace("http://127.0.0.1:8080/predictions/digits", url(served))
-    done = subprocess.run(
-        ["bash", "-c", f"{line} --silent --max-time 30"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = run("bash", "-c", f"{line} --silent --max-time 30")
     (printed,) = re.findall(r"^\{.predictions.*$", text, re.MULTILINE)
     answer, wanted = json.loads(done.stdout), json.loads(printed)
     assert answer["predictions"][0]["label"] == wanted["predictions"][0]["label"]
@@ -230,14 +194,7 @@ def test_other_signals_leave_no_process_behind_either_even_during_the_start(
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["make", "--file", str(ROOT / "Makefile"), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    return run("make", "--file", str(ROOT / "Makefile"), *arguments, folder=folder)
 
 
 def test_without_python_and_uv_make_says_in_one_line_what_to_install(tmp_path: Path) -> None:
@@ -262,15 +219,7 @@ def test_serving_needs_no_package_of_the_others_and_paths_may_have_spaces(tmp_pa
 
 
 def test_make_help_lists_every_target() -> None:
-    done = subprocess.run(
-        ["make", "help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-        env=os.environ,
-    )
+    done = make(ROOT, "help")
     text = (ROOT / "Makefile").read_text()
     (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     listed = re.findall(r"^  make (\S+) ", done.stdout, re.MULTILINE)
@@ -278,18 +227,11 @@ def test_make_help_lists_every_target() -> None:
     assert sorted(listed) == sorted(each for each in phony.split() if not each.startswith("made-"))
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        "model.train",
-        "model.export",
-        "serving.archive",
-        "serving.local",
-        "serving.predict",
-        "benchmarks",
-    ],
-)
-def test_every_program_explains_itself(program: str) -> None:
-    done = run(program, "--help")
+PROGRAMS = ("model.train", "model.export", "serving.archive", "serving.local", "serving.predict")
+
+
+@pytest.mark.parametrize("name", [*PROGRAMS, "benchmarks"])
+def test_every_program_explains_itself(name: str) -> None:
+    done = program(name, "--help")
     assert done.returncode == 0
-    assert f"usage: python -m {program}" in done.stdout
+    assert f"usage: python -m {name}" in done.stdout

@@ -1,14 +1,9 @@
 """A stock archive, served by stock TorchServe and by ours: the same answers, better errors."""
 
-import base64
-import io
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,9 +12,9 @@ import storage
 from serving import artifact
 from serving.machine import Layout
 from tests.http import Endpoint, crowd
-from tests.pictures import ARCHIVE, ROOT
+from tests.pictures import ARCHIVE, encoded, request
 from tests.stock import archive as stock
-from tests.torchserve.conftest import serving, stock_torchserve
+from tests.torchserve.conftest import program, serving, stock_torchserve
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("stock")]
 
@@ -55,13 +50,7 @@ def ours(folder: Path) -> Iterator[Endpoint]:
 def picture(shade: int, mode: str = "L", size: tuple[int, int] = (28, 28)) -> str:
     image = Image.new(mode, size, shade)
     image.paste(0, (4, 4, 10, 20))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def request(*instances: Any, **more: Any) -> bytes:
-    return json.dumps({"instances": instances, **more}).encode()
+    return encoded(image)
 
 
 ROW = [[(x * y) % 7 / 7 for x in range(28)] for y in range(28)]
@@ -73,7 +62,7 @@ SAME = {
     "base64 in lines": request({"b64": "\n".join([picture(66)[:40], picture(66)[40:]])}),
     "rows of numbers": request(ROW, ROW),
     "numbers under a name": request({"data": ROW}),
-    "parameters that stock TorchServe drops": request({"b64": picture(3)}, parameters={"k": 3.0}),
+    "parameters that stock TorchServe drops": request({"b64": picture(3)}, k=3.0),
 }
 
 
@@ -123,7 +112,7 @@ def test_one_bad_request_does_not_harm_the_others_of_its_batch(ours: Endpoint) -
 def test_make_migrate_says_that_it_works_and_shows_the_answer(folder: Path, tmp_path: Path) -> None:
     request_file = tmp_path / "request.json"
     request_file.write_bytes(SAME["one picture"])
-    done = migrate(str(folder / "model.mar"), "--request", str(request_file))
+    done = program("migrate", str(folder / "model.mar"), "--request", str(request_file))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "works     handler mnist_handler.py: runs unchanged" in done.stdout
     assert f'{request_file} is answered: 200 {{"predictions": [{{"label": ' in done.stdout
@@ -136,16 +125,9 @@ def test_make_migrate_says_why_an_archive_does_not_load(tmp_path: Path) -> None:
         "class Handler:\n    def initialize(self, context):\n        1 / 0\n"
         "    def handle(self, data, context):\n        return data\n"
     )
-    done = migrate(str(stock.pack(tmp_path, handler)))
+    done = program("migrate", str(stock.pack(tmp_path, handler)))
     assert done.returncode == 1
     assert (
         "WILL NOT  it does not load: the model cannot be loaded: ZeroDivisionError" in done.stdout
     )
     assert "1 of 2 will not work as they are" in done.stderr
-
-
-def migrate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "migrate", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )

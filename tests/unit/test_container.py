@@ -16,17 +16,26 @@ from tests.pictures import ROOT
 ROUTES = {"AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p:predict", "AIP_HTTP_PORT": "9000"}
 
 
-def test_the_container_serves_what_the_aip_variables_say() -> None:
-    found = config.read(ROUTES, "digits")
-    assert (found.port, found.health, found.predict) == (9000, "/h", "/p:predict")
+IDS = {"AIP_ENDPOINT_ID": "123", "AIP_DEPLOYED_MODEL_ID": "456"}
+OF_VERTEX = "/v1/endpoints/123/deployedModels/456"
+STORAGE = {"AIP_STORAGE_URI": "gs://bucket/folder"}
 
 
-def test_without_routes_the_container_takes_vertex_s_own_defaults() -> None:
-    ids = {"AIP_ENDPOINT_ID": "123", "AIP_DEPLOYED_MODEL_ID": "456"}
-    assert config.read(ids, "digits").predict == "/v1/endpoints/123/deployedModels/456:predict"
-    assert config.read({}, "digits") == config.Config(
-        8080, "/ping", "/predictions/digits", 10485760
-    )
+@pytest.mark.parametrize(
+    ("environ", "port", "health", "predict"),
+    [
+        (ROUTES, 9000, "/h", "/p:predict"),
+        (IDS, 8080, OF_VERTEX, f"{OF_VERTEX}:predict"),
+        ({}, 8080, "/ping", "/predictions/digits"),
+        (STORAGE, 8080, "/ping", "/predictions/model"),  # as Google's prebuilt images do
+    ],
+)
+def test_routes_are_those_of_the_variables_else_vertex_s_own_defaults(
+    environ: dict[str, str], port: int, health: str, predict: str
+) -> None:
+    found = config.read(environ, "digits")
+    assert found[:4] == (port, health, predict, 10485760)
+    assert found.storage == environ.get("AIP_STORAGE_URI")
 
 
 @pytest.mark.parametrize(
@@ -53,11 +62,6 @@ def test_without_routes_the_container_takes_vertex_s_own_defaults() -> None:
 def test_a_variable_that_cannot_be_followed_is_named(variable: str, value: str) -> None:
     with pytest.raises(BadVariable, match=variable):
         config.read(ROUTES | {variable: value}, "digits")
-
-
-def test_a_model_from_storage_is_served_as_google_s_prebuilt_images_do() -> None:
-    found = config.read({"AIP_STORAGE_URI": "gs://bucket/folder"}, "digits")
-    assert (found.storage, found.predict) == ("gs://bucket/folder", "/predictions/model")
 
 
 def nginx_s_settings(**environ: str) -> str:
@@ -93,10 +97,8 @@ def test_of_what_nginx_tells_of_a_request_its_method_and_path_are_left() -> None
     about = ', client: 10.0.0.1, server: , request: "POST /p?key=secret HTTP/1.1", host: "h"'
     told = '*7 open() "/tmp/x" failed' + about
     assert front._without_what_was_sent(told) == '*7 open() "/tmp/x" failed (POST /p)'
-    told = '*7 client sent too long header line: "A: secret...' + about
-    assert (
-        front._without_what_was_sent(told) == '*7 client sent too long header line: "..." (POST /p)'
-    )
+    told = '*7 sent too long header line: "A: secret...' + about
+    assert front._without_what_was_sent(told) == '*7 sent too long header line: "..." (POST /p)'
     told = '*7 it failed, client: 10.0.0.1, request: "GET http://user:secret@h/ HTTP/1.1"'
     assert front._without_what_was_sent(told) == "*7 it failed (GET)"
     assert front._without_what_was_sent("it begins\n") == "it begins"

@@ -1,7 +1,6 @@
 """Images of every kind are decoded alike, and what is not a whole image is refused."""
 
 import base64
-import io
 import json
 import struct
 import zlib
@@ -12,16 +11,12 @@ from PIL import Image, ImageChops, ImageStat
 
 from task import BadInstance
 from task.images import Mode, decode_base64, decode_image, read_image
-from tests.pictures import encoded, seven
+from tests.pictures import encoded, seven, written
 
 
 def difference(image: Image.Image, drawn: Image.Image) -> float:
     """Return the mean difference of two images of one mode, in levels of 255."""
     return max(ImageStat.Stat(ImageChops.difference(image, drawn)).mean)
-
-
-def coloured(mode: str) -> Image.Image:
-    return seven().convert(mode)
 
 
 def transparent(ink: str) -> Image.Image:
@@ -31,32 +26,16 @@ def transparent(ink: str) -> Image.Image:
     return drawing
 
 
-def palette_with_transparency() -> bytes:
-    file = io.BytesIO()
-    transparent("black").quantize(4).save(file, "PNG")
-    return file.getvalue()
-
-
 def sixteen_bits(drawn: Image.Image) -> bytes:
-    file = io.BytesIO()
     levels = [value * 16 for value in drawn.tobytes()]  # a camera of 12 bits
     wide = Image.frombytes("I;16", (100, 100), struct.pack(f"<{len(levels)}H", *levels))
-    wide.save(file, "PNG")
-    return file.getvalue()
+    return written(wide)
 
 
 def rotated_by_exif() -> bytes:
-    file = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held sideways
-    seven().rotate(90).save(file, "JPEG", exif=exif)
-    return file.getvalue()
-
-
-def animated() -> bytes:
-    file = io.BytesIO()
-    seven().save(file, "WEBP", save_all=True, append_images=[Image.new("L", (100, 100))])
-    return file.getvalue()
+    return written(seven().rotate(90), "JPEG", exif=exif)
 
 
 def odd_exif() -> bytes:
@@ -65,22 +44,22 @@ def odd_exif() -> bytes:
         "<HHI4s", 0x011A, 2, 4, b"abc"
     )
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
-    file = io.BytesIO()
-    seven().rotate(90).save(file, "JPEG")
-    plain = file.getvalue()
+    plain = written(seven().rotate(90), "JPEG")
     return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
 
 
 BLACK_ON_WHITE = {
-    "grey": base64.b64decode(encoded(seven())),
-    "colour": base64.b64decode(encoded(coloured("RGB"))),
-    "CMYK": base64.b64decode(encoded(coloured("CMYK"), "JPEG")),
-    "one bit": base64.b64decode(encoded(coloured("1"))),
-    "black on nothing": base64.b64decode(encoded(transparent("black"))),
-    "a palette with transparency": palette_with_transparency(),
+    "grey": written(seven()),
+    "colour": written(seven().convert("RGB")),
+    "CMYK": written(seven().convert("CMYK"), "JPEG"),
+    "one bit": written(seven().convert("1")),
+    "black on nothing": written(transparent("black")),
+    "a palette with transparency": written(transparent("black").quantize(4)),
     "rotated by EXIF": rotated_by_exif(),
     "odd EXIF": odd_exif(),
-    "the first image of an animation": animated(),
+    "the first image of an animation": written(
+        seven(), "WEBP", save_all=True, append_images=[Image.new("L", (100, 100))]
+    ),
 }
 
 
@@ -139,16 +118,14 @@ def hidden(jpeg: bytes) -> bytes:
 
 def enlarged(side: int) -> bytes:
     """Return a JPEG whose header claims to be a square of this side."""
-    jpeg = base64.b64decode(encoded(seven(), "JPEG"))
+    jpeg = written(seven(), "JPEG")
     size = jpeg.index(b"\xff\xc0") + 5
     return jpeg[:size] + struct.pack(">HH", side, side) + jpeg[size + 4 :]
 
 
 def scans(count: int) -> bytes:
     """Return a JPEG that draws its last scan again and again."""
-    file = io.BytesIO()
-    seven().save(file, "JPEG", progressive=True)
-    whole = file.getvalue()
+    whole = written(seven(), "JPEG", progressive=True)
     return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * count + whole[-2:]
 
 
@@ -166,7 +143,7 @@ BAD = {
     "scans behind a comment that looks like an end": (hidden(scans(40)), "more than 32 scans"),
     "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
     "a pickle": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00.", "not a PNG, JPEG or WebP"),
-    "a GIF": (base64.b64decode(encoded(seven(), "GIF")), "not a PNG, JPEG or WebP"),
+    "a GIF": (written(seven(), "GIF"), "not a PNG, JPEG or WebP"),
 }
 
 

@@ -32,8 +32,6 @@ def java(logger: str, message: str, severity: str = "INFO") -> str:
     ("text", "line"),
     [
         (java("BatchAggregator", "a\n\tat b", "ERROR"), Line("ERROR", "a\n\tat b", "torchserve")),
-        (java("MODEL_LOG", "printed by a handler"), Line("INFO", "printed by a handler", "worker")),
-        (java("MODEL_LOG", '{"my": "json"}'), Line("INFO", '{"my": "json"}', "worker")),
         (
             java("MODEL_LOG", '{"severity": "ERROR", "message": "x\\ny", "requests": ["7", "8"]}'),
             Line("ERROR", "x\ny", "worker", ("7", "8")),
@@ -48,6 +46,8 @@ def java(logger: str, message: str, severity: str = "INFO") -> str:
         *(
             (java("MODEL_LOG", printed), Line("INFO", printed, "worker"))
             for printed in (
+                "printed by a handler",
+                '{"my": "json"}',
                 '{"a":' * 3000,
                 '{"severity": "INFO", "message": "m", "requests": 3}',
                 '{"severity": "INFO", "message": "m"}',
@@ -56,15 +56,14 @@ def java(logger: str, message: str, severity: str = "INFO") -> str:
             )
         ),
         (java("BatchAggregator", "m", "BOGUS"), Line("INFO", "m", "torchserve")),
-        ('{"a":' * 3000, Line("INFO", '{"a":' * 3000, "torchserve")),
         (
             java("BatchAggregator", '{"severity": "ERROR", "message": "not a worker"}'),
             Line("INFO", '{"severity": "ERROR", "message": "not a worker"}', "torchserve"),
         ),
-        ("Model server started.", Line("INFO", "Model server started.", "torchserve")),
-        ("{ no JSON", Line("INFO", "{ no JSON", "torchserve")),
-        ('{"no": "message"}', Line("INFO", '{"no": "message"}', "torchserve")),
-        ("", Line("INFO", "", "torchserve")),
+        *(
+            (text, Line("INFO", text, "torchserve"))
+            for text in ("Started.", "{ no JSON", '{"no": "message"}', '{"a":' * 3000, "")
+        ),
     ],
 )
 def test_what_java_and_its_workers_say_is_told_apart(text: str, line: Line) -> None:

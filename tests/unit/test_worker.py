@@ -93,17 +93,14 @@ def answered() -> Context:
 )
 def test_a_handler_that_fails_is_told_of_as_torchserve_tells(raised: Exception, code: int) -> None:
     answer = predicted(raised)
-    assert answer == bytes(create_predict_response(None, {0: "one"}, *said(code)))
+    message = "Out of resources" if code == 507 else "Prediction failed"
+    assert answer == bytes(create_predict_response(None, {0: "one"}, message, code))
 
 
 @pytest.mark.parametrize("bodies", ["a", [], ["a", "b"]])
 def test_a_handler_that_answers_another_number_of_requests_fails(bodies: Any) -> None:
     answer = predicted(bodies)
     assert struct.unpack("!i", answer[:4]) == (503,)
-
-
-def said(code: int) -> tuple[str, int]:
-    return ("Out of resources" if code == 507 else "Prediction failed", code)
 
 
 def predicted(outcome: Any) -> bytes:
