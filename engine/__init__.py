@@ -5,6 +5,6 @@ It travels in the archive, and imports torch alone. A task hands its network to 
 """
 
 from engine.candidates import CANDIDATES, Engine
-from engine.choice import Choice, ready
+from engine.choice import ready
 
-__all__ = ["CANDIDATES", "Choice", "Engine", "ready"]
+__all__ = ["CANDIDATES", "Engine", "ready"]

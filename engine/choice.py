@@ -3,7 +3,6 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +17,10 @@ TOLERANCE = 0.02
 log = logging.getLogger(__name__)
 
 
-class Choice(NamedTuple):
-    """What was chosen where the archive was made, and why."""
-
-    engine: str
-    """A name in CANDIDATES."""
-    figures: dict[str, Any] = {}  # noqa: RUF012  a tuple's default, never written to
-    """What was measured, for people."""
-
-
-def read(folder: Path) -> Choice:
-    """Return what FOLDER/engine.json says; the baseline where there is none."""
+def read(folder: Path) -> str:
+    """Return the engine that FOLDER/engine.json names; the baseline if there is no such file."""
     file = folder / FILE
-    return Choice(**json.loads(file.read_text())) if file.is_file() else Choice(BASELINE)
+    return str(json.loads(file.read_text())["engine"]) if file.is_file() else BASELINE
 
 
 def ready(net: nn.Module, folder: Path, example: Tensor) -> Engine:
@@ -38,7 +28,7 @@ def ready(net: nn.Module, folder: Path, example: Tensor) -> Engine:
 
     `example` is a batch of one, on the device and in the memory format of those to come.
     """
-    choice = read(folder).engine
+    choice = read(folder)
     baseline = CANDIDATES[BASELINE](net, example)
     if choice == BASELINE:
         return baseline

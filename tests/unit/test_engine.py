@@ -108,6 +108,6 @@ def test_the_choice_and_its_figures_are_written_down(tmp_path: Path) -> None:
     trials = measure.measure(network(), INPUTS, (1, 4), rounds=2)
     trials.write(tmp_path)
     written = json.loads((tmp_path / choice.FILE).read_text())
-    assert written["engine"] == trials.best == choice.read(tmp_path).engine
+    assert written["engine"] == trials.best == choice.read(tmp_path)
     assert set(written["figures"]["engines"]["eager"]["milliseconds"]) == {"1", "4"}
     assert "<- chosen" in trials.table()
