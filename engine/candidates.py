@@ -22,28 +22,19 @@ def folded(net: nn.Module) -> nn.Module:
         raise RuntimeError(f"torch.fx cannot follow this network: {error}") from error
 
 
-def eager(net: nn.Module, example: Tensor) -> Engine:  # noqa: ARG001
-    """Return the network as it is."""
-    return net
-
-
-def fused(net: nn.Module, example: Tensor) -> Engine:  # noqa: ARG001
+def fused(net: nn.Module, _: Tensor) -> Engine:
     """Fold each batch norm into the convolution before it; channels last."""
     return folded(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def scripted(net: nn.Module, example: Tensor) -> Engine:
-    """Trace it, let TorchScript freeze it and hand its convolutions to oneDNN."""
-    return _scripted(folded(net), example)
-
-
 def scripted_bfloat16(net: nn.Module, example: Tensor) -> Engine:
-    """Do the same in bfloat16."""
-    engine = _scripted(folded(net).to(torch.bfloat16), example.to(torch.bfloat16))
+    """Script the network in bfloat16."""
+    engine = _script(folded(net).to(torch.bfloat16), example.to(torch.bfloat16))
     return lambda batch: engine(batch.to(torch.bfloat16)).float()
 
 
-def _scripted(net: nn.Module, example: Tensor) -> Engine:
+def _script(net: nn.Module, example: Tensor) -> Engine:
+    """Trace the network, let TorchScript freeze it and hand its convolutions to oneDNN."""
     with torch.no_grad(), warnings.catch_warnings():
         # TorchScript is deprecated; what is to take its place was slower here, and torch is pinned.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -58,9 +49,9 @@ def _scripted(net: nn.Module, example: Tensor) -> Engine:
 
 
 CANDIDATES: dict[str, Callable[[nn.Module, Tensor], Engine]] = {
-    "eager": eager,
+    "eager": lambda net, _: net,
     "fused": fused,
-    "scripted": scripted,
+    "scripted": lambda net, example: _script(folded(net), example),
     "scripted bfloat16": scripted_bfloat16,
 }
 BASELINE = "eager"

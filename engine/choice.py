@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def read(folder: Path) -> str:
-    """Return the name in CANDIDATES that FOLDER/engine.json says; the baseline without the file."""
+    """Return the engine that FOLDER/engine.json names; the baseline if there is no such file."""
     file = folder / FILE
     return str(json.loads(file.read_text())["engine"]) if file.is_file() else BASELINE
 

@@ -63,10 +63,9 @@ class Trials(NamedTuple):
 
     def write(self, folder: Path) -> None:
         """Write the choice and its reasons to FOLDER/engine.json."""
-        engines = {name: trial._asdict() for name, trial in self.done.items()}
         figures = {
             "budget": {"probability": BUDGET, "labels_changed": 0, "at_load": TOLERANCE},
-            "engines": engines,
+            "engines": {name: trial._asdict() for name, trial in self.done.items()},
             "refused": self.refused,
             "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
             "torch": torch.__version__,

@@ -22,25 +22,21 @@ TOP_K = 3
 """How many scores a prediction lists where `parameters.top_k` does not say."""
 
 
-class BadWeights(Exception):
-    """A weights file that cannot be what training wrote."""
-
-
 def load(folder: Path, device: torch.device) -> "DigitTask":
     """Load model.json, golden.json and weights.safetensors from a folder.
 
-    Raises FileNotFoundError, BadWeights or ValueError with the reason if they do not fit this
-    network; KeyError or RuntimeError if model.json lacks a name or a tensor has another shape.
+    Raises FileNotFoundError or ValueError with the reason if they do not fit this network;
+    KeyError or RuntimeError if model.json lacks a name or a tensor has another shape.
     """
-    net = read_network(folder).to(device)
-    golden = json.loads((folder / "golden.json").read_text())
-    ready = engine.ready(net, folder, example().to(device))
-    return DigitTask(ready, device, _about(folder)["labels"], Golden(**golden))
+    net, labels = read_network(folder)
+    example = torch.zeros(1, 1, network.SIDE, network.SIDE, device=device)
+    golden = Golden(**json.loads((folder / "golden.json").read_text()))
+    return DigitTask(engine.ready(net.to(device), folder, example), device, labels, golden)
 
 
-def read_network(folder: Path) -> nn.Module:
-    """Load model.json and weights.safetensors alone; raise as `load` does."""
-    about = _about(folder)
+def read_network(folder: Path) -> tuple[nn.Module, list[str]]:
+    """Load the network and its labels alone; raise as `load` does."""
+    about = json.loads((folder / "model.json").read_text())
     if about["network_version"] != network.VERSION:
         raise ValueError(
             f"the weights are for network version {about['network_version']}, this code is "
@@ -48,26 +44,15 @@ def read_network(folder: Path) -> nn.Module:
         )
     net = network.DigitNet(classes=len(about["labels"]))
     net.load_state_dict(read_weights(folder / "weights.safetensors"))
-    return net.eval()
+    return net.eval(), about["labels"]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name; raise FileNotFoundError or BadWeights."""
+    """Return the tensors of a safetensors file by name; raise FileNotFoundError or ValueError."""
     try:
         return load_file(path)
     except SafetensorError as error:
-        reason = f"{path.name} is no safetensors file, or is damaged: {error}"
-        raise BadWeights(reason) from error
-
-
-def example() -> Tensor:
-    """Return a batch of one as the network takes it."""
-    return torch.zeros(1, 1, network.SIDE, network.SIDE)
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads((folder / "model.json").read_text())
-    return about
+        raise ValueError(f"{path.name} is no safetensors file, or is damaged: {error}") from error
 
 
 class DigitTask:
@@ -97,9 +82,8 @@ class DigitTask:
         return {"label": label, "score": ranked[label], "scores": ranked}
 
     def _top_k(self, parameters: dict[str, JSON]) -> int:
-        for name in parameters:
-            if name != "top_k":
-                raise BadParameter(f"{name[:20]} is not known; this model takes top_k")
+        if unknown := parameters.keys() - {"top_k"}:
+            raise BadParameter(f"{min(unknown)[:20]} is not known; this model takes top_k")
         top_k = parameters.get("top_k", TOP_K)
         # The Python SDK sends every number as a float.
         if type(top_k) not in (int, float) or top_k != top_k // 1 or top_k < 1:

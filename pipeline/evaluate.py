@@ -8,10 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.train.data import BadData
+from model.train.data import BadData, load
+from model.train.evaluate import Shown
 from pipeline import report
 from pipeline.asked import Ask, NoAnswer, Request, of_archive, of_endpoint, of_folder, of_url
-from pipeline.pictures import Shown, held_out, load
+from pipeline.pictures import held_out
 from pipeline.report import Compared
 
 MOST_BYTES, MOST_INSTANCES = 1_000_000, 64

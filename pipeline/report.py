@@ -2,15 +2,15 @@
 
 import base64
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from model.train.evaluate import Evaluation, confusion_table, draw_misread
-from pipeline.pictures import Shown
+from sklearn.metrics import confusion_matrix
+
+from model.train.evaluate import Shown, accuracies, write_report
 
 ALL = "all of them"
 
@@ -26,20 +26,18 @@ class Compared:
     serving: list[str] | None
     """None where nothing serves yet."""
 
-    def accuracy(self, said: list[str], way: str = ALL) -> float:
-        """Return the share of pictures, of one way or of all, that were read right."""
-        right = [
-            each.label == label
-            for each, label in zip(self.shown, said, strict=True)
-            if way in (ALL, each.way)
-        ]
-        return sum(right) / len(right)
+    def accuracy(self, said: list[str]) -> float:
+        """Return the share of all pictures that were read right."""
+        return accuracies([each._replace(way=ALL) for each in self.shown], said)[ALL]
 
     def ways(self) -> Iterator[tuple[str, float, float | None]]:
         """Give (way, the candidate's accuracy, that of what serves), and last that of all."""
-        for way in (*dict.fromkeys(each.way for each in self.shown), ALL):
-            serving = self.accuracy(self.serving, way) if self.serving else None
-            yield way, self.accuracy(self.candidate, way), serving
+        ours, theirs = (
+            accuracies(self.shown, said) | {ALL: self.accuracy(said)} if said else {}
+            for said in (self.candidate, self.serving)
+        )
+        for way, share in ours.items():
+            yield way, share, theirs.get(way)
 
     def apart(self) -> tuple[int, int]:
         """Return how many pictures only the candidate, and only what serves, read right."""
@@ -48,21 +46,10 @@ class Compared:
         lost = sum(each.label == theirs != ours for each, ours, theirs in pairs)
         return won, lost
 
-    def evaluations(self) -> dict[str, Evaluation]:
-        """Return the candidate's answers as the training's own evaluation has them."""
-        pictures, labels = (
-            [each.picture for each in self.shown],
-            [each.label for each in self.shown],
-        )
-        return {ALL: Evaluation(pictures, labels, self.candidate, [1.0] * len(labels))}
-
 
 def write(folder: Path, compared: Compared, passes: bool, message: str) -> None:
     """Write report.json, report.html, misread.png and confusion.txt."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_misread(compared.evaluations()).save(folder / "misread.png")
-    confused = confusion_table(compared.evaluations(), compared.labels)
-    (folder / "confusion.txt").write_text(f"{confused}\n")
+    confused = write_report(folder, compared.shown, compared.candidate, compared.labels)
     misread = base64.b64encode((folder / "misread.png").read_bytes()).decode()
     (folder / "report.html").write_text(
         '<!doctype html><meta charset="utf-8"><title>Evaluation</title>'
@@ -96,14 +83,12 @@ def _numbers(compared: Compared) -> dict[str, Any]:
             metrics[f"serving_{name}"] = round(theirs, 4)
     won, lost = compared.apart()
     wanted = [each.label for each in compared.shown]
-    counts = Counter(zip(wanted, compared.candidate, strict=True))
+    confusion = confusion_matrix(wanted, compared.candidate, labels=compared.labels)
     return {
         "pictures": len(compared.shown),
         "metrics": metrics,
         "only_candidate_right": won,
         "only_serving_right": lost,
         "labels": compared.labels,
-        "confusion": [
-            [counts[row, column] for column in compared.labels] for row in compared.labels
-        ],
+        "confusion": confusion.tolist(),
     }

@@ -25,7 +25,7 @@ def main() -> None:
     if not files:
         sys.exit(f"model.export: {args.model / 'held-out'} has no pictures: run make model")
     held_out = torch.stack([normalise(Image.open(file)) for file in files]).unsqueeze(1) / 255
-    trials = measure.measure(read_network(args.model), held_out, BATCHES, args.rounds)
+    trials = measure.measure(read_network(args.model)[0], held_out, BATCHES, args.rounds)
     trials.write(args.model)
     print(f"{trials.table()}\n{args.model}/engine.json")
 

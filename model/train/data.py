@@ -4,18 +4,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
 from model.normalise import crop_to_ink
-from model.train.glyphs import draw_glyph, read_forms
+from model.train.glyphs import draw_glyphs
 from task import BadInstance
 from task.images import decode_image
 
 HELD_OUT = 0.15
 """The share of each class, the last of it, that is kept for the evaluation."""
-GLYPHS = 150
-"""How many digits of each class are drawn by glyphs.txt: about as many as there are scans."""
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 
 
@@ -39,7 +37,15 @@ class BadData(Exception):
     """A data folder that cannot be trained on; the text says what to change."""
 
 
-def digits() -> Data:
+def load(folder: Path | None) -> Data:
+    """Return the pictures of FOLDER/LABEL/*.png (or .jpg, .jpeg, .webp), the digits if None.
+
+    Raises BadData.
+    """
+    return _split(str(folder), _folder(folder)) if folder else _digits()
+
+
+def _digits() -> Data:
     """Return scikit-learn's 1,797 scans of 8x8, and glyphs to train on.
 
     The scans are in the order of their writers, so the held-out ones are by other people.
@@ -49,36 +55,31 @@ def digits() -> Data:
     for scan, target in zip(bunch.images, bunch.target, strict=True):
         pictures[str(target)].append(Image.fromarray((scan * 255 / 16).astype(np.uint8)))
     data = _split("scikit-learn's digits, and glyphs.txt", pictures)
-    rng = np.random.default_rng(0)
-    for label, forms in read_forms().items():
-        drawn = [draw_glyph(forms[number % len(forms)], rng) for number in range(GLYPHS)]
-        data.training.extend(Example(glyph, data.labels.index(label)) for glyph in drawn)
+    data.training.extend(Example(glyph, int(label)) for label, glyph in draw_glyphs())
     return data
 
 
-def folder(path: Path) -> Data:
-    """Return the pictures of FOLDER/LABEL/*.png (or .jpg, .jpeg, .webp); raise BadData."""
-    if not path.is_dir():
-        raise BadData(f"{path} is not a folder")
-    pictures = {}
-    for entry in sorted(entry for entry in path.iterdir() if entry.is_dir()):
-        files = sorted(file for file in entry.iterdir() if file.suffix.lower() in SUFFIXES)
-        if len(files) < 2:
-            raise BadData(f"{entry} needs at least two pictures ({', '.join(SUFFIXES)})")
-        pictures[entry.name] = [_read(file) for file in files]
-    if len(pictures) < 2:
-        raise BadData(f"{path} needs a folder of pictures per class, and at least two classes")
-    return _split(str(path), pictures)
+def _folder(path: Path) -> dict[str, list[Image.Image]]:
+    files = {
+        entry.name: sorted(file for file in entry.iterdir() if file.suffix.lower() in SUFFIXES)
+        for entry in sorted(path.glob("*/"))
+    }
+    if len(files) < 2 or min(map(len, files.values())) < 2:
+        raise BadData(
+            f"{path} needs a folder of pictures per class, at least two classes and at least two "
+            f"pictures ({', '.join(SUFFIXES)}) of each; got "
+            f"{', '.join(f'{label}: {len(of)}' for label, of in files.items()) or 'no folder'}"
+        )
+    return {label: [_read(file) for file in of_label] for label, of_label in files.items()}
 
 
 def _read(file: Path) -> Image.Image:
     try:
-        digit = crop_to_ink(decode_image(file.read_bytes()))
+        if digit := crop_to_ink(decode_image(file.read_bytes())):
+            return digit
     except BadInstance as error:
         raise BadData(f"{file}: {error}") from error
-    if digit is None:
-        raise BadData(f"{file}: the picture is blank")
-    return digit
+    raise BadData(f"{file}: the picture is blank")
 
 
 def _split(source: str, pictures: dict[str, list[Image.Image]]) -> Data:
@@ -93,7 +94,5 @@ def _split(source: str, pictures: dict[str, list[Image.Image]]) -> Data:
 
 def _frame(digit: Image.Image) -> Image.Image:
     """Lay a digit into the middle of a square, with an eighth of its longer side around it."""
-    side = max(digit.size) + 2 * max(max(digit.size) // 8, 1)
-    square = Image.new("L", (side, side))
-    square.paste(digit, ((side - digit.width) // 2, (side - digit.height) // 2))
-    return square
+    framed = ImageOps.expand(digit, max(max(digit.size) // 8, 1))
+    return ImageOps.pad(framed, (max(framed.size), max(framed.size)))

@@ -1,7 +1,6 @@
 """Draw pictures of the examples and fit the network to them."""
 
 import os
-import sys
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ SMOOTHING = 0.1
 """Label smoothing keeps the scores of unfamiliar pictures modest."""
 BLANK = 0.01
 """The share of blank pictures, in which every label is equally likely."""
-INTERVAL_S = 0.1 if sys.stderr.isatty() else 10
+UPDATE_S = 1
 """Between two updates of a progress bar: a log file keeps each of them."""
 
 
@@ -34,7 +33,7 @@ def draw_all(examples: list[Example], count: int) -> tuple[Tensor, Tensor]:
         num_workers=min(os.cpu_count() or 1, 8),
         collate_fn=lambda part: draw(every[part]),
     )
-    drawn = torch.cat(list(tqdm(loader, "drawing", mininterval=INTERVAL_S)))
+    drawn = torch.cat(list(tqdm(loader, "drawing", mininterval=UPDATE_S)))
     return drawn.unsqueeze(1), targets[chosen]
 
 
@@ -48,7 +47,7 @@ def fit(drawn: Tensor, targets: Tensor, classes: int, epochs: int) -> DigitNet:
     schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=len(batches))
     # Half the time where the processor has bfloat16.
     bfloat16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
-    for batch in tqdm(batches, "training", mininterval=INTERVAL_S):
+    for batch in tqdm(batches, "training", mininterval=UPDATE_S):
         ink = _erase_patches(drawn[batch] / 255)
         wanted = nn.functional.one_hot(targets[batch], classes).float()
         blank = torch.rand(len(batch)) < BLANK

@@ -1,5 +1,6 @@
 """Digits drawn by the forms in glyphs.txt, which have ways of writing that the scans lack."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,23 @@ SIDE, PEN = 110, 7
 """Pixels: a picture's side, an eighth of it left blank at each edge; the pen's width."""
 STROKE_SHIFT, POINT_SHIFT = 2.5, 3.5
 """Standard deviations of how strokes and points move, in hundredths of a digit's height."""
+COUNT = 150
+"""How many digits of each label are drawn: about as many as there are scans."""
 
 
-def read_forms() -> dict[str, list[str]]:
-    """Return the forms of each label."""
-    forms: dict[str, list[str]] = {}
-    for line in (Path(__file__).parent / "glyphs.txt").read_text().splitlines():
-        if not line.startswith("#"):
-            label, strokes = line.split(maxsplit=1)
-            forms.setdefault(label, []).append(strokes)
-    return forms
+def draw_glyphs() -> Iterator[tuple[str, Image.Image]]:
+    """Yield (label, picture): squares of mode "L", ink bright on black."""
+    rng = np.random.default_rng(0)
+    text = (Path(__file__).parent / "glyphs.txt").read_text()
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if not line.startswith("#")]
+    for label in dict.fromkeys(label for label, _ in lines):
+        forms = [form for of, form in lines if of == label]
+        for number in range(COUNT):
+            yield label, _draw(forms[number % len(forms)], rng)
 
 
-def draw_glyph(form: str, rng: np.random.Generator) -> Image.Image:
-    """Draw a variation of a form: a square of mode "L", ink bright on black."""
+def _draw(form: str, rng: np.random.Generator) -> Image.Image:
+    """Draw a variation of a form."""
     picture = Image.new("L", (SIDE, SIDE))
     pen = ImageDraw.Draw(picture)
     for stroke in form.split("/"):

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from model.train.data import load
+from model.train.evaluate import Shown
 from model.train.write import write_held_out
 from pipeline import report
 from pipeline.asked import NoAnswer, of_archive, of_folder, of_url
 from pipeline.evaluate import MOST_BYTES, answers, judge
-from pipeline.pictures import Shown, held_out, load
+from pipeline.pictures import held_out
 from pipeline.report import Compared
 from tests.functions.conftest import made
 from tests.pictures import ARCHIVE, MODEL
@@ -81,7 +83,7 @@ def test_what_cannot_be_compared_with_is_said(tmp_path: Path, shown: list[Shown]
 def test_weights_that_came_without_pictures_get_the_held_out_ones(
     shown: list[Shown], tmp_path: Path
 ) -> None:
-    count = write_held_out(tmp_path, [(each.label, each.picture) for each in shown])
+    count = write_held_out(tmp_path, shown)
     files = {file.name for file in tmp_path.glob("*.png")}
     assert len(files) == count
     assert {name.split("-")[0] for name in files} == {each.label for each in shown}
