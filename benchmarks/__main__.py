@@ -6,7 +6,6 @@ affects all of them alike. The results are medians of the rounds, and their rati
 
 import argparse
 import contextlib
-import datetime
 import sys
 from collections.abc import Callable
 
@@ -33,7 +32,7 @@ def main() -> None:
         rows = [row for name in chosen for row in _run(makers[name](), args)]
     except (WrkMissingError, contestants.DidNotStart, DockerError) as error:
         sys.exit(f"benchmarks: {error}")
-    file = results.write(rows, datetime.datetime.now(datetime.UTC), BUILD)
+    file = results.write(rows, BUILD)
     print(f"\n{results.table(rows)}\n\n{file}")
 
 

@@ -50,10 +50,8 @@ class Compared:
 
     def evaluations(self) -> dict[str, Evaluation]:
         """Return the candidate's answers as the training's own evaluation has them."""
-        pictures, labels = (
-            [each.picture for each in self.shown],
-            [each.label for each in self.shown],
-        )
+        pictures = [each.picture for each in self.shown]
+        labels = [each.label for each in self.shown]
         return {ALL: Evaluation(pictures, labels, self.candidate, [1.0] * len(labels))}
 
 
