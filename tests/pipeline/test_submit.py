@@ -87,17 +87,16 @@ def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, empty: S
 
 @pytest.mark.full
 @pytest.mark.parametrize("option", ["--weights build/model", "--data /pictures", "--serving a.mar"])
-def test_what_lies_on_this_machine_is_refused(pipeline: Run, empty: Stage, option: str) -> None:
+def test_what_lies_on_this_machine_is_refused_and_a_bucket_is_mounted(
+    pipeline: Run, empty: Stage, option: str
+) -> None:
     ran = pipeline(f"submit {IMAGE} {option}")
     assert ran.code == 1
     assert f"{option}: no step at Google sees this machine" in ran.err
     assert not empty.world.pipelines
-
-
-@pytest.mark.full
-def test_pictures_in_a_bucket_are_read_where_vertex_mounts_it(pipeline: Run, empty: Stage) -> None:
-    assert pipeline(f"submit {IMAGE} --data gs://bucket/pictures").code == 0
-    assert submitted(empty)[1]["data"] == "/gcs/bucket/pictures"
+    if option.startswith("--data"):
+        assert pipeline(f"submit {IMAGE} --data gs://bucket/pictures").code == 0
+        assert submitted(empty)[1]["data"] == "/gcs/bucket/pictures"
 
 
 @pytest.mark.full
