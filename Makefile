@@ -226,7 +226,7 @@ build/kubernetes/ready: requirements/kubernetes.lock | .venv/bin/python
 	@$(call install,build/kubernetes,$(call LOCKED,kubernetes))
 	@touch $@
 
-rehearse: .venv/ready $(ARCHIVE) ## go through all of it on this machine, with the real gcloud and SDK, and no account
+rehearse: .venv/ready $(ARCHIVE) ## go through all of it on this machine, with the real gcloud and no account
 	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal.story
 
 stand-in: .venv/ready ## stand in for Google's control plane until Ctrl-C, for gcloud and SDK of your own

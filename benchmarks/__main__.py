@@ -6,7 +6,6 @@ affects all of them alike. The results are medians of the rounds, and their rati
 
 import argparse
 import contextlib
-import datetime
 import sys
 from collections.abc import Callable
 
@@ -25,7 +24,15 @@ Ask = Callable[[Cell, float], Load]
 
 def main() -> None:
     """Parse the command line, measure, print a table and write it to build/bench."""
-    args = _arguments()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    add = parser.add_argument
+    add("--workload", choices=["SMALL", "REAL", "both"], default="both")
+    add("--rounds", type=int, default=3, help="turns of each (%(default)s)")
+    add("--seconds", type=float, default=3, help="of a turn, at least (%(default)s)")
+    add("--image", help="ours: this image (default: ours without a container)")
+    add("--docker", default="docker", help="(%(default)s)")
+    add("--only", help="names of contestants, separated by commas (all)")
+    args = parser.parse_args()
     makers = {"SMALL": workloads.small, "REAL": workloads.real}
     chosen = [name for name in makers if args.workload in (name, "both")]
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -33,21 +40,8 @@ def main() -> None:
         rows = [row for name in chosen for row in _run(makers[name](), args)]
     except (WrkMissingError, contestants.DidNotStart, DockerError) as error:
         sys.exit(f"benchmarks: {error}")
-    file = results.write(rows, datetime.datetime.now(datetime.UTC), BUILD)
+    file = results.write(rows, BUILD)
     print(f"\n{results.table(rows)}\n\n{file}")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--workload", choices=["SMALL", "REAL", "both"], default="both")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (%(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=3, help="of a turn, at least (%(default)s)"
-    )
-    parser.add_argument("--image", help="ours: this image (default: ours without a container)")
-    parser.add_argument("--docker", default="docker", help="(%(default)s)")
-    parser.add_argument("--only", help="names of contestants, separated by commas (all)")
-    return parser.parse_args()
 
 
 def _run(workload: Workload, args: argparse.Namespace) -> list[Row]:

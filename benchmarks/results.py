@@ -116,24 +116,29 @@ def _text(ratio: float | None) -> str:
     return "not run" if ratio is None else f"{ratio:.2f}"
 
 
-def write(measured: list[Row], ended: datetime.datetime, folder: Path) -> Path:
+def write(measured: list[Row], folder: Path) -> Path:
     """Write FOLDER/run-TIME.json, and the table as run-TIME.md; return the JSON file."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    document = {
-        "ended": ended.isoformat(timespec="seconds"),
-        "machine": {
-            "cpu": machine(),
-            "memory_gib": round(memory_bytes / 2**30, 1),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "rows": [row._asdict() for row in measured],
-        "ratios": ratios(measured),
-    }
-    file = folder / f"run-{ended:%Y%m%d-%H%M%S}.json"
-    file.write_text(json.dumps(document, indent=2) + "\n")
+    rows_ = [row._asdict() for row in measured]
+    file = save("run", {"rows": rows_, "ratios": ratios(measured)}, folder)
     file.with_suffix(".md").write_text(table(measured) + "\n")
+    return file
+
+
+def save(name: str, measured: dict[str, Any], folder: Path) -> Path:
+    """Write FOLDER/NAME-TIME.json, with the time and the machine beside what was measured; return it."""
+    ended = datetime.datetime.now(datetime.UTC)
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    about = {
+        "cpu": machine(),
+        "memory_gib": round(memory_bytes / 2**30, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    document = {"ended": ended.isoformat(timespec="seconds"), "machine": about, **measured}
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}-{ended:%Y%m%d-%H%M%S}.json"
+    file.write_text(json.dumps(document, indent=2) + "\n")
     return file
 
 

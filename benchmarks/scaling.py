@@ -6,7 +6,6 @@ for their answer; overload, requests at a rate above what can be answered; minut
 """
 
 import argparse
-import datetime
 import json
 import sys
 import time
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks import image, workloads
 from benchmarks.image import Server
 from benchmarks.load import Load, WrkMissingError, median, press
-from benchmarks.results import machine
+from benchmarks.results import save
 from benchmarks.workloads import BUILD
 from contract.docker import DockerError
 
@@ -63,11 +62,7 @@ def main() -> None:
             rows = [row for axis in args.axes.split(",") for row in _rows(axis, server, args)]
     except (WrkMissingError, DockerError) as error:
         sys.exit(f"benchmarks.scaling: {error}")
-    ended = datetime.datetime.now(datetime.UTC)
-    file = BUILD / f"scaling-{ended:%Y%m%d-%H%M%S}.json"
-    document = {"ended": ended.isoformat(timespec="seconds"), "machine": machine(), "rows": rows}
-    file.write_text(json.dumps(document, indent=2) + "\n")
-    print(file)
+    print(save("scaling", {"rows": rows}, BUILD))
 
 
 def _rows(axis: str, server: Server, args: argparse.Namespace) -> list[Row]:

@@ -5,13 +5,13 @@ image in which one process imports torch, loads the model and predicts once.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
 
 from benchmarks import image
 from benchmarks.image import PREDICT, PYTHON, START_TIMEOUT_S, Client
+from benchmarks.results import save
 from benchmarks.workloads import BUILD, DIGITS
 from contract.docker import Docker, DockerError
 from serving import artifact
@@ -54,10 +54,8 @@ def main() -> None:
     ours, bare = (statistics.median(times) for times in zip(*starts, strict=True))
     start_s = {"ours": ours, "bare": bare, "ours_over_bare": ours / bare}
     rounded = {name: round(value, 2) for name, value in start_s.items()}
-    document = {"start_s": rounded, "image_mb": sizes}
-    BUILD.mkdir(parents=True, exist_ok=True)
-    (BUILD / "start.json").write_text(json.dumps(document, indent=2) + "\n")
-    print(json.dumps(document, indent=2))
+    file = save("start", {"start_s": rounded, "image_mb": sizes}, BUILD)
+    print(f"{file.read_text()}{file}")
 
 
 def _ours(args: argparse.Namespace) -> float:

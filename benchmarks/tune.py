@@ -162,16 +162,16 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
+    add = parser.add_argument
     best = "most requests a second within --p99-ms, or quickest answer to one client (%(default)s)"
-    objectives = ["throughput", "latency"]
-    parser.add_argument("--objective", choices=objectives, default="throughput", help=best)
-    parser.add_argument("--p99-ms", type=float, default=250, help="(%(default)s)")
-    parser.add_argument("--clients", type=int, default=32, help="at once (%(default)s)")
-    parser.add_argument("--request", type=Path, help="file of a body to ask with (the golden one)")
-    parser.add_argument("--archive", type=Path, default="build/model-store/digits.mar")
-    parser.add_argument("--out", type=Path, default=Path(tuned.CONFIG), help="(%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=2, help="of a turn (%(default)s)")
+    add("--objective", choices=["throughput", "latency"], default="throughput", help=best)
+    add("--p99-ms", type=float, default=250, help="(%(default)s)")
+    add("--clients", type=int, default=32, help="at once (%(default)s)")
+    add("--request", type=Path, help="file of a body to ask with (the golden one)")
+    add("--archive", type=Path, default="build/model-store/digits.mar")
+    add("--out", type=Path, default=Path(tuned.CONFIG), help="(%(default)s)")
+    add("--rounds", type=int, default=3, help="turns of each (%(default)s)")
+    add("--seconds", type=float, default=2, help="of a turn (%(default)s)")
     return parser.parse_args()
 
 

@@ -1,9 +1,11 @@
 """What each function consists of, what it needs where it runs, and where its model is made."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+REQUEST = Path("build/request.json")
 RUNTIME = "python311"
 """The Python that the core is tested with, and that torch is pinned for."""
 
@@ -32,7 +34,7 @@ class Function:
     make: str = ""
     """The command that makes them."""
     sample: str = ""
-    """A request to try it with; empty: its model's golden instance."""
+    """A request to try it with, quoted for a shell; empty: its model's golden instance."""
     timeout_s: int = 60
     most_instances: int = 5
     """A bound on what a flood of requests can cost."""
@@ -42,6 +44,15 @@ class Function:
         """Where its text is."""
         return ROOT / "functions" / self.name
 
+    def example(self) -> str:
+        """Return curl's words for a request; that of a picture is written to build/request.json."""
+        golden = self.made / "golden.json"
+        if not self.sample and golden.is_file():
+            instance = json.loads(golden.read_text())["instance"]
+            REQUEST.parent.mkdir(exist_ok=True)
+            REQUEST.write_text(json.dumps({"instances": [instance]}))
+        return f"-H 'Content-Type: application/json' -d {self.sample or f'@{REQUEST}'}"
+
 
 HTTP = ("functions/__init__.py", "functions/asked.py")
 HELLO = Function(
@@ -50,7 +61,7 @@ HELLO = Function(
     cpu="1",
     concurrency=16,
     shared=HTTP,
-    sample='{"message": "Good day to you!"}',
+    sample="""'{"message": "Good day to you!"}'""",
 )
 KNN = Function(
     "knn",
@@ -61,7 +72,7 @@ KNN = Function(
     model=("knn.skops",),
     made=Path("build/knn"),
     make="python -m functions.knn.train",
-    sample='{"input_data": "5,3,1,0"}',
+    sample="""'{"input_data": "5,3,1,0"}'""",
 )
 DIGITS = Function(
     "digits",

@@ -4,15 +4,14 @@ import functools
 import shlex
 import tempfile
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import storage
 from deploy.errors import Stop
 from deploy.programs import Programs
 from functions import source
 from functions.catalogue import RUNTIME, Function
-from functions.example import example
 from storage.fetched import PIN, URI, sha256
 from storage.files import NotFetched
 
@@ -20,17 +19,16 @@ LIMIT_S = 1200
 """How long gcloud may take: a build with torch in it takes some five minutes."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """Where a function goes."""
 
     project: str
     region: str
     uri: str
     """gs://BUCKET/FOLDER of its model"""
-    public: bool = False
+    public: bool
     """whether anybody may ask it"""
-    service_account: str = ""
+    service_account: str
     """e-mail of what it runs as; empty: the project's default"""
 
 
@@ -80,7 +78,7 @@ def deploy(function: Function, to: Target, *, dry_run: bool = False) -> None:
     described = ["gcloud", "functions", "describe", *there, "--format=value(serviceConfig.uri)"]
     url = programs.run(described, failed).strip()
     token = "" if to.public else ' -H "Authorization: Bearer $(gcloud auth print-identity-token)"'
-    print(f"\n{function.name} answers at {url}:\n\n  curl{token} {example(function)} {url}\n")
+    print(f"\n{function.name} answers at {url}:\n\n  curl{token} {function.example()} {url}\n")
     print(f"At rest it costs nothing. To end it: gcloud functions delete {shlex.join(there)}")
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from deploy.errors import Stop
 from functions import source
 from functions.catalogue import Function
-from functions.example import example
 from storage.fetched import URI
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -23,7 +22,7 @@ def serve(function: Function, host: str, port: int, uri: str) -> None:
     _see_that_it_is_free(host, port)
     print(f"{function.name}{f' with the model of {uri}' if uri else ''}, until Ctrl-C.", end=" ")
     print(
-        f"From another terminal:\n\n  curl {example(function)} http://{host}:{port}/\n", flush=True
+        f"From another terminal:\n\n  curl {function.example()} http://{host}:{port}/\n", flush=True
     )
     # From the folder that would be deployed: what is not laid out there is not found here either.
     folder = source.lay_out(function).resolve()

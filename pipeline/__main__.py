@@ -132,10 +132,7 @@ def schedules(args: argparse.Namespace) -> None:
     """Say what runs by the clock, or end it."""
     from pipeline import cloud  # noqa: PLC0415
 
-    google = cloud.connected(args.project, args.region)
-    if args.end:
-        cloud.unschedule(google)
-    cloud.schedules(google)
+    cloud.schedules(cloud.connected(args.project, args.region), end=args.end)
 
 
 def compile_(args: argparse.Namespace) -> None:

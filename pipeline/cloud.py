@@ -130,46 +130,31 @@ def schedule(google: Google, job: aiplatform.PipelineJob, cron: str, account: st
     google.say("  each run costs what its steps take; `python -m pipeline unschedule` ends it")
 
 
-def schedules(google: Google) -> None:
-    """Say what runs by the clock."""
-    found = _schedules(google)
-    for each in found:
-        google.say(f"{each.resource_name}  {_state(each.state).lower()}  {each.cron}")
-    if not found:
-        google.say(
-            f"nothing of {google.settings.name} runs by the clock in {google.settings.region}"
-        )
-
-
-def unschedule(google: Google) -> None:
-    """End what runs by the clock."""
-    for each in _schedules(google):
-        with _explained(google, "ending the schedule"):
-            each.delete()
-        google.say(f"ended: {each.resource_name}")
-
-
-def _schedules(google: Google) -> list[aiplatform.PipelineJobSchedule]:
+def schedules(google: Google, *, end: bool = False) -> None:
+    """Print what runs by the clock, or end it."""
+    s = google.settings
     with _explained(google, "looking at the schedules"):
-        found = aiplatform.PipelineJobSchedule.list(filter=f'display_name="{google.settings.name}"')
-    return list(found)
+        found = aiplatform.PipelineJobSchedule.list(filter=f'display_name="{s.name}"')
+    for each in found:
+        if end:
+            with _explained(google, "ending the schedule"):
+                each.delete()
+            google.say(f"ended: {each.resource_name}")
+        else:
+            google.say(f"{each.resource_name}  {_state(each.state).lower()}  {each.cron}")
+    if end or not found:
+        google.say(f"nothing of {s.name} runs by the clock in {s.region}")
 
 
 def _bucket(google: Google) -> str:
     """Return the project's bucket for what pipelines make, created where it is missing; raise Stop."""
     s = google.settings
     anonymous = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
+    name, other = f"{s.project}-pipeline", "--pipeline-root gs://a-bucket-of-yours/folder"
     with contextlib.closing(storage.Client(project=s.project, credentials=anonymous)) as client:
-        bucket = get_or_create(
-            client,
-            f"{s.project}-pipeline",
-            s.region,
-            google.say,
-            project=s.project,
-            own=True,  # whoever guesses the name may have been faster
-            other="--pipeline-root gs://a-bucket-of-yours/folder",
-        )
-    return str(bucket.name)
+        # own: whoever guesses the name may have been faster.
+        get_or_create(client, name, s.region, google.say, project=s.project, own=True, other=other)
+    return name
 
 
 def _tell(google: Google, job: v1.PipelineJob, told: dict[str, str]) -> None:

@@ -40,29 +40,22 @@ def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -
     except RuntimeError as error:  # kfp has no other word for a step that failed
         failed = str(error)
     states = outcome(record, until, went_well=not failed)
-    for line in summary(states, failed):
-        print(f"{MARK}{line}", flush=True)
+    for name, state in states.items():
+        print(f"{MARK}  {state:8} {name}", flush=True)
+    if failed and "failed" not in states.values():
+        print(f"{MARK}{failed}", flush=True)  # kfp's own word, where no step has one
     return not failed
 
 
 def outcome(record: Path, until: str, *, went_well: bool) -> dict[str, str]:
     """Return how each step went: done, failed, cached or not run."""
     lines = [json.loads(line) for line in record.read_text().splitlines()]
-    ran = {line["step"]: line for line in lines}
+    ran = {line["step"]: line["state"] for line in lines}
     last = max((STEPS.index(name) for name in ran), default=-1)
-    states = {}
-    for number, name in enumerate(STEPS[: STEPS.index(until) + 1]):
-        if name in ran:
-            states[name] = ran[name]["state"]
-        else:
-            states[name] = "cached" if went_well or number < last else "not run"
-    return states
-
-
-def summary(states: dict[str, str], failed: str) -> list[str]:
-    """Return a line for each step, and kfp's own word where none of them says that it failed."""
-    lines = ["", *(f"  {state:8} {name}" for name, state in states.items())]
-    return lines if "failed" in states.values() else [*lines, *failed.splitlines()]
+    return {
+        name: ran.get(name, "cached" if went_well or number < last else "not run")
+        for number, name in enumerate(STEPS[: STEPS.index(until) + 1])
+    }
 
 
 def main() -> None:

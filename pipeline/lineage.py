@@ -28,8 +28,10 @@ def tell(runs: Path, archive: Path) -> str:
         lines.append(
             f"  {made['step']:8} {when}, {made['seconds']} s{f': {given}' if given else ''}"
         )
-        for evaluated in _evaluated(records, made):
-            lines.append(f"  {'gate':8} {evaluated['parameters']['message']}")
+        if made["step"] == "archive":  # of the same run, what the gate said
+            gates = [each for each in records if each["step"] == "gate"]
+            said = [each for each in gates if each["run"] == made["run"]]
+            lines += [f"  {'gate':8} {each['parameters']['message']}" for each in said]
         inputs = list(made["inputs"].values())
         if not inputs:
             break
@@ -41,27 +43,18 @@ def tell(runs: Path, archive: Path) -> str:
 
 
 def _records(runs: Path) -> list[dict[str, Any]]:
-    found = []
-    for file in sorted(runs.glob("*.jsonl")):
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        found += [{**line, "run": file.stem} for line in lines]
-    return found
+    return [
+        {**json.loads(line), "run": file.stem}
+        for file in sorted(runs.glob("*.jsonl"))
+        for line in file.read_text().splitlines()
+    ]
 
 
 def _made(records: list[dict[str, Any]], sha256: str) -> dict[str, Any] | None:
     """Return the last record of a step that made what has this SHA-256."""
     made = [
-        each
-        for each in records
-        if any(output["sha256"] == sha256 for output in each.get("outputs", {}).values())
+        record
+        for record in records
+        if sha256 in {output["sha256"] for output in record.get("outputs", {}).values()}
     ]
     return made[-1] if made else None
-
-
-def _evaluated(records: list[dict[str, Any]], made: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what the gate said in the run that made an archive."""
-    return [
-        each
-        for each in records
-        if made["step"] == "archive" and each["step"] == "gate" and each["run"] == made["run"]
-    ]

@@ -46,13 +46,13 @@ def serving(google: Google) -> str:
 ASKED = {"image": image, "tested": tested, "serves": serving}
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.look", description=__doc__)
     parser.add_argument("what", choices=ASKED)
     for name in ("project", "region", "builder"):
         parser.add_argument(f"--{name}")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     try:
         print(ASKED[args.what](Google(settings.read(vars(args)))))
     except Stop as stop:

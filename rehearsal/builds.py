@@ -47,12 +47,6 @@ def create(world: World, request: cb.CreateBuildRequest) -> operations_pb2.Opera
     )
     if not build.steps:
         raise invalid("build.steps: at least one step is required")
-    if build.service_account and not build.options.logging and not build.logs_bucket:
-        raise invalid(
-            "if 'build.service_account' is specified, the build must either (a) specify 'build.logs_bucket', "
-            "(b) use the REGIONAL_USER_OWNED_BUCKET build.options.default_logs_bucket_behavior option, or "
-            "(c) use either CLOUD_LOGGING_ONLY / NONE logging options"
-        )
     expanded = expand(build)
     world.builds[build.name] = build
     metadata = cb.BuildOperationMetadata(build=build)

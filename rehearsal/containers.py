@@ -8,7 +8,6 @@ import itertools
 import logging
 import os
 import re
-import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from rehearsal.world import Rules
 
 HOST = "127.0.0.1"
 LABEL = f"rehearsal={os.getpid()}"
-LIVENESS_TRIES, LIVENESS_S = 4, 40
 HEALTH_TIMEOUT_S, HEALTH_TRIES = 10, 4
 POLL_S = 0.1
 CRASHES = 3
@@ -111,7 +109,7 @@ def expand(text: str, known: dict[str, str]) -> str:
 
 @dataclass
 class Replica:
-    """One container, restarted when its port closes."""
+    """One container, started again when it ends."""
 
     rules: Rules
     model: v1.Model
@@ -158,7 +156,6 @@ class Replica:
         until = time.monotonic() + self.rules.patience_s
         crashes = 0
         self.run()
-        opened = time.monotonic() + LIVENESS_S
         while not self._probe_health():
             if cancelled.wait(POLL_S):
                 raise Refused("CANCELLED", "The operation was cancelled.")
@@ -167,9 +164,6 @@ class Replica:
                 if crashes == CRASHES:
                     raise precondition(f"Model server exited unexpectedly. {self._where()}")
                 self._again()
-            elif not self._probe_port() and time.monotonic() > opened:
-                self._again()
-                opened = time.monotonic() + LIVENESS_S
             if time.monotonic() > until:
                 advice = (
                     "Please validate that your model file or container configuration are valid."
@@ -199,16 +193,13 @@ class Replica:
         return f"Model server logs can be found at Cloud Logging; the container's last lines:\n{self.logs()}"
 
     def _watch(self) -> None:
-        bad = closed = 0
+        bad = 0
         while not self._over.wait(self.rules.probe_s):
             bad = 0 if self._probe_health() else bad + 1
-            closed = 0 if self._probe_port() else closed + 1
             self.healthy = bad < HEALTH_TRIES
             with self._lock:
-                if closed == 0 or self._over.is_set():
-                    continue
-                if closed >= LIVENESS_TRIES or not self.alive():
-                    self.healthy, closed = False, 0
+                if bad and not self._over.is_set() and not self.alive():
+                    self.healthy = False
                     self._again()
 
     def _again(self) -> None:
@@ -224,18 +215,6 @@ class Replica:
             return ports.send("GET", url, HEALTH_TIMEOUT_S).status_code == 200
         except requests.RequestException:
             return False
-
-    def _probe_port(self) -> bool:
-        """Docker's own proxy accepts before the container does, and then hangs up at once."""
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            try:
-                probe.connect((HOST, self.port))
-                return probe.recv(1) != b""
-            except TimeoutError:
-                return True
-            except OSError:
-                return False
 
 
 @dataclass

@@ -61,13 +61,9 @@ def denied(permission: str, resource: str) -> Refused:
 
 def disabled(service: str, project: str) -> Refused:
     """Return what Google says where an API was never enabled."""
-    title = {
-        "aiplatform.googleapis.com": "Vertex AI API",
-        "cloudbuild.googleapis.com": "Cloud Build API",
-    }
     where = f"https://console.developers.google.com/apis/api/{service}/overview?project={project}"
     message = (
-        f"{title.get(service, service)} has not been used in project {project} before or it is disabled. "
+        f"{service} has not been used in project {project} before or it is disabled. "
         f"Enable it by visiting {where} then retry."
     )
     metadata = {"service": service, "consumer": f"projects/{project}"}

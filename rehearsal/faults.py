@@ -18,8 +18,6 @@ class Fault:
     """Such as DeployModel; GetOperation for polling."""
     times: int = 1
     """How often it strikes; -1: every time."""
-    after: int = 0
-    """How many requests it lets pass before."""
     detail: str = ""
     """denied: the permission; disabled: the API; refused and failing: STATUS message."""
 
@@ -51,12 +49,9 @@ class Faults:
         """Return the fault that is due for a method, if any, and count it."""
         with self.lock:
             for fault in self.waiting:
-                if fault.kind in kinds and fault.rpc in (rpc, "*"):
-                    if fault.after > 0:
-                        fault.after -= 1
-                    elif fault.times:
-                        fault.times -= 1
-                        return fault
+                if fault.kind in kinds and fault.rpc in (rpc, "*") and fault.times:
+                    fault.times -= 1
+                    return fault
         return None
 
 

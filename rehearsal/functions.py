@@ -1,12 +1,10 @@
 """Cloud Functions of the second generation: the source that gcloud uploads, run by functions-framework.
 
-Each runs on this machine's own Python, whose packages must be those that its requirements name.
+Each runs on this machine's own Python and packages; what its requirements name is not installed.
 """
 
-import importlib.metadata
 import io
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,14 +20,13 @@ from google.longrunning.operations_pb2 import Operation
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from rehearsal import operations, ports
-from rehearsal.errors import Refused, invalid, precondition, unimplemented
+from rehearsal.errors import Refused, invalid, precondition
 from rehearsal.resources import Kind, place
 from rehearsal.world import World, canonical, now
 
 HOST = "127.0.0.1"
 UPLOADS = "/rehearsal/uploads/"
 RUNTIMES = ("python311", "python312", "python313")
-PIN = re.compile(r"([A-Za-z0-9_.-]+)==([A-Za-z0-9_.]+)(?:\+\w+)?")
 START_S = 60
 Stages = gf.Stage.Name
 
@@ -112,7 +109,8 @@ def end_all(world: World) -> None:
 
 
 def _deployed(world: World, function: gf.Function, rpc: str) -> Operation:
-    _check(function)
+    if function.build_config.runtime not in RUNTIMES:
+        raise invalid(f"Runtime {function.build_config.runtime!r} is unsupported.")
     name, metadata = canonical(function.name), gf.OperationMetadata(target=function.name)
     metadata.create_time, metadata.api_version = now(), "v2"
     waiting = gf.Stage.State.NOT_STARTED
@@ -140,30 +138,6 @@ def _deployed(world: World, function: gf.Function, rpc: str) -> Operation:
     return operations.start(world, place(name), rpc, work, metadata)
 
 
-def _check(function: gf.Function) -> None:
-    """Raise Refused for what Google's documents say is refused."""
-    build, service = function.build_config, function.service_config
-    if build.runtime not in RUNTIMES:
-        raise invalid(f"Runtime {build.runtime!r} is unsupported.")
-    cpu, memory = float(service.available_cpu or 1), _mebibytes(service.available_memory or "256Mi")
-    wrong = ""
-    if cpu < 1 and service.max_instance_request_concurrency > 1:
-        wrong = "cpu: Invalid value specified for cpu. Total cpu < 1 is not supported with concurrency > 1."
-    elif (cpu < 0.5 and memory > 512) or (cpu < 1 and memory > 1024):
-        wrong = f"memory: Invalid value: {memory} MiB with {cpu} cpu."
-    if wrong:
-        where = "spec.template.spec.containers.resources.limits"
-        raise invalid(f"Could not create or update Cloud Run service. {where}.{wrong}")
-
-
-def _mebibytes(quantity: str) -> float:
-    """Read Kubernetes's way to write memory; raise Refused."""
-    match = re.fullmatch(r"([0-9.]+)(Mi|Gi|M|G)", quantity)
-    if match is None:
-        raise invalid(f"Invalid memory: {quantity}")
-    return float(match[1]) * {"Mi": 1, "Gi": 1024, "M": 1e6 / 2**20, "G": 1e9 / 2**20}[match[2]]
-
-
 def _start(world: World, function: gf.Function) -> tuple[Service, str]:
     """Unpack a function's source, run it, and return it with its URL once it listens; raise Refused."""
     source = function.build_config.source.storage_source.object_
@@ -173,30 +147,10 @@ def _start(world: World, function: gf.Function) -> tuple[Service, str]:
     try:
         with zipfile.ZipFile(io.BytesIO(world.uploads[source])) as packed:
             packed.extractall(folder)
-        _build(folder)
         return _run(world, function, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def _build(folder: Path) -> None:
-    """Hold the requirements against what is installed here; raise Refused."""
-    if not (folder / "main.py").is_file():
-        raise invalid("Build failed: missing main.py and GOOGLE_FUNCTION_SOURCE not specified.")
-    file = folder / "requirements.txt"
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        if not line.strip() or line.startswith(("#", "--extra-index-url ")):
-            continue
-        if not (wanted := PIN.fullmatch(line.strip())):
-            raise unimplemented(f"requirements.txt: {line!r}: NAME==VERSION is played")
-        try:
-            installed = importlib.metadata.version(wanted[1]).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            installed = "none"
-        if installed != wanted[2]:
-            where = "here, where functions are built"
-            raise invalid(f"Build failed: no {line.strip()} {where}: {installed} is")
 
 
 def _run(world: World, function: gf.Function, folder: Path) -> tuple[Service, str]:

@@ -79,17 +79,6 @@ def list_versions(
     return listed(v1.ListModelVersionsResponse, found, request)
 
 
-def update(world: World, request: v1.UpdateModelRequest) -> v1.Model:
-    """Change what the mask names."""
-    model = model_of(world, request.model.name)
-    for path in request.update_mask.paths:
-        if path not in {"display_name", "description", "labels", "version_description"}:
-            raise invalid(f"Field {path} cannot be updated")
-        setattr(model, path, getattr(request.model, path))
-    model.update_time = now()
-    return _seen(world, model)
-
-
 def merge_aliases(world: World, request: v1.MergeVersionAliasesRequest) -> v1.Model:
     """Give aliases to a version, taking them from the one that had them; "-alias" takes one away."""
     with world.lock:
@@ -188,7 +177,6 @@ METHODS = {
     "GetModel": get,
     "ListModels": list_,
     "ListModelVersions": list_versions,
-    "UpdateModel": update,
     "MergeVersionAliases": merge_aliases,
     "DeleteModel": delete,
     "DeleteModelVersion": delete_version,

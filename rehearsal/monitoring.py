@@ -4,7 +4,6 @@ import math
 import re
 import time
 
-from google.api import distribution_pb2
 from google.cloud import monitoring_v3 as m3
 
 from rehearsal.errors import invalid, unimplemented
@@ -12,8 +11,7 @@ from rehearsal.prediction import Answered
 from rehearsal.world import World
 
 ONLINE = "aiplatform.googleapis.com/prediction/online/"
-COUNTS = (f"{ONLINE}response_count", f"{ONLINE}error_count", f"{ONLINE}prediction_count")
-LATENCIES = f"{ONLINE}prediction_latencies"
+COUNT, LATENCIES = f"{ONLINE}response_count", f"{ONLINE}prediction_latencies"
 Aligner = m3.Aggregation.Aligner
 
 
@@ -33,10 +31,8 @@ def list_series(world: World, request: m3.ListTimeSeriesRequest) -> m3.ListTimeS
     ]
     groups: dict[tuple[str, ...], list[Answered]] = {}
     for row in rows:
-        if metric != COUNTS[1] or row.code >= 400:
-            code = [str(row.code)] if metric in COUNTS[:2] else []
-            key = (row.endpoint, row.deployed, *code)
-            groups.setdefault(key, []).append(row)
+        code = [str(row.code)] if metric == COUNT else []
+        groups.setdefault((row.endpoint, row.deployed, *code), []).append(row)
     return m3.ListTimeSeriesResponse(
         time_series=[_series(metric, request, key, rows) for key, rows in groups.items()]
     )
@@ -47,15 +43,11 @@ def _series(
 ) -> m3.TimeSeries:
     labels = dict(zip(("deployed_model_id", "response_code"), key[1:], strict=False))
     aligner = request.aggregation.per_series_aligner
-    whole = aligner in (Aligner.ALIGN_NONE, Aligner.ALIGN_SUM, Aligner.ALIGN_DELTA)
-    ms = [row.ms for row in rows]
-    if whole and metric in COUNTS:
+    if metric == COUNT and aligner == Aligner.ALIGN_DELTA:
         value = m3.TypedValue(int64_value=len(rows))
     elif metric == LATENCIES and "PERCENTILE" in aligner.name:
+        ms = [row.ms for row in rows]
         value = m3.TypedValue(double_value=percentile(ms, int(aligner.name.rsplit("_", 1)[1])))
-    elif metric == LATENCIES and whole:
-        distribution = distribution_pb2.Distribution(count=len(ms), mean=sum(ms) / len(ms))
-        value = m3.TypedValue(distribution_value=distribution)
     else:
         raise unimplemented(f"the rehearsal does not keep {metric or 'that'} with {aligner.name}")
     return m3.TimeSeries(

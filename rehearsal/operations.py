@@ -15,7 +15,7 @@ from rehearsal.faults import refusal
 from rehearsal.wire import as_json, plain
 from rehearsal.world import World, canonical, now
 
-PATH = re.compile(r"/(?:v1|v1beta1|v2|ui)/(.+?)/operations(?:/([^/:]+))?(?::(cancel|wait))?")
+PATH = re.compile(r"/(?:v1|v1beta1|v2|ui)/(.+?)/operations(?:/([^/:]+))?(?::(cancel))?")
 _workers = ThreadPoolExecutor(max_workers=64, thread_name_prefix="operation")
 
 
@@ -73,7 +73,7 @@ def start(
     return operation.message()
 
 
-def answer(world: World, verb: str, path: str) -> dict[str, Any]:
+def answer(world: World, path: str) -> dict[str, Any]:
     """Answer a request about operations, whose path is one of PATH."""
     match = PATH.fullmatch(path)
     assert match is not None
@@ -89,9 +89,5 @@ def answer(world: World, verb: str, path: str) -> dict[str, Any]:
         raise Refused("NOT_FOUND", f"Operation {number} is not found")
     if what == "cancel":
         found.cancelled.set()
-        return {}
-    if verb == "DELETE":
-        with world.lock:
-            del world.operations[found.name]
         return {}
     return as_json(found.message())

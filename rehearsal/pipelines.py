@@ -3,6 +3,7 @@
 No step is run, and no clock: a job goes through its states and its tasks through theirs.
 """
 
+import graphlib
 import re
 import threading
 import time
@@ -104,19 +105,12 @@ def _tasks(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _in_order(spec: dict[str, Any]) -> list[str]:
     """Return the tasks, each after those that it waits for; raise Refused for a circle."""
-    left, ordered = _tasks(spec), list[str]()
-    while left:
-        free = [
-            name
-            for name, task in left.items()
-            if set(task.get("dependentTasks", ())) <= set(ordered)
-        ]
-        if not free:
-            raise invalid(f"pipeline_spec: {sorted(left)} wait for each other.")
-        ordered += free
-        for name in free:
-            del left[name]
-    return ordered
+    tasks = _tasks(spec)
+    before = {name: task.get("dependentTasks", ()) for name, task in tasks.items()}
+    try:
+        return list(graphlib.TopologicalSorter(before).static_order())
+    except graphlib.CycleError as error:
+        raise invalid(f"pipeline_spec: {error.args[1]} wait for each other.") from None
 
 
 def _run(world: World, job: v1.PipelineJob, cancelled: threading.Event) -> None:

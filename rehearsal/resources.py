@@ -94,13 +94,12 @@ def page(items: Iterable[Any], request: Any) -> tuple[list[Any], str]:
 
 def _matches(item: Any, clause: str) -> bool:
     """Return whether an item matches one clause of a filter, such as labels.team="x"; raise Refused."""
-    match = re.fullmatch(r'([\w.\-]+)\s*(!?=|:)\s*"?([^"]*)"?', clause)
+    match = re.fullmatch(r'([\w.\-]+)\s*(!?=)\s*"?([^"]*)"?', clause)
     if match is None:
         raise unimplemented(f"the rehearsal does not read the filter {clause!r}")
     key, sign, value = match.groups()
     if key.startswith("labels."):
-        label = item.labels.get(key.removeprefix("labels."))
-        return (label is not None if value == "*" else label == value) == (sign != "!=")
+        return bool(item.labels.get(key.removeprefix("labels.")) == value) == (sign == "=")
     name = {"model": "name", "endpoint": "name", "model_id": "name"}.get(key, key)
     if not hasattr(item, name):
         raise invalid(f"Invalid filter: no field {key}")

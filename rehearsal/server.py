@@ -9,7 +9,6 @@ import traceback
 from typing import Any
 
 from google.api import httpbody_pb2  # noqa: F401  rawPredict's type holds one
-from google.cloud import aiplatform_v1 as v1
 from google.cloud import resourcemanager_v3
 from google.iam.v1 import iam_policy_pb2
 from werkzeug import Request, Response
@@ -106,7 +105,7 @@ class App:
             return _written({"name": service[1], "state": "ENABLED"})
         if operations.PATH.fullmatch(request.path):
             self._strike("GetOperation", request.path)
-            return _written(operations.answer(self.world, request.method, request.path))
+            return _written(operations.answer(self.world, request.path))
         route, variables = wire.find(request.method, request.path)
         resource = next(iter(variables.values()), "")
         self._strike(route.rpc, resource)
@@ -118,8 +117,8 @@ class App:
                 f"the rehearsal does not do {route.rpc}; its README says what it does"
             )
         query = {name: request.args.getlist(name) for name in request.args}
-        call = wire.parse(request.method, request.path, query, body)
-        return _written(wire.as_json(method(self.world, _stable(*call))))
+        _, call = wire.parse(request.method, request.path, query, body)
+        return _written(wire.as_json(method(self.world, call)))
 
     def _strike(self, rpc: str, resource: str) -> None:
         fault = self.world.faults.strikes(rpc, "denied", "disabled", "refused", "cut")
@@ -147,8 +146,8 @@ class App:
             self.world.faults.clear()
         elif request.path.startswith(functions.UPLOADS) and request.method == "PUT":
             self.world.uploads[request.path.removeprefix(functions.UPLOADS)] = body
-        elif request.path != "/rehearsal/health":
-            raise Refused("NOT_FOUND", "POST or DELETE /rehearsal/faults, GET /rehearsal/health")
+        else:
+            raise Refused("NOT_FOUND", "POST or DELETE /rehearsal/faults")
         return _written({})
 
 
@@ -160,16 +159,6 @@ def serve(
     server = make_server(host, port, app, threaded=True, request_handler=Quiet, ssl_context=context)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
-
-
-def _stable(route: wire.Route, request: Any) -> Any:
-    """Return a v1beta1 request as v1's, which is what is kept here."""
-    if not route.package.endswith("aiplatform_v1beta1"):
-        return request
-    kind = getattr(v1, f"{route.rpc}Request", None)
-    if kind is None:
-        raise unimplemented(f"the rehearsal does not do {route.rpc} of v1beta1")
-    return kind.from_json(json.dumps(wire.as_json(request)), ignore_unknown_fields=True)
 
 
 def _written(content: dict[str, Any], status: int = 200) -> Response:

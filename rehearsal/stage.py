@@ -64,11 +64,9 @@ class Stage:
             "DEPLOY_REGISTRY": self.registry,
         }
 
-    def fault(
-        self, kind: str, rpc: str, detail: str = "", *, times: int = 1, after: int = 0
-    ) -> None:
+    def fault(self, kind: str, rpc: str, detail: str = "", *, times: int = 1) -> None:
         """Order a failure of one of Google's methods."""
-        wanted = {"kind": kind, "rpc": rpc, "detail": detail, "times": times, "after": after}
+        wanted = {"kind": kind, "rpc": rpc, "detail": detail, "times": times}
         ports.send("POST", f"{self.url}/rehearsal/faults", 10, json=wanted).raise_for_status()
 
     def calm(self) -> None:

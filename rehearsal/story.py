@@ -1,7 +1,7 @@
 """The whole story on one machine with no account: python -m rehearsal.story, or make rehearse.
 
 Cloud Build, Artifact Registry, the model, the endpoint, predictions, a second version, canary, promote,
-rollback, and back to nothing; with the real gcloud, the real SDK, a real registry and the real image.
+rollback, and back to nothing; with the real gcloud, a real registry and the real image.
 """
 
 import argparse
@@ -134,14 +134,6 @@ def with_deploy(story: Story) -> None:
     story.expect("nothing runs, nothing costs" in left, "something is left that costs")
 
 
-def with_sdk(story: Story, image: str) -> None:
-    """Go through the same with the Python SDK."""
-    options = f"--api-endpoint {story.stage.url} --project {PROJECT} --request {REQUEST}"
-    output = story.run(f"{sys.executable} -m rehearsal.sdk {image} {options}")
-    complete = "version 2 answered 4" in output and "left: 0 endpoints, 0 models" in output
-    story.expect(complete, "the SDK's story ends otherwise")
-
-
 @contextlib.contextmanager
 def clients(stage: Stage) -> Iterator[None]:
     """Send predictions meanwhile, for a canary that is watched."""
@@ -172,17 +164,23 @@ def chapters(story: Story) -> Iterator[str]:
     image = f"{repository}/digits:latest"
     yield "gcloud"
     with_gcloud(story, image)
-    yield "The Python SDK"
-    with_sdk(story, image)
     yield "make deploy-endpoint, canary, promote, rollback, teardown"
     with_deploy(story)
 
 
-def clean_up(docker: str) -> None:
-    """Remove what cloudbuild.yaml leaves on the machine of a build, which Google deletes whole."""
-    with contextlib.suppress(DockerError):
-        Docker(docker)("image", "rm", "--force", "workshop")
-    shutil.rmtree("/tmp/checks", ignore_errors=True)  # noqa: S108  named there
+@contextlib.contextmanager
+def cleaned_up(docker: Docker) -> Iterator[None]:
+    """Remove what cloudbuild.yaml leaves on the machine of a build, unless it was there before."""
+    workshop, checks = "workshop", Path("/tmp/checks")  # noqa: S108  named there
+    had_workshop, had_checks = bool(docker("images", "--quiet", workshop)), checks.exists()
+    try:
+        yield
+    finally:
+        if not had_workshop:
+            with contextlib.suppress(DockerError):
+                docker("image", "rm", "--force", workshop)
+        if not had_checks:
+            shutil.rmtree(checks, ignore_errors=True)
 
 
 def main() -> None:
@@ -198,7 +196,8 @@ def main() -> None:
     LOG.parent.mkdir(exist_ok=True)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, filename=LOG, filemode="w")
     try:
-        with raised(Rules(docker=args.docker, substitutions={"_TESTS": TESTS})) as stage:
+        rules = Rules(docker=args.docker, substitutions={"_TESTS": TESTS})
+        with raised(rules) as stage, cleaned_up(rules.engine):
             story = Story(stage)
             for title in chapters(story):
                 story.chapter(title)
@@ -209,8 +208,6 @@ def main() -> None:
         sys.exit(f"rehearsal: {error}\n  what the control plane saw: {LOG}")
     except KeyboardInterrupt:
         sys.exit(130)
-    finally:
-        clean_up(args.docker)
 
 
 if __name__ == "__main__":

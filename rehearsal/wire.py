@@ -19,10 +19,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from rehearsal.errors import Refused, invalid, unimplemented
 
-VERTEX = "model_service endpoint_service prediction_service job_service"
+VERTEX = "model_service endpoint_service prediction_service job_service pipeline_service schedule_service"
 SERVICES = {
-    "google.cloud.aiplatform_v1": f"{VERTEX} pipeline_service schedule_service",
-    "google.cloud.aiplatform_v1beta1": VERTEX,
+    "google.cloud.aiplatform_v1": VERTEX,
     "google.cloud.artifactregistry_v1": "artifact_registry",
     "google.cloud.devtools.cloudbuild_v1": "cloud_build",
     "google.cloud.resourcemanager_v3": "projects",
@@ -56,7 +55,6 @@ class Route(NamedTuple):
     """The field that the body is; "*": the whole request; None: there is no body."""
     request: Any
     """The request's type: a proto-plus class or a plain protobuf one."""
-    package: str
 
 
 @cache
@@ -158,9 +156,8 @@ def _route(package: str, rpc: str, verb: str, template: str, body: str | None) -
 
     template = template.replace(":", r"\:").replace("$", r"\$")
     pattern = re.sub(r"\{([a-z_.]+)(?:=([^}]+))?\}", group, template)
-    return Route(
-        rpc, verb, re.compile(pattern), tuple(variables), body, _type(package, rpc), package
-    )
+    kind = _type(package, rpc)
+    return Route(rpc, verb, re.compile(pattern), tuple(variables), body, kind)
 
 
 def _type(package: str, rpc: str) -> Any:

@@ -1,13 +1,10 @@
 """A rehearsal: the stand-in, a registry, a storage emulator, and images small enough to be started often."""
 
-import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,7 +17,7 @@ from rehearsal.containers import LABEL
 from rehearsal.stage import Missing, Stage, raised
 from rehearsal.world import Rules
 from tests.container.conftest import DOCKER, image  # noqa: F401
-from tests.pictures import ROOT
+from tests.programs import Done, run_main, run_program
 
 HERE = Path(__file__).parent
 PROJECT, REGION = "cloud-tests", "us-central1"
@@ -30,9 +27,9 @@ POLL_S = 0.1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let all tests of this folder share one rehearsal."""
+    """Let all tests of this folder share one rehearsal, but for those with a group of their own."""
     for item in items:
-        if item.path.is_relative_to(HERE):
+        if item.path.is_relative_to(HERE) and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("cloud"))
 
 
@@ -65,14 +62,6 @@ def stage(tiny: str) -> Iterator[Stage]:
             yield started
     except Missing as error:
         pytest.skip(str(error))
-
-
-class Done(NamedTuple):
-    """A command that ended."""
-
-    code: int
-    out: str
-    err: str
 
 
 Run = Callable[..., Done]
@@ -115,33 +104,12 @@ def deploy(
     monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
 
     def run(line: str, **environ: str) -> Done:
-        code: Any = 0
         with monkeypatch.context() as patch:
             for name, value in {"DEPLOY_IMAGE": f"{TINY}:1", **environ}.items():
                 patch.setenv(name, value)
-            capsys.readouterr()
-            try:
-                command_line.main(shlex.split(line))
-            except SystemExit as end:
-                code = end.code
-        out, err = capsys.readouterr()
-        return Done(code, out, err)
+            return run_main(command_line.main, line, capsys)
 
     return run
-
-
-def program(stage: Stage, words: list[str]) -> Done:
-    """Run a program that finds Google here."""
-    done = subprocess.run(
-        words,
-        cwd=ROOT,
-        env={**os.environ, **stage.environment(PROJECT)},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -150,7 +118,7 @@ def gcloud(empty: Stage) -> Run:
 
     def run(line: str) -> Done:
         region = ["--region", REGION] if line.startswith("ai ") else []
-        return program(empty, ["gcloud", *shlex.split(line), *region])
+        return run_program(["gcloud", *shlex.split(line), *region], empty.environment(PROJECT))
 
     return run
 
@@ -158,22 +126,18 @@ def gcloud(empty: Stage) -> Run:
 @pytest.fixture
 def python(empty: Stage) -> Run:
     """Return a function that runs a program with the real SDK."""
-    return lambda line: program(empty, [sys.executable, *shlex.split(line)])
+    env = empty.environment(PROJECT)
+    return lambda line: run_program([sys.executable, *shlex.split(line)], env)
 
 
 def traffic(stage: Stage, name: str = "digits") -> dict[str, int]:
     """Return version → percent of everything that is deployed to an endpoint."""
-    found = [
-        each for key, each in stage.world.endpoints.items() if key.endswith(f"/endpoints/{name}")
-    ]
-    return (
-        {
-            each.model_version_id: found[0].traffic_split.get(each.id, 0)
-            for each in found[0].deployed_models
-        }
-        if found
-        else {}
-    )
+    return {
+        each.model_version_id: endpoint.traffic_split.get(each.id, 0)
+        for key, endpoint in stage.world.endpoints.items()
+        if key.endswith(f"/endpoints/{name}")
+        for each in endpoint.deployed_models
+    }
 
 
 def containers(stage: Stage) -> int:

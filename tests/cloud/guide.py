@@ -2,12 +2,11 @@
 
 import re
 import shlex
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.programs import needs
+from tests.programs import needs, run_program
 
 ELSEWHERE, GOOGLE = "# ten minutes", "# real cloud"
 
@@ -44,20 +43,11 @@ def pattern(output: str) -> str:
     return "".join(lines)
 
 
-def run(each: Shown, command: str, env: dict[str, str], cwd: Path) -> None:
-    """Run a command of a page and hold what it prints against what is shown."""
-    done = subprocess.run(
-        shlex.split(command),
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    lines = [line.strip() for line in done.stdout.splitlines()]
+def run(each: Shown, command: str, env: Mapping[str, str], cwd: Path) -> None:
+    """Run a command of a page, and compare what it prints with what the page shows."""
+    done = run_program(shlex.split(command), env, cwd=cwd, timeout_s=300)
+    assert done.code == 0, f"{command}\n{done.out}\n{done.err}"
+    lines = [line.strip() for line in done.out.splitlines()]
     # How far something is, now and then, is what a page does not show: it depends on the machine.
     told = "".join(
         f"{line}\n" for line in lines if line and not re.fullmatch(r"(\d+ min )?\d+ s …", line)
@@ -70,13 +60,7 @@ def run(each: Shown, command: str, env: dict[str, str], cwd: Path) -> None:
 def spelt(page: Path) -> int:
     """Hold the commands for Google itself against gcloud's own table; return how many there are."""
     needs("gcloud")
-    root = subprocess.run(
-        ["gcloud", "info", "--format=value(installation.sdk_root)"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout.strip()
+    root = run_program(["gcloud", "info", "--format=value(installation.sdk_root)"]).out.strip()
     names: dict[str, Any] = {}
     with open(f"{root}/data/cli/gcloud_completions.py") as file:
         exec(file.read(), names)  # noqa: S102  gcloud's own table of its commands
@@ -84,29 +68,20 @@ def spelt(page: Path) -> int:
     for each in shown(page):
         if not each.command.endswith(GOOGLE):
             continue
-        words = shlex.split(each.command.removesuffix(GOOGLE))
-        assert words[0] == "gcloud"
-        tree, path = names["STATIC_COMPLETION_CLI_TREE"], []
-        for word in words[1:]:
-            if word.startswith("-") or word not in tree["commands"]:
+        program, *words = shlex.split(each.command.removesuffix(GOOGLE))
+        assert program == "gcloud"
+        tree = names["STATIC_COMPLETION_CLI_TREE"]
+        known = _spellings(tree["flags"])
+        for word in words:
+            if word not in tree["commands"]:
                 break
-            path.append(word)
             tree = tree["commands"][word]
-        assert not tree["commands"], f"{' '.join(words[:4])} is no command"
+            known |= _spellings(tree["flags"])
+        assert not tree["commands"], f"{each.command} is no command"
         used = {word.partition("=")[0] for word in words if word.startswith("--")}
-        unknown = used - _flags(path, names["STATIC_COMPLETION_CLI_TREE"])
-        assert not unknown, f"{' '.join(path)} has no {unknown}"
+        assert not used - known, f"{each.command} has no {used - known}"
         checked += 1
     return checked
-
-
-def _flags(words: list[str], tree: Any) -> set[str]:
-    """Return a gcloud command's options; raise KeyError where there is no such command."""
-    known = _spellings(tree["flags"])
-    for word in words:
-        tree = tree["commands"][word]
-        known |= _spellings(tree["flags"])
-    return known
 
 
 def _spellings(flags: dict[str, Any]) -> set[str]:

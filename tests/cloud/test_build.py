@@ -1,5 +1,7 @@
 """Building with Cloud Build: the real gcloud submits, and whatever ends the wait, no second build begins."""
 
+import itertools
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ import pytest
 
 from deploy import image
 from deploy.cli import interrupt
-from rehearsal import artifacts
+from rehearsal import artifacts, builds
 from rehearsal.stage import Stage
 from tests.cloud.conftest import PROJECT, Run
 
@@ -21,7 +23,6 @@ steps:
     script: |
       #!/usr/bin/env bash
       set -eu
-      if [ -e slow ]; then sleep 15; fi
       if [ -e spoilt ]; then echo 'it is spoilt'; exit 3; fi
       printf 'FROM debian:bookworm-slim\\nLABEL of=%s\\n' "$TAG" | docker build --quiet --tag "$IMAGE:$TAG" -
 images: ['${_REGISTRY}/${PROJECT_ID}/${_REPOSITORY}/${_NAME}:${_TAG}']
@@ -63,17 +64,23 @@ def test_it_is_built_pushed_and_not_built_again(deploy: Run, empty: Stage) -> No
 def test_after_an_interruption_the_same_build_is_watched_on(
     deploy: Run, empty: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = image.run
+    run, step = image.run, builds._step
+    described, noticed = itertools.count(), threading.Event()
 
-    def interrupted(google: Any, command: list[str], **options: Any) -> str:
+    def watched(google: Any, command: list[str], **options: Any) -> str:
         if "describe" in command:
-            interrupt()
+            if next(described) == 0:
+                interrupt()
+            noticed.set()
         return run(google, command, **options)
 
-    Path("slow").touch()
-    with monkeypatch.context() as patch:
-        patch.setattr(image, "run", interrupted)
-        assert deploy("build", **HERE).code == 130
+    def held(*args: Any) -> bool:
+        """Run a build's step once the second command has found the build under way."""
+        return noticed.wait(180) and step(*args)
+
+    monkeypatch.setattr(image, "run", watched)
+    monkeypatch.setattr(builds, "_step", held)
+    assert deploy("build", **HERE).code == 130
     done = deploy("build", **HERE)
     assert done.code == 0, done.err
     assert "waiting for the build of this very image that is under way" in done.out

@@ -48,14 +48,6 @@ def test_a_container_that_never_gets_healthy(
     assert "not finished" not in deploy("status").out
 
 
-def test_an_image_that_does_not_exist(deploy: Run, empty: Stage) -> None:
-    failed = deploy("deploy", DEPLOY_IMAGE="cloud-tests/nothing:1")
-    assert "the image is not in the registry" in one_sentence(failed.err)
-    assert "make push" in failed.err
-    assert not empty.world.models
-    assert deploy("deploy").code == 0
-
-
 def test_a_quota_that_is_used_up(deploy: Run, empty: Stage) -> None:
     assert deploy("deploy").code == 0
     failed = deploy("deploy --machine-type n1-standard-16", **SECOND)
@@ -67,76 +59,90 @@ def test_a_quota_that_is_used_up(deploy: Run, empty: Stage) -> None:
     assert traffic(empty) == {"1": 0, "2": 100}
 
 
-def test_an_accelerator_without_quota(deploy: Run) -> None:
-    failed = deploy(
-        "deploy --accelerator-type NVIDIA_TESLA_T4 --accelerator-count 1 --machine-type n1-standard-4"
-    )
-    assert "a quota is used up" in one_sentence(failed.err)
-    assert "TeslaT4" in failed.err
+DENIED = ("denied", "DeployModel", "aiplatform.endpoints.deploy")
+REFUSALS = {
+    "an image that does not exist": (
+        "deploy --image cloud-tests/nothing:1",
+        (),
+        "the image is not in the registry",
+        ["make push"],
+    ),
+    "an accelerator without quota": (
+        "deploy --accelerator-type NVIDIA_TESLA_T4 --accelerator-count 1 --machine-type n1-standard-4",
+        (),
+        "a quota is used up",
+        ["TeslaT4"],
+    ),
+    "a permission that is found missing before anything is begun": (
+        "endpoint",
+        DENIED,
+        "aiplatform.endpoints.deploy",
+        [
+            "gcloud projects add-iam-policy-binding cloud-tests",
+            "--role=roles/aiplatform.user",
+        ],
+    ),
+    "a permission that is refused midway": (
+        "deploy",
+        ("denied", "CreateEndpoint", "aiplatform.endpoints.create"),
+        "the permission aiplatform.endpoints.create is missing",
+        [],
+    ),
+    "an API that is not enabled": (
+        "upload",
+        ("disabled", "ListModelVersions", "aiplatform.googleapis.com"),
+        "the API aiplatform.googleapis.com is not enabled in cloud-tests",
+        ["gcloud services enable aiplatform.googleapis.com --project=cloud-tests"],
+    ),
+    "an operation that fails midway": (
+        "deploy",
+        ("failing", "DeployModel.midway", "INTERNAL the machine went away"),
+        "the machine went away",
+        [],
+    ),
+}
+"""Name → command, failure that is ordered, what the first line has, what the lines after it have."""
 
 
-def test_a_permission_that_is_missing_is_said_before_anything_is_begun(
-    deploy: Run, empty: Stage
+@pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_is_explained_costs_nothing_and_a_re_run_goes_on(
+    deploy: Run, empty: Stage, case: tuple[str, tuple[str, str, str], str, list[str]]
 ) -> None:
-    empty.fault("denied", "DeployModel", "aiplatform.endpoints.deploy", times=-1)
-    failed = deploy("endpoint")
-    assert "aiplatform.endpoints.deploy" in one_sentence(failed.err)
-    assert "gcloud projects add-iam-policy-binding cloud-tests" in failed.err
-    assert "--role=roles/aiplatform.user" in failed.err
-    assert not empty.world.models
-
-
-def test_a_permission_that_is_refused_midway(deploy: Run, empty: Stage) -> None:
-    empty.fault("denied", "CreateEndpoint", "aiplatform.endpoints.create")
-    failed = deploy("deploy")
-    assert "the permission aiplatform.endpoints.create is missing" in one_sentence(failed.err)
-    assert deploy("deploy").code == 0
-    assert traffic(empty) == {"1": 100}
-
-
-def test_an_api_that_is_not_enabled(deploy: Run, empty: Stage) -> None:
-    empty.fault("disabled", "ListModelVersions", "aiplatform.googleapis.com")
-    failed = deploy("upload")
-    assert "the API aiplatform.googleapis.com is not enabled in cloud-tests" in one_sentence(
-        failed.err
-    )
-    assert "gcloud services enable aiplatform.googleapis.com --project=cloud-tests" in failed.err
-
-
-def test_an_operation_that_fails_midway(deploy: Run, empty: Stage) -> None:
-    empty.fault("failing", "DeployModel.midway", "INTERNAL the machine went away")
-    failed = deploy("deploy")
-    assert "the machine went away" in one_sentence(failed.err)
+    line, fault, sentence, advice = case
+    if fault:
+        empty.fault(*fault)
+    failed = deploy(line)
+    assert failed.code == 1
+    assert sentence in one_sentence(failed.err)
+    assert all(each in failed.err for each in advice), failed.err
     assert containers(empty) == 0
+    assert fault != DENIED or not empty.world.models
+    empty.calm()
     again = deploy("deploy")
     assert again.code == 0, again.err
-    assert traffic(empty) == {"1": 100}
+    assert traffic(empty)[max(traffic(empty))] == 100
 
 
 @pytest.mark.parametrize(
-    "rpc",
+    ("kind", "rpc"),
     [
-        "GetOperation",
-        "DeployModel",
-        "UpdateEndpoint",
-        "UploadModel",
-        "CreateEndpoint",
-        "GetEndpoint",
+        ("cut", "GetOperation"),
+        ("cut", "DeployModel"),
+        ("cut", "UpdateEndpoint"),
+        ("cut", "UploadModel"),
+        ("cut", "CreateEndpoint"),
+        ("cut", "GetEndpoint"),
+        ("refused", "GetOperation"),
     ],
 )
-def test_a_connection_that_is_cut(deploy: Run, empty: Stage, rpc: str) -> None:
-    empty.fault("cut", rpc, times=2)
+def test_a_connection_that_is_cut_and_google_busy_for_a_while_are_tried_again(
+    deploy: Run, empty: Stage, kind: str, rpc: str
+) -> None:
+    empty.fault(kind, rpc, "UNAVAILABLE the service is currently unavailable", times=2)
     done = deploy("deploy")
     assert done.code == 0, done.err
     assert traffic(empty) == {"1": 100}
     assert containers(empty) == 1
-
-
-def test_google_busy_for_a_while(deploy: Run, empty: Stage) -> None:
-    empty.fault(
-        "refused", "GetOperation", "UNAVAILABLE the service is currently unavailable", times=3
-    )
-    assert deploy("deploy").code == 0
 
 
 def test_a_deploy_under_way_is_waited_for_and_not_begun_twice(deploy: Run, empty: Stage) -> None:

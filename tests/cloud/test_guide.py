@@ -1,9 +1,10 @@
-"""docs/cloud.md does what it says: every command in it is run, in order, and prints what is shown."""
+"""docs/cloud.md does what it says: every command in it is run, in order, and prints what is shown.
+
+Of the other pages, the commands that are for Google itself name commands that exist.
+"""
 
 import json
-import os
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,16 +14,17 @@ import requests
 
 from rehearsal import artifacts
 from rehearsal.stage import Stage
-from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown
+from rehearsal.world import number
+from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown, spelt
 from tests.container.conftest import DOCKER
 from tests.pictures import ROOT
+from tests.programs import run_program
 
 GUIDE = ROOT / "docs" / "cloud.md"
 PROJECT, REGION = "my-project", "us-central1"
 HELD_OUT = ROOT / "build/model/held-out/instances.json"
-
-
-pytestmark = pytest.mark.full
+PAGES = {"cloud.md": 6, "functions.md": 4, "kubernetes.md": 5, "monitoring.md": 4, "security.md": 5}
+"""How many commands for Google itself a page has, at least."""
 
 
 @pytest.fixture
@@ -32,10 +34,10 @@ def env(empty: Stage, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
     monkeypatch.setattr(
         empty.world, "rules", replace(empty.world.rules, patience_s=180, shared_s=60)
     )
-    found = {**os.environ, **empty.environment(PROJECT), "DEPLOY_IMAGE": image, "DOCKER": DOCKER}
-    for name in ("CLOUDSDK_CORE_PROJECT", "MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
-        found.pop(name, None)
-    _gcloud(found, "config", "set", "project", PROJECT)
+    found = {**empty.environment(PROJECT), "DEPLOY_IMAGE": image, "DOCKER": DOCKER}
+    del found["CLOUDSDK_CORE_PROJECT"]
+    gcloud = ["gcloud", "config"]
+    assert run_program([*gcloud, "set", "project", PROJECT], found).code == 0
     (ROOT / "build/deploy/rehearsed.toml").unlink(missing_ok=True)
     over = threading.Event()
     thread = threading.Thread(target=_ask, args=(empty, over))
@@ -43,12 +45,8 @@ def env(empty: Stage, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
     yield found
     over.set()
     thread.join(60)
-    _gcloud(found, "config", "unset", "project")
-    subprocess.run([DOCKER, "rmi", f"{image}-2"], capture_output=True, timeout=60, check=False)
-
-
-def _gcloud(env: dict[str, str], *words: str) -> None:
-    subprocess.run(["gcloud", *words], env=env, capture_output=True, timeout=120, check=True)
+    assert run_program([*gcloud, "unset", "project"], found).code == 0
+    run_program([DOCKER, "rmi", f"{image}-2"])
 
 
 def _ask(stage: Stage, over: threading.Event) -> None:
@@ -58,6 +56,7 @@ def _ask(stage: Stage, over: threading.Event) -> None:
         requests.post(where, json=body, timeout=90)
 
 
+@pytest.mark.full
 def test_every_command_prints_what_the_guide_shows(
     env: dict[str, str], empty: Stage, image: str
 ) -> None:
@@ -71,14 +70,13 @@ def test_every_command_prints_what_the_guide_shows(
         if each.command.endswith((ELSEWHERE, GOOGLE)):
             continue
         if each.another:
-            subprocess.run([DOCKER, "tag", image, f"{image}-2"], timeout=60, check=True)
+            assert run_program([DOCKER, "tag", image, f"{image}-2"]).code == 0
             env["DEPLOY_IMAGE"] = f"{image}-2"
         command = each.command.replace("--watch 10m", "--watch 5s").replace("=IMAGE", f"={image}")
         if "=DEPLOYED" in command:
-            number = empty.world.endpoints[
-                f"projects/{_number(empty)}/locations/{REGION}/endpoints/by-hand"
-            ]
-            command = command.replace("=DEPLOYED", f"={number.deployed_models[0].id}")
+            where = f"projects/{number(PROJECT)}/locations/{REGION}/endpoints/by-hand"
+            (deployed,) = empty.world.endpoints[where].deployed_models
+            command = command.replace("=DEPLOYED", f"={deployed.id}")
         run(each, command, env, ROOT)
         ran += 1
     assert ran > 20
@@ -86,8 +84,11 @@ def test_every_command_prints_what_the_guide_shows(
     assert not empty.world.models
 
 
-def _number(stage: Stage) -> str:
-    return next(iter(stage.world.endpoints)).split("/")[1]
+@pytest.mark.parametrize(("page", "commands"), PAGES.items())
+def test_commands_for_google_itself_are_spelt_as_gcloud_spells_them(
+    page: str, commands: int
+) -> None:
+    assert spelt(ROOT / "docs" / page) >= commands
 
 
 def test_what_takes_long_is_run_elsewhere() -> None:
@@ -97,7 +98,7 @@ def test_what_takes_long_is_run_elsewhere() -> None:
         if each.command.endswith(ELSEWHERE)
     ]
     assert sorted(long) == ["make build-cloud", "make rehearse"]
-    assert "make rehearse" in (ROOT / ".ci" / "run").read_text()
+    # tests/cloud/test_rehearsal.py runs the one, which runs the other.
     assert "make -s build-cloud" in (ROOT / "rehearsal" / "story.py").read_text()
 
 

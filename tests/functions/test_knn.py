@@ -13,7 +13,6 @@ from sklearn.dummy import DummyClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from functions.knn import iris, train
-from storage.fetched import sha256
 from tests import bucket
 from tests.functions.conftest import Live, Start, in_process
 from tests.http import JSON_TYPE
@@ -194,34 +193,18 @@ def test_a_file_that_is_not_its_model_is_refused(
     assert says in says_of(start, str(tmp_path), "")
 
 
-def test_where_it_was_never_told_of_a_bucket_it_says_what_to_set(start: Start) -> None:
-    answer = start("knn").post("/", data=FLOWER)
-    assert answer.status_code == 503
-    assert "STORAGE_URI is not set" in answer.text
-
-
 def test_what_is_missing_in_the_bucket_is_named(
     start: Start, emulator: str, tmp_path: Path
 ) -> None:
     (tmp_path / "other.txt").write_text("x")
     uri = bucket.filled(emulator, "without-a-model", "knn", tmp_path / "other.txt")
+    assert "STORAGE_URI is not set" in says_of(start, "", emulator)
     assert f"{uri}/knn.skops: no such object" in says_of(start, uri, emulator)
     empty = "gs://without-a-model/here"
     assert "there is nothing in it" in says_of(start, empty, emulator)
     reason = says_of(start, "gs://no-such-bucket/knn", emulator)
     assert "gs://no-such-bucket/knn: " in reason
     assert "does the bucket exist?" in reason
-
-
-def test_only_the_file_that_was_deployed_is_loaded(
-    start: Start, emulator: str, trained: Path
-) -> None:
-    uri = bucket.filled(emulator, "pinned", "knn", trained)
-    right = sha256(trained)
-    reason = says_of(start, uri, emulator, MODEL_SHA256="0" * 64)
-    assert f"its SHA-256 is {right}, MODEL_SHA256 says {'0' * 64}" in reason
-    good = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator, MODEL_SHA256=right.upper())
-    assert good.post("/", data=FLOWER).status_code == 200
 
 
 def test_what_arrives_damaged_is_refused(start: Start, tmp_path: Path, trained: Path) -> None:

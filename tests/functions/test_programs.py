@@ -2,7 +2,6 @@
 
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,8 @@ from functions import __main__ as command_line
 from functions.catalogue import DIGITS, KNN
 from storage.fetched import sha256
 from tests import bucket
-from tests.functions.conftest import Start, made
-from tests.pictures import ROOT
+from tests.functions.conftest import Start
+from tests.programs import run_main, run_program
 
 pytestmark = pytest.mark.xdist_group("functions")
 
@@ -41,33 +40,22 @@ def run(
     shutil.copy(trained, KNN.made)
 
     def _run(line: str) -> tuple[str, str]:
-        reason = ""
-        try:
-            command_line.main(line.split())
-        except SystemExit as end:
-            reason = str(end.code or "")
-        return reason, capsys.readouterr().out
+        done = run_main(command_line.main, line, capsys)
+        return str(done.code or ""), done.out
 
     return _run
-
-
-def test_a_function_runs_until_ctrl_c() -> None:
-    with made("hello") as hello:
-        assert hello.post(b'{"message": "Good day to you sir!"}').body == "Good day to you sir!"
 
 
 def test_the_program_ends_with_the_reason_and_no_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         words = [sys.executable, "-m", "functions", "serve", "hello", "--port", str(port)]
-        done = subprocess.run(
-            words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-        )
-    assert done.returncode == 1
-    assert done.stderr.startswith(
+        done = run_program(words)
+    assert done.code == 1
+    assert done.err.startswith(
         f"functions: port {port} of 127.0.0.1: Address already in use\n  PORT="
     )
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.err
 
 
 def test_a_model_goes_into_a_bucket_that_the_function_then_reads(
@@ -81,7 +69,7 @@ def test_a_model_goes_into_a_bucket_that_the_function_then_reads(
     assert f"{uri}/knn.skops: " in printed
     pin = sha256(trained)
     assert f"SHA-256 of knn.skops: {pin}" in printed
-    knn = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator, MODEL_SHA256=pin)
+    knn = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator, MODEL_SHA256=pin.upper())
     assert knn.get("/?input_data=6.3,3.3,4.7,1.6").text == "Belongs to class: [1]"
 
 

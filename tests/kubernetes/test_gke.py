@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,12 +17,11 @@ from deploy.cli import confirm
 from deploy.errors import Stop
 from deploy.gke import __main__ as command_line
 from deploy.gke.overlay import WRITTEN
-from tests.cloud.conftest import Done
 from tests.kubernetes.conftest import BIN
 from tests.kubernetes.node import environ
 from tests.kubernetes.stand_in import KINDS, World, environment, standing_in
 from tests.pictures import ROOT
-from tests.programs import needs
+from tests.programs import Done, needs, run_main
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 DIGEST = f"sha256:{'a' * 64}"
@@ -54,17 +52,11 @@ def gke(
         monkeypatch.setenv(variable, value)
 
     def run(line: str, says: str = "", **more: str) -> Done:
-        code: Any = 0
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdin", io.StringIO(says))
             for variable, value in more.items():
                 patch.setenv(variable, value)
-            capfd.readouterr()
-            try:
-                command_line.main(shlex.split(line))
-            except SystemExit as end:
-                code = end.code
-        return Done(code, *capfd.readouterr())
+            return run_main(command_line.main, line, capfd)
 
     return run
 

@@ -1,7 +1,6 @@
 """The compiled pipeline: kept as it is compiled, each step after the one before."""
 
 import itertools
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,15 @@ import yaml
 
 from pipeline.steps import CACHED, STEPS
 from tests.pictures import ROOT
+from tests.programs import run_program
 
 KEPT = ROOT / "pipeline/pipeline.yaml"
 
 
 def compiled(kfp: Path, out: Path, *words: str) -> str:
     command = [str(kfp), "-m", "pipeline.story", "--out", str(out), *words]
-    subprocess.run(command, cwd=ROOT, timeout=120, check=True)
+    done = run_program(command)
+    assert done.code == 0, done.err
     return out.read_text()
 
 

@@ -7,9 +7,10 @@ import pytest
 from pipeline.steps import STEPS
 from rehearsal.stage import Stage
 from tests.cloud.conftest import TINY as IMAGE
-from tests.cloud.conftest import Done, traffic
+from tests.cloud.conftest import traffic
 from tests.pictures import ROOT
 from tests.pipeline.conftest import Clone
+from tests.programs import Done
 
 pytestmark = [pytest.mark.xdist_group("pipeline"), pytest.mark.full]
 PROJECT = "pipeline-tests"

@@ -1,6 +1,5 @@
 """Trained weights that lie in a bucket, fetched by the pipeline's first step."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import pytest
 from storage.__main__ import fetch, inside
 from storage.files import NotFetched
 from tests import bucket
-from tests.pictures import MODEL, ROOT
+from tests.pictures import MODEL
+from tests.programs import run_program
 
 FILES = [MODEL / name for name in ("weights.safetensors", "model.json", "golden.json")]
 
@@ -28,7 +28,7 @@ def test_a_buckets_folder_becomes_a_folder_here(
 
 def test_a_folder_of_this_machine_is_copied_not_linked(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "storage", "build/model", str(tmp_path / "model")]
-    subprocess.run(command, cwd=ROOT, timeout=60, check=True)
+    assert run_program(command).code == 0
     fetched = tmp_path / "model" / "weights.safetensors"
     assert fetched.read_bytes() == (MODEL / "weights.safetensors").read_bytes()
     assert not fetched.is_symlink()

@@ -23,24 +23,24 @@ def test_a_layout_is_read_as_it_was_written() -> None:
     assert tuned.read(text) == (FOUND._replace(source="model-config.yaml"), 6)
 
 
-def test_it_is_followed_on_as_many_cores_as_it_was_found_on() -> None:
-    text = tuned.write(FOUND, 6, {})
-    assert tuned.chosen(text, 6, None, 0)[:4] == FOUND[:4]
+TEXT = tuned.write(FOUND, 6, {})
 
 
 @pytest.mark.parametrize(
-    ("cores", "memory", "reason"), [(2, None, "is for 6 cores"), (6, GIB, "needs more memory")]
+    ("text", "cores", "memory", "expected", "reason"),
+    [
+        (TEXT, 6, None, FOUND, ""),
+        (TEXT, 2, None, machine.layout(2, None), "is for 6 cores"),
+        (TEXT, 6, GIB, machine.layout(6, GIB), "needs more memory"),
+        (None, 4, None, machine.layout(4, None), ""),
+    ],
 )
-def test_elsewhere_the_default_serves_and_says_so(
-    cores: int, memory: int | None, reason: str
+def test_a_file_is_followed_where_it_fits_and_elsewhere_the_default_serves_and_says_so(
+    text: str | None, cores: int, memory: int | None, expected: Layout, reason: str
 ) -> None:
-    chosen = tuned.chosen(tuned.write(FOUND, 6, {}), cores, memory, 0)
-    assert chosen[:4] == machine.layout(cores, memory)[:4]
+    chosen = tuned.chosen(text, cores, memory, 0)
+    assert chosen[:4] == expected[:4]
     assert reason in str(chosen)
-
-
-def test_without_a_file_the_default_serves() -> None:
-    assert tuned.chosen(None, 4, None, 35) == machine.layout(4, None, 35)
 
 
 @pytest.mark.parametrize(
@@ -101,24 +101,25 @@ def load(requests_s: float = 100, p50_ms: float = 10, p99_ms: float = 20) -> Loa
     return Load(requests_s, p50_ms, p99_ms, 0)
 
 
+THROUGHPUT, LATENCY = Objective(32, 50, latency=False), Objective(1, 50, latency=True)
+
+
 @pytest.mark.parametrize(
-    ("challenger", "champion", "better"),
+    ("objective", "challenger", "champion", "better"),
     [
-        (load(110), load(100), True),
-        (load(101), load(100), False),
-        (load(200, p99_ms=51), load(100, p99_ms=49), False),
-        (load(50, p99_ms=49), load(100, p99_ms=51), True),
-        (load(50, p99_ms=60), load(100, p99_ms=80), True),
+        (THROUGHPUT, load(110), load(100), True),
+        (THROUGHPUT, load(101), load(100), False),
+        (THROUGHPUT, load(200, p99_ms=51), load(100, p99_ms=49), False),
+        (THROUGHPUT, load(50, p99_ms=49), load(100, p99_ms=51), True),
+        (THROUGHPUT, load(50, p99_ms=60), load(100, p99_ms=80), True),
+        (LATENCY, load(p50_ms=9), load(p50_ms=10), True),
+        (LATENCY, load(1000, p50_ms=10), load(p50_ms=10), False),
     ],
 )
-def test_throughput_counts_within_the_bound(challenger: Load, champion: Load, better: bool) -> None:
-    assert Objective(32, 50, latency=False).better(challenger, champion) is better
-
-
-def test_latency_is_that_of_the_median_answer() -> None:
-    objective = Objective(1, 50, latency=True)
-    assert objective.better(load(p50_ms=9), load(p50_ms=10))
-    assert not objective.better(load(1000, p50_ms=10), load(p50_ms=10))
+def test_throughput_counts_within_the_bound_and_latency_is_that_of_the_median_answer(
+    objective: Objective, challenger: Load, champion: Load, better: bool
+) -> None:
+    assert objective.better(challenger, champion) is better
 
 
 class Simulated(Champion):
@@ -137,18 +138,12 @@ class Simulated(Champion):
         return load(1000 * gained, p50_ms=10 / layout.threads)
 
 
-def simulated(objective: Objective) -> Simulated:
-    return Simulated(Layout(2, 1), objective, argparse.Namespace())
-
-
-def test_the_best_of_all_is_found() -> None:
-    champion = simulated(Objective(32, 250, latency=False))
+@pytest.mark.parametrize(
+    ("objective", "found", "duels"),
+    [(THROUGHPUT, Layout(1, 2, 8, 5), 7), (LATENCY, Layout(1, 2), 1)],
+    ids=["the best of all", "for one client only the spread is tried"],
+)
+def test_the_best_is_found(objective: Objective, found: Layout, duels: int) -> None:
+    champion = Simulated(Layout(2, 1), objective, argparse.Namespace())
     tune.find(champion, cores=2, room=2)
-    assert champion.layout[:4] == (1, 2, 8, 5)
-
-
-def test_for_one_client_only_the_spread_is_tried() -> None:
-    champion = simulated(Objective(1, 250, latency=True))
-    tune.find(champion, cores=2, room=2)
-    assert champion.layout == Layout(1, 2)
-    assert champion.duels == 1
+    assert (champion.layout[:4], champion.duels) == (found[:4], duels)
