@@ -6,7 +6,6 @@ interrupted it. Settings: deploy.toml, DEPLOY_* variables, or the options below.
 
 import argparse
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,13 +41,6 @@ def _percent(text: str) -> int:
     if not 1 <= value <= 99:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 1 and 99")
     return value
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not JSON such as {{"top_k": 1}}') from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     text = "JSON lines, an instance each; a * at the end for several files"
     option("--input", dest="source", required=True, metavar="gs://…", help=text)
     option("--output", required=True, metavar="gs://…", help="the folder for the answers")
-    option("--parameters", type=_json, metavar="JSON", help="the requests' parameters")
     option("--version", **version)
     option("--replicas", type=int, default=1, help="(default: 1)")
     add(status_module.status, "what runs, at which traffic, since when, and what it costs")
