@@ -69,9 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     text = "the picture or request.json to try it with (default: a held-out digit)"
     option("--request", help=text, **picture)
-    option = add(image.build, "build the image, with Cloud Build or here (--builder), and push it")
-    serve = ("upload", "deploy", "canary")
-    option("--serve", choices=serve, help="let Cloud Build go on with that")
+    add(image.build, "build the image, with Cloud Build or here (--builder), and push it")
     add(versions.upload, "register the image as a new version of the model; prints the version")
     option = add(
         release.deploy,
@@ -100,7 +98,6 @@ def _parser() -> argparse.ArgumentParser:
     option("--replicas", type=int, default=1, help="(default: 1)")
     add(status_module.status, "what runs, at which traffic, since when, and what it costs")
     option = add(teardown.undeploy, "end what is deployed; the endpoint and the model stay")
-    option("--version", default="", help="only this one")
     option("--idle", action="store_true", help="only what has no traffic")
     option("--yes", **yes)
     option = add(

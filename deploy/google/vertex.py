@@ -71,13 +71,12 @@ class Vertex(Wire):
         found = self._find(self._endpoints.list_operations, request=request)
         return tuple(each.name for each in found.operations if not each.done) if found else ()
 
-    def upload(self, image: str, labels: dict[str, str], aliases: list[str], parent: bool) -> None:
+    def upload(self, image: str, commit: str, parent: bool) -> None:
         """Register an image as a model, or as a new version of the one there is (`parent`)."""
         s = self.settings
         model = v1.Model(
             display_name=s.name,
-            labels=labels,
-            version_aliases=aliases,
+            labels={"git-commit": commit[:63]} if commit else {},
             artifact_uri=s.artifact_uri,
             container_spec=container(s, image),
         )
