@@ -44,11 +44,6 @@ class Image:
     uri: str
     """With its digest: HOST/PROJECT/REPOSITORY/NAME@sha256:…"""
 
-    @property
-    def digest(self) -> str:
-        """sha256:…, or what stands after the tag's colon where the digest is not known."""
-        return self.uri.rpartition("@")[2]
-
 
 def fingerprint(root: Path = Path()) -> str:
     """Return a tag that is the same as long as what goes into the image is: src- and 16 digits."""
