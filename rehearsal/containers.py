@@ -142,8 +142,14 @@ class Replica:
             env=env,
             command=words,
         )
-        published = self.rules.engine("port", self._container.name, port).splitlines()[0]
-        self.port = int(published.rsplit(":", 1)[1])
+        try:
+            published = self.rules.engine("port", self._container.name, port).splitlines()[0]
+        except DockerError:
+            if self._container.is_running:
+                raise
+            self.port = 0  # It ended at once; start() finds that out.
+        else:
+            self.port = int(published.rsplit(":", 1)[1])
 
     def predict(self, body: bytes, kind: str, timeout_s: float) -> requests.Response:
         """Send a body of a content type to the predict route; raise requests.RequestException."""

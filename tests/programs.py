@@ -1,4 +1,4 @@
-"""Programs that the tests run: in this process, in one of their own, and the tools that must be installed."""
+"""Programs that the tests run: in this process, in one of their own, and tools that must be installed."""
 
 import os
 import shlex

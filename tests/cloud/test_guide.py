@@ -105,7 +105,7 @@ def test_what_takes_long_is_run_elsewhere() -> None:
 def test_every_error_in_the_table_is_one_that_is_really_said() -> None:
     said = "".join(
         file.read_text()
-        for folder in ("deploy", "rehearsal", "handler", "model")
+        for folder in ("deploy", "rehearsal", "handler", "model", "task")
         for file in (ROOT / folder).rglob("*.py")
     )
     table = GUIDE.read_text().partition("## When it says")[2]
