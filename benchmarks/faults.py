@@ -8,15 +8,17 @@ wrk and its like do not record when each failed request began and ended.
 
 import argparse
 import collections
+import contextlib
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from benchmarks import image
 from benchmarks.image import PREDICT, PYTHON, Client, Server
@@ -62,37 +64,6 @@ class Outcome(NamedTuple):
     result: int | str
 
 
-class Load:
-    """Clients that send requests without a pause while the block runs."""
-
-    def __init__(self, host: str, fault: "Fault") -> None:
-        self.outcomes: list[Outcome] = []
-        self._host, self._fault = host, fault
-        self._stop = Event()
-        self._clients = [Thread(target=self._send, args=(n,)) for n in range(CLIENTS)]
-
-    def __enter__(self) -> Self:
-        for client in self._clients:
-            client.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for client in self._clients:
-            client.join(120)
-
-    def _send(self, number: int) -> None:
-        client = Client(self._host, 90)
-        while not self._stop.is_set():
-            body = _body(self._fault.instance(number)) + b" " * self._fault.padding
-            began = time.monotonic()
-            result = client.send(PREDICT, body)
-            self.outcomes.append(Outcome(began, time.monotonic(), result))
-            number += CLIENTS
-            if result == 503 or isinstance(result, str):
-                time.sleep(0.1)  # as a client that was told to try again
-
-
 class Fault(NamedTuple):
     """A way to break a container."""
 
@@ -102,6 +73,32 @@ class Fault(NamedTuple):
     """The instance of the request of a number that rises."""
     padding: int = 0
     """Bytes that each request has more; nginx buffers large ones in /tmp."""
+
+
+@contextlib.contextmanager
+def load(host: str, fault: Fault) -> Iterator[list[Outcome]]:
+    """Let clients send requests without a pause while the block runs; yield what came of them."""
+    outcomes: list[Outcome] = []
+    stop = Event()
+
+    def send(number: int) -> None:
+        client = Client(host, 90)
+        while not stop.is_set():
+            body = _body(fault.instance(number)) + b" " * fault.padding
+            began = time.monotonic()
+            result = client.send(PREDICT, body)
+            outcomes.append(Outcome(began, time.monotonic(), result))
+            number += CLIENTS
+            if result == 503 or isinstance(result, str):
+                time.sleep(0.1)  # as a client that was told to try again
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        sending = clients.map(send, range(CLIENTS))
+        try:
+            yield outcomes
+        finally:
+            stop.set()
+        list(sending)  # raises what a client raised
 
 
 def _body(instance: Any) -> bytes:
@@ -144,14 +141,14 @@ def measure(docker: str, tag: str, models: Path, fault: Fault) -> str:
     """
     model = ("--volume", f"{models}:/mnt/models:ro", "--env", "AIP_STORAGE_URI=/mnt/models")
     with image.running(docker, tag, *LIMITS, *RIGHTS, *model) as server:
-        with Load(server.host, fault) as load:
+        with load(server.host, fault) as outcomes:
             time.sleep(BEFORE_S)
             broken = time.monotonic()
             fault.inject(server)
-            unhealthy_s = _watch(server, load, broken)
+            unhealthy_s = _watch(server, outcomes, broken)
         restarts = server.container.inspect("{{.RestartCount}}")
         reasons = [line for line in server.container.logs().splitlines() if REASON in line]
-    since = [one for one in load.outcomes if one.ended > broken]
+    since = [one for one in outcomes if one.ended > broken]
     lost = [one for one in since if one.result != 200]
     results = collections.Counter(str(one.result) for one in lost)
     lost_s = max((one.ended - broken for one in lost), default=0.0)
@@ -167,19 +164,19 @@ def measure(docker: str, tag: str, models: Path, fault: Fault) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _watch(server: Server, load: Load, broken: float) -> float:
+def _watch(server: Server, outcomes: list[Outcome], broken: float) -> float:
     """Return the seconds without health, once nothing has been lost for AFTER_S."""
     well_since, unhealthy_for, last = time.monotonic(), 0.0, time.monotonic()
     while True:
         well = server.is_healthy()
         now = time.monotonic()
-        lost = [one for one in load.outcomes[-200:] if one.result != 200 and one.ended > last]
+        lost = [one for one in outcomes[-200:] if one.result != 200 and one.ended > last]
         if not well:
             unhealthy_for += now - last
         # The failures that the clients cause themselves never end.
-        if not well or (lost and load.outcomes[-1].result != 200):
+        if not well or (lost and outcomes[-1].result != 200):
             well_since = now
-        answered = load.outcomes and now - max(o.ended for o in load.outcomes[-50:]) < 1
+        answered = outcomes and now - max(o.ended for o in outcomes[-50:]) < 1
         settled = now - well_since > AFTER_S and now - broken > MIN_S and answered
         if settled or now - broken > MAX_S:
             return unhealthy_for

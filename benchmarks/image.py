@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import requests
@@ -19,11 +19,7 @@ VARIABLES = {
 }
 PYTHON = "/opt/venv/bin/python"
 START_TIMEOUT_S = 180
-MEMORY = """
-import pathlib
-print(sum(int(line.split()[1]) for file in pathlib.Path("/proc").glob("[0-9]*/smaps_rollup")
-          for line in file.read_text().splitlines() if line.startswith("Pss:")))
-"""
+MEMORY = "from telemetry import processes; print(sum(processes.memory().values()))"
 
 
 class Client:
@@ -63,24 +59,28 @@ class Server(NamedTuple):
 
     def memory_mb(self) -> float:
         """Return the memory of all its processes (PSS)."""
-        return int(self.container.exec(PYTHON, "-c", MEMORY)) / 1000
+        return int(self.container.exec(PYTHON, "-c", MEMORY)) / 1e6
 
 
 @contextlib.contextmanager
-def running(docker: str, image: str, *options: str, healthy: bool = True) -> Iterator[Server]:
+def running(
+    docker: str,
+    image: str,
+    *options: str,
+    is_ready: Callable[[Server], bool] = Server.is_healthy,
+) -> Iterator[Server]:
     """Start a container with options of `docker run` and remove it at the end; raise DockerError.
 
-    With `healthy` the block runs once the health route answers 200; the program ends if it never
-    does.
+    The block runs once `is_ready`; the program ends if it never is.
     """
     container = Docker(docker).start(image, *options, env=VARIABLES)
     try:
         server = Server(container, container.address)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while healthy and not server.is_healthy():
+        while not is_ready(server):
             if time.monotonic() > deadline:
-                sys.exit(f"not healthy within {START_TIMEOUT_S} s:\n{container.logs(tail=5)}")
-            time.sleep(0.1)
+                sys.exit(f"not ready within {START_TIMEOUT_S} s:\n{container.logs(tail=5)}")
+            time.sleep(0.02)
         yield server
     finally:
         container.remove()

@@ -106,9 +106,7 @@ class Champion:
 
 def spreads(cores: int, room: int) -> list[tuple[int, int]]:
     """Return the workers x threads to try, no more threads in all than there are cores."""
-    threads = [1]
-    while threads[-1] * 2 <= min(cores, MOST_THREADS):
-        threads.append(threads[-1] * 2)
+    threads = [1 << power for power in range(min(cores, MOST_THREADS).bit_length())]
     return sorted({(max(min(cores // each, room), 1), each) for each in threads}, reverse=True)
 
 

@@ -49,11 +49,12 @@ def explain(said: Said, settings: Settings) -> Stop:  # noqa: PLR0911  a table, 
     if said.status == "UNAUTHENTICATED":
         return Stop("Google does not know who is asking", "gcloud auth application-default login")
     if "never became ready" in text or "exited unexpectedly" in text:
-        what = "ended by itself" if "exited" in text else "never got healthy"
+        ended, unhealthy = "the container ended by itself", "the container never got healthy"
+        what = ended if "exited" in text else unhealthy
         last = text.partition("last lines:\n")[2].strip().rpartition("\n")[2]
         because = f"; its last line: {last}" if last else ""
         return Stop(
-            f"the container {what}{while_}{because}",
+            f"{what}{while_}{because}",
             f"make contract IMAGE=… tries it here, in seconds. Its log: {logs}",
         )
     if said.status == "RESOURCE_EXHAUSTED" or "quota" in text.lower():

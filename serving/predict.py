@@ -7,41 +7,36 @@ import random
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import requests
 from PIL import Image, UnidentifiedImageError
 
 WIDTH = 28
 """Columns of the terminal that a picture takes."""
+TOP_K = 3
+"""Labels whose scores are shown."""
+TIMEOUT_S = 60
 HELD_OUT = Path("build/model/held-out")
-
-
-class Reply(NamedTuple):
-    """The prediction for one picture."""
-
-    prediction: dict[str, Any]
-    milliseconds: float
-    """From sending the request to having read the answer."""
 
 
 class NoAnswer(Exception):
     """Why there is no prediction; for people."""
 
 
-def predict(url: str, picture: bytes, top_k: int, timeout_s: float = 60) -> Reply:
-    """Ask the model at `url` for one picture; raise NoAnswer."""
+def predict(url: str, picture: bytes) -> tuple[dict[str, Any], float]:
+    """Return the prediction for a picture, and the milliseconds that it took; raise NoAnswer."""
     instance = {"b64": base64.b64encode(picture).decode()}
-    body = {"instances": [instance], "parameters": {"top_k": top_k}}
+    body = {"instances": [instance], "parameters": {"top_k": TOP_K}}
     began = time.perf_counter()
     try:
-        response = requests.post(url, json=body, timeout=timeout_s)
+        response = requests.post(url, json=body, timeout=TIMEOUT_S)
     except requests.RequestException as error:
         raise NoAnswer(f"{url}: {error}. Is it running? Start it with: make serve") from None
     milliseconds = (time.perf_counter() - began) * 1000
     if not response.ok:
         raise NoAnswer(f"{url} answers {response.status_code}: {_reason(response.content)}")
-    return Reply(response.json()["predictions"][0], milliseconds)
+    return response.json()["predictions"][0], milliseconds
 
 
 def blocks(picture: Image.Image) -> str:
@@ -91,23 +86,22 @@ def main() -> None:
         help="PNG, JPEG or WebP (default: one of the held-out digits)",
     )
     parser.add_argument("--url", default="http://127.0.0.1:8080/predictions/digits")
-    parser.add_argument("--top-k", type=int, default=3, help="scores to show (%(default)s)")
     args = parser.parse_args()
     path = args.image or _default_picture()
     try:
         with Image.open(path) as picture:
             drawn = blocks(picture)
-        reply = predict(args.url, path.read_bytes(), args.top_k)
+        prediction, milliseconds = predict(args.url, path.read_bytes())
         print(f"{path}\n\n{drawn}\n")
     except (OSError, UnidentifiedImageError) as error:
         sys.exit(f"serving.predict: {path}: {error}")
     except NoAnswer as error:
         sys.exit(f"serving.predict: {error}")
-    if "scores" not in reply.prediction:
-        print(json.dumps(reply.prediction, indent=2))
+    if "scores" not in prediction:
+        print(json.dumps(prediction, indent=2))
     else:
-        print(f"It is {reply.prediction['label']}.\n\n{bars(reply.prediction['scores'])}\n")
-    print(f"{reply.milliseconds:.1f} ms")
+        print(f"It is {prediction['label']}.\n\n{bars(prediction['scores'])}\n")
+    print(f"{milliseconds:.1f} ms")
 
 
 if __name__ == "__main__":

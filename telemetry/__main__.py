@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from prometheus_client import CollectorRegistry
@@ -31,10 +30,6 @@ TEXT = "metrics.http"
 log = logging.getLogger(__name__)
 
 
-class Told(BaseException):
-    """A signal to stop."""
-
-
 class Lines(logging.Handler):
     """What OpenTelemetry's own code has to say, as lines of the container's log."""
 
@@ -49,7 +44,7 @@ class Lines(logging.Handler):
 
 
 def listen(wire: socket.socket, *takers: Instruments | Spans) -> NoReturn:
-    """Take in facts for ever; raises Told."""
+    """Take in facts until a signal raises SystemExit."""
     while True:
         try:
             fact = facts.read(wire.recv(LARGEST))
@@ -76,14 +71,10 @@ def run(args: argparse.Namespace) -> None:
         export.serve(registry, args.run / TEXT)
     try:
         listen(wire, instruments, *([Spans(tracers, ids)] if tracers else []))
-    except Told:
+    finally:
         if tracers:
             tracers.shutdown()
         meters.shutdown(END_S * 1000)
-
-
-def _raise_told(_number: int, _frame: FrameType | None) -> None:
-    raise Told
 
 
 def main() -> None:
@@ -106,7 +97,7 @@ def main() -> None:
     lines.become(**json.loads(args.log))
     lines.take_exceptions("telemetry")
     logging.basicConfig(handlers=[Lines(lines)], level="WARNING")
-    signal.signal(signal.SIGTERM, _raise_told)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the entrypoint tells us
     try:
         run(args)

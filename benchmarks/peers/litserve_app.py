@@ -9,7 +9,7 @@ from benchmarks.peers.core import LARGEST_BATCH, PORT, WORKERS, Core
 
 
 class Inference(LitAPI):
-    """The four verbs of LitServe's own contract."""
+    """What LitServe calls; it makes lists of requests of what is decoded, and takes them apart again."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002
         """Load the model in its worker."""
@@ -18,14 +18,8 @@ class Inference(LitAPI):
     def decode_request(self, request: dict[str, Any]) -> Any:
         return request["instances"]
 
-    def batch(self, inputs: list[Any]) -> list[Any]:
-        return inputs
-
     def predict(self, inputs: Any) -> Any:
         return self.core.predict(inputs)
-
-    def unbatch(self, output: Any) -> Any:
-        return output
 
     def encode_response(self, output: Any) -> dict[str, Any]:
         return {"predictions": output}

@@ -32,7 +32,7 @@ class Cluster:
     def deploy(self, google: "Google", *, queue_wait: bool) -> None:
         """Do all that is missing but the image; raise Stop."""
         found = image.find(google)
-        if found is None or not re.fullmatch("sha256:[0-9a-f]{64}", found.digest):
+        if found is None or not re.search("@sha256:[0-9a-f]{64}$", found.uri):
             raise Stop(
                 f"the image {self.settings.image or 'of these sources'} is not in the registry, or has no digest",
                 "make push or make build-cloud, with the same PROJECT and REGION; or --image NAME@sha256:…",

@@ -18,24 +18,19 @@ APP, CONTAINER = "digits", "serving"
 """The objects' own name, and their container's."""
 
 
-def name(settings: Settings) -> str:
-    """Return the overlay that is meant: with an accelerator or without."""
-    return "gke-gpu" if settings.accelerator_type else "gke-cpu"
-
-
 def kustomization(settings: Settings, image: str, *, queue_wait: bool = False) -> dict[str, Any]:
     """Return the overlay for an image, NAME@sha256:…, in a namespace of the settings' name."""
     path, _, digest = image.partition("@")
-    components = [
-        *(["bucket"] if settings.artifact_uri else []),
-        *(["queue-wait"] if queue_wait else []),
-    ]
+    overlay = "gke-gpu" if settings.accelerator_type else "gke-cpu"
+    components = {"bucket": settings.artifact_uri, "queue-wait": queue_wait}
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": settings.name,
-        "resources": [f"{MANIFESTS}/overlays/{name(settings)}"],
-        "components": [f"{MANIFESTS}/components/{each}" for each in components],
+        "resources": [f"{MANIFESTS}/overlays/{overlay}"],
+        "components": [
+            f"{MANIFESTS}/components/{name}" for name, wanted in components.items() if wanted
+        ],
         "images": [{"name": IMAGE, "newName": path, "digest": digest}],
         "patches": [_patch(each) for each in _patches(settings)],
     }

@@ -2,11 +2,10 @@
 
 from deploy.google.around import Around
 from deploy.google.artifacts import Artifacts
-from deploy.google.batches import Batches
 from deploy.google.vertex import Vertex
 
 __all__ = ["Google"]
 
 
-class Google(Vertex, Batches, Artifacts, Around):
+class Google(Vertex, Artifacts, Around):
     """One project and region of Google Cloud, and everything that is done there."""

@@ -2,7 +2,6 @@
 
 import functools
 import time
-from typing import Any
 
 from google.api_core import exceptions
 from google.cloud import resourcemanager_v3
@@ -22,7 +21,8 @@ class Around(Wire):
             "resource": f"projects/{self.settings.project}",
             "permissions": list(permissions),
         }
-        answer = self._read(self._projects.test_iam_permissions, request=request)
+        client = self._client(resourcemanager_v3.ProjectsClient)
+        answer = self._read(client.test_iam_permissions, request=request)
         return [each for each in permissions if each not in answer.permissions]
 
     def series(
@@ -49,7 +49,3 @@ class Around(Wire):
             for each in reply.json().get("timeSeries", ())
             for point in each["points"]
         ]
-
-    @functools.cached_property
-    def _projects(self) -> Any:
-        return self._client(resourcemanager_v3.ProjectsClient)

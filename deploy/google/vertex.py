@@ -1,6 +1,7 @@
-"""Endpoints, models and their versions, predictions."""
+"""Endpoints, models and their versions, predictions, batch prediction jobs."""
 
 import functools
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,13 +20,15 @@ from deploy.settings import Settings
 CPU = "aiplatform.googleapis.com/prediction/online/cpu/utilization"
 GPU = "aiplatform.googleapis.com/prediction/online/accelerator/duty_cycle"
 
+OVER = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
+"""States of a batch prediction job that has ended."""
 RESIZED = ("min_replica_count", "max_replica_count", "autoscaling_metric_specs")
 SET = ("imageUri", "ports", "healthRoute", "predictRoute", "env", "sharedMemorySizeMb")
 """What `container` sets."""
 
 
 class Vertex(Wire):
-    """What Vertex AI's endpoint, model and prediction services are asked."""
+    """What Vertex AI's endpoint, model, prediction and job services are asked."""
 
     def state(self) -> State | None:
         """Return the endpoint as it is now; None where there is none."""
@@ -68,13 +71,12 @@ class Vertex(Wire):
         found = self._find(self._endpoints.list_operations, request=request)
         return tuple(each.name for each in found.operations if not each.done) if found else ()
 
-    def upload(self, image: str, labels: dict[str, str], aliases: list[str], parent: bool) -> None:
+    def upload(self, image: str, commit: str, parent: bool) -> None:
         """Register an image as a model, or as a new version of the one there is (`parent`)."""
         s = self.settings
         model = v1.Model(
             display_name=s.name,
-            labels=labels,
-            version_aliases=aliases,
+            labels={"git-commit": commit[:63]} if commit else {},
             artifact_uri=s.artifact_uri,
             container_spec=container(s, image),
         )
@@ -179,6 +181,66 @@ class Vertex(Wire):
         except (requests.ConnectionError, requests.Timeout) as error:
             raise Stop(f"no answer: {error}", "python -m deploy status") from None
         return dict(json_format.MessageToDict(v1.PredictResponse.pb(answer)))
+
+    def batches(self) -> list[v1.BatchPredictionJob]:
+        """Return the region's batch prediction jobs of this model that are not over."""
+        found = self._list(self._jobs.list_batch_prediction_jobs, parent=self.settings.location)
+        model = f"/models/{self.settings.name}"
+        return [
+            each
+            for each in found
+            if each.model.partition("@")[0].endswith(model) and self.batch_state(each) not in OVER
+        ]
+
+    def batch_state(self, job: v1.BatchPredictionJob) -> str:
+        """Return a job's state, such as RUNNING or SUCCEEDED."""
+        return str(v1.JobState(job.state).name).removeprefix("JOB_STATE_")
+
+    def wait_for_batch(self, name: str) -> v1.BatchPredictionJob:
+        """Watch a job until it has ended, one way or another, with a line for each change of its state."""
+        return self.poll(
+            lambda: self._read(self._jobs.get_batch_prediction_job, name=name),
+            lambda job: self.batch_state(job) in OVER,
+            Stop("the job is not over yet", f"it goes on; its name is {name}"),
+            lambda job: self.batch_state(job).lower(),
+        )
+
+    def start_batch(self, version: str, source: str, output: str, replicas: int) -> str:
+        """Begin a batch prediction job; return its name.
+
+        `source` is gs://… with JSON lines, `output` a gs://… folder.
+        """
+        machine = v1.MachineSpec(machine_type=self.settings.machine_type)
+        job = v1.BatchPredictionJob(
+            display_name=f"{self.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+            model=f"{self.settings.model}@{version}",
+            input_config=v1.BatchPredictionJob.InputConfig(
+                instances_format="jsonl", gcs_source=v1.GcsSource(uris=[source])
+            ),
+            output_config=v1.BatchPredictionJob.OutputConfig(
+                predictions_format="jsonl",
+                gcs_destination=v1.GcsDestination(output_uri_prefix=output),
+            ),
+            dedicated_resources=v1.BatchDedicatedResources(
+                machine_spec=machine,
+                starting_replica_count=replicas,
+                max_replica_count=replicas,
+            ),
+        )
+        request = v1.CreateBatchPredictionJobRequest(
+            parent=self.settings.location, batch_prediction_job=job
+        )
+        begun = self._change("beginning the job", self._jobs.create_batch_prediction_job, request)
+        return str(begun.name) if begun is not None else ""
+
+    def cancel_batch(self, name: str) -> None:
+        """Ask a batch prediction job to end."""
+        request = v1.CancelBatchPredictionJobRequest(name=name)
+        self._change("cancelling a batch job", self._jobs.cancel_batch_prediction_job, request)
+
+    @functools.cached_property
+    def _jobs(self) -> Any:
+        return self._client(v1.JobServiceClient, self._vertex)
 
     @functools.cached_property
     def _models(self) -> Any:
