@@ -6,6 +6,7 @@ interrupted it. Settings: deploy.toml, DEPLOY_* variables, or the options below.
 
 import argparse
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,13 @@ def _percent(text: str) -> int:
     return value
 
 
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not JSON such as {{"top_k": 1}}') from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deploy",
@@ -69,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     text = "the picture or request.json to try it with (default: a held-out digit)"
     option("--request", help=text, **picture)
-    add(image.build, "build the image, with Cloud Build or here (--builder), and push it")
+    option = add(image.build, "build the image, with Cloud Build or here (--builder), and push it")
+    serve = ("upload", "deploy", "canary")
+    option("--serve", choices=serve, help="let Cloud Build go on with that")
     add(versions.upload, "register the image as a new version of the model; prints the version")
     option = add(
         release.deploy,
@@ -94,10 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     text = "JSON lines, an instance each; a * at the end for several files"
     option("--input", dest="source", required=True, metavar="gs://…", help=text)
     option("--output", required=True, metavar="gs://…", help="the folder for the answers")
+    option("--parameters", type=_json, metavar="JSON", help="the requests' parameters")
     option("--version", **version)
     option("--replicas", type=int, default=1, help="(default: 1)")
     add(status_module.status, "what runs, at which traffic, since when, and what it costs")
     option = add(teardown.undeploy, "end what is deployed; the endpoint and the model stay")
+    option("--version", default="", help="only this one")
     option("--idle", action="store_true", help="only what has no traffic")
     option("--yes", **yes)
     option = add(

@@ -68,8 +68,8 @@ def try_it(google: "Google", source: Path | None) -> None:
     )
 
 
-def batch_predict(
-    google: "Google", *, source: str, output: str, version: str, replicas: int
+def batch_predict(  # noqa: PLR0913  an option each
+    google: "Google", *, source: str, output: str, parameters: Any, version: str, replicas: int
 ) -> None:
     """Predict for every line of a JSONL file in a bucket; wait for it, and say where the answers lie."""
     for uri in (source, output):
@@ -79,7 +79,7 @@ def batch_predict(
                 "gs://BUCKET/PATH: Vertex AI reads and writes only there",
             )
     version = versions.chosen(google, version)
-    name = google.start_batch(version, source, output, replicas)
+    name = google.start_batch(version, source, output, parameters, replicas)
     if google.dry_run:
         return
     google.say(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import zipfile
 from dataclasses import dataclass
@@ -44,6 +45,16 @@ class Image:
     uri: str
     """With its digest: HOST/PROJECT/REPOSITORY/NAME@sha256:…"""
 
+    @property
+    def digest(self) -> str:
+        """sha256:…, or what stands after the tag's colon where the digest is not known."""
+        return self.uri.rpartition("@")[2]
+
+    @property
+    def label(self) -> str:
+        """The digest as a label's value: at most 63 of a-z, 0-9, _ and -."""
+        return re.sub("[^a-z0-9_-]", "-", self.digest.lower())[:63]
+
 
 def fingerprint(root: Path = Path()) -> str:
     """Return a tag that is the same as long as what goes into the image is: src- and 16 digits."""
@@ -82,9 +93,12 @@ def find(google: "Google") -> Image | None:
     return Image(s.image) if s.image else None
 
 
-def build(google: "Google") -> None:
-    """Build and push the image, unless it is there."""
-    ensure(google)
+def build(google: "Google", serve: str | None) -> None:
+    """Build and push the image, unless it is there; with `serve`, let Cloud Build go on with that command."""
+    if serve:
+        in_cloud(google, substitutions(google.settings, serve))
+    else:
+        ensure(google)
 
 
 def ensure(google: "Google") -> Image:
@@ -191,14 +205,14 @@ def staging(settings: Settings) -> str:
     return f"gs://{settings.project}_cloudbuild/{settings.name}-source"
 
 
-def substitutions(settings: Settings) -> dict[str, str]:
+def substitutions(settings: Settings, deploy: str = "no") -> dict[str, str]:
     """Return what cloudbuild.yaml needs to know."""
     found = {
         "_NAME": settings.name,
         "_REGION": settings.region,
         "_REPOSITORY": settings.repository,
         "_TAG": fingerprint(),
-        "_DEPLOY": "no",
+        "_DEPLOY": deploy,
         "_REVISION": commit(),
     }
     if settings.registry:

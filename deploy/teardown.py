@@ -15,18 +15,28 @@ if TYPE_CHECKING:
     from deploy.google import Google
 
 
-def undeploy(google: "Google", *, idle: bool, yes: bool) -> None:
-    """End what is deployed: all of it, or what has no traffic (`idle`)."""
+def undeploy(google: "Google", *, version: str, idle: bool, yes: bool) -> None:
+    """End what is deployed: all of it, a version, or what has no traffic (`idle`)."""
     state = google.state()
     if state is None or not (state.deployed or state.pending):
         google.say("nothing is deployed: nothing changed")
         return
     only_ours(google, state)
     state = _settled(google, state)
-    chosen = [each for each in state.deployed if not idle or not state.share(each.id)]
+    chosen = [
+        each
+        for each in state.deployed
+        if (not idle or not state.share(each.id)) and version in ("", each.version)
+    ]
     if not chosen:
         google.say("nothing of that kind is deployed: nothing changed")
         return
+    ended = sum(state.share(each.id) for each in chosen)
+    if ended and len(chosen) < len(state.deployed):
+        raise Stop(
+            f"version {version} still serves {ended} %",
+            "move its traffic first (promote or rollback), or leave --version out to end all",
+        )
     gone = [
         f"version {each.version}, which serves: the endpoint will answer nobody"
         for each in chosen

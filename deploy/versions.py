@@ -1,9 +1,10 @@
 """The model's versions: the one that is meant, uploaded where it is not there yet."""
 
+import re
 from typing import TYPE_CHECKING
 
 from deploy.errors import Stop
-from deploy.image import commit, ensure
+from deploy.image import Image, commit, ensure
 
 if TYPE_CHECKING:
     from deploy.google import Google
@@ -34,7 +35,7 @@ def ensure_uploaded(google: "Google") -> str:
         known = google.versions()
         same = google.version_of(image.uri, known)
         if not same:
-            google.upload(image.uri, commit(), parent=bool(known))
+            google.upload(image.uri, labels(image), aliases(), parent=bool(known))
             if google.dry_run:
                 return str(int(known[0].version_id) + 1) if known else "1"
             same = google.version_of(image.uri, google.versions())
@@ -44,3 +45,18 @@ def ensure_uploaded(google: "Google") -> str:
         return same
 
     return google.until_made(look)
+
+
+def labels(image: Image) -> dict[str, str]:
+    """Return where a version comes from."""
+    found = {"image-digest": image.label}
+    if here := commit():
+        found["git-commit"] = here[:63]
+    return found
+
+
+def aliases() -> list[str]:
+    """Return the names of a version beside its number: its commit."""
+    here = commit()
+    name = f"git-{here[:7]}{'-dirty' if here.endswith('-dirty') else ''}"
+    return [name] if re.fullmatch("git-[0-9a-f]{7}(-dirty)?", name) else []

@@ -14,8 +14,6 @@ from PIL import Image, UnidentifiedImageError
 
 WIDTH = 28
 """Columns of the terminal that a picture takes."""
-TOP_K = 3
-"""Labels whose scores are shown."""
 TIMEOUT_S = 60
 HELD_OUT = Path("build/model/held-out")
 
@@ -24,10 +22,10 @@ class NoAnswer(Exception):
     """Why there is no prediction; for people."""
 
 
-def predict(url: str, picture: bytes) -> tuple[dict[str, Any], float]:
+def predict(url: str, picture: bytes, top_k: int) -> tuple[dict[str, Any], float]:
     """Return the prediction for a picture, and the milliseconds that it took; raise NoAnswer."""
     instance = {"b64": base64.b64encode(picture).decode()}
-    body = {"instances": [instance], "parameters": {"top_k": TOP_K}}
+    body = {"instances": [instance], "parameters": {"top_k": top_k}}
     began = time.perf_counter()
     try:
         response = requests.post(url, json=body, timeout=TIMEOUT_S)
@@ -86,12 +84,13 @@ def main() -> None:
         help="PNG, JPEG or WebP (default: one of the held-out digits)",
     )
     parser.add_argument("--url", default="http://127.0.0.1:8080/predictions/digits")
+    parser.add_argument("--top-k", type=int, default=3, help="scores to show (%(default)s)")
     args = parser.parse_args()
     path = args.image or _default_picture()
     try:
         with Image.open(path) as picture:
             drawn = blocks(picture)
-        prediction, milliseconds = predict(args.url, path.read_bytes())
+        prediction, milliseconds = predict(args.url, path.read_bytes(), args.top_k)
         print(f"{path}\n\n{drawn}\n")
     except (OSError, UnidentifiedImageError) as error:
         sys.exit(f"serving.predict: {path}: {error}")

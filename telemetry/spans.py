@@ -23,7 +23,7 @@ CALLERS = CompositePropagator([CloudTraceFormatPropagator(), TraceContextTextMap
 
 
 class Ids(RandomIdGenerator):
-    """Gives the next trace the id of its request: nginx's are 16 random bytes."""
+    """Gives the next trace the id of its request."""
 
     trace = 0
     """For the next trace that no caller began."""
@@ -31,6 +31,10 @@ class Ids(RandomIdGenerator):
     def generate_trace_id(self) -> int:
         """Return it."""
         return self.trace
+
+    def is_trace_id_random(self) -> bool:
+        """Say so of nginx's request ids: 16 random bytes."""
+        return True
 
 
 class Spans:

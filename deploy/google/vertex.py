@@ -10,6 +10,7 @@ from google.api_core import exceptions
 from google.cloud import aiplatform_v1 as v1
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Value
 
 from deploy.errors import Stop
 from deploy.explain import explain
@@ -71,12 +72,13 @@ class Vertex(Wire):
         found = self._find(self._endpoints.list_operations, request=request)
         return tuple(each.name for each in found.operations if not each.done) if found else ()
 
-    def upload(self, image: str, commit: str, parent: bool) -> None:
+    def upload(self, image: str, labels: dict[str, str], aliases: list[str], parent: bool) -> None:
         """Register an image as a model, or as a new version of the one there is (`parent`)."""
         s = self.settings
         model = v1.Model(
             display_name=s.name,
-            labels={"git-commit": commit[:63]} if commit else {},
+            labels=labels,
+            version_aliases=aliases,
             artifact_uri=s.artifact_uri,
             container_spec=container(s, image),
         )
@@ -205,7 +207,9 @@ class Vertex(Wire):
             lambda job: self.batch_state(job).lower(),
         )
 
-    def start_batch(self, version: str, source: str, output: str, replicas: int) -> str:
+    def start_batch(
+        self, version: str, source: str, output: str, parameters: Any, replicas: int
+    ) -> str:
         """Begin a batch prediction job; return its name.
 
         `source` is gs://… with JSON lines, `output` a gs://… folder.
@@ -227,6 +231,8 @@ class Vertex(Wire):
                 max_replica_count=replicas,
             ),
         )
+        if parameters is not None:
+            job.model_parameters = json_format.ParseDict(parameters, Value())
         request = v1.CreateBatchPredictionJobRequest(
             parent=self.settings.location, batch_prediction_job=job
         )
