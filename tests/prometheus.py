@@ -36,7 +36,7 @@ def asking(target: str, folder: Path) -> Iterator[Prometheus]:
     """Run one in a folder of its own, which scrapes HOST:PORT each second."""
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(ROOT / "monitoring" / "rules.yaml")],
+        "rule_files": [str(ROOT / "deploy" / "monitoring" / "rules.yaml")],
         "scrape_configs": [{"job_name": "serving", "static_configs": [{"targets": [target]}]}],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML

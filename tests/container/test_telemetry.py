@@ -229,7 +229,7 @@ def watching(observed: Container, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def panels() -> list[tuple[str, str]]:
-    document = json.loads((ROOT / "monitoring" / "grafana.json").read_text())
+    document = json.loads((ROOT / "deploy" / "monitoring" / "grafana.json").read_text())
     return [
         (panel["title"], target["expr"])
         for panel in document["panels"]

@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from tests.pictures import ROOT
 from tests.programs import needs
 
-FILES = ROOT / "monitoring"
+FILES = ROOT / "deploy" / "monitoring"
 RULES = yaml.safe_load((FILES / "rules.yaml").read_text())["groups"][0]["rules"]
 POLICY = yaml.safe_load((FILES / "alert-policy.yaml").read_text())
 PAGE = (ROOT / "docs" / "monitoring.md").read_text()
