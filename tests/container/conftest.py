@@ -61,12 +61,6 @@ class Container(contract_docker.Container):
         """Return the message of the log's last line."""
         return str(self.said()[-1]["message"])
 
-    def state(self, field: str) -> str:
-        return self.inspect(f"{{{{.State.{field}}}}}")
-
-    def run(self, *command: str) -> str:
-        return self.exec(*command)
-
     def processes(self, part: str = "") -> dict[int, int]:
         """Return the resident KiB of the processes whose command line has `part` in it, by ID."""
         rows = docker("top", self.name, "-eo", "pid,rss,args").splitlines()[1:]

@@ -34,8 +34,6 @@ from tests.prometheus import Prometheus
 HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
 pytestmark = pytest.mark.xdist_group("telemetry")
 METRICS = 9464
-TRACE, LOGGED = "5f" * 16, "4e" * 16
-"""Traces: of the requests whose spans are counted, and of those that are looked up in the log."""
 SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BSP_SCHEDULE_DELAY": "500"}
 
 
@@ -114,13 +112,7 @@ def test_requests_instances_and_batches_are_counted(
 
     wait_for(lambda: grown() == names, 10, f"{names}, not {grown()}")
     after = scraped(observed)
-    for stage in ("decode", "forward"):
-        assert (
-            0 < after[f"serving_{stage}_seconds_sum"] < after["serving_batch_duration_seconds_sum"]
-        )
-    assert after["serving_ready"] == 1
     assert after["serving_model_info[456][123][digits][1.0]"] == 1
-    assert after["serving_telemetry_lost_total"] == 0
     for process in ("entrypoint", "front", "torchserve", "worker", "telemetry"):
         assert after[f"serving_process_memory_bytes[{process}]"] > 1 << 20
 
@@ -167,24 +159,37 @@ def test_the_page_lists_the_metrics_that_there_are(
     subprocess.run(["promtool", "check", "metrics"], input=text, text=True, timeout=30, check=True)
 
 
+TRACES = ["5f" * 16, "4e" * 16]
+
+
 @pytest.mark.parametrize(
-    "header",
+    ("trace", "header"),
     [
-        {"X-Cloud-Trace-Context": f"{LOGGED}/123;o=1"},
-        {"traceparent": f"00-{LOGGED}-00f067aa0ba902b7-01"},
+        (TRACES[0], {"traceparent": f"00-{TRACES[0]}-00f067aa0ba902b7-01"}),
+        (TRACES[1], {"X-Cloud-Trace-Context": f"{TRACES[1]}/67667974448284343;o=1"}),
     ],
 )
-def test_a_request_s_line_has_its_id_and_its_trace_and_nothing_of_its_body(
-    observed: Container, predicting: Endpoint, header: dict[str, str]
+def test_a_trace_leads_from_the_caller_to_the_model_and_to_the_request_s_log_line(
+    observed: Container,
+    predicting: Endpoint,
+    told: tuple[str, Received],
+    trace: str,
+    header: dict[str, str],
 ) -> None:
     answer = predicting.post(request(wire.INSTANCE), JSON_TYPE | header)
     line = line_of(observed, answer.headers["x-request-id"])
-    assert line["requests"] == [answer.headers["x-request-id"]]
-    assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{LOGGED}"
+    assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{trace}"
     labels = {"endpoint_id": "123", "deployed_model_id": "456", "process": "front"}
     assert line["logging.googleapis.com/labels"] == labels
     assert (line["severity"], line["httpRequest"]["status"]) == ("INFO", 200)
     assert wire.INSTANCE["b64"][:40] not in observed.logs()
+
+    def found() -> dict[str, Any]:
+        return {span.name: span for span in told[1].spans() if span.trace_id.hex() == trace}
+
+    names = {"POST", "queue", "worker", "decode", "forward", "encode"}
+    wait_for(lambda: set(found()) == names, 15, "six spans")
+    assert found()["POST"].parent_span_id.hex() == "00f067aa0ba902b7"
 
 
 def test_a_request_that_cannot_be_read_is_told_of_as_it_came_in_universal_time(
@@ -255,27 +260,6 @@ def test_prometheus_takes_the_alerts_and_none_comes_while_all_is_well(watching: 
     assert len(rules) == 5
     assert {rule["health"] for rule in rules} == {"ok"}
     assert not watching.ask("alerts")["alerts"]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),
-        ("X-Cloud-Trace-Context", f"{TRACE[2:]}6e/67667974448284343;o=1"),
-    ],
-)
-def test_a_trace_leads_from_the_caller_to_the_model(
-    predicting: Endpoint, told: tuple[str, Received], name: str, value: str
-) -> None:
-    assert predicting.post(request(wire.INSTANCE), JSON_TYPE | {name: value}).code == 200
-    trace = value.split("-")[1] if name == "traceparent" else value.split("/", maxsplit=1)[0]
-
-    def found() -> dict[str, Any]:
-        return {span.name: span for span in told[1].spans() if span.trace_id.hex() == trace}
-
-    names = {"POST", "queue", "worker", "decode", "forward", "encode"}
-    wait_for(lambda: set(found()) == names, 15, "six spans")
-    assert found()["POST"].parent_span_id.hex() == "00f067aa0ba902b7"
 
 
 @pytest.mark.parametrize(

@@ -243,13 +243,6 @@ def test_kserve_starts_the_very_same_pod_under_its_own_names() -> None:
     assert theirs["deploymentStrategy"] == found["Deployment"]["spec"]["strategy"]
 
 
-@pytest.mark.parametrize("name", LAYERED)
-def test_the_container_is_the_same_wherever_it_runs(name: str) -> None:
-    (container,) = pod(name)["containers"]
-    differing = {key for key in container | CONTAINER if container.get(key) != CONTAINER.get(key)}
-    assert differing <= ({"resources", "startupProbe"} if name == "gke-gpu" else set())
-
-
 def adapter_rule() -> Thing:
     """Return the rule by which the Prometheus adapter serves the wait of requests."""
     values = yaml.safe_load((MANIFESTS / "components/queue-wait/adapter.yaml").read_text())

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from serving.torchserve import free_port
-from tests.pictures import ROOT, encoded, seven
+from tests.pictures import ROOT, seven
 from tests.torchserve.conftest import program, run
 
 PYTHON = sys.executable
@@ -147,14 +147,6 @@ def test_a_missing_archive_is_named() -> None:
     done = program("serving.local", "--archive", "build/none.mar")
     assert done.returncode == 1
     assert "build/none.mar does not exist: run make archive" in done.stderr
-
-
-@shared
-def test_a_picture_is_sent_as_the_readme_s_curl_does(served: Served) -> None:
-    body = f'{{"instances":[{{"b64":"{encoded(seven())}"}}]}}'
-    line = "curl --silent --max-time 30 -d @- -H"
-    done = run(*line.split(), "Content-Type: application/json", url(served), stdin=body)
-    assert '"label":"7"' in done.stdout, done.stderr
 
 
 @shared

@@ -55,20 +55,11 @@ def test_the_networks_own_weights_stay_as_they_are() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_batch_norms_are_folded_away() -> None:
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded(network()).modules())
-
-
 def test_a_network_that_branches_on_its_input_is_left_to_eager(tmp_path: Path) -> None:
     (tmp_path / choice.FILE).write_text(json.dumps({"engine": "scripted"}))
     net = Branching()
     with pytest.raises(RuntimeError, match=r"torch\.fx cannot follow"):
         folded(net)
-    assert engine.ready(net, tmp_path, INPUTS[:1]) is net
-
-
-def test_eager_runs_where_nothing_was_chosen(tmp_path: Path) -> None:
-    net = network()
     assert engine.ready(net, tmp_path, INPUTS[:1]) is net
 
 

@@ -7,9 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from serving import artifact, java, machine, patched, predict, torchserve
+from serving import artifact, java, machine, patched, torchserve
 from serving.artifact import Artifact
 from serving.lines import Line
 from serving.machine import Layout
@@ -175,18 +174,3 @@ def test_a_java_without_memory_is_told_so() -> None:
     failures = torchserve.Failures()
     see(failures, "Terminating due to java.lang.OutOfMemoryError: Java heap space")
     assert failures.word == "java.lang.OutOfMemoryError: Java heap space"
-
-
-def test_a_picture_is_drawn_in_half_blocks() -> None:
-    picture = Image.new("L", (28, 28))
-    picture.paste(255, (0, 0, 14, 28))
-    lines = predict.blocks(picture).splitlines()
-    assert len(lines) == 14
-    assert set(lines) == {"█" * 14 + " " * 14}
-
-
-def test_scores_are_drawn_as_bars() -> None:
-    assert predict.bars({"3": 1.0, "10": 0.5}).splitlines() == [
-        f"   3  100.0%  {'█' * 30}",
-        f"  10   50.0%  {'█' * 15}",
-    ]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ from ts.context import RequestProcessor
 from handler import batch
 from serving.worker.ts import model_service_worker as worker
 from telemetry import export, facts, processes
-from telemetry.__main__ import TEXT
 from telemetry.facts import Answered, Batch, Stages, Started
 from telemetry.instruments import Instruments, Looks
 from telemetry.spans import MOST_KEPT, Ids, Spans
@@ -271,10 +269,6 @@ def test_a_caller_that_does_not_sample_is_not_traced(monkeypatch: pytest.MonkeyP
         assert set(spans(ANSWERED._replace(caller=caller), sampler=provider.sampler)) == names
 
 
-def test_what_is_not_sampled_is_not_written() -> None:
-    assert not spans(BATCH, ANSWERED, sampler=ALWAYS_OFF)
-
-
 def test_requests_whose_answer_is_never_told_of_are_given_up() -> None:
     ids = Ids()
     writing = Spans(TracerProvider(id_generator=ids), ids)
@@ -348,8 +342,3 @@ def test_one_signal_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_stages_that_the_handler_tells_are_those_that_are_read() -> None:
     assert batch.Stages._fields == Stages._fields
-
-
-def test_the_socket_s_names_agree() -> None:
-    text = Path("docker/metrics.conf").read_text()
-    assert re.search(rf"unix:@RUN@/{re.escape(TEXT)}:", text)
