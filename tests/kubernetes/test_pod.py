@@ -36,12 +36,6 @@ def test_it_is_ready_well_within_its_startup_probe(running: Running) -> None:
     assert running.probe("livenessProbe")
 
 
-def test_it_predicts_at_the_route_of_the_manifest(running: Running) -> None:
-    case = wire.CASES[0]
-    answer = running.endpoint().post(case.body)
-    wire.check(case, answer.code, answer.body)
-
-
 def test_its_limits_make_the_layout_that_was_measured(running: Running) -> None:
     said = "TorchServe starts with 2 workers x 1 threads, batches of up to 32"
     assert said in running.container.logs()
