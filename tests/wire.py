@@ -45,6 +45,8 @@ CASES = [
     good("the published tutorial's data and b64", LABEL, {"data": INSTANCE}),
     good("a base64 string as data", LABEL, {"data": BASE64}),
     good("an image object", LABEL, {"image": INSTANCE}),
+    good("an image string", LABEL, {"image": BASE64}),
+    good("an object with b64 and more", LABEL, INSTANCE | {"id": 7}),
     good("a bare base64 string", LABEL, BASE64),
     good("URL-safe base64", LABEL, BASE64.replace("+", "-").replace("/", "_")),
     good("base64 without padding", LABEL, BASE64.rstrip("=")),

@@ -1,6 +1,5 @@
 """The pod in the local engine: environment, rights, limits and probes as the manifests render them."""
 
-import json
 import socket
 import time
 from collections.abc import Iterator
@@ -74,16 +73,3 @@ def test_tmp_holds_the_most_that_may_be_on_its_way_at_once(running: Running) -> 
     # A request for which there is no place is refused; /tmp is never full.
     assert set(answers) <= {b"HTTP/1.1 200", b"HTTP/1.1 429"}
     assert free > total / 2
-
-
-def test_a_v1_client_of_kserve_is_answered(image: str, network: str) -> None:
-    """KServe's V1 protocol: instances in, predictions out, at /v1/models/NAME:predict."""
-    with starting(image) as start:
-        running = node.run(pod("kserve"), start, network)
-        running.start_up()
-        name = overlay("kserve")["InferenceService"]["metadata"]["name"]
-        there = running.container.endpoint(running.port("http"), f"/v1/models/{name}:predict")
-        answer = there.post(request(wire.INSTANCE, wire.INSTANCE))
-        labels = [each["label"] for each in json.loads(answer.body)["predictions"]]
-        assert labels == [wire.LABEL] * 2
-        assert there.send("GET", f"/v1/models/{name}").code == 200

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import engine
 from engine import CANDIDATES, choice, measure
-from engine.candidates import folded
 from engine.measure import Trial, Trials
 
 INPUTS = torch.rand(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -55,21 +54,13 @@ def test_the_networks_own_weights_stay_as_they_are() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_a_network_that_branches_on_its_input_is_left_to_eager(tmp_path: Path) -> None:
-    (tmp_path / choice.FILE).write_text(json.dumps({"engine": "scripted"}))
-    net = Branching()
-    with pytest.raises(RuntimeError, match=r"torch\.fx cannot follow"):
-        folded(net)
-    assert engine.ready(net, tmp_path, INPUTS[:1]) is net
-
-
 def test_the_engine_that_was_chosen_runs(tmp_path: Path) -> None:
     (tmp_path / choice.FILE).write_text(json.dumps({"engine": "scripted"}))
     made = engine.ready(network(), tmp_path, INPUTS[:1])
     assert isinstance(made, torch.jit.ScriptModule)
 
 
-@pytest.mark.parametrize("why", ["unknown", "off", "unable"])
+@pytest.mark.parametrize("why", ["unknown", "off", "unable", "branching"])
 def test_an_engine_that_cannot_be_trusted_here_gives_way_to_eager(
     why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -78,11 +69,12 @@ def test_an_engine_that_cannot_be_trusted_here_gives_way_to_eager(
 
     monkeypatch.setitem(CANDIDATES, "off", lambda net, _: lambda batch: net(batch) * 1.1)
     monkeypatch.setitem(CANDIDATES, "unable", unable)
-    (tmp_path / choice.FILE).write_text(json.dumps({"engine": why}))
-    net = network()
+    name = "scripted" if why == "branching" else why
+    (tmp_path / choice.FILE).write_text(json.dumps({"engine": name}))
+    net = Branching() if why == "branching" else network()
     with caplog.at_level(logging.WARNING):
         assert engine.ready(net, tmp_path, INPUTS[:1]) is net
-    assert repr(why) in caplog.text
+    assert repr(name) in caplog.text
 
 
 def test_the_fastest_that_keeps_the_answers_is_chosen() -> None:

@@ -168,25 +168,13 @@ def test_a_handler_that_tells_nothing_is_timed_as_a_whole() -> None:
     sample = measured(BATCH._replace(stages=None, lost=4))
     assert sample("serving_batch_duration_seconds_sum") == pytest.approx(0.017)
     assert sample("serving_telemetry_lost_total") == 4
+    assert sample("serving_telemetry_dropped_total") == 2
 
 
 @pytest.mark.parametrize(("started", "restarts"), [(1, 0), (5, 3)])
 def test_a_worker_beyond_those_that_belong_there_is_a_restart(started: int, restarts: int) -> None:
     sample = measured(*map(Started, range(started)), workers=2)
     assert sample("serving_worker_restarts_total") == restarts
-
-
-@pytest.mark.parametrize(
-    ("name", "labels", "value"),
-    [
-        ("serving_ready", {}, 1),
-        ("serving_telemetry_dropped_total", {}, 2),
-        ("serving_model_info", ABOUT, 1),
-        ("serving_process_memory_bytes", {"process": "worker"}, 7),
-    ],
-)
-def test_what_is_looked_up_is_told(name: str, labels: dict[str, str], value: float) -> None:
-    assert measured()(name, labels) == value
 
 
 def spans(*told: Answered | Batch, sampler: Sampler = ALWAYS_ON) -> dict[str, ReadableSpan]:
