@@ -112,6 +112,7 @@ def test_whatever_selects_pods_selects_ours(name: str) -> None:
 @pytest.mark.parametrize("name", LAYERED)
 def test_what_names_another_object_names_one_that_is_there(name: str) -> None:
     found, variables = overlay(name), environ(pod(name))
+    assert variables == environ(BASE)
     ports = {each["name"] for each in pod(name)["containers"][0]["ports"]}
     service = found["Service"]["metadata"]["name"]
     (port,) = found["Service"]["spec"]["ports"]

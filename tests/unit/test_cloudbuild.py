@@ -68,6 +68,8 @@ def problems(content: Any) -> Iterator[str]:
 def test_cloud_builds_own_loader_takes_it(build: Any) -> None:
     done = loaded(str(ROOT / "cloudbuild.yaml"))
     assert done.returncode == 0, done.stderr
+    # Needed by a service account of one's own.
+    assert build["options"]["logging"] == "CLOUD_LOGGING_ONLY"
     assert "duplicate key" not in done.stderr  # of which the last would count
     steps = json.loads(done.stdout)["steps"]
     assert [step["id"] for step in steps] == [step["id"] for step in build["steps"]]

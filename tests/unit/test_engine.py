@@ -69,12 +69,14 @@ def test_an_engine_that_cannot_be_trusted_here_gives_way_to_eager(
 
     monkeypatch.setitem(CANDIDATES, "off", lambda net, _: lambda batch: net(batch) * 1.1)
     monkeypatch.setitem(CANDIDATES, "unable", unable)
-    name = "scripted" if why == "branching" else why
-    (tmp_path / choice.FILE).write_text(json.dumps({"engine": name}))
-    net = Branching() if why == "branching" else network()
+    monkeypatch.setitem(
+        CANDIDATES, "branching", lambda _, x: CANDIDATES["scripted"](Branching(), x)
+    )
+    (tmp_path / choice.FILE).write_text(json.dumps({"engine": why}))
+    net = network()
     with caplog.at_level(logging.WARNING):
         assert engine.ready(net, tmp_path, INPUTS[:1]) is net
-    assert repr(name) in caplog.text
+    assert repr(why) in caplog.text
 
 
 def test_the_fastest_that_keeps_the_answers_is_chosen() -> None:
