@@ -115,7 +115,7 @@ def test_requests_instances_and_batches_are_counted_and_health_checks_are_not(
 
     wait_for(lambda: grown() == names, 10, f"{names}, not {grown()}")
     after = scraped(observed)
-    assert after["serving_model_info[456][123][digits][1.0]"] == 1
+    assert after["serving_model_info[456][123][digits][123][456][1.0]"] == 1
     for process in ("entrypoint", "front", "torchserve", "worker", "telemetry"):
         assert after[f"serving_process_memory_bytes[{process}]"] > 1 << 20
 
@@ -169,6 +169,7 @@ def test_a_trace_leads_from_the_caller_to_the_model_and_to_the_request_s_log_lin
     line = line_of(observed, answer.headers["x-request-id"])
     assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{trace}"
     labels = {"endpoint_id": "123", "deployed_model_id": "456", "process": "front"}
+    labels |= {"model_name": "123", "model_version": "456"}
     assert line["logging.googleapis.com/labels"] == labels
     assert (line["severity"], line["httpRequest"]["status"]) == ("INFO", 200)
     assert wire.INSTANCE["b64"][:40] not in observed.logs()

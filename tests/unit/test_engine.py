@@ -60,15 +60,11 @@ def test_the_engine_that_was_chosen_runs(tmp_path: Path) -> None:
     assert isinstance(made, torch.jit.ScriptModule)
 
 
-@pytest.mark.parametrize("why", ["unknown", "off", "unable", "branching"])
+@pytest.mark.parametrize("why", ["unknown", "off", "branching"])
 def test_an_engine_that_cannot_be_trusted_here_gives_way_to_eager(
     why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def unable(_net: nn.Module, _example: Tensor) -> engine.Engine:
-        raise RuntimeError("this CPU has no such instruction")
-
     monkeypatch.setitem(CANDIDATES, "off", lambda net, _: lambda batch: net(batch) * 1.1)
-    monkeypatch.setitem(CANDIDATES, "unable", unable)
     monkeypatch.setitem(
         CANDIDATES, "branching", lambda _, x: CANDIDATES["scripted"](Branching(), x)
     )
