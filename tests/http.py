@@ -1,11 +1,18 @@
-"""A client for the tests: one request, one answer, every wait bounded."""
+"""A client for the tests, one request, one answer, every wait bounded; and servers of theirs."""
 
 import concurrent.futures
+import contextlib
 import http.client
+import logging
+import ssl
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from flask import Flask
+from werkzeug.serving import make_server
 
 JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -44,6 +51,20 @@ class Endpoint(NamedTuple):
             return Answer(response.status, text, names)
         finally:
             connection.close()
+
+
+@contextlib.contextmanager
+def serving(
+    app: Flask, host: str = "127.0.0.1", context: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    """Serve an application on a free port of an address; give host:port."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = make_server(host, 0, app, threaded=True, ssl_context=context)
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.server_close)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stack.callback(server.shutdown)
+        yield f"{host}:{server.port}"
 
 
 def wait_for(condition: Callable[[], object], within_s: float, what: str) -> None:

@@ -1,17 +1,18 @@
 """A receiver of metrics and traces for the tests; it takes what OpenTelemetry's own types hold."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from flask import Flask, request
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.http import serving
+
 TYPES: dict[str, Any] = {
-    "/v1/metrics": ExportMetricsServiceRequest,
-    "/v1/traces": ExportTraceServiceRequest,
+    "metrics": ExportMetricsServiceRequest,
+    "traces": ExportTraceServiceRequest,
 }
 
 
@@ -22,24 +23,16 @@ class Received:
         self.requests: list[Any] = []
 
     def _all(self, kind: str) -> list[Any]:
-        return [part for one in self.requests for part in getattr(one, kind, [])]
+        return [part for one in list(self.requests) for part in getattr(one, kind, [])]
 
     def spans(self) -> list[Any]:
-        return [
-            span
-            for resource in self._all("resource_spans")
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
+        scopes = [each for sent in self._all("resource_spans") for each in sent.scope_spans]
+        return [span for scope in scopes for span in scope.spans]
 
     def metrics(self, service: str) -> dict[str, Any]:
         """Return the last of each metric that a service sent, by its name."""
-        return {
-            metric.name: metric
-            for sent in self._of(service)
-            for scope in sent.scope_metrics
-            for metric in scope.metrics
-        }
+        scopes = [each for sent in self._of(service) for each in sent.scope_metrics]
+        return {metric.name: metric for scope in scopes for metric in scope.metrics}
 
     def resource(self, service: str) -> dict[str, str]:
         """Return what a service said of itself."""
@@ -57,25 +50,12 @@ def _attributes(sent: Any) -> dict[str, str]:
 @contextlib.contextmanager
 def receiver(host: str) -> Iterator[tuple[str, Received]]:
     """Listen at an address of this machine; give the URL and what comes."""
-    received = Received()
+    received, app = Received(), Flask(__name__)
 
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 30
+    @app.post("/v1/<kind>")
+    def receive(kind: str) -> str:
+        received.requests.append(TYPES[kind].FromString(request.data))
+        return ""
 
-        def do_POST(self) -> None:
-            request = TYPES[self.path]()
-            request.ParseFromString(self.rfile.read(int(self.headers["Content-Length"])))
-            received.requests.append(request)
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer((host, 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://{host}:{server.server_port}", received
-        finally:
-            server.shutdown()
+    with serving(app, host) as address:
+        yield f"http://{address}", received

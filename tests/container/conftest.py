@@ -14,21 +14,14 @@ from filelock import FileLock
 
 from contract import docker as contract_docker
 from contract.docker import Docker, DockerError
+from contract.vertex import RIGHTS, Variables
 from serving.lines import SEVERITIES
 from tests.http import Endpoint, wait_for
 from tests.pictures import ROOT
 
 DOCKER = os.environ.get("DOCKER", "docker")
 docker = Docker(DOCKER)
-HARDENED = (
-    "--read-only",
-    "--tmpfs=/tmp:size=1g",
-    "--cap-drop=ALL",
-    "--security-opt=no-new-privileges",
-    "--user=10001",
-    "--memory=2g",
-    "--pids-limit=256",
-)
+HARDENED = RIGHTS["least"]
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 PROCESSES = ("entrypoint", "front", "torchserve", "worker", "telemetry")
 
@@ -60,12 +53,6 @@ class Container(contract_docker.Container):
     def last_word(self) -> str:
         """Return the message of the log's last line."""
         return str(self.said()[-1]["message"])
-
-    def state(self, field: str) -> str:
-        return self.inspect(f"{{{{.State.{field}}}}}")
-
-    def run(self, *command: str) -> str:
-        return self.exec(*command)
 
     def processes(self, part: str = "") -> dict[int, int]:
         """Return the resident KiB of the processes whose command line has `part` in it, by ID."""
@@ -174,18 +161,8 @@ def wait_until_healthy(endpoint: Endpoint, health: str) -> None:
     wait_for(healthy, 90, "a healthy container")
 
 
-VERTEX = {
-    "AIP_HTTP_PORT": "9000",
-    "AIP_HEALTH_ROUTE": "/v1/endpoints/123/deployedModels/456",
-    "AIP_PREDICT_ROUTE": "/v1/endpoints/123/deployedModels/456:predict",
-    "AIP_STORAGE_URI": "",
-    "AIP_MODE": "PREDICTION",
-    "AIP_MODE_VERSION": "1.0.0",
-    "AIP_FRAMEWORK": "CUSTOM_CONTAINER",
-    "AIP_PROJECT_NUMBER": "1",
-    "AIP_ENDPOINT_ID": "123",
-    "AIP_DEPLOYED_MODEL_ID": "456",
-}
+ROUTE = "/v1/endpoints/123/deployedModels/456"
+VERTEX = Variables(9000, ROUTE, f"{ROUTE}:predict").environ() | {"AIP_PROJECT_NUMBER": "1"}
 """The variables that Vertex sets, with the routes that it takes where a model names none."""
 
 

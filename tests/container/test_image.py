@@ -82,16 +82,12 @@ def test_only_two_doors_open(endpoint: Endpoint, method: str, path: str, code: i
     assert "torchserve" not in answer.body.lower()
 
 
-def test_a_body_beyond_the_limit_is_a_413_that_names_it(endpoint: Endpoint) -> None:
-    answer = endpoint.post(b" " * (10 * (1 << 20) + 1))
+def test_a_body_up_to_the_limit_is_answered_and_a_larger_one_gets_413(endpoint: Endpoint) -> None:
+    body = request(wire.INSTANCE).ljust(10 << 20)
+    assert endpoint.post(body).code == 200
+    answer = endpoint.post(body + b" ")
     assert answer.code == 413
     assert "limit of 10485760 bytes" in json.loads(answer.body)["error"]["message"]
-
-
-def test_a_body_just_below_the_limit_reaches_the_handler(endpoint: Endpoint) -> None:
-    body = request(wire.INSTANCE)
-    answer = endpoint.post(body + b" " * (10 * (1 << 20) - len(body)))
-    assert answer.code == 200, answer.body
 
 
 def test_a_wrong_content_type_is_a_415_and_none_is_taken_as_raw_predict_sends_it(
@@ -185,7 +181,7 @@ def test_what_it_consists_of_is_listed_in_it(vertex: Container) -> None:
     assert {name for name, _ in there} >= {"netty-handler", "log4j-core", "openjdk", "model-server"}
 
 
-def test_it_says_where_it_comes_from_and_sets_no_aip_variable(image: str) -> None:
+def test_it_says_where_it_comes_from(image: str) -> None:
     found = json.loads(docker("inspect", "--format", "{{json .Config}}", image))
     said = {
         name.removeprefix("org.opencontainers.image."): text
@@ -194,7 +190,6 @@ def test_it_says_where_it_comes_from_and_sets_no_aip_variable(image: str) -> Non
     assert re.fullmatch("[0-9a-f]{40}(-dirty)?", said["revision"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", said["created"])
     assert said["base.name"]
-    assert "AIP_" not in str(found["Env"])
     assert said["licenses"] == "Apache-2.0"
     text = docker("run", "--rm", "--entrypoint", "cat", image, "/app/LICENSE", "/app/NOTICE")
     assert "Apache License" in text
@@ -366,13 +361,11 @@ def test_without_its_java_or_its_nginx_the_container_ends_and_says_so(
     )
 
 
-def test_it_is_quiet_unless_asked(endpoint: Endpoint, vertex: Container) -> None:
+def test_unless_asked_it_is_quiet_and_runs_no_telemetry(
+    endpoint: Endpoint, vertex: Container
+) -> None:
     assert endpoint.post(request(wire.INSTANCE)).code == 200
     assert endpoint.post(b"{}").code == 400
     told = [line["httpRequest"]["status"] for line in vertex.said() if "httpRequest" in line]
     assert not [status for status in told if status < 500]
-
-
-def test_without_the_variables_no_telemetry_runs(vertex: Container) -> None:
-    assert vertex.processes("model_service_worker")
     assert not vertex.processes("telemetry")

@@ -68,15 +68,12 @@ def test_a_stock_archive_in_a_mounted_folder_is_served_on_google_s_own_routes(
     endpoint = container.endpoint(8080, "/predictions/model")
     wait_until_healthy(endpoint, "/ping")
     assert "a stock archive; health follows its workers" in container.logs()
-    for name, body in SAME.items():
-        answer = endpoint.post(body)
-        assert answer.code == 200, (name, answer)
-        predictions = json.loads(answer.body)["predictions"]
-        assert len(predictions) == len(json.loads(body)["instances"])
-        assert all(sum(one["scores"]) == pytest.approx(1, abs=0.01) for one in predictions)
-    for name, (body, code, reason) in BETTER.items():
-        answer = endpoint.post(body)
-        assert (answer.code, reason in answer.body) == (code, True), (name, answer)
+    answer = endpoint.post(SAME["three pictures"])
+    assert answer.code == 200, answer
+    assert len(json.loads(answer.body)["predictions"]) == 3
+    body, code, reason = BETTER["cut base64"]
+    answer = endpoint.post(body)
+    assert (answer.code, reason in answer.body) == (code, True), answer
 
 
 HANDLER = """
@@ -99,13 +96,7 @@ def test_whatever_a_handler_does_the_log_is_whole(start: Start, tmp_path: Path) 
     trace = {"traceparent": f"00-{'5f' * 16}-00f067aa0ba902b7-01"}
     answer = endpoint.post(request({"raise": 1}), JSON_TYPE | trace)
     assert answer.code == 500, answer
-    strange = [
-        '{"a":' * 3000,
-        '{"severity":"INFO","message":"m","requests":3}',
-        "\x00\ud800",
-        "last",
-    ]
-    for printed in strange:
+    for printed in ('{"a":' * 3000, "\x00\ud800", "last"):
         endpoint.post(request({"print": printed}))
     wait_for(lambda: '"last"' in container.logs(), 10, "the last line")
     (line,) = [line for line in container.said() if "a fault of its own" in line["message"]]

@@ -117,11 +117,10 @@ class Running:
     def terminate(self) -> int:
         """Do what the kubelet does to a pod that is deleted; return the container's exit code."""
         grace_s: int = self.pod["terminationGracePeriodSeconds"]
-        pre_stop = self.spec.get("lifecycle", {}).get("preStop", {"sleep": {"seconds": 0}})
-        pause_s = min(pre_stop["sleep"]["seconds"], grace_s)
+        pause_s = self.spec["lifecycle"]["preStop"]["sleep"]["seconds"]
         time.sleep(pause_s)
-        name, left_s = self.container.name, grace_s - pause_s
-        docker("stop", "--time", str(left_s), name, timeout_s=grace_s + 30)
+        left = str(grace_s - pause_s)
+        docker("stop", "--time", left, self.container.name, timeout_s=grace_s + 30)
         return self.container.exit_code
 
 

@@ -5,11 +5,10 @@ started. Objects are validated against Kubernetes' schemas elsewhere.
 """
 
 import base64
-import logging
+import os
 import ssl
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from typing import Any
 import trustme
 import yaml
 from flask import Flask, request
-from werkzeug.serving import make_server
+
+from tests.http import serving
+from tests.kubernetes.conftest import BIN
 
 KINDS = {
     "v1": {"Namespace": "namespaces", "Service": "services", "ServiceAccount": "serviceaccounts"},
@@ -66,12 +67,11 @@ class World:
 @contextmanager
 def standing_in() -> Iterator[World]:
     """Start both servers on loopback, and end them."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     world, authority = World(), trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     certificate = base64.b64encode(authority.cert_pem.bytes()).decode()
-    with _serving(_cluster(world), context) as address:
+    with serving(_cluster(world), context=context) as address:
         world.described = {
             "name": "c1",
             "status": "RUNNING",
@@ -79,20 +79,9 @@ def standing_in() -> Iterator[World]:
             "endpoint": address,
             "masterAuth": {"clusterCaCertificate": certificate},
         }
-        with _serving(_google(world)) as google:
+        with serving(_google(world)) as google:
             world.url = f"http://{google}"
             yield world
-
-
-@contextmanager
-def _serving(app: Flask, context: ssl.SSLContext | None = None) -> Iterator[str]:
-    """Serve an application on a free port; give its address."""
-    server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=context)
-    with ExitStack() as stack:
-        stack.callback(server.server_close)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        stack.callback(server.shutdown)
-        yield f"127.0.0.1:{server.port}"
 
 
 def environment(world: World, folder: Path) -> dict[str, str]:
@@ -100,6 +89,7 @@ def environment(world: World, folder: Path) -> dict[str, str]:
     token = folder / "token"
     token.write_text("a-token")
     return {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
         "CLOUDSDK_CONFIG": str(folder / "gcloud"),
         "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": str(token),
         "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER": f"{world.url}/",

@@ -1,7 +1,6 @@
 """python -m deploy.gke: the real gcloud, kubectl and their plugin, against a stand-in for GKE and a cluster."""
 
 import io
-import os
 import re
 import subprocess
 import sys
@@ -47,8 +46,7 @@ def gke(
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(image, "ARCHIVE", ROOT / "build/model-store/digits.mar")
-    variables = {"PATH": f"{BIN}:{os.environ['PATH']}", **environment(world, tmp_path)}
-    for variable, value in variables.items():
+    for variable, value in environment(world, tmp_path).items():
         monkeypatch.setenv(variable, value)
 
     def run(line: str, says: str = "", **more: str) -> Done:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.guide import GOOGLE, run, shown
-from tests.kubernetes.conftest import BIN, MANIFESTS, rendered
+from tests.kubernetes.conftest import MANIFESTS, rendered
 from tests.kubernetes.stand_in import environment, standing_in
 from tests.kubernetes.test_manifests import validate
 from tests.pictures import ROOT
@@ -26,7 +26,6 @@ def test_every_command_prints_what_the_guide_shows(tmp_path: Path) -> None:
         env = {
             **os.environ,
             **environment(world, tmp_path),
-            "PATH": f"{BIN}:{os.environ['PATH']}",
             "DEPLOY_IMAGE": IMAGE,
             "DEPLOY_API_ENDPOINT": world.url,
         }

@@ -1,10 +1,9 @@
-"""A rolling update of three pods behind an nginx, under load: no request is lost, and what it takes to lose some.
+"""A rolling update of three pods behind an nginx, under load: no request is lost.
 
 Docker plays the nodes (node.py), this file the Deployment's controller and the Service: the balancer
 goes on sending to a pod for some seconds after it was deleted, as in every cluster.
 """
 
-import copy
 import threading
 import time
 from collections import Counter
@@ -15,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from docker.entrypoint import LEAVE_S
+from docker import entrypoint
 from tests import wire
 from tests.container.conftest import Container, Start, docker, starting
 from tests.http import Endpoint
 from tests.kubernetes import node
-from tests.kubernetes.conftest import Thing, overlay, pod
+from tests.kubernetes.conftest import overlay, pod
 from tests.kubernetes.node import Running
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("kubernetes")]
-LAG_S = 7
-"""How long the balancer goes on sending to a pod that was told to leave: longer than the container
-alone would bear, and a long time for kube-proxy."""
+LAG_S = entrypoint.LEAVE_S + 2
+"""Seconds for which the balancer still sends requests to a pod that was deleted: longer than the
+container alone would answer them, and long for kube-proxy."""
 CLIENTS, PAUSE_S = 4, 0.1
 NGINX = """
 worker_processes 1;
@@ -89,22 +88,19 @@ class Cluster:
             self._send_to([new], [])
             self.delete(old)
 
-    def delete(self, old: Running, spec: Thing | None = None) -> None:
-        """Begin to end a pod as its manifest says, or `spec`; the balancer follows after LAG_S."""
+    def delete(self, old: Running) -> None:
+        """Begin to end a pod as its manifest says; the balancer follows after LAG_S."""
 
         def forget() -> int:
             time.sleep(LAG_S)
             self._send_to([], [old])
             return 0
 
-        ended = Running(old.container, spec or old.pod).terminate
-        self._leaving += [self._pool.submit(ended), self._pool.submit(forget)]
+        self._leaving += [self._pool.submit(old.terminate), self._pool.submit(forget)]
 
     def settle(self) -> set[int]:
         """Wait until every deleted pod has ended; return their exit codes."""
-        codes = {each.result(90) for each in self._leaving}
-        self._leaving.clear()
-        return codes
+        return {each.result(90) for each in self._leaving}
 
     def _send_to(self, added: list[Running], removed: list[Running]) -> None:
         """Change the balancer's pods; requests under way stay where they are."""
@@ -164,29 +160,3 @@ def test_an_update_of_all_three_loses_no_request(cluster: Cluster) -> None:
     assert codes == {0}, "a pod was killed at the end of its grace period"
     assert len(cluster.pods) == 3
     assert not before & set(map(id, cluster.pods))
-
-
-def without_pre_stop(spec: Thing) -> None:
-    del spec["containers"][0]["lifecycle"]
-
-
-def without_grace(spec: Thing) -> None:
-    spec["terminationGracePeriodSeconds"] = 0
-
-
-@pytest.mark.parametrize("spoil", [without_pre_stop, without_grace])
-def test_one_pod_that_leaves_without_its_time_loses_some(cluster: Cluster, spoil: object) -> None:
-    assert callable(spoil)
-    old = cluster.pods[0]
-    spec = copy.deepcopy(old.pod)
-    spoil(spec)
-    with load(cluster.endpoint()) as counted:
-        cluster.delete(old, spec)
-        cluster.settle()
-    assert counted["200"], counted
-    assert set(counted) > {"200"}, counted
-
-
-def test_the_lag_is_one_that_the_container_alone_does_not_bear() -> None:
-    pre_stop = pod("gke-cpu")["containers"][0]["lifecycle"]["preStop"]
-    assert LEAVE_S < LAG_S < LEAVE_S + pre_stop["sleep"]["seconds"]

@@ -10,14 +10,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from serving.torchserve import free_port
-from tests.pictures import ROOT, encoded, seven
+from tests.http import wait_for
+from tests.pictures import ROOT, seven
 from tests.torchserve.conftest import program, run
 
 PYTHON = sys.executable
@@ -150,14 +150,6 @@ def test_a_missing_archive_is_named() -> None:
 
 
 @shared
-def test_a_picture_is_sent_as_the_readme_s_curl_does(served: Served) -> None:
-    body = f'{{"instances":[{{"b64":"{encoded(seven())}"}}]}}'
-    line = "curl --silent --max-time 30 -d @- -H"
-    done = run(*line.split(), "Content-Type: application/json", url(served), stdin=body)
-    assert '"label":"7"' in done.stdout, done.stderr
-
-
-@shared
 def test_the_readme_s_request_is_answered_as_the_readme_says(served: Served) -> None:
     text = (ROOT / "README.md").read_text()
     (line,) = re.findall(r"^\$ (curl .*\n .*)$", text, re.MULTILINE)
@@ -169,13 +161,17 @@ def test_the_readme_s_request_is_answered_as_the_readme_says(served: Served) -> 
     assert len(answer["predictions"][0]["scores"]) == len(wanted["predictions"][0]["scores"])
 
 
+def assert_leaves_no_process(local: Served, number: signal.Signals, at_least: int) -> None:
+    wait_for(lambda: len(local.descendants()) >= at_least, 30, "its processes")
+    started = local.descendants()
+    assert local.stop(number).endswith("stopped\n")
+    assert local.process.returncode == 0
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
 @shared
 def test_ctrl_c_leaves_no_process_behind(served: Served) -> None:
-    started = served.descendants()
-    assert len(started) >= 2  # Java and a worker at least
-    assert served.stop(signal.SIGINT).endswith("stopped\n")
-    assert served.process.returncode == 0
-    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    assert_leaves_no_process(served, signal.SIGINT, at_least=2)  # Java and a worker
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -184,13 +180,7 @@ def test_other_signals_leave_no_process_behind_either_even_during_the_start(
 ) -> None:
     local = Served("--port", str(free_port()))
     local.read_until("torchserve: ")  # Java runs
-    deadline = time.monotonic() + 30
-    while not (started := local.descendants()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert started
-    assert local.stop(number).endswith("stopped\n")
-    assert local.process.returncode == 0
-    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    assert_leaves_no_process(local, number, at_least=1)
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,14 +1,11 @@
 """The benchmarks: results, points of the scaling axes, and the workload of photographs."""
 
-import base64
-import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from benchmarks import load, results, scaling, workloads
 from benchmarks.load import Load, WrkMissingError
@@ -81,15 +78,6 @@ def test_overload_offers_multiples_of_the_peak(peak_s: float, most: int, tmp_pat
     points = scaling.overload(peak_s, tmp_path)
     assert [each.rate_s / peak_s for each in points] == pytest.approx(scaling.RATES)
     assert max(each.clients for each in points) == most
-
-
-def test_a_picture_has_the_size_that_is_measured(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(scaling, "BUILD", tmp_path)
-    asked = json.loads(scaling.picture(160, 120).read_text())
-    jpeg = base64.b64decode(asked["instances"][0]["b64"])
-    assert Image.open(io.BytesIO(jpeg)).size == (160, 120)
 
 
 GOLDEN_WITH_NOISE = """

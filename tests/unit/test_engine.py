@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 import engine
 from engine import CANDIDATES, choice, measure
-from engine.candidates import folded
 from engine.measure import Trial, Trials
 
 INPUTS = torch.rand(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -55,38 +54,20 @@ def test_the_networks_own_weights_stay_as_they_are() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_batch_norms_are_folded_away() -> None:
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded(network()).modules())
-
-
-def test_a_network_that_branches_on_its_input_is_left_to_eager(tmp_path: Path) -> None:
-    (tmp_path / choice.FILE).write_text(json.dumps({"engine": "scripted"}))
-    net = Branching()
-    with pytest.raises(RuntimeError, match=r"torch\.fx cannot follow"):
-        folded(net)
-    assert engine.ready(net, tmp_path, INPUTS[:1]) is net
-
-
-def test_eager_runs_where_nothing_was_chosen(tmp_path: Path) -> None:
-    net = network()
-    assert engine.ready(net, tmp_path, INPUTS[:1]) is net
-
-
 def test_the_engine_that_was_chosen_runs(tmp_path: Path) -> None:
     (tmp_path / choice.FILE).write_text(json.dumps({"engine": "scripted"}))
     made = engine.ready(network(), tmp_path, INPUTS[:1])
     assert isinstance(made, torch.jit.ScriptModule)
 
 
-@pytest.mark.parametrize("why", ["unknown", "off", "unable"])
+@pytest.mark.parametrize("why", ["unknown", "off", "branching"])
 def test_an_engine_that_cannot_be_trusted_here_gives_way_to_eager(
     why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def unable(_net: nn.Module, _example: Tensor) -> engine.Engine:
-        raise RuntimeError("this CPU has no such instruction")
-
     monkeypatch.setitem(CANDIDATES, "off", lambda net, _: lambda batch: net(batch) * 1.1)
-    monkeypatch.setitem(CANDIDATES, "unable", unable)
+    monkeypatch.setitem(
+        CANDIDATES, "branching", lambda _, x: CANDIDATES["scripted"](Branching(), x)
+    )
     (tmp_path / choice.FILE).write_text(json.dumps({"engine": why}))
     net = network()
     with caplog.at_level(logging.WARNING):

@@ -55,13 +55,18 @@ def command(state: State, line: str) -> Goal | None:
     return plan.promote(state) if verb == "promote" else plan.rollback(state)
 
 
+def goal_of(state: State, line: str) -> Goal:
+    """Return the goal of a command that has something to do."""
+    goal = command(state, line)
+    assert goal is not None
+    return goal
+
+
 def after(lines: str) -> State:
     """Return an endpoint after these commands, separated by commas."""
     state = State()
     for line in filter(None, lines.split(", ")):
-        goal = command(state, line)
-        assert goal is not None
-        state = reached(state, goal)
+        state = reached(state, goal_of(state, line))
     return state
 
 
@@ -100,9 +105,7 @@ def test_who_serves_what_after_some_commands(
     ],
 )
 def test_a_command_run_twice_changes_nothing(before: str, line: str) -> None:
-    goal = command(after(before), line)
-    assert goal is not None
-    assert not list(steps(after(before), goal))
+    assert not list(steps(after(before), goal_of(after(before), line)))
 
 
 def test_rollback_deploys_the_version_before_where_it_was_undeployed() -> None:
@@ -146,8 +149,7 @@ def test_interrupted_at_any_step_and_run_again_it_ends_as_if_it_had_not_been(
     start: str, line: str
 ) -> None:
     before = after(STARTS[start])
-    goal = command(before, line)
-    assert goal is not None
+    goal = goal_of(before, line)
     whole = reached(before, goal)
     assert traffic(whole)[goal.version] == goal.percent
     for point in points(before, goal):
@@ -162,8 +164,7 @@ def test_interrupted_at_any_step_and_run_again_it_ends_as_if_it_had_not_been(
 @pytest.mark.parametrize("start", ["one version", "two versions", "a rollback"])
 def test_a_rollback_undoes_what_was_interrupted_at_any_step_of_it(start: str, line: str) -> None:
     before = after(STARTS[start])
-    goal = command(before, line)
-    assert goal is not None
+    goal = goal_of(before, line)
     states = [state for _, state in steps(before, goal)]
     # After the last step of a deploy nothing is midway any more: that is another test's.
     for point in states[:-1] if goal.verb == "deploy" else states:

@@ -2,21 +2,17 @@
 
 import json
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from serving import artifact, java, machine, patched, predict, torchserve
+from serving import artifact, java, machine, patched, torchserve
 from serving.artifact import Artifact
 from serving.lines import Line
 from serving.machine import Layout
 from serving.torchserve import Settings
 from tests import pictures
-
-JAR = Path(sysconfig.get_path("purelib"), "ts", "frontend", "model-server.jar")
 
 GIB = 1 << 30
 
@@ -53,16 +49,6 @@ def test_what_a_pass_takes_is_read_from_the_archive(tmp_path: Path) -> None:
     run = Settings(archive, tmp_path, Layout(1, 1), "unix:/none")
     suited = artifact.suited(run, Artifact(archive, None))
     assert suited.layout == machine.layout(machine.cores(), machine.memory(), 35)
-
-
-@pytest.mark.parametrize("patch", [patched.NO_WAIT, patched.NO_GRPC])
-def test_one_instruction_is_changed_and_nothing_else(tmp_path: Path, patch: patched.Patch) -> None:
-    with zipfile.ZipFile(JAR) as jar:
-        before = jar.read(patch.file)
-    after = (patched.write(JAR, tmp_path, [patch]) / patch.file).read_bytes()
-    changed = [at for at, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
-    assert changed
-    assert set(changed) <= set(range(patch.at, patch.at + len(patch.before)))
 
 
 def test_another_torchserve_is_left_alone(tmp_path: Path) -> None:
@@ -175,18 +161,3 @@ def test_a_java_without_memory_is_told_so() -> None:
     failures = torchserve.Failures()
     see(failures, "Terminating due to java.lang.OutOfMemoryError: Java heap space")
     assert failures.word == "java.lang.OutOfMemoryError: Java heap space"
-
-
-def test_a_picture_is_drawn_in_half_blocks() -> None:
-    picture = Image.new("L", (28, 28))
-    picture.paste(255, (0, 0, 14, 28))
-    lines = predict.blocks(picture).splitlines()
-    assert len(lines) == 14
-    assert set(lines) == {"█" * 14 + " " * 14}
-
-
-def test_scores_are_drawn_as_bars() -> None:
-    assert predict.bars({"3": 1.0, "10": 0.5}).splitlines() == [
-        f"   3  100.0%  {'█' * 30}",
-        f"  10   50.0%  {'█' * 15}",
-    ]

@@ -18,9 +18,9 @@ FOUND = Layout(workers=3, threads=2, batch_size=16, batch_delay_ms=5)
 GIB = 1 << 30
 
 
-def test_a_layout_is_read_as_it_was_written() -> None:
+def test_a_layout_is_followed_on_as_many_cores_as_it_was_found_on() -> None:
     text = tuned.write(FOUND, 6, {"requests_s": 1.5})
-    assert tuned.read(text) == (FOUND._replace(source="model-config.yaml"), 6)
+    assert tuned.chosen(text, 6, None, 0) == FOUND._replace(source="model-config.yaml")
 
 
 TEXT = tuned.write(FOUND, 6, {})

@@ -3,7 +3,9 @@
 import socket
 import struct
 import threading
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ts.context import Context, RequestProcessor
@@ -105,19 +107,8 @@ def test_a_handler_that_answers_another_number_of_requests_fails(bodies: Any) ->
 
 def predicted(outcome: Any) -> bytes:
     """Answer one request with a handler that raises or returns something."""
-
-    class Metrics:
-        request_ids: dict[int, str]
-
-    class Stand:
-        context = Context("model", "/", {}, 1, None, "0.12.0")
-        cl_socket = None
-
-        def _entry_point(self, _data: Any, _context: Any) -> Any:
-            if isinstance(outcome, Exception):
-                raise outcome
-            return outcome
-
-    Stand.context.metrics = Metrics()
-    about = [RequestProcessor({})]
-    return worker._predict(Stand(), ["one"], about, [{}])
+    context = Context("model", "/", {}, 1, None, "0.12.0")
+    context.metrics = SimpleNamespace()
+    handle = Mock(side_effect=[outcome])
+    service = SimpleNamespace(context=context, cl_socket=None, _entry_point=handle)
+    return worker._predict(service, ["one"], [RequestProcessor({})], [{}])
