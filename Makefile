@@ -267,7 +267,8 @@ $(PEERS)/ready: requirements/bench.lock .venv/ready
 # Most of the time is waiting, for a container or a server to start: more workers than cores.
 WORKERS ?= 4
 TESTS ?= tests
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
+# The tests run make too, which must not take over what this make was given.
+PYTEST = env -u ARGS -u TESTS -u WORKERS -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
 TESTED := .venv/ready $(ARCHIVE) build/kubernetes/ready $(KFP)/ready
 
 test: $(TESTED) ## run the tests that take less than ten minutes in all (TESTS=tests/unit, WORKERS=4, ARGS=)
