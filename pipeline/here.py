@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,10 @@ def main() -> None:
     parser.add_argument("--parameters", type=json.loads, default={}, metavar="JSON")
     parser.add_argument("--cached", choices=CACHED, nargs="*", default=list(CACHED))
     args = parser.parse_args()
-    sys.exit(not run(args.root, args.until, args.parameters, args.cached))
+    with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
+        os.environ["TMPDIR"] = folder  # kfp's steps leave their source there
+        went_well = run(args.root, args.until, args.parameters, args.cached)
+    sys.exit(not went_well)
 
 
 if __name__ == "__main__":
