@@ -10,6 +10,8 @@ import pytest
 
 from functions import __main__ as command_line
 from functions.catalogue import DIGITS, KNN
+from storage.fetched import sha256
+from tests import bucket
 from tests.programs import run_main, run_program
 
 pytestmark = pytest.mark.xdist_group("functions")
@@ -53,6 +55,15 @@ def test_the_program_ends_with_the_reason_and_no_traceback() -> None:
         f"functions: port {port} of 127.0.0.1: Address already in use\n  PORT="
     )
     assert "Traceback" not in done.err
+
+
+def test_a_model_goes_into_a_bucket(run: Run, emulator: str, trained: Path) -> None:
+    with bucket.client(emulator) as client:
+        client.create_bucket("uploaded")
+    reason, printed = run("upload knn --storage gs://uploaded/models/knn")
+    assert not reason
+    assert "gs://uploaded/models/knn/knn.skops: " in printed
+    assert f"SHA-256 of knn.skops: {sha256(trained)}" in printed
 
 
 @pytest.mark.parametrize(
