@@ -118,7 +118,7 @@ def with_deploy(story: Story) -> None:
     second = story.stage.folder / "second.toml"
     second.write_text(Path("deploy.toml").read_text() + '\nACCESS_LOG = "all"\n')
     options = f"--settings {second} --traffic 20 --watch 15s --max-error-rate 1% --max-p95 5s"
-    with clients(story.stage):
+    with clients(story.stage, PROJECT, REQUEST.read_bytes(), pause_s=0.05):
         story.run(f'make -s canary ARGS="{options}"')
     story.run("make -s status")
     story.run("make -s promote")
@@ -135,20 +135,20 @@ def with_deploy(story: Story) -> None:
 
 
 @contextlib.contextmanager
-def clients(stage: Stage) -> Iterator[None]:
-    """Send predictions meanwhile, for a canary that is watched."""
+def clients(stage: Stage, project: str, request: bytes, *, pause_s: float) -> Iterator[None]:
+    """Send a request to a project's endpoint again and again meanwhile, for a canary that is watched."""
     over = threading.Event()
-    where = f"projects/{PROJECT}/locations/{REGION}/endpoints/digits:predict"
+    where = f"projects/{project}/locations/{REGION}/endpoints/digits:predict"
 
     def send() -> None:
-        while not over.wait(0.05):
-            ports.send("POST", f"{stage.url}/v1/{where}", 60, data=REQUEST.read_bytes())
+        while not over.wait(pause_s):
+            ports.send("POST", f"{stage.url}/v1/{where}", 90, data=request)
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
     yield
     over.set()
-    thread.join(10)
+    thread.join(60)
 
 
 def chapters(story: Story) -> Iterator[str]:

@@ -36,7 +36,7 @@ def emulated(host: str = "127.0.0.1", folder: Path | None = None) -> Iterator[st
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ
     ) as server:
         try:
-            wait_for(lambda: _listens(host, port), 30, "the storage emulator")
+            wait_for(lambda: listens(port, host), 30, "the storage emulator")
             yield f"http://{host}:{port}"
         finally:
             server.kill()
@@ -65,7 +65,8 @@ def client(emulator: str) -> Iterator[Client]:
         made.close()
 
 
-def _listens(host: str, port: int) -> bool:
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Return whether something accepts connections at a port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((host, port)) == 0

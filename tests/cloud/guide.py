@@ -4,9 +4,9 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tests.programs import needs, run_program
+from tests.programs import run_program
 
 ELSEWHERE, GOOGLE = "# ten minutes", "# real cloud"
 
@@ -55,36 +55,3 @@ def run(each: Shown, command: str, env: Mapping[str, str], cwd: Path) -> None:
     assert re.fullmatch(pattern(each.output), told), (
         f"$ {command}\n{told}\n--- the guide:\n{each.output}"
     )
-
-
-def spelt(page: Path) -> int:
-    """Hold the commands for Google itself against gcloud's own table; return how many there are."""
-    needs("gcloud")
-    root = run_program(["gcloud", "info", "--format=value(installation.sdk_root)"]).out.strip()
-    names: dict[str, Any] = {}
-    with open(f"{root}/data/cli/gcloud_completions.py") as file:
-        exec(file.read(), names)  # noqa: S102  gcloud's own table of its commands
-    checked = 0
-    for each in shown(page):
-        if not each.command.endswith(GOOGLE):
-            continue
-        program, *words = shlex.split(each.command.removesuffix(GOOGLE))
-        assert program == "gcloud"
-        tree = names["STATIC_COMPLETION_CLI_TREE"]
-        known = _spellings(tree["flags"])
-        for word in words:
-            if word not in tree["commands"]:
-                break
-            tree = tree["commands"][word]
-            known |= _spellings(tree["flags"])
-        assert not tree["commands"], f"{each.command} is no command"
-        used = {word.partition("=")[0] for word in words if word.startswith("--")}
-        assert not used - known, f"{each.command} has no {used - known}"
-        checked += 1
-    return checked
-
-
-def _spellings(flags: dict[str, Any]) -> set[str]:
-    """Return the ways to write these options: the table leaves out a switch's --no- form."""
-    switches = {name for name, kind in flags.items() if kind == "bool"}
-    return set(flags) | {f"--no-{name.removeprefix('--')}" for name in switches}

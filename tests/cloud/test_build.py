@@ -51,7 +51,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_it_is_built_pushed_and_not_built_again(deploy: Run, empty: Stage) -> None:
+def test_it_is_built_pushed_not_built_again_and_torn_down_with_its_sources(
+    deploy: Run, empty: Stage
+) -> None:
     done = deploy("build", **HERE)
     assert done.code == 0, done.err
     assert "success  image" in done.out
@@ -59,6 +61,17 @@ def test_it_is_built_pushed_and_not_built_again(deploy: Run, empty: Stage) -> No
     assert "the image is there: " in again.out
     assert "@sha256:" in again.out
     assert len(empty.world.builds) == 1
+    with artifacts.client(empty.world.rules) as storage:
+
+        def sources() -> list[Any]:
+            return list(storage.list_blobs(f"{PROJECT}_cloudbuild"))
+
+        assert sources()
+        done = deploy("teardown --yes", **HERE)
+        assert done.code == 0, done.err
+        assert not sources()
+    assert "the images" in done.out
+    assert "nothing of digits is left" in deploy("teardown", **HERE).out
 
 
 def test_after_an_interruption_the_same_build_is_watched_on(
@@ -99,18 +112,3 @@ def test_a_build_that_fails_says_where_and_is_begun_anew(deploy: Run, empty: Sta
     Path("spoilt").unlink()
     assert deploy("build", **HERE).code == 0
     assert len(empty.world.builds) == 2
-
-
-def test_teardown_takes_images_and_sources_too(deploy: Run, empty: Stage) -> None:
-    assert deploy("build", **HERE).code == 0
-    with artifacts.client(empty.world.rules) as storage:
-
-        def sources() -> list[Any]:
-            return list(storage.list_blobs(f"{PROJECT}_cloudbuild"))
-
-        assert sources()
-        done = deploy("teardown --yes", **HERE)
-        assert done.code == 0, done.err
-        assert not sources()
-    assert "the images" in done.out
-    assert "nothing of digits is left" in deploy("teardown", **HERE).out

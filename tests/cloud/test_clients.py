@@ -59,7 +59,6 @@ def test_gcloud_endpoints(gcloud: Run) -> None:
     assert shown["trafficSplit"] == {"11": 90, "22": 10}
     assert (shown["labels"], shown["displayName"]) == ({"a": "b", "c": "d"}, "f")
     for line, said in (
-        ("update e --traffic-split=11=90", "must sum to 100"),
         ("undeploy-model e --deployed-model-id=11", "still receives 90"),
         ("delete e", "has deployed"),
         ("describe nothing", "not found"),
@@ -144,6 +143,7 @@ def test_the_sdks_endpoints() -> None:
     answer = endpoint.predict(instances=["x", 3], parameters={"k": 1})
     assert answer.predictions == ["x", 3]
     assert answer.deployed_model_id in endpoint.traffic_split
+    assert (answer.model_resource_name, answer.model_version_id) == (model.resource_name, "1")
     with pytest.raises(exceptions.BadRequest, match="sum to 100"):
         endpoint.update(traffic_split=dict.fromkeys(endpoint.traffic_split, 30))
     with pytest.raises(exceptions.BadRequest, match="deployed"):

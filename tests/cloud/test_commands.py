@@ -60,8 +60,6 @@ def test_the_main_path_from_nothing_to_nothing(deploy: Run, empty: Stage, asked:
         assert traffic(empty) == shares
     assert '"predictions"' in deploy("predict").out
     assert "version 1, deployed model" in deploy("status").out
-    assert "would call EndpointService.DeleteEndpoint" in deploy("teardown --dry-run").out
-    assert traffic(empty) == {"1": 100}
     assert deploy("teardown --yes").code == 0
     assert not empty.world.endpoints
     assert not empty.world.models

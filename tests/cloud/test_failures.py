@@ -48,17 +48,6 @@ def test_a_container_that_never_gets_healthy(
     assert "not finished" not in deploy("status").out
 
 
-def test_a_quota_that_is_used_up(deploy: Run, empty: Stage) -> None:
-    assert deploy("deploy").code == 0
-    failed = deploy("deploy --machine-type n1-standard-16", **SECOND)
-    assert "a quota is used up" in one_sentence(failed.err)
-    assert "CustomModelServingCPUs" in failed.err
-    assert "--idle" in failed.err
-    assert traffic(empty) == {"1": 100}
-    assert deploy("deploy", **SECOND).code == 0
-    assert traffic(empty) == {"1": 0, "2": 100}
-
-
 DENIED = ("denied", "DeployModel", "aiplatform.endpoints.deploy")
 REFUSALS = {
     "an image that does not exist": (
@@ -66,6 +55,12 @@ REFUSALS = {
         (),
         "the image is not in the registry",
         ["make push"],
+    ),
+    "more cores than the quota has": (
+        "deploy --machine-type n1-standard-32",
+        (),
+        "a quota is used up",
+        ["CustomModelServingCPUs", "--idle"],
     ),
     "an accelerator without quota": (
         "deploy --accelerator-type NVIDIA_TESLA_T4 --accelerator-count 1 --machine-type n1-standard-4",
@@ -124,23 +119,25 @@ def test_a_refusal_is_explained_costs_nothing_and_a_re_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("kind", "rpc"),
+    ("kind", "rpc", "detail"),
     [
-        ("cut", "GetOperation"),
-        ("cut", "DeployModel"),
-        ("cut", "UpdateEndpoint"),
-        ("cut", "UploadModel"),
-        ("cut", "CreateEndpoint"),
-        ("cut", "GetEndpoint"),
-        ("refused", "GetOperation"),
+        ("cut", "GetOperation", ""),
+        ("cut", "DeployModel", ""),
+        ("cut", "UpdateEndpoint", ""),
+        ("cut", "UploadModel", ""),
+        ("cut", "CreateEndpoint", ""),
+        ("cut", "GetEndpoint", ""),
+        ("refused", "GetOperation", "UNAVAILABLE the service is currently unavailable"),
+        ("refused", "UpdateEndpoint", "ABORTED the etag is not the current one"),
     ],
 )
-def test_a_connection_that_is_cut_and_google_busy_for_a_while_are_tried_again(
-    deploy: Run, empty: Stage, kind: str, rpc: str
+def test_a_cut_connection_google_busy_and_somebody_elses_change_are_tried_again(
+    deploy: Run, empty: Stage, kind: str, rpc: str, detail: str
 ) -> None:
-    empty.fault(kind, rpc, "UNAVAILABLE the service is currently unavailable", times=2)
+    empty.fault(kind, rpc, detail, times=2)
     done = deploy("deploy")
     assert done.code == 0, done.err
+    assert not any(each.times for each in empty.world.faults.waiting), "it was not called"
     assert traffic(empty) == {"1": 100}
     assert containers(empty) == 1
 
@@ -152,14 +149,6 @@ def test_a_deploy_under_way_is_waited_for_and_not_begun_twice(deploy: Run, empty
     done = deploy("deploy", **SECOND)
     assert done.code == 0, done.err
     assert containers(empty) == 2
-
-
-def test_somebody_else_at_work_on_the_same_endpoint(deploy: Run, empty: Stage) -> None:
-    assert deploy("deploy").code == 0
-    empty.fault("refused", "UpdateEndpoint", "ABORTED the etag is not the current one")
-    done = deploy("canary --traffic 10", **SECOND)
-    assert done.code == 0, done.err
-    assert traffic(empty) == {"1": 90, "2": 10}
 
 
 def test_another_models_endpoint_is_not_touched(deploy: Run, empty: Stage) -> None:

@@ -12,6 +12,7 @@ from rehearsal.stage import Stage
 from rehearsal.world import number as number_of
 from tests.cloud.conftest import POLL_S, PROJECT, REGION, TINY
 from tests.container.conftest import DOCKER
+from tests.http import wait_for
 
 PARENT = f"projects/{PROJECT}/locations/{REGION}"
 MODEL = {
@@ -97,7 +98,6 @@ def deploying(deployed: Any, split: Any = None) -> Any:
         (DEPLOY, deploying(RESOURCES, {"0": 50, "77": 50}), "77"),
         (DEPLOY, deploying({"dedicatedResources": {"machineTypo": "x"}}), "machineTypo"),
         ("GET models/nothing", None, "404 NOT_FOUND"),
-        ("GET endpoints/nothing", None, "404 NOT_FOUND"),
         ("POST endpoints/nothing:predict", {"instances": [1]}, "404 NOT_FOUND"),
         ("DELETE endpoints/nothing", {}, "404 NOT_FOUND"),
         ("GET endpoints?pageSise=3", None, 'Unknown name "pageSise"'),
@@ -140,14 +140,6 @@ def test_the_container_gets_vertex_ais_environment(call: Call, endpoint: str) ->
     assert dict(zip(expected, found, strict=True)) == expected
 
 
-def test_a_prediction_names_who_made_it(call: Call, endpoint: str) -> None:
-    answer = call("POST", f"{endpoint}:predict", {"instances": ["a", 2], "parameters": {"k": 1}})
-    assert answer["predictions"] == ["a", 2]
-    assert answer["deployedModelId"] == call("GET", endpoint)["deployedModels"][0]["id"]
-    assert answer["modelVersionId"] == "1"
-    assert answer["model"].endswith("/models/digits")
-
-
 def test_requests_and_answers_have_their_limits(call: Call, endpoint: str) -> None:
     assert call("POST", f"{endpoint}:predict", {"instances": ["x" * 1_500_000]})
     for content, said in (
@@ -175,17 +167,11 @@ def test_a_split_is_kept_to_the_percent(call: Call, endpoint: str) -> None:
         call("POST", f"{endpoint}:undeployModel", {"deployedModelId": first})
 
 
-def test_a_container_that_dies_is_started_again(call: Call, endpoint: str) -> None:
+def test_a_container_that_dies_is_started_again(call: Call, endpoint: str, empty: Stage) -> None:
     with pytest.raises(Error, match="503 UNAVAILABLE"):
         call("POST", f"{endpoint}:predict", {"instances": [{"exit": True}]})
-    until = time.monotonic() + 60
-    while True:
-        try:
-            assert call("POST", f"{endpoint}:predict", {"instances": [1]})["predictions"] == [1]
-            break
-        except Error:
-            assert time.monotonic() < until, "it was never started again"
-            time.sleep(POLL_S)
+    predict = f"{empty.url}/v1/{endpoint}:predict"
+    wait_for(lambda: requests.post(predict, json={"instances": [1]}, timeout=60).ok, 60, "a start")
 
 
 def test_two_who_change_an_endpoint_at_once_do_not_undo_each_other(

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,7 +60,9 @@ def made(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
         stderr=subprocess.STDOUT,
     ) as make:
         try:
-            wait_for(lambda: make.poll() is not None or listens(port), 120, f"function-{name}")
+            wait_for(
+                lambda: make.poll() is not None or bucket.listens(port), 120, f"function-{name}"
+            )
             yield Endpoint(f"http://127.0.0.1:{port}/")
         finally:
             # As a terminal does: to all that runs in its foreground.
@@ -71,14 +72,7 @@ def made(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
     assert f"http://127.0.0.1:{port}/" in printed
     assert "stopped" in printed
     assert "Traceback" not in printed
-    assert not listens(port)
-
-
-def listens(port: int) -> bool:
-    """Return whether something accepts connections at a port."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    assert not bucket.listens(port)
 
 
 @pytest.fixture(scope="session")

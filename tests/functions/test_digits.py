@@ -128,7 +128,7 @@ def test_a_model_that_is_not_this_function_s_is_a_503_with_the_reason(
         shutil.copy(file, tmp_path)
     spoil(tmp_path)
     if pins is None:
-        pins = [sha256(MODEL / name) for name in DIGITS.model]
+        pins = [sha256(MODEL / name).upper() for name in DIGITS.model]
     client = start("digits", STORAGE_URI=str(tmp_path), MODEL_SHA256=",".join(pins))
     answer = client.post("/", data=wire.CASES[0].body)
     error = json.loads(answer.text)["error"]

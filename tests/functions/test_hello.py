@@ -56,6 +56,8 @@ def test_it_says_its_message(
         (b'{"message": null}', "message: expected a string; got null"),
         (b'{"message": "\\ud800"}', "not to be written as UTF-8"),
         pytest.param(b"[" * 100_000, "nested too deeply", id="nested"),
+        # Refused without being computed.
+        pytest.param(b"[" + b"9" * 900_000 + b"]", "the body is not JSON", id="a million digits"),
     ],
 )
 def test_what_cannot_be_said_is_a_400_with_the_reason(

@@ -128,22 +128,6 @@ def test_what_is_no_flower_is_a_400_with_the_reason(
     assert told.json == {"error": {"code": 400, "message": answer.text}}
 
 
-@pytest.mark.parametrize(
-    ("body", "says"),
-    [
-        (b"{", "not JSON"),
-        (b'"5,3,1,0"', "expected an object"),
-        # Refused without being computed.
-        (b'{"input_data": [1, 2, 3, ' + b"9" * 900_000 + b"]}", "not JSON"),
-    ],
-    ids=["cut short", "no object", "a million digits"],
-)
-def test_what_is_no_request_is_a_400(knn: FlaskClient, body: bytes, says: str) -> None:
-    answer = knn.post("/", data=body)
-    assert answer.status_code == 400
-    assert says in answer.text
-
-
 def says_of(start: Start, uri: str, emulator: str, **environ: str) -> str:
     """Return the reason that a function gives which has no model."""
     client = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator, **environ)

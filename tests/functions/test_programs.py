@@ -12,7 +12,6 @@ from functions import __main__ as command_line
 from functions.catalogue import DIGITS, KNN
 from storage.fetched import sha256
 from tests import bucket
-from tests.functions.conftest import Start
 from tests.programs import run_main, run_program
 
 pytestmark = pytest.mark.xdist_group("functions")
@@ -58,19 +57,13 @@ def test_the_program_ends_with_the_reason_and_no_traceback() -> None:
     assert "Traceback" not in done.err
 
 
-def test_a_model_goes_into_a_bucket_that_the_function_then_reads(
-    run: Run, start: Start, emulator: str, trained: Path
-) -> None:
+def test_a_model_goes_into_a_bucket(run: Run, emulator: str, trained: Path) -> None:
     with bucket.client(emulator) as client:
         client.create_bucket("uploaded")
-    uri = "gs://uploaded/models/knn"
-    reason, printed = run(f"upload knn --storage {uri}")
+    reason, printed = run("upload knn --storage gs://uploaded/models/knn")
     assert not reason
-    assert f"{uri}/knn.skops: " in printed
-    pin = sha256(trained)
-    assert f"SHA-256 of knn.skops: {pin}" in printed
-    knn = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator, MODEL_SHA256=pin.upper())
-    assert knn.get("/?input_data=6.3,3.3,4.7,1.6").text == "Belongs to class: [1]"
+    assert "gs://uploaded/models/knn/knn.skops: " in printed
+    assert f"SHA-256 of knn.skops: {sha256(trained)}" in printed
 
 
 @pytest.mark.parametrize(

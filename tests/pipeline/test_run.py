@@ -30,7 +30,7 @@ def worse(clone: Clone) -> Done:
     return clone.pipeline("run", "--until", "archive", *TINY)
 
 
-def test_a_candidate_that_is_worse_stops_the_pipeline_and_no_later_step_runs(
+def test_a_candidate_that_is_worse_stops_the_pipeline_and_its_evaluation_is_kept(
     clone: Clone, worse: Done
 ) -> None:
     assert worse.code == 1
@@ -44,12 +44,6 @@ def test_a_candidate_that_is_worse_stops_the_pipeline_and_no_later_step_runs(
     assert [record["step"] for record in clone.records()[0]] == list(ran)
     # After the whole run below it is another.
     assert clone.archive.read_bytes() == (ROOT / "build/model-store/digits.mar").read_bytes()
-
-
-def test_the_evaluation_of_a_candidate_that_was_stopped_is_kept_with_its_pictures(
-    clone: Clone, worse: Done
-) -> None:
-    assert worse.code == 1
     outputs = clone.records()[0][1]["outputs"]
     files = {file.name for file in (clone.root / outputs["pictures"]["uri"]).iterdir()}
     assert files == {"misread.png", "confusion.txt", "report.html", "report.json"}

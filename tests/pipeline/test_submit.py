@@ -30,7 +30,6 @@ from tests.cloud.conftest import PROJECT, TINY, Run, deploy, traffic  # noqa: F4
 from tests.container.conftest import DOCKER
 from tests.pictures import ROOT
 from tests.programs import Done, run_main, run_program
-from tests.unit.test_cloudbuild import loaded, problems
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 IMAGE = "--image us-central1-docker.pkg.dev/p/models/steps@sha256:1"
@@ -242,12 +241,3 @@ def test_an_image_of_the_steps_that_is_there_is_not_built_again(
     assert digest is not None
     assert images(submitted(empty)[2]) == {f"{image}@{digest[0]}"}
     assert not empty.world.builds
-
-
-def test_cloud_builds_own_loader_takes_the_build_of_the_steps_image() -> None:
-    file = ROOT / "pipeline/cloudbuild.yaml"
-    done = loaded(str(file))
-    assert done.returncode == 0, done.stderr
-    content = yaml.safe_load(file.read_text())
-    content["substitutions"] |= {"_IMAGE": "host/p/r/n", "_TAG": "t"}
-    assert list(problems(content)) == []

@@ -1,10 +1,8 @@
-"""cloudbuild.yaml, as Cloud Build itself loads it; and what its loader does not look for."""
+"""The builds, as Cloud Build itself loads them; and what its loader does not look for."""
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ from google.protobuf import json_format
 from deploy.settings import Settings
 from rehearsal.builds import expand
 from tests.pictures import ROOT
-from tests.programs import needs
+from tests.programs import needs, run_program
 
 LOADER = """
 import json, sys
@@ -25,29 +23,6 @@ from googlecloudsdk.api_lib.cloudbuild import cloudbuild_util, config
 build = config.LoadCloudbuildConfigFromPath(sys.argv[2], cloudbuild_util.GetMessagesModule(), params={})
 print(encoding.MessageToJson(build))
 """
-
-
-@cache
-def sdk() -> tuple[str, str]:
-    """Return the Python that gcloud runs with, and where gcloud is."""
-    needs("gcloud")
-    fields = 'value[separator="\\n"](basic.python_location, installation.sdk_root)'
-    command = ["gcloud", "info", f"--format={fields}"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    python, root = told.split()
-    return python, root
-
-
-def loaded(path: str) -> subprocess.CompletedProcess[str]:
-    python, root = sdk()
-    command = [python, "-c", LOADER, root, path]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture
-def build() -> Any:
-    """Return cloudbuild.yaml as JSON."""
-    return yaml.safe_load((ROOT / "cloudbuild.yaml").read_text())
 
 
 def problems(content: Any) -> Iterator[str]:
@@ -65,21 +40,34 @@ def problems(content: Any) -> Iterator[str]:
         yield from (f"{step.id}: ${name} is undefined" for name in sorted(named - known - own))
 
 
-def test_cloud_builds_own_loader_takes_it(build: Any) -> None:
-    done = loaded(str(ROOT / "cloudbuild.yaml"))
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("cloudbuild.yaml", {}),
+        ("pipeline/cloudbuild.yaml", {"_IMAGE": "host/p/r/n", "_TAG": "t"}),
+    ],
+)
+def test_cloud_builds_own_loader_takes_it_and_nothing_is_undefined(
+    name: str, given: dict[str, str]
+) -> None:
+    needs("gcloud")
+    # The Python that gcloud runs with, and where gcloud is.
+    fields = 'value[separator="\\n"](basic.python_location, installation.sdk_root)'
+    python, root = run_program(["gcloud", "info", f"--format={fields}"]).out.split()
+    done = run_program([python, "-c", LOADER, root, str(ROOT / name)])
+    assert done.code == 0, done.err
+    build = yaml.safe_load((ROOT / name).read_text())
     # Needed by a service account of one's own.
     assert build["options"]["logging"] == "CLOUD_LOGGING_ONLY"
-    assert "duplicate key" not in done.stderr  # of which the last would count
-    steps = json.loads(done.stdout)["steps"]
+    assert "duplicate key" not in done.err  # of which the last would count
+    steps = json.loads(done.out)["steps"]
     assert [step["id"] for step in steps] == [step["id"] for step in build["steps"]]
-
-
-def test_nothing_is_undefined(build: Any) -> None:
+    build["substitutions"] |= given
     assert list(problems(build)) == []
 
 
-def test_the_defaults_are_those_of_deploy_toml(build: Any) -> None:
+def test_the_defaults_are_those_of_deploy_toml() -> None:
+    build = yaml.safe_load((ROOT / "cloudbuild.yaml").read_text())
     settings = Settings(project="my-project")
     for name in ("name", "region", "repository"):
         assert build["substitutions"][f"_{name.upper()}"] == getattr(settings, name)
@@ -89,9 +77,7 @@ def test_what_is_sent_to_cloud_build_is_what_the_steps_need_and_no_more(tmp_path
     needs("gcloud")
     command = ["gcloud", "meta", "list-files-for-upload", str(ROOT)]
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)}
-    listed = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=True, env=env
-    ).stdout.split()
+    listed = run_program(command, env).out.split()
     for file in ("Dockerfile", "cloudbuild.yaml", "requirements/serve.lock", "tests/wire.py"):
         assert file in listed
     for folder in (".git/", ".venv/", "build/deploy/"):

@@ -1,15 +1,13 @@
 """make scan: an image's list is looked up, or it is said that it was not."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from docker.stages import scan
-from tests.pictures import ROOT
+from tests.programs import run_program
 
 
 def listed(folder: Path, *components: dict[str, object]) -> Path:
@@ -62,14 +60,7 @@ def test_a_scanner_that_is_there_is_run_and_its_word_passed_on(
         f'#!/bin/sh\ntest "$1" = "sbom:{tmp_path}/sbom.cdx.json"\n{program}\n'
     )
     (tmp_path / "grype").chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-m", "docker.stages.scan", str(listed(tmp_path))],
-        cwd=ROOT,
-        env=os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == code, done
-    assert says in done.stdout + done.stderr
+    command = [sys.executable, "-m", "docker.stages.scan", str(listed(tmp_path))]
+    done = run_program(command, {"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert done.code == code, done
+    assert says in done.out + done.err
