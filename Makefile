@@ -132,10 +132,10 @@ predict: .venv/serving ## send a held-out digit, or IMAGE=path, to the served mo
 	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter command,$(origin IMAGE)),"$(IMAGE)")
 
 build: $(ARCHIVE) ## build the image IMAGE with Docker; what it consists of is listed in build/sbom.cdx.json
-	DOCKER_BUILDKIT=1 "$(DOCKER)" build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE="$(ARCHIVE)" --build-arg TORCH=$(TORCH) \
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE="$(ARCHIVE)" --build-arg TORCH=$(TORCH) \
 	  --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg EXTRAS="$(EXTRAS)" \
 	  --build-arg REVISION=$(REVISION) --build-arg SOURCE="$(SOURCE)" --build-arg CREATED=$(CREATED) .
-	"$(DOCKER)" run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
+	$(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
 
 scan: build/scan/ready ## look the image's contents up among known vulnerabilities (after make build)
 	build/scan/bin/python -m docker.stages.scan build/sbom.cdx.json
@@ -146,7 +146,7 @@ build/scan/ready: requirements/scan.lock | .venv/bin/python
 	@touch $@
 
 run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (STORAGE=: that model)
-	"$(DOCKER)" run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
+	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
 	  --read-only --tmpfs /tmp:size=$(TMP) --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
