@@ -8,12 +8,13 @@ from typing import Any
 from deploy.errors import Interrupted, Lost, Stop
 
 
-def run(program: str, work: Callable[[], None], interrupted: str) -> None:
-    """Call `work`; exit with 1 and the reason if it stops, with 130 and `interrupted` at Ctrl-C."""
+def run(program: str, work: Callable[[], None], interrupted: str = "") -> None:
+    """Call `work`; exit with 1 and the reason if it stops, with 130 and `interrupted`, if any, at Ctrl-C."""
     try:
         work()
     except Interrupted:
-        say(f"\ninterrupted. {interrupted}")
+        if interrupted:
+            say(f"\ninterrupted. {interrupted}")
         sys.exit(130)
     except (Stop, Lost) as stop:
         advice = stop.do if isinstance(stop, Stop) else "run the same command again"

@@ -12,7 +12,6 @@ The steps, in their order: train, evaluate, gate, export, archive, build, contra
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from contract.docker import Docker
-from deploy.errors import Interrupted, Stop
+from deploy import cli
+from deploy.errors import Stop
 from deploy.fingerprint import fingerprint
 from pipeline import lineage
 from pipeline.steps import ARCHIVE, CACHED, MARK, RECORD, ROOT, STEPS
@@ -38,15 +38,7 @@ TRAINING = ("model", "task", "engine", "requirements/torch.lock", "requirements/
 def main(words: list[str] | None = None) -> None:
     """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused, 130 interrupted."""
     args = parser().parse_args(words)
-    try:
-        args.run(args)
-    except Interrupted:
-        sys.exit(130)
-    except Stop as stop:
-        print(f"pipeline: {stop.what}", file=sys.stderr)
-        if stop.do:
-            print(f"  {stop.do}", file=sys.stderr)
-        sys.exit(1)
+    cli.run("pipeline", lambda: args.run(args))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -259,11 +251,6 @@ def _what() -> argparse.ArgumentParser:
     return parser
 
 
-def _interrupt(*_: Any) -> None:
-    raise Interrupted
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, _interrupt)
+    cli.handle_signals()
     main()
