@@ -1,8 +1,5 @@
 # What Cloud Build's steps run in: the locked packages, Java, a Docker client, this repository.
 ARG BASE=debian:bookworm-slim
-ARG DOCKER_CLI=gcr.io/cloud-builders/docker
-
-FROM ${DOCKER_CLI} AS cli
 
 FROM ${BASE}
 # The slim base has no manual pages, and Java's package insists on their folder.
@@ -19,5 +16,6 @@ RUN if test -n "${TORCH}"; then set -- ${TORCH}; else set -- --require-hashes --
  && pip install --quiet --no-cache-dir --no-deps --index-url ${TORCH_INDEX} "$@"
 COPY requirements/dev.lock /tmp/dev.lock
 RUN pip install --quiet --no-cache-dir --no-deps --require-hashes --requirement /tmp/dev.lock
-COPY --from=cli /usr/bin/docker /usr/bin/docker
+# The builder's own client, which the step lays beside these files.
+COPY docker-client /usr/bin/docker
 WORKDIR /workspace
