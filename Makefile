@@ -111,14 +111,14 @@ $(MODEL): | model/trained
 archive: $(ARCHIVE) ## pack handler, model and weights into build/model-store/digits.mar
 
 # All that is packed.
-PACKED := $(shell find handler task engine model -type f -not -path '*/__pycache__*' -not -path 'model/train*' -not -path 'model/export/*')
+PACKED := $(shell find handler task model -type f -not -path '*/__pycache__*' -not -path 'model/train*' -not -path 'model/export/*')
 # Without the folder model/export eager serves.
 CHOICE := $(if $(wildcard model/export),build/model/engine.json)
 
 export: $(MODEL) .venv/serving ## measure the engines on this machine and choose the fastest that keeps the answers
 	$(BIN)/python -m model.export
 
-build/model/engine.json: $(MODEL) $(wildcard engine/*.py) | .venv/serving
+build/model/engine.json: $(MODEL) $(wildcard task/backends/*.py) | .venv/serving
 	$(BIN)/python -m model.export
 
 # The folder itself, `model/.`, for what is deleted from it.
@@ -138,7 +138,7 @@ build: $(ARCHIVE) ## build the image IMAGE with Docker; what it consists of is l
 	$(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
 
 scan: build/scan/ready ## look the image's contents up among known vulnerabilities (after make build)
-	build/scan/bin/python -m docker.stages.scan build/sbom.cdx.json
+	build/scan/bin/python docker/scripts/scan.py build/sbom.cdx.json
 
 build/scan/ready: requirements/scan.lock | .venv/bin/python
 	$(BIN)/python -m venv build/scan
@@ -227,13 +227,13 @@ build/kubernetes/ready: requirements/kubernetes.lock | .venv/bin/python
 	@touch $@
 
 rehearse: .venv/ready $(ARCHIVE) ## go through all of it on this machine, with the real gcloud and no account
-	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal.story
+	@DOCKER=$(DOCKER) $(BIN)/python -m emulator.walkthrough
 
 stand-in: .venv/ready ## stand in for Google's control plane until Ctrl-C, for gcloud and SDK of your own
-	@DOCKER=$(DOCKER) $(BIN)/python -m rehearsal $(ARGS)
+	@DOCKER=$(DOCKER) $(BIN)/python -m emulator $(ARGS)
 
 migrate: .venv/ready ## say what of a stock archive MAR=model.mar will work here (REQUEST=file: try one)
-	@$(BIN)/python -m migrate $(MAR) $(if $(REQUEST),--request $(REQUEST))
+	@$(BIN)/python -m serving.stock $(MAR) $(if $(REQUEST),--request $(REQUEST))
 
 contract: .venv/ready ## put any image IMAGE to Vertex AI's container contract (INSTANCES=file, RIGHTS=least)
 	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml --rights $(RIGHTS)
@@ -252,7 +252,7 @@ bench: .venv/ready $(ARCHIVE) $(PEERS)/ready ## put ours beside the bare model, 
 	  else echo "no Docker engine answers: ours runs without its container and without nginx"; $(BENCH); fi
 
 start: .venv/ready $(ARCHIVE) ## measure the start of IMAGE to its first right answer, and its size
-	$(BIN)/python -m benchmarks.start $(IMAGE) --docker $(DOCKER) $(ARGS)
+	$(BIN)/python -m benchmarks.startup $(IMAGE) --docker $(DOCKER) $(ARGS)
 
 scaling: .venv/ready $(ARCHIVE) ## measure IMAGE as instances, pictures, clients, rate and time grow (ARGS="--axes clients,overload")
 	$(BIN)/python -m benchmarks.scaling $(IMAGE) --docker $(DOCKER) $(ARGS)

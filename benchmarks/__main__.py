@@ -9,14 +9,14 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from benchmarks import contestants, results, workloads
-from benchmarks.contestants import Served
-from benchmarks.limit import limit
+from benchmarks import results, servers, workloads
+from benchmarks.ceiling import limit
 from benchmarks.load import Load, WrkMissingError
 from benchmarks.results import Cell, Row
+from benchmarks.servers import Served
 from benchmarks.workloads import BUILD, Workload
 from contract.docker import DockerError
-from serving import machine
+from serving import resources
 
 CELLS = (Cell(1, 1), Cell(8, 1), Cell(32, 1), Cell(4, 16))
 Ask = Callable[[Cell, float], Load]
@@ -38,31 +38,31 @@ def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         rows = [row for name in chosen for row in _run(makers[name](), args)]
-    except (WrkMissingError, contestants.DidNotStart, DockerError) as error:
+    except (WrkMissingError, servers.StartError, DockerError) as error:
         sys.exit(f"benchmarks: {error}")
     file = results.write(rows, BUILD)
     print(f"\n{results.table(rows)}\n\n{file}")
 
 
 def _run(workload: Workload, args: argparse.Namespace) -> list[Row]:
-    cores = machine.cores()
+    cores = resources.cores()
     with contextlib.ExitStack() as stack:
         asked: dict[str, Ask] = {}
         bare = stack.enter_context(limit(workload, cores))
         asked[results.LIMIT] = lambda cell, s: bare.press(cell.clients, cell.instances, s)
-        others = [contestants.STOCK, *contestants.peers(cores)]
+        others = [servers.STOCK, *servers.peers(cores)]
         if args.image:
-            served = stack.enter_context(contestants.container(args.image, args.docker, workload))
+            served = stack.enter_context(servers.container(args.image, args.docker, workload))
             asked[results.OURS] = _asker(workload, served)
         else:
-            others.insert(0, contestants.ours())
+            others.insert(0, servers.ours())
         if args.only:
             chosen = (results.OURS, *args.only.split(","))
             others = [each for each in others if each.name.startswith(chosen)]
         for each in others:
             print(f"{workload.name}: starting {each.label}", flush=True)
-            variables = contestants.environment(each, workload)
-            starting = contestants.started(each, workload.archive, workload.body(1), variables)
+            variables = servers.environment(each, workload)
+            starting = servers.started(each, workload.archive, workload.body(1), variables)
             asked[each.label] = _asker(workload, stack.enter_context(starting))
         for ask in asked.values():
             for cell in (CELLS[2], CELLS[2], CELLS[0]):  # warms up

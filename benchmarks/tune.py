@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.contestants import DidNotStart, Served, ours, started
 from benchmarks.load import Load, WrkMissingError, median
-from serving import artifact, machine, tuned
-from serving.machine import Layout
-from serving.stock import NotServable
+from benchmarks.servers import Served, StartError, ours, started
+from serving import artifact, model_config, resources
+from serving.errors import ArchiveError
+from serving.resources import Layout
 
 REQUEST = Path("build/tune/request.json")
 CLEARLY = 1.03
@@ -100,7 +100,7 @@ class Champion:
     def _ask(self, served: Served, seconds: float) -> Load:
         load = served.press(REQUEST, self.objective.clients, seconds, SETTLE_S)
         if load.failed:
-            raise DidNotStart(f"{served.url}: {load.failed} requests failed")
+            raise StartError(f"{served.url}: {load.failed} requests failed")
         return load
 
 
@@ -131,25 +131,25 @@ def find(champion: Champion, cores: int, room: int) -> None:
 def main() -> None:
     """Run the command line."""
     args = _arguments()
-    cores, memory = machine.cores(), machine.memory()
+    cores, memory = resources.cores(), resources.memory_limit()
     REQUEST.parent.mkdir(parents=True, exist_ok=True)
     try:
         golden = artifact.golden_request(args.archive)
         REQUEST.write_bytes(args.request.read_bytes() if args.request else golden)
-        first = machine.layout(cores, memory, artifact.pass_ms(args.archive))
+        first = resources.layout(cores, memory, artifact.pass_ms(args.archive))
         latency = args.objective == "latency"
         objective = Objective(1 if latency else args.clients, args.p99_ms, latency)
         champion = Champion(first, objective, args)
         print(f"{cores} cores; to begin with {first}", flush=True)
         began = time.monotonic()
-        find(champion, cores, machine.room(cores, memory))
-    except (WrkMissingError, DidNotStart, NotServable, OSError) as error:
+        find(champion, cores, resources.max_workers(cores, memory))
+    except (WrkMissingError, StartError, ArchiveError, OSError) as error:
         sys.exit(f"benchmarks.tune: {error}")
     if champion.load is None:
         sys.exit("benchmarks.tune: one core leaves nothing to choose for one client")
     measured = {"objective": args.objective, "clients": objective.clients}
     measured |= {name: round(getattr(champion.load, name), 2) for name in Load._fields[:4]}
-    args.out.write_text(tuned.write(champion.layout, cores, measured))
+    args.out.write_text(model_config.write(champion.layout, cores, measured))
     print(f"\n{_short(champion.layout)} after {time.monotonic() - began:.0f} s: {measured}")
     if not latency and champion.load.p99_ms > args.p99_ms:
         print(
@@ -167,7 +167,7 @@ def _arguments() -> argparse.Namespace:
     add("--clients", type=int, default=32, help="at once (%(default)s)")
     add("--request", type=Path, help="file of a body to ask with (the golden one)")
     add("--archive", type=Path, default="build/model-store/digits.mar")
-    add("--out", type=Path, default=Path(tuned.CONFIG), help="(%(default)s)")
+    add("--out", type=Path, default=Path(model_config.CONFIG), help="(%(default)s)")
     add("--rounds", type=int, default=3, help="turns of each (%(default)s)")
     add("--seconds", type=float, default=2, help="of a turn (%(default)s)")
     return parser.parse_args()

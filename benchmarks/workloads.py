@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 
 from benchmarks.real.network import drawn
 from benchmarks.real.task import load
-from engine import measure
 from serving import archive
+from task.backends import measure
 
 BUILD = Path("build/bench")
 DIGITS = Path("build/model-store/digits.mar")

@@ -93,7 +93,7 @@ def _random_port() -> int:
     return 20_000 + secrets.randbelow(10_000)
 
 
-class Unreachable(AssertionError):
+class UnreachableError(AssertionError):
     """No response came; it fails the clause that needed one."""
 
 
@@ -152,7 +152,7 @@ class Server:
                     self.port_open_s = elapsed
             if self.port_open_s is None and elapsed > liveness_s:
                 return
-            with contextlib.suppress(Unreachable):  # not yet; the time limits are above
+            with contextlib.suppress(UnreachableError):  # not yet; the time limits are above
                 if self.get_health().status_code == 200:
                     self.healthy_s = time.monotonic() - began
                     # The port may have opened between the two requests.
@@ -174,4 +174,4 @@ class Server:
                 cause: BaseException = error
                 while cause.__context__:
                     cause = cause.__context__
-                raise Unreachable(f"{verb} {path}: {type(cause).__name__}: {cause}") from None
+                raise UnreachableError(f"{verb} {path}: {type(cause).__name__}: {cause}") from None

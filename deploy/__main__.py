@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deploy import ask, cli, image, release, settings, teardown, versions, watch
+from deploy import canary_analysis, cli, image, predict, rollout, settings, teardown, versions
 from deploy import status as status_module
 
 GOES_ON = (
@@ -28,7 +28,7 @@ def main(words: list[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     found = settings.read(vars(args), file=args.settings)
-    from deploy.google import Google  # noqa: PLC0415  --help must not wait for Google's libraries
+    from deploy.gcp import Google  # noqa: PLC0415  --help must not wait for Google's libraries
 
     google = Google(found, cli.say, dry_run=args.dry_run)
     if not args.dry_run:
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     picture: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 
     option = add(
-        release.endpoint, "do all that is missing, from the image to an endpoint that answers"
+        rollout.endpoint, "do all that is missing, from the image to an endpoint that answers"
     )
     text = "the picture or request.json to try it with (default: a held-out digit)"
     option("--request", help=text, **picture)
@@ -82,25 +82,25 @@ def _parser() -> argparse.ArgumentParser:
     option("--serve", choices=serve, help="let Cloud Build go on with that")
     add(versions.upload, "register the image as a new version of the model; prints the version")
     option = add(
-        release.deploy,
+        rollout.deploy,
         "let a version serve everything; the one before stays, without traffic, for a rollback",
     )
     option("--version", **version)
-    option = add(release.canary, "let a version serve a part of the traffic")
+    option = add(rollout.canary, "let a version serve a part of the traffic")
     option("--version", **version)
     option("--traffic", type=_percent, default=10, metavar="PERCENT", help="(default: 10)")
     text = "such as 10m: watch it, and roll back by itself if it breaks a limit"
-    option("--watch", type=watch.minutes, metavar="TIME", help=text)
+    option("--watch", type=canary_analysis.minutes, metavar="TIME", help=text)
     text = "5xx of all answers (default: 1%%)"
-    option("--max-error-rate", type=watch.rate, default="1%", metavar="RATE", help=text)
+    option("--max-error-rate", type=canary_analysis.rate, default="1%", metavar="RATE", help=text)
     unlimited: dict[str, Any] = {"default": float("inf"), "help": "such as 300ms"}
-    option("--max-p95", type=watch.milliseconds, metavar="TIME", **unlimited)
-    add(release.promote, "let the canary serve everything")
-    add(release.rollback, "let the version before serve everything again, and end the other")
-    option = add(ask.predict, "send a request and print the answer")
+    option("--max-p95", type=canary_analysis.milliseconds, metavar="TIME", **unlimited)
+    add(rollout.promote, "let the canary serve everything")
+    add(rollout.rollback, "let the version before serve everything again, and end the other")
+    option = add(predict.predict, "send a request and print the answer")
     text = "a picture, or request.json (default: a held-out digit)"
     option("source", nargs="?", help=text, **picture)
-    option = add(ask.batch_predict, "predict for every line of a JSONL file in a bucket")
+    option = add(predict.batch_predict, "predict for every line of a JSONL file in a bucket")
     text = "JSON lines, an instance each; a * at the end for several files"
     option("--input", dest="source", required=True, metavar="gs://…", help=text)
     option("--output", required=True, metavar="gs://…", help="the folder for the answers")

@@ -8,7 +8,7 @@ from google.api_core.exceptions import Conflict, Forbidden, GoogleAPIError, NotF
 from google.auth.exceptions import GoogleAuthError
 from requests import RequestException
 
-from deploy.errors import Stop
+from deploy.errors import UserError
 
 if TYPE_CHECKING:  # it takes a second to import, and the caller has a client of it anyway
     from google.cloud.storage import Bucket, Client
@@ -37,7 +37,7 @@ def get_or_create(  # noqa: PLR0913  a bucket is all of these
             denied, there are no credentials, or Google does not answer.
 
     """
-    taken = Stop(f"the bucket gs://{name} belongs to somebody else", other)
+    taken = UserError(f"the bucket gs://{name} belongs to somebody else", other)
     with storage_errors(f"gs://{name}"):
         if own:
             for each in client.list_buckets(prefix=name, project=project or None):
@@ -47,7 +47,7 @@ def get_or_create(  # noqa: PLR0913  a bucket is all of these
             with contextlib.suppress(NotFound):
                 return client.get_bucket(name, timeout=TIMEOUT_S)
         if not project:
-            raise Stop(
+            raise UserError(
                 f"there is no bucket gs://{name}, and no project is named to create it in",
                 "PROJECT=my-project as well: the bucket is then created there",
             )
@@ -71,13 +71,15 @@ def storage_errors(where: str) -> Iterator[None]:
         yield
     except GoogleAuthError as error:
         first = str(error).partition("\n")[0]
-        raise Stop(f"no credentials: {first}", "gcloud auth application-default login") from None
+        raise UserError(
+            f"no credentials: {first}", "gcloud auth application-default login"
+        ) from None
     except Forbidden as error:
         bucket = "/".join(where.split("/")[:3])
-        raise Stop(
+        raise UserError(
             f"{where}: permission denied: {error.message}",
             f"grant roles/storage.admin on it: gcloud storage buckets add-iam-policy-binding "
             f"{bucket} --role=roles/storage.admin --member=user:…",
         ) from None
     except (GoogleAPIError, RequestException) as error:
-        raise Stop(f"{where}: {error}", "run the same command again") from None
+        raise UserError(f"{where}: {error}", "run the same command again") from None

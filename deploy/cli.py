@@ -5,19 +5,19 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from deploy.errors import Interrupted, Lost, Stop
+from deploy.errors import InterruptedCommand, TransientError, UserError
 
 
 def run(program: str, work: Callable[[], None], interrupted: str = "") -> None:
     """Call `work`; exit with 1 and the reason if it stops, with 130 and `interrupted`, if any, at Ctrl-C."""
     try:
         work()
-    except Interrupted:
+    except InterruptedCommand:
         if interrupted:
             say(f"\ninterrupted. {interrupted}")
         sys.exit(130)
-    except (Stop, Lost) as stop:
-        advice = stop.do if isinstance(stop, Stop) else "run the same command again"
+    except (UserError, TransientError) as stop:
+        advice = stop.hint if isinstance(stop, UserError) else "run the same command again"
         print(f"{program}: {stop}", *filter(None, [advice]), sep="\n  ", file=sys.stderr)
         sys.exit(1)
 
@@ -35,7 +35,7 @@ def handle_signals() -> None:
 
 def interrupt(*_: Any) -> None:
     """End the command in good order."""
-    raise Interrupted
+    raise InterruptedCommand
 
 
 def confirm(name: str, found: list[str], *, yes: bool) -> None:
@@ -47,8 +47,8 @@ def confirm(name: str, found: list[str], *, yes: bool) -> None:
     try:
         answer = input(f"Type the name, {name}, to go on: ")
     except EOFError:
-        raise Stop(
+        raise UserError(
             "nobody is there to agree, so nothing was deleted", "--yes agrees beforehand"
         ) from None
     if answer.strip() != name:
-        raise Stop("nothing was deleted", "it needs the name, or --yes")
+        raise UserError("nothing was deleted", "it needs the name, or --yes")

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy import fingerprint as sources
-from deploy.errors import Stop
+from deploy.errors import UserError
 from deploy.programs import Programs
 from deploy.settings import Settings
 
 if TYPE_CHECKING:
-    from deploy.google import Google
+    from deploy.gcp import Google
 
 ARCHIVE = Path(os.environ.get("ARCHIVE", "build/model-store/digits.mar"))
 INPUTS = (
@@ -24,7 +24,6 @@ INPUTS = (
     "docker",
     "serving",
     "storage",
-    "telemetry",
     "handler/__init__.py",
     "handler/envelope.py",
     "handler/errors.py",
@@ -59,7 +58,7 @@ class Image:
 def fingerprint(root: Path = Path()) -> str:
     """Return a tag that is the same as long as what goes into the image is: src- and 16 digits."""
     if not (root / ARCHIVE).is_file():
-        raise Stop(f"{ARCHIVE} does not exist", "make archive")
+        raise UserError(f"{ARCHIVE} does not exist", "make archive")
     total = hashlib.sha256(os.environ.get("EXTRAS", "").encode())
     total.update(sources.fingerprint(root, INPUTS).encode())
     # Not the file itself: it holds the time of packing.
@@ -98,10 +97,10 @@ def build(google: "Google", serve: str | None) -> None:
     if serve:
         in_cloud(google, substitutions(google.settings, serve))
     else:
-        ensure(google)
+        ensure_image(google)
 
 
-def ensure(google: "Google") -> Image:
+def ensure_image(google: "Google") -> Image:
     """Return the image that is meant, built and pushed if it is not in the registry yet."""
     if found := find(google):
         google.say(f"the image is there: {found.uri}")
@@ -114,7 +113,7 @@ def ensure(google: "Google") -> Image:
         return Image(f"{google.settings.image_name}:{fingerprint()}")
     if found := find(google):
         return found
-    raise Stop(
+    raise UserError(
         "the image was built, but is not in the registry",
         "python -m deploy build, and read its log",
     )
@@ -186,11 +185,11 @@ def _watch(google: "Google", build: dict[str, Any]) -> None:
                 google.say(f"  {status.lower():8} {name}")
         return found
 
-    still = Stop("Cloud Build is still at it", "the same command again goes on watching it")
+    still = UserError("Cloud Build is still at it", "the same command again goes on watching it")
     build = google.poll(look, lambda build: build.get("status") in OVER, still)
     if build["status"] != "SUCCESS":
         detail = build.get("statusDetail") or build.get("failureInfo", {}).get("detail", "")
-        raise Stop(
+        raise UserError(
             f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}",
             f"gcloud builds log {' '.join(there)}",
         )

@@ -8,7 +8,7 @@ machine, knows what was under way. `next_step` is asked again after every step.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from deploy.errors import Stop
+from deploy.errors import UserError
 
 GOAL, SERVED, BACK = "goal", "served", "rolled-back-to"
 """The endpoint's labels: what is under way, the versions that served everything, newest first, and the
@@ -165,12 +165,12 @@ Step = Wait | Deploy | Resize | Update | Undeploy | MakeDefault
 def canary(state: State, version: str, percent: int) -> Goal:
     """Return canary's goal; raise Stop where there is nothing to compare a version with."""
     if state.head is None:
-        raise Stop(
+        raise UserError(
             "nothing serves yet, so there is nothing to compare a canary with",
             "use: python -m deploy deploy",
         )
     if version == state.head:
-        raise Stop(
+        raise UserError(
             f"version {version} already serves; a canary is another version beside it",
             "build and upload a new one first",
         )
@@ -180,12 +180,12 @@ def canary(state: State, version: str, percent: int) -> Goal:
 def promote(state: State) -> Goal | None:
     """Return promote's goal; None where there is nothing to promote. Raise Stop where nothing runs."""
     if not state.deployed:
-        raise Stop("nothing is deployed", "deploy a version first: python -m deploy deploy")
+        raise UserError("nothing is deployed", "deploy a version first: python -m deploy deploy")
     goal = state.goal
     if goal and goal.verb in ("promote", "canary"):
         if goal.verb == "canary" and goal.version not in state.running:
             missing = f"the canary of version {goal.version} is not up"
-            raise Stop(missing, "run canary again, or rollback")
+            raise UserError(missing, "run canary again, or rollback")
         return Goal("promote", goal.version)
     others = [
         each for each in state.deployed if each.version != state.head and state.share(each.id)
@@ -205,7 +205,7 @@ def rollback(state: State) -> Goal:
     done = head is not None and state.labels.get(BACK) == head
     target = head if began or trying or done else (before[0] if before else None)
     if target is None:
-        raise Stop(
+        raise UserError(
             f"there is no version before {head}" if head else "no version has served yet",
             "`python -m deploy undeploy` ends what runs; `python -m deploy status` shows it",
         )
@@ -293,7 +293,7 @@ def _base(state: State, target: Deployed) -> Deployed:
     others = [each for each in state.deployed if each.id != target.id]
     served = [each for each in others if each.version == state.head] or others
     if not served:
-        raise Stop(
+        raise UserError(
             "a canary needs a version beside it, and nothing else is deployed",
             "use: python -m deploy deploy",
         )

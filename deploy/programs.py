@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from deploy.errors import Stop
+from deploy.errors import UserError
 
 INSTALL = {
     "gcloud": "https://cloud.google.com/sdk/docs/install",
@@ -24,7 +24,7 @@ def require(*programs: str) -> None:
     for program in programs:
         if shutil.which(program) is None:
             where = INSTALL.get(program, f"install {program}")
-            raise Stop(f"{program} is not on this machine", where)
+            raise UserError(f"{program} is not on this machine", where)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Programs:
     environ: Mapping[str, str] = field(default_factory=dict)
 
     def run(
-        self, words: Sequence[str], otherwise: Stop | None = None, *, shown: bool = False
+        self, words: Sequence[str], otherwise: UserError | None = None, *, shown: bool = False
     ) -> str:
         """Run a program and return what it prints, or let it print (`shown`).
 
@@ -61,7 +61,7 @@ class Programs:
                 env={**os.environ, **self.environ},
             )
         except subprocess.TimeoutExpired:
-            raise Stop(
+            raise UserError(
                 f"{words[0]} took more than {self.limit_s // 60} minutes",
                 "run the same command again",
             ) from None
@@ -72,7 +72,7 @@ class Programs:
             print(text, end="\n" if text else "", file=sys.stderr)
             raise otherwise
         last = "\n".join(text[max(text.rfind("ERROR: "), 0) :].splitlines()[-5:])
-        raise Stop(
+        raise UserError(
             f"{' '.join(words[:3])} failed{f': {last}' if last else ''}",
             "mend what it says, and run the same command again",
         )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from deploy.errors import Stop
+from deploy.errors import UserError
 from deploy.plan import Machine, Replicas
 
 FILE = Path("deploy.toml")
@@ -171,7 +171,7 @@ def read(
             found |= _valid({name: value}, f"--{name.replace('_', '-')}")
     settings = Settings(**found)
     if not settings.project:
-        raise Stop(
+        raise UserError(
             "no project is named",
             'make deploy-endpoint PROJECT=my-project, or project = "my-project" in deploy.toml, '
             "or the variable GOOGLE_CLOUD_PROJECT",
@@ -224,12 +224,14 @@ def _valid(values: dict[str, Any], where: str, *, strict: bool = True) -> dict[s
         return {name: getattr(checked, name) for name in values}
     name, value = ".".join(map(str, wrong["loc"])), wrong["input"]
     if wrong["type"] == "extra_forbidden":
-        raise Stop(
+        raise UserError(
             f"{where}: there is no setting {name!r}", f"the settings are: {', '.join(FIELDS)}"
         )
     shown = name if isinstance(value, dict) else f"{name} = {value!r}"
     expected = wrong["msg"].removeprefix("Value error, ").partition(", unable to")[0]
-    raise Stop(f"{where}: {shown} {expected.replace('Input should', 'should')}", "fix this setting")
+    raise UserError(
+        f"{where}: {shown} {expected.replace('Input should', 'should')}", "fix this setting"
+    )
 
 
 def _check_together(settings: Settings, file: Path, *, most_given: bool) -> None:
@@ -243,7 +245,9 @@ def _check_together(settings: Settings, file: Path, *, most_given: bool) -> None
     elif s.accelerator_type and not s.accelerator_count:
         wrong = f"accelerator_type = {s.accelerator_type!r} without an accelerator_count"
     if wrong:
-        raise Stop(f"{file}: {wrong}", "mend it, or the option or variable that says otherwise")
+        raise UserError(
+            f"{file}: {wrong}", "mend it, or the option or variable that says otherwise"
+        )
 
 
 def _last(api_endpoint: str) -> Path:
@@ -257,9 +261,9 @@ def _file(path: Path, *, needed: bool) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
-        raise Stop(
+        raise UserError(
             f"{path} cannot be read: {error.strerror}",
             "name a file that can, or leave --settings out",
         ) from None
     except ValueError as error:
-        raise Stop(f"{path} is not TOML: {error}", "fix that line") from None
+        raise UserError(f"{path} is not TOML: {error}", "fix that line") from None

@@ -7,7 +7,7 @@ from deploy.cost import estimate
 from deploy.plan import Deployed, Machine, State
 
 if TYPE_CHECKING:
-    from deploy.google import Google
+    from deploy.gcp import Google
 
 
 def status(google: "Google") -> None:

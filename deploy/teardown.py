@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from deploy.cli import confirm
 from deploy.cost import estimate
-from deploy.errors import Lost, Stop
+from deploy.errors import TransientError, UserError
 from deploy.image import staging
 from deploy.plan import Deployed, State
-from deploy.reach import only_ours
+from deploy.reconcile import only_ours
 
 if TYPE_CHECKING:
-    from deploy.google import Google
+    from deploy.gcp import Google
 
 
 def undeploy(google: "Google", *, version: str, idle: bool, yes: bool) -> None:
@@ -33,7 +33,7 @@ def undeploy(google: "Google", *, version: str, idle: bool, yes: bool) -> None:
         return
     ended = sum(state.share(each.id) for each in chosen)
     if ended and len(chosen) < len(state.deployed):
-        raise Stop(
+        raise UserError(
             f"version {version} still serves {ended} %",
             "move its traffic first (promote or rollback), or leave --version out to end all",
         )
@@ -104,12 +104,12 @@ def _endpoint(google: "Google") -> None:
         try:
             _undeploy(google, state, state.deployed)
             google.delete_endpoint()
-        except Stop as stop:
+        except UserError as stop:
             # Something may have been deployed in between; it is seen now.
             now = google.state()
             if now is None or now == state or not (now.deployed or now.pending):
                 raise
-            raise Lost(stop.what) from None
+            raise TransientError(stop.message) from None
 
     google.until_made(end)
 
@@ -126,7 +126,7 @@ def _settled(google: "Google", state: State) -> State:
         for act in (google.cancel, wait):
             try:
                 act(operation)
-            except (Lost, Stop) as reason:
+            except (TransientError, UserError) as reason:
                 google.say(f"  {reason}")
     return state if google.dry_run else google.state() or State()
 

@@ -3,11 +3,11 @@
 import re
 from typing import TYPE_CHECKING
 
-from deploy.errors import Stop
-from deploy.image import Image, commit, ensure
+from deploy.errors import UserError
+from deploy.image import Image, commit, ensure_image
 
 if TYPE_CHECKING:
-    from deploy.google import Google
+    from deploy.gcp import Google
 
 
 def upload(google: "Google") -> None:
@@ -21,13 +21,13 @@ def chosen(google: "Google", version: str) -> str:
         return ensure_uploaded(google)
     if version not in [each.version_id for each in google.versions()]:
         missing = f"there is no version {version} of {google.settings.name}"
-        raise Stop(missing, "python -m deploy status")
+        raise UserError(missing, "python -m deploy status")
     return version
 
 
 def ensure_uploaded(google: "Google") -> str:
     """Return the version of the image that is meant, uploaded as a new one where there is none."""
-    image = ensure(google)
+    image = ensure_image(google)
 
     def look() -> str:
         for operation in google.pending(google.settings.model):
@@ -40,7 +40,7 @@ def ensure_uploaded(google: "Google") -> str:
                 return str(int(known[0].version_id) + 1) if known else "1"
             same = google.version_of(image.uri, google.versions())
         if not same:
-            raise Stop("the upload does not come about", "run the same command again")
+            raise UserError("the upload does not come about", "run the same command again")
         google.say(f"version {same} is this image")
         return same
 

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from deploy import settings
-from deploy.errors import Stop
-from functions import source
-from functions.catalogue import FUNCTIONS, Function
+from deploy.errors import UserError
+from functions import packaging
 from functions.deploy import Target, default_uri, deploy
+from functions.registry import FUNCTIONS, Function
 from functions.serve import serve
 
 
@@ -17,8 +17,8 @@ def main(words: list[str] | None = None) -> None:
     args = _parser().parse_args(words)
     try:
         args.run(FUNCTIONS[args.name], args)
-    except Stop as stop:
-        sys.exit(f"functions: {stop.what}\n  {stop.do}")
+    except UserError as stop:
+        sys.exit(f"functions: {stop.message}\n  {stop.hint}")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--port", type=int, default=8080, help="(%(default)s)")
     add_storage(one, "where its model lies: gs://BUCKET/FOLDER (default: where it was made)")
     text = "lay its source out in build/functions, as it is run and deployed"
-    add("source", text, lambda function, _: print(source.lay_out(function)))
+    add("source", text, lambda function, _: print(packaging.lay_out(function)))
     one = add("upload", "put its model into a bucket", _upload)
     add_storage(one, "gs://BUCKET/FOLDER (default: gs://PROJECT-models/NAME)")
     add_place(one)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import storage
-from deploy.errors import Stop
+from deploy.errors import UserError
 from deploy.programs import Programs
-from functions import source
-from functions.catalogue import RUNTIME, Function
-from storage.fetched import PIN, URI, sha256
-from storage.files import NotFetched
+from functions import packaging
+from functions.registry import RUNTIME, Function
+from storage.files import StorageError
+from storage.lazy import PIN, URI, sha256
 
 LIMIT_S = 1200
 """How long gcloud may take: a build with torch in it takes some five minutes."""
@@ -66,9 +66,9 @@ def command(function: Function, to: Target, folder: Path, environ: dict[str, str
 def deploy(function: Function, to: Target, *, dry_run: bool = False) -> None:
     """Deploy a function, and say how it is asked and ended; raise Stop."""
     environ = _environment(function, to.uri)
-    words, there = command(function, to, source.lay_out(function), environ), _there(function, to)
+    words, there = command(function, to, packaging.lay_out(function), environ), _there(function, to)
     programs = Programs(functools.partial(print, flush=True), dry_run, LIMIT_S)
-    failed = Stop(
+    failed = UserError(
         "gcloud functions deploy failed, as it says above",
         "docs/functions.md says what it needs; the same command again goes on",
     )
@@ -91,23 +91,28 @@ def _environment(function: Function, uri: str) -> dict[str, str]:
     if not function.model:
         return {}
     if storage.split(uri) is None:
-        raise Stop(
+        raise UserError(
             f"{uri}: a function fetches its model from a bucket", "STORAGE=gs://BUCKET/FOLDER"
         )
     try:
         pins = _pins(function, uri)
-    except NotFetched as error:
-        raise Stop(str(error), f"make upload-model NAME={function.name} STORAGE={uri}") from None
+    except StorageError as error:
+        raise UserError(
+            str(error), f"make upload-model NAME={function.name} STORAGE={uri}"
+        ) from None
     # Who can write to the bucket cannot change what is served: another file needs a deployment.
     return {URI: uri, PIN: pins}
 
 
 def _pins(function: Function, uri: str) -> str:
     """Return the SHA-256 of a model's files in its bucket, commas between; raise NotFetched."""
-    with tempfile.TemporaryDirectory() as folder, closing(storage.at(uri, print)) as there:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(storage.open_storage(uri, print)) as there,
+    ):
         found = there.files()
         if missing := [each for each in function.model if each not in found]:
-            raise NotFetched(f"{uri}: {', '.join(missing)} missing in it")
+            raise StorageError(f"{uri}: {', '.join(missing)} missing in it")
         for name in function.model:
             there.fetch(name, Path(folder) / name)
         return ",".join(sha256(Path(folder) / name) for name in function.model)

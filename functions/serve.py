@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.errors import Stop
-from functions import source
-from functions.catalogue import Function
-from storage.fetched import URI
+from deploy.errors import UserError
+from functions import packaging
+from functions.registry import Function
+from storage.lazy import URI
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 END_S = 10
@@ -25,7 +25,7 @@ def serve(function: Function, host: str, port: int, uri: str) -> None:
         f"From another terminal:\n\n  curl {function.example()} http://{host}:{port}/\n", flush=True
     )
     # From the folder that would be deployed: what is not laid out there is not found here either.
-    folder = source.lay_out(function).resolve()
+    folder = packaging.lay_out(function).resolve()
     command = [
         str(Path(sys.executable).with_name("functions-framework")),
         f"--source={folder / 'main.py'}",
@@ -40,7 +40,7 @@ def serve(function: Function, host: str, port: int, uri: str) -> None:
     environ = os.environ | ({URI: uri} if uri else {})
     server = subprocess.Popen(command, cwd=folder, env=environ, start_new_session=True)
     try:
-        raise Stop(f"functions-framework ended with code {server.wait()}", "as it says above")
+        raise UserError(f"functions-framework ended with code {server.wait()}", "as it says above")
     except KeyboardInterrupt:
         print("\nstopped")
     finally:
@@ -59,4 +59,4 @@ def _see_that_it_is_free(host: str, port: int) -> None:
         try:
             probed.bind((host, port))
         except OSError as error:
-            raise Stop(f"port {port} of {host}: {error.strerror}", "PORT=…") from None
+            raise UserError(f"port {port} of {host}: {error.strerror}", "PORT=…") from None

@@ -8,9 +8,9 @@ from google.cloud.storage import Client
 
 import storage
 from deploy.buckets import TIMEOUT_S, get_or_create, storage_errors
-from deploy.errors import Stop
-from functions.catalogue import Function
-from storage.fetched import sha256
+from deploy.errors import UserError
+from functions.registry import Function
+from storage.lazy import sha256
 
 
 def upload(function: Function, uri: str, project: str, region: str) -> None:
@@ -18,7 +18,9 @@ def upload(function: Function, uri: str, project: str, region: str) -> None:
     files = made(function)
     where = storage.split(uri)
     if where is None:
-        raise Stop(f"{uri}: expected gs://BUCKET/FOLDER", f"STORAGE=gs://my-bucket/{function.name}")
+        raise UserError(
+            f"{uri}: expected gs://BUCKET/FOLDER", f"STORAGE=gs://my-bucket/{function.name}"
+        )
     name, folder = where
     with storage_errors(uri), contextlib.closing(Client(project=project or "unused")) as client:
         bucket = get_or_create(
@@ -38,9 +40,9 @@ def upload(function: Function, uri: str, project: str, region: str) -> None:
 def made(function: Function) -> list[Path]:
     """Return the files of a function's model; raise Stop where one is missing."""
     if not function.model:
-        raise Stop(f"{function.name} has no model", "NAME=knn or NAME=digits")
+        raise UserError(f"{function.name} has no model", "NAME=knn or NAME=digits")
     for name in function.model:
         if not (function.made / name).is_file():
-            raise Stop(f"{function.made / name} does not exist", function.make)
+            raise UserError(f"{function.made / name} does not exist", function.make)
     optional = [function.made / name for name in function.optional]
     return [*(function.made / name for name in function.model), *filter(Path.is_file, optional)]

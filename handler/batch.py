@@ -16,19 +16,19 @@ from torch import Tensor
 
 from handler import envelope
 from handler.envelope import Request, Response
-from handler.errors import Exhausted, Internal, InvalidArgument, RequestError
+from handler.errors import Internal, InvalidArgument, RequestError, ResourceExhausted
 from task import JSON, BadInstance, BadParameter, Task
 
 MAX_INSTANCES_PER_PASS = 512
 """Instances in one forward pass. A larger batch takes several passes: memory grows with a pass."""
-READING_S = 30
+PREPROCESS_TIMEOUT_S = 30
 """Seconds that reading a batch's instances may take in all: TorchServe ends a worker that does
 not answer within 50, and every request in the batch with it."""
-READING_BESIDE_OTHERS_S = 10
+SHARED_PREPROCESS_TIMEOUT_S = 10
 """The same where there are several requests in the batch: the others wait for the longest."""
-LONGEST_REASON = 1000
+MAX_REASON_CHARS = 1000
 """Characters of a bad instance's reason where several are told."""
-MOST_NAMED = 20
+MAX_REPORTED = 20
 """Bad instances of one request whose reasons are told; of the others the indexes are."""
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ Prepared = tuple[Request, list[Tensor | RequestError]]
 """A request, and for each of its instances the tensor for the model or why there is none."""
 
 
-class Stages(NamedTuple):
+class Timings(NamedTuple):
     """When the stages of a batch followed one another, in nanoseconds since 1970."""
 
     began: int
@@ -56,8 +56,8 @@ class Stages(NamedTuple):
     """How many went through the model."""
 
 
-def answer(
-    task: Task, reads: Iterable[Read], tell: Callable[[Stages], None] | None = None
+def predict_batch(
+    task: Task, reads: Iterable[Read], tell: Callable[[Timings], None] | None = None
 ) -> list[Response]:
     """Answer requests that came together, in their order, with one pass through the model.
 
@@ -77,7 +77,7 @@ def answer(
     passed = time.time_ns()
     responses = [_respond(task, entry, rows) for entry in prepared]
     if tell is not None:
-        tell(Stages(began, decoded, passed, time.time_ns(), len(tensors)))
+        tell(Timings(began, decoded, passed, time.time_ns(), len(tensors)))
     return responses
 
 
@@ -96,7 +96,9 @@ def _prepare_all(
     Each may take its share of the time that is left: one that asks for minutes of work, say
     by a thousand pictures that are small as files and huge as pixels, spends only its own.
     """
-    ends = time.monotonic() + (READING_S if len(requests) == 1 else READING_BESIDE_OTHERS_S)
+    ends = time.monotonic() + (
+        PREPROCESS_TIMEOUT_S if len(requests) == 1 else SHARED_PREPROCESS_TIMEOUT_S
+    )
     sizes = [len(r.instances) if isinstance(r, Request) else 0 for r in requests]
     by_size = sorted(range(len(requests)), key=sizes.__getitem__)
     left = len(requests)
@@ -107,7 +109,7 @@ def _prepare_all(
         until, left = now + (ends - now) * _threads(left) / left, left - 1
         return _prepare(task, request, until) if isinstance(request, Request) else request
 
-    prepared = dict(zip(by_size, _at_once(prepare, by_size), strict=True))
+    prepared = dict(zip(by_size, _map_parallel(prepare, by_size), strict=True))
     return [prepared[index] for index in range(len(requests))]
 
 
@@ -115,20 +117,20 @@ def _prepare(task: Task, request: Request, until: float) -> Prepared | RequestEr
     def preprocess(item: tuple[int, JSON]) -> Tensor | RequestError:
         index, instance = item
         if index and time.monotonic() > until:
-            raise Exhausted(
+            raise ResourceExhausted(
                 f"instances[{index}]: not reached: reading those before it took too long; "
                 "send fewer or smaller ones in a request, or try again"
             )
         return _preprocess(task, instance)
 
     try:
-        instances = _at_once(preprocess, list(enumerate(request.instances)))
-    except Exhausted as error:
+        instances = _map_parallel(preprocess, list(enumerate(request.instances)))
+    except ResourceExhausted as error:
         return error.with_traceback(None)
     return _reject_whole(request, instances) or (request, instances)
 
 
-def _at_once(work: Callable[[T], R], items: list[T]) -> list[R]:
+def _map_parallel(work: Callable[[T], R], items: list[T]) -> list[R]:
     """Do some work for every item, in their order, on as many threads as the model itself has.
 
     Decoders let other threads run while they work. What a thread is given is done within it.
@@ -206,11 +208,11 @@ def _reject_whole(request: Request, outcomes: list[Tensor | RequestError]) -> Re
     if not bad or request.returns_errors:
         return None
     named = [
-        f"instances[{index}]: {envelope.shortened(str(error), LONGEST_REASON)}"
-        for index, error in bad[:MOST_NAMED]
+        f"instances[{index}]: {envelope.truncate(str(error), MAX_REASON_CHARS)}"
+        for index, error in bad[:MAX_REPORTED]
     ]
-    if len(bad) > MOST_NAMED:
-        rest = [index for index, _ in bad[MOST_NAMED:]]
+    if len(bad) > MAX_REPORTED:
+        rest = [index for index, _ in bad[MAX_REPORTED:]]
         named.append(f"and {len(rest)} more: {_ranges(rest)}")
     faults = {type(error) for _, error in bad}
     return (Internal if Internal in faults else InvalidArgument)("; ".join(named))

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from task import JSON
 
 EXAMPLE = '{"instances": [...], "parameters": {...}}'
-MOST_INSTANCES = 4096
+MAX_INSTANCES = 4096
 """Instances in one request: its neighbours in the batch wait until all of them are answered."""
-MOST_CONTAINERS, MOST_VALUES = 300_000, 2_000_000
+MAX_CONTAINERS, MAX_VALUES = 300_000, 2_000_000
 """Arrays and objects, and values, in one body: each takes many times the memory of its text."""
-LARGEST_RESPONSE = 10 << 20
+MAX_RESPONSE_BYTES = 10 << 20
 """Bytes of one answer: what Vertex passes on from a dedicated endpoint."""
 ERROR_HEADER = "X-Handler-Error"
 """The header that an error of ours is repeated in: TorchServe has errors 500 of its own, which
 say that a worker died. The front door tells them apart by it."""
-LONGEST_MESSAGE = 40_000
+MAX_MESSAGE_CHARS = 40_000
 """Characters of an error's message."""
 ON_ERROR = "on_error"
 """The one parameter that the envelope keeps for itself; "return" is its one value."""
@@ -52,13 +52,13 @@ class Response(NamedTuple):
     """JSON text."""
 
 
-def read(body: bytes | str) -> Request:
+def parse_body(body: bytes | str) -> Request:
     """Parse a request's body; raise InvalidArgument with what was expected and what came."""
     marks = (b"[", b"{", b",") if isinstance(body, bytes) else ("[", "{", ",")
     arrays, objects, commas = (body.count(mark) for mark in marks)  # type: ignore[arg-type]
-    if arrays + objects > MOST_CONTAINERS or commas > MOST_VALUES:
+    if arrays + objects > MAX_CONTAINERS or commas > MAX_VALUES:
         raise InvalidArgument(
-            f"the body has more than {MOST_CONTAINERS} arrays and objects or {MOST_VALUES} values: "
+            f"the body has more than {MAX_CONTAINERS} arrays and objects or {MAX_VALUES} values: "
             "send fewer instances in a request, or pictures as base64"
         )
     try:
@@ -67,10 +67,10 @@ def read(body: bytes | str) -> Request:
         raise InvalidArgument("the body is nested too deeply to be a request") from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are such
         raise InvalidArgument(f"the body is not JSON: {error}") from None
-    return check(document)
+    return parse_document(document)
 
 
-def check(document: JSON) -> Request:
+def parse_document(document: JSON) -> Request:
     """Take a request out of parsed JSON; raise InvalidArgument as `read` does."""
     if not isinstance(document, dict):
         raise InvalidArgument(f"expected an object, {EXAMPLE}; got {_kind(document)}")
@@ -81,8 +81,8 @@ def check(document: JSON) -> Request:
         raise InvalidArgument(f"instances: expected an array; got {_kind(instances)}")
     if not instances:
         raise InvalidArgument("instances: expected one or more; got an empty array")
-    if len(instances) > MOST_INSTANCES:
-        raise InvalidArgument(f"instances: {len(instances)} of them; the limit is {MOST_INSTANCES}")
+    if len(instances) > MAX_INSTANCES:
+        raise InvalidArgument(f"instances: {len(instances)} of them; the limit is {MAX_INSTANCES}")
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, dict):
@@ -100,8 +100,8 @@ def predictions(values: list[JSON]) -> Response:
     Raises ValueError or TypeError for what JSON cannot hold.
     """
     body = _dump({"predictions": values})
-    if len(body) > LARGEST_RESPONSE:  # json.dumps writes ASCII alone: characters are bytes
-        said = f"the answer has {len(body)} bytes, the limit is {LARGEST_RESPONSE}"
+    if len(body) > MAX_RESPONSE_BYTES:  # json.dumps writes ASCII alone: characters are bytes
+        said = f"the answer has {len(body)} bytes, the limit is {MAX_RESPONSE_BYTES}"
         if len(values) > 1:
             raise InvalidArgument(f"{said}: send fewer instances in a request")
         raise Internal(said)
@@ -117,11 +117,11 @@ def error_object(error: RequestError) -> dict[str, Any]:
     """Return Google's error object, as it stands alone or in a prediction's place."""
     # A task's text may repeat what the client sent, and TorchServe ends a worker over an
     # answer that is too large, with all who are in the batch.
-    message = shortened(str(error), LONGEST_MESSAGE)
+    message = truncate(str(error), MAX_MESSAGE_CHARS)
     return {"error": {"code": int(error.code), "status": error.status, "message": message}}
 
 
-def shortened(text: str, most: int) -> str:
+def truncate(text: str, most: int) -> str:
     """Return a text cut to `most` characters."""
     return text if len(text) <= most else f"{text[:most]}..."
 

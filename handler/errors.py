@@ -31,7 +31,7 @@ class InvalidArgument(RequestError):
     code = HTTPStatus.BAD_REQUEST
 
 
-class Exhausted(RequestError):
+class ResourceExhausted(RequestError):
     """The request may be fine, but asks for more than there is time for beside the others: 429."""
 
     code = HTTPStatus.TOO_MANY_REQUESTS

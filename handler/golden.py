@@ -7,7 +7,7 @@ from handler import batch, envelope
 from task import JSON, Task
 
 
-class GoldenMismatch(Exception):
+class GoldenMismatchError(Exception):
     """The model runs, but does not answer its golden instance as it should."""
 
 
@@ -21,11 +21,11 @@ def check(task: Task) -> None:
 
     It also warms the worker up, so that no client waits for the first pass.
     """
-    response = batch.answer(task, [lambda: envelope.check(request(task))])[0]
+    response = batch.predict_batch(task, [lambda: envelope.parse_document(request(task))])[0]
     answer: dict[str, Any] = json.loads(response.body)
     got = answer["predictions"][0] if "predictions" in answer else answer
     if not matches(got, task.golden.expected):
-        raise GoldenMismatch(f"golden instance: expected {task.golden.expected}, got {got}")
+        raise GoldenMismatchError(f"golden instance: expected {task.golden.expected}, got {got}")
 
 
 def matches(got: JSON, expected: JSON) -> bool:

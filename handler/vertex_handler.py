@@ -42,7 +42,7 @@ class VertexHandler:
         """Answer a batch of requests: one JSON text for each, with its own status."""
         reads = [functools.partial(_read, item) for item in data]
         # serving/worker wants to know; TorchServe's own worker does not.
-        responses = batch.answer(self.task, reads, getattr(context, "tell_stages", None))
+        responses = batch.predict_batch(self.task, reads, getattr(context, "tell_stages", None))
         for index, response in enumerate(responses):
             context.set_response_status(int(response.code), response.code.phrase, index)
             context.set_response_content_type(index, "application/json")
@@ -63,5 +63,5 @@ def _read(item: dict[str, Any]) -> Request:
         raise InvalidArgument("expected a JSON body with Content-Type: application/json")
     body = item["body"]
     if isinstance(body, (bytes, bytearray)):
-        return envelope.read(bytes(body))
-    return envelope.check(body)
+        return envelope.parse_body(bytes(body))
+    return envelope.parse_document(body)

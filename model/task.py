@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import engine
-from engine import Engine
+import task.backends
 from model import network, picture
 from model.normalise import normalise
 from task import JSON, BadParameter, Golden
+from task.backends import Engine
 
 TOP_K = 3
 """How many scores a prediction lists where `parameters.top_k` does not say."""
@@ -31,7 +31,7 @@ def load(folder: Path, device: torch.device) -> "DigitTask":
     net, labels = read_network(folder)
     example = torch.zeros(1, 1, network.SIDE, network.SIDE, device=device)
     golden = Golden(**json.loads((folder / "golden.json").read_text()))
-    return DigitTask(engine.ready(net.to(device), folder, example), device, labels, golden)
+    return DigitTask(task.backends.ready(net.to(device), folder, example), device, labels, golden)
 
 
 def read_network(folder: Path) -> tuple[nn.Module, list[str]]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from contract.docker import Docker
 from deploy import cli
-from deploy.errors import Stop
+from deploy.errors import UserError
 from deploy.fingerprint import fingerprint
 from pipeline import lineage
 from pipeline.steps import ARCHIVE, CACHED, MARK, RECORD, ROOT, STEPS
@@ -31,7 +31,7 @@ KFP = HERE / "venv/bin/python"
 """kfp's own environment: what it needs of protobuf is not what Google's newer clients need."""
 COMPILED = ROOT / "pipeline/pipeline.yaml"
 WITHOUT_A_PROJECT = STEPS[: STEPS.index("upload")]
-TRAINING = ("model", "task", "engine", "requirements/torch.lock", "requirements/dev.lock")
+TRAINING = ("model", "task", "requirements/torch.lock", "requirements/dev.lock")
 """What a cached training depends on."""
 
 
@@ -47,11 +47,13 @@ def run(args: argparse.Namespace) -> None:
     last = STEPS[-1] if args.project else WITHOUT_A_PROJECT[-1]
     until = args.until or (last if args.project or docker else "archive")
     if until not in WITHOUT_A_PROJECT and not args.project:
-        raise Stop(f"the step {until} needs a project", "--project my-project, or --until contract")
+        raise UserError(
+            f"the step {until} needs a project", "--project my-project, or --until contract"
+        )
     if STEPS.index(until) >= STEPS.index("build") and not docker:
-        raise Stop("no Docker engine answers, and the step build needs one", "--until archive")
+        raise UserError("no Docker engine answers, and the step build needs one", "--until archive")
     parameters = json.dumps(_parameters(args, builder="local"))
-    command = [str(_kfp()), "-m", "pipeline.here", "--root", str(HERE), "--until", until]
+    command = [str(_kfp()), "-m", "pipeline.local_runner", "--root", str(HERE), "--until", until]
     command += ["--parameters", parameters, "--cached", *_cached(args)]
     record = HERE / "runs" / f"{time.strftime('%Y-%m-%d-%H-%M-%S')}.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     failed = _show(command, {"PROGRAMS": sys.executable, RECORD: str(record)}, log)
     print(f"\nwhat came of what  {record}\nthe whole log      {log}")
     if failed:
-        raise Stop(
+        raise UserError(
             "a step failed, and none after it ran",
             "its reason stands above; the whole log has more",
         )
@@ -91,19 +93,21 @@ def _show(command: list[str], environ: dict[str, str], log: Path) -> int:
 
 def submit(args: argparse.Namespace) -> None:
     """Have Vertex AI run it, now or by the clock."""
-    from pipeline import cloud  # noqa: PLC0415  --help must not wait for Google's libraries
+    from pipeline import vertex_runner  # noqa: PLC0415  --help must not wait for Google's libraries
 
     _see_that_it_is_seen_there(args)
-    google = cloud.connected(args.project, args.region)
+    google = vertex_runner.connected(args.project, args.region)
     args.project, args.region = google.settings.project, google.settings.region
     args.serving = args.serving or "endpoint"
     template = HERE / "pipeline.yaml"
-    _compile(template, args.until, args.image or cloud.steps_image(google), _cached(args))
-    job = cloud.job(google, template, _parameters(args, builder="cloud"), args.pipeline_root)
+    _compile(template, args.until, args.image or vertex_runner.steps_image(google), _cached(args))
+    job = vertex_runner.job(
+        google, template, _parameters(args, builder="cloud"), args.pipeline_root
+    )
     if args.cron:
-        cloud.schedule(google, job, args.cron, args.run_as)
+        vertex_runner.schedule(google, job, args.cron, args.run_as)
     else:
-        cloud.submit(google, job, args.run_as, wait=args.wait)
+        vertex_runner.submit(google, job, args.run_as, wait=args.wait)
 
 
 def _see_that_it_is_seen_there(args: argparse.Namespace) -> None:
@@ -115,16 +119,16 @@ def _see_that_it_is_seen_there(args: argparse.Namespace) -> None:
     ):
         value = getattr(args, name)
         if value and not value.startswith(good):
-            raise Stop(f"--{name} {value}: no step at Google sees this machine", instead)
+            raise UserError(f"--{name} {value}: no step at Google sees this machine", instead)
     if args.data:
         args.data = f"/gcs/{args.data.removeprefix('gs://')}"  # where Vertex AI mounts buckets
 
 
 def schedules(args: argparse.Namespace) -> None:
     """Say what runs by the clock, or end it."""
-    from pipeline import cloud  # noqa: PLC0415
+    from pipeline import vertex_runner  # noqa: PLC0415
 
-    cloud.schedules(cloud.connected(args.project, args.region), end=args.end)
+    vertex_runner.schedules(vertex_runner.connected(args.project, args.region), end=args.end)
 
 
 def compile_(args: argparse.Namespace) -> None:
@@ -157,7 +161,7 @@ def _cached(args: argparse.Namespace) -> list[str]:
 def _compile(
     path: Path, until: str = STEPS[-1], image: str = "", cached: Collection[str] = CACHED
 ) -> None:
-    command = [str(_kfp()), "-m", "pipeline.story", "--out", str(path), "--until", until]
+    command = [str(_kfp()), "-m", "pipeline.definition", "--out", str(path), "--until", until]
     command += [*(["--image", image] if image else []), "--cached", *cached]
     path.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -165,12 +169,12 @@ def _compile(
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
     )
     if done.returncode:
-        raise Stop(f"the pipeline does not compile: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"the pipeline does not compile: {done.stderr.strip().splitlines()[-1]}")
 
 
 def _kfp() -> Path:
     if not KFP.is_file():
-        raise Stop(
+        raise UserError(
             "kfp is not installed: it has an environment of its own",
             "make build/pipeline/venv/ready",
         )

@@ -8,11 +8,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.train.data import BadData, load
+from model.train.data import DataError, load
 from model.train.evaluate import Shown
 from pipeline import report
-from pipeline.asked import Ask, NoAnswer, Request, of_archive, of_endpoint, of_folder, of_url
-from pipeline.pictures import held_out
+from pipeline.held_out import held_out
+from pipeline.predictors import (
+    Ask,
+    PredictionError,
+    Request,
+    of_archive,
+    of_endpoint,
+    of_folder,
+    of_url,
+)
 from pipeline.report import Compared
 
 MOST_BYTES, MOST_INSTANCES = 1_000_000, 64
@@ -28,7 +36,7 @@ def main() -> None:
         candidate = answers(of_folder(args.model), shown)
         ask = _serving(args)
         serving = answers(ask, shown) if ask else None
-    except (BadData, NoAnswer) as error:
+    except (DataError, PredictionError) as error:
         sys.exit(f"pipeline.evaluate: {error}")
     compared = Compared(data.labels, shown, candidate, serving)
     passes, message = judge(

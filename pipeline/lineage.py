@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deploy.errors import Stop
+from deploy.errors import UserError
 
 
 def tell(runs: Path, archive: Path) -> str:
     """Return the steps that led to an archive, the last first; raise Stop where none is known."""
     if not archive.is_file():
-        raise Stop(f"{archive} does not exist", "make pipeline")
+        raise UserError(f"{archive} does not exist", "make pipeline")
     records = _records(runs)
     wanted = hashlib.sha256(archive.read_bytes()).hexdigest()
     lines = [f"{archive.name}  sha256 {wanted[:12]}"]
@@ -38,7 +38,7 @@ def tell(runs: Path, archive: Path) -> str:
         wanted = inputs[0]["sha256"]
         lines.append(f"of {inputs[0]['uri'].rsplit('/', 1)[-1]}  sha256 {wanted[:12]}")
     if len(lines) == 1:
-        raise Stop(f"no run here made {archive}", "make pipeline")
+        raise UserError(f"no run here made {archive}", "make pipeline")
     return "\n".join(lines)
 
 

@@ -68,7 +68,7 @@ def train(
         if weights:
             program("storage", weights, model.path)
             if not (Path(model.path) / "held-out").is_dir():
-                program("pipeline.pictures", model.path, *_options({"data": data}))
+                program("pipeline.held_out", model.path, *_options({"data": data}))
             return
         to = {"out": model.path, "report": pictures.path}
         program("model.train", *_options({**to, "data": data, **options}))
@@ -128,7 +128,7 @@ def build(exported: Artifact, packed: Artifact, *, builder: str, where: Mapping[
         place(exported, packed)
         if builder == "cloud":
             program("deploy", "build", *_options(where))
-            image = program("pipeline.look", "image", *_options(where), quiet=True).strip()
+            image = program("pipeline.checks", "image", *_options(where), quiet=True).strip()
             record["image"] = image
             return image
         # By what is in it: the same archive again is the same image again.
@@ -147,7 +147,7 @@ def contract(
     with _recorded("contract", {}, {}, image=image):
         place(exported, packed)
         if builder == "cloud":
-            program("pipeline.look", "tested", *_options(where))
+            program("pipeline.checks", "tested", *_options(where))
             return
         instances = str(Path(exported.path) / INSTANCES)
         program("contract", image, "--docker", _docker(), "--instances", instances)
@@ -167,7 +167,7 @@ def canary(
 ) -> None:
     """Give the version a part of the traffic, and watch it; where it is the first, all of it."""
     with _recorded("canary", {}, {}, version=version, traffic=traffic, **limits):
-        if program("pipeline.look", "serves", *_options(where), quiet=True).strip() != "yes":
+        if program("pipeline.checks", "serves", *_options(where), quiet=True).strip() != "yes":
             say(f"nothing serves yet: version {version} is the first, and gets everything")
             program("deploy", "deploy", "--version", version, *_options(where))
             return

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from serving.stock import NotServable
+from serving.errors import ArchiveError
 
 ROOT = Path(__file__).resolve().parent.parent
 ENTRY = ROOT / "handler" / "vertex_handler.py"
@@ -24,29 +24,29 @@ LEFT_OUT = shutil.ignore_patterns(
     "__pycache__", "train", "trained", "export", ENTRY.name, "held-out", ".*"
 )
 
-PACKAGES = ("handler", "task", "engine", "model")
+PACKAGES = ("handler", "task", "model")
 """What an archive of ours has at its root beside the weights."""
 
 
 def build(name: str, model: Path, weights: Path, store: Path) -> Path:
-    """Write STORE/NAME.mar and return its path; raise NotServable where it would not serve.
+    """Write STORE/NAME.mar and return its path; raise ArchiveError where it would not serve.
 
     `model` is a package folder whose `task.py` has `load`; `weights` is the folder that
     `load` is given, its files laid at the archive's root.
     """
     for needed in (model / "task.py", weights):
         if not needed.exists():
-            raise NotServable(f"{needed} is missing")
+            raise ArchiveError(f"{needed} is missing")
     store.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="archive-") as scratch:
         contents = Path(scratch) / "contents"
         shutil.copytree(weights, contents, ignore=LEFT_OUT)
         for package in PACKAGES:
             if (contents / package).exists():
-                raise NotServable(f"{weights / package}: the archive has a package of this name")
+                raise ArchiveError(f"{weights / package}: the archive has a package of this name")
             source = model if package == "model" else ROOT / package
             shutil.copytree(source, contents / package, ignore=LEFT_OUT)
-        rehearse(contents)
+        verify(contents)
         _pack(name, contents, Path(scratch))
         # Moved in one step, so that a server never reads half an archive.
         target = store / f"{name}.mar"
@@ -55,10 +55,10 @@ def build(name: str, model: Path, weights: Path, store: Path) -> Path:
     return target
 
 
-def rehearse(contents: Path) -> None:
+def verify(contents: Path) -> None:
     """Load an archive's contents by themselves and keep their golden request beside them.
 
-    Raises NotServable where the model does not answer its golden instance.
+    Raises ArchiveError where the model does not answer its golden instance.
     """
     program = (
         "import json, pathlib, torch\n"
@@ -80,7 +80,7 @@ def rehearse(contents: Path) -> None:
     )
     if done.returncode != 0:
         reason = (done.stderr.strip() or "no word on why").splitlines()[-1]
-        raise NotServable(f"the model does not answer its golden instance: {reason}")
+        raise ArchiveError(f"the model does not answer its golden instance: {reason}")
 
 
 def _pack(name: str, contents: Path, target: Path) -> None:
@@ -91,7 +91,7 @@ def _pack(name: str, contents: Path, target: Path) -> None:
     ]
     done = subprocess.run(archiver, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
-        raise NotServable(f"torch-model-archiver failed:\n{done.stdout}{done.stderr}")
+        raise ArchiveError(f"torch-model-archiver failed:\n{done.stdout}{done.stderr}")
 
 
 def main() -> None:
@@ -106,7 +106,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         path = build(args.name, args.model, args.weights, args.store)
-    except NotServable as error:
+    except ArchiveError as error:
         sys.exit(f"serving.archive: {error}")
     print(f"{path}  {path.stat().st_size / 1024:.0f} KiB, answers its golden instance")
 

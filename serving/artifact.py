@@ -17,11 +17,12 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from serving import machine, stock, tuned
-from serving.archive import GOLDEN_REQUEST, PACKAGES, rehearse
-from serving.stock import NotServable
+from serving import model_config, resources
+from serving.archive import GOLDEN_REQUEST, PACKAGES, verify
+from serving.errors import ArchiveError
+from serving.stock import manifest
 from serving.torchserve import Settings
-from storage import fetched
+from storage import lazy
 from storage.files import Storage
 
 NAME = "model"
@@ -48,7 +49,7 @@ class Artifact(NamedTuple):
     """Whether the handler is the archive's own: it may not understand a batch of requests."""
 
 
-class Chosen(NamedTuple):
+class Selection(NamedTuple):
     """What of a storage's files is to be served."""
 
     archive: str | None
@@ -57,24 +58,24 @@ class Chosen(NamedTuple):
     """The weights' files; beside an archive, its golden request if there is one."""
 
 
-def choose(found: Iterable[str], needed: Iterable[str]) -> Chosen:
-    """Choose among the names of the files that a storage holds; raise NotServable.
+def choose(found: Iterable[str], needed: Iterable[str]) -> Selection:
+    """Choose among the names of the files that a storage holds; raise ArchiveError.
 
     `needed` are the names of the files in the archive baked in that weights consist of.
     """
     names, needed = sorted(found), sorted(needed)
     if archives := _archives(names):
         if len(archives) > 1 and f"{NAME}.mar" not in archives:
-            raise NotServable(f"more than one archive, and none is {NAME}.mar: {_list(archives)}")
+            raise ArchiveError(f"more than one archive, and none is {NAME}.mar: {_list(archives)}")
         archive = f"{NAME}.mar" if f"{NAME}.mar" in archives else archives[0]
-        return Chosen(archive, [name for name in names if name == GOLDEN_REQUEST])
+        return Selection(archive, [name for name in names if name == GOLDEN_REQUEST])
     missing = [name for name in needed if name not in names]
     if missing:
-        raise NotServable(
+        raise ArchiveError(
             "neither a .mar nor this model's weights: "
             f"{_list(missing)} missing among {_list(names)}"
         )
-    return Chosen(None, [name for name in names if _is_weights(name)])
+    return Selection(None, [name for name in names if _is_weights(name)])
 
 
 def _archives(names: Iterable[str]) -> list[str]:
@@ -83,7 +84,7 @@ def _archives(names: Iterable[str]) -> list[str]:
 
 def weights(archive: Path) -> list[str]:
     """Return the names of the files in an archive of ours that are its weights."""
-    with stock.open_archive(archive) as contents:
+    with manifest.open_archive(archive) as contents:
         return [name for name in contents.namelist() if _is_weights(name) and name != CHOICE]
 
 
@@ -102,34 +103,38 @@ def _is_weights(name: str) -> bool:
 
 
 def baked_in(folder: Path) -> Artifact:
-    """Return the one archive in a folder; raise NotServable."""
+    """Return the one archive in a folder; raise ArchiveError."""
     archives = sorted(folder.glob("*.mar"))
     if len(archives) != 1:
-        raise NotServable(f"{folder}: expected one .mar, found {len(archives)}")
+        raise ArchiveError(f"{folder}: expected one .mar, found {len(archives)}")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", archives[0].stem):
-        raise NotServable(f"{archives[0].name}: expected a name of letters, digits, - and _")
+        raise ArchiveError(f"{archives[0].name}: expected a name of letters, digits, - and _")
     recorded = archives[0].with_suffix(".mar.sha256")
     if recorded.is_file():
-        verify(archives[0], recorded.read_text().split()[0], recorded.name)
-    request, name = golden_request(archives[0]), stock.read_manifest(archives[0]).name
+        check_sha256(archives[0], recorded.read_text().split()[0], recorded.name)
+    request, name = golden_request(archives[0]), manifest.read_manifest(archives[0]).name
     if name != archives[0].stem:  # TorchServe serves it by this name, not by the file's
-        raise NotServable(f"{archives[0].name} was built as {name}.mar: give it that name again")
+        raise ArchiveError(f"{archives[0].name} was built as {name}.mar: give it that name again")
     return Artifact(archives[0], request)
 
 
 def golden_request(archive: Path) -> bytes:
-    """Return the request that an archive of ours carries to be probed with; raise NotServable."""
-    stock.read_manifest(archive)
-    request = stock.read_bytes(archive, GOLDEN_REQUEST)
+    """Return the request that an archive of ours carries to be probed with; raise ArchiveError."""
+    manifest.read_manifest(archive)
+    request = manifest.read_bytes(archive, GOLDEN_REQUEST)
     if request is None:
-        raise NotServable(f"{archive} is not an archive of this project: no {GOLDEN_REQUEST} in it")
+        raise ArchiveError(
+            f"{archive} is not an archive of this project: no {GOLDEN_REQUEST} in it"
+        )
     return request
 
 
-def suited(settings: Settings, served: Artifact) -> Settings:
-    """Return the settings for an artifact on this machine; raise NotServable."""
-    config = stock.read_bytes(served.path, str(tuned.CONFIG))
-    layout = tuned.chosen(config, machine.cores(), machine.memory(), pass_ms(served.path))
+def with_layout(settings: Settings, served: Artifact) -> Settings:
+    """Return the settings for an artifact on this machine; raise ArchiveError."""
+    config = manifest.read_bytes(served.path, str(model_config.CONFIG))
+    layout = model_config.chosen(
+        config, resources.cores(), resources.memory_limit(), pass_ms(served.path)
+    )
     if served.stock:
         # A handler of another's may answer only the first request of a batch.
         layout = layout._replace(batch_size=1)
@@ -138,20 +143,20 @@ def suited(settings: Settings, served: Artifact) -> Settings:
 
 def pass_ms(served: Path) -> float:
     """Return what a pass of one instance took where the engine was chosen; 0 for not known."""
-    text = stock.read_bytes(served, CHOICE)
+    text = manifest.read_bytes(served, CHOICE)
     if text is None:
         return 0
     try:
         choice = json.loads(text)
         return float(choice["figures"]["engines"][choice["engine"]]["milliseconds"]["1"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise NotServable(f"{CHOICE} is not what model.export writes: {error!r}") from error
+        raise ArchiveError(f"{CHOICE} is not what model.export writes: {error!r}") from error
 
 
-def take(storage: Storage, baked: Path, store: Path, sha256: str | None = None) -> Artifact:
+def fetch(storage: Storage, baked: Path, store: Path, sha256: str | None = None) -> Artifact:
     """Fetch what a storage holds and make it ready in STORE/model.
 
-    Raises NotServable and files.NotFetched. `baked` is an archive that has what weights alone
+    Raises ArchiveError and files.NotFetched. `baked` is an archive that has what weights alone
     do not; `sha256` (in hex) is that of the archive in the storage, None for any.
     """
     contents, incoming = store / NAME, store / "fetched"
@@ -159,14 +164,14 @@ def take(storage: Storage, baked: Path, store: Path, sha256: str | None = None) 
         found = storage.files()
         chosen = choose(found, () if _archives(found) else weights(baked))
         if sha256 and not chosen.archive:
-            raise NotServable(f"{PIN} is set, and there is no archive: {_list(sorted(found))}")
+            raise ArchiveError(f"{PIN} is set, and there is no archive: {_list(sorted(found))}")
         contents.mkdir(parents=True)
         incoming.mkdir()
         try:
             if chosen.archive:
                 storage.fetch(chosen.archive, incoming / chosen.archive)
                 if sha256:
-                    verify(incoming / chosen.archive, sha256, PIN)
+                    check_sha256(incoming / chosen.archive, sha256, PIN)
                 unpack(incoming / chosen.archive, contents)
                 # The two together may fill /tmp, which is often memory.
                 (incoming / chosen.archive).unlink()
@@ -177,23 +182,23 @@ def take(storage: Storage, baked: Path, store: Path, sha256: str | None = None) 
                 (contents / name).parent.mkdir(parents=True, exist_ok=True)
                 storage.fetch(name, contents / name)
         except OSError as error:
-            raise NotServable(f"cannot be laid out in {store}: {error}") from error
+            raise ArchiveError(f"cannot be laid out in {store}: {error}") from error
         finally:
             shutil.rmtree(incoming)
     try:
         if not chosen.archive:
             # The golden request belongs to the weights, and new ones have another.
-            rehearse(contents)
-        request = stock.read_bytes(contents, GOLDEN_REQUEST)
-        manifest = stock.adapt(contents, NAME)
+            verify(contents)
+        request = manifest.read_bytes(contents, GOLDEN_REQUEST)
+        adapted = manifest.adapt(contents, NAME)
     except OSError as error:
-        raise NotServable(str(error)) from error
-    return Artifact(contents, request, stock=manifest.handler != stock.OURS)
+        raise ArchiveError(str(error)) from error
+    return Artifact(contents, request, stock=adapted.handler != manifest.OURS)
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a .mar, every file's checksum seen to; raise NotServable."""
-    with stock.open_archive(archive) as contents:
+    """Unpack a .mar, every file's checksum seen to; raise ArchiveError."""
+    with manifest.open_archive(archive) as contents:
         entries = contents.infolist()
         for entry in entries:
             _check_entry(archive.name, entry)
@@ -201,46 +206,46 @@ def unpack(archive: Path, target: Path) -> None:
         try:
             contents.extractall(target)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-            raise NotServable(f"{archive.name} is damaged: {error}") from error
+            raise ArchiveError(f"{archive.name} is damaged: {error}") from error
         except (NotImplementedError, RecursionError) as error:
-            raise NotServable(f"{archive.name} cannot be unpacked here: {error}") from error
+            raise ArchiveError(f"{archive.name} cannot be unpacked here: {error}") from error
 
 
 def _check_entry(archive: str, entry: zipfile.ZipInfo) -> None:
-    """Raise NotServable for what would not become a file in the archive's own folder."""
+    """Raise ArchiveError for what would not become a file in the archive's own folder."""
     # As it was written: zipfile has cut the name at a null byte, and turned \\ into / on Windows.
     path, kind = PurePosixPath(entry.orig_filename), stat.S_IFMT(entry.external_attr >> 16)
     said = f"{archive}: {ascii(entry.orig_filename)[:200]}"
     if path.is_absolute() or ".." in path.parts or {"\0", "\\"} & set(entry.orig_filename):
-        raise NotServable(f"{said} points out of the archive")
+        raise ArchiveError(f"{said} points out of the archive")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise NotServable(f"{said} is no file; links and devices are refused")
+        raise ArchiveError(f"{said} is no file; links and devices are refused")
     if entry.flag_bits & ENCRYPTED:
-        raise NotServable(f"{said} is encrypted")
+        raise ArchiveError(f"{said} is encrypted")
 
 
 def _check_size(archive: Path, entries: list[zipfile.ZipInfo], target: Path) -> None:
-    """Raise NotServable for an archive that is made to fill a disk."""
+    """Raise ArchiveError for an archive that is made to fill a disk."""
     size = sum(entry.file_size for entry in entries)
     if len(entries) > MOST_FILES:
-        raise NotServable(
+        raise ArchiveError(
             f"{archive.name} has {len(entries)} files, at most {MOST_FILES} are taken"
         )
     if size > MOST_RATIO * max(archive.stat().st_size, 1 << 20):
-        raise NotServable(
+        raise ArchiveError(
             f"{archive.name} would unpack to {size >> 20} MiB, over {MOST_RATIO} times its size"
         )
     if size > (free := shutil.disk_usage(target).free):
-        raise NotServable(
+        raise ArchiveError(
             f"{archive.name} unpacks to {size >> 20} MiB, {target} has room for {free >> 20}: "
             "give the container more memory, or a larger /tmp"
         )
 
 
-def verify(archive: Path, expected: str, said_by: str) -> None:
-    """Raise NotServable for an archive with another SHA-256 (in hex)."""
-    if (got := fetched.sha256(archive)) != expected:
-        raise NotServable(f"{archive.name}: its SHA-256 is {got}, {said_by} says {expected}")
+def check_sha256(archive: Path, expected: str, said_by: str) -> None:
+    """Raise ArchiveError for an archive with another SHA-256 (in hex)."""
+    if (got := lazy.sha256(archive)) != expected:
+        raise ArchiveError(f"{archive.name}: its SHA-256 is {got}, {said_by} says {expected}")
 
 
 def _list(names: list[str]) -> str:

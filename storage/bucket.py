@@ -13,7 +13,7 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
 
-from storage.files import NotFetched, Say
+from storage.files import Say, StorageError
 
 TELL_S = 5
 """Between two lines on a download's progress."""
@@ -45,11 +45,11 @@ class Bucket:
                 if not blob.name.endswith("/"):
                     self._blobs[blob.name.removeprefix(self._prefix)] = blob
         except GoogleAuthError as error:
-            raise NotFetched(f"{self._uri}: no credentials to read it with: {error}") from error
+            raise StorageError(f"{self._uri}: no credentials to read it with: {error}") from error
         except FAULTS as error:
-            raise NotFetched(f"{self._uri}: {_advice(error)}") from error
+            raise StorageError(f"{self._uri}: {_advice(error)}") from error
         if not self._blobs:
-            raise NotFetched(f"{self._uri}: there is nothing in it")
+            raise StorageError(f"{self._uri}: there is nothing in it")
         return {name: int(blob.size) for name, blob in self._blobs.items()}
 
     def fetch(self, name: str, target: Path) -> None:
@@ -59,9 +59,9 @@ class Bucket:
             with target.open("wb") as file:
                 blob.download_to_file(_Progress(file, f"{self._uri}/{name}", blob.size, self._say))
         except (*FAULTS, OSError) as error:
-            raise NotFetched(f"{self._uri}/{name}: {_advice(error)}") from error
+            raise StorageError(f"{self._uri}/{name}: {_advice(error)}") from error
         if blob.crc32c is None or crc32c(target) != blob.crc32c:
-            raise NotFetched(
+            raise StorageError(
                 f"{self._uri}/{name}: what arrived has CRC32C {crc32c(target)}, the bucket says "
                 f"{blob.crc32c}"
             )

@@ -9,7 +9,7 @@ Say = Callable[[str], None]
 UNREADABLE = f"user {os.getuid()}, who serves, may not read it: chmod -R a+rX"
 
 
-class NotFetched(Exception):
+class StorageError(Exception):
     """What could not be fetched, why, and what to do; for people."""
 
 
@@ -38,14 +38,14 @@ class Folder:
     def files(self) -> dict[str, int]:
         """As Storage says."""
         if not self._path.is_dir():
-            raise NotFetched(f"{self._path}: no such folder; is it mounted?")
+            raise StorageError(f"{self._path}: no such folder; is it mounted?")
         if not os.access(self._path, os.R_OK | os.X_OK):
-            raise NotFetched(f"{self._path}: {UNREADABLE}")
+            raise StorageError(f"{self._path}: {UNREADABLE}")
         try:
             found = [file for file in sorted(self._path.rglob("*")) if file.is_file()]
             return {str(file.relative_to(self._path)): file.stat().st_size for file in found}
         except OSError as error:
-            raise NotFetched(f"{self._path}: {error}") from error
+            raise StorageError(f"{self._path}: {error}") from error
 
     def fetch(self, name: str, target: Path) -> None:
         """As Storage says; nothing is copied, the target becomes a link."""
@@ -54,14 +54,14 @@ class Folder:
             with source.open("rb"):
                 pass
         except OSError as error:
-            raise NotFetched(f"{source}: {error.strerror}: {UNREADABLE}") from error
+            raise StorageError(f"{source}: {error.strerror}: {UNREADABLE}") from error
         target.symlink_to(source.absolute())
 
     def close(self) -> None:
         """As Storage says; there are none."""
 
 
-class One:
+class SingleFile:
     """One file of a folder."""
 
     def __init__(self, folder: Storage, name: str) -> None:
@@ -72,5 +72,5 @@ class One:
         """As Storage says."""
         found = self._folder.files()
         if self._name not in found:
-            raise NotFetched(f"{self._name} is not among {', '.join(sorted(found)[:8])}")
+            raise StorageError(f"{self._name} is not among {', '.join(sorted(found)[:8])}")
         return {self._name: found[self._name]}

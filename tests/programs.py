@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.pictures import ROOT
+from tests.images import ROOT
 
 OF_MAKE = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
 """Variables by which a make above hands its own options on."""

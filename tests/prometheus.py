@@ -11,7 +11,7 @@ import requests
 
 from serving.torchserve import free_port, wait_or_kill
 from tests.http import wait_for
-from tests.pictures import ROOT
+from tests.images import ROOT
 
 
 class Prometheus(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import engine
+import task.backends
 from task import JSON, Golden
 from task.images import read_image
 
@@ -41,7 +41,7 @@ class PhotographTask:
     ) -> None:
         example = torch.zeros(1, 3, SIDE, SIDE, device=device)
         channels_last = example.contiguous(memory_format=torch.channels_last)
-        self.engine = engine.ready(net, folder, channels_last)
+        self.engine = task.backends.ready(net, folder, channels_last)
         self.device, self.golden = device, golden
         self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
         self._spread = torch.tensor(SPREAD, device=device).view(3, 1, 1)

@@ -8,7 +8,7 @@ kubernetes/.
 import argparse
 
 from deploy import cli, programs, settings
-from deploy.errors import Stop
+from deploy.errors import UserError
 from deploy.gke.cluster import Cluster
 from deploy.gke.overlay import KUBECONFIG
 
@@ -22,7 +22,7 @@ def main(words: list[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> None:
     found = settings.read(vars(args), file=args.settings)
     if not args.cluster:
-        raise Stop(
+        raise UserError(
             "no cluster is named",
             f"CLUSTER=…, one of: gcloud container clusters list --project={found.project}",
         )
@@ -32,7 +32,7 @@ def _run(args: argparse.Namespace) -> None:
     run = programs.Programs(cli.say, args.dry_run, environ={"KUBECONFIG": str(KUBECONFIG)})
     there = Cluster(args.cluster, args.location or found.region, found, run)
     if args.command == "deploy":
-        from deploy.google import Google  # noqa: PLC0415  nothing else waits for Google's libraries
+        from deploy.gcp import Google  # noqa: PLC0415  nothing else waits for Google's libraries
 
         there.deploy(Google(found, cli.say, dry_run=args.dry_run), queue_wait=args.queue_wait)
     else:

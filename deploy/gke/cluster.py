@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from deploy import image
 from deploy.cli import confirm
-from deploy.errors import Stop
+from deploy.errors import UserError
 from deploy.gke import overlay
 from deploy.gke.overlay import APP, KUBECONFIG
 from deploy.programs import Programs
 from deploy.settings import Settings
 
 if TYPE_CHECKING:
-    from deploy.google import Google
+    from deploy.gcp import Google
 
 ROLLOUT = "10m"
 METRIC = "custom.metrics.k8s.io"
@@ -33,7 +33,7 @@ class Cluster:
         """Do all that is missing but the image; raise Stop."""
         found = image.find(google)
         if found is None or not re.search("@sha256:[0-9a-f]{64}$", found.uri):
-            raise Stop(
+            raise UserError(
                 f"the image {self.settings.image or 'of these sources'} is not in the registry, or has no digest",
                 "make push or make build-cloud, with the same PROJECT and REGION; or --image NAME@sha256:…",
             )
@@ -45,7 +45,7 @@ class Cluster:
             self._require(queue_wait=queue_wait)
         self._change(
             ["kubectl", "apply", "--server-side", "-k", str(folder)],
-            Stop(
+            UserError(
                 "the cluster refuses it, as it says above",
                 "mend that; the same command again goes on",
             ),
@@ -53,7 +53,7 @@ class Cluster:
         here = ["--namespace", self.settings.name]
         self._change(
             ["kubectl", "rollout", "status", f"deployment/{APP}", *here, f"--timeout={ROLLOUT}"],
-            Stop(
+            UserError(
                 f"the pods are not ready within {ROLLOUT}; those before go on serving",
                 f"KUBECONFIG={KUBECONFIG} kubectl {' '.join(here)} get pods, and describe or logs of one: a "
                 "container that cannot serve says why in its last line",
@@ -77,7 +77,7 @@ class Cluster:
         if not self.programs.dry_run:
             found = self.programs.run(
                 ["kubectl", "get", "--ignore-not-found", "-k", str(folder), "--output=name"],
-                Stop("the cluster does not answer, as it says above", "try again"),
+                UserError("the cluster does not answer, as it says above", "try again"),
             )
             if not found:
                 nothing = f"nothing of {self.settings.name} is in {self.name}"
@@ -86,7 +86,7 @@ class Cluster:
             confirm(self.settings.name, found.split(), yes=yes)
         self._change(
             ["kubectl", "delete", "--ignore-not-found", "-k", str(folder)],
-            Stop("not all of it is gone, as it says above", "run the same command again"),
+            UserError("not all of it is gone, as it says above", "run the same command again"),
         )
         if not self.programs.dry_run:
             self.programs.say(
@@ -94,14 +94,14 @@ class Cluster:
                 f"kubectl delete namespace {self.settings.name}"
             )
 
-    def _change(self, words: list[str], otherwise: Stop) -> None:
+    def _change(self, words: list[str], otherwise: UserError) -> None:
         self.programs.run(words, otherwise, shown=True)
 
     def _connect(self) -> None:
         where = [f"--location={self.location}", f"--project={self.settings.project}"]
         self._change(
             ["gcloud", "container", "clusters", "get-credentials", self.name, *where],
-            Stop(
+            UserError(
                 f"there is no way to the cluster {self.name} in {self.location}, as it says above",
                 f"gcloud container clusters list --project={self.settings.project} shows those that there are; "
                 f"gcloud container clusters create-auto {self.name} {' '.join(where)} makes it; a zonal one: "
@@ -112,7 +112,7 @@ class Cluster:
     def _require(self, *, queue_wait: bool) -> None:
         """Raise Stop where the cluster does not know what the manifests speak of."""
         served = self.programs.run(
-            ["kubectl", "api-versions"], Stop("the cluster does not answer", "try again")
+            ["kubectl", "api-versions"], UserError("the cluster does not answer", "try again")
         )
         groups = {line.partition("/")[0] for line in served.split()}
         where = f"--location={self.location} --project={self.settings.project}"
@@ -125,7 +125,7 @@ class Cluster:
         if queue_wait:
             wanted[METRIC] = "install the Prometheus adapter with our rule: docs/kubernetes.md"
         if missing := [group for group in wanted if group not in groups]:
-            raise Stop(
+            raise UserError(
                 f"the cluster {self.name} does not serve {', '.join(missing)}",
                 "\n  ".join(wanted[group] for group in missing),
             )

@@ -8,18 +8,18 @@ import functions_framework
 import torch
 from flask import Request, Response
 
-from functions.asked import Refused, body, respond
+from functions.http import HTTPError, body, respond
 from handler import batch, envelope, golden
 from handler.errors import RequestError
 from model.task import load
-from storage.fetched import Fetched, NotLoaded
+from storage.lazy import LazyModel, NotLoadedError
 from task import Task
 
 LARGEST = 10 << 20
 """Bytes of a request, as the container takes them."""
 
 
-class Fault(RequestError):
+class ResponseError(RequestError):
     """What HTTP itself has a status for."""
 
     def __init__(self, reason: str, code: HTTPStatus) -> None:
@@ -34,7 +34,7 @@ def _ready(folder: Path) -> Task:
 
 
 # engine.json chooses how the network is run; without it eager does.
-TASK = Fetched(_ready, ["weights.safetensors", "model.json", "golden.json"], ["engine.json"])
+TASK = LazyModel(_ready, ["weights.safetensors", "model.json", "golden.json"], ["engine.json"])
 
 
 @functions_framework.http
@@ -45,12 +45,14 @@ def digits(request: Request) -> Response:
     """
     try:
         sent = _body(request)
-        answered = batch.answer(TASK.get(), [functools.partial(envelope.read, sent)])[0]
-    except Refused as error:
-        answered = envelope.failure(Fault(str(error), error.status))
-    except NotLoaded as error:
+        answered = batch.predict_batch(TASK.get(), [functools.partial(envelope.parse_body, sent)])[
+            0
+        ]
+    except HTTPError as error:
+        answered = envelope.failure(ResponseError(str(error), error.status))
+    except NotLoadedError as error:
         reason = f"there is no model: {error}"
-        answered = envelope.failure(Fault(reason, HTTPStatus.SERVICE_UNAVAILABLE))
+        answered = envelope.failure(ResponseError(reason, HTTPStatus.SERVICE_UNAVAILABLE))
     return respond(answered.body, "application/json", answered.code, allow="POST")
 
 
@@ -58,8 +60,8 @@ def _body(request: Request) -> bytes:
     """Return what is sent, of the same methods, kinds and sizes as the container; raise Refused."""
     if request.method != "POST":
         reason = 'wrong method; predictions: POST {"instances": [...]}'
-        raise Refused(reason, HTTPStatus.METHOD_NOT_ALLOWED)
+        raise HTTPError(reason, HTTPStatus.METHOD_NOT_ALLOWED)
     if request.mimetype not in ("", "application/json"):
         reason = "expected Content-Type: application/json"
-        raise Refused(reason, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+        raise HTTPError(reason, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
     return body(request, LARGEST)

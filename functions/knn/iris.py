@@ -22,11 +22,11 @@ TRUSTED = ["sklearn.metrics._dist_metrics.EuclideanDistance64", "sklearn.neighbo
 NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
-class BadModel(Exception):
+class ModelFileError(Exception):
     """A file that is not the classifier that this function was made for."""
 
 
-class BadInput(Exception):
+class InputError(Exception):
     """What the client has to mend."""
 
 
@@ -43,21 +43,21 @@ def load(folder: Path) -> KNeighborsClassifier:
             warnings.simplefilter("ignore", InconsistentVersionWarning)
             found = skops.io.load(folder / FILE, trusted=TRUSTED)
     except Exception as error:  # whatever is in the file, it is no model
-        raise BadModel(f"{FILE} cannot be read: {error}") from error
+        raise ModelFileError(f"{FILE} cannot be read: {error}") from error
     if not isinstance(found, dict) or found.get("version") != VERSION:
         version = found.get("version") if isinstance(found, dict) else None
-        raise BadModel(
+        raise ModelFileError(
             f"{FILE} is of version {version}, this function is for version {VERSION}: "
             "python -m functions.knn.train, and upload it"
         )
     if found.get("scikit-learn") != sklearn.__version__:
-        raise BadModel(
+        raise ModelFileError(
             f"{FILE} was trained with scikit-learn {found.get('scikit-learn')}, this function has "
             f"{sklearn.__version__}: train it again, and upload it"
         )
     model = found.get("model")
     if not isinstance(model, KNeighborsClassifier) or model.n_features_in_ != len(FEATURES):
-        raise BadModel(f"{FILE} holds no KNeighborsClassifier of {len(FEATURES)} features")
+        raise ModelFileError(f"{FILE} holds no KNeighborsClassifier of {len(FEATURES)} features")
     return model
 
 
@@ -67,27 +67,27 @@ def measurements(value: Any) -> list[float]:
     Raises BadInput with what was expected and what came.
     """
     if not isinstance(value, (str, list)):
-        raise BadInput(f"{EXPECTED}; got {_kind(value)}")
+        raise InputError(f"{EXPECTED}; got {_kind(value)}")
     if not value or (isinstance(value, str) and not value.strip()):
-        raise BadInput(f"{EXPECTED}; got an empty {'string' if value == '' else _kind(value)}")
+        raise InputError(f"{EXPECTED}; got an empty {'string' if value == '' else _kind(value)}")
     found = value.split(",") if isinstance(value, str) else value
     if len(found) != len(FEATURES):
-        raise BadInput(f"{EXPECTED}; got {len(found)}")
+        raise InputError(f"{EXPECTED}; got {len(found)}")
     return [_number(name, each) for name, each in zip(FEATURES, found, strict=True)]
 
 
 def _number(name: str, value: Any) -> float:
     """Return one number; raise BadInput."""
     if isinstance(value, str) and NUMBER.fullmatch(value) is None:
-        raise BadInput(f"{name}: expected a number; got {ascii(value)[:40]}")
+        raise InputError(f"{name}: expected a number; got {ascii(value)[:40]}")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise BadInput(f"{name}: expected a number; got {_kind(value)}")
+        raise InputError(f"{name}: expected a number; got {_kind(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise BadInput(f"{name}: expected a finite number")
+        raise InputError(f"{name}: expected a finite number")
     return number
 
 

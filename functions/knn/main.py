@@ -6,12 +6,12 @@ from http import HTTPStatus
 import functions_framework
 from flask import Request, Response
 
-from functions.asked import Refused, argument, respond, text
+from functions.http import HTTPError, argument, respond, text
 from functions.knn import iris
-from storage.fetched import Fetched, NotLoaded
+from storage.lazy import LazyModel, NotLoadedError
 
 ABSENT = object()
-MODEL = Fetched(iris.load, [iris.FILE])
+MODEL = LazyModel(iris.load, [iris.FILE])
 
 
 @functions_framework.http
@@ -27,11 +27,11 @@ def knn(request: Request) -> Response:
             return _answer(request, "No input data received", {"message": "No input data received"})
         measured = iris.measurements(value)
         classes = MODEL.get().predict([measured]).tolist()
-    except iris.BadInput as error:
+    except iris.InputError as error:
         return _failed(request, f"input_data: {error}", HTTPStatus.BAD_REQUEST)
-    except Refused as error:
+    except HTTPError as error:
         return _failed(request, str(error), error.status)
-    except NotLoaded as error:
+    except NotLoadedError as error:
         return _failed(request, f"there is no model: {error}", HTTPStatus.SERVICE_UNAVAILABLE)
     return _answer(request, f"Belongs to class: {classes}", {"prediction": classes})
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from engine import measure
 from model.normalise import normalise
 from model.task import read_network
+from task.backends import measure
 
 BATCHES = (1, 8, 32)
 """Instances in a pass: one client alone, some, many."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from model import network
-from model.train.data import BadData, load
+from model.train.data import DataError, load
 from model.train.evaluate import SMALL_SCAN, accuracies, predict, redraw, write_report
 from model.train.fit import BATCH, draw_all, fit
 from model.train.write import write_held_out, write_model
@@ -18,7 +18,7 @@ def main() -> None:
     args = _arguments()
     try:
         data = load(args.data)
-    except BadData as error:
+    except DataError as error:
         sys.exit(f"model.train: {error}")
     examples = len(data.training)
     print(f"{examples} examples, {len(data.held_out)} held out: {data.source}", flush=True)

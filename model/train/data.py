@@ -33,7 +33,7 @@ class Data(NamedTuple):
     held_out: list[Example]
 
 
-class BadData(Exception):
+class DataError(Exception):
     """A data folder that cannot be trained on; the text says what to change."""
 
 
@@ -65,7 +65,7 @@ def _folder(path: Path) -> dict[str, list[Image.Image]]:
         for entry in sorted(path.glob("*/"))
     }
     if len(files) < 2 or min(map(len, files.values())) < 2:
-        raise BadData(
+        raise DataError(
             f"{path} needs a folder of pictures per class, at least two classes and at least two "
             f"pictures ({', '.join(SUFFIXES)}) of each; got "
             f"{', '.join(f'{label}: {len(of)}' for label, of in files.items()) or 'no folder'}"
@@ -78,8 +78,8 @@ def _read(file: Path) -> Image.Image:
         if digit := crop_to_ink(decode_image(file.read_bytes())):
             return digit
     except BadInstance as error:
-        raise BadData(f"{file}: {error}") from error
-    raise BadData(f"{file}: the picture is blank")
+        raise DataError(f"{file}: {error}") from error
+    raise DataError(f"{file}: the picture is blank")
 
 
 def _split(source: str, pictures: dict[str, list[Image.Image]]) -> Data:

@@ -11,11 +11,11 @@ import pytest
 from contract.docker import Docker
 from deploy import __main__ as command_line
 from deploy import settings
-from deploy.google import wire
-from rehearsal import functions
-from rehearsal.containers import LABEL
-from rehearsal.stage import Missing, Stage, raised
-from rehearsal.world import Rules
+from deploy.gcp import client
+from emulator import functions
+from emulator.containers import LABEL
+from emulator.stack import MissingProgramError, Stack, running
+from emulator.state import EmulatorConfig
 from tests.container.conftest import DOCKER, image  # noqa: F401
 from tests.programs import Done, run_main, run_program
 
@@ -47,9 +47,9 @@ def tiny(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def stage(tiny: str) -> Iterator[Stage]:
+def stage(tiny: str) -> Iterator[Stack]:
     """Start a rehearsal; skip with the reason where a program is missing."""
-    rules = Rules(
+    rules = EmulatorConfig(
         docker=DOCKER,
         images={f"{TINY}:{tag}": tiny for tag in (1, 2, 3)},
         patience_s=PATIENCE_S,
@@ -58,9 +58,9 @@ def stage(tiny: str) -> Iterator[Stage]:
         shared_s=2,
     )
     try:
-        with raised(rules, say=lambda _: None) as started:
+        with running(rules, say=lambda _: None) as started:
             yield started
-    except Missing as error:
+    except MissingProgramError as error:
         pytest.skip(str(error))
 
 
@@ -68,17 +68,17 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture
-def empty(stage: Stage) -> Iterator[Stage]:
+def empty(stage: Stack) -> Iterator[Stack]:
     """Give a stage on which there is nothing, and leave it so."""
     clear(stage)
     yield stage
     clear(stage)
 
 
-def clear(stage: Stage) -> None:
+def clear(stage: Stack) -> None:
     """Take away whatever a test left."""
     world = stage.world
-    stage.calm()
+    stage.clear_faults()
     for operation in list(world.operations.values()):
         operation.cancelled.set()
         operation.future.exception(timeout=60)
@@ -92,7 +92,7 @@ def clear(stage: Stage) -> None:
 
 @pytest.fixture
 def deploy(
-    empty: Stage,
+    empty: Stack,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -100,7 +100,7 @@ def deploy(
     """Return a function that runs python -m deploy, in this process."""
     for name, value in empty.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(wire, "POLL_S", (POLL_S,))
+    monkeypatch.setattr(client, "POLL_S", (POLL_S,))
     monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
 
     def run(line: str, **environ: str) -> Done:
@@ -113,7 +113,7 @@ def deploy(
 
 
 @pytest.fixture
-def gcloud(empty: Stage) -> Run:
+def gcloud(empty: Stack) -> Run:
     """Return a function that runs the real gcloud."""
 
     def run(line: str) -> Done:
@@ -124,13 +124,13 @@ def gcloud(empty: Stage) -> Run:
 
 
 @pytest.fixture
-def python(empty: Stage) -> Run:
+def python(empty: Stack) -> Run:
     """Return a function that runs a program with the real SDK."""
     env = empty.environment(PROJECT)
     return lambda line: run_program([sys.executable, *shlex.split(line)], env)
 
 
-def traffic(stage: Stage, name: str = "digits") -> dict[str, int]:
+def traffic(stage: Stack, name: str = "digits") -> dict[str, int]:
     """Return version → percent of everything that is deployed to an endpoint."""
     return {
         each.model_version_id: endpoint.traffic_split.get(each.id, 0)
@@ -140,6 +140,6 @@ def traffic(stage: Stage, name: str = "digits") -> dict[str, int]:
     }
 
 
-def containers(stage: Stage) -> int:
+def containers(stage: Stack) -> int:
     """Return how many containers of deployed models run, whatever the endpoint says."""
     return sum(len(pool.replicas) for pool in stage.world.pools.values())

@@ -10,8 +10,8 @@ import pytest
 
 from deploy import image
 from deploy.cli import interrupt
-from rehearsal import artifacts, builds
-from rehearsal.stage import Stage
+from emulator import artifacts, builds
+from emulator.stack import Stack
 from tests.cloud.conftest import PROJECT, Run
 
 pytestmark = pytest.mark.full
@@ -52,7 +52,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_built_pushed_not_built_again_and_torn_down_with_its_sources(
-    deploy: Run, empty: Stage
+    deploy: Run, empty: Stack
 ) -> None:
     done = deploy("build", **HERE)
     assert done.code == 0, done.err
@@ -75,7 +75,7 @@ def test_it_is_built_pushed_not_built_again_and_torn_down_with_its_sources(
 
 
 def test_after_an_interruption_the_same_build_is_watched_on(
-    deploy: Run, empty: Stage, monkeypatch: pytest.MonkeyPatch
+    deploy: Run, empty: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, step = image.run, builds._step
     described, noticed = itertools.count(), threading.Event()
@@ -100,7 +100,7 @@ def test_after_an_interruption_the_same_build_is_watched_on(
     assert len(empty.world.builds) == 1
 
 
-def test_a_build_that_fails_says_where_and_is_begun_anew(deploy: Run, empty: Stage) -> None:
+def test_a_build_that_fails_says_where_and_is_begun_anew(deploy: Run, empty: Stack) -> None:
     Path("spoilt").touch()
     failed = deploy("build", **HERE)
     assert failed.code == 1

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.stage import Stage
-from rehearsal.story import clients
+from emulator.stack import Stack
+from emulator.walkthrough import clients
 from tests.cloud.conftest import PROJECT, Run, containers, traffic
 from tests.cloud.test_failures import env_file
 
@@ -23,7 +23,7 @@ ROLLED_BACK = "the canary was rolled back"
     ids=lambda case: case[0],
 )
 def test_one_that_breaks_a_limit_is_rolled_back_and_one_that_keeps_them_stays(
-    deploy: Run, empty: Stage, tmp_path: Path, case: tuple[str, str, str, str]
+    deploy: Run, empty: Stack, tmp_path: Path, case: tuple[str, str, str, str]
 ) -> None:
     fault, options, outcome, because = case
     assert deploy("deploy").code == 0
@@ -38,7 +38,7 @@ def test_one_that_breaks_a_limit_is_rolled_back_and_one_that_keeps_them_stays(
 
 
 def test_one_that_nobody_asked_is_not_called_good(
-    deploy: Run, empty: Stage, tmp_path: Path
+    deploy: Run, empty: Stack, tmp_path: Path
 ) -> None:
     assert deploy("deploy").code == 0
     done = deploy(f"canary --watch 2s {env_file(tmp_path, COLOUR='red')}")

@@ -9,8 +9,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
 
 from contract.docker import Docker
-from rehearsal import artifacts
-from rehearsal.stage import Stage
+from emulator import artifacts
+from emulator.stack import Stack
 from tests.cloud.conftest import PROJECT, REGION, TINY, Run
 from tests.container.conftest import DOCKER
 
@@ -67,7 +67,7 @@ def test_gcloud_endpoints(gcloud: Run) -> None:
 
 
 @pytest.mark.full
-def test_gcloud_sees_what_was_pushed(gcloud: Run, stage: Stage) -> None:
+def test_gcloud_sees_what_was_pushed(gcloud: Run, stage: Stack) -> None:
     good(
         gcloud,
         f"artifacts repositories create shown --repository-format=docker --location={REGION}",
@@ -92,7 +92,7 @@ def test_gcloud_sees_what_was_pushed(gcloud: Run, stage: Stage) -> None:
 
 
 @pytest.fixture
-def sdk(empty: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def sdk(empty: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lead the SDK here."""
     for name, value in empty.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
@@ -163,7 +163,7 @@ def test_the_sdks_endpoints() -> None:
 
 @pytest.mark.full
 @pytest.mark.usefixtures("sdk")
-def test_the_sdks_batch_prediction(empty: Stage) -> None:
+def test_the_sdks_batch_prediction(empty: Stack) -> None:
     with artifacts.client(empty.world.rules) as storage:
         storage.create_bucket("sdk-batch").blob("in.jsonl").upload_from_string('"a"\n2\n')
         job = uploaded(model_id="mm").batch_predict(
@@ -187,7 +187,7 @@ def test_the_sdks_batch_prediction(empty: Stage) -> None:
 
 @pytest.mark.full
 @pytest.mark.usefixtures("sdk")
-def test_a_dedicated_endpoint_takes_more_and_only_by_its_own_name(empty: Stage) -> None:
+def test_a_dedicated_endpoint_takes_more_and_only_by_its_own_name(empty: Stack) -> None:
     endpoint = aiplatform.Endpoint.create("e", dedicated_endpoint_enabled=True)
     endpoint.deploy(uploaded(), **MACHINE)
     large = "x" * 3_000_000

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import requests
 
-from rehearsal.stage import Stage
+from emulator.stack import Stack
 from tests.cloud.conftest import Run, containers, traffic
 
 SECOND = {"DEPLOY_IMAGE": "cloud-tests/tiny:2"}
@@ -39,7 +39,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_the_main_path_from_nothing_to_nothing(deploy: Run, empty: Stage, asked: list[str]) -> None:
+def test_the_main_path_from_nothing_to_nothing(deploy: Run, empty: Stack, asked: list[str]) -> None:
     assert "missing.json does not exist" in deploy("endpoint --request missing.json").err
     assert not empty.world.models
     first = deploy("endpoint")
@@ -69,7 +69,7 @@ def test_the_main_path_from_nothing_to_nothing(deploy: Run, empty: Stage, asked:
 @pytest.mark.full
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_dry_run_prints_the_calls_and_makes_none(
-    deploy: Run, empty: Stage, asked: list[str], line: str
+    deploy: Run, empty: Stack, asked: list[str], line: str
 ) -> None:
     assert deploy("deploy").code == 0
     if line in ("promote", "rollback"):
@@ -89,7 +89,7 @@ def test_a_dry_run_prints_the_calls_and_makes_none(
 
 
 @pytest.mark.full
-def test_an_endpoint_of_the_other_kind_is_not_passed_over(deploy: Run, empty: Stage) -> None:
+def test_an_endpoint_of_the_other_kind_is_not_passed_over(deploy: Run, empty: Stack) -> None:
     assert deploy("deploy").code == 0
     failed = deploy("deploy --dedicated", **SECOND)
     assert failed.code == 1
@@ -114,7 +114,7 @@ def test_a_dry_build_prints_the_programs_and_runs_none(
 
 
 @pytest.mark.full
-def test_a_dedicated_endpoint_is_made_and_asked_by_its_own_name(deploy: Run, empty: Stage) -> None:
+def test_a_dedicated_endpoint_is_made_and_asked_by_its_own_name(deploy: Run, empty: Stack) -> None:
     done = deploy("endpoint --dedicated")
     assert done.code == 0, done.err
     assert "from deployed model" in done.out

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal.stage import Stage
+from emulator.stack import Stack
 from tests.cloud.conftest import Run, containers, traffic
 
 pytestmark = pytest.mark.full
@@ -32,7 +32,7 @@ def one_sentence(err: str) -> str:
     ("fault", "sentence"), [("sick", "never got healthy"), ("exits", "ended by itself")]
 )
 def test_a_container_that_never_gets_healthy(
-    deploy: Run, empty: Stage, tmp_path: Path, fault: str, sentence: str
+    deploy: Run, empty: Stack, tmp_path: Path, fault: str, sentence: str
 ) -> None:
     assert deploy("deploy").code == 0
     failed = deploy(f"deploy {env_file(tmp_path, FAULT=fault)}")
@@ -101,7 +101,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS)
 def test_a_refusal_is_explained_costs_nothing_and_a_re_run_goes_on(
-    deploy: Run, empty: Stage, case: tuple[str, tuple[str, str, str], str, list[str]]
+    deploy: Run, empty: Stack, case: tuple[str, tuple[str, str, str], str, list[str]]
 ) -> None:
     line, fault, sentence, advice = case
     if fault:
@@ -112,7 +112,7 @@ def test_a_refusal_is_explained_costs_nothing_and_a_re_run_goes_on(
     assert all(each in failed.err for each in advice), failed.err
     assert containers(empty) == 0
     assert fault != DENIED or not empty.world.models
-    empty.calm()
+    empty.clear_faults()
     again = deploy("deploy")
     assert again.code == 0, again.err
     assert traffic(empty)[max(traffic(empty))] == 100
@@ -132,7 +132,7 @@ def test_a_refusal_is_explained_costs_nothing_and_a_re_run_goes_on(
     ],
 )
 def test_a_cut_connection_google_busy_and_somebody_elses_change_are_tried_again(
-    deploy: Run, empty: Stage, kind: str, rpc: str, detail: str
+    deploy: Run, empty: Stack, kind: str, rpc: str, detail: str
 ) -> None:
     empty.fault(kind, rpc, detail, times=2)
     done = deploy("deploy")
@@ -142,7 +142,7 @@ def test_a_cut_connection_google_busy_and_somebody_elses_change_are_tried_again(
     assert containers(empty) == 1
 
 
-def test_a_deploy_under_way_is_waited_for_and_not_begun_twice(deploy: Run, empty: Stage) -> None:
+def test_a_deploy_under_way_is_waited_for_and_not_begun_twice(deploy: Run, empty: Stack) -> None:
     assert deploy("deploy").code == 0
     empty.fault("refused", "GetOperation", "INVALID_ARGUMENT stop here")
     assert deploy("deploy", **SECOND).code == 1
@@ -151,7 +151,7 @@ def test_a_deploy_under_way_is_waited_for_and_not_begun_twice(deploy: Run, empty
     assert containers(empty) == 2
 
 
-def test_another_models_endpoint_is_not_touched(deploy: Run, empty: Stage) -> None:
+def test_another_models_endpoint_is_not_touched(deploy: Run, empty: Stack) -> None:
     assert deploy("deploy").code == 0
     for endpoint in empty.world.endpoints.values():
         endpoint.deployed_models[0].model = endpoint.deployed_models[0].model.replace(
@@ -181,7 +181,7 @@ def test_no_project_is_said_and_how_to_name_one(
 
 
 def test_nobody_there_to_agree_deletes_nothing(
-    deploy: Run, empty: Stage, monkeypatch: pytest.MonkeyPatch
+    deploy: Run, empty: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert deploy("deploy").code == 0
     for answer in ("", "no\n", "digit\n"):

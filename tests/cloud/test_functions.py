@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 
-from functions.catalogue import FUNCTIONS
-from rehearsal import artifacts
-from rehearsal.stage import Stage
-from storage.fetched import sha256
-from tests import wire
+from emulator import artifacts
+from emulator.stack import Stack
+from functions.registry import FUNCTIONS
+from storage.lazy import sha256
+from tests import cases
 from tests.cloud.conftest import PROJECT, REGION, Run
 from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown
 from tests.http import Endpoint
-from tests.pictures import ROOT
+from tests.images import ROOT
 from tests.programs import Done
 
 TO = f"--project {PROJECT} --region {REGION}"
 
 
-def only(stage: Stage) -> Any:
+def only(stage: Stack) -> Any:
     """Return the one functions_v2.Function that there is."""
     (function,) = stage.world.functions.values()
     return function
@@ -41,7 +41,7 @@ def new_uri() -> str:
     return f"gs://functions-{uuid.uuid4()}/models"
 
 
-def test_a_function_is_deployed_and_answers(empty: Stage, python: Run) -> None:
+def test_a_function_is_deployed_and_answers(empty: Stack, python: Run) -> None:
     done = python(f"-m functions deploy hello {TO}")
     assert answering(done).post(b'{"message": "rehearsed"}').body == "rehearsed"
     function = only(empty)
@@ -56,7 +56,7 @@ def test_a_function_is_deployed_and_answers(empty: Stage, python: Run) -> None:
 
 
 @pytest.mark.full
-def test_deployed_again_it_may_be_opened_to_everybody(empty: Stage, python: Run) -> None:
+def test_deployed_again_it_may_be_opened_to_everybody(empty: Stack, python: Run) -> None:
     answering(python(f"-m functions deploy hello {TO}"))
     done = python(f"-m functions deploy hello {TO} --allow-unauthenticated")
     answering(done)
@@ -76,7 +76,7 @@ def test_deployed_again_it_may_be_opened_to_everybody(empty: Stage, python: Run)
     ],
 )
 def test_without_its_whole_model_nothing_is_begun(
-    empty: Stage, python: Run, name: str, lies: list[str], says: str
+    empty: Stack, python: Run, name: str, lies: list[str], says: str
 ) -> None:
     uri = new_uri()
     bucket, folder = artifacts.split(uri)
@@ -92,7 +92,7 @@ def test_without_its_whole_model_nothing_is_begun(
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["knn", "digits"])
 def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
-    empty: Stage, python: Run, name: str
+    empty: Stack, python: Run, name: str
 ) -> None:
     uri, function = new_uri(), FUNCTIONS[name]
     if name == "knn":
@@ -103,8 +103,8 @@ def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
     if name == "knn":
         assert endpoint.post(b'{"input_data": "5,3,1,0"}').body == "Belongs to class: [0]"
     else:
-        answer = endpoint.post(wire.CASES[0].body)
-        wire.check(wire.CASES[0], answer.code, answer.body)
+        answer = endpoint.post(cases.CASES[0].body)
+        cases.check(cases.CASES[0], answer.code, answer.body)
     config = only(empty).service_config
     pins = ",".join(sha256(ROOT / function.made / each) for each in function.model)
     assert dict(config.environment_variables) == {"STORAGE_URI": uri, "MODEL_SHA256": pins}
@@ -114,7 +114,7 @@ def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
 
 @pytest.mark.full
 def test_what_gcloud_refuses_ends_with_its_words_and_no_traceback(
-    empty: Stage, python: Run
+    empty: Stack, python: Run
 ) -> None:
     empty.fault("denied", "CreateFunction", "cloudfunctions.functions.create")
     done = python(f"-m functions deploy hello {TO}")
@@ -126,22 +126,22 @@ def test_what_gcloud_refuses_ends_with_its_words_and_no_traceback(
 
 @pytest.mark.full
 def test_a_source_that_lacks_a_module_is_not_deployed(
-    empty: Stage, python: Run, gcloud: Run, tmp_path: Path
+    empty: Stack, python: Run, gcloud: Run, tmp_path: Path
 ) -> None:
     laid_out = ROOT / python("-m functions source hello").out.strip()
     source = Path(shutil.copytree(laid_out, tmp_path / "hello"))
-    (source / "functions/asked.py").unlink()
+    (source / "functions/http.py").unlink()
     done = gcloud(
         f"functions deploy hello --gen2 --region={REGION} --runtime=python311 --source={source} "
         "--entry-point=hello --trigger-http --no-allow-unauthenticated --quiet"
     )
     assert done.code == 1
-    assert "No module named 'functions.asked'" in done.err
+    assert "No module named 'functions.http'" in done.err
     assert not empty.world.functions
 
 
 @pytest.mark.full
-def test_every_command_of_the_guide_prints_what_it_shows(empty: Stage) -> None:
+def test_every_command_of_the_guide_prints_what_it_shows(empty: Stack) -> None:
     env, ran = empty.environment("my-project"), 0
     for each in shown(ROOT / "docs" / "functions.md"):
         if not each.command.endswith((ELSEWHERE, GOOGLE)):

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from rehearsal import artifacts
-from rehearsal.stage import Stage
-from rehearsal.story import clients
-from rehearsal.world import number
+from emulator import artifacts
+from emulator.stack import Stack
+from emulator.state import number
+from emulator.walkthrough import clients
 from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown
 from tests.container.conftest import DOCKER
-from tests.pictures import ROOT
+from tests.images import ROOT
 from tests.programs import needs, run_program
 
 GUIDE = ROOT / "docs" / "cloud.md"
@@ -29,7 +29,7 @@ PAGES = {"cloud.md": 6, "functions.md": 4, "kubernetes.md": 5, "monitoring.md": 
 
 
 @pytest.fixture
-def env(empty: Stage, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def env(empty: Stack, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Return the environment of somebody whose gcloud knows the project, with clients at the endpoint."""
     # The real image takes longer to load than those that the other tests wait for in vain.
     monkeypatch.setattr(
@@ -49,7 +49,7 @@ def env(empty: Stage, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
 
 @pytest.mark.full
 def test_every_command_prints_what_the_guide_shows(
-    env: dict[str, str], empty: Stage, image: str
+    env: dict[str, str], empty: Stack, image: str
 ) -> None:
     with artifacts.client(empty.world.rules) as storage:
         instances = json.loads(HELD_OUT.read_text())["instances"][:2]
@@ -115,14 +115,14 @@ def test_what_takes_long_is_run_elsewhere() -> None:
         if each.command.endswith(ELSEWHERE)
     ]
     assert sorted(long) == ["make build-cloud", "make rehearse"]
-    # tests/cloud/test_rehearsal.py runs the one, which runs the other.
-    assert "make -s build-cloud" in (ROOT / "rehearsal" / "story.py").read_text()
+    # tests/cloud/test_e2e.py runs the one, which runs the other.
+    assert "make -s build-cloud" in (ROOT / "emulator" / "walkthrough.py").read_text()
 
 
 def test_every_error_in_the_table_is_one_that_is_really_said() -> None:
     said = "".join(
         file.read_text()
-        for folder in ("deploy", "rehearsal", "handler", "model", "task")
+        for folder in ("deploy", "emulator", "handler", "model", "task")
         for file in (ROOT / folder).rglob("*.py")
     )
     table = GUIDE.read_text().partition("## When it says")[2]

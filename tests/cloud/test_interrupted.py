@@ -10,9 +10,9 @@ import pytest
 import requests
 
 from deploy.cli import interrupt
-from rehearsal.containers import Replica
-from rehearsal.errors import Refused
-from rehearsal.stage import Stage
+from emulator.containers import Replica
+from emulator.errors import ApiError
+from emulator.stack import Stack
 from tests.cloud.conftest import Run, clear, containers, traffic
 
 pytestmark = pytest.mark.full
@@ -27,7 +27,7 @@ def no_containers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def start(self: Replica, cancelled: threading.Event) -> None:
         if cancelled.wait(0.2):
-            raise Refused("CANCELLED", "The operation was cancelled.")
+            raise ApiError("CANCELLED", "The operation was cancelled.")
         self.healthy = True
 
     monkeypatch.setattr(Replica, "start", start)
@@ -73,7 +73,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_interrupted_at_any_change_is_finished_by_running_it_again(
-    deploy: Run, empty: Stage, stop_after: Any, line: str
+    deploy: Run, empty: Stack, stop_after: Any, line: str
 ) -> None:
     before, expected = COMMANDS[line]
     for count in range(1, MOST):

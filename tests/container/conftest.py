@@ -15,9 +15,9 @@ from filelock import FileLock
 from contract import docker as contract_docker
 from contract.docker import Docker, DockerError
 from contract.vertex import RIGHTS, Variables
-from serving.lines import SEVERITIES
+from serving.logs import SEVERITIES
 from tests.http import Endpoint, wait_for
-from tests.pictures import ROOT
+from tests.images import ROOT
 
 DOCKER = os.environ.get("DOCKER", "docker")
 docker = Docker(DOCKER)

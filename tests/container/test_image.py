@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from contract.docker import DockerError
-from tests import wire
+from tests import cases
 from tests.container.conftest import (
     HARDENED,
     VERTEX,
@@ -26,16 +26,16 @@ from tests.container.conftest import (
     wait_until_healthy,
 )
 from tests.http import Endpoint, crowd, wait_for
-from tests.pictures import ARCHIVE, MODEL, held_out, request
+from tests.images import ARCHIVE, MODEL, held_out, request
 from tests.stock.archive import changed
 
 pytestmark = pytest.mark.xdist_group("container")
 
 
-@pytest.mark.parametrize("case", wire.CASES, ids=lambda case: case.name)
-def test_the_image_keeps_the_wire_contract(endpoint: Endpoint, case: wire.Case) -> None:
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+def test_the_image_keeps_the_wire_contract(endpoint: Endpoint, case: cases.Case) -> None:
     answer = endpoint.post(case.body)
-    wire.check(case, answer.code, answer.body)
+    cases.check(case, answer.code, answer.body)
     assert answer.headers["content-type"] == "application/json"
 
 
@@ -83,7 +83,7 @@ def test_only_two_doors_open(endpoint: Endpoint, method: str, path: str, code: i
 
 
 def test_a_body_up_to_the_limit_is_answered_and_a_larger_one_gets_413(endpoint: Endpoint) -> None:
-    body = request(wire.INSTANCE).ljust(10 << 20)
+    body = request(cases.INSTANCE).ljust(10 << 20)
     assert endpoint.post(body).code == 200
     answer = endpoint.post(body + b" ")
     assert answer.code == 413
@@ -93,10 +93,10 @@ def test_a_body_up_to_the_limit_is_answered_and_a_larger_one_gets_413(endpoint: 
 def test_a_wrong_content_type_is_a_415_and_none_is_taken_as_raw_predict_sends_it(
     endpoint: Endpoint,
 ) -> None:
-    answer = endpoint.post(request(wire.INSTANCE), {"Content-Type": "text/plain"})
+    answer = endpoint.post(request(cases.INSTANCE), {"Content-Type": "text/plain"})
     assert answer.code == 415
     assert "application/json" in json.loads(answer.body)["error"]["message"]
-    assert endpoint.post(request(wire.INSTANCE), headers={}).code == 200
+    assert endpoint.post(request(cases.INSTANCE), headers={}).code == 200
 
 
 UNREADABLE = {
@@ -193,7 +193,7 @@ def test_it_says_where_it_comes_from(image: str) -> None:
     assert said["licenses"] == "Apache-2.0"
     text = docker("run", "--rm", "--entrypoint", "cat", image, "/app/LICENSE", "/app/NOTICE")
     assert "Apache License" in text
-    assert "serving/patched.py" in text
+    assert "serving/bytecode_patches.py" in text
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +219,8 @@ def test_the_port_is_open_at_once_and_health_is_503_until_the_model_answers(
 ) -> None:
     container, codes = short_lived
     assert set(codes) == {503, 200}
-    answer = container.endpoint(9000, PREDICT).post(wire.CASES[0].body)
-    wire.check(wire.CASES[0], answer.code, answer.body)
+    answer = container.endpoint(9000, PREDICT).post(cases.CASES[0].body)
+    cases.check(cases.CASES[0], answer.code, answer.body)
 
 
 def test_told_to_stop_its_health_says_so_and_all_that_was_taken_is_answered(
@@ -228,7 +228,7 @@ def test_told_to_stop_its_health_says_so_and_all_that_was_taken_is_answered(
 ) -> None:
     container, _ = short_lived
     endpoint = container.endpoint(9000, PREDICT)
-    body, told, answers = request(wire.INSTANCE), threading.Event(), Counter[tuple[bool, int]]()
+    body, told, answers = request(cases.INSTANCE), threading.Event(), Counter[tuple[bool, int]]()
 
     def client() -> None:
         ends = time.monotonic() + 60
@@ -275,7 +275,7 @@ def test_slow_clients_keep_nobody_out_and_are_cut_off(
             # Each sends at once: on a busy machine the last may come after the first one's deadline.
             slow.append(socket.create_connection(address, 30))
             slow[-1].sendall((head if index % 2 else f'{head}\r\n{{"instances": [').encode())
-        for answers in crowd(endpoint, [request(wire.INSTANCE)] * 8, rounds=20):
+        for answers in crowd(endpoint, [request(cases.INSTANCE)] * 8, rounds=20):
             assert {answer.code for answer in answers} == {200}
         # Who does not finish its headers is cut off, who does not finish its body is told.
         with contextlib.suppress(ConnectionResetError):
@@ -307,13 +307,13 @@ def test_a_body_that_comes_in_pieces_is_put_together(vertex: Container, pieces: 
 
 
 def test_a_body_in_chunks_is_taken_too(endpoint: Endpoint) -> None:
-    body = request(wire.INSTANCE)
+    body = request(cases.INSTANCE)
     assert endpoint.send("POST", PREDICT, iter([body[:50], body[50:]])).code == 200
 
 
 def test_bad_input_makes_nothing_grow(endpoint: Endpoint, vertex: Container) -> None:
     before = vertex.workers()
-    bad = [case.body for case in wire.CASES if case.code == 400]
+    bad = [case.body for case in cases.CASES if case.code == 400]
     sizes = []
     for _ in range(6):
         crowd(endpoint, bad, rounds=3)
@@ -364,7 +364,7 @@ def test_without_its_java_or_its_nginx_the_container_ends_and_says_so(
 def test_unless_asked_it_is_quiet_and_runs_no_telemetry(
     endpoint: Endpoint, vertex: Container
 ) -> None:
-    assert endpoint.post(request(wire.INSTANCE)).code == 200
+    assert endpoint.post(request(cases.INSTANCE)).code == 200
     assert endpoint.post(b"{}").code == 400
     told = [line["httpRequest"]["status"] for line in vertex.said() if "httpRequest" in line]
     assert not [status for status in told if status < 500]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from rehearsal import containers
-from rehearsal.world import Rules
-from tests import bucket, wire
+from emulator import containers
+from emulator.state import EmulatorConfig
+from tests import bucket, cases
 from tests.container.conftest import DOCKER, HARDENED, VERTEX, Container, Start, wait_until_healthy
 from tests.http import JSON_TYPE, Endpoint, wait_for
-from tests.pictures import ARCHIVE, MODEL, request
+from tests.images import ARCHIVE, MODEL, request
 from tests.stock import archive as stock
 from tests.torchserve.test_stock import BETTER, SAME
 
@@ -49,10 +49,10 @@ def started(start: Start, *options: str, **environ: str) -> tuple[Container, End
 def test_our_weights_in_a_bucket_take_the_place_of_those_baked_in(
     start: Start, other_weights: list[Path]
 ) -> None:
-    with bucket.emulated(containers.bridge(Rules(docker=DOCKER))) as emulator:
+    with bucket.emulated(containers.bridge(EmulatorConfig(docker=DOCKER))) as emulator:
         uri = bucket.filled(emulator, "weights", "models/v1", *other_weights)
         container, endpoint = started(start, AIP_STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator)
-    answer = endpoint.post(request(wire.INSTANCE))
+    answer = endpoint.post(request(cases.INSTANCE))
     assert answer.code == 200, answer
     assert json.loads(answer.body)["predictions"][0]["label"].startswith("digit ")
     log = container.logs()
@@ -122,10 +122,10 @@ def test_an_archive_of_ours_in_a_mounted_folder_is_served_on_any_path_with_an_in
         AIP_PREDICT_ROUTE="",
     )
     endpoint = container.endpoint(9000, "/any/path/at:all")
-    for case in wire.CASES[:5]:
+    for case in cases.CASES[:5]:
         answer = endpoint.post(case.body)
-        wire.check(case, answer.code, answer.body)
-    assert endpoint.send("POST", "/", wire.CASES[0].body).code == 404
+        cases.check(case, answer.code, answer.body)
+    assert endpoint.send("POST", "/", cases.CASES[0].body).code == 404
     assert endpoint.send("GET", "/models").code == 405
     posted = endpoint.send("POST", "/models?url=http://x/y.mar")
     assert (posted.code, "not JSON" in posted.body) == (400, True)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from rehearsal import containers
-from rehearsal.world import Rules
-from tests import otlp, prometheus, wire
+from emulator import containers
+from emulator.state import EmulatorConfig
+from tests import cases, otlp, prometheus
 from tests.container.conftest import (
     DOCKER,
     HARDENED,
@@ -26,8 +26,8 @@ from tests.container.conftest import (
     wait_until_healthy,
 )
 from tests.http import JSON_TYPE, Endpoint, wait_for
+from tests.images import ROOT, held_out, request
 from tests.otlp import Received
-from tests.pictures import ROOT, held_out, request
 from tests.programs import needs
 from tests.prometheus import Prometheus
 
@@ -41,7 +41,7 @@ SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BSP_SCHEDULE_DELAY": "500"}
 def told(image: str) -> Iterator[tuple[str, Received]]:
     """Give an OTLP endpoint that containers reach, and what it was told."""
     del image  # which needs Docker, whose bridge this is
-    with otlp.receiver(containers.bridge(Rules(docker=DOCKER))) as receiving:
+    with otlp.receiver(containers.bridge(EmulatorConfig(docker=DOCKER))) as receiving:
         yield receiving
 
 
@@ -123,7 +123,7 @@ def test_requests_instances_and_batches_are_counted_and_health_checks_are_not(
 def test_prometheus_s_door_opens_to_nothing_else(observed: Container) -> None:
     door = observed.endpoint(METRICS, "/")
     assert door.send("GET", "/").code == 404
-    assert door.send("POST", PREDICT, request(wire.INSTANCE), JSON_TYPE).code == 404
+    assert door.send("POST", PREDICT, request(cases.INSTANCE), JSON_TYPE).code == 404
     assert door.send("POST", "/metrics").code == 405
     for path in ("/metrics", "/metrics/", f"{HEALTH}/../metrics"):
         assert observed.endpoint(9000, "/").send("GET", path).code == 404
@@ -133,7 +133,7 @@ def test_the_page_lists_the_metrics_that_there_are(
     observed: Container, predicting: Endpoint
 ) -> None:
     needs("promtool")
-    assert predicting.post(request(wire.INSTANCE)).code == 200
+    assert predicting.post(request(cases.INSTANCE)).code == 200
     wait_for(lambda: "serving_decode_seconds_sum" in scraped(observed), 10, "histograms")
     text = metrics_text(observed)
     page = (ROOT / "docs" / "monitoring.md").read_text()
@@ -165,14 +165,14 @@ def test_a_trace_leads_from_the_caller_to_the_model_and_to_the_request_s_log_lin
     trace: str,
     header: dict[str, str],
 ) -> None:
-    answer = predicting.post(request(wire.INSTANCE), JSON_TYPE | header)
+    answer = predicting.post(request(cases.INSTANCE), JSON_TYPE | header)
     line = line_of(observed, answer.headers["x-request-id"])
     assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{trace}"
     labels = {"endpoint_id": "123", "deployed_model_id": "456", "process": "front"}
     labels |= {"model_name": "123", "model_version": "456"}
     assert line["logging.googleapis.com/labels"] == labels
     assert (line["severity"], line["httpRequest"]["status"]) == ("INFO", 200)
-    assert wire.INSTANCE["b64"][:40] not in observed.logs()
+    assert cases.INSTANCE["b64"][:40] not in observed.logs()
 
     def found() -> dict[str, Any]:
         return {span.name: span for span in told[1].spans() if span.trace_id.hex() == trace}
@@ -218,7 +218,7 @@ def watching(observed: Container, tmp_path_factory: pytest.TempPathFactory) -> I
     with prometheus.asking(target, folder) as running:
         ends = time.monotonic() + 6
         while time.monotonic() < ends:
-            assert endpoint.post(request(wire.INSTANCE)).code == 200
+            assert endpoint.post(request(cases.INSTANCE)).code == 200
             time.sleep(0.05)
         yield running
 
@@ -302,7 +302,7 @@ def test_slow_scrapers_keep_nobody_out(observed: Container) -> None:
 def test_the_same_metrics_are_sent_to_an_otlp_endpoint(
     observed: Container, told: tuple[str, Received], predicting: Endpoint
 ) -> None:
-    assert predicting.post(request(wire.INSTANCE)).code == 200
+    assert predicting.post(request(cases.INSTANCE)).code == 200
     wait_for(lambda: "serving_instances_total" in told[1].metrics("digits"), 15, "metrics")
     assert set(told[1].metrics("digits")) == metric_names(metrics_text(observed))
     resource = told[1].resource("digits")
@@ -318,7 +318,7 @@ def test_the_last_metrics_are_sent_before_the_container_ends(
     endpoint = container.endpoint(9000, PREDICT)
     wait_until_healthy(endpoint, HEALTH)
     for _ in range(7):
-        assert endpoint.post(request(wire.INSTANCE)).code == 200
+        assert endpoint.post(request(cases.INSTANCE)).code == 200
     docker("kill", "--signal", "INT", container.name)
     assert container.wait_until_ended(24) == 0
     (point,) = told[1].metrics("last")["serving_instances_total"].sum.data_points
@@ -333,7 +333,7 @@ def test_a_worker_that_is_killed_comes_back_and_is_a_restart(
     before = scraped(observed)[restarts]
     observed.kill("model_service_worker")
     wait_for(lambda: scraped(observed)[restarts] == before + 2, 60, "two restarts")
-    wait_for(lambda: predicting.post(request(wire.INSTANCE)).code == 200, 60, "an answer")
+    wait_for(lambda: predicting.post(request(cases.INSTANCE)).code == 200, 60, "an answer")
     assert not set(observed.workers()) & set(workers)
     assert observed.is_running
 
@@ -345,7 +345,7 @@ def test_predictions_do_not_need_it_and_it_comes_back(
     observed.kill("--about")
     wait_for(lambda: "telemetry ended with -9" in observed.logs(), 10, "the log's line")
     for _ in range(20):
-        assert predicting.post(request(wire.INSTANCE)).code == 200
+        assert predicting.post(request(cases.INSTANCE)).code == 200
     assert observed.endpoint(9000, "/").send("GET", HEALTH).code == 200
     door = observed.endpoint(METRICS, "/metrics")
     wait_for(lambda: door.send("GET", "/metrics").code == 200, 30, "metrics")
@@ -362,7 +362,7 @@ def test_an_endpoint_that_does_not_answer_is_said_and_harms_nobody(start: Start)
     endpoint = container.endpoint(9000, PREDICT)
     wait_until_healthy(endpoint, HEALTH)
     for _ in range(20):
-        assert endpoint.post(request(wire.INSTANCE)).code == 200
+        assert endpoint.post(request(cases.INSTANCE)).code == 200
 
     def said() -> bool:
         return any(

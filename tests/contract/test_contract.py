@@ -12,7 +12,7 @@ import pytest
 
 from contract.docker import Docker
 from tests.container.conftest import DOCKER
-from tests.pictures import held_out
+from tests.images import held_out
 from tests.programs import run_program
 from tests.stock import archive as stock
 

@@ -17,7 +17,7 @@ from functions.knn import iris, train
 from serving.torchserve import free_port
 from tests import bucket
 from tests.http import Endpoint, wait_for
-from tests.pictures import ROOT
+from tests.images import ROOT
 
 VARIABLES = ("STORAGE_URI", "MODEL_SHA256", "STORAGE_EMULATOR_HOST")
 Start = Callable[..., FlaskClient]

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from functions.catalogue import DIGITS
-from storage.fetched import sha256
-from tests import bucket, wire
+from functions.registry import DIGITS
+from storage.lazy import sha256
+from tests import bucket, cases
 from tests.functions.conftest import Live, Start, in_process
 from tests.http import JSON_TYPE
-from tests.pictures import MODEL, held_out, request
+from tests.images import MODEL, held_out, request
 
 pytestmark = pytest.mark.xdist_group("functions")
 FILES = [MODEL / name for name in (*DIGITS.model, *DIGITS.optional)]
@@ -28,17 +28,17 @@ def digits(emulator: str) -> Iterator[FlaskClient]:
         yield client
 
 
-@pytest.mark.parametrize("case", wire.CASES, ids=lambda case: case.name)
-def test_it_keeps_the_wire_contract(digits: FlaskClient, case: wire.Case) -> None:
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+def test_it_keeps_the_wire_contract(digits: FlaskClient, case: cases.Case) -> None:
     answer = digits.post("/", data=case.body, headers=JSON_TYPE)
-    wire.check(case, answer.status_code, answer.text)
+    cases.check(case, answer.status_code, answer.text)
     assert answer.headers["Content-Type"] == "application/json"
 
 
 def test_a_bad_instance_fails_itself_alone_where_that_is_asked(digits: FlaskClient) -> None:
-    body = request(wire.INSTANCE, {"b64": "*"}, wire.INSTANCE, on_error="return")
+    body = request(cases.INSTANCE, {"b64": "*"}, cases.INSTANCE, on_error="return")
     predictions = json.loads(digits.post("/", data=body).text)["predictions"]
-    assert [one.get("label") for one in predictions] == [wire.LABEL, None, wire.LABEL]
+    assert [one.get("label") for one in predictions] == [cases.LABEL, None, cases.LABEL]
     assert predictions[1]["error"]["status"] == "INVALID_ARGUMENT"
 
 
@@ -55,7 +55,7 @@ def test_what_is_no_prediction_gets_the_container_s_answer(
     digits: FlaskClient, method: str, kind: str, code: int, says: str
 ) -> None:
     headers = {"Content-Type": kind} if kind else {}
-    answer = digits.open("/", method=method, data=wire.CASES[0].body, headers=headers)
+    answer = digits.open("/", method=method, data=cases.CASES[0].body, headers=headers)
     error = json.loads(answer.text)["error"]
     assert (answer.status_code, error["code"], error["status"]) == (code, code, "INVALID_ARGUMENT")
     assert says in error["message"]
@@ -65,9 +65,9 @@ def test_a_client_of_the_endpoint_s_path_needs_to_change_the_host_alone(
     live: Live,
 ) -> None:
     path = "/v1/projects/p/locations/us-central1/endpoints/1:predict"
-    for case in (wire.CASES[0], wire.CASES[-1]):
+    for case in (cases.CASES[0], cases.CASES[-1]):
         answer = live("digits").send("POST", path, case.body, JSON_TYPE)
-        wire.check(case, answer.code, answer.body)
+        cases.check(case, answer.code, answer.body)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["its length announced", "in chunks"])
@@ -130,7 +130,7 @@ def test_a_model_that_is_not_this_function_s_is_a_503_with_the_reason(
     if pins is None:
         pins = [sha256(MODEL / name).upper() for name in DIGITS.model]
     client = start("digits", STORAGE_URI=str(tmp_path), MODEL_SHA256=",".join(pins))
-    answer = client.post("/", data=wire.CASES[0].body)
+    answer = client.post("/", data=cases.CASES[0].body)
     error = json.loads(answer.text)["error"]
     assert (answer.status_code, error["code"], error["status"]) == (503, 503, "UNAVAILABLE")
     assert error["message"].startswith("there is no model: ")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from functions import __main__ as command_line
-from functions.catalogue import DIGITS, KNN
-from storage.fetched import sha256
+from functions.registry import DIGITS, KNN
+from storage.lazy import sha256
 from tests import bucket
 from tests.programs import run_main, run_program
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from functions.catalogue import FUNCTIONS, Function
+from functions.registry import FUNCTIONS, Function
 from tests.cloud.guide import pattern, shown
 from tests.functions.conftest import Live
 from tests.programs import run_program

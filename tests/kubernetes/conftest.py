@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.container.conftest import docker, image  # noqa: F401
-from tests.pictures import ROOT
+from tests.images import ROOT
 
 BIN = ROOT / "build" / "kubernetes" / "bin"
 OVERLAYS = ("any", "gke-cpu", "gke-gpu", "kserve")

@@ -13,13 +13,13 @@ import yaml
 
 from deploy import image
 from deploy.cli import confirm
-from deploy.errors import Stop
+from deploy.errors import UserError
 from deploy.gke import __main__ as command_line
 from deploy.gke.overlay import WRITTEN
+from tests.images import ROOT
 from tests.kubernetes.conftest import BIN
 from tests.kubernetes.node import environ
 from tests.kubernetes.stand_in import KINDS, World, environment, standing_in
-from tests.pictures import ROOT
 from tests.programs import Done, needs, run_main
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
@@ -83,7 +83,7 @@ def test_without_the_name_nothing_is_deleted(
     monkeypatch: pytest.MonkeyPatch, says: str, why: str
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(says))
-    with pytest.raises(Stop, match=why):
+    with pytest.raises(UserError, match=why):
         confirm("digits", [], yes=False)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.guide import GOOGLE, run, shown
+from tests.images import ROOT
 from tests.kubernetes.conftest import MANIFESTS, rendered
 from tests.kubernetes.stand_in import environment, standing_in
 from tests.kubernetes.test_manifests import validate
-from tests.pictures import ROOT
 from tests.programs import needs
 
 pytestmark = pytest.mark.xdist_group("kubernetes")

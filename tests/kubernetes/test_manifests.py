@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from deploy.gke.overlay import IMAGE
-from docker import entrypoint
-from serving import machine
+from serving import resources
+from serving.container import entrypoint
 from serving.torchserve import Settings
+from tests.images import ARCHIVE, ROOT
 from tests.kubernetes.conftest import BIN, MANIFESTS, OVERLAYS, Thing, overlay, pod, rendered
 from tests.kubernetes.node import INJECTED, KSERVE, POD, SCHEDULED, SECURITY, environ, number
-from tests.pictures import ARCHIVE, ROOT
 from tests.programs import needs
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
@@ -194,7 +194,7 @@ def test_a_model_from_a_bucket_has_as_long_as_the_container_gives_it(combined: l
 
 def test_a_balancer_waits_longer_than_the_container_does() -> None:
     default = overlay("gke-cpu")["GCPBackendPolicy"]["spec"]["default"]
-    settings = Settings(ARCHIVE, Path("unused"), machine.layout(2, None), "unix:unused")
+    settings = Settings(ARCHIVE, Path("unused"), resources.layout(2, None), "unix:unused")
     assert default["timeoutSec"] >= settings.response_timeout_s + 5
     assert default["connectionDraining"]["drainingTimeoutSec"] >= entrypoint.DRAIN_S
 
@@ -204,12 +204,12 @@ def test_requests_are_limits_and_hold_a_worker_for_each_core(name: str) -> None:
     resources = pod(name)["containers"][0]["resources"]
     assert resources["requests"] == resources["limits"]
     cores, memory = int(resources["limits"]["cpu"]), int(number(resources["limits"]["memory"]))
-    assert machine.room(cores, memory) >= cores
-    layout = machine.layout(cores, memory)
+    assert resources.room(cores, memory) >= cores
+    layout = resources.layout(cores, memory)
     assert (layout.workers, layout.threads) == (2, 1)
     if name != "gke-gpu":
         # No memory is paid for that nothing may use.
-        assert machine.room(cores + 1, memory) == cores
+        assert resources.room(cores + 1, memory) == cores
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from docker import entrypoint
-from tests import wire
+from serving.container import entrypoint
+from tests import cases
 from tests.container.conftest import Container, Start, docker, starting
 from tests.http import Endpoint
 from tests.kubernetes import node
@@ -131,7 +131,7 @@ def cluster(
 def load(endpoint: Endpoint) -> Iterator[Counter[str]]:
     """Send requests all the time; count the answers, by status or by the name of the error."""
     counted: Counter[str] = Counter()
-    over, body = threading.Event(), wire.CASES[0].body
+    over, body = threading.Event(), cases.CASES[0].body
 
     def client() -> None:
         while not over.wait(PAUSE_S):

@@ -7,7 +7,7 @@ import yaml
 from google.cloud.monitoring_v3.types import AlertPolicy
 from google.protobuf import json_format
 
-from tests.pictures import ROOT
+from tests.images import ROOT
 from tests.programs import needs
 
 FILES = ROOT / "deploy" / "monitoring"

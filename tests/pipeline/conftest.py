@@ -12,7 +12,7 @@ from contract.docker import Docker
 from tests.cloud.conftest import empty, stage, tiny  # noqa: F401
 from tests.container.conftest import DOCKER, image  # noqa: F401
 from tests.functions.conftest import emulator  # noqa: F401
-from tests.pictures import ROOT
+from tests.images import ROOT
 from tests.programs import Done, copy_repository, run_program
 
 KFP = ROOT / "build/pipeline/venv/bin/python"

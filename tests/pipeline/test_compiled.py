@@ -8,14 +8,14 @@ import pytest
 import yaml
 
 from pipeline.steps import CACHED, STEPS
-from tests.pictures import ROOT
+from tests.images import ROOT
 from tests.programs import run_program
 
 KEPT = ROOT / "pipeline/pipeline.yaml"
 
 
 def compiled(kfp: Path, out: Path, *words: str) -> str:
-    command = [str(kfp), "-m", "pipeline.story", "--out", str(out), *words]
+    command = [str(kfp), "-m", "pipeline.definition", "--out", str(out), *words]
     done = run_program(command)
     assert done.code == 0, done.err
     return out.read_text()

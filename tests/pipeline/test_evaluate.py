@@ -11,12 +11,12 @@ from model.train.data import load
 from model.train.evaluate import Shown
 from model.train.write import write_held_out
 from pipeline import report
-from pipeline.asked import NoAnswer, of_archive, of_folder, of_url
 from pipeline.evaluate import MOST_BYTES, answers, judge
-from pipeline.pictures import held_out
+from pipeline.held_out import held_out
+from pipeline.predictors import PredictionError, of_archive, of_folder, of_url
 from pipeline.report import Compared
 from tests.functions.conftest import made
-from tests.pictures import ARCHIVE, MODEL
+from tests.images import ARCHIVE, MODEL
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +68,15 @@ def test_no_request_is_larger_than_an_endpoint_takes(shown: list[Shown]) -> None
 
 
 def test_what_cannot_be_compared_with_is_said(tmp_path: Path, shown: list[Shown]) -> None:
-    with pytest.raises(NoAnswer, match="does not exist: name an archive, a URL, or none"):
+    with pytest.raises(PredictionError, match="does not exist: name an archive, a URL, or none"):
         of_archive(tmp_path / "none.mar")
     with zipfile.ZipFile(tmp_path / "stock.mar", "w") as stock:
         stock.writestr("MAR-INF/MANIFEST.json", "{}")
-    with pytest.raises(NoAnswer, match="serve it, and name its URL instead"):
+    with pytest.raises(PredictionError, match="serve it, and name its URL instead"):
         of_archive(tmp_path / "stock.mar")
-    with pytest.raises(NoAnswer, match=r"http://127\.0\.0\.1:9/: .*refused"):
+    with pytest.raises(PredictionError, match=r"http://127\.0\.0\.1:9/: .*refused"):
         answers(of_url("http://127.0.0.1:9/"), shown)
-    with pytest.raises(NoAnswer, match=r"does not answer: FileNotFoundError: .*model\.json"):
+    with pytest.raises(PredictionError, match=r"does not answer: FileNotFoundError: .*model\.json"):
         answers(of_folder(tmp_path), shown)
 
 

@@ -4,11 +4,11 @@ import shlex
 
 import pytest
 
+from emulator.stack import Stack
 from pipeline.__main__ import parser
 from pipeline.evaluate import parser as evaluation
-from rehearsal.stage import Stage
 from tests.cloud.guide import Shown, run, shown
-from tests.pictures import ROOT
+from tests.images import ROOT
 from tests.pipeline.conftest import Clone
 from tests.programs import run_program
 
@@ -33,7 +33,7 @@ def test_a_command_of_the_guide_has_the_options_that_it_is_shown_with(
         parser().parse_args(words[words.index("pipeline") + 1 :])
 
 
-def test_every_command_that_shows_an_output_prints_it(clone: Clone, empty: Stage) -> None:
+def test_every_command_that_shows_an_output_prints_it(clone: Clone, empty: Stack) -> None:
     shows = [each for each in COMMANDS if each.output.strip()]
     assert len(shows) == 5
     for each in shows:

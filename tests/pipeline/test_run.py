@@ -4,11 +4,11 @@ import re
 
 import pytest
 
+from emulator.stack import Stack
 from pipeline.steps import STEPS
-from rehearsal.stage import Stage
 from tests.cloud.conftest import TINY as IMAGE
 from tests.cloud.conftest import traffic
-from tests.pictures import ROOT
+from tests.images import ROOT
 from tests.pipeline.conftest import Clone
 from tests.programs import Done
 
@@ -51,7 +51,7 @@ def test_a_candidate_that_is_worse_stops_the_pipeline_and_its_evaluation_is_kept
 
 
 def test_from_a_cached_training_to_an_endpoint_that_answers_and_back_to_where_it_came_from(
-    clone: Clone, worse: Done, empty: Stage
+    clone: Clone, worse: Done, empty: Stack
 ) -> None:
     assert worse.code == 1
     # What is uploaded is an image of a second: to push the one that was built takes longer than all the rest.

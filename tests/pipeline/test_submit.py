@@ -19,16 +19,16 @@ from google.protobuf import json_format
 from contract.docker import Docker
 from deploy import settings
 from deploy.image import fingerprint
+from emulator import artifacts
+from emulator.stack import Stack
+from emulator.state import number
 from pipeline import __main__ as command_line
-from pipeline import look
-from pipeline.cloud import steps_tag
+from pipeline import checks
 from pipeline.steps import STEPS
-from rehearsal import artifacts
-from rehearsal.stage import Stage
-from rehearsal.world import number
+from pipeline.vertex_runner import steps_tag
 from tests.cloud.conftest import PROJECT, TINY, Run, deploy, traffic  # noqa: F401
 from tests.container.conftest import DOCKER
-from tests.pictures import ROOT
+from tests.images import ROOT
 from tests.programs import Done, run_main, run_program
 
 pytestmark = pytest.mark.xdist_group("pipeline")
@@ -38,7 +38,7 @@ WHERE = {"project": PROJECT, "region": "us-central1"}
 
 @pytest.fixture
 def pipeline(
-    empty: Stage,
+    empty: Stack,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -54,7 +54,7 @@ def pipeline(
     return run
 
 
-def submitted(stage: Stage) -> tuple[v1.PipelineJob, dict[str, Any], dict[str, Any]]:
+def submitted(stage: Stack) -> tuple[v1.PipelineJob, dict[str, Any], dict[str, Any]]:
     """Return the one job that there is, its parameters and its specification."""
     (job,) = stage.world.pipelines.values()
     written = json_format.MessageToDict(v1.PipelineJob.pb(job))
@@ -67,7 +67,7 @@ def images(spec: dict[str, Any]) -> set[str]:
     return {each["container"]["image"] for each in executors}
 
 
-def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, empty: Stage) -> None:
+def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, empty: Stack) -> None:
     ran = pipeline(f"submit {IMAGE} --weights gs://bucket/weights --traffic 20 --wait")
     assert ran.code == 0, ran.err
     job, parameters, spec = submitted(empty)
@@ -87,7 +87,7 @@ def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, empty: S
 @pytest.mark.full
 @pytest.mark.parametrize("option", ["--weights build/model", "--data /pictures", "--serving a.mar"])
 def test_what_lies_on_this_machine_is_refused_and_a_bucket_is_mounted(
-    pipeline: Run, empty: Stage, option: str
+    pipeline: Run, empty: Stack, option: str
 ) -> None:
     ran = pipeline(f"submit {IMAGE} {option}")
     assert ran.code == 1
@@ -100,7 +100,7 @@ def test_what_lies_on_this_machine_is_refused_and_a_bucket_is_mounted(
 
 @pytest.mark.full
 def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
-    pipeline: Run, empty: Stage, monkeypatch: pytest.MonkeyPatch
+    pipeline: Run, empty: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The emulator knows no projects: nothing is listed of what another's list would not show either.
     with artifacts.client(empty.world.rules) as client:
@@ -132,7 +132,7 @@ def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
     ids=["a job that fails", "a role that is missing"],
 )
 def test_a_failure_is_told_with_its_reason(
-    pipeline: Run, empty: Stage, fault: tuple[str, str, str], out: str, err: list[str]
+    pipeline: Run, empty: Stack, fault: tuple[str, str, str], out: str, err: list[str]
 ) -> None:
     empty.fault(*fault)
     ran = pipeline(f"submit {IMAGE} --wait")
@@ -143,7 +143,7 @@ def test_a_failure_is_told_with_its_reason(
 
 
 @pytest.mark.full
-def test_it_is_scheduled_listed_and_ended(pipeline: Run, empty: Stage) -> None:
+def test_it_is_scheduled_listed_and_ended(pipeline: Run, empty: Stack) -> None:
     cron = "TZ=Europe/Berlin 0 3 * * 1"
     ran = pipeline(f'submit {IMAGE} --cron "{cron}" --run-as me@p.iam.gserviceaccount.com')
     assert ran.code == 0, ran.err
@@ -170,7 +170,7 @@ def test_it_is_scheduled_listed_and_ended(pipeline: Run, empty: Stage) -> None:
     ],
 )
 def test_a_job_that_is_none_is_refused(
-    empty: Stage, path: str, value: str | None, said: str
+    empty: Stack, path: str, value: str | None, said: str
 ) -> None:
     with artifacts.client(empty.world.rules) as client:
         if client.lookup_bucket("there") is None:
@@ -192,7 +192,7 @@ def test_a_job_that_is_none_is_refused(
 
 
 @pytest.mark.full
-def test_the_second_version_is_a_canary_and_is_promoted(deploy: Run, empty: Stage) -> None:  # noqa: F811
+def test_the_second_version_is_a_canary_and_is_promoted(deploy: Run, empty: Stack) -> None:  # noqa: F811
     """As steps of the pipeline do it, on an image that is there in a second."""
     for version in ("1", "2"):
         assert deploy(f"upload --image {TINY}:{version}").code == 0
@@ -203,7 +203,7 @@ def test_the_second_version_is_a_canary_and_is_promoted(deploy: Run, empty: Stag
         assert traffic(empty)[version] == 100
 
 
-def step(stage: Stage, name: str, version: str, more: str = "") -> None:
+def step(stage: Stack, name: str, version: str, more: str = "") -> None:
     """Run a step in a process of its own, as kfp does."""
     code = f"from pipeline import steps; steps.{name}({version!r}, where={WHERE!r}{more})"
     env = {"PROGRAMS": sys.executable, "DEPLOY_IMAGE": f"{TINY}:{version}"}
@@ -213,22 +213,22 @@ def step(stage: Stage, name: str, version: str, more: str = "") -> None:
 
 @pytest.mark.full
 def test_only_an_image_that_cloud_build_put_to_the_contract_goes_on(
-    pipeline: Run, empty: Stage
+    pipeline: Run, empty: Stack
 ) -> None:
     name = f"projects/{number(PROJECT)}/locations/us-central1/builds/b"
     build = Build(name=name, id="b", status="SUCCESS", substitutions={"_TAG": fingerprint(ROOT)})
     build.steps = [BuildStep(id="tests", name="n", status="FAILURE")]
     empty.world.builds[name] = build
-    assert "put it to the contract" in str(pipeline("tested", look).code)
+    assert "put it to the contract" in str(pipeline("tested", checks).code)
     build.steps[0].status = Build.Status.SUCCESS
-    kept = pipeline("tested", look)
+    kept = pipeline("tested", checks)
     assert kept.code == 0, kept.err
     assert "in step tests of build b" in kept.out
 
 
 @pytest.mark.full
 def test_an_image_of_the_steps_that_is_there_is_not_built_again(
-    pipeline: Run, empty: Stage, tmp_path: Path
+    pipeline: Run, empty: Stack, tmp_path: Path
 ) -> None:
     docker, image = Docker(DOCKER), f"{empty.registry}/{PROJECT}/models/digits-pipeline"
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")

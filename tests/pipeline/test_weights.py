@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from storage.__main__ import fetch, inside
-from storage.files import NotFetched
+from storage.files import StorageError
 from tests import bucket
-from tests.pictures import MODEL
+from tests.images import MODEL
 from tests.programs import run_program
 
 FILES = [MODEL / name for name in ("weights.safetensors", "model.json", "golden.json")]
@@ -22,7 +22,7 @@ def test_a_buckets_folder_becomes_a_folder_here(
     assert fetch(uri, tmp_path / "model") == len(FILES)
     for file in FILES:
         assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes()
-    with pytest.raises(NotFetched, match="gs://weights/nothing: there is nothing"):
+    with pytest.raises(StorageError, match="gs://weights/nothing: there is nothing"):
         fetch("gs://weights/nothing", tmp_path / "nothing")
 
 

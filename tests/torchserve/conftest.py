@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from serving import artifact, java, local, probe, torchserve
-from serving.machine import Layout
+from serving.resources import Layout
 from tests.http import Endpoint, wait_for
-from tests.pictures import ARCHIVE, ROOT
+from tests.images import ARCHIVE, ROOT
 
 TWO_WORKERS = Layout(workers=2, threads=1, batch_delay_ms=20)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from serving import archive, local
-from serving.stock import NotServable
-from tests import pictures, wire
+from serving.errors import ArchiveError
+from tests import cases, images
 from tests.stock.archive import changed
 from tests.torchserve.conftest import serving, stock_torchserve
 
@@ -50,8 +50,8 @@ def test_a_text_model_of_some_lines_takes_the_digits_place(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with serving(archive.build("vowels", *toy, tmp_path / "store")) as endpoint:
-        good = endpoint.post(pictures.request("queue", "sky", "banana"))
-        bad = endpoint.post(pictures.request("queue", 3))
+        good = endpoint.post(images.request("queue", "sky", "banana"))
+        bad = endpoint.post(images.request("queue", 3))
     assert good.code == 200
     assert json.loads(good.body)["predictions"] == [{"vowels": n} for n in (4, 0, 3)]
     assert bad.code == 400
@@ -62,13 +62,13 @@ def test_a_model_that_misses_its_golden_instance_makes_no_archive(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (toy[1] / "vowels.txt").write_text("xyz")
-    with pytest.raises(NotServable, match=r"golden instance: expected \{'vowels': 2\}, got"):
+    with pytest.raises(ArchiveError, match=r"golden instance: expected \{'vowels': 2\}, got"):
         archive.build("vowels", *toy, tmp_path / "store")
     assert not (tmp_path / "store" / "vowels.mar").exists()
 
 
 def test_training_stays_at_home() -> None:
-    with zipfile.ZipFile(pictures.ARCHIVE) as contents:
+    with zipfile.ZipFile(images.ARCHIVE) as contents:
         inside = {name for name in contents.namelist() if name.endswith(".py")}
     assert {"vertex_handler.py", "model/task.py"} <= inside
     assert not [name for name in inside if "train" in name]
@@ -76,10 +76,10 @@ def test_training_stays_at_home() -> None:
 
 @pytest.mark.full
 def test_torchserve_s_own_command_with_its_own_defaults_serves_the_archive() -> None:
-    with stock_torchserve(pictures.ARCHIVE, wire.CASES[0].body) as endpoint:
-        for case in wire.CASES[:12]:
+    with stock_torchserve(images.ARCHIVE, cases.CASES[0].body) as endpoint:
+        for case in cases.CASES[:12]:
             answer = endpoint.post(case.body)
-            wire.check(case, answer.code, answer.body)
+            cases.check(case, answer.code, answer.body)
 
 
 @pytest.mark.full
@@ -97,6 +97,6 @@ def test_archive_that_cannot_be_loaded_is_given_up_with_the_reason(
     path = archive.build("vowels", model, weights, tmp_path / "store")
     changed(path, path, "vowels.txt", vowels.encode())
     began = time.monotonic()
-    with pytest.raises(local.CannotServe, match=reason), serving(path):
+    with pytest.raises(local.ServeError, match=reason), serving(path):
         pytest.fail("it serves")
     assert time.monotonic() - began < 60

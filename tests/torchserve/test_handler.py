@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from tests import wire
+from tests import cases
 from tests.http import Endpoint, crowd
-from tests.pictures import held_out, request
+from tests.images import held_out, request
 
 pytestmark = pytest.mark.xdist_group("torchserve")
 
 
-@pytest.mark.parametrize("case", wire.CASES, ids=lambda case: case.name)
-def test_torchserve_keeps_the_wire_contract(digits: Endpoint, case: wire.Case) -> None:
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+def test_torchserve_keeps_the_wire_contract(digits: Endpoint, case: cases.Case) -> None:
     answer = digits.post(case.body)
-    wire.check(case, answer.code, answer.body)
+    cases.check(case, answer.code, answer.body)
     assert answer.headers["content-type"] == "application/json"
 
 
@@ -32,6 +32,6 @@ def test_fifteen_clients_never_see_the_sixteenth_s_garbage(digits: Endpoint) -> 
 
 def test_a_body_that_is_not_called_json_is_told_so(digits: Endpoint) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    answer = digits.post(request(wire.INSTANCE), form)
+    answer = digits.post(request(cases.INSTANCE), form)
     assert answer.code == 400
     assert "Content-Type: application/json" in answer.body

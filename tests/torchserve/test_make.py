@@ -17,7 +17,7 @@ import pytest
 
 from serving.torchserve import free_port
 from tests.http import wait_for
-from tests.pictures import ROOT, seven
+from tests.images import ROOT, seven
 from tests.torchserve.conftest import program, run
 
 PYTHON = sys.executable
@@ -195,7 +195,7 @@ def test_without_python_and_uv_make_says_in_one_line_what_to_install(tmp_path: P
 
 def test_serving_needs_no_package_of_the_others_and_paths_may_have_spaces(tmp_path: Path) -> None:
     clone = tmp_path / "a folder with spaces"
-    for name in ("handler", "task", "engine", "model", "serving", "requirements"):
+    for name in ("handler", "task", "model", "serving", "requirements"):
         shutil.copytree(ROOT / name, clone / name)
     # As after their installation, the later ones last.
     for name in (".venv/bin/python", ".venv/serving", "build/model/weights.safetensors"):

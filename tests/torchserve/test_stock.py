@@ -10,9 +10,9 @@ from PIL import Image
 
 import storage
 from serving import artifact
-from serving.machine import Layout
+from serving.resources import Layout
 from tests.http import Endpoint, crowd
-from tests.pictures import ARCHIVE, encoded, request
+from tests.images import ARCHIVE, encoded, request
 from tests.stock import archive as stock
 from tests.torchserve.conftest import program, serving, stock_torchserve
 
@@ -39,7 +39,7 @@ def theirs(folder: Path) -> Iterator[Endpoint]:
 def ours(folder: Path) -> Iterator[Endpoint]:
     """Serve the same archive as the container does."""
     with tempfile.TemporaryDirectory(prefix="store-") as store:
-        taken = artifact.take(storage.at(str(folder), print), ARCHIVE, Path(store))
+        taken = artifact.fetch(storage.open_storage(str(folder), print), ARCHIVE, Path(store))
         assert taken.stock
         assert taken.golden_request is None
         layout = Layout(workers=1, threads=1, batch_size=8, batch_delay_ms=50)
@@ -112,7 +112,7 @@ def test_one_bad_request_does_not_harm_the_others_of_its_batch(ours: Endpoint) -
 def test_make_migrate_says_that_it_works_and_shows_the_answer(folder: Path, tmp_path: Path) -> None:
     request_file = tmp_path / "request.json"
     request_file.write_bytes(SAME["one picture"])
-    done = program("migrate", str(folder / "model.mar"), "--request", str(request_file))
+    done = program("serving.stock", str(folder / "model.mar"), "--request", str(request_file))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "works     handler mnist_handler.py: runs unchanged" in done.stdout
     assert f'{request_file} is answered: 200 {{"predictions": [{{"label": ' in done.stdout
@@ -125,7 +125,7 @@ def test_make_migrate_says_why_an_archive_does_not_load(tmp_path: Path) -> None:
         "class Handler:\n    def initialize(self, context):\n        1 / 0\n"
         "    def handle(self, data, context):\n        return data\n"
     )
-    done = program("migrate", str(stock.pack(tmp_path, handler)))
+    done = program("serving.stock", str(stock.pack(tmp_path, handler)))
     assert done.returncode == 1
     assert (
         "WILL NOT  it does not load: the model cannot be loaded: ZeroDivisionError" in done.stdout

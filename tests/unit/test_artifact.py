@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import storage
-from serving import artifact, stock
+from serving import artifact
 from serving.archive import GOLDEN_REQUEST
-from serving.artifact import Chosen
-from serving.stock import NotServable
+from serving.artifact import Selection
+from serving.errors import ArchiveError
+from serving.stock import manifest
 from storage import files
 
 NEEDED = ["golden.json", "model.json", "weights.safetensors"]
@@ -20,15 +21,15 @@ NEEDED = ["golden.json", "model.json", "weights.safetensors"]
 @pytest.mark.parametrize(
     ("found", "chosen"),
     [
-        (["x.mar"], Chosen("x.mar", [])),
-        (["model.mar", "older.mar", "notes.txt"], Chosen("model.mar", [])),
-        ([GOLDEN_REQUEST, "model.mar", *NEEDED], Chosen("model.mar", [GOLDEN_REQUEST])),
-        ([*NEEDED, "held-out/3.png", ".hidden", GOLDEN_REQUEST], Chosen(None, NEEDED)),
-        ([*NEEDED, "../up.txt", "a/../../up.txt", "/root.txt", "code.py"], Chosen(None, NEEDED)),
-        ([*NEEDED, "t/words.txt"], Chosen(None, [*NEEDED[:2], "t/words.txt", NEEDED[2]])),
+        (["x.mar"], Selection("x.mar", [])),
+        (["model.mar", "older.mar", "notes.txt"], Selection("model.mar", [])),
+        ([GOLDEN_REQUEST, "model.mar", *NEEDED], Selection("model.mar", [GOLDEN_REQUEST])),
+        ([*NEEDED, "held-out/3.png", ".hidden", GOLDEN_REQUEST], Selection(None, NEEDED)),
+        ([*NEEDED, "../up.txt", "a/../../up.txt", "/root.txt", "code.py"], Selection(None, NEEDED)),
+        ([*NEEDED, "t/words.txt"], Selection(None, [*NEEDED[:2], "t/words.txt", NEEDED[2]])),
     ],
 )
-def test_an_archive_comes_before_weights(found: list[str], chosen: Chosen) -> None:
+def test_an_archive_comes_before_weights(found: list[str], chosen: Selection) -> None:
     assert artifact.choose(found, NEEDED) == chosen
 
 
@@ -41,7 +42,7 @@ def test_an_archive_comes_before_weights(found: list[str], chosen: Chosen) -> No
     ],
 )
 def test_what_cannot_be_served_is_refused_with_the_reason(found: list[str], reason: str) -> None:
-    with pytest.raises(NotServable, match=reason):
+    with pytest.raises(ArchiveError, match=reason):
         artifact.choose(found, NEEDED)
 
 
@@ -52,34 +53,34 @@ URIS = (
 
 @pytest.mark.parametrize("uri", ["", *URIS.split()])
 def test_an_address_that_is_none_of_a_bucket_or_a_folder_is_refused(uri: str) -> None:
-    with pytest.raises(files.NotFetched, match="expected gs://BUCKET/FOLDER, or the path"):
-        storage.at(uri, print)
+    with pytest.raises(files.StorageError, match="expected gs://BUCKET/FOLDER, or the path"):
+        storage.open_storage(uri, print)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(files.NotFetched, match="missing: no such folder; is it mounted"):
-        storage.at(f"{tmp_path}/missing", print).files()
+    with pytest.raises(files.StorageError, match="missing: no such folder; is it mounted"):
+        storage.open_storage(f"{tmp_path}/missing", print).files()
 
 
 def test_one_archive_of_several_may_be_named(tmp_path: Path) -> None:
     for name in ("a.mar", "b.mar"):
         (tmp_path / name).touch()
-    assert list(storage.at(f"{tmp_path}/b.mar", print).files()) == ["b.mar"]
-    with pytest.raises(files.NotFetched, match=r"c\.mar is not among a\.mar, b\.mar"):
-        storage.at(f"{tmp_path}/c.mar", print).files()
+    assert list(storage.open_storage(f"{tmp_path}/b.mar", print).files()) == ["b.mar"]
+    with pytest.raises(files.StorageError, match=r"c\.mar is not among a\.mar, b\.mar"):
+        storage.open_storage(f"{tmp_path}/c.mar", print).files()
 
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_an_image_has_one_archive(tmp_path: Path, count: int) -> None:
     for number in range(count):
         (tmp_path / f"m{number}.mar").touch()
-    with pytest.raises(NotServable, match=rf"expected one \.mar, found {count}"):
+    with pytest.raises(ArchiveError, match=rf"expected one \.mar, found {count}"):
         artifact.baked_in(tmp_path)
 
 
 def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "x.mar").write_bytes(b"not a zip")
-    with pytest.raises(NotServable, match=r"x\.mar is no archive"):
+    with pytest.raises(ArchiveError, match=r"x\.mar is no archive"):
         artifact.golden_request(tmp_path / "x.mar")
 
 
@@ -135,7 +136,7 @@ def test_an_archive_that_is_made_to_do_harm_is_refused_before_it_is_unpacked(
 ) -> None:
     archive = zipped(tmp_path, *entries)
     (tmp_path / "out").mkdir()
-    with pytest.raises(NotServable, match=rf"evil\.mar:? ?{reason}"):
+    with pytest.raises(ArchiveError, match=rf"evil\.mar:? ?{reason}"):
         artifact.unpack(archive, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -146,7 +147,7 @@ def test_an_archive_that_says_less_than_it_holds_is_refused(tmp_path: Path) -> N
     size = (1000).to_bytes(4, "little")
     assert content.count(size) == 2  # the entry's own, and the directory's
     archive.write_bytes(content.replace(size, (10).to_bytes(4, "little")))
-    with pytest.raises(NotServable, match=r"evil\.mar is damaged"):
+    with pytest.raises(ArchiveError, match=r"evil\.mar is damaged"):
         artifact.unpack(archive, tmp_path)
 
 
@@ -166,7 +167,7 @@ def test_an_archive_of_another_kind_is_refused(
     content[at] = byte  # the entry's own header, and the directory's
     content[content.index(b"PK\x01\x02") + at + 2] = byte
     archive.write_bytes(content)
-    with pytest.raises(NotServable, match=rf"evil\.mar.* {reason}|is no archive"):
+    with pytest.raises(ArchiveError, match=rf"evil\.mar.* {reason}|is no archive"):
         artifact.unpack(archive, tmp_path)
 
 
@@ -174,13 +175,13 @@ def test_an_archive_of_another_kind_is_refused(
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "MAR-INF").mkdir()
     (tmp_path / "MAR-INF" / "MANIFEST.json").write_bytes(text)
-    with pytest.raises(NotServable, match="is not what torch-model-archiver writes"):
-        stock.adapt(tmp_path, "model")
+    with pytest.raises(ArchiveError, match="is not what torch-model-archiver writes"):
+        manifest.adapt(tmp_path, "model")
 
 
 def test_an_engine_s_choice_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / artifact.CHOICE).write_bytes(b"\xff")
-    with pytest.raises(NotServable, match=r"engine\.json is not what model\.export writes"):
+    with pytest.raises(ArchiveError, match=r"engine\.json is not what model\.export writes"):
         artifact.pass_ms(tmp_path)
 
 
@@ -188,8 +189,8 @@ def test_only_the_archive_that_is_pinned_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "bucket").mkdir()
     archive = zipped(tmp_path / "bucket", ("handler.py", b""))
     pin = hashlib.sha256(b"another").hexdigest()
-    with pytest.raises(NotServable, match=f"its SHA-256 is [0-9a-f]+, ARCHIVE_SHA256 says {pin}"):
-        artifact.take(files.Folder(tmp_path / "bucket"), archive, tmp_path / "store", pin)
+    with pytest.raises(ArchiveError, match=f"its SHA-256 is [0-9a-f]+, ARCHIVE_SHA256 says {pin}"):
+        artifact.fetch(files.Folder(tmp_path / "bucket"), archive, tmp_path / "store", pin)
     assert not list((tmp_path / "store" / "model").iterdir())
 
 
@@ -197,5 +198,5 @@ def test_a_pin_without_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "weights.safetensors").touch()
     baked = zipped(tmp_path, ("weights.safetensors", b""), ("handler.py", b""))
-    with pytest.raises(NotServable, match="ARCHIVE_SHA256 is set, and there is no archive"):
-        artifact.take(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store", "0" * 64)
+    with pytest.raises(ArchiveError, match="ARCHIVE_SHA256 is set, and there is no archive"):
+        artifact.fetch(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store", "0" * 64)

@@ -11,7 +11,7 @@ from torch import Tensor
 from handler import batch, envelope, golden
 from handler.envelope import Response
 from task import JSON, BadInstance, BadParameter, Golden
-from tests.pictures import request
+from tests.images import request
 
 
 class Doubler:
@@ -42,7 +42,7 @@ class Doubler:
 
 
 def ask(task: Doubler, *bodies: bytes) -> list[Response]:
-    return batch.answer(task, [partial(envelope.read, body) for body in bodies])
+    return batch.predict_batch(task, [partial(envelope.parse_body, body) for body in bodies])
 
 
 def predictions(response: Response) -> Any:
@@ -91,7 +91,7 @@ def test_of_very_many_bad_instances_the_error_stays_short() -> None:
 def test_a_request_that_takes_too_long_to_read_gets_429_unless_it_is_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "READING_BESIDE_OTHERS_S", 0.0)
+    monkeypatch.setattr(batch, "SHARED_PREPROCESS_TIMEOUT_S", 0.0)
     (alone,) = ask(Doubler(), request(1, 2, 3))
     assert predictions(alone) == [2, 4, 6]
     greedy, modest = ask(Doubler(), request(1, 2, 3), request(4))
@@ -144,7 +144,7 @@ def test_the_golden_instance_must_come_out_right() -> None:
     golden.check(Doubler())
     wrong = Doubler()
     wrong.golden = Golden(2, 5.0)
-    with pytest.raises(golden.GoldenMismatch, match=r"expected 5\.0, got 4\.0"):
+    with pytest.raises(golden.GoldenMismatchError, match=r"expected 5\.0, got 4\.0"):
         golden.check(wrong)
 
 

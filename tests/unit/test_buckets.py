@@ -9,7 +9,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from google.cloud.storage import Bucket
 
 from deploy import buckets
-from deploy.errors import Stop
+from deploy.errors import UserError
 
 
 class Storage:
@@ -56,15 +56,15 @@ def test_a_missing_bucket_is_created_in_the_region_and_closed_to_the_public(own:
 def test_another_project_s_bucket_is_used_where_it_was_named_and_refused_where_guessed() -> None:
     storage = Storage(others=("taken",))
     assert found(storage, "taken") == "taken"
-    with pytest.raises(Stop, match="gs://taken belongs to somebody else") as stop:
+    with pytest.raises(UserError, match="gs://taken belongs to somebody else") as stop:
         found(storage, "taken", own=True, other="--pipeline-root gs://yours/folder")
-    assert stop.value.do == "--pipeline-root gs://yours/folder"
+    assert stop.value.hint == "--pipeline-root gs://yours/folder"
 
 
 def test_without_a_project_it_says_what_to_name() -> None:
-    with pytest.raises(Stop, match="no bucket gs://new, and no project") as stop:
+    with pytest.raises(UserError, match="no bucket gs://new, and no project") as stop:
         found(Storage(), "new", project="")
-    assert "PROJECT=" in stop.value.do
+    assert "PROJECT=" in stop.value.hint
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_googles_errors_name_the_bucket_and_what_to_do(
         def get_bucket(self, *_: Any, **__: Any) -> Bucket:
             raise error
 
-    with pytest.raises(Stop) as stop:
+    with pytest.raises(UserError) as stop:
         found(Failing(), "any")
-    assert what in stop.value.what
-    assert "\n" not in stop.value.what
-    assert do in stop.value.do
+    assert what in stop.value.message
+    assert "\n" not in stop.value.message
+    assert do in stop.value.hint

@@ -11,8 +11,8 @@ from google.cloud.devtools import cloudbuild_v1
 from google.protobuf import json_format
 
 from deploy.settings import Settings
-from rehearsal.builds import expand
-from tests.pictures import ROOT
+from emulator.builds import expand
+from tests.images import ROOT
 from tests.programs import needs, run_program
 
 LOADER = """
@@ -78,7 +78,7 @@ def test_what_is_sent_to_cloud_build_is_what_the_steps_need_and_no_more(tmp_path
     command = ["gcloud", "meta", "list-files-for-upload", str(ROOT)]
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)}
     listed = run_program(command, env).out.split()
-    for file in ("Dockerfile", "cloudbuild.yaml", "requirements/serve.lock", "tests/wire.py"):
+    for file in ("Dockerfile", "cloudbuild.yaml", "requirements/serve.lock", "tests/cases.py"):
         assert file in listed
     for folder in (".git/", ".venv/", "build/deploy/"):
         assert not [file for file in listed if file.startswith(folder)], folder

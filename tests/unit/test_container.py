@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from docker import config, entrypoint, front
-from docker.config import BadVariable
 from handler import envelope
 from serving import torchserve
-from serving.machine import Layout
-from tests import pictures
-from tests.pictures import ROOT
+from serving.container import config, entrypoint, nginx
+from serving.container.config import ConfigError
+from serving.resources import Layout
+from tests import images
+from tests.images import ROOT
 
 ROUTES = {"AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p:predict", "AIP_HTTP_PORT": "9000"}
 
@@ -60,13 +60,13 @@ def test_routes_are_those_of_the_variables_else_vertex_s_own_defaults(
     ],
 )
 def test_a_variable_that_cannot_be_followed_is_named(variable: str, value: str) -> None:
-    with pytest.raises(BadVariable, match=variable):
+    with pytest.raises(ConfigError, match=variable):
         config.read(ROUTES | {variable: value}, "digits")
 
 
 def nginx_s_settings(**environ: str) -> str:
-    settings = torchserve.Settings(pictures.ARCHIVE, Path("/run/x"), Layout(2, 1), "unix:/s")
-    return front.settings_text(config.read(ROUTES | environ, "digits"), settings, Path("/s"))
+    settings = torchserve.Settings(images.ARCHIVE, Path("/run/x"), Layout(2, 1), "unix:/s")
+    return nginx.settings_text(config.read(ROUTES | environ, "digits"), settings, Path("/s"))
 
 
 @pytest.mark.parametrize(
@@ -94,27 +94,27 @@ def test_nginx_is_configured_as_the_variables_say(
 def test_of_what_nginx_tells_of_a_request_its_method_and_path_are_left() -> None:
     about = ', client: 10.0.0.1, server: , request: "POST /p?key=secret HTTP/1.1", host: "h"'
     told = '*7 open() "/tmp/x" failed' + about
-    assert front._without_what_was_sent(told) == '*7 open() "/tmp/x" failed (POST /p)'
+    assert nginx._without_what_was_sent(told) == '*7 open() "/tmp/x" failed (POST /p)'
     told = '*7 sent too long header line: "A: secret...' + about
-    assert front._without_what_was_sent(told) == '*7 sent too long header line: "..." (POST /p)'
+    assert nginx._without_what_was_sent(told) == '*7 sent too long header line: "..." (POST /p)'
     told = '*7 it failed, client: 10.0.0.1, request: "GET http://user:secret@h/ HTTP/1.1"'
-    assert front._without_what_was_sent(told) == "*7 it failed (GET)"
-    assert front._without_what_was_sent("it begins\n") == "it begins"
+    assert nginx._without_what_was_sent(told) == "*7 it failed (GET)"
+    assert nginx._without_what_was_sent("it begins\n") == "it begins"
 
 
 def test_where_metrics_are_sent_to_is_not_told_with_the_settings() -> None:
     variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
     assert "secret" not in repr(config.read({variable: "http://user:secret@h:1"}, "digits"))
-    with pytest.raises(BadVariable) as raised:
+    with pytest.raises(ConfigError) as raised:
         config.read({variable: "user:secret@h:1"}, "digits")
     assert "secret" not in str(raised.value)
 
 
 def test_every_variable_that_is_read_is_in_the_docs() -> None:
     docs = (ROOT / "docs" / "container.md").read_text()
-    sources = [file.read_text() for file in (ROOT / "docker").glob("*.py")]
+    sources = [file.read_text() for file in (ROOT / "serving/container").glob("*.py")]
     names = {n for text in sources for n in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', text)}
-    names -= set(re.findall("@([A-Z_]+)@", front.TEMPLATE.read_text()))
+    names -= set(re.findall("@([A-Z_]+)@", nginx.TEMPLATE.read_text()))
     assert len(names) > 8
     assert not [name for name in names if f"`{name}`" not in docs]
 
@@ -124,7 +124,7 @@ def test_the_docs_say_the_limits_that_hold() -> None:
     text = nginx_s_settings()
     assert "max_conns=192;" in text
     assert "limit_conn medium 107;" in text
-    assert f"| instances in a request | {envelope.MOST_INSTANCES} |" in docs
+    assert f"| instances in a request | {envelope.MAX_INSTANCES} |" in docs
     for limit in ("at once | 192 |", "100 kB and more | 107 |", "not told | 10, "):
         assert limit in docs
     stop_s = entrypoint.LEAVE_S + entrypoint.DRAIN_S + entrypoint.GRACE_S + entrypoint.LAST_S

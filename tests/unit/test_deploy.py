@@ -10,15 +10,15 @@ import pytest
 import requests
 from google.api_core import exceptions
 
-from deploy import image, roles, settings, watch
+from deploy import canary_analysis, image, roles, settings
 from deploy.__main__ import main
 from deploy.cost import estimate
-from deploy.errors import Lost, Stop
-from deploy.explain import Said, explain
-from deploy.google import wire
+from deploy.error_messages import GoogleError, to_user_error
+from deploy.errors import TransientError, UserError
+from deploy.gcp import client
 from deploy.plan import Machine
 from deploy.settings import Settings
-from tests.pictures import ROOT
+from tests.images import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -82,17 +82,17 @@ def test_the_projects_own_deploy_toml_is_good() -> None:
 def test_a_wrong_setting_is_refused_with_its_place_and_what_was_expected(
     tmp_path: Path, text: str, said: str
 ) -> None:
-    with pytest.raises(Stop) as stop:
+    with pytest.raises(UserError) as stop:
         settings.read({"project": "my-project"}, {}, written(tmp_path, text))
-    assert said in stop.value.what
-    assert stop.value.what.startswith(str(tmp_path / "deploy.toml"))
-    assert "\n" not in stop.value.what
-    assert stop.value.do
+    assert said in stop.value.message
+    assert stop.value.message.startswith(str(tmp_path / "deploy.toml"))
+    assert "\n" not in stop.value.message
+    assert stop.value.hint
 
 
 def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing.toml"):
-        with pytest.raises(Stop, match=f"{path} cannot be read: "):
+        with pytest.raises(UserError, match=f"{path} cannot be read: "):
             settings.read({"project": "my-project"}, {}, path)
 
 
@@ -107,7 +107,7 @@ def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
 def test_a_wrong_variable_or_option_is_named(
     tmp_path: Path, options: dict[str, str], environment: dict[str, str], said: str
 ) -> None:
-    with pytest.raises(Stop, match=f"^{re.escape(said)}"):
+    with pytest.raises(UserError, match=f"^{re.escape(said)}"):
         settings.read({"project": "my-project"} | options, environment, written(tmp_path, ""))
 
 
@@ -202,19 +202,19 @@ HERE = Settings(project="my-project")
 def test_googles_errors_are_one_sentence_and_what_to_do(
     status: str, message: str, what: str, do: str
 ) -> None:
-    stop = explain(Said(status, message, doing="deploying 3"), HERE)
-    assert what in stop.what
-    assert do in stop.do
+    stop = to_user_error(GoogleError(status, message, doing="deploying 3"), HERE)
+    assert what in stop.message
+    assert do in stop.hint
 
 
 def test_an_api_that_is_not_enabled_is_named_with_the_command_that_enables_it() -> None:
     service = {"service": "cloudbuild.googleapis.com"}
-    stop = explain(Said("PERMISSION_DENIED", "x", "SERVICE_DISABLED", service), HERE)
-    assert "the API cloudbuild.googleapis.com is not enabled in my-project" in stop.what
-    assert stop.do == "gcloud services enable cloudbuild.googleapis.com --project=my-project"
+    stop = to_user_error(GoogleError("PERMISSION_DENIED", "x", "SERVICE_DISABLED", service), HERE)
+    assert "the API cloudbuild.googleapis.com is not enabled in my-project" in stop.message
+    assert stop.hint == "gcloud services enable cloudbuild.googleapis.com --project=my-project"
 
 
-GOOGLE = wire.Wire(HERE)
+GOOGLE = client.Wire(HERE)
 BUSY = exceptions.ServiceUnavailable("busy")
 
 
@@ -227,19 +227,19 @@ def test_a_read_is_tried_again_with_a_line_for_each_time(
 
 
 def test_what_stays_busy_ends_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "GIVE_UP_S", 1e-9)
-    with pytest.raises(Stop, match="Google does not answer: Google answers 503"):
+    monkeypatch.setattr(client, "GIVE_UP_S", 1e-9)
+    with pytest.raises(UserError, match="Google does not answer: Google answers 503"):
         GOOGLE._read(Mock(side_effect=BUSY))
 
 
 def test_a_change_whose_connection_broke_is_made_again_after_another_look() -> None:
     change = Mock(side_effect=requests.ConnectionError())
-    with pytest.raises(Lost, match=r"the connection broke \(changing it\)"):
+    with pytest.raises(TransientError, match=r"the connection broke \(changing it\)"):
         GOOGLE._change("changing it", change, object())
     assert change.call_count == 1
-    assert GOOGLE.until_made(Mock(side_effect=[*[Lost("broken")] * 2, "made"])) == "made"
-    with pytest.raises(Stop, match="again and again"):
-        GOOGLE.until_made(Mock(side_effect=Lost("broken")))
+    assert GOOGLE.until_made(Mock(side_effect=[*[TransientError("broken")] * 2, "made"])) == "made"
+    with pytest.raises(UserError, match="again and again"):
+        GOOGLE.until_made(Mock(side_effect=TransientError("broken")))
 
 
 def test_every_permission_that_is_needed_has_a_role_that_grants_it() -> None:
@@ -264,14 +264,19 @@ def test_every_permission_that_is_needed_has_a_role_that_grants_it() -> None:
 def test_a_canary_is_judged_once_enough_was_seen(
     answers: int, errors: int, p95_ms: float | None, wrong: str | None
 ) -> None:
-    limits = watch.Limits(minutes=10, error_rate=0.01, p95_ms=300)
-    assert watch.trouble(watch.Seen(answers, errors, p95_ms), limits) == wrong
+    limits = canary_analysis.Limits(minutes=10, error_rate=0.01, p95_ms=300)
+    assert (
+        canary_analysis.find_violation(
+            canary_analysis.CanaryMetrics(answers, errors, p95_ms), limits
+        )
+        == wrong
+    )
 
 
 def test_times_and_rates_are_read_as_people_write_them() -> None:
-    assert [watch.minutes(text) for text in ("90s", "10m", "1.5h")] == [1.5, 10, 90]
-    assert [watch.rate(text) for text in ("1%", "0.01", "0%")] == [0.01, 0.01, 0]
-    assert [watch.milliseconds(text) for text in ("300ms", "1.5s")] == [300, 1500]
+    assert [canary_analysis.minutes(text) for text in ("90s", "10m", "1.5h")] == [1.5, 10, 90]
+    assert [canary_analysis.rate(text) for text in ("1%", "0.01", "0%")] == [0.01, 0.01, 0]
+    assert [canary_analysis.milliseconds(text) for text in ("300ms", "1.5s")] == [300, 1500]
 
 
 # Costs
@@ -337,6 +342,6 @@ def test_the_fingerprint_changes_with_what_goes_in_and_with_nothing_else(tmp_pat
 
 
 def test_without_an_archive_it_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(Stop) as stop:
+    with pytest.raises(UserError) as stop:
         image.fingerprint(tmp_path)
-    assert stop.value.do == "make archive"
+    assert stop.value.hint == "make archive"

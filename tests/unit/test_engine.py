@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import engine
-from engine import CANDIDATES, choice, measure
-from engine.measure import Trial, Trials
+import task.backends
+from task.backends import CANDIDATES, choice, measure
+from task.backends.measure import Trial, Trials
 
 INPUTS = torch.rand(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -56,7 +56,7 @@ def test_the_networks_own_weights_stay_as_they_are() -> None:
 
 def test_the_engine_that_was_chosen_runs(tmp_path: Path) -> None:
     (tmp_path / choice.FILE).write_text(json.dumps({"engine": "scripted"}))
-    made = engine.ready(network(), tmp_path, INPUTS[:1])
+    made = task.backends.ready(network(), tmp_path, INPUTS[:1])
     assert isinstance(made, torch.jit.ScriptModule)
 
 
@@ -71,7 +71,7 @@ def test_an_engine_that_cannot_be_trusted_here_gives_way_to_eager(
     (tmp_path / choice.FILE).write_text(json.dumps({"engine": why}))
     net = network()
     with caplog.at_level(logging.WARNING):
-        assert engine.ready(net, tmp_path, INPUTS[:1]) is net
+        assert task.backends.ready(net, tmp_path, INPUTS[:1]) is net
     assert repr(why) in caplog.text
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from docker import entrypoint
+from serving.container import entrypoint
 from tests import bucket
-from tests.pictures import ARCHIVE, MODEL, ROOT
+from tests.images import ARCHIVE, MODEL, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def run(programs: Path, **environ: str) -> tuple[int, list[str]]:
     }
     inherited["PATH"] = f"{programs}:{inherited['PATH']}"
     done = subprocess.run(
-        [sys.executable, "-m", "docker.entrypoint"],
+        [sys.executable, "-m", "serving.container.entrypoint"],
         cwd=ROOT,
         env=inherited | {"MODEL_STORE": str(ARCHIVE.parent)} | environ,
         stdout=subprocess.PIPE,
@@ -106,6 +106,6 @@ def test_without_a_folder_to_write_to_it_is_said_what_to_mount(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(
-        entrypoint.CannotServe, match="no folder to write to, mount one with --tmpfs"
+        entrypoint.StartupError, match="no folder to write to, mount one with --tmpfs"
     ):
         entrypoint._folder()

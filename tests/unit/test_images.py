@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from task import BadInstance
 from task.images import Mode, decode_base64, decode_image, read_image
-from tests.pictures import encoded, seven, written
+from tests.images import encoded, seven, written
 
 
 def difference(image: Image.Image, drawn: Image.Image) -> float:

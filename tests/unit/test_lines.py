@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from serving import lines
-from serving.lines import Line, Log
+from serving import logs
+from serving.logs import Log, LogRecord
 
 
 def written(stream: io.StringIO) -> dict[str, object]:
@@ -31,20 +31,23 @@ def java(logger: str, message: str, severity: str = "INFO") -> str:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (java("BatchAggregator", "a\n\tat b", "ERROR"), Line("ERROR", "a\n\tat b", "torchserve")),
+        (
+            java("BatchAggregator", "a\n\tat b", "ERROR"),
+            LogRecord("ERROR", "a\n\tat b", "torchserve"),
+        ),
         (
             java("MODEL_LOG", '{"severity": "ERROR", "message": "x\\ny", "requests": ["7", "8"]}'),
-            Line("ERROR", "x\ny", "worker", ("7", "8")),
+            LogRecord("ERROR", "x\ny", "worker", ("7", "8")),
         ),
         (
             java(
                 "MODEL_LOG",
                 '{"severity": "ERROR", "message": "x", "requests": ["7"], "trace": "t"}',
             ),
-            Line("ERROR", "x", "worker", ("7",), "t"),
+            LogRecord("ERROR", "x", "worker", ("7",), "t"),
         ),
         *(
-            (java("MODEL_LOG", printed), Line("INFO", printed, "worker"))
+            (java("MODEL_LOG", printed), LogRecord("INFO", printed, "worker"))
             for printed in (
                 "printed by a handler",
                 '{"my": "json"}',
@@ -55,27 +58,27 @@ def java(logger: str, message: str, severity: str = "INFO") -> str:
                 '{"severity": ["INFO"], "message": "m", "requests": []}',
             )
         ),
-        (java("BatchAggregator", "m", "BOGUS"), Line("INFO", "m", "torchserve")),
+        (java("BatchAggregator", "m", "BOGUS"), LogRecord("INFO", "m", "torchserve")),
         (
             java("BatchAggregator", '{"severity": "ERROR", "message": "not a worker"}'),
-            Line("INFO", '{"severity": "ERROR", "message": "not a worker"}', "torchserve"),
+            LogRecord("INFO", '{"severity": "ERROR", "message": "not a worker"}', "torchserve"),
         ),
         *(
-            (text, Line("INFO", text, "torchserve"))
+            (text, LogRecord("INFO", text, "torchserve"))
             for text in ("Started.", "{ no JSON", '{"no": "message"}', '{"a":' * 3000, "")
         ),
     ],
 )
-def test_what_java_and_its_workers_say_is_told_apart(text: str, line: Line) -> None:
-    assert lines.read(text) == line
+def test_what_java_and_its_workers_say_is_told_apart(text: str, line: LogRecord) -> None:
+    assert logs.parse(text) == line
 
 
 def test_a_line_has_cloud_logging_s_fields() -> None:
     stream = io.StringIO()
     log = Log(stream=stream)
-    log.become(human=False, labels={"endpoint_id": "12"})
-    log.pass_on(
-        Line("ERROR", "a traceback\n  of two lines", "worker", ("7",), "projects/p/traces/t")
+    log.configure(human=False, labels={"endpoint_id": "12"})
+    log.forward(
+        LogRecord("ERROR", "a traceback\n  of two lines", "worker", ("7",), "projects/p/traces/t")
     )
     found = written(stream)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(found.pop("time")))
@@ -91,7 +94,7 @@ def test_a_line_has_cloud_logging_s_fields() -> None:
 def test_what_is_less_than_the_level_is_left_out() -> None:
     stream = io.StringIO()
     log = Log(stream=stream)
-    log.become(human=False, level="ERROR")
+    log.configure(human=False, level="ERROR")
     for severity in ("DEBUG", "INFO", "WARNING"):
         log.write(severity, "no")
     log.write("ERROR", "yes")
@@ -115,7 +118,7 @@ def test_what_nobody_catches_is_one_line_on_whatever_thread(
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     stream = io.StringIO()
-    Log(stream=stream).take_exceptions("telemetry")
+    Log(stream=stream).install_excepthook("telemetry")
     thread = threading.Thread(target=[].pop)
     thread.start()
     thread.join(5)

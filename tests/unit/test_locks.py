@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.pictures import ROOT
+from tests.images import ROOT
 
 
 def pins(group: str) -> set[str]:

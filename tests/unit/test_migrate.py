@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from migrate import report
-from serving.stock import NotServable
+from serving.errors import ArchiveError
+from serving.stock import inspect
 
 HANDLER = """
 import json
@@ -32,7 +32,7 @@ def findings(
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
         for name, text in files.items():
             archive.writestr(name, text)
-    found = report.findings(report.read(path))
+    found = inspect.findings(inspect.read(path))
     return [(finding.works, f"{finding.what} | {finding.to_do}") for finding in found]
 
 
@@ -102,5 +102,5 @@ def test_habits_that_do_not_fit_the_envelope_are_pointed_at(
 )
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "x.mar").write_bytes(content)
-    with pytest.raises(NotServable, match=reason):
-        report.read(tmp_path / "x.mar")
+    with pytest.raises(ArchiveError, match=reason):
+        inspect.read(tmp_path / "x.mar")

@@ -7,7 +7,7 @@ from PIL import Image
 from model import normalise as normalising
 from model import picture
 from task import BadInstance
-from tests.pictures import encoded, seven
+from tests.images import encoded, seven
 
 
 def normalise(picture: Image.Image) -> torch.Tensor:

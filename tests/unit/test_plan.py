@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from deploy import plan
-from deploy.errors import Stop
+from deploy.errors import UserError
 from deploy.plan import Deployed, Goal, Machine, Replicas, State, apply, next_step
 
 SMALL, LARGE = Machine("e2-standard-2"), Machine("n1-standard-8")
@@ -179,7 +179,7 @@ def test_where_there_is_no_canary_promote_has_nothing_to_do(start: str, line: st
 
 @pytest.mark.parametrize(("start", "line"), REFUSED)
 def test_what_cannot_be_is_refused(start: str, line: str) -> None:
-    with pytest.raises(Stop, match=REFUSED[start, line]):
+    with pytest.raises(UserError, match=REFUSED[start, line]):
         command(after(STARTS[start]), line)
 
 
@@ -190,7 +190,7 @@ def test_whatever_is_interrupted_by_whatever_the_last_command_wins() -> None:
         for _ in range(6):
             try:
                 goal = command(state, chance.choice(LINES))
-            except Stop:
+            except UserError:
                 continue
             if goal is None:
                 continue

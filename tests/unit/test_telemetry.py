@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry
 from ts.context import RequestProcessor
 
 from handler import batch
+from serving.telemetry import events, export, processes
+from serving.telemetry.events import Answered, Batch, Stages, Started
+from serving.telemetry.metrics import Gauges, Instruments
+from serving.telemetry.tracing import MOST_KEPT, Ids, Spans
 from serving.worker.ts import model_service_worker as worker
-from telemetry import export, facts, processes
-from telemetry.facts import Answered, Batch, Stages, Started
-from telemetry.instruments import Instruments, Looks
-from telemetry.spans import MOST_KEPT, Ids, Spans
 
 REQUEST = "0af7651916cd43dd8448eb211c80319c"
 MS = 1_000_000
@@ -62,16 +62,16 @@ def wire() -> Iterator[socket.socket]:
 
 
 def test_what_the_front_door_tells_is_read() -> None:
-    assert facts.read(nginx()) == ANSWERED
+    assert events.read(nginx()) == ANSWERED
 
 
 def test_what_a_worker_tells_is_read(wire: socket.socket, telling: worker.Telling) -> None:
     telling.started()
-    assert isinstance(facts.read(wire.recv(9999)), Started)
-    telling.take(batch.Stages(1, 2, 3, 4, 5))
+    assert isinstance(events.read(wire.recv(9999)), Started)
+    telling.take(batch.Timings(1, 2, 3, 4, 5))
     about = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "1700000000.123"})
     telling.batch([about, RequestProcessor({})], 7)
-    fact = facts.read(wire.recv(9999))
+    fact = events.read(wire.recv(9999))
     assert isinstance(fact, Batch)
     assert fact.requests == {REQUEST: 1_700_000_000_123_000_000}
     assert (fact.arrived, fact.stages, fact.lost) == (7, Stages(1, 2, 3, 4, 5), 0)
@@ -82,7 +82,7 @@ def test_the_entrypoint_s_own_question_is_not_told_of(
 ) -> None:
     telling.batch([RequestProcessor({})], 7)
     telling.started()
-    assert isinstance(facts.read(wire.recv(9999)), Started)
+    assert isinstance(events.read(wire.recv(9999)), Started)
     worker.Telling(worker._wire("")).started()  # with nobody to tell, it does nothing
 
 
@@ -90,7 +90,7 @@ def test_what_could_not_be_told_is_counted(wire: socket.socket, telling: worker.
     about = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "0.1"})
     telling.batch([about] * 2000, 7)  # more than a datagram holds
     telling.batch([about], 7)
-    fact = facts.read(wire.recv(9999))
+    fact = events.read(wire.recv(9999))
     assert isinstance(fact, Batch)
     assert fact.lost == 1
 
@@ -117,8 +117,8 @@ def test_what_could_not_be_told_is_counted(wire: socket.socket, telling: worker.
     ],
 )
 def test_what_is_no_fact_is_refused(datagram: bytes) -> None:
-    with pytest.raises(facts.Unreadable):
-        facts.read(datagram)
+    with pytest.raises(events.EventError):
+        events.read(datagram)
 
 
 ABOUT = {"model": "digits", "version": "1.0"}
@@ -128,7 +128,7 @@ def measured(*told: Answered | Batch | Started, workers: int = 1) -> Callable[..
     """Return a function that finds a sample by its name and labels after some facts."""
     registry = CollectorRegistry()
     meter = export.meters(export.resource(ABOUT), registry).get_meter("serving")
-    looks = Looks(lambda: {"worker": 7}, lambda: True, lambda: 2)
+    looks = Gauges(lambda: {"worker": 7}, lambda: True, lambda: 2)
     instruments = Instruments(meter, ABOUT, workers, looks)
     for fact in told:
         instruments.take(fact)
@@ -266,7 +266,11 @@ def test_requests_whose_answer_is_never_told_of_are_given_up() -> None:
 
 
 def test_the_memory_of_processes_is_told_by_their_kind(tmp_path: Path) -> None:
-    lines = {"1": "python\0-m\0docker.entrypoint", "7": "nginx: master", "8": "nginx: worker"}
+    lines = {
+        "1": "python\0-m\0serving.container.entrypoint",
+        "7": "nginx: master",
+        "8": "nginx: worker",
+    }
     for name, line in lines.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "cmdline").write_text(line)
@@ -297,7 +301,7 @@ def test_google_s_endpoint_is_told_with_the_container_s_own_credentials_or_it_is
     assert isinstance(session, AuthorizedSession)
     assert session.credentials.client_id == "this account"
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
-    with pytest.raises(export.NotExported, match=r"none\.json"):
+    with pytest.raises(export.ExportError, match=r"none\.json"):
         export.session()
     monkeypatch.setenv(export.ENDPOINT, "http://collector:4318")
     assert export.session() is None
@@ -323,4 +327,4 @@ def test_one_signal_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_stages_that_the_handler_tells_are_those_that_are_read() -> None:
-    assert batch.Stages._fields == Stages._fields
+    assert batch.Timings._fields == Stages._fields

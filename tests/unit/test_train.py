@@ -14,7 +14,7 @@ from model.normalise import normalise
 from model.task import load
 from model.train.__main__ import main
 from model.train.evaluate import VARIANTS
-from tests.pictures import ROOT, encoded
+from tests.images import ROOT, encoded
 
 
 def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

@@ -8,10 +8,10 @@ import pytest
 from benchmarks import tune
 from benchmarks.load import Load
 from benchmarks.tune import Champion, Objective
-from serving import artifact, local, machine, tuned
+from serving import artifact, local, model_config, resources
 from serving.artifact import Artifact
-from serving.machine import Layout
-from serving.stock import NotServable
+from serving.errors import ArchiveError
+from serving.resources import Layout
 from serving.torchserve import Settings
 
 FOUND = Layout(workers=3, threads=2, batch_size=16, batch_delay_ms=5)
@@ -19,26 +19,26 @@ GIB = 1 << 30
 
 
 def test_a_layout_is_followed_on_as_many_cores_as_it_was_found_on() -> None:
-    text = tuned.write(FOUND, 6, {"requests_s": 1.5})
-    assert tuned.chosen(text, 6, None, 0) == FOUND._replace(source="model-config.yaml")
+    text = model_config.write(FOUND, 6, {"requests_s": 1.5})
+    assert model_config.chosen(text, 6, None, 0) == FOUND._replace(source="model-config.yaml")
 
 
-TEXT = tuned.write(FOUND, 6, {})
+TEXT = model_config.write(FOUND, 6, {})
 
 
 @pytest.mark.parametrize(
     ("text", "cores", "memory", "expected", "reason"),
     [
         (TEXT, 6, None, FOUND, ""),
-        (TEXT, 2, None, machine.layout(2, None), "is for 6 cores"),
-        (TEXT, 6, GIB, machine.layout(6, GIB), "needs more memory"),
-        (None, 4, None, machine.layout(4, None), ""),
+        (TEXT, 2, None, resources.layout(2, None), "is for 6 cores"),
+        (TEXT, 6, GIB, resources.layout(6, GIB), "needs more memory"),
+        (None, 4, None, resources.layout(4, None), ""),
     ],
 )
 def test_a_file_is_followed_where_it_fits_and_elsewhere_the_default_serves_and_says_so(
     text: str | None, cores: int, memory: int | None, expected: Layout, reason: str
 ) -> None:
-    chosen = tuned.chosen(text, cores, memory, 0)
+    chosen = model_config.chosen(text, cores, memory, 0)
     assert chosen[:4] == expected[:4]
     assert reason in str(chosen)
 
@@ -58,20 +58,20 @@ def test_a_file_is_followed_where_it_fits_and_elsewhere_the_default_serves_and_s
     ],
 )
 def test_a_file_by_hand_is_told_what_is_wrong(text: str, reason: str) -> None:
-    with pytest.raises(tuned.BadConfig, match=reason):
-        tuned.read(text)
+    with pytest.raises(model_config.ModelConfigError, match=reason):
+        model_config.read(text)
 
 
 def test_an_archive_is_served_by_the_layout_in_it(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    config = tmp_path / tuned.CONFIG
+    config = tmp_path / model_config.CONFIG
     settings = Settings(tmp_path, tmp_path, Layout(1, 1), "http://127.0.0.1:1")
-    config.write_text(tuned.write(FOUND, machine.cores(), {}))
-    unlimited = artifact.suited(settings, Artifact(tmp_path, None)).layout
+    config.write_text(model_config.write(FOUND, resources.cores(), {}))
+    unlimited = artifact.with_layout(settings, Artifact(tmp_path, None)).layout
     assert unlimited[:4] == FOUND[:4] or "memory" in unlimited.source
     config.write_text("minWorkers: none")
-    with pytest.raises(NotServable, match="minWorkers"):
-        artifact.suited(settings, Artifact(tmp_path, None))
+    with pytest.raises(ArchiveError, match="minWorkers"):
+        artifact.with_layout(settings, Artifact(tmp_path, None))
 
 
 def test_a_layout_is_given_in_one_word() -> None:

@@ -62,7 +62,7 @@ def test_a_batch_is_read_as_torchserve_reads_it(monkeypatch: pytest.MonkeyPatch)
             assert got_data == data
             read = [about.get_request_properties() for about in got_headers]
             assert read == [about.get_request_properties() for about in headers]
-        with pytest.raises(worker.FrontendLeft):
+        with pytest.raises(worker.FrontendDisconnectedError):
             messages.command()
 
 

@@ -31,12 +31,12 @@ MIN_RECV_BYTES, MAX_RECV_BYTES = 1 << 16, 1 << 20
 log = logging.getLogger(__name__)
 
 
-class FrontendLeft(Exception):
+class FrontendDisconnectedError(Exception):
     """Java closed the connection: the worker is no longer wanted."""
 
 
 class Lines(logging.Formatter):
-    """Warnings and errors as a JSON object a line, which serving/lines.py reads.
+    """Warnings and errors as a JSON object a line, which serving/logs.py reads.
 
     What is less stays text, as TorchServe's Java waits for some of it.
     """
@@ -179,7 +179,7 @@ class Messages:
         while (missing := end - len(self._buffer)) > 0:
             piece = self._connection.recv(min(max(missing, MIN_RECV_BYTES), MAX_RECV_BYTES))
             if not piece:
-                raise FrontendLeft
+                raise FrontendDisconnectedError
             self._buffer += piece
 
 
@@ -292,7 +292,7 @@ def main() -> None:
     )
     try:
         worker.run_server()
-    except FrontendLeft:
+    except FrontendDisconnectedError:
         log.info("Frontend disconnected.")
     except Exception:
         log.exception("Backend worker process died.")

@@ -1,1 +1,0 @@
-"""The container: its entrypoint, its settings, nginx before TorchServe; stages/ builds the image."""

@@ -1,0 +1,183 @@
+"""The model registry: models, their versions and aliases."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from google.cloud import aiplatform_v1 as v1
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.empty_pb2 import Empty
+
+from emulator import containers, operations
+from emulator.errors import ApiError, invalid, precondition, unimplemented
+from emulator.resources import listed, under
+from emulator.state import State, canonical, in_use, model_of, now
+
+LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}")
+ID = re.compile(r"[a-z0-9_-]{1,63}")
+ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]")
+
+
+def upload(world: State, request: v1.UploadModelRequest) -> Operation:
+    """Begin a new model, or a new version of `parent_model`."""
+    model = v1.Model(request.model)
+    if "container_spec" not in model:
+        raise unimplemented(
+            "the rehearsal serves custom containers only: container_spec is missing"
+        )
+    _check_aliases(model.version_aliases)
+    check_labels(model.labels)
+    name = _target(world, request)
+
+    def work(_: operations.Operation) -> v1.UploadModelResponse:
+        containers.fetch(world.rules, model.container_spec.image_uri)
+        resources = v1.Model.DeploymentResourcesType.DEDICATED_RESOURCES
+        model.supported_deployment_resources_types = [resources]
+        model.supported_input_storage_formats = ["jsonl"]
+        model.supported_output_storage_formats = ["jsonl"]
+        _add(world, name, model)
+        return v1.UploadModelResponse(model=name, model_version_id=model.version_id)
+
+    return operations.start(world, name, "UploadModel", work)
+
+
+def _target(world: State, request: v1.UploadModelRequest) -> str:
+    """Return the name of the model that gets a first or a new version; raise Refused."""
+    if request.parent_model:
+        return str(model_of(world, request.parent_model).name)
+    if request.model_id and not ID.fullmatch(request.model_id):
+        raise invalid(f"Invalid model_id {request.model_id}: expected {ID.pattern}")
+    name = f"{canonical(request.parent)}/models/{request.model_id or world.serial()}"
+    if name in world.models:
+        raise ApiError("ALREADY_EXISTS", f"Model {name} already exists.")
+    return name
+
+
+def _check_aliases(aliases: Iterable[str]) -> None:
+    for alias in aliases:
+        if not ALIAS.fullmatch(alias):
+            raise invalid(f"Invalid version alias {alias}: expected {ALIAS.pattern}")
+
+
+def get(world: State, request: v1.GetModelRequest) -> v1.Model:
+    """Return a version: the default one unless NAME@VERSION or NAME@ALIAS says which."""
+    return _seen(world, model_of(world, request.name))
+
+
+def list_(world: State, request: v1.ListModelsRequest) -> v1.ListModelsResponse:
+    """Return the default version of every model."""
+    names = [next(iter(versions.values())).name for versions in under(world.models, request.parent)]
+    found = [_seen(world, model_of(world, name)) for name in names]
+    return listed(v1.ListModelsResponse, found, request)
+
+
+def list_versions(
+    world: State, request: v1.ListModelVersionsRequest
+) -> v1.ListModelVersionsResponse:
+    """Return every version of one model."""
+    versions = world.models[model_of(world, request.name).name].values()
+    found = [_seen(world, version) for version in versions]
+    return listed(v1.ListModelVersionsResponse, found, request)
+
+
+def merge_aliases(world: State, request: v1.MergeVersionAliasesRequest) -> v1.Model:
+    """Give aliases to a version, taking them from the one that had them; "-alias" takes one away."""
+    with world.lock:
+        model = model_of(world, request.name)
+        _check_aliases(alias.removeprefix("-") for alias in request.version_aliases)
+        gone = {alias[1:] for alias in request.version_aliases if alias.startswith("-")}
+        if "default" in gone:
+            raise invalid("The default alias cannot be removed, only given to another version.")
+        model.version_aliases = [alias for alias in model.version_aliases if alias not in gone]
+        given = [alias for alias in request.version_aliases if not alias.startswith("-")]
+        _move(world.models[model.name], model, given)
+        return _seen(world, model)
+
+
+def delete(world: State, request: v1.DeleteModelRequest) -> Operation:
+    """Delete a model with all its versions, unless one of them is deployed."""
+    model = model_of(world, request.name)
+    _refuse_deployed(in_use(world, model.name), model.name)
+
+    def work(_: operations.Operation) -> Empty:
+        with world.lock:
+            _refuse_deployed(in_use(world, model.name), model.name)
+            world.models.pop(model.name, None)
+        return Empty()
+
+    return operations.start(world, model.name, "DeleteModel", work)
+
+
+def delete_version(world: State, request: v1.DeleteModelVersionRequest) -> Operation:
+    """Delete one version, unless it is deployed or the default of several."""
+    model = model_of(world, request.name)
+    if "@" not in request.name:
+        raise invalid("A version is needed: NAME@VERSION")
+    _refuse_deployed(in_use(world, model.name, model.version_id), request.name)
+    if len(world.models[model.name]) == 1:
+        return delete(world, v1.DeleteModelRequest(name=model.name))
+    if "default" in model.version_aliases:
+        message = "The default version of a model with several versions cannot be deleted."
+        raise precondition(message)
+
+    def work(_: operations.Operation) -> Empty:
+        world.models[model.name].pop(model.version_id, None)
+        return Empty()
+
+    return operations.start(world, model.name, "DeleteModelVersion", work)
+
+
+def _move(versions: dict[str, v1.Model], model: v1.Model, aliases: list[str]) -> None:
+    for other in versions.values():
+        other.version_aliases = [alias for alias in other.version_aliases if alias not in aliases]
+    model.version_aliases = [*model.version_aliases, *dict.fromkeys(aliases)]
+
+
+def _seen(world: State, model: v1.Model) -> v1.Model:
+    """Return a model as a client sees it: with the places where it is deployed."""
+    shown = v1.Model(model)
+    shown.deployed_models = [
+        v1.DeployedModelRef(endpoint=endpoint, deployed_model_id=number)
+        for endpoint, number in in_use(world, model.name, model.version_id)
+    ]
+    return shown
+
+
+def _refuse_deployed(where: list[tuple[str, str]], name: str) -> None:
+    if where:
+        places = ", ".join(f"{endpoint} (deployed model {number})" for endpoint, number in where)
+        raise precondition(
+            f"Model {name} cannot be deleted: it is deployed to {places}. Undeploy it first."
+        )
+
+
+def _add(world: State, bare: str, model: v1.Model) -> None:
+    """Keep a model as the newest version of its name, the default one where it is the first."""
+    with world.lock:
+        versions = world.models.setdefault(bare, {})
+        model.name, model.etag = bare, world.serial()
+        model.version_id = str(max(map(int, versions), default=0) + 1)
+        model.create_time = model.update_time = now()
+        model.version_create_time = model.version_update_time = now()
+        aliases = [*model.version_aliases, *(["default"] if not versions else [])]
+        model.version_aliases = []
+        versions[model.version_id] = model
+        _move(versions, model, aliases)
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raise Refused for a label that Google would not take."""
+    for key, value in labels.items():
+        if not LABEL.fullmatch(f"{key}={value}"):
+            expected = "lowercase letters, digits, _ and -, 63 at most"
+            raise invalid(f"Invalid label {key}={value}: {expected}")
+
+
+METHODS = {
+    "UploadModel": upload,
+    "GetModel": get,
+    "ListModels": list_,
+    "ListModelVersions": list_versions,
+    "MergeVersionAliases": merge_aliases,
+    "DeleteModel": delete,
+    "DeleteModelVersion": delete_version,
+}

@@ -1,5 +1,0 @@
-"""Moving here with a stock .mar, as Google's prebuilt PyTorch images serve it.
-
-`make migrate MAR=model.mar` says what will work. How such an archive is served is in
-`serving/stock.py` and `serving/stock_handler.py`.
-"""

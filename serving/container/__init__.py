@@ -1,0 +1,1 @@
+"""The programs of the image: what configures, starts, watches and drains nginx and TorchServe."""
