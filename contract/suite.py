@@ -10,7 +10,7 @@ import pytest
 from contract.docker import Docker
 from contract.vertex import RIGHTS, Options, Process, Server, Start, Variables
 
-CLAUSES = Path(__file__).parent / "clauses.py"
+CLAUSES = Path(__file__).parent / "checks.py"
 OUTCOMES = {"passed": "PASS", "failed": "FAIL", "error": "FAIL", "skipped": "SKIP"}
 SUITE = pytest.StashKey["Suite"]()
 

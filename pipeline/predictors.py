@@ -26,8 +26,11 @@ import torch
 from handler import batch, envelope
 from model.task import load
 task = load(pathlib.Path(sys.argv[2]), torch.device("cpu"))
+# Archives of version 0.1 have the older names.
+predict = getattr(batch, "predict_batch", None) or batch.answer
+parse = getattr(envelope, "parse_document", None) or envelope.check
 for line in sys.stdin:
-    print(batch.answer(task, [lambda: envelope.check(json.loads(line))])[0].body, flush=True)
+    print(predict(task, [lambda: parse(json.loads(line))])[0].body, flush=True)
 """
 """A worker without TorchServe: code from one folder, weights from another, a request a line."""
 

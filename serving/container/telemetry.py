@@ -59,7 +59,7 @@ class Telemetry:
         self._began, fd = time.monotonic(), self._wire.fileno()
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "telemetry"),
+                *(sys.executable, "-m", "serving.telemetry"),
                 f"--socket={fd}",
                 f"--run={self._settings.run}",
                 f"--about={json.dumps(about)}",

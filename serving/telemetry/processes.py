@@ -7,7 +7,7 @@ KINDS = {
     "nginx: ": "front",
     "org.pytorch.serve.ModelServer": "torchserve",
     "model_service_worker": "worker",
-    "telemetry": "telemetry",
+    "serving.telemetry": "telemetry",
 }
 """By what is in a command line; the first that fits."""
 OTHER = "other"

@@ -80,6 +80,6 @@ def test_laid_out_again_only_what_changed_is_written_and_nothing_else_stays(
         "main.py",
         "requirements.txt",
         "__init__.py",
-        "asked.py",
+        "http.py",
     }
     assert same.stat().st_ctime_ns == before

@@ -201,15 +201,15 @@ def test_a_balancer_waits_longer_than_the_container_does() -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_requests_are_limits_and_hold_a_worker_for_each_core(name: str) -> None:
-    resources = pod(name)["containers"][0]["resources"]
-    assert resources["requests"] == resources["limits"]
-    cores, memory = int(resources["limits"]["cpu"]), int(number(resources["limits"]["memory"]))
-    assert resources.room(cores, memory) >= cores
+    limits = pod(name)["containers"][0]["resources"]
+    assert limits["requests"] == limits["limits"]
+    cores, memory = int(limits["limits"]["cpu"]), int(number(limits["limits"]["memory"]))
+    assert resources.max_workers(cores, memory) >= cores
     layout = resources.layout(cores, memory)
     assert (layout.workers, layout.threads) == (2, 1)
     if name != "gke-gpu":
         # No memory is paid for that nothing may use.
-        assert resources.room(cores + 1, memory) == cores
+        assert resources.max_workers(cores + 1, memory) == cores
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
