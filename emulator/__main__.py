@@ -7,8 +7,8 @@ import signal
 import sys
 import threading
 
+from emulator.config import EmulatorConfig
 from emulator.stack import MissingProgramError, running
-from emulator.state import EmulatorConfig
 
 
 def main() -> None:
@@ -19,20 +19,25 @@ def main() -> None:
     add("--project", default="rehearsal", help="in the printed variables (%(default)s)")
     add("--docker", default=os.environ.get("DOCKER", "docker"), help="the client (%(default)s)")
     patience = "how long a model may take to get healthy (%(default)s)"
-    add("--patience", type=float, default=EmulatorConfig.patience_s, metavar="S", help=patience)
+    add(
+        "--patience", type=float, default=EmulatorConfig.ready_timeout_s, metavar="S", help=patience
+    )
     add("--cpus", type=int, default=EmulatorConfig.cpus, help="the quota of cores (%(default)s)")
     accelerators = "the quota of each accelerator (%(default)s)"
     add("--accelerators", type=int, default=EmulatorConfig.accelerators, help=accelerators)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    rules = EmulatorConfig(
-        docker=args.docker, patience_s=args.patience, cpus=args.cpus, accelerators=args.accelerators
+    config = EmulatorConfig(
+        docker=args.docker,
+        ready_timeout_s=args.patience,
+        cpus=args.cpus,
+        accelerators=args.accelerators,
     )
     over = threading.Event()
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, lambda *_: over.set())
     try:
-        with running(rules, port=args.port) as stage:
+        with running(config, port=args.port) as stage:
             print("\nIn another terminal:\n")
             for name, value in stage.environment(args.project).items():
                 print(f"  export {name}={value}")

@@ -8,40 +8,40 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform_v1 as v1
 from google.cloud.storage import Client
 
-from emulator.errors import ApiError, invalid, precondition
-from emulator.state import EmulatorConfig
+from emulator.config import EmulatorConfig
+from emulator.errors import ApiError, failed_precondition, invalid_argument
 
 COPIES = "vertex-copies"
 
 
 @contextlib.contextmanager
-def client(rules: EmulatorConfig) -> Iterator[Client]:
+def storage_client(config: EmulatorConfig) -> Iterator[Client]:
     """Give a client; it is closed afterwards, as the emulator hears one connection at a time."""
-    options = {"api_endpoint": rules.storage}
+    options = {"api_endpoint": config.storage}
     made = Client("rehearsal", AnonymousCredentials(), client_options=options)
     try:
         yield made
     except GoogleAPIError as error:
-        raise precondition(f"Cloud Storage: {error}") from error
+        raise failed_precondition(f"Cloud Storage: {error}") from error
     finally:
         made.close()
 
 
-def split(uri: str) -> tuple[str, str]:
+def split_uri(uri: str) -> tuple[str, str]:
     """Return a gs:// URI's bucket and path; raise Refused."""
     bucket, _, path = uri.removeprefix("gs://").partition("/")
     if not uri.startswith("gs://") or not bucket:
-        raise invalid(f"{uri} is not a Cloud Storage URI (gs://BUCKET/PATH).")
+        raise invalid_argument(f"{uri} is not a Cloud Storage URI (gs://BUCKET/PATH).")
     return bucket, path
 
 
-def copy(rules: EmulatorConfig, model: v1.Model) -> str:
+def copy_artifacts(config: EmulatorConfig, model: v1.Model) -> str:
     """Copy a model's artifacts into a bucket of Google's own; return the folder's URI, or ""."""
     if not model.artifact_uri:
         return ""
-    bucket, path = split(model.artifact_uri.rstrip("/") + "/")
+    bucket, path = split_uri(model.artifact_uri.rstrip("/") + "/")
     folder = f"{model.name}/{model.version_id}/"
-    with client(rules) as storage:
+    with storage_client(config) as storage:
         try:
             target = storage.get_bucket(COPIES)
         except NotFound:
@@ -56,12 +56,12 @@ def copy(rules: EmulatorConfig, model: v1.Model) -> str:
     return f"gs://{COPIES}/{folder}"
 
 
-def read(rules: EmulatorConfig, uris: list[str]) -> list[bytes]:
+def read_objects(config: EmulatorConfig, uris: list[str]) -> list[bytes]:
     """Return the contents of objects; a * at a URI's end stands for the rest of a name."""
     contents = []
-    with client(rules) as storage:
+    with storage_client(config) as storage:
         for uri in uris:
-            bucket, path = split(uri)
+            bucket, path = split_uri(uri)
             prefix, star, _ = path.partition("*")
             blobs = [b for b in storage.list_blobs(bucket, prefix=prefix) if star or b.name == path]
             if not blobs:
@@ -70,8 +70,8 @@ def read(rules: EmulatorConfig, uris: list[str]) -> list[bytes]:
     return contents
 
 
-def write(rules: EmulatorConfig, uri: str, content: bytes) -> None:
+def write_object(config: EmulatorConfig, uri: str, content: bytes) -> None:
     """Write an object."""
-    bucket, path = split(uri)
-    with client(rules) as storage:
+    bucket, path = split_uri(uri)
+    with storage_client(config) as storage:
         storage.bucket(bucket).blob(path).upload_from_string(content)

@@ -7,40 +7,42 @@ from typing import Any
 from google.cloud import aiplatform_v1 as v1
 
 from emulator import artifacts, containers
-from emulator.errors import invalid, unimplemented
+from emulator.errors import invalid_argument, unimplemented
 from emulator.jobs import Jobs, stop_if
-from emulator.state import State, canonical, model_of
+from emulator.state import State, canonical_name, find_model
 
 TIMEOUT_S = 60
 
 
-def create(world: State, request: v1.CreateBatchPredictionJobRequest) -> v1.BatchPredictionJob:
+def create(state: State, request: v1.CreateBatchPredictionJobRequest) -> v1.BatchPredictionJob:
     """Begin a job; a client asks for its state."""
     job = v1.BatchPredictionJob(request.batch_prediction_job)
-    model = model_of(world, job.model)
+    model = find_model(state, job.model)
     if "dedicated_resources" not in job:
-        raise invalid("Models of custom containers need dedicated_resources.")
+        raise invalid_argument("Models of custom containers need dedicated_resources.")
     formats = (job.input_config.instances_format, job.output_config.predictions_format)
     if formats != ("jsonl", "jsonl"):
         raise unimplemented("the rehearsal reads and writes jsonl only")
-    job.name = f"{canonical(request.parent)}/batchPredictionJobs/{world.serial()}"
+    job.name = f"{canonical_name(request.parent)}/batchPredictionJobs/{state.next_id()}"
     job.model, job.model_version_id = f"{model.name}@{model.version_id}", model.version_id
-    return JOBS.begin(world, job, lambda cancelled: _run(world, job, model, cancelled))
+    return JOBS.begin(state, job, lambda cancelled: _run(state, job, model, cancelled))
 
 
 def _run(
-    world: State, job: v1.BatchPredictionJob, model: v1.Model, cancelled: threading.Event
+    state: State, job: v1.BatchPredictionJob, model: v1.Model, cancelled: threading.Event
 ) -> None:
-    content = b"\n".join(artifacts.read(world.rules, list(job.input_config.gcs_source.uris)))
+    content = b"\n".join(
+        artifacts.read_objects(state.config, list(job.input_config.gcs_source.uris))
+    )
     instances = [json.loads(line) for line in content.splitlines() if line.strip()]
-    containers.fetch(world.rules, model.container_spec.image_uri)
+    containers.pull_image(state.config, model.container_spec.image_uri)
     machine = job.dedicated_resources.machine_spec
     deployed = v1.DeployedModel(
         id="0", dedicated_resources=v1.DedicatedResources(machine_spec=machine)
     )
-    storage = artifacts.copy(world.rules, model)
-    env = containers.variables(v1.Endpoint(name=job.name), deployed, model, storage)
-    replica = containers.Replica(world.rules, model, env, machine)
+    storage = artifacts.copy_artifacts(state.config, model)
+    env = containers.container_env(v1.Endpoint(name=job.name), deployed, model, storage)
+    replica = containers.Replica(state.config, model, env, machine)
     good: list[str] = []
     bad: list[str] = []
     try:
@@ -61,7 +63,7 @@ def _run(
     }
     for name, written in files.items():
         text = "".join(f"{line}\n" for line in written)
-        artifacts.write(world.rules, f"{folder}/{name}", text.encode())
+        artifacts.write_object(state.config, f"{folder}/{name}", text.encode())
     job.output_info.gcs_output_directory = folder
 
 
@@ -82,5 +84,5 @@ def _predict(
 
 
 LISTING = v1.ListBatchPredictionJobsResponse
-JOBS = Jobs("BatchPredictionJob", lambda world: world.jobs, LISTING, v1.JobState)
+JOBS = Jobs("BatchPredictionJob", lambda state: state.batch_jobs, LISTING, v1.JobState)
 METHODS = {"CreateBatchPredictionJob": create, **JOBS.methods()}

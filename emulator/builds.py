@@ -15,9 +15,9 @@ from google.longrunning import operations_pb2
 
 from contract.docker import Container, DockerError
 from emulator import artifacts, containers, operations
-from emulator.errors import ApiError, invalid
+from emulator.errors import ApiError, invalid_argument
 from emulator.resources import listed
-from emulator.state import State, canonical, now, number
+from emulator.state import State, canonical_name, now, project_number
 
 Build, Status = cb.Build, cb.Build.Status
 VARIABLE = re.compile(r"\$(?:\$|([A-Z_][A-Z0-9_]*)\b|\{([A-Z_][A-Z0-9_]*)\})")
@@ -31,59 +31,59 @@ SOCKET = "/var/run/docker.sock"
 log = logging.getLogger("rehearsal")
 
 
-def create(world: State, request: cb.CreateBuildRequest) -> operations_pb2.Operation:
+def create(state: State, request: cb.CreateBuildRequest) -> operations_pb2.Operation:
     """Begin a build; raise Refused where its substitutions do not match its steps."""
     build = cb.Build(request.build)
-    for name, value in world.rules.substitutions.items():
+    for name, value in state.config.substitutions.items():
         if name in build.substitutions:
             build.substitutions[name] = value
     where = request.parent or f"projects/{request.project_id}/locations/global"
     build.project_id = where.split("/")[1]
     build.id = str(uuid.uuid4())
-    build.name = f"projects/{number(build.project_id)}/locations/{where.rsplit('/', 1)[-1]}/builds/{build.id}"
+    build.name = f"projects/{project_number(build.project_id)}/locations/{where.rsplit('/', 1)[-1]}/builds/{build.id}"
     build.create_time, build.status = now(), Status.QUEUED
     build.log_url = (
         f"https://console.cloud.google.com/cloud-build/builds/{build.id}?project={build.project_id}"
     )
     if not build.steps:
-        raise invalid("build.steps: at least one step is required")
-    expanded = expand(build)
-    world.builds[build.name] = build
+        raise invalid_argument("build.steps: at least one step is required")
+    expanded = expand_substitutions(build)
+    state.builds[build.name] = build
     metadata = cb.BuildOperationMetadata(build=build)
-    work = partial(_run, world, build, expanded)
-    return operations.start(world, canonical(where), "CreateBuild", work, metadata)
+    work = partial(_run, state, build, expanded)
+    return operations.start(state, canonical_name(where), "CreateBuild", work, metadata)
 
 
-def get(world: State, request: cb.GetBuildRequest) -> cb.Build:
+def get(state: State, request: cb.GetBuildRequest) -> cb.Build:
     """Return a build."""
     wanted = (request.name or request.id).rsplit("/", 1)[-1]
-    for name, build in world.builds.items():
+    for name, build in state.builds.items():
         if name.endswith(f"/{wanted}"):
             return build
     raise ApiError("NOT_FOUND", f"Build not found: {wanted}")
 
 
-def list_(world: State, request: cb.ListBuildsRequest) -> cb.ListBuildsResponse:
+def list_(state: State, request: cb.ListBuildsRequest) -> cb.ListBuildsResponse:
     """Return a project's builds, the newest first."""
     # gcloud asks for status="WORKING" OR status="QUEUED"; page reads no OR.
     wanted = set(re.findall(r'status="([A-Z_]+)"', request.filter))
-    parent = canonical(request.parent or f"projects/{request.project_id}/locations/global")
+    parent = canonical_name(request.parent or f"projects/{request.project_id}/locations/global")
     builds = [
         each
-        for each in reversed(list(world.builds.values()))
-        if canonical(each.name).startswith(f"{parent}/")
+        for each in reversed(list(state.builds.values()))
+        if canonical_name(each.name).startswith(f"{parent}/")
         and (not wanted or each.status.name in wanted)
     ]
     pages = cb.ListBuildsRequest(page_size=request.page_size, page_token=request.page_token)
     return listed(cb.ListBuildsResponse, builds, pages)
 
 
-def expand(build: cb.Build) -> cb.Build:
+def expand_substitutions(build: cb.Build) -> cb.Build:
     """Return a build with its substitutions put in; raise Refused as Cloud Build does."""
     given = dict(build.substitutions)
     known = {
         "PROJECT_ID": build.project_id,
-        "PROJECT_NUMBER": number(build.project_id),
+        "PROJECT_NUMBER": project_number(build.project_id),
         "BUILD_ID": build.id,
         "LOCATION": build.name.split("/")[3],
     }
@@ -103,7 +103,7 @@ def expand(build: cb.Build) -> cb.Build:
                     if name[0] == "_"
                     else "a valid built-in substitution"
                 )
-                raise invalid(f'{INVALID}: key in the template "{name}" is not {kind}')
+                raise invalid_argument(f'{INVALID}: key in the template "{name}" is not {kind}')
             return values.get(name, "")
 
         return VARIABLE.sub(one, text)
@@ -127,12 +127,12 @@ def expand(build: cb.Build) -> cb.Build:
     done.logs_bucket = put(build.logs_bucket, values)
     if (unused := set(given) - used) and not loose:
         where = f'key "{sorted(unused)[0]}" in the substitution data'
-        raise invalid(f"{INVALID}: {where} is not matched in the template")
+        raise invalid_argument(f"{INVALID}: {where} is not matched in the template")
     done.substitutions = given
     return done
 
 
-def _run(world: State, build: cb.Build, expanded: cb.Build, _: operations.Operation) -> cb.Build:
+def _run(state: State, build: cb.Build, expanded: cb.Build, _: operations.Operation) -> cb.Build:
     build.status, build.start_time = Status.WORKING, now()
     until = time.monotonic() + (expanded.timeout.total_seconds() if "timeout" in expanded else 3600)
     build.status_detail = ""
@@ -140,10 +140,10 @@ def _run(world: State, build: cb.Build, expanded: cb.Build, _: operations.Operat
         with tempfile.TemporaryDirectory(prefix="build-", ignore_cleanup_errors=True) as folder:
             workspace = Path(folder, "workspace")
             workspace.mkdir()
-            _unpack(world, expanded, workspace)
+            _unpack(state, expanded, workspace)
             for index, step in enumerate(expanded.steps):
                 build.steps[index].status = Status.WORKING
-                ok = _step(world, step, expanded, workspace, max(until - time.monotonic(), 0.1))
+                ok = _run_step(state, step, expanded, workspace, max(until - time.monotonic(), 0.1))
                 build.steps[index].status = Status.SUCCESS if ok else Status.FAILURE
                 if not ok:
                     late = time.monotonic() > until
@@ -151,7 +151,7 @@ def _run(world: State, build: cb.Build, expanded: cb.Build, _: operations.Operat
                     build.status_detail = f'build step {index} "{step.name}" failed'
                     break
             else:
-                build.results.images = [_push(world, image) for image in expanded.images]
+                build.results.images = [_push(state, image) for image in expanded.images]
                 build.status = Status.SUCCESS
     except (ApiError, DockerError) as error:
         build.status, build.status_detail = Status.FAILURE, str(error)
@@ -164,27 +164,29 @@ def _run(world: State, build: cb.Build, expanded: cb.Build, _: operations.Operat
     return build
 
 
-def _unpack(world: State, build: cb.Build, workspace: Path) -> None:
+def _unpack(state: State, build: cb.Build, workspace: Path) -> None:
     source = build.source.storage_source
     if source.bucket:
-        content = artifacts.read(world.rules, [f"gs://{source.bucket}/{source.object_}"])[0]
+        content = artifacts.read_objects(state.config, [f"gs://{source.bucket}/{source.object_}"])[
+            0
+        ]
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(workspace, filter="data")
 
 
-def _step(
-    world: State, step: cb.BuildStep, build: cb.Build, workspace: Path, left_s: float
+def _run_step(
+    state: State, step: cb.BuildStep, build: cb.Build, workspace: Path, left_s: float
 ) -> bool:
     """Run one step as its container; return whether it succeeded."""
     title, command = step.id or step.name, list(step.args)
-    image = containers.here(world.rules, step.name)
+    image = containers.local_image(state.config, step.name)
     options = [
         "--network=host",
         f"--label={containers.LABEL}",
         f"--volume={workspace}:/workspace",
         f"--volume={SOCKET}:{SOCKET}",
         f"--workdir={Path('/workspace') / step.dir_}",
-        *(f"--env={each}" for each in (*build.options.env, *step.env, *world.step_env)),
+        *(f"--env={each}" for each in (*build.options.env, *step.env, *state.step_env)),
     ]
     if step.script:
         script = workspace.with_name(f"{workspace.name}.script")
@@ -198,8 +200,8 @@ def _step(
     container: Container | None = None
     try:
         limit_s = min(left_s, step.timeout.total_seconds() if "timeout" in step else left_s)
-        container = world.rules.engine.start(image, *options, command=command)
-        code = world.rules.engine("wait", container.name, timeout_s=limit_s)
+        container = state.config.engine.start(image, *options, command=command)
+        code = state.config.engine("wait", container.name, timeout_s=limit_s)
         for line in container.logs().splitlines():
             log.info("  | %s", line)
     except DockerError as error:
@@ -211,8 +213,8 @@ def _step(
     return code == "0"
 
 
-def _push(world: State, image: str) -> cb.BuiltImage:
-    docker = world.rules.engine
+def _push(state: State, image: str) -> cb.BuiltImage:
+    docker = state.config.engine
     docker("push", "--quiet", image, timeout_s=600)
     digests = docker("image", "inspect", "--format", '{{join .RepoDigests " "}}', image)
     return cb.BuiltImage(name=image, digest=digests.split()[0].partition("@")[2])
@@ -222,7 +224,7 @@ def service_account(
     _: State, request: cb.GetDefaultServiceAccountRequest
 ) -> cb.DefaultServiceAccount:
     """Return what builds run as."""
-    project = number(request.name.split("/")[1])
+    project = project_number(request.name.split("/")[1])
     return cb.DefaultServiceAccount(
         name=request.name, service_account_email=f"{project}-compute@developer.gserviceaccount.com"
     )

@@ -16,9 +16,9 @@ import requests
 from google.cloud import aiplatform_v1 as v1
 
 from contract.docker import Container, DockerError
-from emulator import ports
-from emulator.errors import ApiError, invalid, precondition
-from emulator.state import EmulatorConfig
+from emulator import processes
+from emulator.config import EmulatorConfig
+from emulator.errors import ApiError, failed_precondition, invalid_argument
 
 HOST = "127.0.0.1"
 LABEL = f"rehearsal={os.getpid()}"
@@ -34,42 +34,42 @@ GIB_PER_CPU = {"standard": 4.0, "highcpu": 1.0, "highmem": 8.0}
 log = logging.getLogger("rehearsal")
 
 
-def bridge(rules: EmulatorConfig) -> str:
+def bridge_address(config: EmulatorConfig) -> str:
     """Return the address that this machine has on the engine's default network."""
     where = "{{with index .IPAM.Config 0}}{{.Gateway}} {{.Subnet}}{{end}}"
-    *gateway, subnet = rules.engine("network", "inspect", "bridge", "--format", where).split()
+    *gateway, subnet = config.engine("network", "inspect", "bridge", "--format", where).split()
     # An engine that was started for the first time writes the subnet alone down.
     return gateway[0] if gateway else str(next(ipaddress.ip_network(subnet).hosts()))
 
 
-def fetch(rules: EmulatorConfig, image: str) -> None:
+def pull_image(config: EmulatorConfig, image: str) -> None:
     """Pull an image from the registry, or find it on this machine under its name; raise Refused."""
-    name = here(rules, image)
+    name = local_image(config, image)
     try:
-        if rules.registry and name.startswith(f"{rules.registry}/"):
-            rules.engine("pull", "--quiet", name, timeout_s=600)
+        if config.registry and name.startswith(f"{config.registry}/"):
+            config.engine("pull", "--quiet", name, timeout_s=600)
         else:
-            rules.engine("image", "inspect", name)
+            config.engine("image", "inspect", name)
     except DockerError as error:
         log.info("%s: %s", image, error)
         raise ApiError("NOT_FOUND", f"Image {image} not found.") from None
 
 
-def here(rules: EmulatorConfig, image: str) -> str:
+def local_image(config: EmulatorConfig, image: str) -> str:
     """Return an image's name on this machine: what lies in Artifact Registry lies in the registry here."""
-    name = ARTIFACT_REGISTRY.sub(f"{rules.registry}/", image) if rules.registry else image
-    return rules.images.get(name, name)
+    name = ARTIFACT_REGISTRY.sub(f"{config.registry}/", image) if config.registry else image
+    return config.images.get(name, name)
 
 
-def cpus(machine: v1.MachineSpec) -> int:
+def count_cores(machine: v1.MachineSpec) -> int:
     """Return a machine type's cores; raise Refused where there is no such type."""
     match = MACHINE.fullmatch(machine.machine_type)
     if match is None:
-        raise invalid(f'Machine type "{machine.machine_type}" is not supported.')
+        raise invalid_argument(f'Machine type "{machine.machine_type}" is not supported.')
     return int(match[3]) * (12 if match[4] else 1)
 
 
-def variables(
+def container_env(
     endpoint: v1.Endpoint, deployed: v1.DeployedModel, model: v1.Model, storage: str
 ) -> dict[str, str]:
     """Return what Vertex AI sets in a container's environment."""
@@ -111,7 +111,7 @@ def expand(text: str, known: dict[str, str]) -> str:
 class Replica:
     """One container, started again when it ends."""
 
-    rules: EmulatorConfig
+    config: EmulatorConfig
     model: v1.Model
     env: dict[str, str]
     machine: v1.MachineSpec
@@ -128,12 +128,14 @@ class Replica:
         spec, port = self.model.container_spec, self.env["AIP_HTTP_PORT"]
         env = dict(self.env)
         if env["AIP_STORAGE_URI"]:
-            env["STORAGE_EMULATOR_HOST"] = self.rules.storage
+            env["STORAGE_EMULATOR_HOST"] = self.config.storage
         words = [expand(word, self.env) for word in (*spec.command, *spec.args)]
         entrypoint = [f"--entrypoint={words.pop(0)}"] if spec.command else []
-        gib = GIB_PER_CPU.get(self.machine.machine_type.split("-")[1], 8.0) * cpus(self.machine)
-        self._container = self.rules.engine.start(
-            here(self.rules, spec.image_uri),
+        gib = GIB_PER_CPU.get(self.machine.machine_type.split("-")[1], 8.0) * count_cores(
+            self.machine
+        )
+        self._container = self.config.engine.start(
+            local_image(self.config, spec.image_uri),
             f"--label={LABEL}",
             f"--publish={HOST}::{port}",
             f"--memory={gib:g}g",
@@ -143,7 +145,7 @@ class Replica:
             command=words,
         )
         try:
-            published = self.rules.engine("port", self._container.name, port).splitlines()[0]
+            published = self.config.engine("port", self._container.name, port).splitlines()[0]
         except DockerError:
             if self._container.is_running:
                 raise
@@ -155,11 +157,11 @@ class Replica:
         """Send a body of a content type to the predict route; raise requests.RequestException."""
         route, headers = self.env["AIP_PREDICT_ROUTE"], {"Content-Type": kind}
         url = f"http://{HOST}:{self.port}{route}"
-        return ports.send("POST", url, timeout_s, data=body, headers=headers)
+        return processes.send_request("POST", url, timeout_s, data=body, headers=headers)
 
     def start(self, cancelled: threading.Event) -> None:
         """Start it and wait until it is healthy, then watch it; raise Refused where it never is."""
-        until = time.monotonic() + self.rules.patience_s
+        until = time.monotonic() + self.config.ready_timeout_s
         crashes = 0
         self.run()
         while not self._probe_health():
@@ -168,13 +170,15 @@ class Replica:
             if not self.alive():
                 crashes += 1
                 if crashes == CRASHES:
-                    raise precondition(f"Model server exited unexpectedly. {self._where()}")
+                    raise failed_precondition(f"Model server exited unexpectedly. {self._where()}")
                 self._again()
             if time.monotonic() > until:
                 advice = (
                     "Please validate that your model file or container configuration are valid."
                 )
-                raise precondition(f"Model server never became ready. {advice} {self._where()}")
+                raise failed_precondition(
+                    f"Model server never became ready. {advice} {self._where()}"
+                )
         self.healthy = True
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -184,7 +188,7 @@ class Replica:
             self._over.set()
             self.healthy = False
             if self._container:
-                self.rules.engine("stop", "--time", "30", self._container.name)
+                self.config.engine("stop", "--time", "30", self._container.name)
                 self._container.remove()
 
     def alive(self) -> bool:
@@ -200,7 +204,7 @@ class Replica:
 
     def _watch(self) -> None:
         bad = 0
-        while not self._over.wait(self.rules.probe_s):
+        while not self._over.wait(self.config.probe_interval_s):
             bad = 0 if self._probe_health() else bad + 1
             self.healthy = bad < HEALTH_TRIES
             with self._lock:
@@ -218,13 +222,13 @@ class Replica:
     def _probe_health(self) -> bool:
         url = f"http://{HOST}:{self.port}{self.env['AIP_HEALTH_ROUTE']}"
         try:
-            return ports.send("GET", url, HEALTH_TIMEOUT_S).status_code == 200
+            return processes.send_request("GET", url, HEALTH_TIMEOUT_S).status_code == 200
         except requests.RequestException:
             return False
 
 
 @dataclass
-class Pool:
+class ReplicaPool:
     """A deployed model's replicas, asked in turn."""
 
     wanted: v1.DedicatedResources
@@ -243,7 +247,7 @@ class Pool:
         while len(self.replicas) > count:
             self.replicas.pop().stop()
         while len(self.replicas) < count:
-            replica = Replica(first.rules, first.model, first.env, first.machine)
+            replica = Replica(first.config, first.model, first.env, first.machine)
             try:
                 replica.start(cancelled)
             except BaseException:
@@ -257,11 +261,13 @@ class Pool:
             self.replicas.pop().stop()
 
 
-def end_all(rules: EmulatorConfig) -> None:
+def remove_all(config: EmulatorConfig) -> None:
     """Remove every container that this process started, and the names of its registry's images."""
-    docker = rules.engine
+    docker = config.engine
     if left := docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}").split():
         docker("rm", "--force", "--volumes", *left)
     names = docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
-    if ours := [name for name in names if rules.registry and name.startswith(f"{rules.registry}/")]:
+    if ours := [
+        name for name in names if config.registry and name.startswith(f"{config.registry}/")
+    ]:
         docker("rmi", "--force", *ours)

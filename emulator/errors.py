@@ -31,12 +31,12 @@ class ApiError(Exception):
         return {"error": error | ({"details": self.details} if self.details else {})}
 
 
-def invalid(message: str) -> ApiError:
+def invalid_argument(message: str) -> ApiError:
     """Return INVALID_ARGUMENT, for a request that no state of the resources makes right."""
     return ApiError("INVALID_ARGUMENT", message)
 
 
-def precondition(message: str) -> ApiError:
+def failed_precondition(message: str) -> ApiError:
     """Return FAILED_PRECONDITION, for a request that another state of the resources makes right."""
     return ApiError("FAILED_PRECONDITION", message)
 
@@ -51,7 +51,7 @@ def not_found(what: str, name: str) -> ApiError:
     return ApiError("NOT_FOUND", f"{what} `{name}` not found.")
 
 
-def denied(permission: str, resource: str) -> ApiError:
+def permission_denied(permission: str, resource: str) -> ApiError:
     """Return what Google says to somebody whose roles do not reach."""
     where = f"//aiplatform.googleapis.com/{resource}"
     message = f"Permission '{permission}' denied on resource '{where}' (or it may not exist)."
@@ -59,7 +59,7 @@ def denied(permission: str, resource: str) -> ApiError:
     return _forbidden(message, "IAM_PERMISSION_DENIED", "aiplatform.googleapis.com", metadata)
 
 
-def disabled(service: str, project: str) -> ApiError:
+def service_disabled(service: str, project: str) -> ApiError:
     """Return what Google says where an API was never enabled."""
     where = f"https://console.developers.google.com/apis/api/{service}/overview?project={project}"
     message = (

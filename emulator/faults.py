@@ -4,7 +4,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator.errors import ApiError, denied, disabled, invalid
+from emulator.errors import ApiError, invalid_argument, permission_denied, service_disabled
 
 KINDS = ("denied", "disabled", "refused", "failing", "cut")
 
@@ -26,7 +26,7 @@ class Fault:
 class Faults:
     """The failures that are still to come."""
 
-    waiting: list[Fault] = field(default_factory=list)
+    pending: list[Fault] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, wanted: dict[str, Any]) -> None:
@@ -34,32 +34,34 @@ class Faults:
         try:
             fault = Fault(**wanted)
         except TypeError as error:
-            raise invalid(str(error)) from None
+            raise invalid_argument(str(error)) from None
         if fault.kind not in KINDS:
-            raise invalid(f"kind is one of {', '.join(KINDS)}")
+            raise invalid_argument(f"kind is one of {', '.join(KINDS)}")
         with self.lock:
-            self.waiting.append(fault)
+            self.pending.append(fault)
 
     def clear(self) -> None:
         """Let everything work again."""
         with self.lock:
-            self.waiting.clear()
+            self.pending.clear()
 
-    def strikes(self, rpc: str, *kinds: str) -> Fault | None:
+    def take(self, rpc: str, *kinds: str) -> Fault | None:
         """Return the fault that is due for a method, if any, and count it."""
         with self.lock:
-            for fault in self.waiting:
+            for fault in self.pending:
                 if fault.kind in kinds and fault.rpc in (rpc, "*") and fault.times:
                     fault.times -= 1
                     return fault
         return None
 
 
-def refusal(fault: Fault, resource: str) -> ApiError:
+def to_error(fault: Fault, resource: str) -> ApiError:
     """Return the error that a fault of kind denied, disabled, refused or failing means."""
     if fault.kind == "denied":
-        return denied(fault.detail, resource)
+        return permission_denied(fault.detail, resource)
     if fault.kind == "disabled":
-        return disabled(fault.detail, resource.split("/")[1] if "/" in resource else resource)
+        return service_disabled(
+            fault.detail, resource.split("/")[1] if "/" in resource else resource
+        )
     status, _, message = fault.detail.partition(" ")
     return ApiError(status, message)

@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.rpc import status_pb2
 
 from emulator import operations
-from emulator.errors import ApiError, precondition
+from emulator.errors import ApiError, failed_precondition
 from emulator.resources import Kind, Method
 from emulator.state import State, now
 
@@ -25,13 +25,13 @@ class Jobs(Kind):
         self._states = {state.name.partition("_STATE_")[2]: state for state in states}
         self._cancelled: dict[str, threading.Event] = {}
 
-    def begin(self, world: State, job: Any, work: Callable[[threading.Event], None]) -> Any:
+    def begin(self, state: State, job: Any, work: Callable[[threading.Event], None]) -> Any:
         """Keep a job under its name and run it; return it as it is at its beginning.
 
         It succeeds unless `work` raises Refused; `work` raises CANCELLED once its event is set.
         """
         job.state, job.create_time = self._states["PENDING"], now()
-        self.kept(world)[job.name] = job
+        self.kept(state)[job.name] = job
         cancelled = self._cancelled[job.name] = threading.Event()
 
         def run(_: operations.Operation) -> Empty:
@@ -47,20 +47,20 @@ class Jobs(Kind):
                 job.end_time, job.state = now(), self._states[end]
             return Empty()
 
-        operations.start(world, job.name, "", run)
+        operations.start(state, job.name, "", run)
         return type(job)(job)
 
-    def cancel(self, world: State, request: Any) -> Empty:
+    def cancel(self, state: State, request: Any) -> Empty:
         """Ask a job to end."""
-        self._cancelled[self.get(world, request).name].set()
+        self._cancelled[self.get(state, request).name].set()
         return Empty()
 
-    def delete(self, world: State, request: Any) -> Operation:
+    def delete(self, state: State, request: Any) -> Operation:
         """Delete a job that is over."""
-        job = self.get(world, request)
+        job = self.get(state, request)
         if job.state in (self._states["PENDING"], self._states["RUNNING"]):
-            raise precondition(f"{job.name} is not over: cancel it first.")
-        return super().delete(world, request)
+            raise failed_precondition(f"{job.name} is not over: cancel it first.")
+        return super().delete(state, request)
 
     def methods(self) -> dict[str, Method]:
         """Return the methods by Google's names."""

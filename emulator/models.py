@@ -8,16 +8,16 @@ from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 
 from emulator import containers, operations
-from emulator.errors import ApiError, invalid, precondition, unimplemented
+from emulator.errors import ApiError, failed_precondition, invalid_argument, unimplemented
 from emulator.resources import listed, under
-from emulator.state import State, canonical, in_use, model_of, now
+from emulator.state import State, canonical_name, find_deployments, find_model, now
 
 LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}")
 ID = re.compile(r"[a-z0-9_-]{1,63}")
 ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]")
 
 
-def upload(world: State, request: v1.UploadModelRequest) -> Operation:
+def upload(state: State, request: v1.UploadModelRequest) -> Operation:
     """Begin a new model, or a new version of `parent_model`."""
     model = v1.Model(request.model)
     if "container_spec" not in model:
@@ -26,28 +26,28 @@ def upload(world: State, request: v1.UploadModelRequest) -> Operation:
         )
     _check_aliases(model.version_aliases)
     check_labels(model.labels)
-    name = _target(world, request)
+    name = _target(state, request)
 
     def work(_: operations.Operation) -> v1.UploadModelResponse:
-        containers.fetch(world.rules, model.container_spec.image_uri)
+        containers.pull_image(state.config, model.container_spec.image_uri)
         resources = v1.Model.DeploymentResourcesType.DEDICATED_RESOURCES
         model.supported_deployment_resources_types = [resources]
         model.supported_input_storage_formats = ["jsonl"]
         model.supported_output_storage_formats = ["jsonl"]
-        _add(world, name, model)
+        _add(state, name, model)
         return v1.UploadModelResponse(model=name, model_version_id=model.version_id)
 
-    return operations.start(world, name, "UploadModel", work)
+    return operations.start(state, name, "UploadModel", work)
 
 
-def _target(world: State, request: v1.UploadModelRequest) -> str:
+def _target(state: State, request: v1.UploadModelRequest) -> str:
     """Return the name of the model that gets a first or a new version; raise Refused."""
     if request.parent_model:
-        return str(model_of(world, request.parent_model).name)
+        return str(find_model(state, request.parent_model).name)
     if request.model_id and not ID.fullmatch(request.model_id):
-        raise invalid(f"Invalid model_id {request.model_id}: expected {ID.pattern}")
-    name = f"{canonical(request.parent)}/models/{request.model_id or world.serial()}"
-    if name in world.models:
+        raise invalid_argument(f"Invalid model_id {request.model_id}: expected {ID.pattern}")
+    name = f"{canonical_name(request.parent)}/models/{request.model_id or state.next_id()}"
+    if name in state.models:
         raise ApiError("ALREADY_EXISTS", f"Model {name} already exists.")
     return name
 
@@ -55,75 +55,77 @@ def _target(world: State, request: v1.UploadModelRequest) -> str:
 def _check_aliases(aliases: Iterable[str]) -> None:
     for alias in aliases:
         if not ALIAS.fullmatch(alias):
-            raise invalid(f"Invalid version alias {alias}: expected {ALIAS.pattern}")
+            raise invalid_argument(f"Invalid version alias {alias}: expected {ALIAS.pattern}")
 
 
-def get(world: State, request: v1.GetModelRequest) -> v1.Model:
+def get(state: State, request: v1.GetModelRequest) -> v1.Model:
     """Return a version: the default one unless NAME@VERSION or NAME@ALIAS says which."""
-    return _seen(world, model_of(world, request.name))
+    return _seen(state, find_model(state, request.name))
 
 
-def list_(world: State, request: v1.ListModelsRequest) -> v1.ListModelsResponse:
+def list_(state: State, request: v1.ListModelsRequest) -> v1.ListModelsResponse:
     """Return the default version of every model."""
-    names = [next(iter(versions.values())).name for versions in under(world.models, request.parent)]
-    found = [_seen(world, model_of(world, name)) for name in names]
+    names = [next(iter(versions.values())).name for versions in under(state.models, request.parent)]
+    found = [_seen(state, find_model(state, name)) for name in names]
     return listed(v1.ListModelsResponse, found, request)
 
 
 def list_versions(
-    world: State, request: v1.ListModelVersionsRequest
+    state: State, request: v1.ListModelVersionsRequest
 ) -> v1.ListModelVersionsResponse:
     """Return every version of one model."""
-    versions = world.models[model_of(world, request.name).name].values()
-    found = [_seen(world, version) for version in versions]
+    versions = state.models[find_model(state, request.name).name].values()
+    found = [_seen(state, version) for version in versions]
     return listed(v1.ListModelVersionsResponse, found, request)
 
 
-def merge_aliases(world: State, request: v1.MergeVersionAliasesRequest) -> v1.Model:
+def merge_aliases(state: State, request: v1.MergeVersionAliasesRequest) -> v1.Model:
     """Give aliases to a version, taking them from the one that had them; "-alias" takes one away."""
-    with world.lock:
-        model = model_of(world, request.name)
+    with state.lock:
+        model = find_model(state, request.name)
         _check_aliases(alias.removeprefix("-") for alias in request.version_aliases)
         gone = {alias[1:] for alias in request.version_aliases if alias.startswith("-")}
         if "default" in gone:
-            raise invalid("The default alias cannot be removed, only given to another version.")
+            raise invalid_argument(
+                "The default alias cannot be removed, only given to another version."
+            )
         model.version_aliases = [alias for alias in model.version_aliases if alias not in gone]
         given = [alias for alias in request.version_aliases if not alias.startswith("-")]
-        _move(world.models[model.name], model, given)
-        return _seen(world, model)
+        _move(state.models[model.name], model, given)
+        return _seen(state, model)
 
 
-def delete(world: State, request: v1.DeleteModelRequest) -> Operation:
+def delete(state: State, request: v1.DeleteModelRequest) -> Operation:
     """Delete a model with all its versions, unless one of them is deployed."""
-    model = model_of(world, request.name)
-    _refuse_deployed(in_use(world, model.name), model.name)
+    model = find_model(state, request.name)
+    _refuse_deployed(find_deployments(state, model.name), model.name)
 
     def work(_: operations.Operation) -> Empty:
-        with world.lock:
-            _refuse_deployed(in_use(world, model.name), model.name)
-            world.models.pop(model.name, None)
+        with state.lock:
+            _refuse_deployed(find_deployments(state, model.name), model.name)
+            state.models.pop(model.name, None)
         return Empty()
 
-    return operations.start(world, model.name, "DeleteModel", work)
+    return operations.start(state, model.name, "DeleteModel", work)
 
 
-def delete_version(world: State, request: v1.DeleteModelVersionRequest) -> Operation:
+def delete_version(state: State, request: v1.DeleteModelVersionRequest) -> Operation:
     """Delete one version, unless it is deployed or the default of several."""
-    model = model_of(world, request.name)
+    model = find_model(state, request.name)
     if "@" not in request.name:
-        raise invalid("A version is needed: NAME@VERSION")
-    _refuse_deployed(in_use(world, model.name, model.version_id), request.name)
-    if len(world.models[model.name]) == 1:
-        return delete(world, v1.DeleteModelRequest(name=model.name))
+        raise invalid_argument("A version is needed: NAME@VERSION")
+    _refuse_deployed(find_deployments(state, model.name, model.version_id), request.name)
+    if len(state.models[model.name]) == 1:
+        return delete(state, v1.DeleteModelRequest(name=model.name))
     if "default" in model.version_aliases:
         message = "The default version of a model with several versions cannot be deleted."
-        raise precondition(message)
+        raise failed_precondition(message)
 
     def work(_: operations.Operation) -> Empty:
-        world.models[model.name].pop(model.version_id, None)
+        state.models[model.name].pop(model.version_id, None)
         return Empty()
 
-    return operations.start(world, model.name, "DeleteModelVersion", work)
+    return operations.start(state, model.name, "DeleteModelVersion", work)
 
 
 def _move(versions: dict[str, v1.Model], model: v1.Model, aliases: list[str]) -> None:
@@ -132,12 +134,12 @@ def _move(versions: dict[str, v1.Model], model: v1.Model, aliases: list[str]) ->
     model.version_aliases = [*model.version_aliases, *dict.fromkeys(aliases)]
 
 
-def _seen(world: State, model: v1.Model) -> v1.Model:
+def _seen(state: State, model: v1.Model) -> v1.Model:
     """Return a model as a client sees it: with the places where it is deployed."""
     shown = v1.Model(model)
     shown.deployed_models = [
         v1.DeployedModelRef(endpoint=endpoint, deployed_model_id=number)
-        for endpoint, number in in_use(world, model.name, model.version_id)
+        for endpoint, number in find_deployments(state, model.name, model.version_id)
     ]
     return shown
 
@@ -145,16 +147,16 @@ def _seen(world: State, model: v1.Model) -> v1.Model:
 def _refuse_deployed(where: list[tuple[str, str]], name: str) -> None:
     if where:
         places = ", ".join(f"{endpoint} (deployed model {number})" for endpoint, number in where)
-        raise precondition(
+        raise failed_precondition(
             f"Model {name} cannot be deleted: it is deployed to {places}. Undeploy it first."
         )
 
 
-def _add(world: State, bare: str, model: v1.Model) -> None:
+def _add(state: State, bare: str, model: v1.Model) -> None:
     """Keep a model as the newest version of its name, the default one where it is the first."""
-    with world.lock:
-        versions = world.models.setdefault(bare, {})
-        model.name, model.etag = bare, world.serial()
+    with state.lock:
+        versions = state.models.setdefault(bare, {})
+        model.name, model.etag = bare, state.next_id()
         model.version_id = str(max(map(int, versions), default=0) + 1)
         model.create_time = model.update_time = now()
         model.version_create_time = model.version_update_time = now()
@@ -169,7 +171,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
     for key, value in labels.items():
         if not LABEL.fullmatch(f"{key}={value}"):
             expected = "lowercase letters, digits, _ and -, 63 at most"
-            raise invalid(f"Invalid label {key}={value}: {expected}")
+            raise invalid_argument(f"Invalid label {key}={value}: {expected}")
 
 
 METHODS = {

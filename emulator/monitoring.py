@@ -6,8 +6,8 @@ import time
 
 from google.cloud import monitoring_v3 as m3
 
-from emulator.errors import invalid, unimplemented
-from emulator.prediction import Answered
+from emulator.errors import invalid_argument, unimplemented
+from emulator.prediction import PredictionRecord
 from emulator.state import State
 
 ONLINE = "aiplatform.googleapis.com/prediction/online/"
@@ -15,21 +15,21 @@ COUNT, LATENCIES = f"{ONLINE}response_count", f"{ONLINE}prediction_latencies"
 Aligner = m3.Aggregation.Aligner
 
 
-def list_series(world: State, request: m3.ListTimeSeriesRequest) -> m3.ListTimeSeriesResponse:
+def list_series(state: State, request: m3.ListTimeSeriesRequest) -> m3.ListTimeSeriesResponse:
     """Return one point a series for the whole interval, of response_count or prediction_latencies."""
     wanted = dict(re.findall(r'([\w.]+)\s*=\s*"([^"]*)"', request.filter))
     metric = wanted.get("metric.type", "")
     begin, end = request.interval.start_time.timestamp(), request.interval.end_time.timestamp()
     if end <= begin:
-        raise invalid("interval.startTime must be before interval.endTime")
+        raise invalid_argument("interval.startTime must be before interval.endTime")
     rows = [
         row
-        for row in world.answered
+        for row in state.predictions
         if begin <= row.at <= min(end, time.time())
         and wanted.get("resource.labels.endpoint_id", row.endpoint) == row.endpoint
         and wanted.get("metric.labels.deployed_model_id", row.deployed) == row.deployed
     ]
-    groups: dict[tuple[str, ...], list[Answered]] = {}
+    groups: dict[tuple[str, ...], list[PredictionRecord]] = {}
     for row in rows:
         code = [str(row.code)] if metric == COUNT else []
         groups.setdefault((row.endpoint, row.deployed, *code), []).append(row)
@@ -39,7 +39,10 @@ def list_series(world: State, request: m3.ListTimeSeriesRequest) -> m3.ListTimeS
 
 
 def _series(
-    metric: str, request: m3.ListTimeSeriesRequest, key: tuple[str, ...], rows: list[Answered]
+    metric: str,
+    request: m3.ListTimeSeriesRequest,
+    key: tuple[str, ...],
+    rows: list[PredictionRecord],
 ) -> m3.TimeSeries:
     labels = dict(zip(("deployed_model_id", "response_code"), key[1:], strict=False))
     aligner = request.aggregation.per_series_aligner

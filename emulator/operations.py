@@ -11,8 +11,8 @@ from google.cloud import aiplatform_v1 as v1
 from google.longrunning import operations_pb2
 
 from emulator.errors import ApiError
-from emulator.faults import refusal
-from emulator.state import State, canonical, now
+from emulator.faults import to_error
+from emulator.state import State, canonical_name, now
 from emulator.transcoding import as_json, plain
 
 PATH = re.compile(r"/(?:v1|v1beta1|v2|ui)/(.+?)/operations(?:/([^/:]+))?(?::(cancel))?")
@@ -44,7 +44,7 @@ class Operation:
 
 
 def start(
-    world: State, parent: str, rpc: str, work: Callable[[Operation], Any], metadata: Any = None
+    state: State, parent: str, rpc: str, work: Callable[[Operation], Any], metadata: Any = None
 ) -> operations_pb2.Operation:
     """Begin work in the background, on the resource `parent`, and return its operation.
 
@@ -54,16 +54,16 @@ def start(
         metadata = getattr(v1, f"{rpc}OperationMetadata", v1.DeleteOperationMetadata)()
     if hasattr(metadata, "generic_metadata"):
         metadata.generic_metadata = {"create_time": now(), "update_time": now()}
-    operation = Operation(f"{parent}/operations/{world.serial()}", metadata)
-    with world.lock:
-        world.operations[operation.name] = operation
-    fault = world.faults.strikes(rpc, "failing")
+    operation = Operation(f"{parent}/operations/{state.next_id()}", metadata)
+    with state.lock:
+        state.operations[operation.name] = operation
+    fault = state.faults.take(rpc, "failing")
 
     def run() -> Any:
         try:
             answer = work(operation)
             if fault:
-                raise refusal(fault, parent)
+                raise to_error(fault, parent)
             return answer
         finally:
             if hasattr(metadata, "generic_metadata"):
@@ -73,18 +73,18 @@ def start(
     return operation.message()
 
 
-def answer(world: State, path: str) -> dict[str, Any]:
+def answer(state: State, path: str) -> dict[str, Any]:
     """Answer a request about operations, whose path is one of PATH."""
     match = PATH.fullmatch(path)
     assert match is not None
-    parent, number, what = canonical(match[1]).partition("@")[0], match[2], match[3]
+    parent, number, what = canonical_name(match[1]).partition("@")[0], match[2], match[3]
     if number is None:
-        under = [o for o in world.operations.values() if o.name.startswith(f"{parent}/")]
+        under = [o for o in state.operations.values() if o.name.startswith(f"{parent}/")]
         return as_json(
             operations_pb2.ListOperationsResponse(operations=[o.message() for o in under])
         )
     ends = f"/operations/{number}"
-    found = next((o for o in world.operations.values() if o.name.endswith(ends)), None)
+    found = next((o for o in state.operations.values() if o.name.endswith(ends)), None)
     if found is None:
         raise ApiError("NOT_FOUND", f"Operation {number} is not found")
     if what == "cancel":

@@ -13,11 +13,11 @@ from google.cloud import aiplatform_v1 as v1
 from google.protobuf.json_format import MessageToDict
 
 from emulator import artifacts
-from emulator.errors import ApiError, invalid, precondition, unimplemented
-from emulator.faults import refusal
+from emulator.errors import ApiError, failed_precondition, invalid_argument, unimplemented
+from emulator.faults import to_error
 from emulator.jobs import Jobs, stop_if
 from emulator.resources import Kind
-from emulator.state import State, canonical, now
+from emulator.state import State, canonical_name, now
 
 Task = v1.PipelineTaskDetail.State
 IDENTITY = re.compile("[a-z][-a-z0-9]{0,127}")
@@ -28,75 +28,75 @@ KINDS = {"NUMBER_INTEGER": float, "NUMBER_DOUBLE": float, "STRING": str, "BOOLEA
 TASK_S = 0.05
 
 
-def create(world: State, request: v1.CreatePipelineJobRequest) -> v1.PipelineJob:
+def create(state: State, request: v1.CreatePipelineJobRequest) -> v1.PipelineJob:
     """Begin a job; raise Refused where it is not one."""
     job = v1.PipelineJob(request.pipeline_job)
-    _check(world, job)
-    identity = request.pipeline_job_id or f"job-{world.serial()}"
+    _check(state, job)
+    identity = request.pipeline_job_id or f"job-{state.next_id()}"
     if not IDENTITY.fullmatch(identity):
-        raise invalid(f"pipeline_job_id: {identity} does not match {IDENTITY.pattern}")
-    job.name = f"{canonical(request.parent)}/pipelineJobs/{identity}"
-    if job.name in world.pipelines:
+        raise invalid_argument(f"pipeline_job_id: {identity} does not match {IDENTITY.pattern}")
+    job.name = f"{canonical_name(request.parent)}/pipelineJobs/{identity}"
+    if job.name in state.pipeline_jobs:
         raise ApiError("ALREADY_EXISTS", f"The PipelineJob {job.name} already exists.")
-    return JOBS.begin(world, job, lambda cancelled: _run(world, job, cancelled))
+    return JOBS.begin(state, job, lambda cancelled: _run(state, job, cancelled))
 
 
-def create_schedule(world: State, request: v1.CreateScheduleRequest) -> v1.Schedule:
+def create_schedule(state: State, request: v1.CreateScheduleRequest) -> v1.Schedule:
     """Keep a schedule; raise Refused where its clock or its job is none."""
     schedule = v1.Schedule(request.schedule)
     if not CRON.fullmatch(schedule.cron):
-        raise invalid(f"Invalid cron schedule: {schedule.cron!r}")
+        raise invalid_argument(f"Invalid cron schedule: {schedule.cron!r}")
     if "create_pipeline_job_request" not in schedule:
         raise unimplemented("the rehearsal schedules pipeline jobs alone")
-    _check(world, schedule.create_pipeline_job_request.pipeline_job)
-    schedule.name = f"{canonical(request.parent)}/schedules/{world.serial()}"
+    _check(state, schedule.create_pipeline_job_request.pipeline_job)
+    schedule.name = f"{canonical_name(request.parent)}/schedules/{state.next_id()}"
     schedule.state, schedule.create_time = v1.Schedule.State.ACTIVE, now()
-    world.schedules[schedule.name] = schedule
+    state.schedules[schedule.name] = schedule
     return v1.Schedule(schedule)
 
 
-def _check(world: State, job: v1.PipelineJob) -> None:
+def _check(state: State, job: v1.PipelineJob) -> None:
     """Raise Refused where a pipeline names what it does not have, or is given what it does not take."""
     spec = MessageToDict(v1.PipelineJob.pb(job))["pipelineSpec"]
     if not spec.get("pipelineInfo", {}).get("name") or "root" not in spec:
-        raise invalid("pipeline_spec: pipelineInfo.name and root are required.")
+        raise invalid_argument("pipeline_spec: pipelineInfo.name and root are required.")
     components = spec.get("components", {})
     executors = spec.get("deploymentSpec", {}).get("executors", {})
     for name, task in _tasks(spec).items():
         component = components.get(task["componentRef"]["name"])
         if component is None:
-            raise invalid(f"pipeline_spec: task {name} is of no component.")
+            raise invalid_argument(f"pipeline_spec: task {name} is of no component.")
         executor = executors.get(component.get("executorLabel"), {})
         if not executor.get("container", {}).get("image"):
-            raise invalid(f"pipeline_spec: task {name} has no container image.")
+            raise invalid_argument(f"pipeline_spec: task {name} has no container image.")
         if strangers := set(task.get("dependentTasks", ())) - set(_tasks(spec)):
-            raise invalid(f"pipeline_spec: task {name} waits for {strangers}.")
+            raise invalid_argument(f"pipeline_spec: task {name} waits for {strangers}.")
     declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     _check_parameters(declared, job.runtime_config)
-    bucket, _ = artifacts.split(job.runtime_config.gcs_output_directory)
-    with artifacts.client(world.rules) as storage:
+    bucket, _ = artifacts.split_uri(job.runtime_config.gcs_output_directory)
+    with artifacts.storage_client(state.config) as storage:
         if storage.lookup_bucket(bucket) is None:
-            raise precondition(f"The bucket {bucket} does not exist.")
+            raise failed_precondition(f"The bucket {bucket} does not exist.")
 
 
 def _check_parameters(declared: dict[str, Any], config: v1.PipelineJob.RuntimeConfig) -> None:
     given = MessageToDict(v1.PipelineJob.RuntimeConfig.pb(config)).get("parameterValues", {})
     for name, value in given.items():
         if name not in declared:
-            raise invalid(f"runtime_config: {name} is no input of the pipeline.")
+            raise invalid_argument(f"runtime_config: {name} is no input of the pipeline.")
         wanted = KINDS.get(declared[name]["parameterType"])
         if wanted and (
             not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)
         ):
             kind = declared[name]["parameterType"]
-            raise invalid(f"runtime_config: {name} is {value!r}, not a {kind}.")
+            raise invalid_argument(f"runtime_config: {name} is {value!r}, not a {kind}.")
     for name, definition in declared.items():
         if (
             name not in given
             and "defaultValue" not in definition
             and not definition.get("isOptional")
         ):
-            raise invalid(f"runtime_config: the input {name} is not given.")
+            raise invalid_argument(f"runtime_config: the input {name} is not given.")
 
 
 def _tasks(spec: dict[str, Any]) -> dict[str, Any]:
@@ -110,28 +110,28 @@ def _in_order(spec: dict[str, Any]) -> list[str]:
     try:
         return list(graphlib.TopologicalSorter(before).static_order())
     except graphlib.CycleError as error:
-        raise invalid(f"pipeline_spec: {error.args[1]} wait for each other.") from None
+        raise invalid_argument(f"pipeline_spec: {error.args[1]} wait for each other.") from None
 
 
-def _run(world: State, job: v1.PipelineJob, cancelled: threading.Event) -> None:
+def _run(state: State, job: v1.PipelineJob, cancelled: threading.Event) -> None:
     """Let a job's tasks go by; a fault of the method RunPipelineJob lets the first of them fail."""
-    fault = world.faults.strikes("RunPipelineJob", "failing")
+    fault = state.faults.take("RunPipelineJob", "failing")
     for name in _in_order(MessageToDict(v1.PipelineJob.pb(job))["pipelineSpec"]):
         stop_if(cancelled)
-        number = int(world.serial())
+        number = int(state.next_id())
         job.job_detail.task_details.append({"task_name": name, "task_id": number})
         task = job.job_detail.task_details[-1]
         task.state = Task.RUNNING
         time.sleep(TASK_S)
         task.state = Task.FAILED if fault else Task.SUCCEEDED
         if fault:
-            raise refusal(fault, job.name)
+            raise to_error(fault, job.name)
 
 
 JOBS = Jobs(
-    "PipelineJob", lambda world: world.pipelines, v1.ListPipelineJobsResponse, v1.PipelineState
+    "PipelineJob", lambda state: state.pipeline_jobs, v1.ListPipelineJobsResponse, v1.PipelineState
 )
-SCHEDULES = Kind("Schedule", lambda world: world.schedules, v1.ListSchedulesResponse)
+SCHEDULES = Kind("Schedule", lambda state: state.schedules, v1.ListSchedulesResponse)
 METHODS = {
     "CreatePipelineJob": create,
     "CreateSchedule": create_schedule,

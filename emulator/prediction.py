@@ -9,8 +9,8 @@ import requests
 from google.cloud import aiplatform_v1 as v1
 
 from emulator import endpoints
-from emulator.containers import Pool
-from emulator.errors import ApiError, invalid, precondition
+from emulator.containers import ReplicaPool
+from emulator.errors import ApiError, failed_precondition, invalid_argument
 from emulator.state import State
 
 STATUSES = (
@@ -21,7 +21,7 @@ STATUSES = (
 NAMES = {ApiError(status, "").http: status for status in STATUSES.split()}
 
 
-class Answered(NamedTuple):
+class PredictionRecord(NamedTuple):
     """What Cloud Monitoring keeps of one prediction."""
 
     at: float
@@ -31,7 +31,7 @@ class Answered(NamedTuple):
     ms: float
 
 
-class Turns:
+class WeightedRoundRobin:
     """Picks deployed models in the split's proportions, evenly spread: of any 100 picks, its percents."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Turns:
         """Return who is next; raise Refused where nobody is."""
         shares = {number: percent for number, percent in split.items() if percent > 0}
         if not shares:
-            raise precondition("The endpoint has no deployed model that receives traffic.")
+            raise failed_precondition("The endpoint has no deployed model that receives traffic.")
         self._owed = {
             number: self._owed.get(number, 0) + percent for number, percent in shares.items()
         }
@@ -50,12 +50,12 @@ class Turns:
         return chosen
 
 
-_turns: dict[str, Turns] = {}
+_turns: dict[str, WeightedRoundRobin] = {}
 
 
-def predict(world: State, name: str, body: bytes, *, dedicated: bool) -> bytes:
+def predict(state: State, name: str, body: bytes, *, dedicated: bool) -> bytes:
     """Answer :predict: the container's predictions and who made them; raise Refused."""
-    reply, deployed = ask(world, name, body, "application/json", dedicated=dedicated)
+    reply, deployed = forward(state, name, body, "application/json", dedicated=dedicated)
     if reply.status_code != 200:
         raise _failed(reply)
     try:
@@ -71,30 +71,30 @@ def predict(world: State, name: str, body: bytes, *, dedicated: bool) -> bytes:
     return json.dumps(answer | by).encode()
 
 
-def ask(
-    world: State, name: str, body: bytes, kind: str, *, dedicated: bool
+def forward(
+    state: State, name: str, body: bytes, kind: str, *, dedicated: bool
 ) -> tuple[requests.Response, v1.DeployedModel]:
     """Send a body to whom the split chooses, within the endpoint's limits; raise Refused."""
-    endpoint = endpoints.KIND.find(world, name)
+    endpoint = endpoints.KIND.find(state, name)
     if endpoint.dedicated_endpoint_enabled and not dedicated:
         message = (
             "This endpoint is a dedicated endpoint and cannot be accessed through the shared one. "
             f"Please access the endpoint using its dedicated dns name '{endpoint.dedicated_endpoint_dns}'"
         )
-        raise precondition(message)
+        raise failed_precondition(message)
     if dedicated and not endpoint.dedicated_endpoint_enabled:
         raise ApiError("NOT_FOUND", f"{name} is not a dedicated endpoint.")
-    limit = world.rules.dedicated_bytes if dedicated else world.rules.shared_bytes
+    limit = state.config.max_dedicated_bytes if dedicated else state.config.max_shared_bytes
     if len(body) > limit:
-        raise invalid(f"Request payload size exceeds the limit: {limit} bytes.")
-    with world.lock:
-        chosen = _turns.setdefault(endpoint.name, Turns()).pick(endpoint.traffic_split)
+        raise invalid_argument(f"Request payload size exceeds the limit: {limit} bytes.")
+    with state.lock:
+        chosen = _turns.setdefault(endpoint.name, WeightedRoundRobin()).pick(endpoint.traffic_split)
         deployed = next(each for each in endpoint.deployed_models if each.id == chosen)
-        pool: Pool = world.pools[endpoint.name, chosen]
+        pool: ReplicaPool = state.pools[endpoint.name, chosen]
     began = time.monotonic()
     status = 503
     try:
-        limit_s = world.rules.dedicated_s if dedicated else world.rules.shared_s
+        limit_s = state.config.dedicated_timeout_s if dedicated else state.config.shared_timeout_s
         reply = pool.pick().predict(body, kind, limit_s)
         status = reply.status_code
     except requests.Timeout:
@@ -104,8 +104,8 @@ def ask(
         raise ApiError("UNAVAILABLE", f"upstream connect error or disconnect: {error!r}") from None
     finally:
         ms = (time.monotonic() - began) * 1000
-        world.answered.append(
-            Answered(time.time(), endpoint.name.rsplit("/", 1)[-1], chosen, status, ms)
+        state.predictions.append(
+            PredictionRecord(time.time(), endpoint.name.rsplit("/", 1)[-1], chosen, status, ms)
         )
     if len(reply.content) > limit:
         raise ApiError("INTERNAL", f"Response size exceeds the limit: {limit} bytes.")

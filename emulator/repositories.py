@@ -7,10 +7,10 @@ from google.cloud import artifactregistry_v1 as ar
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 
-from emulator import operations, ports
+from emulator import operations, processes
 from emulator.errors import ApiError, not_found
 from emulator.resources import Kind, place
-from emulator.state import State, canonical, location, now
+from emulator.state import State, canonical_name, location, now
 
 MANIFESTS = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json"
 
@@ -20,45 +20,45 @@ class Repositories(Kind):
 
     metadata = ar.OperationMetadata
 
-    def delete(self, world: State, request: ar.DeleteRepositoryRequest) -> Operation:
+    def delete(self, state: State, request: ar.DeleteRepositoryRequest) -> Operation:
         """Delete a repository."""
-        repository = self.get(world, request)
-        for package in _packages(world, repository.name):
-            _empty(world, repository.name, package)
-        return super().delete(world, request)
+        repository = self.get(state, request)
+        for package in _packages(state, repository.name):
+            _empty(state, repository.name, package)
+        return super().delete(state, request)
 
 
-def create(world: State, request: ar.CreateRepositoryRequest) -> Operation:
+def create(state: State, request: ar.CreateRepositoryRequest) -> Operation:
     """Begin a repository."""
-    name = f"{canonical(request.parent)}/repositories/{request.repository_id}"
-    if name in world.repositories:
+    name = f"{canonical_name(request.parent)}/repositories/{request.repository_id}"
+    if name in state.repositories:
         raise ApiError("ALREADY_EXISTS", "the repository already exists")
     repository = ar.Repository(request.repository)
     repository.name = f"{request.parent}/repositories/{request.repository_id}"
 
     def work(_: operations.Operation) -> ar.Repository:
         repository.create_time = repository.update_time = now()
-        world.repositories[name] = repository
+        state.repositories[name] = repository
         return repository
 
-    return operations.start(world, place(name), "CreateRepository", work, ar.OperationMetadata())
+    return operations.start(state, place(name), "CreateRepository", work, ar.OperationMetadata())
 
 
-def list_packages(world: State, request: ar.ListPackagesRequest) -> ar.ListPackagesResponse:
+def list_packages(state: State, request: ar.ListPackagesRequest) -> ar.ListPackagesResponse:
     """Return the names of a repository's images."""
-    repository = KIND.find(world, request.parent)
-    names = [f"{repository.name}/packages/{name}" for name in _packages(world, repository.name)]
+    repository = KIND.find(state, request.parent)
+    names = [f"{repository.name}/packages/{name}" for name in _packages(state, repository.name)]
     return ar.ListPackagesResponse(packages=[ar.Package(name=name) for name in names])
 
 
-def list_images(world: State, request: ar.ListDockerImagesRequest) -> ar.ListDockerImagesResponse:
+def list_images(state: State, request: ar.ListDockerImagesRequest) -> ar.ListDockerImagesResponse:
     """Return a repository's images, one for each digest, with its tags and its size in bytes."""
-    repository = KIND.find(world, request.parent)
+    repository = KIND.find(state, request.parent)
     host, folder = f"{location(repository.name)}-docker.pkg.dev", _folder(repository.name)
     found: dict[str, ar.DockerImage] = {}
-    for package in _packages(world, repository.name):
-        for tag in _tags(world, f"{folder}/{package}"):
-            reply = _ask(world, "GET", f"{folder}/{package}/manifests/{tag}", Accept=MANIFESTS)
+    for package in _packages(state, repository.name):
+        for tag in _tags(state, f"{folder}/{package}"):
+            reply = _ask(state, "GET", f"{folder}/{package}/manifests/{tag}", Accept=MANIFESTS)
             name = f"{package}@{reply.headers['Docker-Content-Digest']}"
             image = found.setdefault(
                 name,
@@ -73,19 +73,19 @@ def list_images(world: State, request: ar.ListDockerImagesRequest) -> ar.ListDoc
     return ar.ListDockerImagesResponse(docker_images=list(found.values()))
 
 
-def delete_package(world: State, request: ar.DeletePackageRequest) -> Operation:
+def delete_package(state: State, request: ar.DeletePackageRequest) -> Operation:
     """Delete every version of one image."""
     repository, _, package = request.name.partition("/packages/")
-    found = KIND.find(world, repository)
-    if package not in _packages(world, found.name):
+    found = KIND.find(state, repository)
+    if package not in _packages(state, found.name):
         raise not_found("Package", request.name)
 
     def work(_: operations.Operation) -> Empty:
-        _empty(world, found.name, package)
+        _empty(state, found.name, package)
         return Empty()
 
     where = place(request.name)
-    return operations.start(world, where, "DeletePackage", work, ar.OperationMetadata())
+    return operations.start(state, where, "DeletePackage", work, ar.OperationMetadata())
 
 
 def _folder(name: str) -> str:
@@ -93,31 +93,33 @@ def _folder(name: str) -> str:
     return f"{name.split('/')[1]}/{name.rsplit('/', 1)[-1]}"
 
 
-def _packages(world: State, name: str) -> list[str]:
+def _packages(state: State, name: str) -> list[str]:
     folder = _folder(name) + "/"
-    found = _ask(world, "GET", "_catalog?n=1000").json()["repositories"]
+    found = _ask(state, "GET", "_catalog?n=1000").json()["repositories"]
     named = [each.removeprefix(folder) for each in found if each.startswith(folder)]
-    return [each for each in named if _tags(world, folder + each)]
+    return [each for each in named if _tags(state, folder + each)]
 
 
-def _tags(world: State, path: str) -> list[str]:
-    reply = _ask(world, "GET", f"{path}/tags/list")
+def _tags(state: State, path: str) -> list[str]:
+    reply = _ask(state, "GET", f"{path}/tags/list")
     return (reply.json().get("tags") or []) if reply.ok else []
 
 
-def _empty(world: State, name: str, package: str) -> None:
+def _empty(state: State, name: str, package: str) -> None:
     path = f"{_folder(name)}/{package}"
-    for tag in _tags(world, path):
-        reply = _ask(world, "HEAD", f"{path}/manifests/{tag}", Accept=MANIFESTS)
+    for tag in _tags(state, path):
+        reply = _ask(state, "HEAD", f"{path}/manifests/{tag}", Accept=MANIFESTS)
         if reply.ok:
-            _ask(world, "DELETE", f"{path}/manifests/{reply.headers['Docker-Content-Digest']}")
+            _ask(state, "DELETE", f"{path}/manifests/{reply.headers['Docker-Content-Digest']}")
 
 
-def _ask(world: State, verb: str, path: str, **headers: Any) -> requests.Response:
-    return ports.send(verb, f"http://{world.rules.registry}/v2/{path}", 30, headers=headers)
+def _ask(state: State, verb: str, path: str, **headers: Any) -> requests.Response:
+    return processes.send_request(
+        verb, f"http://{state.config.registry}/v2/{path}", 30, headers=headers
+    )
 
 
-KIND = Repositories("Repository", lambda world: world.repositories, ar.ListRepositoriesResponse)
+KIND = Repositories("Repository", lambda state: state.repositories, ar.ListRepositoriesResponse)
 METHODS = {
     "CreateRepository": create,
     "GetRepository": KIND.get,

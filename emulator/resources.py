@@ -9,8 +9,8 @@ from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 
 from emulator import operations
-from emulator.errors import invalid, not_found, unimplemented
-from emulator.state import State, canonical
+from emulator.errors import invalid_argument, not_found, unimplemented
+from emulator.state import State, canonical_name
 
 Method = Callable[[State, Any], Any]
 
@@ -25,33 +25,33 @@ class Kind:
         """`kept` returns the resources by name; `listing` is the type of the list method's response."""
         self.name, self.kept, self._listing = name, kept, listing
 
-    def find(self, world: State, name: str) -> Any:
+    def find(self, state: State, name: str) -> Any:
         """Return a resource by its name; raise Refused."""
-        found = self.kept(world).get(canonical(name))
+        found = self.kept(state).get(canonical_name(name))
         if found is None:
             raise not_found(self.name, name)
         return found
 
-    def get(self, world: State, request: Any) -> Any:
+    def get(self, state: State, request: Any) -> Any:
         """Return a resource; raise Refused."""
-        return self.find(world, request.name)
+        return self.find(state, request.name)
 
-    def list(self, world: State, request: Any) -> Any:
+    def list(self, state: State, request: Any) -> Any:
         """Return a location's resources; the location `-` stands for all of them."""
-        return listed(self._listing, under(self.kept(world), request.parent), request)
+        return listed(self._listing, under(self.kept(state), request.parent), request)
 
-    def delete(self, world: State, request: Any) -> Operation:
+    def delete(self, state: State, request: Any) -> Operation:
         """Begin to delete a resource."""
-        self.get(world, request)
-        name = canonical(request.name)
+        self.get(state, request)
+        name = canonical_name(request.name)
 
         def work(_: operations.Operation) -> Empty:
-            self.kept(world).pop(name, None)
+            self.kept(state).pop(name, None)
             return Empty()
 
         # Some resources have no operations of their own in Google's clients' routes: the location has.
         rpc = f"Delete{self.name}"
-        return operations.start(world, place(name), rpc, work, self.metadata())
+        return operations.start(state, place(name), rpc, work, self.metadata())
 
     def methods(self) -> dict[str, Method]:
         """Return the methods by Google's names."""
@@ -64,12 +64,12 @@ class Kind:
 
 def place(name: str) -> str:
     """Return the project and location in a resource's name."""
-    return "/".join(canonical(name).split("/")[:4])
+    return "/".join(canonical_name(name).split("/")[:4])
 
 
 def under(kept: dict[str, Any], parent: str) -> list[Any]:
     """Return the resources of a parent; `-` in its name stands for any."""
-    pattern = re.compile(re.escape(canonical(parent)).replace("/\\-", "/[^/]+") + "/.*")
+    pattern = re.compile(re.escape(canonical_name(parent)).replace("/\\-", "/[^/]+") + "/.*")
     return [resource for name, resource in kept.items() if pattern.fullmatch(name)]
 
 
@@ -102,7 +102,7 @@ def _matches(item: Any, clause: str) -> bool:
         return bool(item.labels.get(key.removeprefix("labels.")) == value) == (sign == "=")
     name = {"model": "name", "endpoint": "name", "model_id": "name"}.get(key, key)
     if not hasattr(item, name):
-        raise invalid(f"Invalid filter: no field {key}")
+        raise invalid_argument(f"Invalid filter: no field {key}")
     have = str(getattr(item, name))
     same = have.rsplit("/", 1)[-1] == value.rsplit("/", 1)[-1] if name == "name" else have == value
     return same == (sign != "!=")

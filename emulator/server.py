@@ -29,8 +29,8 @@ from emulator import (
     transcoding,
 )
 from emulator.errors import ApiError, unimplemented
-from emulator.faults import refusal
-from emulator.state import State, number
+from emulator.faults import to_error
+from emulator.state import State, project_number
 
 log = logging.getLogger("rehearsal")
 # Service Usage: a client's library is not worth this one question.
@@ -39,11 +39,11 @@ RAW = "X-Vertex-AI-Endpoint-Id", "X-Vertex-AI-Deployed-Model-Id"
 
 
 def permissions(
-    world: State, request: iam_policy_pb2.TestIamPermissionsRequest
+    state: State, request: iam_policy_pb2.TestIamPermissionsRequest
 ) -> iam_policy_pb2.TestIamPermissionsResponse:
     """Return the permissions that the caller has: all, but for those that a fault denies."""
     refused = {
-        fault.detail for fault in world.faults.waiting if fault.kind == "denied" and fault.times
+        fault.detail for fault in state.faults.pending if fault.kind == "denied" and fault.times
     }
     granted = [each for each in request.permissions if each not in refused]
     return iam_policy_pb2.TestIamPermissionsResponse(permissions=granted)
@@ -53,7 +53,7 @@ def project(_: State, request: resourcemanager_v3.GetProjectRequest) -> resource
     """Return a project; every ID is one."""
     identity = request.name.split("/")[1]
     return resourcemanager_v3.Project(
-        name=f"projects/{number(identity)}", project_id=identity, state="ACTIVE"
+        name=f"projects/{project_number(identity)}", project_id=identity, state="ACTIVE"
     )
 
 
@@ -76,9 +76,9 @@ class Quiet(WSGIRequestHandler):
 class App:
     """Answers every request: by a method's answer, or by Google's error."""
 
-    def __init__(self, world: State, *, dedicated: bool = False) -> None:
+    def __init__(self, state: State, *, dedicated: bool = False) -> None:
         """Serve the shared domain, or the one of dedicated endpoints."""
-        self.world, self.dedicated = world, dedicated
+        self.state, self.dedicated = state, dedicated
 
     def __call__(self, environ: dict[str, Any], start: Any) -> Any:
         """Answer one request, as WSGI has it."""
@@ -100,12 +100,12 @@ class App:
         if request.path.startswith("/rehearsal/"):
             return self._control(request, body)
         if request.path.startswith(storage_proxy.PATHS):
-            return storage_proxy.relay(self.world.rules, request)
+            return storage_proxy.relay(self.state.config, request)
         if service := SERVICE.fullmatch(request.path):
             return _written({"name": service[1], "state": "ENABLED"})
         if operations.PATH.fullmatch(request.path):
             self._strike("GetOperation", request.path)
-            return _written(operations.answer(self.world, request.path))
+            return _written(operations.answer(self.state, request.path))
         route, variables = transcoding.find(request.method, request.path)
         resource = next(iter(variables.values()), "")
         self._strike(route.rpc, resource)
@@ -118,22 +118,22 @@ class App:
             )
         query = {name: request.args.getlist(name) for name in request.args}
         _, call = transcoding.parse(request.method, request.path, query, body)
-        return _written(transcoding.as_json(method(self.world, call)))
+        return _written(transcoding.as_json(method(self.state, call)))
 
     def _strike(self, rpc: str, resource: str) -> None:
-        fault = self.world.faults.strikes(rpc, "denied", "disabled", "refused", "cut")
+        fault = self.state.faults.take(rpc, "denied", "disabled", "refused", "cut")
         if fault and fault.kind == "cut":
             raise ConnectionAbortedError
         if fault:
-            raise refusal(fault, resource)
+            raise to_error(fault, resource)
 
     def _predict(self, rpc: str, request: Request, endpoint: str, body: bytes) -> Response:
         if rpc == "Predict":
             transcoding.parse(request.method, request.path, {}, body)
-            answer = prediction.predict(self.world, endpoint, body, dedicated=self.dedicated)
+            answer = prediction.predict(self.state, endpoint, body, dedicated=self.dedicated)
             return Response(answer, mimetype="application/json")
         kind = request.headers.get("Content-Type", "application/octet-stream")
-        reply, by = prediction.ask(self.world, endpoint, body, kind, dedicated=self.dedicated)
+        reply, by = prediction.forward(self.state, endpoint, body, kind, dedicated=self.dedicated)
         headers = dict(zip(RAW, (endpoint.rsplit("/", 1)[-1], by.id), strict=True))
         kind = reply.headers.get("Content-Type", "")
         return Response(reply.content, reply.status_code, headers, content_type=kind)
@@ -141,21 +141,21 @@ class App:
     def _control(self, request: Request, body: bytes) -> Response:
         """Answer what only a rehearsal has: faults ordered and taken back."""
         if request.path == "/rehearsal/faults" and request.method == "POST":
-            self.world.faults.add(json.loads(body))
+            self.state.faults.add(json.loads(body))
         elif request.path == "/rehearsal/faults" and request.method == "DELETE":
-            self.world.faults.clear()
+            self.state.faults.clear()
         elif request.path.startswith(functions.UPLOADS) and request.method == "PUT":
-            self.world.uploads[request.path.removeprefix(functions.UPLOADS)] = body
+            self.state.uploads[request.path.removeprefix(functions.UPLOADS)] = body
         else:
             raise ApiError("NOT_FOUND", "POST or DELETE /rehearsal/faults")
         return _written({})
 
 
 def serve(
-    world: State, host: str, port: int, *, dedicated: bool = False, context: Any = None
+    state: State, host: str, port: int, *, dedicated: bool = False, context: Any = None
 ) -> BaseWSGIServer:
     """Begin to answer in the background; return the server, to be shut down."""
-    app = App(world, dedicated=dedicated)
+    app = App(state, dedicated=dedicated)
     server = make_server(host, port, app, threaded=True, request_handler=Quiet, ssl_context=context)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

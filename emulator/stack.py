@@ -17,9 +17,10 @@ from typing import Any
 import certifi
 import trustme
 
-from emulator import containers, functions, ports
+from emulator import containers, functions, processes
+from emulator.config import EmulatorConfig
 from emulator.server import serve
-from emulator.state import EmulatorConfig, State
+from emulator.state import State
 
 HOST, AUTHORITIES = "127.0.0.1", "authorities.pem"
 APIS = "AIPLATFORM CLOUDBUILD ARTIFACTREGISTRY CLOUDRESOURCEMANAGER LOGGING CLOUDFUNCTIONS RUN SERVICEUSAGE"
@@ -40,7 +41,7 @@ class Stack:
     registry: str
     """host:port"""
     storage: str
-    world: State
+    state: State
     folder: Path
     """gcloud's configuration and other scratch."""
 
@@ -67,44 +68,46 @@ class Stack:
     def fault(self, kind: str, rpc: str, detail: str = "", *, times: int = 1) -> None:
         """Order a failure of one of Google's methods."""
         wanted = {"kind": kind, "rpc": rpc, "detail": detail, "times": times}
-        ports.send("POST", f"{self.url}/rehearsal/faults", 10, json=wanted).raise_for_status()
+        processes.send_request(
+            "POST", f"{self.url}/rehearsal/faults", 10, json=wanted
+        ).raise_for_status()
 
     def clear_faults(self) -> None:
         """Take all failures back."""
-        ports.send("DELETE", f"{self.url}/rehearsal/faults", 10).raise_for_status()
+        processes.send_request("DELETE", f"{self.url}/rehearsal/faults", 10).raise_for_status()
 
 
 @contextlib.contextmanager
 def running(
-    rules: EmulatorConfig, *, port: int = 0, say: Callable[[str], None] = print
+    config: EmulatorConfig, *, port: int = 0, say: Callable[[str], None] = print
 ) -> Iterator[Stack]:
     """Start all of it; end all of it, and every container, afterwards. Raise Missing."""
-    _require(rules.docker)
+    _require(config.docker)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rehearsal-")))
         registry = stack.enter_context(_registry(folder))
         say(f"registry        {registry}")
-        storage = stack.enter_context(_storage(_bridge(rules)))
+        storage = stack.enter_context(_storage(_bridge(config)))
         say(f"storage         {storage}")
-        builder = _builder(rules, folder)
-        stack.callback(rules.engine, "image", "rm", "--force", builder)
-        images = {BUILDER: builder, **rules.images}
-        rules = replace(rules, registry=registry, storage=storage, images=images)
-        world = State(rules)
-        stack.callback(containers.end_all, rules)
-        stack.callback(functions.end_all, world)
-        server = serve(world, HOST, port)
+        builder = _builder(config, folder)
+        stack.callback(config.engine, "image", "rm", "--force", builder)
+        images = {BUILDER: builder, **config.images}
+        config = replace(config, registry=registry, storage=storage, images=images)
+        state = State(config)
+        stack.callback(containers.remove_all, config)
+        stack.callback(functions.stop_all, state)
+        server = serve(state, HOST, port)
         stack.callback(server.shutdown)
-        world.url = f"http://{HOST}:{server.port}"
-        say(f"control plane   {world.url}")
-        door = serve(world, HOST, 0, dedicated=True, context=_certified(folder))
+        state.url = f"http://{HOST}:{server.port}"
+        say(f"control plane   {state.url}")
+        door = serve(state, HOST, 0, dedicated=True, context=_certified(folder))
         stack.callback(door.shutdown)
-        world.dedicated = f"{HOST}:{door.port}"
-        say(f"dedicated       https://{world.dedicated}")
+        state.dedicated_host = f"{HOST}:{door.port}"
+        say(f"dedicated       https://{state.dedicated_host}")
         (folder / "gcloud").mkdir()
-        stage = Stack(world.url, registry, storage, world, folder)
+        stage = Stack(state.url, registry, storage, state, folder)
         here = ("DEPLOY_API_ENDPOINT", "DEPLOY_REGISTRY", "STORAGE_EMULATOR_HOST")
-        world.step_env = tuple(f"{name}={stage.environment('')[name]}" for name in here)
+        state.step_env = tuple(f"{name}={stage.environment('')[name]}" for name in here)
         yield stage
 
 
@@ -128,21 +131,21 @@ def _require(docker: str) -> None:
             raise MissingProgramError(f"{program} is not on this machine; it comes from {source}")
 
 
-def _builder(rules: EmulatorConfig, folder: Path) -> str:
+def _builder(config: EmulatorConfig, folder: Path) -> str:
     """Build an image with this machine's own Docker client, for Cloud Build's builder of that name."""
     context = folder / "builder"
     context.mkdir()
-    shutil.copy(Path(shutil.which(rules.docker) or rules.docker), context / "docker")
+    shutil.copy(Path(shutil.which(config.docker) or config.docker), context / "docker")
     (context / "Dockerfile").write_text(
         'FROM debian:bookworm-slim\nCOPY docker /usr/bin/docker\nENTRYPOINT ["/usr/bin/docker"]\n'
     )
     label = f"--label={containers.LABEL}"  # no other rehearsal has an image of this ID
-    return rules.engine("build", "--quiet", label, str(context), timeout_s=300)
+    return config.engine("build", "--quiet", label, str(context), timeout_s=300)
 
 
-def _bridge(rules: EmulatorConfig) -> str:
+def _bridge(config: EmulatorConfig) -> str:
     """Return an address of this machine that containers reach too."""
-    address = containers.bridge(rules)
+    address = containers.bridge_address(config)
     with socket.socket() as probe:
         try:
             probe.bind((address, 0))
@@ -153,7 +156,7 @@ def _bridge(rules: EmulatorConfig) -> str:
 
 @contextlib.contextmanager
 def _registry(folder: Path) -> Iterator[str]:
-    port = ports.free(HOST)
+    port = processes.free_port(HOST)
     settings: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error"},
@@ -172,7 +175,7 @@ def _registry(folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def _storage(host: str) -> Iterator[str]:
     bound = HOST if host == "host.docker.internal" else host
-    port = ports.free(bound)
+    port = processes.free_port(bound)
     program = str(Path(sys.executable).with_name("gcp-storage-emulator"))
     command = [program, "start", "--in-memory", f"--host={bound}", f"--port={port}"]
     with _running(command, bound, port, Path(os.devnull)):
@@ -184,8 +187,8 @@ def _running(command: list[str], host: str, port: int, log: Path) -> Iterator[No
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        if not ports.await_port(process, host, port, START_S):
+        if not processes.wait_for_port(process, host, port, START_S):
             raise MissingProgramError(f"{command[0]} does not start: {log.read_text()[-500:]}")
         yield
     finally:
-        ports.end(process)
+        processes.terminate(process)

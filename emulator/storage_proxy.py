@@ -8,14 +8,14 @@ import re
 
 from werkzeug import Request, Response
 
-from emulator import ports
-from emulator.state import EmulatorConfig
+from emulator import processes
+from emulator.config import EmulatorConfig
 
 PATHS = ("/storage/", "/upload/storage/", "/download/storage/")
 HOP_BY_HOP = {"connection", "transfer-encoding", "content-encoding", "content-length", "keep-alive"}
 
 
-def relay(rules: EmulatorConfig, request: Request) -> Response:
+def relay(config: EmulatorConfig, request: Request) -> Response:
     """Pass a request on to the emulator, and its answer back."""
     path = request.full_path.rstrip("?")
     headers = {
@@ -27,8 +27,8 @@ def relay(rules: EmulatorConfig, request: Request) -> Response:
         )
     # One connection a request: the emulator hears one at a time.
     headers["Connection"] = "close"
-    url, body = rules.storage + path, request.get_data()
-    reply = ports.send(request.method, url, 120, data=body, headers=headers)
+    url, body = config.storage + path, request.get_data()
+    reply = processes.send_request(request.method, url, 120, data=body, headers=headers)
     kept = [
         (name, value) for name, value in reply.headers.items() if name.lower() not in HOP_BY_HOP
     ]

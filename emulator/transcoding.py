@@ -1,6 +1,6 @@
 """HTTP to Google's own published types and back.
 
-The routes are not written here: they are read from the HTTP rules inside Google's own clients
+The routes are not written here: they are read from the HTTP config inside Google's own clients
 (google-cloud-aiplatform, -artifact-registry, -build, -resource-manager), and so are the types; what
 is required is read from those types' own documentation.
 """
@@ -17,7 +17,7 @@ import proto
 from google.protobuf import json_format, message
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from emulator.errors import ApiError, invalid, unimplemented
+from emulator.errors import ApiError, invalid_argument, unimplemented
 
 VERTEX = "model_service endpoint_service prediction_service job_service pipeline_service schedule_service"
 SERVICES = {
@@ -92,7 +92,7 @@ def parse(verb: str, path: str, query: Mapping[str, list[str]], body: bytes) -> 
         content: dict[str, Any] = {}
         # Google ignores the empty object that some clients send beside a GET.
         if body.strip() not in (b"", b"{}"):
-            raise invalid(f"{route.rpc} has no body")
+            raise invalid_argument(f"{route.rpc} has no body")
     else:
         sent = _json(body)
         content = sent
@@ -170,7 +170,7 @@ def _json(body: bytes) -> Any:
     try:
         return json.loads(body or b"{}")
     except ValueError as error:
-        raise invalid(f"Invalid JSON payload received. {error}") from None
+        raise invalid_argument(f"Invalid JSON payload received. {error}") from None
 
 
 def _put(content: Any, kind: Descriptor, path: list[str], values: list[str]) -> None:
@@ -179,13 +179,13 @@ def _put(content: Any, kind: Descriptor, path: list[str], values: list[str]) -> 
         field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
         if field is None:
             where = ".".join(path)
-            raise invalid(
+            raise invalid_argument(
                 f'Invalid JSON payload received. Unknown name "{where}": Cannot bind query parameter. '
                 f"Field '{where}' could not be found in request message."
             )
         if index == len(path) - 1:
             if not isinstance(content, dict):
-                raise invalid("Invalid value: expected an object")
+                raise invalid_argument("Invalid value: expected an object")
             content[field.json_name] = (
                 list(values) if field.is_repeated else _value(field, values[-1])
             )
@@ -215,7 +215,7 @@ def _fill(kind: Any, content: dict[str, Any]) -> Any:
         json_format.ParseDict(content, plain)
         return kind.wrap(plain)
     except json_format.ParseError as error:
-        raise invalid(f"Invalid JSON payload received. {_said(error)}") from None
+        raise invalid_argument(f"Invalid JSON payload received. {_said(error)}") from None
 
 
 def _said(error: json_format.ParseError) -> str:
@@ -240,7 +240,7 @@ def _demand(request: Any, kind: Any, at: str, *, deep: bool, spared: Collection[
             # An enum's first value may be meant; it is not written.
             wanted = field.name in needed and field.name not in spared
             if wanted and field.type != FieldDescriptor.TYPE_ENUM:
-                raise invalid(f"Required field is not set: {where}.")
+                raise invalid_argument(f"Required field is not set: {where}.")
             continue
         inner = kind.meta.fields[field.name].message if field.name in kind.meta.fields else None
         if not deep or not isinstance(inner, type) or not issubclass(inner, proto.Message):

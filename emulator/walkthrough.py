@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from contract.docker import Docker, DockerError
-from emulator import artifacts, ports
+from emulator import artifacts, processes
+from emulator.config import EmulatorConfig
 from emulator.stack import MissingProgramError, Stack, running
-from emulator.state import EmulatorConfig
 
 PROJECT, REGION = "rehearsal", "us-central1"
 LOG = Path("build/rehearsal.log")
@@ -118,14 +118,14 @@ def with_deploy(story: Walkthrough) -> None:
     second = story.stage.folder / "second.toml"
     second.write_text(Path("deploy.toml").read_text() + '\nACCESS_LOG = "all"\n')
     options = f"--settings {second} --traffic 20 --watch 15s --max-error-rate 1% --max-p95 5s"
-    with clients(story.stage, PROJECT, REQUEST.read_bytes(), pause_s=0.05):
+    with background_traffic(story.stage, PROJECT, REQUEST.read_bytes(), pause_s=0.05):
         story.run(f'make -s canary ARGS="{options}"')
     story.run("make -s status")
     story.run("make -s promote")
     story.run("make -s rollback")
     lines = [json.dumps(instance) for instance in json.loads(REQUEST.read_text())["instances"]]
     bucket = "rehearsal-batch"
-    with artifacts.client(story.stage.world.rules) as storage:
+    with artifacts.storage_client(story.stage.state.config) as storage:
         storage.create_bucket(bucket).blob("in.jsonl").upload_from_string("\n".join(lines))
     files = f"--input gs://{bucket}/in.jsonl --output gs://{bucket}/out"
     story.run(f"{sys.executable} -m deploy batch-predict --version 1 {files}")
@@ -135,14 +135,16 @@ def with_deploy(story: Walkthrough) -> None:
 
 
 @contextlib.contextmanager
-def clients(stage: Stack, project: str, request: bytes, *, pause_s: float) -> Iterator[None]:
+def background_traffic(
+    stage: Stack, project: str, request: bytes, *, pause_s: float
+) -> Iterator[None]:
     """Send a request to a project's endpoint again and again meanwhile, for a canary that is watched."""
     over = threading.Event()
     where = f"projects/{project}/locations/{REGION}/endpoints/digits:predict"
 
     def send() -> None:
         while not over.wait(pause_s):
-            ports.send("POST", f"{stage.url}/v1/{where}", 90, data=request)
+            processes.send_request("POST", f"{stage.url}/v1/{where}", 90, data=request)
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
@@ -196,8 +198,8 @@ def main() -> None:
     LOG.parent.mkdir(exist_ok=True)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, filename=LOG, filemode="w")
     try:
-        rules = EmulatorConfig(docker=args.docker, substitutions={"_TESTS": TESTS})
-        with running(rules) as stage, cleaned_up(rules.engine):
+        config = EmulatorConfig(docker=args.docker, substitutions={"_TESTS": TESTS})
+        with running(config) as stage, cleaned_up(config.engine):
             story = Walkthrough(stage)
             for title in chapters(story):
                 story.chapter(title)

@@ -13,16 +13,16 @@ from deploy import __main__ as command_line
 from deploy import settings
 from deploy.gcp import client
 from emulator import functions
+from emulator.config import EmulatorConfig
 from emulator.containers import LABEL
 from emulator.stack import MissingProgramError, Stack, running
-from emulator.state import EmulatorConfig
 from tests.container.conftest import DOCKER, image  # noqa: F401
 from tests.programs import Done, run_main, run_program
 
 HERE = Path(__file__).parent
 PROJECT, REGION = "cloud-tests", "us-central1"
 TINY = "cloud-tests/tiny"
-PATIENCE_S = 10
+READY_TIMEOUT_S = 10
 POLL_S = 0.1
 
 
@@ -47,18 +47,18 @@ def tiny(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def stage(tiny: str) -> Iterator[Stack]:
+def shared_stack(tiny: str) -> Iterator[Stack]:
     """Start a rehearsal; skip with the reason where a program is missing."""
-    rules = EmulatorConfig(
+    config = EmulatorConfig(
         docker=DOCKER,
         images={f"{TINY}:{tag}": tiny for tag in (1, 2, 3)},
-        patience_s=PATIENCE_S,
-        probe_s=1,
+        ready_timeout_s=READY_TIMEOUT_S,
+        probe_interval_s=1,
         cpus=16,
-        shared_s=2,
+        shared_timeout_s=2,
     )
     try:
-        with running(rules, say=lambda _: None) as started:
+        with running(config, say=lambda _: None) as started:
             yield started
     except MissingProgramError as error:
         pytest.skip(str(error))
@@ -68,37 +68,37 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture
-def empty(stage: Stack) -> Iterator[Stack]:
-    """Give a stage on which there is nothing, and leave it so."""
-    clear(stage)
-    yield stage
-    clear(stage)
+def stack(shared_stack: Stack) -> Iterator[Stack]:
+    """Yield the shared emulator with no resources in it, and delete what the test leaves."""
+    reset(shared_stack)
+    yield shared_stack
+    reset(shared_stack)
 
 
-def clear(stage: Stack) -> None:
+def reset(stack: Stack) -> None:
     """Take away whatever a test left."""
-    world = stage.world
-    stage.clear_faults()
-    for operation in list(world.operations.values()):
+    state = stack.state
+    stack.clear_faults()
+    for operation in list(state.operations.values()):
         operation.cancelled.set()
         operation.future.exception(timeout=60)
-    for pool in list(world.pools.values()):
+    for pool in list(state.pools.values()):
         pool.stop()
-    functions.end_all(world)
-    for resources in vars(world).values():
+    functions.stop_all(state)
+    for resources in vars(state).values():
         if isinstance(resources, dict | list):
             resources.clear()
 
 
 @pytest.fixture
 def deploy(
-    empty: Stack,
+    stack: Stack,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> Run:
     """Return a function that runs python -m deploy, in this process."""
-    for name, value in empty.environment(PROJECT).items():
+    for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(client, "POLL_S", (POLL_S,))
     monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
@@ -113,33 +113,33 @@ def deploy(
 
 
 @pytest.fixture
-def gcloud(empty: Stack) -> Run:
+def gcloud(stack: Stack) -> Run:
     """Return a function that runs the real gcloud."""
 
     def run(line: str) -> Done:
         region = ["--region", REGION] if line.startswith("ai ") else []
-        return run_program(["gcloud", *shlex.split(line), *region], empty.environment(PROJECT))
+        return run_program(["gcloud", *shlex.split(line), *region], stack.environment(PROJECT))
 
     return run
 
 
 @pytest.fixture
-def python(empty: Stack) -> Run:
+def python(stack: Stack) -> Run:
     """Return a function that runs a program with the real SDK."""
-    env = empty.environment(PROJECT)
+    env = stack.environment(PROJECT)
     return lambda line: run_program([sys.executable, *shlex.split(line)], env)
 
 
-def traffic(stage: Stack, name: str = "digits") -> dict[str, int]:
+def traffic_by_version(stack: Stack, name: str = "digits") -> dict[str, int]:
     """Return version → percent of everything that is deployed to an endpoint."""
     return {
         each.model_version_id: endpoint.traffic_split.get(each.id, 0)
-        for key, endpoint in stage.world.endpoints.items()
+        for key, endpoint in stack.state.endpoints.items()
         if key.endswith(f"/endpoints/{name}")
         for each in endpoint.deployed_models
     }
 
 
-def containers(stage: Stack) -> int:
+def count_containers(stack: Stack) -> int:
     """Return how many containers of deployed models run, whatever the endpoint says."""
-    return sum(len(pool.replicas) for pool in stage.world.pools.values())
+    return sum(len(pool.replicas) for pool in stack.state.pools.values())

@@ -52,7 +52,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_built_pushed_not_built_again_and_torn_down_with_its_sources(
-    deploy: Run, empty: Stack
+    deploy: Run, stack: Stack
 ) -> None:
     done = deploy("build", **HERE)
     assert done.code == 0, done.err
@@ -60,8 +60,8 @@ def test_it_is_built_pushed_not_built_again_and_torn_down_with_its_sources(
     again = deploy("build", **HERE)
     assert "the image is there: " in again.out
     assert "@sha256:" in again.out
-    assert len(empty.world.builds) == 1
-    with artifacts.client(empty.world.rules) as storage:
+    assert len(stack.state.builds) == 1
+    with artifacts.storage_client(stack.state.config) as storage:
 
         def sources() -> list[Any]:
             return list(storage.list_blobs(f"{PROJECT}_cloudbuild"))
@@ -75,9 +75,9 @@ def test_it_is_built_pushed_not_built_again_and_torn_down_with_its_sources(
 
 
 def test_after_an_interruption_the_same_build_is_watched_on(
-    deploy: Run, empty: Stack, monkeypatch: pytest.MonkeyPatch
+    deploy: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, step = image.run, builds._step
+    run, step = image.run, builds._run_step
     described, noticed = itertools.count(), threading.Event()
 
     def watched(google: Any, command: list[str], **options: Any) -> str:
@@ -92,15 +92,15 @@ def test_after_an_interruption_the_same_build_is_watched_on(
         return noticed.wait(180) and step(*args)
 
     monkeypatch.setattr(image, "run", watched)
-    monkeypatch.setattr(builds, "_step", held)
+    monkeypatch.setattr(builds, "_run_step", held)
     assert deploy("build", **HERE).code == 130
     done = deploy("build", **HERE)
     assert done.code == 0, done.err
     assert "waiting for the build of this very image that is under way" in done.out
-    assert len(empty.world.builds) == 1
+    assert len(stack.state.builds) == 1
 
 
-def test_a_build_that_fails_says_where_and_is_begun_anew(deploy: Run, empty: Stack) -> None:
+def test_a_build_that_fails_says_where_and_is_begun_anew(deploy: Run, stack: Stack) -> None:
     Path("spoilt").touch()
     failed = deploy("build", **HERE)
     assert failed.code == 1
@@ -111,4 +111,4 @@ def test_a_build_that_fails_says_where_and_is_begun_anew(deploy: Run, empty: Sta
     assert "gcloud builds log " in failed.err
     Path("spoilt").unlink()
     assert deploy("build", **HERE).code == 0
-    assert len(empty.world.builds) == 2
+    assert len(stack.state.builds) == 2

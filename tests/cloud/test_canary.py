@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from emulator.stack import Stack
-from emulator.walkthrough import clients
-from tests.cloud.conftest import PROJECT, Run, containers, traffic
+from emulator.walkthrough import background_traffic
+from tests.cloud.conftest import PROJECT, Run, count_containers, traffic_by_version
 from tests.cloud.test_failures import env_file
 
 pytestmark = pytest.mark.full
@@ -23,25 +23,25 @@ ROLLED_BACK = "the canary was rolled back"
     ids=lambda case: case[0],
 )
 def test_one_that_breaks_a_limit_is_rolled_back_and_one_that_keeps_them_stays(
-    deploy: Run, empty: Stack, tmp_path: Path, case: tuple[str, str, str, str]
+    deploy: Run, stack: Stack, tmp_path: Path, case: tuple[str, str, str, str]
 ) -> None:
     fault, options, outcome, because = case
     assert deploy("deploy").code == 0
-    with clients(empty, PROJECT, b'{"instances": [1]}', pause_s=0.02):
+    with background_traffic(stack, PROJECT, b'{"instances": [1]}', pause_s=0.02):
         done = deploy(f"canary --traffic 50 {options} {env_file(tmp_path, FAULT=fault)}")
     rolled_back = outcome == ROLLED_BACK
     assert done.code == rolled_back, done
     assert outcome in (done.err if rolled_back else done.out)
     assert because in done.err
-    assert traffic(empty) == ({"1": 100} if rolled_back else {"1": 50, "2": 50})
-    assert containers(empty) == (1 if rolled_back else 2)
+    assert traffic_by_version(stack) == ({"1": 100} if rolled_back else {"1": 50, "2": 50})
+    assert count_containers(stack) == (1 if rolled_back else 2)
 
 
 def test_one_that_nobody_asked_is_not_called_good(
-    deploy: Run, empty: Stack, tmp_path: Path
+    deploy: Run, stack: Stack, tmp_path: Path
 ) -> None:
     assert deploy("deploy").code == 0
     done = deploy(f"canary --watch 2s {env_file(tmp_path, COLOUR='red')}")
     assert done.code == 1
     assert "only 0 requests reached the canary" in done.err
-    assert traffic(empty) == {"1": 90, "2": 10}
+    assert traffic_by_version(stack) == {"1": 90, "2": 10}

@@ -67,14 +67,14 @@ def test_gcloud_endpoints(gcloud: Run) -> None:
 
 
 @pytest.mark.full
-def test_gcloud_sees_what_was_pushed(gcloud: Run, stage: Stack) -> None:
+def test_gcloud_sees_what_was_pushed(gcloud: Run, stack: Stack) -> None:
     good(
         gcloud,
         f"artifacts repositories create shown --repository-format=docker --location={REGION}",
     )
     docker = Docker(DOCKER)
     for tag in ("1", "latest"):
-        name = f"{stage.registry}/{PROJECT}/shown/small:{tag}"
+        name = f"{stack.registry}/{PROJECT}/shown/small:{tag}"
         docker("tag", "debian:bookworm-slim", name)
         docker("push", "--quiet", name, timeout_s=300)
     where = f"{REGION}-docker.pkg.dev/{PROJECT}/shown"
@@ -92,14 +92,14 @@ def test_gcloud_sees_what_was_pushed(gcloud: Run, stage: Stack) -> None:
 
 
 @pytest.fixture
-def sdk(empty: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def sdk(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lead the SDK here."""
-    for name, value in empty.environment(PROJECT).items():
+    for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
     aiplatform.init(
         project=PROJECT,
         location=REGION,
-        api_endpoint=empty.url,
+        api_endpoint=stack.url,
         api_transport="rest",
         credentials=AnonymousCredentials(),
     )
@@ -163,8 +163,8 @@ def test_the_sdks_endpoints() -> None:
 
 @pytest.mark.full
 @pytest.mark.usefixtures("sdk")
-def test_the_sdks_batch_prediction(empty: Stack) -> None:
-    with artifacts.client(empty.world.rules) as storage:
+def test_the_sdks_batch_prediction(stack: Stack) -> None:
+    with artifacts.storage_client(stack.state.config) as storage:
         storage.create_bucket("sdk-batch").blob("in.jsonl").upload_from_string('"a"\n2\n')
         job = uploaded(model_id="mm").batch_predict(
             job_display_name="j",
@@ -187,7 +187,7 @@ def test_the_sdks_batch_prediction(empty: Stack) -> None:
 
 @pytest.mark.full
 @pytest.mark.usefixtures("sdk")
-def test_a_dedicated_endpoint_takes_more_and_only_by_its_own_name(empty: Stack) -> None:
+def test_a_dedicated_endpoint_takes_more_and_only_by_its_own_name(stack: Stack) -> None:
     endpoint = aiplatform.Endpoint.create("e", dedicated_endpoint_enabled=True)
     endpoint.deploy(uploaded(), **MACHINE)
     large = "x" * 3_000_000
@@ -199,10 +199,10 @@ def test_a_dedicated_endpoint_takes_more_and_only_by_its_own_name(empty: Stack) 
     )
     assert raw.json()["predictions"] == [7]
     shared = requests.post(
-        f"{empty.url}/v1/{endpoint.resource_name}:predict", json={"instances": [1]}, timeout=30
+        f"{stack.url}/v1/{endpoint.resource_name}:predict", json={"instances": [1]}, timeout=30
     )
     assert shared.status_code == 400
     assert "cannot be accessed through the shared one" in shared.json()["error"]["message"]
     with pytest.raises(ValueError, match="Request payload size exceeds the limit"):
         endpoint.predict(instances=["x" * 11_000_000], use_dedicated_endpoint=True)
-    assert empty.world.dedicated == endpoint.dedicated_endpoint_dns
+    assert stack.state.dedicated_host == endpoint.dedicated_endpoint_dns

@@ -6,7 +6,7 @@ import pytest
 import requests
 
 from emulator.stack import Stack
-from tests.cloud.conftest import Run, containers, traffic
+from tests.cloud.conftest import Run, count_containers, traffic_by_version
 
 SECOND = {"DEPLOY_IMAGE": "cloud-tests/tiny:2"}
 COMMANDS = {
@@ -39,13 +39,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_the_main_path_from_nothing_to_nothing(deploy: Run, empty: Stack, asked: list[str]) -> None:
+def test_the_main_path_from_nothing_to_nothing(deploy: Run, stack: Stack, asked: list[str]) -> None:
     assert "missing.json does not exist" in deploy("endpoint --request missing.json").err
-    assert not empty.world.models
+    assert not stack.state.models
     first = deploy("endpoint")
     assert first.code == 0, first.err
     assert "from deployed model" in first.out
-    assert traffic(empty) == {"1": 100}
+    assert traffic_by_version(stack) == {"1": 100}
     asked.clear()
     assert "nothing changed" in deploy("endpoint").out
     changing = [each for each in asked if not each.startswith(("GET", "HEAD"))]
@@ -57,24 +57,24 @@ def test_the_main_path_from_nothing_to_nothing(deploy: Run, empty: Stack, asked:
     ):
         done = deploy(line, **SECOND)
         assert done.code == 0, done.err
-        assert traffic(empty) == shares
+        assert traffic_by_version(stack) == shares
     assert '"predictions"' in deploy("predict").out
     assert "version 1, deployed model" in deploy("status").out
     assert deploy("teardown --yes").code == 0
-    assert not empty.world.endpoints
-    assert not empty.world.models
-    assert containers(empty) == 0
+    assert not stack.state.endpoints
+    assert not stack.state.models
+    assert count_containers(stack) == 0
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_dry_run_prints_the_calls_and_makes_none(
-    deploy: Run, empty: Stack, asked: list[str], line: str
+    deploy: Run, stack: Stack, asked: list[str], line: str
 ) -> None:
     assert deploy("deploy").code == 0
     if line in ("promote", "rollback"):
         assert deploy("canary", **SECOND).code == 0
-    before = traffic(empty)
+    before = traffic_by_version(stack)
     asked.clear()
     done = deploy(f"{line} --dry-run", **SECOND)
     assert done.code == 0, done.err
@@ -84,17 +84,17 @@ def test_a_dry_run_prints_the_calls_and_makes_none(
         each for each in asked if not each.startswith(("GET", "HEAD")) and "testIam" not in each
     ]
     assert changing == []
-    assert traffic(empty) == before
-    assert len(empty.world.models) == 1
+    assert traffic_by_version(stack) == before
+    assert len(stack.state.models) == 1
 
 
 @pytest.mark.full
-def test_an_endpoint_of_the_other_kind_is_not_passed_over(deploy: Run, empty: Stack) -> None:
+def test_an_endpoint_of_the_other_kind_is_not_passed_over(deploy: Run, stack: Stack) -> None:
     assert deploy("deploy").code == 0
     failed = deploy("deploy --dedicated", **SECOND)
     assert failed.code == 1
     assert "digits is a shared endpoint, and dedicated = true" in failed.err
-    assert traffic(empty) == {"1": 100}
+    assert traffic_by_version(stack) == {"1": 100}
 
 
 @pytest.mark.full
@@ -114,9 +114,9 @@ def test_a_dry_build_prints_the_programs_and_runs_none(
 
 
 @pytest.mark.full
-def test_a_dedicated_endpoint_is_made_and_asked_by_its_own_name(deploy: Run, empty: Stack) -> None:
+def test_a_dedicated_endpoint_is_made_and_asked_by_its_own_name(deploy: Run, stack: Stack) -> None:
     done = deploy("endpoint --dedicated")
     assert done.code == 0, done.err
     assert "from deployed model" in done.out
     assert deploy("predict --dedicated").code == 0
-    assert [each.dedicated_endpoint_enabled for each in empty.world.endpoints.values()] == [True]
+    assert [each.dedicated_endpoint_enabled for each in stack.state.endpoints.values()] == [True]

@@ -9,7 +9,7 @@ import requests
 
 from contract.docker import Docker
 from emulator.stack import Stack
-from emulator.state import number as number_of
+from emulator.state import project_number
 from tests.cloud.conftest import POLL_S, PROJECT, REGION, TINY
 from tests.container.conftest import DOCKER
 from tests.http import wait_for
@@ -30,15 +30,15 @@ Call = Callable[..., Any]
 
 
 class Error(Exception):
-    """What Google's body says of a refusal."""
+    """The error in a response body."""
 
 
 @pytest.fixture
-def call(empty: Stack) -> Call:
+def call(stack: Stack) -> Call:
     """Return a function that makes a request and waits for its operation; raise Error."""
 
     def ask(verb: str, path: str, content: Any = None) -> Any:
-        reply = requests.request(verb, f"{empty.url}/v1/{path}", json=content, timeout=60)
+        reply = requests.request(verb, f"{stack.url}/v1/{path}", json=content, timeout=60)
         if reply.status_code != 200:
             error = reply.json()["error"]
             assert error["code"] == reply.status_code
@@ -46,7 +46,7 @@ def call(empty: Stack) -> Call:
         answer = reply.json()
         while "/operations/" in answer.get("name", "") and not answer.get("done"):
             time.sleep(POLL_S)
-            answer = requests.get(f"{empty.url}/v1/{answer['name']}", timeout=60).json()
+            answer = requests.get(f"{stack.url}/v1/{answer['name']}", timeout=60).json()
         if "error" in answer:
             raise Error(f"{answer['error']['code']}: {answer['error']['message']}")
         return answer.get("response", answer)
@@ -133,7 +133,7 @@ def test_the_container_gets_vertex_ais_environment(call: Call, endpoint: str) ->
         "AIP_MACHINE_TYPE": "e2-standard-2",
         "AIP_ACCELERATOR_TYPE": None,
         "COLOUR": "red",
-        "AIP_PROJECT_NUMBER": number_of(PROJECT),
+        "AIP_PROJECT_NUMBER": project_number(PROJECT),
     }
     asked = {"instances": [{"environment": name} for name in expected]}
     found = call("POST", f"{endpoint}:predict", asked)["predictions"]
@@ -167,10 +167,10 @@ def test_a_split_is_kept_to_the_percent(call: Call, endpoint: str) -> None:
         call("POST", f"{endpoint}:undeployModel", {"deployedModelId": first})
 
 
-def test_a_container_that_dies_is_started_again(call: Call, endpoint: str, empty: Stack) -> None:
+def test_a_container_that_dies_is_started_again(call: Call, endpoint: str, stack: Stack) -> None:
     with pytest.raises(Error, match="503 UNAVAILABLE"):
         call("POST", f"{endpoint}:predict", {"instances": [{"exit": True}]})
-    predict = f"{empty.url}/v1/{endpoint}:predict"
+    predict = f"{stack.url}/v1/{endpoint}:predict"
     wait_for(lambda: requests.post(predict, json={"instances": [1]}, timeout=60).ok, 60, "a start")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from emulator.stack import Stack
-from tests.cloud.conftest import Run, containers, traffic
+from tests.cloud.conftest import Run, count_containers, traffic_by_version
 
 pytestmark = pytest.mark.full
 SECOND = {"DEPLOY_IMAGE": "cloud-tests/tiny:2"}
@@ -32,7 +32,7 @@ def one_sentence(err: str) -> str:
     ("fault", "sentence"), [("sick", "never got healthy"), ("exits", "ended by itself")]
 )
 def test_a_container_that_never_gets_healthy(
-    deploy: Run, empty: Stack, tmp_path: Path, fault: str, sentence: str
+    deploy: Run, stack: Stack, tmp_path: Path, fault: str, sentence: str
 ) -> None:
     assert deploy("deploy").code == 0
     failed = deploy(f"deploy {env_file(tmp_path, FAULT=fault)}")
@@ -40,8 +40,8 @@ def test_a_container_that_never_gets_healthy(
     assert sentence in one_sentence(failed.err)
     assert "make contract" in failed.err
     assert fault == "sick" or "the weights are cut short" in failed.err
-    assert traffic(empty) == {"1": 100}
-    assert containers(empty) == 1, "what failed still costs"
+    assert traffic_by_version(stack) == {"1": 100}
+    assert count_containers(stack) == 1, "what failed still costs"
     assert "not finished: deploy of version 2" in deploy("status").out
     back = deploy("rollback")
     assert "version 1 serves everything again" in back.out
@@ -101,21 +101,21 @@ REFUSALS = {
 
 @pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS)
 def test_a_refusal_is_explained_costs_nothing_and_a_re_run_goes_on(
-    deploy: Run, empty: Stack, case: tuple[str, tuple[str, str, str], str, list[str]]
+    deploy: Run, stack: Stack, case: tuple[str, tuple[str, str, str], str, list[str]]
 ) -> None:
     line, fault, sentence, advice = case
     if fault:
-        empty.fault(*fault)
+        stack.fault(*fault)
     failed = deploy(line)
     assert failed.code == 1
     assert sentence in one_sentence(failed.err)
     assert all(each in failed.err for each in advice), failed.err
-    assert containers(empty) == 0
-    assert fault != DENIED or not empty.world.models
-    empty.clear_faults()
+    assert count_containers(stack) == 0
+    assert fault != DENIED or not stack.state.models
+    stack.clear_faults()
     again = deploy("deploy")
     assert again.code == 0, again.err
-    assert traffic(empty)[max(traffic(empty))] == 100
+    assert traffic_by_version(stack)[max(traffic_by_version(stack))] == 100
 
 
 @pytest.mark.parametrize(
@@ -132,35 +132,35 @@ def test_a_refusal_is_explained_costs_nothing_and_a_re_run_goes_on(
     ],
 )
 def test_a_cut_connection_google_busy_and_somebody_elses_change_are_tried_again(
-    deploy: Run, empty: Stack, kind: str, rpc: str, detail: str
+    deploy: Run, stack: Stack, kind: str, rpc: str, detail: str
 ) -> None:
-    empty.fault(kind, rpc, detail, times=2)
+    stack.fault(kind, rpc, detail, times=2)
     done = deploy("deploy")
     assert done.code == 0, done.err
-    assert not any(each.times for each in empty.world.faults.waiting), "it was not called"
-    assert traffic(empty) == {"1": 100}
-    assert containers(empty) == 1
+    assert not any(each.times for each in stack.state.faults.pending), "it was not called"
+    assert traffic_by_version(stack) == {"1": 100}
+    assert count_containers(stack) == 1
 
 
-def test_a_deploy_under_way_is_waited_for_and_not_begun_twice(deploy: Run, empty: Stack) -> None:
+def test_a_deploy_under_way_is_waited_for_and_not_begun_twice(deploy: Run, stack: Stack) -> None:
     assert deploy("deploy").code == 0
-    empty.fault("refused", "GetOperation", "INVALID_ARGUMENT stop here")
+    stack.fault("refused", "GetOperation", "INVALID_ARGUMENT stop here")
     assert deploy("deploy", **SECOND).code == 1
     done = deploy("deploy", **SECOND)
     assert done.code == 0, done.err
-    assert containers(empty) == 2
+    assert count_containers(stack) == 2
 
 
-def test_another_models_endpoint_is_not_touched(deploy: Run, empty: Stack) -> None:
+def test_another_models_endpoint_is_not_touched(deploy: Run, stack: Stack) -> None:
     assert deploy("deploy").code == 0
-    for endpoint in empty.world.endpoints.values():
+    for endpoint in stack.state.endpoints.values():
         endpoint.deployed_models[0].model = endpoint.deployed_models[0].model.replace(
             "digits", "faces"
         )
     for line in ("deploy", "canary", "rollback", "undeploy --yes", "teardown --yes"):
         failed = deploy(line, **SECOND)
         assert "also serves another model: faces" in one_sentence(failed.err)
-    assert containers(empty) == 1
+    assert count_containers(stack) == 1
 
 
 def test_what_costs_elsewhere_in_the_region_is_found(deploy: Run) -> None:
@@ -181,14 +181,14 @@ def test_no_project_is_said_and_how_to_name_one(
 
 
 def test_nobody_there_to_agree_deletes_nothing(
-    deploy: Run, empty: Stack, monkeypatch: pytest.MonkeyPatch
+    deploy: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert deploy("deploy").code == 0
     for answer in ("", "no\n", "digit\n"):
         monkeypatch.setattr("sys.stdin", StringIO(answer))
         failed = deploy("teardown")
         assert "nothing was deleted" in one_sentence(failed.err)
-        assert traffic(empty) == {"1": 100}
+        assert traffic_by_version(stack) == {"1": 100}
     monkeypatch.setattr("sys.stdin", StringIO("digits\n"))
     assert deploy("teardown").code == 0
-    assert not empty.world.endpoints
+    assert not stack.state.endpoints

@@ -22,9 +22,9 @@ from tests.programs import Done
 TO = f"--project {PROJECT} --region {REGION}"
 
 
-def only(stage: Stack) -> Any:
+def only(stack: Stack) -> Any:
     """Return the one functions_v2.Function that there is."""
-    (function,) = stage.world.functions.values()
+    (function,) = stack.state.functions.values()
     return function
 
 
@@ -41,26 +41,26 @@ def new_uri() -> str:
     return f"gs://functions-{uuid.uuid4()}/models"
 
 
-def test_a_function_is_deployed_and_answers(empty: Stack, python: Run) -> None:
+def test_a_function_is_deployed_and_answers(stack: Stack, python: Run) -> None:
     done = python(f"-m functions deploy hello {TO}")
     assert answering(done).post(b'{"message": "rehearsed"}').body == "rehearsed"
-    function = only(empty)
+    function = only(stack)
     assert function.name == f"projects/{PROJECT}/locations/{REGION}/functions/hello"
     build, service = function.build_config, function.service_config
     assert (build.runtime, build.entry_point) == ("python311", "hello")
     # Nobody is billed for a crowd, and nothing at rest.
     assert (service.min_instance_count, service.max_instance_count) == (0, 5)
-    assert not empty.world.invokers
+    assert not stack.state.iam_policies
     assert "Authorization: Bearer $(gcloud auth print-identity-token)" in done.out
     assert "gcloud functions delete hello --gen2" in done.out
 
 
 @pytest.mark.full
-def test_deployed_again_it_may_be_opened_to_everybody(empty: Stack, python: Run) -> None:
+def test_deployed_again_it_may_be_opened_to_everybody(stack: Stack, python: Run) -> None:
     answering(python(f"-m functions deploy hello {TO}"))
     done = python(f"-m functions deploy hello {TO} --allow-unauthenticated")
     answering(done)
-    (policy,) = empty.world.invokers.values()
+    (policy,) = stack.state.iam_policies.values()
     assert [(b.role, list(b.members)) for b in policy.bindings] == [
         ("roles/run.invoker", ["allUsers"])
     ]
@@ -76,23 +76,23 @@ def test_deployed_again_it_may_be_opened_to_everybody(empty: Stack, python: Run)
     ],
 )
 def test_without_its_whole_model_nothing_is_begun(
-    empty: Stack, python: Run, name: str, lies: list[str], says: str
+    stack: Stack, python: Run, name: str, lies: list[str], says: str
 ) -> None:
     uri = new_uri()
-    bucket, folder = artifacts.split(uri)
-    with artifacts.client(empty.world.rules) as storage:
+    bucket, folder = artifacts.split_uri(uri)
+    with artifacts.storage_client(stack.state.config) as storage:
         for each in lies:
             storage.create_bucket(bucket).blob(f"{folder}/{each}").upload_from_string("{}")
     done = python(f"-m functions deploy {name} {TO} --storage {uri}")
     assert done.code == 1
     assert says in done.err
-    assert not empty.world.uploads
+    assert not stack.state.uploads
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["knn", "digits"])
 def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
-    empty: Stack, python: Run, name: str
+    stack: Stack, python: Run, name: str
 ) -> None:
     uri, function = new_uri(), FUNCTIONS[name]
     if name == "knn":
@@ -105,7 +105,7 @@ def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
     else:
         answer = endpoint.post(cases.CASES[0].body)
         cases.check(cases.CASES[0], answer.code, answer.body)
-    config = only(empty).service_config
+    config = only(stack).service_config
     pins = ",".join(sha256(ROOT / function.made / each) for each in function.model)
     assert dict(config.environment_variables) == {"STORAGE_URI": uri, "MODEL_SHA256": pins}
     assert config.available_memory == function.memory
@@ -114,9 +114,9 @@ def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
 
 @pytest.mark.full
 def test_what_gcloud_refuses_ends_with_its_words_and_no_traceback(
-    empty: Stack, python: Run
+    stack: Stack, python: Run
 ) -> None:
-    empty.fault("denied", "CreateFunction", "cloudfunctions.functions.create")
+    stack.fault("denied", "CreateFunction", "cloudfunctions.functions.create")
     done = python(f"-m functions deploy hello {TO}")
     assert done.code == 1
     assert "cloudfunctions.functions.create" in done.err
@@ -126,7 +126,7 @@ def test_what_gcloud_refuses_ends_with_its_words_and_no_traceback(
 
 @pytest.mark.full
 def test_a_source_that_lacks_a_module_is_not_deployed(
-    empty: Stack, python: Run, gcloud: Run, tmp_path: Path
+    stack: Stack, python: Run, gcloud: Run, tmp_path: Path
 ) -> None:
     laid_out = ROOT / python("-m functions source hello").out.strip()
     source = Path(shutil.copytree(laid_out, tmp_path / "hello"))
@@ -137,15 +137,15 @@ def test_a_source_that_lacks_a_module_is_not_deployed(
     )
     assert done.code == 1
     assert "No module named 'functions.http'" in done.err
-    assert not empty.world.functions
+    assert not stack.state.functions
 
 
 @pytest.mark.full
-def test_every_command_of_the_guide_prints_what_it_shows(empty: Stack) -> None:
-    env, ran = empty.environment("my-project"), 0
+def test_every_command_of_the_guide_prints_what_it_shows(stack: Stack) -> None:
+    env, ran = stack.environment("my-project"), 0
     for each in shown(ROOT / "docs" / "functions.md"):
         if not each.command.endswith((ELSEWHERE, GOOGLE)):
             run(each, each.command, env, ROOT)
             ran += 1
     assert ran >= 5
-    assert not empty.world.functions
+    assert not stack.state.functions

@@ -14,8 +14,8 @@ import pytest
 
 from emulator import artifacts
 from emulator.stack import Stack
-from emulator.state import number
-from emulator.walkthrough import clients
+from emulator.state import project_number
+from emulator.walkthrough import background_traffic
 from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown
 from tests.container.conftest import DOCKER
 from tests.images import ROOT
@@ -29,19 +29,21 @@ PAGES = {"cloud.md": 6, "functions.md": 4, "kubernetes.md": 5, "monitoring.md": 
 
 
 @pytest.fixture
-def env(empty: Stack, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def env(stack: Stack, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Return the environment of somebody whose gcloud knows the project, with clients at the endpoint."""
     # The real image takes longer to load than those that the other tests wait for in vain.
     monkeypatch.setattr(
-        empty.world, "rules", replace(empty.world.rules, patience_s=180, shared_s=60)
+        stack.state, "config", replace(stack.state.config, ready_timeout_s=180, shared_timeout_s=60)
     )
-    found = {**empty.environment(PROJECT), "DEPLOY_IMAGE": image, "DOCKER": DOCKER}
+    found = {**stack.environment(PROJECT), "DEPLOY_IMAGE": image, "DOCKER": DOCKER}
     del found["CLOUDSDK_CORE_PROJECT"]
     gcloud = ["gcloud", "config"]
     assert run_program([*gcloud, "set", "project", PROJECT], found).code == 0
     (ROOT / "build/deploy/rehearsed.toml").unlink(missing_ok=True)
     instances = json.loads(HELD_OUT.read_text())["instances"][:1]
-    with clients(empty, PROJECT, json.dumps({"instances": instances}).encode(), pause_s=0.1):
+    with background_traffic(
+        stack, PROJECT, json.dumps({"instances": instances}).encode(), pause_s=0.1
+    ):
         yield found
     assert run_program([*gcloud, "unset", "project"], found).code == 0
     run_program([DOCKER, "rmi", f"{image}-2"])
@@ -49,9 +51,9 @@ def env(empty: Stack, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
 
 @pytest.mark.full
 def test_every_command_prints_what_the_guide_shows(
-    env: dict[str, str], empty: Stack, image: str
+    env: dict[str, str], stack: Stack, image: str
 ) -> None:
-    with artifacts.client(empty.world.rules) as storage:
+    with artifacts.storage_client(stack.state.config) as storage:
         instances = json.loads(HELD_OUT.read_text())["instances"][:2]
         lines = "\n".join(json.dumps(each) for each in instances)
         storage.create_bucket("my-bucket").blob("instances.jsonl").upload_from_string(lines)
@@ -64,14 +66,14 @@ def test_every_command_prints_what_the_guide_shows(
             env["DEPLOY_IMAGE"] = f"{image}-2"
         command = each.command.replace("--watch 10m", "--watch 5s").replace("=IMAGE", f"={image}")
         if "=DEPLOYED" in command:
-            where = f"projects/{number(PROJECT)}/locations/{REGION}/endpoints/by-hand"
-            (deployed,) = empty.world.endpoints[where].deployed_models
+            where = f"projects/{project_number(PROJECT)}/locations/{REGION}/endpoints/by-hand"
+            (deployed,) = stack.state.endpoints[where].deployed_models
             command = command.replace("=DEPLOYED", f"={deployed.id}")
         run(each, command, env, ROOT)
         ran += 1
     assert ran > 20
-    assert not empty.world.endpoints
-    assert not empty.world.models
+    assert not stack.state.endpoints
+    assert not stack.state.models
 
 
 @pytest.mark.parametrize(("page", "least"), PAGES.items())

@@ -13,7 +13,7 @@ from deploy.cli import interrupt
 from emulator.containers import Replica
 from emulator.errors import ApiError
 from emulator.stack import Stack
-from tests.cloud.conftest import Run, clear, containers, traffic
+from tests.cloud.conftest import Run, count_containers, reset, traffic_by_version
 
 pytestmark = pytest.mark.full
 
@@ -73,7 +73,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_interrupted_at_any_change_is_finished_by_running_it_again(
-    deploy: Run, empty: Stack, stop_after: Any, line: str
+    deploy: Run, stack: Stack, stop_after: Any, line: str
 ) -> None:
     before, expected = COMMANDS[line]
     for count in range(1, MOST):
@@ -90,10 +90,10 @@ def test_a_command_interrupted_at_any_change_is_finished_by_running_it_again(
         assert "The same command goes on from here" in stopped.out
         again = deploy(line, DEPLOY_IMAGE="cloud-tests/tiny:2")
         assert again.code == 0, f"after {count} changes: {again.err}"
-        assert traffic(empty) == expected, f"after {count} changes"
-        assert containers(empty) == len(expected)
+        assert traffic_by_version(stack) == expected, f"after {count} changes"
+        assert count_containers(stack) == len(expected)
         if line.startswith("teardown"):
-            assert not empty.world.endpoints
-            assert not empty.world.models
-        clear(empty)
+            assert not stack.state.endpoints
+            assert not stack.state.models
+        reset(stack)
     pytest.fail(f"{line} makes more than {MOST} changes")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emulator import containers
-from emulator.state import EmulatorConfig
+from emulator.config import EmulatorConfig
 from tests import bucket, cases
 from tests.container.conftest import DOCKER, HARDENED, VERTEX, Container, Start, wait_until_healthy
 from tests.http import JSON_TYPE, Endpoint, wait_for
@@ -49,7 +49,7 @@ def started(start: Start, *options: str, **environ: str) -> tuple[Container, End
 def test_our_weights_in_a_bucket_take_the_place_of_those_baked_in(
     start: Start, other_weights: list[Path]
 ) -> None:
-    with bucket.emulated(containers.bridge(EmulatorConfig(docker=DOCKER))) as emulator:
+    with bucket.emulated(containers.bridge_address(EmulatorConfig(docker=DOCKER))) as emulator:
         uri = bucket.filled(emulator, "weights", "models/v1", *other_weights)
         container, endpoint = started(start, AIP_STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator)
     answer = endpoint.post(request(cases.INSTANCE))

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from emulator import containers
-from emulator.state import EmulatorConfig
+from emulator.config import EmulatorConfig
 from tests import cases, otlp, prometheus
 from tests.container.conftest import (
     DOCKER,
@@ -41,7 +41,7 @@ SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BSP_SCHEDULE_DELAY": "500"}
 def told(image: str) -> Iterator[tuple[str, Received]]:
     """Give an OTLP endpoint that containers reach, and what it was told."""
     del image  # which needs Docker, whose bridge this is
-    with otlp.receiver(containers.bridge(EmulatorConfig(docker=DOCKER))) as receiving:
+    with otlp.receiver(containers.bridge_address(EmulatorConfig(docker=DOCKER))) as receiving:
         yield receiving
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from contract.docker import Docker
-from tests.cloud.conftest import empty, stage, tiny  # noqa: F401
+from tests.cloud.conftest import shared_stack, stack, tiny  # noqa: F401
 from tests.container.conftest import DOCKER, image  # noqa: F401
 from tests.functions.conftest import emulator  # noqa: F401
 from tests.images import ROOT

@@ -33,8 +33,8 @@ def test_a_command_of_the_guide_has_the_options_that_it_is_shown_with(
         parser().parse_args(words[words.index("pipeline") + 1 :])
 
 
-def test_every_command_that_shows_an_output_prints_it(clone: Clone, empty: Stack) -> None:
+def test_every_command_that_shows_an_output_prints_it(clone: Clone, stack: Stack) -> None:
     shows = [each for each in COMMANDS if each.output.strip()]
     assert len(shows) == 5
     for each in shows:
-        run(each, each.command, empty.environment("my-project"), clone.root)
+        run(each, each.command, stack.environment("my-project"), clone.root)

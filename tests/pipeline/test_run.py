@@ -7,7 +7,7 @@ import pytest
 from emulator.stack import Stack
 from pipeline.steps import STEPS
 from tests.cloud.conftest import TINY as IMAGE
-from tests.cloud.conftest import traffic
+from tests.cloud.conftest import traffic_by_version
 from tests.images import ROOT
 from tests.pipeline.conftest import Clone
 from tests.programs import Done
@@ -51,17 +51,17 @@ def test_a_candidate_that_is_worse_stops_the_pipeline_and_its_evaluation_is_kept
 
 
 def test_from_a_cached_training_to_an_endpoint_that_answers_and_back_to_where_it_came_from(
-    clone: Clone, worse: Done, empty: Stack
+    clone: Clone, worse: Done, stack: Stack
 ) -> None:
     assert worse.code == 1
     # What is uploaded is an image of a second: to push the one that was built takes longer than all the rest.
-    env = {**empty.environment(PROJECT), "DEPLOY_IMAGE": f"{IMAGE}:1"}
+    env = {**stack.environment(PROJECT), "DEPLOY_IMAGE": f"{IMAGE}:1"}
     ran = clone.pipeline("run", "--project", PROJECT, "--region", "us-central1", *TINY, env=env)
     assert ran.code == 0, ran.out + ran.err
     assert states(ran) == dict.fromkeys(STEPS, "done") | {"train": "cached"}
     assert "nothing serves yet" in ran.out  # the evaluation asked the endpoint, which is not there
     assert "version 1 is the first, and gets everything" in ran.out
-    assert traffic(empty) == {"1": 100}
+    assert traffic_by_version(stack) == {"1": 100}
     told = clone.pipeline("lineage").out
     steps = (
         r"^  archive .+\n  gate .+\nof exported .+\n  export .+\nof model .+\n  train .+epochs 1"

@@ -21,12 +21,12 @@ from deploy import settings
 from deploy.image import fingerprint
 from emulator import artifacts
 from emulator.stack import Stack
-from emulator.state import number
+from emulator.state import project_number
 from pipeline import __main__ as command_line
 from pipeline import checks
 from pipeline.steps import STEPS
 from pipeline.vertex_runner import steps_tag
-from tests.cloud.conftest import PROJECT, TINY, Run, deploy, traffic  # noqa: F401
+from tests.cloud.conftest import PROJECT, TINY, Run, deploy, traffic_by_version  # noqa: F401
 from tests.container.conftest import DOCKER
 from tests.images import ROOT
 from tests.programs import Done, run_main, run_program
@@ -38,13 +38,13 @@ WHERE = {"project": PROJECT, "region": "us-central1"}
 
 @pytest.fixture
 def pipeline(
-    empty: Stack,
+    stack: Stack,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> Run:
     """Return a function that runs one of the pipeline's programs, in this process, against the rehearsal."""
-    for name, value in empty.environment(PROJECT).items():
+    for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
 
@@ -54,9 +54,9 @@ def pipeline(
     return run
 
 
-def submitted(stage: Stack) -> tuple[v1.PipelineJob, dict[str, Any], dict[str, Any]]:
+def submitted(stack: Stack) -> tuple[v1.PipelineJob, dict[str, Any], dict[str, Any]]:
     """Return the one job that there is, its parameters and its specification."""
-    (job,) = stage.world.pipelines.values()
+    (job,) = stack.state.pipeline_jobs.values()
     written = json_format.MessageToDict(v1.PipelineJob.pb(job))
     return job, written["runtimeConfig"]["parameterValues"], written["pipelineSpec"]
 
@@ -67,10 +67,10 @@ def images(spec: dict[str, Any]) -> set[str]:
     return {each["container"]["image"] for each in executors}
 
 
-def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, empty: Stack) -> None:
+def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, stack: Stack) -> None:
     ran = pipeline(f"submit {IMAGE} --weights gs://bucket/weights --traffic 20 --wait")
     assert ran.code == 0, ran.err
-    job, parameters, spec = submitted(empty)
+    job, parameters, spec = submitted(stack)
     assert job.state == v1.PipelineState.PIPELINE_STATE_SUCCEEDED
     assert re.findall(r"^  succeeded +(\w+)", ran.out, re.MULTILINE) == list(STEPS)
     expected = {"serving": "endpoint", "builder": "cloud", "traffic": 20}
@@ -80,30 +80,30 @@ def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, empty: S
     assert not spec["root"]["dag"]["tasks"]["train"].get("cachingOptions", {}).get("enableCache")
     # What its steps make goes into a bucket of the project.
     assert job.runtime_config.gcs_output_directory == f"gs://{PROJECT}-pipeline/digits"
-    with artifacts.client(empty.world.rules) as client:
+    with artifacts.storage_client(stack.state.config) as client:
         assert client.lookup_bucket(f"{PROJECT}-pipeline") is not None
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("option", ["--weights build/model", "--data /pictures", "--serving a.mar"])
 def test_what_lies_on_this_machine_is_refused_and_a_bucket_is_mounted(
-    pipeline: Run, empty: Stack, option: str
+    pipeline: Run, stack: Stack, option: str
 ) -> None:
     ran = pipeline(f"submit {IMAGE} {option}")
     assert ran.code == 1
     assert f"{option}: no step at Google sees this machine" in ran.err
-    assert not empty.world.pipelines
+    assert not stack.state.pipeline_jobs
     if option.startswith("--data"):
         assert pipeline(f"submit {IMAGE} --data gs://bucket/pictures").code == 0
-        assert submitted(empty)[1]["data"] == "/gcs/bucket/pictures"
+        assert submitted(stack)[1]["data"] == "/gcs/bucket/pictures"
 
 
 @pytest.mark.full
 def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
-    pipeline: Run, empty: Stack, monkeypatch: pytest.MonkeyPatch
+    pipeline: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The emulator knows no projects: nothing is listed of what another's list would not show either.
-    with artifacts.client(empty.world.rules) as client:
+    with artifacts.storage_client(stack.state.config) as client:
         if client.lookup_bucket(f"{PROJECT}-pipeline") is None:
             client.create_bucket(f"{PROJECT}-pipeline")
     monkeypatch.setattr(storage.Client, "list_buckets", lambda *_, **__: [])
@@ -111,7 +111,7 @@ def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
     assert ran.code == 1
     assert f"gs://{PROJECT}-pipeline belongs to somebody else" in ran.err
     assert "--pipeline-root gs://" in ran.err
-    assert not empty.world.pipelines
+    assert not stack.state.pipeline_jobs
 
 
 @pytest.mark.full
@@ -132,25 +132,25 @@ def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
     ids=["a job that fails", "a role that is missing"],
 )
 def test_a_failure_is_told_with_its_reason(
-    pipeline: Run, empty: Stack, fault: tuple[str, str, str], out: str, err: list[str]
+    pipeline: Run, stack: Stack, fault: tuple[str, str, str], out: str, err: list[str]
 ) -> None:
-    empty.fault(*fault)
+    stack.fault(*fault)
     ran = pipeline(f"submit {IMAGE} --wait")
     assert ran.code == 1
     assert out in ran.out
     assert all(each in ran.err for each in err), ran.err
-    assert fault[0] == "failing" or not empty.world.pipelines
+    assert fault[0] == "failing" or not stack.state.pipeline_jobs
 
 
 @pytest.mark.full
-def test_it_is_scheduled_listed_and_ended(pipeline: Run, empty: Stack) -> None:
+def test_it_is_scheduled_listed_and_ended(pipeline: Run, stack: Stack) -> None:
     cron = "TZ=Europe/Berlin 0 3 * * 1"
     ran = pipeline(f'submit {IMAGE} --cron "{cron}" --run-as me@p.iam.gserviceaccount.com')
     assert ran.code == 0, ran.err
-    (schedule,) = empty.world.schedules.values()
+    (schedule,) = stack.state.schedules.values()
     assert (schedule.cron, schedule.max_concurrent_run_count) == (cron, 1)
     assert schedule.create_pipeline_job_request.pipeline_job.service_account.startswith("me@")
-    assert not empty.world.pipelines
+    assert not stack.state.pipeline_jobs
     assert f"active  {cron}" in pipeline("schedules").out
     assert f"ended: {schedule.name}" in pipeline("unschedule").out
     assert "nothing of digits runs by the clock" in pipeline("schedules").out
@@ -170,14 +170,14 @@ def test_it_is_scheduled_listed_and_ended(pipeline: Run, empty: Stack) -> None:
     ],
 )
 def test_a_job_that_is_none_is_refused(
-    empty: Stack, path: str, value: str | None, said: str
+    stack: Stack, path: str, value: str | None, said: str
 ) -> None:
-    with artifacts.client(empty.world.rules) as client:
+    with artifacts.storage_client(stack.state.config) as client:
         if client.lookup_bucket("there") is None:
             client.create_bucket("there")
     spec = yaml.safe_load((ROOT / "pipeline/pipeline.yaml").read_text())
     config = {"gcsOutputDirectory": "gs://there/x", "parameterValues": {"epochs": 2}}
-    where = f"{empty.url}/v1/projects/p/locations/us-central1/pipelineJobs?pipelineJobId=job"
+    where = f"{stack.url}/v1/projects/p/locations/us-central1/pipelineJobs?pipelineJobId=job"
     good = {"displayName": "d", "pipelineSpec": spec, "runtimeConfig": config}
     bad: Any = copy.deepcopy(good)
     *parents, last = path.split(".")
@@ -192,33 +192,33 @@ def test_a_job_that_is_none_is_refused(
 
 
 @pytest.mark.full
-def test_the_second_version_is_a_canary_and_is_promoted(deploy: Run, empty: Stack) -> None:  # noqa: F811
+def test_the_second_version_is_a_canary_and_is_promoted(deploy: Run, stack: Stack) -> None:  # noqa: F811
     """As steps of the pipeline do it, on an image that is there in a second."""
     for version in ("1", "2"):
         assert deploy(f"upload --image {TINY}:{version}").code == 0
-        step(empty, "canary", version, ", traffic=20, limits={}")
+        step(stack, "canary", version, ", traffic=20, limits={}")
         if version == "2":
-            assert traffic(empty) == {"1": 80, "2": 20}
-        step(empty, "promote", version)
-        assert traffic(empty)[version] == 100
+            assert traffic_by_version(stack) == {"1": 80, "2": 20}
+        step(stack, "promote", version)
+        assert traffic_by_version(stack)[version] == 100
 
 
-def step(stage: Stack, name: str, version: str, more: str = "") -> None:
+def step(stack: Stack, name: str, version: str, more: str = "") -> None:
     """Run a step in a process of its own, as kfp does."""
     code = f"from pipeline import steps; steps.{name}({version!r}, where={WHERE!r}{more})"
     env = {"PROGRAMS": sys.executable, "DEPLOY_IMAGE": f"{TINY}:{version}"}
-    done = run_program([sys.executable, "-c", code], stage.environment(PROJECT) | env)
+    done = run_program([sys.executable, "-c", code], stack.environment(PROJECT) | env)
     assert done.code == 0, done.out + done.err
 
 
 @pytest.mark.full
 def test_only_an_image_that_cloud_build_put_to_the_contract_goes_on(
-    pipeline: Run, empty: Stack
+    pipeline: Run, stack: Stack
 ) -> None:
-    name = f"projects/{number(PROJECT)}/locations/us-central1/builds/b"
+    name = f"projects/{project_number(PROJECT)}/locations/us-central1/builds/b"
     build = Build(name=name, id="b", status="SUCCESS", substitutions={"_TAG": fingerprint(ROOT)})
     build.steps = [BuildStep(id="tests", name="n", status="FAILURE")]
-    empty.world.builds[name] = build
+    stack.state.builds[name] = build
     assert "put it to the contract" in str(pipeline("tested", checks).code)
     build.steps[0].status = Build.Status.SUCCESS
     kept = pipeline("tested", checks)
@@ -228,9 +228,9 @@ def test_only_an_image_that_cloud_build_put_to_the_contract_goes_on(
 
 @pytest.mark.full
 def test_an_image_of_the_steps_that_is_there_is_not_built_again(
-    pipeline: Run, empty: Stack, tmp_path: Path
+    pipeline: Run, stack: Stack, tmp_path: Path
 ) -> None:
-    docker, image = Docker(DOCKER), f"{empty.registry}/{PROJECT}/models/digits-pipeline"
+    docker, image = Docker(DOCKER), f"{stack.registry}/{PROJECT}/models/digits-pipeline"
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
     docker("build", "--quiet", "--tag", f"{image}:{steps_tag()}", str(tmp_path))
     pushed = docker("push", f"{image}:{steps_tag()}")
@@ -239,5 +239,5 @@ def test_an_image_of_the_steps_that_is_there_is_not_built_again(
     assert ran.code == 0, ran.err
     digest = re.search(r"sha256:[0-9a-f]{64}", pushed)
     assert digest is not None
-    assert images(submitted(empty)[2]) == {f"{image}@{digest[0]}"}
-    assert not empty.world.builds
+    assert images(submitted(stack)[2]) == {f"{image}@{digest[0]}"}
+    assert not stack.state.builds

@@ -11,7 +11,7 @@ from google.cloud.devtools import cloudbuild_v1
 from google.protobuf import json_format
 
 from deploy.settings import Settings
-from emulator.builds import expand
+from emulator.builds import expand_substitutions
 from tests.images import ROOT
 from tests.programs import needs, run_program
 
@@ -31,7 +31,7 @@ def problems(content: Any) -> Iterator[str]:
     json_format.ParseDict(content, parsed)
     whole = cloudbuild_v1.Build.wrap(parsed)
     whole.project_id, whole.name = "p", "projects/1/locations/us-central1/builds/b"
-    expanded = expand(whole)
+    expanded = expand_substitutions(whole)
     common = {each.partition("=")[0] for each in expanded.options.env}
     for step in expanded.steps:
         known = common | {each.partition("=")[0] for each in step.env}

@@ -13,7 +13,7 @@ Process = subprocess.Popen[bytes]
 POLL_S = 0.05
 
 
-def free(host: str) -> int:
+def free_port(host: str) -> int:
     """Return a port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind((host, 0))
@@ -21,7 +21,7 @@ def free(host: str) -> int:
         return port
 
 
-def await_port(process: Process, host: str, port: int, within_s: float) -> bool:
+def wait_for_port(process: Process, host: str, port: int, within_s: float) -> bool:
     """Wait until a process listens on a port; return whether it does."""
     until = time.monotonic() + within_s
     while process.poll() is None and time.monotonic() < until:
@@ -33,7 +33,7 @@ def await_port(process: Process, host: str, port: int, within_s: float) -> bool:
     return False
 
 
-def end(process: Process, within_s: float = 10) -> None:
+def terminate(process: Process, within_s: float = 10) -> None:
     """End a process: SIGTERM, and SIGKILL if it takes longer than that."""
     process.terminate()
     try:
@@ -43,7 +43,7 @@ def end(process: Process, within_s: float = 10) -> None:
         process.wait(within_s)
 
 
-def send(verb: str, url: str, timeout_s: float, **options: Any) -> requests.Response:
+def send_request(verb: str, url: str, timeout_s: float, **options: Any) -> requests.Response:
     """Send one request over a connection of its own; no proxies, no redirects, no session."""
     request = requests.Request(verb, url, **options).prepare()
     with contextlib.closing(HTTPAdapter()) as adapter:
