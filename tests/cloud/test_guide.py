@@ -116,7 +116,7 @@ def test_what_takes_long_is_run_elsewhere() -> None:
         for each in shown(GUIDE)
         if each.command.endswith(ELSEWHERE)
     ]
-    assert sorted(long) == ["make build-cloud", "make rehearse"]
+    assert sorted(long) == ["make build-cloud", "make e2e"]
     # tests/cloud/test_e2e.py runs the one, which runs the other.
     assert "make -s build-cloud" in (ROOT / "emulator" / "walkthrough.py").read_text()
 
