@@ -106,12 +106,12 @@ archive: $(ARCHIVE) ## pack handler, model and weights into build/model-store/di
 # The files in the archive.
 PACKED := $(shell find handler task model -type f -not -path '*/__pycache__*' -not -path 'model/train*' -not -path 'model/export/*')
 # Without the folder model/export the eager network is served.
-CHOICE := $(if $(wildcard model/export),build/model/engine.json)
+CHOICE := $(if $(wildcard model/export),build/model/backend.json)
 
 export: $(MODEL) .venv/serving ## measure the ways to run the network here and select the fastest accurate one
 	$(BIN)/python -m model.export
 
-build/model/engine.json: $(MODEL) $(wildcard task/backends/*.py) | .venv/serving
+build/model/backend.json: $(MODEL) $(wildcard task/backends/*.py) | .venv/serving
 	$(BIN)/python -m model.export
 
 # `model/.`, the folder itself, changes when a file in it is deleted.

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from benchmarks.real.network import drawn
 from benchmarks.real.task import load
 from serving import archive
-from task.backends import measure
+from task.backends.measure import measure_backends
 
 BUILD = Path("build/bench")
 DIGITS = Path("build/model-store/digits.mar")
@@ -72,15 +72,15 @@ def photograph(name: str, size: tuple[int, int] = SIZE) -> dict[str, str]:
 
 
 def _prepare(weights: Path, instances: list[Any]) -> None:
-    """Write engine.json, the fastest engine here, and golden.json, what the model answers with it."""
+    """Write backend.json, the fastest backend here, and golden.json, what the model answers with it."""
     golden = {"instance": instances[0], "expected": {}}
     (weights / "golden.json").write_text(json.dumps(golden))
-    if not (weights / "engine.json").exists():
+    if not (weights / "backend.json").exists():
         task = load(weights, torch.device("cpu"))
         pixels = torch.stack([task.preprocess(instance) for instance in instances * 2])
-        trials = measure.measure(drawn(), task.normalised(pixels), (1, 4, 8), rounds=5)
-        trials.write(weights)
-        print(trials.table(), flush=True)
+        measurements = measure_backends(drawn(), task.normalised(pixels), (1, 4, 8), rounds=5)
+        measurements.write(weights)
+        print(measurements.format_table(), flush=True)
     task = load(weights, torch.device("cpu"))
     with torch.inference_mode():
         row = task.inference(task.preprocess(instances[0]).unsqueeze(0))[0]

@@ -82,7 +82,7 @@ DIGITS = Function(
     shared=(*HTTP, "storage", "task", "model", "handler"),
     left_out=("model/train*", "model/export*", "handler/vertex_handler.py"),
     model=("weights.safetensors", "model.json", "golden.json"),
-    optional=("engine.json",),
+    optional=("backend.json",),
     made=Path("build/model"),
     make="make model export",
 )

@@ -12,11 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import task.backends
 from model import network, picture
 from model.normalise import normalise
 from task import JSON, BadParameter, Golden
-from task.backends import Engine
+from task.backends import Backend, load_backend
 
 TOP_K = 3
 """How many scores a prediction lists where `parameters.top_k` does not say."""
@@ -31,7 +30,7 @@ def load(folder: Path, device: torch.device) -> "DigitTask":
     net, labels = read_network(folder)
     example = torch.zeros(1, 1, network.SIDE, network.SIDE, device=device)
     golden = Golden(**json.loads((folder / "golden.json").read_text()))
-    return DigitTask(task.backends.ready(net.to(device), folder, example), device, labels, golden)
+    return DigitTask(load_backend(net.to(device), folder, example), device, labels, golden)
 
 
 def read_network(folder: Path) -> tuple[nn.Module, list[str]]:
@@ -59,7 +58,7 @@ class DigitTask:
     """Handwritten digits, or whatever classes the network was trained on."""
 
     def __init__(
-        self, run: Engine, device: torch.device, labels: list[str], golden: Golden
+        self, run: Backend, device: torch.device, labels: list[str], golden: Golden
     ) -> None:
         self.run, self.device, self.labels, self.golden = run, device, labels, golden
 

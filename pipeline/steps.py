@@ -106,7 +106,7 @@ def gate(passes: bool, message: str) -> None:
 
 
 def export(model: Artifact, exported: Artifact) -> None:
-    """Choose the engine."""
+    """Choose the backend of the network."""
     with _recorded("export", {"model": model}, {"exported": exported}):
         shutil.copytree(model.path, exported.path, dirs_exist_ok=True)
         program("model.export", "--model", exported.path)
@@ -201,7 +201,7 @@ def place(exported: Artifact, packed: Artifact) -> None:
         new = MODEL.with_name("model.new")
         shutil.rmtree(new, ignore_errors=True)
         source = Path(exported.path)
-        last = [source / "weights.safetensors", source / "engine.json"]
+        last = [source / "weights.safetensors", source / "backend.json"]
         files = [file for file in source.rglob("*") if file.is_file() and file not in last]
         for file in [*files, *(file for file in last if file.is_file())]:
             target = new / file.relative_to(source)

@@ -27,8 +27,8 @@ from storage.files import Storage
 
 NAME = "model"
 """Under this name an artifact is served; Google's prebuilt images take `model.mar` too."""
-CHOICE = "engine.json"
-"""Which engine is to run the network: weights may come with one of their own."""
+CHOICES = ("backend.json", "engine.json")
+"""The file that names the backend for the network, today and in version 0.1. Weights may bring their own."""
 PIN = "ARCHIVE_SHA256"
 """The variable with the SHA-256 that an archive in AIP_STORAGE_URI must have."""
 MOST_FILES = 20_000
@@ -85,7 +85,7 @@ def _archives(names: Iterable[str]) -> list[str]:
 def weights(archive: Path) -> list[str]:
     """Return the names of the files in an archive of ours that are its weights."""
     with manifest.open_archive(archive) as contents:
-        return [name for name in contents.namelist() if _is_weights(name) and name != CHOICE]
+        return [name for name in contents.namelist() if _is_weights(name) and name not in CHOICES]
 
 
 def _is_weights(name: str) -> bool:
@@ -142,15 +142,21 @@ def with_layout(settings: Settings, served: Artifact) -> Settings:
 
 
 def pass_ms(served: Path) -> float:
-    """Return what a pass of one instance took where the engine was chosen; 0 for not known."""
-    text = manifest.read_bytes(served, CHOICE)
-    if text is None:
-        return 0
-    try:
-        choice = json.loads(text)
-        return float(choice["figures"]["engines"][choice["engine"]]["milliseconds"]["1"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArchiveError(f"{CHOICE} is not what model.export writes: {error!r}") from error
+    """Return the measured milliseconds of a pass of one instance; 0 if they are not known."""
+    for name in CHOICES:
+        text = manifest.read_bytes(served, name)
+        if text is None:
+            continue
+        try:
+            choice = json.loads(text)
+            if name == CHOICES[0]:
+                times = choice["figures"]["backends"][choice["backend"]]["median_ms"]
+            else:
+                times = choice["figures"]["engines"][choice["engine"]]["milliseconds"]
+            return float(times["1"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ArchiveError(f"{name} is not what model.export writes: {error!r}") from error
+    return 0
 
 
 def fetch(storage: Storage, baked: Path, store: Path, sha256: str | None = None) -> Artifact:
@@ -177,6 +183,9 @@ def fetch(storage: Storage, baked: Path, store: Path, sha256: str | None = None)
                 (incoming / chosen.archive).unlink()
             else:
                 unpack(baked, contents)
+                if not set(CHOICES).isdisjoint(chosen.others):
+                    for name in CHOICES:  # of the weights baked in
+                        (contents / name).unlink(missing_ok=True)
             for name in chosen.others:
                 (contents / name).unlink(missing_ok=True)
                 (contents / name).parent.mkdir(parents=True, exist_ok=True)

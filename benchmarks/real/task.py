@@ -41,7 +41,7 @@ class PhotographTask:
     ) -> None:
         example = torch.zeros(1, 3, SIDE, SIDE, device=device)
         channels_last = example.contiguous(memory_format=torch.channels_last)
-        self.engine = task.backends.ready(net, folder, channels_last)
+        self.backend = task.backends.load_backend(net, folder, channels_last)
         self.device, self.golden = device, golden
         self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
         self._spread = torch.tensor(SPREAD, device=device).view(3, 1, 1)
@@ -59,7 +59,7 @@ class PhotographTask:
 
     def inference(self, batch: Tensor) -> Tensor:
         """Turn (N, 224, 224, 3) uint8 into (N, classes) probabilities."""
-        return self.engine(self.normalised(batch)).softmax(1)
+        return self.backend(self.normalised(batch)).softmax(1)
 
     def normalised(self, batch: Tensor) -> Tensor:
         """Turn (N, 224, 224, 3) uint8 into (N, 3, 224, 224) float32 as the network takes it."""
@@ -69,7 +69,7 @@ class PhotographTask:
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> dict[str, Any]:  # noqa: ARG002
         """Turn (classes,) probabilities into the likeliest class, and the five likeliest.
 
-        Drawn weights give some classes nearly the same score, so that another engine or batch size
+        Drawn weights give some classes nearly the same score, so that another backend or batch size
         may rank them otherwise; the likeliest leads by far and is what the golden request expects.
         """
         scores, classes = row.topk(TOP_K)

@@ -33,8 +33,10 @@ def _ready(folder: Path) -> Task:
     return task
 
 
-# engine.json chooses how the network is run; without it eager does.
-TASK = LazyModel(_ready, ["weights.safetensors", "model.json", "golden.json"], ["engine.json"])
+# Without backend.json, which was engine.json in version 0.1, the backend is eager.
+TASK = LazyModel(
+    _ready, ["weights.safetensors", "model.json", "golden.json"], ["backend.json", "engine.json"]
+)
 
 
 @functions_framework.http

@@ -1,1 +1,1 @@
-"""python -m model.export: the fastest engine that keeps the answers. It stays at home."""
+"""Choose the backend of the network: `python -m model.export`. Not packed into the archive."""

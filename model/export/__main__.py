@@ -1,4 +1,4 @@
-"""Measure the engines on this machine and write the fastest that keeps the answers."""
+"""Measure the backends on this machine and write the fastest that keeps the predictions to backend.json."""
 
 import argparse
 import sys
@@ -9,25 +9,30 @@ from PIL import Image
 
 from model.normalise import normalise
 from model.task import read_network
-from task.backends import measure
+from task.backends.loading import FILE
+from task.backends.measure import measure_backends
 
-BATCHES = (1, 8, 32)
-"""Instances in a pass: one client alone, some, many."""
+BATCH_SIZES = (1, 8, 32)
 
 
 def main() -> None:
-    """Measure as the command line says."""
+    """Measure with the held-out images of a weights folder and write the choice into that folder."""
     parser = argparse.ArgumentParser(prog="python -m model.export", description=__doc__)
-    parser.add_argument("--model", type=Path, default="build/model", help="(%(default)s)")
-    parser.add_argument("--rounds", type=int, default=25, help="of measuring (%(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default="build/model", help="folder of the weights (%(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=25, help="passes per backend and batch size (%(default)s)"
+    )
     args = parser.parse_args()
     files = sorted((args.model / "held-out").glob("*.png"))
     if not files:
-        sys.exit(f"model.export: {args.model / 'held-out'} has no pictures: run make model")
+        sys.exit(f"model.export: {args.model / 'held-out'} has no images: run make model")
     held_out = torch.stack([normalise(Image.open(file)) for file in files]).unsqueeze(1) / 255
-    trials = measure.measure(read_network(args.model)[0], held_out, BATCHES, args.rounds)
-    trials.write(args.model)
-    print(f"{trials.table()}\n{args.model}/engine.json")
+    net, _ = read_network(args.model)
+    measurements = measure_backends(net, held_out, BATCH_SIZES, args.rounds)
+    measurements.write(args.model)
+    print(f"{measurements.format_table()}\n{args.model / FILE}")
 
 
 if __name__ == "__main__":

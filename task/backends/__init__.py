@@ -1,10 +1,10 @@
-"""From a trained network to the fastest thing on this machine that gives the same answers.
+"""Run a trained network with the fastest backend of this machine that keeps its predictions.
 
-It travels in the archive, and imports torch alone. A task hands its network to `ready`;
-`model/export` measures what there is to choose from and writes the choice into the archive.
+The package travels in the archive and imports torch alone. `model/export` measures the backends and writes
+the choice to backend.json beside the weights; a task passes its network to `load_backend`.
 """
 
-from task.backends.candidates import CANDIDATES, Engine
-from task.backends.choice import ready
+from task.backends.builders import BACKENDS, Backend
+from task.backends.loading import load_backend
 
-__all__ = ["CANDIDATES", "Engine", "ready"]
+__all__ = ["BACKENDS", "Backend", "load_backend"]

@@ -1,4 +1,4 @@
-"""Which engine is the fastest here of those that keep the answers."""
+"""Measure the backends on this machine and choose the fastest that keeps the predictions."""
 
 import json
 import platform
@@ -10,111 +10,118 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from task.backends.candidates import CANDIDATES, Engine
-from task.backends.choice import FILE, TOLERANCE, difference
+from task.backends.builders import BACKENDS, BASELINE, Backend
+from task.backends.loading import FILE, MAX_RELATIVE_ERROR, max_error
 
-BUDGET = 0.01
-"""How far a probability may lie from eager's; every label has to be the same."""
+MAX_PROBABILITY_ERROR = 0.01
+"""Largest accepted difference of a probability from the baseline's. No label may change."""
 
 
-class Trial(NamedTuple):
-    """What came of one engine."""
+class Measurement(NamedTuple):
+    """Speed and accuracy of one backend."""
 
-    milliseconds: dict[int, float]
-    """Medians for a pass on one thread, by the instances in it."""
-    off: float
-    """The largest distance of a probability from eager's."""
+    median_ms: dict[int, float]
+    """Median milliseconds of a pass on one thread, by batch size."""
+    max_error: float
+    """The largest difference of a probability from the baseline's."""
     labels_changed: int
 
     @property
-    def keeps_the_answers(self) -> bool:
-        """Whether it is within the budget."""
-        return self.labels_changed == 0 and self.off <= BUDGET
+    def is_accurate(self) -> bool:
+        """Whether every label is the baseline's and every probability is close to it."""
+        return self.labels_changed == 0 and self.max_error <= MAX_PROBABILITY_ERROR
 
     @property
-    def cost(self) -> float:
-        """Milliseconds an instance, the batch sizes counting alike."""
-        return statistics.geometric_mean([ms / size for size, ms in self.milliseconds.items()])
+    def cost_ms(self) -> float:
+        """Milliseconds per instance: the geometric mean over the batch sizes."""
+        return statistics.geometric_mean([ms / size for size, ms in self.median_ms.items()])
 
 
-class Trials(NamedTuple):
-    """What came of all of them."""
+class Measurements(NamedTuple):
+    """The measurements of all backends."""
 
-    done: dict[str, Trial]
-    refused: dict[str, str]
-    """Why an engine is not to be had on this machine."""
+    by_backend: dict[str, Measurement]
+    unavailable: dict[str, str]
+    """Backends that this machine or network does not support, with the reason."""
 
     @property
     def best(self) -> str:
-        """The fastest of those within the budget; eager always is."""
-        able = [name for name, trial in self.done.items() if trial.keeps_the_answers]
-        return min(able, key=lambda name: self.done[name].cost)
+        """The fastest accurate backend; the baseline always is accurate."""
+        accurate = [name for name, each in self.by_backend.items() if each.is_accurate]
+        return min(accurate, key=lambda name: self.by_backend[name].cost_ms)
 
-    def table(self) -> str:
-        """Write them down for people."""
-        sizes = self.done["eager"].milliseconds
-        lines = [f"{'engine':20}" + "".join(f"{f'{size} at once':>14}" for size in sizes)]
-        for name, trial in self.done.items():
-            times = "".join(f"{ms:11.2f} ms" for ms in trial.milliseconds.values())
-            answers = f"off by {trial.off:.0e} at most, {trial.labels_changed} labels changed"
-            lines.append(f"{name:20}{times}   {answers}{'  <- chosen' * (name == self.best)}")
-        lines += [f"{name:20}   not to be had: {why}" for name, why in self.refused.items()]
+    def format_table(self) -> str:
+        """Return a table for the terminal, one line per backend."""
+        sizes = self.by_backend[BASELINE].median_ms
+        lines = [f"{'backend':20}" + "".join(f"{f'batch of {size}':>14}" for size in sizes)]
+        for name, each in self.by_backend.items():
+            times = "".join(f"{ms:11.2f} ms" for ms in each.median_ms.values())
+            accuracy = f"max. error {each.max_error:.0e}, {each.labels_changed} labels changed"
+            lines.append(f"{name:20}{times}   {accuracy}{'  <- chosen' * (name == self.best)}")
+        lines += [f"{name:20}   not available: {why}" for name, why in self.unavailable.items()]
         return "\n".join(lines)
 
     def write(self, folder: Path) -> None:
-        """Write the choice and its reasons to FOLDER/engine.json."""
+        """Write the choice and the measurements to FOLDER/backend.json."""
+        limits = {
+            "max_error": MAX_PROBABILITY_ERROR,
+            "labels_changed": 0,
+            "max_relative_error_at_load": MAX_RELATIVE_ERROR,
+        }
         figures = {
-            "budget": {"probability": BUDGET, "labels_changed": 0, "at_load": TOLERANCE},
-            "engines": {name: trial._asdict() for name, trial in self.done.items()},
-            "refused": self.refused,
+            "limits": limits,
+            "backends": {name: each._asdict() for name, each in self.by_backend.items()},
+            "unavailable": self.unavailable,
             "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
             "torch": torch.__version__,
         }
-        document = {"engine": self.best, "figures": figures}
+        document = {"backend": self.best, "figures": figures}
         (folder / FILE).write_text(json.dumps(document, indent=2) + "\n")
 
 
-def measure(net: nn.Module, inputs: Tensor, batches: tuple[int, ...], rounds: int) -> Trials:
-    """Try every engine on one thread, in turn, `rounds` times for each batch size.
+def measure_backends(
+    net: nn.Module, inputs: Tensor, batch_sizes: tuple[int, ...], rounds: int
+) -> Measurements:
+    """Measure every backend on one thread: `rounds` passes for each batch size, in turn.
 
-    `inputs` are what the network takes, the held-out set's, at least as many as the largest batch.
+    `inputs` are preprocessed held-out instances, at least as many as the largest batch size.
     """
     torch.set_num_threads(1)
-    engines, refused = _engines(net, inputs[:1])
-    done = {}
+    backends, unavailable = _build_backends(net, inputs[:1])
     with torch.inference_mode():
-        answers = {
-            name: torch.cat([engine(part) for part in torch.split(inputs, max(batches))]).softmax(1)
-            for name, engine in engines.items()
+        probabilities = {
+            name: torch.cat(
+                [backend(part) for part in torch.split(inputs, max(batch_sizes))]
+            ).softmax(1)
+            for name, backend in backends.items()
         }
-        times = {size: _times(engines, inputs[:size], rounds) for size in batches}
-    wanted = answers["eager"]
-    for name, answer in answers.items():
-        changed = int((answer.argmax(1) != wanted.argmax(1)).sum())
-        medians = {size: round(times[size][name], 4) for size in batches}
-        done[name] = Trial(medians, float((answer - wanted).abs().max()), changed)
-    return Trials(done, refused)
+        times = {size: _median_ms(backends, inputs[:size], rounds) for size in batch_sizes}
+    baseline, by_backend = probabilities[BASELINE], {}
+    for name, rows in probabilities.items():
+        changed = int((rows.argmax(1) != baseline.argmax(1)).sum())
+        medians = {size: round(times[size][name], 4) for size in batch_sizes}
+        by_backend[name] = Measurement(medians, float((rows - baseline).abs().max()), changed)
+    return Measurements(by_backend, unavailable)
 
 
-def _engines(net: nn.Module, example: Tensor) -> tuple[dict[str, Engine], dict[str, str]]:
-    engines, refused = {}, {}
-    for name, build in CANDIDATES.items():
+def _build_backends(net: nn.Module, example: Tensor) -> tuple[dict[str, Backend], dict[str, str]]:
+    backends, unavailable = {}, {}
+    for name, build in BACKENDS.items():
         try:
-            engine = build(net, example)
-            difference(engine, net, example)
+            backend = build(net, example)
+            max_error(backend, net, example)
         except (RuntimeError, NotImplementedError) as error:
-            refused[name] = str(error).strip().splitlines()[-1]
+            unavailable[name] = str(error).strip().splitlines()[-1]
         else:
-            engines[name] = engine
-    return engines, refused
+            backends[name] = backend
+    return backends, unavailable
 
 
-def _times(engines: dict[str, Engine], batch: Tensor, rounds: int) -> dict[str, float]:
-    """Return the median milliseconds of each."""
-    taken: dict[str, list[float]] = {name: [] for name in engines}
+def _median_ms(backends: dict[str, Backend], batch: Tensor, rounds: int) -> dict[str, float]:
+    times_ms: dict[str, list[float]] = {name: [] for name in backends}
     for _ in range(rounds):
-        for name, engine in engines.items():
-            began = time.perf_counter()
-            engine(batch)
-            taken[name].append(1000 * (time.perf_counter() - began))
-    return {name: statistics.median(times) for name, times in taken.items()}
+        for name, backend in backends.items():
+            start = time.perf_counter()
+            backend(batch)
+            times_ms[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(times) for name, times in times_ms.items()}

@@ -179,9 +179,10 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: bytes) 
         manifest.adapt(tmp_path, "model")
 
 
-def test_an_engine_s_choice_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / artifact.CHOICE).write_bytes(b"\xff")
-    with pytest.raises(ArchiveError, match=r"engine\.json is not what model\.export writes"):
+@pytest.mark.parametrize("name", artifact.CHOICES)
+def test_unreadable_choice_of_a_backend_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff")
+    with pytest.raises(ArchiveError, match=f"{name} is not what model.export writes"):
         artifact.pass_ms(tmp_path)
 
 
@@ -200,3 +201,17 @@ def test_a_pin_without_an_archive_is_refused(tmp_path: Path) -> None:
     baked = zipped(tmp_path, ("weights.safetensors", b""), ("handler.py", b""))
     with pytest.raises(ArchiveError, match="ARCHIVE_SHA256 is set, and there is no archive"):
         artifact.fetch(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store", "0" * 64)
+
+
+def test_backend_of_fetched_weights_replaces_that_of_the_baked_in_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bucket").mkdir()
+    for name in ("weights.safetensors", "engine.json"):
+        (tmp_path / "bucket" / name).touch()
+    baked = zipped(tmp_path, *((name, b"") for name in ("weights.safetensors", "backend.json")))
+    monkeypatch.setattr(artifact, "verify", lambda _: None)
+    with pytest.raises(ArchiveError, match="MANIFEST"):  # the archive of this test has none
+        artifact.fetch(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store")
+    names = {path.name for path in (tmp_path / "store" / "model").iterdir()}
+    assert names == {"weights.safetensors", "engine.json"}

@@ -86,7 +86,7 @@ from handler import golden
 from model.task import load
 torch.manual_seed(0)
 for choice, size in (("scripted bfloat16", 4), ("eager", 1)):
-    pathlib.Path("engine.json").write_text('{"engine": "%s"}' % choice)
+    pathlib.Path("backend.json").write_text('{"backend": "%s"}' % choice)
     task = load(pathlib.Path(), torch.device("cpu"))
     pixels = task.preprocess(task.golden.instance)
     row = task.inference(torch.stack([pixels] * size))[-1]
@@ -97,15 +97,17 @@ for choice, size in (("scripted bfloat16", 4), ("eager", 1)):
 
 
 @pytest.mark.full
-def test_the_photographs_can_be_packed_with_bfloat16_and_any_engine_answers_the_golden_request(
+def test_the_photographs_can_be_packed_with_bfloat16_and_any_backend_answers_the_golden_request(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(workloads, "BUILD", tmp_path)
     weights = tmp_path / "REAL-weights"
     weights.mkdir()
-    (weights / "engine.json").write_text('{"engine": "scripted bfloat16"}')
+    (weights / "backend.json").write_text('{"backend": "scripted bfloat16"}')
     workload = workloads.real()
-    assert json.loads((workload.folder / "engine.json").read_text())["engine"].endswith("bfloat16")
+    assert json.loads((workload.folder / "backend.json").read_text())["backend"].endswith(
+        "bfloat16"
+    )
     program = f"import sys; sys.path.insert(0, '.')\n{GOLDEN_WITH_NOISE}"
     subprocess.run(
         [sys.executable, "-I", "-c", program], cwd=workload.folder, check=True, timeout=300

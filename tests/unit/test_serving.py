@@ -41,11 +41,25 @@ def test_layout_fits_cores_memory_and_the_time_of_a_pass(
     assert resources.layout(cores, memory, pass_ms) == expected
 
 
-def test_what_a_pass_takes_is_read_from_the_archive(tmp_path: Path) -> None:
-    choice = {"engine": "e", "figures": {"engines": {"e": {"milliseconds": {"1": 35.0}}}}}
+@pytest.mark.parametrize(
+    ("name", "choice"),
+    [
+        (
+            "backend.json",
+            {"backend": "b", "figures": {"backends": {"b": {"median_ms": {"1": 35.0}}}}},
+        ),
+        (
+            "engine.json",
+            {"engine": "e", "figures": {"engines": {"e": {"milliseconds": {"1": 35.0}}}}},
+        ),
+    ],
+)
+def test_duration_of_a_pass_is_read_from_the_archive(
+    name: str, choice: dict[str, object], tmp_path: Path
+) -> None:
     archive = tmp_path / "m.mar"
     with zipfile.ZipFile(archive, "w") as contents:
-        contents.writestr("engine.json", json.dumps(choice))
+        contents.writestr(name, json.dumps(choice))
     run = Settings(archive, tmp_path, Layout(1, 1), "unix:/none")
     suited = artifact.with_layout(run, Artifact(archive, None))
     assert suited.layout == resources.layout(resources.cores(), resources.memory_limit(), 35)

@@ -70,7 +70,7 @@ def test_a_folder_of_pictures_per_class_becomes_a_model_of_those_classes(
 def test_committed_model_reads_its_held_out_pictures() -> None:
     folder = ROOT / "model" / "trained"
     task = load(folder, torch.device("cpu"))
-    assert isinstance(task.run, nn.Module)  # no engine was chosen: eager
+    assert isinstance(task.run, nn.Module)  # no backend was chosen: eager
     golden.check(task)
     files = sorted((folder / "held-out").glob("*.png"))
     batch = torch.stack([normalise(Image.open(file)).unsqueeze(0) for file in files])
