@@ -37,8 +37,9 @@ ARGS ?=
 WEIGHTS ?=
 
 INSTANCES ?= build/model/held-out/instances.json
-# The privileges of the container in make contract: vertex, read-only or least.
-RIGHTS ?= vertex
+# The isolation of the container in make contract: vertex, read-only or restricted. RIGHTS is the old name.
+SANDBOX ?= vertex
+RIGHTS ?=
 
 BIN := .venv/bin
 DOCKER ?= docker
@@ -145,7 +146,7 @@ build/scan/ready: requirements/scan.lock | .venv/bin/python
 	@touch $@
 
 contract: .venv/ready ## test any image IMAGE against Vertex AI's container contract (INSTANCES=file)
-	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml --rights $(RIGHTS)
+	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml $(if $(RIGHTS),--rights $(RIGHTS),--sandbox $(SANDBOX))
 
 ##@ Deploy
 

@@ -1,43 +1,65 @@
-"""Check an image against Vertex AI's container contract, before deploying it costs twenty minutes."""
+"""Check an image against Vertex AI's container contract in seconds, without deploying it."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from contract.suite import run
-from contract.vertex import LIVENESS_S, RIGHTS, Options
+from contract.vertex import LIVENESS_TIMEOUT_S, SANDBOXES, Options
+
+OLD_SANDBOXES = {"vertex": "vertex", "read-only": "read-only", "least": "restricted"}
+"""The values of --rights, the old name of --sandbox."""
 
 
 def main() -> None:
-    """Run the command line; the exit code is 0 if the image passes every check."""
+    """Parse the options and run the checks; the exit code is 0 if none fails."""
     parser = argparse.ArgumentParser(prog="python -m contract", description=__doc__)
     add = parser.add_argument
-    add("image", help="any/image:tag that Docker has here")
+    add("image", help="the image, HOST/NAME:TAG, which must be on this machine")
     add(
         "--instances",
         type=Path,
         required=True,
         metavar="FILE",
-        help='instances that the model understands: {"instances": [...]}, an array or JSON lines',
+        help='valid instances for the model: {"instances": [...]}, an array or JSON lines',
     )
     add(
-        "--rights",
-        choices=sorted(RIGHTS),
+        "--sandbox",
+        choices=sorted(SANDBOXES),
         default="vertex",
-        help="of the container: vertex, as Vertex AI starts it; read-only, with a read-only root and a "
-        "/tmp; least, also without capabilities, as user 10001, with 2 GB and 256 processes (%(default)s)",
+        help="the container's isolation. vertex: as on Vertex AI; read-only: a read-only root file system "
+        "and 1 GB of /tmp; restricted: read-only, and also no capabilities, no new privileges, user 10001, "
+        "2 GB of memory, 256 processes (default: %(default)s)",
     )
-    add("--docker", default="docker", help="the client to use (%(default)s)")
+    add("--rights", choices=sorted(OLD_SANDBOXES), help=argparse.SUPPRESS)
+    add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
-    add("--ready-s", type=float, default=300, help="maximum time to become healthy (%(default)s)")
-    add("--liveness-s", type=float, default=LIVENESS_S, help="until its port is open (%(default)s)")
-    add("--port", type=int, help="the port that the model is uploaded with, if any")
-    add("--health-route", help="the health route that it is uploaded with, if any")
-    add("--predict-route", help="the predict route that it is uploaded with, if any")
+    add(
+        "--ready-s",
+        type=float,
+        default=300,
+        help="maximum time until the server is healthy (default: %(default)s)",
+    )
+    add(
+        "--liveness-s",
+        type=float,
+        default=LIVENESS_TIMEOUT_S,
+        help="maximum time until the port is open (default: %(default)s)",
+    )
+    add("--port", type=int, help="the port that the model is uploaded with (default: random)")
+    add("--health-route", help="the health route of the upload (default: random)")
+    add("--predict-route", help="the predict route of the upload (default: random)")
     args = parser.parse_args()
     if not args.instances.is_file():
-        sys.exit(f"contract: {args.instances} does not exist")
-    sys.exit(run(Options(**vars(args))))
+        sys.exit(f"contract: --instances: {args.instances} does not exist")
+    options = vars(args)
+    if old_name := options.pop("rights"):
+        options["sandbox"] = OLD_SANDBOXES[old_name]
+        print(
+            f"contract: --rights (make: RIGHTS) is deprecated; use --sandbox {options['sandbox']} (SANDBOX)",
+            file=sys.stderr,
+        )
+    sys.exit(run(Options(**options)))
 
 
 if __name__ == "__main__":

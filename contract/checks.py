@@ -1,4 +1,4 @@
-"""Vertex AI's container contract: one test for each clause, whose text is its docstring."""
+"""The requirements of Vertex AI's container contract: each is one test, and its docstring is the requirement."""
 
 import concurrent.futures
 import contextlib
@@ -10,12 +10,18 @@ import pytest
 import requests
 
 from contract.docker import Docker
-from contract.suite import SUITE, Suite
-from contract.vertex import PROBE_S, Server, UnreachableError, default_routes, uploaded_with
+from contract.suite import SUITE_KEY, Suite
+from contract.vertex import (
+    HEALTH_TIMEOUT_S,
+    Server,
+    UnreachableError,
+    variables_for_upload,
+    variables_with_default_routes,
+)
 
-SHARED_ENDPOINT_BYTES = 1_500_000
-"""The largest request that a shared public endpoint passes on."""
-INVALID = {
+MAX_REQUEST_BYTES = 1_500_000
+"""The largest request that a shared public endpoint accepts."""
+INVALID_BODIES = {
     "the body is not JSON": b"<html>",
     "no instances": b"{}",
     "instances is not an array": b'{"instances": 3}',
@@ -25,166 +31,170 @@ INVALID = {
 
 @pytest.fixture(scope="module")
 def suite(pytestconfig: pytest.Config) -> Suite:
-    """Return the run's options, and what starts a server."""
-    return pytestconfig.stash[SUITE]
+    """Return the plugin that holds the options of this run and starts servers."""
+    return pytestconfig.stash[SUITE_KEY]
 
 
 @pytest.fixture(scope="module")
 def instances(suite: Suite) -> list[Any]:
-    """Return the instances to send: from {"instances": [...]}, an array, or JSON lines."""
+    """Return the instances of --instances FILE: {"instances": [...]}, an array, or JSON lines."""
     text = suite.options.instances.read_text()
     try:
         document = json.loads(text)
     except ValueError:
         document = [json.loads(line) for line in text.splitlines() if line.strip()]
-    found = document["instances"] if isinstance(document, dict) else document
-    assert found, "the file of instances is empty"
-    return list(found)
+    values = document["instances"] if isinstance(document, dict) else document
+    assert values, f"{suite.options.instances} has no instances"
+    return list(values)
 
 
 @pytest.fixture(scope="module")
-def started(suite: Suite, instances: list[Any]) -> Iterator[Server]:
-    """Start the server as a model of it is uploaded; send it a prediction as soon as it is healthy."""
-    with suite.running(uploaded_with(suite.options)) as server:
+def server(suite: Suite, instances: list[Any]) -> Iterator[Server]:
+    """Start the server as Vertex AI does, and send a prediction as soon as it is healthy."""
+    with suite.running(variables_for_upload(suite.options)) as server:
         if server.healthy_s is not None:
             with contextlib.suppress(UnreachableError):
-                server.first_code = server.predict({"instances": instances}).status_code
+                server.first_status = server.predict({"instances": instances}).status_code
         yield server
 
 
 @pytest.fixture
-def ready(started: Server) -> Server:
-    """Return the server if it is healthy; a clause that needs it fails if it is not."""
-    if started.healthy_s is None:
-        pytest.fail(f"the server never became healthy: {started.describe()}", pytrace=False)
-    return started
+def healthy_server(server: Server) -> Server:
+    """Return the server; a check that uses it fails if the server did not become healthy."""
+    if server.healthy_s is None:
+        pytest.fail(f"the server did not become healthy: {server.describe()}", pytrace=False)
+    return server
 
 
 def test_image_sets_no_aip_variable(suite: Suite) -> None:
-    """The image sets no AIP_* variable itself."""
+    """The image sets no AIP_* variable."""
     options = suite.options
     if not options.image:
-        pytest.skip("the server is no image")
+        pytest.skip("the server does not run in a container")
     template = "{{json .Config.Env}}"
     env = Docker(options.docker)("image", "inspect", "--format", template, options.image)
     assert not [name for name in json.loads(env) or [] if name.startswith("AIP_")]
 
 
-def test_server_listens_on_aip_http_port(started: Server, suite: Suite) -> None:
-    """The server listens on AIP_HTTP_PORT on all addresses within 40 s."""
-    closed = f"port {started.variables.port} is closed after {suite.options.liveness_s} s"
-    assert started.port_open_s is not None, f"{closed}: {started.describe()}"
+def test_server_listens_on_aip_http_port(server: Server, suite: Suite) -> None:
+    """The server listens on AIP_HTTP_PORT, on all interfaces, within 40 s."""
+    closed = f"port {server.variables.port} is closed after {suite.options.liveness_s} s"
+    assert server.port_open_s is not None, f"{closed}: {server.describe()}"
 
 
-def test_default_routes_are_served(suite: Suite, instances: list[Any]) -> None:
-    """The default routes of Vertex AI are served."""
+def test_server_serves_default_routes(suite: Suite, instances: list[Any]) -> None:
+    """The server serves the default routes of Vertex AI."""
     if suite.options.health_route or suite.options.predict_route:
-        pytest.skip("the model is uploaded with routes of its own")
-    with suite.running(default_routes(suite.options)) as server:
+        pytest.skip("the model is uploaded with its own routes")
+    with suite.running(variables_with_default_routes(suite.options)) as server:
         assert server.healthy_s is not None, server.describe()
         assert server.predict({"instances": instances}).status_code == 200
 
 
-def test_health_becomes_200(started: Server) -> None:
+def test_health_becomes_200(server: Server) -> None:
     """AIP_HEALTH_ROUTE returns 200 once the model is loaded."""
-    assert started.healthy_s is not None, started.describe()
+    assert server.healthy_s is not None, server.describe()
 
 
-def test_health_answers_in_time(ready: Server) -> None:
-    """AIP_HEALTH_ROUTE answers within 10 s."""
-    response = ready.get_health()
+def test_health_responds_in_time(healthy_server: Server) -> None:
+    """AIP_HEALTH_ROUTE responds within 10 s."""
+    response = healthy_server.get_health()
     assert response.status_code == 200
-    assert response.elapsed.total_seconds() < PROBE_S
+    assert response.elapsed.total_seconds() < HEALTH_TIMEOUT_S
 
 
-def test_health_is_200_only_once_predictions_are_answered(ready: Server) -> None:
-    """AIP_HEALTH_ROUTE returns 200 only once predictions are answered."""
-    code = ready.first_code
-    assert code == 200, f"health returns 200, the first prediction gets {code or 'no response'}"
+def test_health_is_200_only_when_predictions_succeed(healthy_server: Server) -> None:
+    """AIP_HEALTH_ROUTE returns 200 only when predictions succeed."""
+    status = healthy_server.first_status
+    assert status == 200, f"health returns 200, the first prediction gets {status or 'no response'}"
 
 
-def predictions(response: requests.Response) -> list[Any]:
-    """Return the predictions of a response; fails if it is not JSON or has none."""
+def parse_predictions(response: requests.Response) -> list[Any]:
+    """Return the predictions of a response; fail if its status is not 200 or it has none."""
     assert response.status_code == 200, f"{response.status_code}: {response.content[:200]!r}"
-    # In a batch the last digits of a number may differ.
+    # The last digits of a number may depend on the batch.
     document = response.json(parse_float=lambda number: round(float(number), 2))
     assert isinstance(document, dict), f"expected an object, got {document!r:.200}"
-    found = document.get("predictions")
-    assert isinstance(found, list), f"expected an array of predictions, got {found!r:.200}"
-    return found
+    predictions = document.get("predictions")
+    assert isinstance(predictions, list), f"expected an array, got {predictions!r:.200}"
+    return predictions
 
 
-def test_predict_answers_instances(ready: Server, instances: list[Any]) -> None:
-    """AIP_PREDICT_ROUTE answers instances with predictions."""
-    assert predictions(ready.predict({"instances": instances}))
+def test_predict_returns_predictions(healthy_server: Server, instances: list[Any]) -> None:
+    """AIP_PREDICT_ROUTE returns predictions for instances."""
+    assert parse_predictions(healthy_server.predict({"instances": instances}))
 
 
-@pytest.mark.parametrize("count", [1, 3, 16])
-def test_one_prediction_per_instance(ready: Server, instances: list[Any], count: int) -> None:
-    """There is one prediction for each instance."""
+@pytest.mark.parametrize("count", [1, 3, 16], ids=lambda count: f"{count} instances")
+def test_one_prediction_per_instance(
+    healthy_server: Server, instances: list[Any], count: int
+) -> None:
+    """The response has one prediction for each instance."""
     sent = (instances * count)[:count]
-    assert len(predictions(ready.predict({"instances": sent}))) == count
+    assert len(parse_predictions(healthy_server.predict({"instances": sent}))) == count
 
 
-def test_order(ready: Server, instances: list[Any]) -> None:
-    """Predictions come in the order of the instances."""
-    alone = _predict_each(ready, instances)
-    if len({str(one) for one in alone}) < 2:
+def test_predictions_are_in_order(healthy_server: Server, instances: list[Any]) -> None:
+    """Predictions are in the order of the instances."""
+    expected = _predict_each(healthy_server, instances)
+    if len({str(prediction) for prediction in expected}) < 2:
         pytest.skip("needs two instances in --instances FILE that get different predictions")
-    together = predictions(ready.predict({"instances": instances[::-1]}))
-    assert together == alone[::-1]
+    predictions = parse_predictions(healthy_server.predict({"instances": instances[::-1]}))
+    assert predictions == expected[::-1]
 
 
-def _predict_each(ready: Server, instances: list[Any]) -> list[Any]:
-    return [predictions(ready.predict({"instances": [one]}))[0] for one in instances]
+def _predict_each(server: Server, instances: list[Any]) -> list[Any]:
+    return [parse_predictions(server.predict({"instances": [each]}))[0] for each in instances]
 
 
-def test_response_is_json(ready: Server, instances: list[Any]) -> None:
+def test_response_is_json(healthy_server: Server, instances: list[Any]) -> None:
     """The response is JSON, and its Content-Type is application/json."""
-    response = ready.predict({"instances": instances})
+    response = healthy_server.predict({"instances": instances})
     response.json()
     content_type = response.headers.get("Content-Type", "")
     assert content_type.startswith("application/json"), content_type
 
 
-def test_empty_parameters(ready: Server, instances: list[Any]) -> None:
+def test_empty_parameters(healthy_server: Server, instances: list[Any]) -> None:
     """A request may have empty parameters."""
-    assert predictions(ready.predict({"instances": instances, "parameters": {}}))
+    assert parse_predictions(healthy_server.predict({"instances": instances, "parameters": {}}))
 
 
-def test_large_request(ready: Server, instances: list[Any]) -> None:
-    """A request of 1.5 MB is answered."""
+def test_large_request(healthy_server: Server, instances: list[Any]) -> None:
+    """The server accepts a request of 1.5 MB."""
     body = json.dumps({"instances": instances}).encode()
-    assert predictions(ready.predict(body.ljust(SHARED_ENDPOINT_BYTES)))
+    assert parse_predictions(healthy_server.predict(body.ljust(MAX_REQUEST_BYTES)))
 
 
-def test_clients_at_the_same_time(ready: Server, instances: list[Any]) -> None:
-    """Clients at the same time each get their own response."""
-    alone = _predict_each(ready, instances)
-    turns = [index % len(instances) for index in range(32)]
+def test_concurrent_requests(healthy_server: Server, instances: list[Any]) -> None:
+    """Each of several concurrent requests gets its own predictions."""
+    expected = _predict_each(healthy_server, instances)
+    indexes = [number % len(instances) for number in range(32)]
+    bodies = [{"instances": [instances[index]]} for index in indexes]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        responses = list(pool.map(lambda i: ready.predict({"instances": [instances[i]]}), turns))
-    for index, response in zip(turns, responses, strict=True):
-        assert predictions(response)[0] == alone[index]
+        responses = list(pool.map(healthy_server.predict, bodies))
+    for index, response in zip(indexes, responses, strict=True):
+        assert parse_predictions(response)[0] == expected[index]
 
 
-@pytest.mark.parametrize("body", INVALID.values(), ids=INVALID.keys())
-def test_invalid_request(ready: Server, instances: list[Any], body: bytes) -> None:
+@pytest.mark.parametrize("body", INVALID_BODIES.values(), ids=INVALID_BODIES.keys())
+def test_invalid_request(healthy_server: Server, instances: list[Any], body: bytes) -> None:
     """An invalid request gets a 4xx status."""
-    response = ready.predict(body)
+    response = healthy_server.predict(body)
     assert 400 <= response.status_code < 500, f"{response.status_code}: {response.content[:200]!r}"
-    assert predictions(ready.predict({"instances": instances})), "the next request fails too"
+    valid = healthy_server.predict({"instances": instances})
+    assert parse_predictions(valid), "the next valid request fails too"
 
 
-def test_invalid_request_beside_others(ready: Server, instances: list[Any]) -> None:
-    """An invalid request does not affect others at the same time."""
+def test_invalid_request_is_isolated(healthy_server: Server, instances: list[Any]) -> None:
+    """An invalid request does not affect concurrent requests."""
     bodies: list[Any] = [b"{}", *[{"instances": instances}] * 7] * 4
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        responses = list(pool.map(ready.predict, bodies))
+        responses = list(pool.map(healthy_server.predict, bodies))
     pairs = zip(bodies, responses, strict=True)
     assert {response.status_code for body, response in pairs if body != b"{}"} == {200}
 
 
-def test_entrypoint_keeps_running(ready: Server) -> None:
+def test_entrypoint_keeps_running(healthy_server: Server) -> None:
     """The entrypoint keeps running while the server is healthy."""
-    assert ready.process.is_running, ready.describe()
+    assert healthy_server.process.is_running, healthy_server.describe()

@@ -1,35 +1,38 @@
-"""Docker through its command-line client, as every program and test of this repository uses it.
+"""Docker commands and containers, for every program and test of this repository that uses them.
 
-The client and not the docker SDK: the SDK cannot build with BuildKit, and `DOCKER=podman` or
-`DOCKER="/usr/bin/docker"` must work. This module imports nothing of the project.
+It runs a command-line client instead of the Docker SDK for Python: the SDK cannot build with
+BuildKit, and with DOCKER=podman the client is Podman's. This module imports nothing of the project.
 """
 
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-TIMEOUT_S = 120
+COMMAND_TIMEOUT_S = 120
 
 
 class DockerError(Exception):
-    """A docker command failed or timed out; the text names the command and what it printed."""
+    """A Docker command failed or timed out; the message holds the command and its error output."""
 
 
 @dataclass(frozen=True)
 class Docker:
-    """A docker client, called with the words of one command: `docker("pull", image)`."""
+    """A Docker client; calling it runs one command: `docker("pull", image)`."""
 
-    client: str = "docker"
-    """Name or path of the program."""
+    program: str = "docker"
+    """Name or path of the client."""
 
-    def __call__(self, *arguments: str, timeout_s: float = TIMEOUT_S) -> str:
-        """Run one command and return its standard output, stripped; raise DockerError."""
+    def __call__(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """Run a command and return its standard output, stripped; raise DockerError."""
         return self._run(arguments, timeout_s, subprocess.PIPE).strip()
 
     def logs(self, container: str, *, tail: int | None = None) -> str:
-        """Return what a container wrote to both of its streams; raise DockerError."""
-        lines = () if tail is None else ("--tail", str(tail))
-        return self._run(("logs", *lines, container), TIMEOUT_S, subprocess.STDOUT)
+        """Return a container's standard output and standard error; raise DockerError.
+
+        With `tail`, only that many lines from the end.
+        """
+        options = () if tail is None else ("--tail", str(tail))
+        return self._run(("logs", *options, container), COMMAND_TIMEOUT_S, subprocess.STDOUT)
 
     def start(
         self,
@@ -38,14 +41,17 @@ class Docker:
         env: Mapping[str, str] | None = None,
         command: Sequence[str] = (),
     ) -> "Container":
-        """Start a container in the background with options of `docker run`; raise DockerError."""
+        """Start a container in the background and return it; raise DockerError.
+
+        `options` are those of `docker run`; `command` replaces the image's own.
+        """
         variables = [
             word for name, value in (env or {}).items() for word in ("--env", f"{name}={value}")
         ]
         return Container(self, self("run", "--detach", *options, *variables, image, *command))
 
     def is_available(self) -> bool:
-        """Return whether the client exists and an engine answers it."""
+        """Return whether the client is installed and a Docker engine responds."""
         try:
             self("version", timeout_s=30)
         except DockerError:
@@ -53,10 +59,10 @@ class Docker:
         return True
 
     def _run(self, arguments: tuple[str, ...], timeout_s: float, stderr: int) -> str:
-        line = f"{self.client} {' '.join(arguments)}"
+        command = f"{self.program} {' '.join(arguments)}"
         try:
-            done = subprocess.run(
-                [self.client, *arguments],
+            completed = subprocess.run(
+                [self.program, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -65,50 +71,50 @@ class Docker:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise DockerError(f"{line}: timed out after {timeout_s:g} s") from None
+            raise DockerError(f"{command}: timed out after {timeout_s:g} s") from None
         except OSError as error:
-            raise DockerError(f"{line}: {error}") from None
-        if done.returncode != 0:
-            raise DockerError(f"{line}:\n{(done.stderr or done.stdout).strip()}")
-        return done.stdout
+            raise DockerError(f"{command}: {error}") from None
+        if completed.returncode != 0:
+            raise DockerError(f"{command}:\n{(completed.stderr or completed.stdout).strip()}")
+        return completed.stdout
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container that was started; it may have ended since. Every method raises DockerError."""
+    """A container that was started; it may have ended. Every member raises DockerError."""
 
     docker: Docker
     name: str
     """Its ID or name."""
 
     def inspect(self, template: str) -> str:
-        """Return one field, by a Go template such as `{{.State.ExitCode}}`."""
+        """Return what a Go template gives, such as `{{.State.ExitCode}}`."""
         return self.docker("inspect", "--format", template, self.name)
 
     @property
     def address(self) -> str:
-        """Its IP address on Docker's bridge; empty once it has ended."""
+        """The IP address on Docker's bridge network; empty if the container has ended."""
         return self.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
 
     @property
     def is_running(self) -> bool:
-        """Whether its first process still runs."""
+        """Whether the main process runs."""
         return self.inspect("{{.State.Running}}") == "true"
 
     @property
     def exit_code(self) -> int:
-        """The exit code of its first process; 0 while it runs."""
+        """The exit code of the main process; 0 while it runs."""
         return int(self.inspect("{{.State.ExitCode}}"))
 
     def logs(self, *, tail: int | None = None) -> str:
-        """Return what it wrote to standard output and standard error."""
+        """Return the container's standard output and standard error, see Docker.logs."""
         return self.docker.logs(self.name, tail=tail)
 
     def exec(self, *command: str, detach: bool = False) -> str:
-        """Run a command inside and return its standard output."""
+        """Run a command in the container and return its output; with `detach`, do not wait for it."""
         options = ("--detach",) if detach else ()
         return self.docker("exec", *options, self.name, *command)
 
     def remove(self) -> None:
-        """Kill and delete it."""
+        """Kill the container, and delete it with its anonymous volumes."""
         self.docker("rm", "--force", "--volumes", self.name)

@@ -1,4 +1,4 @@
-"""The clauses as one run of pytest, with a table of the results."""
+"""Runs the checks with pytest, and prints PASS, FAIL or SKIP for each requirement."""
 
 import contextlib
 import re
@@ -8,59 +8,62 @@ from pathlib import Path
 import pytest
 
 from contract.docker import Docker
-from contract.vertex import RIGHTS, Options, Process, Server, Start, Variables
+from contract.vertex import SANDBOXES, Options, Process, Server, StartProcess, Variables
 
-CLAUSES = Path(__file__).parent / "checks.py"
+CHECKS_FILE = Path(__file__).parent / "checks.py"
 OUTCOMES = {"passed": "PASS", "failed": "FAIL", "error": "FAIL", "skipped": "SKIP"}
-SUITE = pytest.StashKey["Suite"]()
+SUITE_KEY = pytest.StashKey["Suite"]()
 
 
-def run(options: Options, start: Start | None = None) -> int:
+def run(options: Options, start: StartProcess | None = None) -> int:
     """Check a server, by default a container of `options.image`; return the exit code."""
 
-    def container(variables: Variables) -> Process:
-        env, rights = variables.environ(), RIGHTS[options.rights]
-        return Docker(options.docker).start(options.image, *rights, env=env)
+    def start_container(variables: Variables) -> Process:
+        env, sandbox = variables.environ(), SANDBOXES[options.sandbox]
+        return Docker(options.docker).start(options.image, *sandbox, env=env)
 
-    command = [str(CLAUSES), f"--rootdir={CLAUSES.parent.parent}", "--override-ini=addopts="]
-    command += ["-q", "-rN", "--tb=no", "--no-header", "-p", "no:cacheprovider"]
-    command += [f"--junit-xml={options.junit}"] if options.junit else []
-    return int(pytest.main(command, plugins=[Suite(options, start or container)]))
+    arguments = [str(CHECKS_FILE), f"--rootdir={CHECKS_FILE.parent.parent}"]
+    arguments += ["--override-ini=addopts=", "-q", "-rN", "--tb=no", "--no-header"]
+    arguments += ["-p", "no:cacheprovider"]
+    arguments += [f"--junit-xml={options.junit}"] if options.junit else []
+    return int(pytest.main(arguments, plugins=[Suite(options, start or start_container)]))
 
 
 class Suite:
-    """The plugin that gives the clauses their options, and prints one line for each of them."""
+    """A pytest plugin: it gives the checks their options and a server, and prints the results."""
 
-    def __init__(self, options: Options, start: Start) -> None:
-        self.options, self.start = options, start
+    def __init__(self, options: Options, start: StartProcess) -> None:
+        self.options, self._start = options, start
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Let the fixtures find it."""
-        config.stash[SUITE] = self
+        """Store the plugin where the fixtures look it up."""
+        config.stash[SUITE_KEY] = self
 
     @contextlib.contextmanager
     def running(self, variables: Variables) -> Iterator[Server]:
-        """Start a server and wait until it is healthy, or will not be; remove it afterwards."""
-        process = self.start(variables)
+        """Start a server, wait until it is healthy or its time is up, and remove it afterwards."""
+        process = self._start(variables)
         try:
             server = Server(process, variables)
-            server.watch(self.options.ready_s, self.options.liveness_s)
+            server.wait_until_healthy(self.options.ready_s, self.options.liveness_s)
             yield server
         finally:
             process.remove()
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """Take the text of a clause from its docstring; a parameter follows in brackets."""
+        """Record a check's requirement: its docstring, followed by its parameter in brackets."""
         text = str(getattr(item, "obj").__doc__).partition("\n")[0].rstrip(".")  # noqa: B009
         parameter = re.search(r"\[(.+)\]$", item.name)
-        item.user_properties.append(("clause", text + (f" ({parameter[1]})" if parameter else "")))
+        requirement = text + (f" ({parameter[1]})" if parameter else "")
+        item.user_properties.append(("requirement", requirement))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print one line for each clause, and the reason where it did not pass."""
+        """Print one line for each requirement, and the reason if it did not pass."""
         terminalreporter.section("Vertex AI's container contract")
         for outcome, word in OUTCOMES.items():
             for report in terminalreporter.stats.get(outcome, []):
-                terminalreporter.write_line(f"{word}  {dict(report.user_properties)['clause']}")
+                requirement = dict(report.user_properties)["requirement"]
+                terminalreporter.write_line(f"{word}  {requirement}")
                 if outcome != "passed":
                     skipped = isinstance(report.longrepr, tuple)
                     text = report.longrepr[2] if skipped else str(report.longrepr)

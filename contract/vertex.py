@@ -1,4 +1,4 @@
-"""A server as Vertex AI starts it and sends requests to it: variables, routes, rights and probes."""
+"""A server as Vertex AI runs it: its environment variables, routes, sandbox, probes and requests."""
 
 import contextlib
 import json
@@ -12,39 +12,43 @@ from typing import Any, NamedTuple, Protocol
 
 import requests
 
-LIVENESS_S = 40
-"""Vertex tries a TCP connection up to four times, ten seconds apart, then restarts."""
-PROBE_S = 10
-"""How long a health response may take."""
-ONLINE_S = 60
-"""How long a shared endpoint waits for a prediction."""
-POLL_S = 0.05
-READ_ONLY = ("--read-only", "--tmpfs=/tmp:size=1g")
-LEAST = "--cap-drop=ALL --security-opt=no-new-privileges --user=10001 --memory=2g --pids-limit=256"
-RIGHTS = {"vertex": (), "read-only": READ_ONLY, "least": (*READ_ONLY, *LEAST.split())}
-"""What a container may do, as options of `docker run`: what Vertex AI lets it, or less."""
+LIVENESS_TIMEOUT_S = 40
+"""Vertex AI tries a TCP connection up to four times, ten seconds apart, then restarts the container."""
+HEALTH_TIMEOUT_S = 10
+"""The maximum time of a health response."""
+PREDICTION_TIMEOUT_S = 60
+"""The maximum time of a prediction on a shared endpoint."""
+POLL_INTERVAL_S = 0.05
+READ_ONLY_OPTIONS = ("--read-only", "--tmpfs=/tmp:size=1g")
+RESTRICTED_OPTIONS = (
+    *READ_ONLY_OPTIONS,
+    *("--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=10001"),
+    *("--memory=2g", "--pids-limit=256"),
+)
+SANDBOXES = {"vertex": (), "read-only": READ_ONLY_OPTIONS, "restricted": RESTRICTED_OPTIONS}
+"""Isolation of the container, as options of `docker run`: as on Vertex AI, or stricter."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of the command line, which explains them."""
+    """The options of `python -m contract`; its --help describes them."""
 
     image: str
-    """Empty for a server that is no container."""
+    """Empty for a server that does not run in a container."""
     instances: Path
     docker: str = "docker"
-    rights: str = "vertex"
+    sandbox: str = "vertex"
     junit: Path | None = None
     ready_s: float = 300
-    liveness_s: float = LIVENESS_S
+    liveness_s: float = LIVENESS_TIMEOUT_S
     port: int | None = None
-    """None for a random one; likewise the routes."""
+    """None: a random port. The routes likewise."""
     health_route: str | None = None
     predict_route: str | None = None
 
 
 class Variables(NamedTuple):
-    """The AIP_* variables that the clauses use."""
+    """The AIP_* variables that differ between starts."""
 
     port: int
     health: str
@@ -53,7 +57,7 @@ class Variables(NamedTuple):
     deployed_model_id: str = "456"
 
     def environ(self) -> dict[str, str]:
-        """Return all the variables that Vertex sets for a CPU model with no artifact."""
+        """Return all variables that Vertex AI sets for a CPU model without an artifact."""
         return {
             "AIP_HTTP_PORT": str(self.port),
             "AIP_HEALTH_ROUTE": self.health,
@@ -71,18 +75,19 @@ class Variables(NamedTuple):
         }
 
 
-def uploaded_with(options: Options) -> Variables:
-    """Return the port and routes that the model is uploaded with; random where it names none.
+def variables_for_upload(options: Options) -> Variables:
+    """Return variables with the port and routes of the upload; those that it lacks are random.
 
-    No image can have been made for random ones.
+    Only an image that reads the variables serves random routes.
     """
-    word = secrets.token_hex(4)
-    health, predict = options.health_route or f"/h/{word}", options.predict_route or f"/p/{word}:x"
+    token = secrets.token_hex(4)
+    health = options.health_route or f"/h/{token}"
+    predict = options.predict_route or f"/p/{token}:x"
     return Variables(options.port or _random_port(), health, predict)
 
 
-def default_routes(options: Options) -> Variables:
-    """Return the routes that Vertex uses if a model names none."""
+def variables_with_default_routes(options: Options) -> Variables:
+    """Return variables with the routes that Vertex AI uses for a model that is uploaded without routes."""
     endpoint, deployed = str(secrets.randbits(60)), str(secrets.randbits(60))
     health = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}"
     port = options.port or _random_port()
@@ -94,11 +99,11 @@ def _random_port() -> int:
 
 
 class UnreachableError(AssertionError):
-    """No response came; it fails the clause that needed one."""
+    """The server sent no response; the check that needs one fails."""
 
 
 class Process(Protocol):
-    """What runs; it may have ended. A `contract.docker.Container` is one, and has these docstrings."""
+    """A process that was started; it may have ended. `contract.docker.Container` implements it."""
 
     @property
     def address(self) -> str: ...  # noqa: D102
@@ -111,67 +116,74 @@ class Process(Protocol):
     def remove(self) -> None: ...  # noqa: D102
 
 
-Start = Callable[[Variables], Process]
+StartProcess = Callable[[Variables], Process]
 
 
 @dataclass
 class Server:
-    """A process that was started, and how many seconds later it first did what."""
+    """A started process, and the seconds after its start at which its port opened and it was healthy."""
 
     process: Process
     variables: Variables
     port_open_s: float | None = None
     healthy_s: float | None = None
-    first_code: int | None = None
-    """The status of the prediction that was sent as soon as it was healthy."""
+    first_status: int | None = None
+    """The status of the prediction that was sent as soon as the server was healthy."""
 
     def get_health(self) -> requests.Response:
-        """Request the health route once; raise Unreachable."""
-        return self._send("GET", self.variables.health, None, PROBE_S)
+        """Request the health route once; raise UnreachableError."""
+        return self._send("GET", self.variables.health, None, HEALTH_TIMEOUT_S)
 
     def predict(self, body: bytes | dict[str, Any]) -> requests.Response:
-        """Send a request to the predict route; raise Unreachable."""
+        """Send a request to the predict route; raise UnreachableError."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self._send("POST", self.variables.predict, content, ONLINE_S)
+        return self._send("POST", self.variables.predict, content, PREDICTION_TIMEOUT_S)
 
     def describe(self) -> str:
-        """Return whether it runs, and the end of its log."""
-        state = "it runs" if self.process.is_running else "it ended by itself"
-        return f"{state}; the end of its log:\n{self.process.logs(tail=5)}"
+        """Return the state of the process and the last lines of its log."""
+        state = "it is running" if self.process.is_running else "it exited"
+        return f"{state}; its last log lines:\n{self.process.logs(tail=5)}"
 
-    def watch(self, ready_s: float, liveness_s: float) -> None:
-        """Wait for the port, then for health, as long as Vertex would; never fails by itself."""
-        began = time.monotonic()
-        elapsed = 0.0
-        while self.healthy_s is None and elapsed <= ready_s and self.process.is_running:
-            elapsed = time.monotonic() - began
+    def wait_until_healthy(self, ready_s: float, liveness_s: float) -> None:
+        """Return when the server is healthy, exited, or exceeded one of the two time limits."""
+        started = time.monotonic()
+        elapsed_s = 0.0
+        while self.healthy_s is None and elapsed_s <= ready_s and self.process.is_running:
+            elapsed_s = time.monotonic() - started
             if self.port_open_s is None:
-                with contextlib.suppress(OSError):  # closed, from outside
+                with contextlib.suppress(OSError):  # the port is still closed
                     address = (self.process.address, self.variables.port)
                     socket.create_connection(address, timeout=2).close()
-                    self.port_open_s = elapsed
-            if self.port_open_s is None and elapsed > liveness_s:
+                    self.port_open_s = elapsed_s
+            if self.port_open_s is None and elapsed_s > liveness_s:
                 return
-            with contextlib.suppress(UnreachableError):  # not yet; the time limits are above
+            with contextlib.suppress(UnreachableError):  # not ready yet; the loop bounds the time
                 if self.get_health().status_code == 200:
-                    self.healthy_s = time.monotonic() - began
+                    self.healthy_s = time.monotonic() - started
                     # The port may have opened between the two requests.
                     self.port_open_s = self.port_open_s or self.healthy_s
-            time.sleep(POLL_S)
+            time.sleep(POLL_INTERVAL_S)
 
     def _send(
-        self, verb: str, path: str, body: bytes | None, timeout_s: float
+        self, method: str, path: str, body: bytes | None, timeout_s: float
     ) -> requests.Response:
         url = f"http://{self.process.address}:{self.variables.port}{path}"
         headers = {"Content-Type": "application/json"} if body is not None else {}
         with requests.Session() as session:
-            session.trust_env = False  # no proxy stands between this machine and the container
+            session.trust_env = False  # requests to a container must bypass a proxy
             try:
                 return session.request(
-                    verb, url, data=body, headers=headers, timeout=timeout_s, allow_redirects=False
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    timeout=timeout_s,
+                    allow_redirects=False,
                 )
             except requests.RequestException as error:
                 cause: BaseException = error
                 while cause.__context__:
                     cause = cause.__context__
-                raise UnreachableError(f"{verb} {path}: {type(cause).__name__}: {cause}") from None
+                raise UnreachableError(
+                    f"{method} {path}: {type(cause).__name__}: {cause}"
+                ) from None

@@ -16,7 +16,7 @@ from tests.http import wait_for
 
 
 @contextlib.contextmanager
-def emulated(host: str = "127.0.0.1", folder: Path | None = None) -> Iterator[str]:
+def storage_emulator(host: str = "127.0.0.1", folder: Path | None = None) -> Iterator[str]:
     """Run a storage emulator at an address of this machine and give its URL.
 
     In FOLDER/BUCKET/NAME lie the objects, where they can be damaged; without one, in memory.
@@ -36,15 +36,15 @@ def emulated(host: str = "127.0.0.1", folder: Path | None = None) -> Iterator[st
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ
     ) as server:
         try:
-            wait_for(lambda: listens(port, host), 30, "the storage emulator")
+            wait_for(lambda: is_port_open(port, host), 30, "the storage emulator")
             yield f"http://{host}:{port}"
         finally:
             server.kill()
 
 
-def filled(emulator: str, bucket: str, folder: str, *files: Path) -> str:
+def create_bucket(emulator: str, bucket: str, folder: str, *files: Path) -> str:
     """Put files into a folder of a new bucket and return its URI."""
-    with client(emulator) as storage:
+    with open_client(emulator) as storage:
         made = storage.create_bucket(bucket)
         for file in files:
             made.blob(f"{folder}/{file.name}").upload_from_filename(str(file))
@@ -52,7 +52,7 @@ def filled(emulator: str, bucket: str, folder: str, *files: Path) -> str:
 
 
 @contextlib.contextmanager
-def client(emulator: str) -> Iterator[Client]:
+def open_client(emulator: str) -> Iterator[Client]:
     """Give a client, and close it: the emulator hears one connection at a time."""
     made = Client(
         project="test",
@@ -65,7 +65,7 @@ def client(emulator: str) -> Iterator[Client]:
         made.close()
 
 
-def listens(port: int, host: str = "127.0.0.1") -> bool:
+def is_port_open(port: int, host: str = "127.0.0.1") -> bool:
     """Return whether something accepts connections at a port."""
     with socket.socket() as probe:
         probe.settimeout(1)

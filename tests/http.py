@@ -17,7 +17,7 @@ from werkzeug.serving import make_server
 JSON_TYPE = {"Content-Type": "application/json"}
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What came back."""
 
     code: int
@@ -30,7 +30,7 @@ class Endpoint(NamedTuple):
 
     url: str
 
-    def post(self, body: bytes, headers: dict[str, str] = JSON_TYPE) -> Answer:
+    def post(self, body: bytes, headers: dict[str, str] = JSON_TYPE) -> Response:
         """Send a request to predict."""
         return self.send("POST", urlsplit(self.url).path, body, headers)
 
@@ -40,7 +40,7 @@ class Endpoint(NamedTuple):
         path: str,
         body: bytes | Iterable[bytes] = b"",
         headers: dict[str, str] | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Send any request to the same host; what is no bytes goes in chunks."""
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         try:
@@ -48,13 +48,13 @@ class Endpoint(NamedTuple):
             response = connection.getresponse()
             text = response.read().decode()
             names = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, text, names)
+            return Response(response.status, text, names)
         finally:
             connection.close()
 
 
 @contextlib.contextmanager
-def serving(
+def serve_app(
     app: Flask, host: str = "127.0.0.1", context: ssl.SSLContext | None = None
 ) -> Iterator[str]:
     """Serve an application on a free port of an address; give host:port."""
@@ -75,10 +75,10 @@ def wait_for(condition: Callable[[], object], within_s: float, what: str) -> Non
         time.sleep(0.1)
 
 
-def crowd(endpoint: Endpoint, bodies: list[bytes], rounds: int) -> list[list[Answer]]:
+def send_concurrently(endpoint: Endpoint, bodies: list[bytes], rounds: int) -> list[list[Response]]:
     """Send each body `rounds` times, one client a body, all at once; answers by client."""
 
-    def client(body: bytes) -> list[Answer]:
+    def client(body: bytes) -> list[Response]:
         return [endpoint.post(body) for _ in range(rounds)]
 
     with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:

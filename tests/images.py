@@ -20,7 +20,7 @@ def held_out(count: int) -> list[tuple[str, str]]:
     return [(base64.b64encode(f.read_bytes()).decode(), f.name.split("-")[0]) for f in chosen]
 
 
-def request(*instances: Any, **parameters: Any) -> bytes:
+def request_body(*instances: Any, **parameters: Any) -> bytes:
     """Write a request's body."""
     body: dict[str, Any] = {"instances": list(instances)}
     if parameters:
@@ -28,19 +28,19 @@ def request(*instances: Any, **parameters: Any) -> bytes:
     return json.dumps(body).encode()
 
 
-def written(picture: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+def encode_image(picture: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
     """Return a picture as the content of a file."""
     file = io.BytesIO()
     picture.save(file, file_format, **options)
     return file.getvalue()
 
 
-def encoded(picture: Image.Image, file_format: str = "PNG", **options: Any) -> str:
+def image_base64(picture: Image.Image, file_format: str = "PNG", **options: Any) -> str:
     """Return a picture as a base64 string."""
-    return base64.b64encode(written(picture, file_format, **options)).decode()
+    return base64.b64encode(encode_image(picture, file_format, **options)).decode()
 
 
-def seven(size: int = 100, paper: int = 255, ink: int = 0) -> Image.Image:
+def draw_seven(size: int = 100, paper: int = 255, ink: int = 0) -> Image.Image:
     """Draw a seven with straight lines."""
     picture = Image.new("L", (size, size), paper)
     points = [(0.3, 0.2), (0.7, 0.2), (0.45, 0.8)]

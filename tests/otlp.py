@@ -8,15 +8,15 @@ from flask import Flask, request
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.http import serving
+from tests.http import serve_app
 
-TYPES: dict[str, Any] = {
+REQUEST_TYPES: dict[str, Any] = {
     "metrics": ExportMetricsServiceRequest,
     "traces": ExportTraceServiceRequest,
 }
 
 
-class Received:
+class ReceivedTelemetry:
     """What came."""
 
     def __init__(self) -> None:
@@ -48,14 +48,14 @@ def _attributes(sent: Any) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def receiver(host: str) -> Iterator[tuple[str, Received]]:
+def run_receiver(host: str) -> Iterator[tuple[str, ReceivedTelemetry]]:
     """Listen at an address of this machine; give the URL and what comes."""
-    received, app = Received(), Flask(__name__)
+    received, app = ReceivedTelemetry(), Flask(__name__)
 
     @app.post("/v1/<kind>")
     def receive(kind: str) -> str:
-        received.requests.append(TYPES[kind].FromString(request.data))
+        received.requests.append(REQUEST_TYPES[kind].FromString(request.data))
         return ""
 
-    with serving(app, host) as address:
+    with serve_app(app, host) as address:
         yield f"http://{address}", received

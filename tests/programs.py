@@ -13,10 +13,10 @@ import pytest
 
 from tests.images import ROOT
 
-OF_MAKE = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
+MAKE_VARIABLES = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
 """Variables by which a make above hands its own options on."""
 
-SOURCES = {
+INSTALL_HINTS = {
     "docker-registry": "Debian's package docker-registry",
     "gcloud": "https://cloud.google.com/sdk/docs/install",
     "gke-gcloud-auth-plugin": "gcloud components install gke-gcloud-auth-plugin",
@@ -26,14 +26,14 @@ SOURCES = {
 """Where each program comes from."""
 
 
-def needs(*programs: str) -> None:
+def require_programs(*programs: str) -> None:
     """Skip with the reason if a program is missing; REQUIRE_ALL makes that a failure."""
     for program in programs:
         if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed: {SOURCES[program]}")
+            pytest.skip(f"{program} is not installed: {INSTALL_HINTS[program]}")
 
 
-class Done(NamedTuple):
+class Result(NamedTuple):
     """A program that ended."""
 
     code: int
@@ -43,7 +43,7 @@ class Done(NamedTuple):
 
 def run_main(
     main: Callable[[list[str]], object], line: str, capture: pytest.CaptureFixture[str]
-) -> Done:
+) -> Result:
     """Run a program's `main` in this process with the words of a command line."""
     code: Any = 0
     capture.readouterr()
@@ -51,7 +51,7 @@ def run_main(
         main(shlex.split(line))
     except SystemExit as end:
         code = end.code
-    return Done(code, *capture.readouterr())
+    return Result(code, *capture.readouterr())
 
 
 def run_program(
@@ -60,9 +60,9 @@ def run_program(
     *,
     cwd: Path = ROOT,
     timeout_s: float = 180,
-) -> Done:
+) -> Result:
     """Run a program, with these variables beside the ones that the tests have."""
-    inherited = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
+    inherited = {name: value for name, value in os.environ.items() if name not in MAKE_VARIABLES}
     done = subprocess.run(
         words,
         cwd=cwd,
@@ -73,7 +73,7 @@ def run_program(
         timeout=timeout_s,
         check=False,
     )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def copy_repository(root: Path) -> None:

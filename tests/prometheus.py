@@ -19,20 +19,22 @@ class Prometheus(NamedTuple):
 
     url: str
 
-    def ask(self, path: str, **query: str | float) -> Any:
+    def get(self, path: str, **query: str | float) -> Any:
         """Return the data of an answer of its HTTP API."""
         answer = requests.get(f"{self.url}/api/v1/{path}", params=query, timeout=10)
         assert answer.ok, f"{query}: {answer.text}"
         return answer.json()["data"]
 
-    def range(self, expression: str, began: float, ended: float, step_s: float) -> list[float]:
+    def query_range(
+        self, expression: str, began: float, ended: float, step_s: float
+    ) -> list[float]:
         """Return an expression's values over a time, of all its series."""
-        found = self.ask("query_range", query=expression, start=began, end=ended, step=step_s)
+        found = self.get("query_range", query=expression, start=began, end=ended, step=step_s)
         return [float(value) for each in found["result"] for _, value in each["values"]]
 
 
 @contextlib.contextmanager
-def asking(target: str, folder: Path) -> Iterator[Prometheus]:
+def run_prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
     """Run one in a folder of its own, which scrapes HOST:PORT each second."""
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -55,7 +57,7 @@ def asking(target: str, folder: Path) -> Iterator[Prometheus]:
         def is_up() -> bool:
             assert process.poll() is None, "Prometheus ended"
             with contextlib.suppress(requests.ConnectionError, AssertionError):
-                found = running.ask("query", query="up")["result"]
+                found = running.get("query", query="up")["result"]
                 return bool(found) and found[0]["value"][1] == "1"
             return False
 

@@ -17,7 +17,7 @@ from emulator.config import EmulatorConfig
 from emulator.containers import LABEL
 from emulator.stack import MissingProgramError, Stack, running
 from tests.container.conftest import DOCKER, image  # noqa: F401
-from tests.programs import Done, run_main, run_program
+from tests.programs import Result, run_main, run_program
 
 HERE = Path(__file__).parent
 PROJECT, REGION = "cloud-tests", "us-central1"
@@ -64,7 +64,7 @@ def shared_stack(tiny: str) -> Iterator[Stack]:
         pytest.skip(str(error))
 
 
-Run = Callable[..., Done]
+Run = Callable[..., Result]
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def deploy(
     monkeypatch.setattr(client, "POLL_S", (POLL_S,))
     monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
 
-    def run(line: str, **environ: str) -> Done:
+    def run(line: str, **environ: str) -> Result:
         with monkeypatch.context() as patch:
             for name, value in {"DEPLOY_IMAGE": f"{TINY}:1", **environ}.items():
                 patch.setenv(name, value)
@@ -116,7 +116,7 @@ def deploy(
 def gcloud(stack: Stack) -> Run:
     """Return a function that runs the real gcloud."""
 
-    def run(line: str) -> Done:
+    def run(line: str) -> Result:
         region = ["--region", REGION] if line.startswith("ai ") else []
         return run_program(["gcloud", *shlex.split(line), *region], stack.environment(PROJECT))
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.container.conftest import DOCKER
-from tests.programs import copy_repository, needs, run_program
+from tests.programs import copy_repository, require_programs, run_program
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("rehearsal")]
 LIMIT_S = 1500
 
 
 def test_make_rehearse_goes_from_a_build_to_a_teardown(tmp_path: Path) -> None:
-    needs("gcloud", "docker-registry")
+    require_programs("gcloud", "docker-registry")
     copy_repository(tmp_path)
     command = ["make", "rehearse", f"DOCKER={DOCKER}"]
     done = run_program(command, cwd=tmp_path, timeout_s=LIMIT_S)

@@ -17,7 +17,7 @@ from tests.cloud.conftest import PROJECT, REGION, Run
 from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown
 from tests.http import Endpoint
 from tests.images import ROOT
-from tests.programs import Done
+from tests.programs import Result
 
 TO = f"--project {PROJECT} --region {REGION}"
 
@@ -28,7 +28,7 @@ def only(stack: Stack) -> Any:
     return function
 
 
-def answering(done: Done) -> Endpoint:
+def answering(done: Result) -> Endpoint:
     """Return the URL that a deployment says its function answers at."""
     assert done.code == 0, done.err
     url = re.search(r"answers at (\S+):\n", done.out)
@@ -104,7 +104,7 @@ def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
         assert endpoint.post(b'{"input_data": "5,3,1,0"}').body == "Belongs to class: [0]"
     else:
         answer = endpoint.post(cases.CASES[0].body)
-        cases.check(cases.CASES[0], answer.code, answer.body)
+        cases.check_answer(cases.CASES[0], answer.code, answer.body)
     config = only(stack).service_config
     pins = ",".join(sha256(ROOT / function.made / each) for each in function.model)
     assert dict(config.environment_variables) == {"STORAGE_URI": uri, "MODEL_SHA256": pins}

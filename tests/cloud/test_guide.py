@@ -19,7 +19,7 @@ from emulator.walkthrough import background_traffic
 from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown
 from tests.container.conftest import DOCKER
 from tests.images import ROOT
-from tests.programs import needs, run_program
+from tests.programs import require_programs, run_program
 
 GUIDE = ROOT / "docs" / "cloud.md"
 PROJECT, REGION = "my-project", "us-central1"
@@ -78,7 +78,7 @@ def test_every_command_prints_what_the_guide_shows(
 
 @pytest.mark.parametrize(("page", "least"), PAGES.items())
 def test_commands_for_google_itself_are_spelt_as_gcloud_spells_them(page: str, least: int) -> None:
-    needs("gcloud")
+    require_programs("gcloud")
     root = run_program(["gcloud", "info", "--format=value(installation.sdk_root)"]).out.strip()
     names: dict[str, Any] = {}
     with open(f"{root}/data/cli/gcloud_completions.py") as file:

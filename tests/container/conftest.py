@@ -14,14 +14,14 @@ from filelock import FileLock
 
 from contract import docker as contract_docker
 from contract.docker import Docker, DockerError
-from contract.vertex import RIGHTS, Variables
+from contract.vertex import SANDBOXES, Variables
 from serving.logs import SEVERITIES
 from tests.http import Endpoint, wait_for
 from tests.images import ROOT
 
 DOCKER = os.environ.get("DOCKER", "docker")
 docker = Docker(DOCKER)
-HARDENED = RIGHTS["least"]
+HARDENED = SANDBOXES["restricted"]
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 PROCESSES = ("entrypoint", "front", "torchserve", "worker", "telemetry")
 

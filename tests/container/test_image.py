@@ -25,8 +25,8 @@ from tests.container.conftest import (
     starting,
     wait_until_healthy,
 )
-from tests.http import Endpoint, crowd, wait_for
-from tests.images import ARCHIVE, MODEL, held_out, request
+from tests.http import Endpoint, send_concurrently, wait_for
+from tests.images import ARCHIVE, MODEL, held_out, request_body
 from tests.stock.archive import changed
 
 pytestmark = pytest.mark.xdist_group("container")
@@ -35,15 +35,19 @@ pytestmark = pytest.mark.xdist_group("container")
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_the_image_keeps_the_wire_contract(endpoint: Endpoint, case: cases.Case) -> None:
     answer = endpoint.post(case.body)
-    cases.check(case, answer.code, answer.body)
+    cases.check_answer(case, answer.code, answer.body)
     assert answer.headers["content-type"] == "application/json"
 
 
 def test_past_capacity_a_client_hears_so_at_once_and_the_others_are_answered(
     endpoint: Endpoint,
 ) -> None:
-    body = request(*[base64 for base64, _ in held_out(20)])
-    answers = [answer for client in crowd(endpoint, [body] * 300, rounds=4) for answer in client]
+    body = request_body(*[base64 for base64, _ in held_out(20)])
+    answers = [
+        answer
+        for client in send_concurrently(endpoint, [body] * 300, rounds=4)
+        for answer in client
+    ]
     refused = [answer for answer in answers if answer.code != 200]
     assert {answer.code for answer in refused} == {429}
     assert len(answers) - len(refused) > 200
@@ -83,7 +87,7 @@ def test_only_two_doors_open(endpoint: Endpoint, method: str, path: str, code: i
 
 
 def test_a_body_up_to_the_limit_is_answered_and_a_larger_one_gets_413(endpoint: Endpoint) -> None:
-    body = request(cases.INSTANCE).ljust(10 << 20)
+    body = request_body(cases.INSTANCE).ljust(10 << 20)
     assert endpoint.post(body).code == 200
     answer = endpoint.post(body + b" ")
     assert answer.code == 413
@@ -93,10 +97,10 @@ def test_a_body_up_to_the_limit_is_answered_and_a_larger_one_gets_413(endpoint: 
 def test_a_wrong_content_type_is_a_415_and_none_is_taken_as_raw_predict_sends_it(
     endpoint: Endpoint,
 ) -> None:
-    answer = endpoint.post(request(cases.INSTANCE), {"Content-Type": "text/plain"})
+    answer = endpoint.post(request_body(cases.INSTANCE), {"Content-Type": "text/plain"})
     assert answer.code == 415
     assert "application/json" in json.loads(answer.body)["error"]["message"]
-    assert endpoint.post(request(cases.INSTANCE), headers={}).code == 200
+    assert endpoint.post(request_body(cases.INSTANCE), headers={}).code == 200
 
 
 UNREADABLE = {
@@ -220,7 +224,7 @@ def test_the_port_is_open_at_once_and_health_is_503_until_the_model_answers(
     container, codes = short_lived
     assert set(codes) == {503, 200}
     answer = container.endpoint(9000, PREDICT).post(cases.CASES[0].body)
-    cases.check(cases.CASES[0], answer.code, answer.body)
+    cases.check_answer(cases.CASES[0], answer.code, answer.body)
 
 
 def test_told_to_stop_its_health_says_so_and_all_that_was_taken_is_answered(
@@ -228,7 +232,11 @@ def test_told_to_stop_its_health_says_so_and_all_that_was_taken_is_answered(
 ) -> None:
     container, _ = short_lived
     endpoint = container.endpoint(9000, PREDICT)
-    body, told, answers = request(cases.INSTANCE), threading.Event(), Counter[tuple[bool, int]]()
+    body, told, answers = (
+        request_body(cases.INSTANCE),
+        threading.Event(),
+        Counter[tuple[bool, int]](),
+    )
 
     def client() -> None:
         ends = time.monotonic() + 60
@@ -275,7 +283,7 @@ def test_slow_clients_keep_nobody_out_and_are_cut_off(
             # Each sends at once: on a busy machine the last may come after the first one's deadline.
             slow.append(socket.create_connection(address, 30))
             slow[-1].sendall((head if index % 2 else f'{head}\r\n{{"instances": [').encode())
-        for answers in crowd(endpoint, [request(cases.INSTANCE)] * 8, rounds=20):
+        for answers in send_concurrently(endpoint, [request_body(cases.INSTANCE)] * 8, rounds=20):
             assert {answer.code for answer in answers} == {200}
         # Who does not finish its headers is cut off, who does not finish its body is told.
         with contextlib.suppress(ConnectionResetError):
@@ -292,7 +300,7 @@ def test_slow_clients_keep_nobody_out_and_are_cut_off(
 
 @pytest.mark.parametrize("pieces", [1, 2, 7])
 def test_a_body_that_comes_in_pieces_is_put_together(vertex: Container, pieces: int) -> None:
-    body = request(*[base64 for base64, _ in held_out(50)])
+    body = request_body(*[base64 for base64, _ in held_out(50)])
     head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((vertex.address, 9000), 10) as client:
         for _ in range(2):  # the connection is kept
@@ -307,7 +315,7 @@ def test_a_body_that_comes_in_pieces_is_put_together(vertex: Container, pieces: 
 
 
 def test_a_body_in_chunks_is_taken_too(endpoint: Endpoint) -> None:
-    body = request(cases.INSTANCE)
+    body = request_body(cases.INSTANCE)
     assert endpoint.send("POST", PREDICT, iter([body[:50], body[50:]])).code == 200
 
 
@@ -316,7 +324,7 @@ def test_bad_input_makes_nothing_grow(endpoint: Endpoint, vertex: Container) -> 
     bad = [case.body for case in cases.CASES if case.code == 400]
     sizes = []
     for _ in range(6):
-        crowd(endpoint, bad, rounds=3)
+        send_concurrently(endpoint, bad, rounds=3)
         sizes.append(sum(vertex.processes().values()))
     assert vertex.workers() == before
     # The first rounds fill caches and pools; then it stays as it is.
@@ -364,7 +372,7 @@ def test_without_its_java_or_its_nginx_the_container_ends_and_says_so(
 def test_unless_asked_it_is_quiet_and_runs_no_telemetry(
     endpoint: Endpoint, vertex: Container
 ) -> None:
-    assert endpoint.post(request(cases.INSTANCE)).code == 200
+    assert endpoint.post(request_body(cases.INSTANCE)).code == 200
     assert endpoint.post(b"{}").code == 400
     told = [line["httpRequest"]["status"] for line in vertex.said() if "httpRequest" in line]
     assert not [status for status in told if status < 500]

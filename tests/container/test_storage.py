@@ -12,7 +12,7 @@ from emulator.config import EmulatorConfig
 from tests import bucket, cases
 from tests.container.conftest import DOCKER, HARDENED, VERTEX, Container, Start, wait_until_healthy
 from tests.http import JSON_TYPE, Endpoint, wait_for
-from tests.images import ARCHIVE, MODEL, request
+from tests.images import ARCHIVE, MODEL, request_body
 from tests.stock import archive as stock
 from tests.torchserve.test_stock import BETTER, SAME
 
@@ -49,10 +49,12 @@ def started(start: Start, *options: str, **environ: str) -> tuple[Container, End
 def test_our_weights_in_a_bucket_take_the_place_of_those_baked_in(
     start: Start, other_weights: list[Path]
 ) -> None:
-    with bucket.emulated(containers.bridge_address(EmulatorConfig(docker=DOCKER))) as emulator:
-        uri = bucket.filled(emulator, "weights", "models/v1", *other_weights)
+    with bucket.storage_emulator(
+        containers.bridge_address(EmulatorConfig(docker=DOCKER))
+    ) as emulator:
+        uri = bucket.create_bucket(emulator, "weights", "models/v1", *other_weights)
         container, endpoint = started(start, AIP_STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator)
-    answer = endpoint.post(request(cases.INSTANCE))
+    answer = endpoint.post(request_body(cases.INSTANCE))
     assert answer.code == 200, answer
     assert json.loads(answer.body)["predictions"][0]["label"].startswith("digit ")
     log = container.logs()
@@ -94,10 +96,10 @@ def test_whatever_a_handler_does_the_log_is_whole(start: Start, tmp_path: Path) 
     stock.pack(tmp_path, tmp_path / "own_handler.py")
     container, endpoint = started(start, *mounted(tmp_path), AIP_STORAGE_URI="/mnt/model")
     trace = {"traceparent": f"00-{'5f' * 16}-00f067aa0ba902b7-01"}
-    answer = endpoint.post(request({"raise": 1}), JSON_TYPE | trace)
+    answer = endpoint.post(request_body({"raise": 1}), JSON_TYPE | trace)
     assert answer.code == 500, answer
     for printed in ('{"a":' * 3000, "\x00\ud800", "last"):
-        endpoint.post(request({"print": printed}))
+        endpoint.post(request_body({"print": printed}))
     wait_for(lambda: '"last"' in container.logs(), 10, "the last line")
     (line,) = [line for line in container.said() if "a fault of its own" in line["message"]]
     assert line["severity"] == "ERROR"
@@ -124,7 +126,7 @@ def test_an_archive_of_ours_in_a_mounted_folder_is_served_on_any_path_with_an_in
     endpoint = container.endpoint(9000, "/any/path/at:all")
     for case in cases.CASES[:5]:
         answer = endpoint.post(case.body)
-        cases.check(case, answer.code, answer.body)
+        cases.check_answer(case, answer.code, answer.body)
     assert endpoint.send("POST", "/", cases.CASES[0].body).code == 404
     assert endpoint.send("GET", "/models").code == 405
     posted = endpoint.send("POST", "/models?url=http://x/y.mar")

@@ -26,9 +26,9 @@ from tests.container.conftest import (
     wait_until_healthy,
 )
 from tests.http import JSON_TYPE, Endpoint, wait_for
-from tests.images import ROOT, held_out, request
-from tests.otlp import Received
-from tests.programs import needs
+from tests.images import ROOT, held_out, request_body
+from tests.otlp import ReceivedTelemetry
+from tests.programs import require_programs
 from tests.prometheus import Prometheus
 
 HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
@@ -38,15 +38,15 @@ SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BSP_SCHEDULE_DELAY": "500"}
 
 
 @pytest.fixture(scope="module")
-def told(image: str) -> Iterator[tuple[str, Received]]:
+def told(image: str) -> Iterator[tuple[str, ReceivedTelemetry]]:
     """Give an OTLP endpoint that containers reach, and what it was told."""
     del image  # which needs Docker, whose bridge this is
-    with otlp.receiver(containers.bridge_address(EmulatorConfig(docker=DOCKER))) as receiving:
+    with otlp.run_receiver(containers.bridge_address(EmulatorConfig(docker=DOCKER))) as receiving:
         yield receiving
 
 
 @pytest.fixture(scope="module")
-def observed(image: str, told: tuple[str, Received]) -> Iterator[Container]:
+def observed(image: str, told: tuple[str, ReceivedTelemetry]) -> Iterator[Container]:
     """Start a container that tells everybody, and logs every request, in another time zone."""
     with starting(image) as start:
         container = start(
@@ -105,7 +105,7 @@ def test_requests_instances_and_batches_are_counted_and_health_checks_are_not(
     before = scraped(observed)
     for _ in range(5):
         assert predicting.send("GET", HEALTH).code == 200
-    for body in [request(*[base64 for base64, _ in held_out(3)])] * 3 + [b"{}"]:
+    for body in [request_body(*[base64 for base64, _ in held_out(3)])] * 3 + [b"{}"]:
         predicting.post(body)
     assert predicting.send("GET", "/metrics").code == 404
 
@@ -123,7 +123,7 @@ def test_requests_instances_and_batches_are_counted_and_health_checks_are_not(
 def test_prometheus_s_door_opens_to_nothing_else(observed: Container) -> None:
     door = observed.endpoint(METRICS, "/")
     assert door.send("GET", "/").code == 404
-    assert door.send("POST", PREDICT, request(cases.INSTANCE), JSON_TYPE).code == 404
+    assert door.send("POST", PREDICT, request_body(cases.INSTANCE), JSON_TYPE).code == 404
     assert door.send("POST", "/metrics").code == 405
     for path in ("/metrics", "/metrics/", f"{HEALTH}/../metrics"):
         assert observed.endpoint(9000, "/").send("GET", path).code == 404
@@ -132,8 +132,8 @@ def test_prometheus_s_door_opens_to_nothing_else(observed: Container) -> None:
 def test_the_page_lists_the_metrics_that_there_are(
     observed: Container, predicting: Endpoint
 ) -> None:
-    needs("promtool")
-    assert predicting.post(request(cases.INSTANCE)).code == 200
+    require_programs("promtool")
+    assert predicting.post(request_body(cases.INSTANCE)).code == 200
     wait_for(lambda: "serving_decode_seconds_sum" in scraped(observed), 10, "histograms")
     text = metrics_text(observed)
     page = (ROOT / "docs" / "monitoring.md").read_text()
@@ -161,11 +161,11 @@ TRACES = ["5f" * 16, "4e" * 16]
 def test_a_trace_leads_from_the_caller_to_the_model_and_to_the_request_s_log_line(
     observed: Container,
     predicting: Endpoint,
-    told: tuple[str, Received],
+    told: tuple[str, ReceivedTelemetry],
     trace: str,
     header: dict[str, str],
 ) -> None:
-    answer = predicting.post(request(cases.INSTANCE), JSON_TYPE | header)
+    answer = predicting.post(request_body(cases.INSTANCE), JSON_TYPE | header)
     line = line_of(observed, answer.headers["x-request-id"])
     assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{trace}"
     labels = {"endpoint_id": "123", "deployed_model_id": "456", "process": "front"}
@@ -212,13 +212,13 @@ def line_of(container: Container, request_id: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def watching(observed: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Start a Prometheus that asks the container each second, and answer for some seconds."""
-    needs("prometheus")
+    require_programs("prometheus")
     target, folder = f"{observed.address}:{METRICS}", tmp_path_factory.mktemp("prometheus")
     endpoint = observed.endpoint(9000, PREDICT)
-    with prometheus.asking(target, folder) as running:
+    with prometheus.run_prometheus(target, folder) as running:
         ends = time.monotonic() + 6
         while time.monotonic() < ends:
-            assert endpoint.post(request(cases.INSTANCE)).code == 200
+            assert endpoint.post(request_body(cases.INSTANCE)).code == 200
             time.sleep(0.05)
         yield running
 
@@ -238,7 +238,7 @@ def test_each_panel_of_the_dashboard_shows_something(
     watching: Prometheus, title: str, expression: str
 ) -> None:
     now = time.time()
-    shown = watching.range(expression.replace("$__rate_interval", "5s"), now - 5, now, 1)
+    shown = watching.query_range(expression.replace("$__rate_interval", "5s"), now - 5, now, 1)
     values = [value for value in shown if not math.isnan(value)]
     assert values, title
     assert max(values) > 0 or "restarts" in expression
@@ -246,10 +246,10 @@ def test_each_panel_of_the_dashboard_shows_something(
 
 @pytest.mark.full
 def test_prometheus_takes_the_alerts_and_none_comes_while_all_is_well(watching: Prometheus) -> None:
-    rules = [rule for group in watching.ask("rules")["groups"] for rule in group["rules"]]
+    rules = [rule for group in watching.get("rules")["groups"] for rule in group["rules"]]
     assert len(rules) == 5
     assert {rule["health"] for rule in rules} == {"ok"}
-    assert not watching.ask("alerts")["alerts"]
+    assert not watching.get("alerts")["alerts"]
 
 
 @pytest.mark.parametrize(
@@ -300,9 +300,9 @@ def test_slow_scrapers_keep_nobody_out(observed: Container) -> None:
 
 
 def test_the_same_metrics_are_sent_to_an_otlp_endpoint(
-    observed: Container, told: tuple[str, Received], predicting: Endpoint
+    observed: Container, told: tuple[str, ReceivedTelemetry], predicting: Endpoint
 ) -> None:
-    assert predicting.post(request(cases.INSTANCE)).code == 200
+    assert predicting.post(request_body(cases.INSTANCE)).code == 200
     wait_for(lambda: "serving_instances_total" in told[1].metrics("digits"), 15, "metrics")
     assert set(told[1].metrics("digits")) == metric_names(metrics_text(observed))
     resource = told[1].resource("digits")
@@ -311,14 +311,14 @@ def test_the_same_metrics_are_sent_to_an_otlp_endpoint(
 
 @pytest.mark.full
 def test_the_last_metrics_are_sent_before_the_container_ends(
-    start: Start, told: tuple[str, Received]
+    start: Start, told: tuple[str, ReceivedTelemetry]
 ) -> None:
     own = {"OTEL_EXPORTER_OTLP_ENDPOINT": told[0], "OTEL_SERVICE_NAME": "last"}
     container = start(*HARDENED, **VERTEX, **own)
     endpoint = container.endpoint(9000, PREDICT)
     wait_until_healthy(endpoint, HEALTH)
     for _ in range(7):
-        assert endpoint.post(request(cases.INSTANCE)).code == 200
+        assert endpoint.post(request_body(cases.INSTANCE)).code == 200
     docker("kill", "--signal", "INT", container.name)
     assert container.wait_until_ended(24) == 0
     (point,) = told[1].metrics("last")["serving_instances_total"].sum.data_points
@@ -333,7 +333,7 @@ def test_a_worker_that_is_killed_comes_back_and_is_a_restart(
     before = scraped(observed)[restarts]
     observed.kill("model_service_worker")
     wait_for(lambda: scraped(observed)[restarts] == before + 2, 60, "two restarts")
-    wait_for(lambda: predicting.post(request(cases.INSTANCE)).code == 200, 60, "an answer")
+    wait_for(lambda: predicting.post(request_body(cases.INSTANCE)).code == 200, 60, "an answer")
     assert not set(observed.workers()) & set(workers)
     assert observed.is_running
 
@@ -345,7 +345,7 @@ def test_predictions_do_not_need_it_and_it_comes_back(
     observed.kill("--about")
     wait_for(lambda: "telemetry ended with -9" in observed.logs(), 10, "the log's line")
     for _ in range(20):
-        assert predicting.post(request(cases.INSTANCE)).code == 200
+        assert predicting.post(request_body(cases.INSTANCE)).code == 200
     assert observed.endpoint(9000, "/").send("GET", HEALTH).code == 200
     door = observed.endpoint(METRICS, "/metrics")
     wait_for(lambda: door.send("GET", "/metrics").code == 200, 30, "metrics")
@@ -362,7 +362,7 @@ def test_an_endpoint_that_does_not_answer_is_said_and_harms_nobody(start: Start)
     endpoint = container.endpoint(9000, PREDICT)
     wait_until_healthy(endpoint, HEALTH)
     for _ in range(20):
-        assert endpoint.post(request(cases.INSTANCE)).code == 200
+        assert endpoint.post(request_body(cases.INSTANCE)).code == 200
 
     def said() -> bool:
         return any(

@@ -1,1 +1,1 @@
-"""The contract suite itself: it names the clause that a broken server breaks."""
+"""Tests of the contract checks: each check fails for a server that violates its requirement."""

@@ -1,4 +1,4 @@
-"""The image, as the container tests build it."""
+"""The image that the container tests build."""
 
 from tests.container.conftest import image
 

@@ -1,4 +1,4 @@
-"""The suite passes a whole server, and names the clauses that a broken one breaks."""
+"""The contract checks pass for a valid server, and report the requirement that a faulty one violates."""
 
 import json
 import shutil
@@ -19,9 +19,9 @@ from tests.stock import archive as stock
 DOCKERFILE = """
 ARG BASE
 FROM ${BASE}
-COPY broken.py /broken.py
+COPY faulty_server.py /faulty_server.py
 ENV AIP_HTTP_PORT=1
-ENTRYPOINT ["/opt/venv/bin/python", "/broken.py"]
+ENTRYPOINT ["/opt/venv/bin/python", "/faulty_server.py"]
 """
 in_docker = pytest.mark.xdist_group("contract")
 Build = Callable[[Path], str]
@@ -29,101 +29,118 @@ Build = Callable[[Path], str]
 
 @pytest.fixture(scope="module")
 def build(image: str) -> Iterator[Build]:
-    """Return a function that builds a folder on the base of the image, and returns the new one's ID."""
-    docker, built = Docker(DOCKER), list[str]()
+    """Return a function that builds a folder's Dockerfile on the image, and returns the new image's ID."""
+    docker, image_ids = Docker(DOCKER), list[str]()
 
     def _build(folder: Path) -> str:
         base = f"--build-arg=BASE={image}"
-        built.append(docker("build", "--quiet", base, str(folder), timeout_s=300))
-        return built[-1]
+        image_ids.append(docker("build", "--quiet", base, str(folder), timeout_s=300))
+        return image_ids[-1]
 
     yield _build
-    for each in built:
-        docker("image", "rm", "--force", each)
+    for image_id in image_ids:
+        docker("image", "rm", "--force", image_id)
 
 
-def python(*words: str) -> tuple[int, str]:
-    """Run a program as a user does; return its exit code and what it printed."""
-    done = run_program([sys.executable, "-m", *words], timeout_s=300)
-    return done.code, done.out + done.err
+def run_module(*arguments: str) -> tuple[int, str]:
+    """Run a module as a program; return its exit code and its output."""
+    result = run_program([sys.executable, "-m", *arguments], timeout_s=300)
+    return result.code, result.out + result.err
 
 
 def check_contract(
     image: str, file: Path, instances: Sequence[object], *options: str
 ) -> tuple[int, str]:
-    """Run the suite against an image; return its exit code and what it printed."""
+    """Check an image; return the exit code and the output."""
     file.write_text(json.dumps({"instances": instances}))
-    return python("contract", image, "--docker", DOCKER, "--instances", str(file), *options)
+    return run_module("contract", image, "--docker", DOCKER, "--instances", str(file), *options)
 
 
-def clauses(output: str, word: str) -> set[str]:
-    """Return the clauses that the table lists with PASS, FAIL or SKIP."""
-    return {line[6:] for line in output.splitlines() if line.startswith(f"{word}  ")}
+def requirements(output: str, outcome: str) -> set[str]:
+    """Return the requirements that the output lists with an outcome: PASS, FAIL or SKIP."""
+    return {line[6:] for line in output.splitlines() if line.startswith(f"{outcome}  ")}
 
 
-LISTENS = "The server listens on AIP_HTTP_PORT on all addresses within 40 s"
+LISTENS = "The server listens on AIP_HTTP_PORT, on all interfaces, within 40 s"
 BECOMES_HEALTHY = "AIP_HEALTH_ROUTE returns 200 once the model is loaded"
-SETS_NO_VARIABLE = "The image sets no AIP_* variable itself"
-BREAKS = {
+SETS_NO_VARIABLE = "The image sets no AIP_* variable"
+VIOLATED = {
     "fixed port": LISTENS,
-    "listens to itself": LISTENS,
-    "ends at once": LISTENS,
+    "listens on loopback only": LISTENS,
+    "exits at start": LISTENS,
     "fixed routes": BECOMES_HEALTHY,
     "never healthy": BECOMES_HEALTHY,
-    "default routes ignored": "The default routes of Vertex AI are served",
-    "healthy before it predicts": "AIP_HEALTH_ROUTE returns 200 only once predictions are answered",
-    "reads data[0]": "There is one prediction for each instance (3)",
-    "out of order": "Predictions come in the order of the instances",
-    "a bare array": "AIP_PREDICT_ROUTE answers instances with predictions",
-    "JSON called HTML": "The response is JSON, and its Content-Type is application/json",
-    "small requests only": "A request of 1.5 MB is answered",
-    "503 for a client's fault": "An invalid request gets a 4xx status (the body is not JSON)",
-    "exits": "The entrypoint keeps running while the server is healthy",
+    "default routes ignored": "The server serves the default routes of Vertex AI",
+    "healthy before it predicts": "AIP_HEALTH_ROUTE returns 200 only when predictions succeed",
+    "reads data[0]": "The response has one prediction for each instance (3 instances)",
+    "out of order": "Predictions are in the order of the instances",
+    "a bare array": "AIP_PREDICT_ROUTE returns predictions for instances",
+    "JSON sent as HTML": "The response is JSON, and its Content-Type is application/json",
+    "small requests only": "The server accepts a request of 1.5 MB",
+    "503 for an invalid request": "An invalid request gets a 4xx status (the body is not JSON)",
+    "exits after a prediction": "The entrypoint keeps running while the server is healthy",
 }
-NEEDS_HEALTH = {"fixed port", "listens to itself", "ends at once", "fixed routes", "never healthy"}
+NEVER_HEALTHY = {
+    "fixed port",
+    "listens on loopback only",
+    "exits at start",
+    "fixed routes",
+    "never healthy",
+}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is an address on Linux alone")
-@pytest.mark.parametrize("kind", ["whole", *BREAKS])
-def test_broken_process_fails_the_clause_that_it_breaks(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["valid", *VIOLATED])
+def test_faulty_process_fails_the_check_of_the_requirement_that_it_violates(
+    tmp_path: Path, kind: str
+) -> None:
     (tmp_path / "i").write_text("[3, 1, 2]")
-    # A server that is never ready is waited for in vain, and any other as long as it takes.
-    limit_s = 1 if kind in NEEDS_HEALTH else 5 if kind == "default routes ignored" else 30
-    code, output = python("tests.contract.local", kind, str(tmp_path / "i"), str(limit_s))
-    assert clauses(output, "SKIP") == {SETS_NO_VARIABLE}, output
-    if kind == "whole":
+    # The checks wait the whole time for a server that never becomes healthy.
+    timeout_s = 1 if kind in NEVER_HEALTHY else 5 if kind == "default routes ignored" else 30
+    code, output = run_module("tests.contract.local_run", kind, str(tmp_path / "i"), str(timeout_s))
+    assert requirements(output, "SKIP") == {SETS_NO_VARIABLE}, output
+    if kind == "valid":
         assert code == 0, output
-        assert not clauses(output, "FAIL")
+        assert not requirements(output, "FAIL")
         return
     assert code == 1, output
-    assert BREAKS[kind] in clauses(output, "FAIL"), output
-    if kind not in NEEDS_HEALTH | {"a bare array", "exits", "healthy before it predicts"}:
-        beside = "An invalid request does not affect others at the same time"
-        assert beside in clauses(output, "PASS"), output
+    assert VIOLATED[kind] in requirements(output, "FAIL"), output
+    if kind not in NEVER_HEALTHY | {
+        "a bare array",
+        "exits after a prediction",
+        "healthy before it predicts",
+    }:
+        isolated = "An invalid request does not affect concurrent requests"
+        assert isolated in requirements(output, "PASS"), output
 
 
 @in_docker
-def test_broken_image_fails_the_clause_that_it_breaks(build: Build, tmp_path: Path) -> None:
+def test_image_that_sets_aip_variables_fails_that_check_alone(build: Build, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(DOCKERFILE)
-    shutil.copy(Path(__file__).with_name("broken.py"), tmp_path)
+    shutil.copy(Path(__file__).with_name("faulty_server.py"), tmp_path)
     code, output = check_contract(build(tmp_path), tmp_path / "i", [3, 1, 2], "--ready-s", "30")
     assert code == 1, output
-    assert clauses(output, "FAIL") == {SETS_NO_VARIABLE}
+    assert requirements(output, "FAIL") == {SETS_NO_VARIABLE}
 
 
 @in_docker
-def test_our_image_passes_every_clause_with_the_least_of_rights(image: str, tmp_path: Path) -> None:
+def test_our_image_passes_every_check_in_the_restricted_sandbox(image: str, tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
     pictures = [{"b64": base64} for base64, _ in held_out(5)]
-    options = ("--rights", "least", "--junit", str(junit))
+    options = ("--sandbox", "restricted", "--junit", str(junit))
     code, output = check_contract(image, tmp_path / "i", pictures, *options)
     assert code == 0, output
-    suite = ET.parse(junit).getroot()[0]  # noqa: S314  we wrote it
-    assert int(suite.attrib["tests"]) == len(clauses(output, "PASS")) > 20
+    suite = ET.parse(junit).getroot()[0]  # noqa: S314  from our own program
+    assert int(suite.attrib["tests"]) == len(requirements(output, "PASS")) > 20
     assert suite.attrib["failures"] == suite.attrib["errors"] == suite.attrib["skipped"] == "0"
 
 
-# An image as Google's samples are: TorchServe, its JSON envelope, a port of its own.
+def test_old_option_is_deprecated(tmp_path: Path) -> None:
+    _, output = check_contract("", tmp_path / "i", [1], "--rights", "least", "--ready-s", "1")
+    assert "--rights (make: RIGHTS) is deprecated; use --sandbox restricted (SANDBOX)" in output
+
+
+# An image like those of Google's samples: TorchServe, its JSON envelope, its own port.
 SAMPLE = """
 ARG BASE
 FROM ${BASE}
@@ -133,7 +150,7 @@ ENV LOG_LOCATION=/tmp METRICS_LOCATION=/tmp PATH=/opt/venv/bin:/usr/bin:/bin PYT
 ENTRYPOINT ["/bin/sh", "-c", "torchserve --start --ncs --model-store /sample \\
   --models model=model.mar --ts-config /sample/config.properties; tail -f /dev/null"]
 """
-SAMPLE_SETTINGS = """
+SAMPLE_CONFIG = """
 inference_address=http://0.0.0.0:7080
 management_address=http://127.0.0.1:7081
 service_envelope=json
@@ -143,15 +160,15 @@ disable_token_authorization=true
 
 @in_docker
 @pytest.mark.full
-def test_image_in_the_style_of_google_s_samples_fails_the_clauses_that_it_breaks(
+def test_image_like_google_s_samples_fails_the_checks_of_the_content_type_and_invalid_requests(
     build: Build, tmp_path: Path
 ) -> None:
     stock.pack(tmp_path).chmod(0o644)
     (tmp_path / "Dockerfile").write_text(SAMPLE)
-    # The whole of it: our image has only what it serves with.
+    # The complete jar of the package; the image holds a reduced one.
     jar = Path(sysconfig.get_path("purelib"), "ts", "frontend", "model-server.jar")
     Path(shutil.copy(jar, tmp_path)).chmod(0o644)
-    (tmp_path / "config.properties").write_text(SAMPLE_SETTINGS)
+    (tmp_path / "config.properties").write_text(SAMPLE_CONFIG)
     pictures = [{"b64": base64} for base64, _ in held_out(5)]
     options = ["--port=7080", "--health-route=/ping", "--predict-route=/predictions/model"]
     code, output = check_contract(build(tmp_path), tmp_path / "i", pictures, *options)
@@ -162,7 +179,7 @@ def test_image_in_the_style_of_google_s_samples_fails_the_clauses_that_it_breaks
         "instances is not an array",
         "an empty array",
     )
-    assert clauses(output, "FAIL") == {
+    assert requirements(output, "FAIL") == {
         "The response is JSON, and its Content-Type is application/json",
-        *(f"An invalid request gets a 4xx status ({each})" for each in invalid),
+        *(f"An invalid request gets a 4xx status ({fault})" for fault in invalid),
     }, output

@@ -61,7 +61,9 @@ def made(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
     ) as make:
         try:
             wait_for(
-                lambda: make.poll() is not None or bucket.listens(port), 120, f"function-{name}"
+                lambda: make.poll() is not None or bucket.is_port_open(port),
+                120,
+                f"function-{name}",
             )
             yield Endpoint(f"http://127.0.0.1:{port}/")
         finally:
@@ -72,13 +74,13 @@ def made(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
     assert f"http://127.0.0.1:{port}/" in printed
     assert "stopped" in printed
     assert "Traceback" not in printed
-    assert not bucket.listens(port)
+    assert not bucket.is_port_open(port)
 
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[str]:
     """Give the URL of a storage emulator."""
-    with bucket.emulated() as url:
+    with bucket.storage_emulator() as url:
         yield url
 
 
@@ -99,7 +101,7 @@ def live(emulator: str, trained: Path) -> Iterator[Live]:
         def running(name: str) -> Endpoint:
             if name != "knn":
                 return stack.enter_context(made(name))
-            uri = bucket.filled(emulator, "irises", "models/knn", trained)
+            uri = bucket.create_bucket(emulator, "irises", "models/knn", trained)
             return stack.enter_context(made(name, uri, STORAGE_EMULATOR_HOST=emulator))
 
         yield running

@@ -15,7 +15,7 @@ from storage.lazy import sha256
 from tests import bucket, cases
 from tests.functions.conftest import Live, Start, in_process
 from tests.http import JSON_TYPE
-from tests.images import MODEL, held_out, request
+from tests.images import MODEL, held_out, request_body
 
 pytestmark = pytest.mark.xdist_group("functions")
 FILES = [MODEL / name for name in (*DIGITS.model, *DIGITS.optional)]
@@ -23,7 +23,7 @@ FILES = [MODEL / name for name in (*DIGITS.model, *DIGITS.optional)]
 
 @pytest.fixture(scope="module")
 def digits(emulator: str) -> Iterator[FlaskClient]:
-    uri = bucket.filled(emulator, "pictures", "models/digits", *FILES)
+    uri = bucket.create_bucket(emulator, "pictures", "models/digits", *FILES)
     with in_process("digits", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator) as client:
         yield client
 
@@ -31,12 +31,12 @@ def digits(emulator: str) -> Iterator[FlaskClient]:
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_it_keeps_the_wire_contract(digits: FlaskClient, case: cases.Case) -> None:
     answer = digits.post("/", data=case.body, headers=JSON_TYPE)
-    cases.check(case, answer.status_code, answer.text)
+    cases.check_answer(case, answer.status_code, answer.text)
     assert answer.headers["Content-Type"] == "application/json"
 
 
 def test_a_bad_instance_fails_itself_alone_where_that_is_asked(digits: FlaskClient) -> None:
-    body = request(cases.INSTANCE, {"b64": "*"}, cases.INSTANCE, on_error="return")
+    body = request_body(cases.INSTANCE, {"b64": "*"}, cases.INSTANCE, on_error="return")
     predictions = json.loads(digits.post("/", data=body).text)["predictions"]
     assert [one.get("label") for one in predictions] == [cases.LABEL, None, cases.LABEL]
     assert predictions[1]["error"]["status"] == "INVALID_ARGUMENT"
@@ -67,7 +67,7 @@ def test_a_client_of_the_endpoint_s_path_needs_to_change_the_host_alone(
     path = "/v1/projects/p/locations/us-central1/endpoints/1:predict"
     for case in (cases.CASES[0], cases.CASES[-1]):
         answer = live("digits").send("POST", path, case.body, JSON_TYPE)
-        cases.check(case, answer.code, answer.body)
+        cases.check_answer(case, answer.code, answer.body)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["its length announced", "in chunks"])
@@ -79,7 +79,7 @@ def test_a_request_larger_than_the_container_takes_is_refused(live: Live, chunke
 
 
 def test_many_clients_at_once_get_their_own_answers(live: Live) -> None:
-    bodies = [request(picture) for picture, _ in held_out(24)]
+    bodies = [request_body(picture) for picture, _ in held_out(24)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(live("digits").post, bodies, timeout=120))
     assert [each.body for each in answers] == [live("digits").post(body).body for body in bodies]

@@ -181,7 +181,7 @@ def test_what_is_missing_in_the_bucket_is_named(
     start: Start, emulator: str, tmp_path: Path
 ) -> None:
     (tmp_path / "other.txt").write_text("x")
-    uri = bucket.filled(emulator, "without-a-model", "knn", tmp_path / "other.txt")
+    uri = bucket.create_bucket(emulator, "without-a-model", "knn", tmp_path / "other.txt")
     assert "STORAGE_URI is not set" in says_of(start, "", emulator)
     assert f"{uri}/knn.skops: no such object" in says_of(start, uri, emulator)
     empty = "gs://without-a-model/here"
@@ -192,8 +192,8 @@ def test_what_is_missing_in_the_bucket_is_named(
 
 
 def test_what_arrives_damaged_is_refused(start: Start, tmp_path: Path, trained: Path) -> None:
-    with bucket.emulated(folder=tmp_path / "disk") as emulator:
-        uri = bucket.filled(emulator, "damaged", "knn", trained)
+    with bucket.storage_emulator(folder=tmp_path / "disk") as emulator:
+        uri = bucket.create_bucket(emulator, "damaged", "knn", trained)
         file = tmp_path / "disk" / "damaged" / "knn" / iris.FILE
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
@@ -206,10 +206,10 @@ def test_what_arrives_damaged_is_refused(start: Start, tmp_path: Path, trained: 
 def test_it_is_fetched_when_the_bucket_has_come_back_and_then_kept(
     start: Start, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with bucket.emulated() as emulator:
+    with bucket.storage_emulator() as emulator:
         knn = start("knn", STORAGE_URI="gs://made-later/knn", STORAGE_EMULATOR_HOST=emulator)
         assert knn.post("/", data=FLOWER).status_code == 503
-        bucket.filled(emulator, "made-later", "knn", trained)
+        bucket.create_bucket(emulator, "made-later", "knn", trained)
         assert knn.post("/", data=FLOWER).status_code == 200
     # The bucket is gone, the model stays.
     assert knn.post("/", data=of("6.3,3.3,4.7,1.6")).text == "Belongs to class: [1]"

@@ -58,7 +58,7 @@ def test_the_program_ends_with_the_reason_and_no_traceback() -> None:
 
 
 def test_a_model_goes_into_a_bucket(run: Run, emulator: str, trained: Path) -> None:
-    with bucket.client(emulator) as client:
+    with bucket.open_client(emulator) as client:
         client.create_bucket("uploaded")
     reason, printed = run("upload knn --storage gs://uploaded/models/knn")
     assert not reason

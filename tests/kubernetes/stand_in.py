@@ -17,7 +17,7 @@ import trustme
 import yaml
 from flask import Flask, request
 
-from tests.http import serving
+from tests.http import serve_app
 from tests.kubernetes.conftest import BIN
 
 KINDS = {
@@ -71,7 +71,7 @@ def standing_in() -> Iterator[World]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     certificate = base64.b64encode(authority.cert_pem.bytes()).decode()
-    with serving(_cluster(world), context=context) as address:
+    with serve_app(_cluster(world), context=context) as address:
         world.described = {
             "name": "c1",
             "status": "RUNNING",
@@ -79,7 +79,7 @@ def standing_in() -> Iterator[World]:
             "endpoint": address,
             "masterAuth": {"clusterCaCertificate": certificate},
         }
-        with serving(_google(world)) as google:
+        with serve_app(_google(world)) as google:
             world.url = f"http://{google}"
             yield world
 

@@ -20,14 +20,14 @@ from tests.images import ROOT
 from tests.kubernetes.conftest import BIN
 from tests.kubernetes.node import environ
 from tests.kubernetes.stand_in import KINDS, World, environment, standing_in
-from tests.programs import Done, needs, run_main
+from tests.programs import Result, require_programs, run_main
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 DIGEST = f"sha256:{'a' * 64}"
 NAME = "us-central1-docker.pkg.dev/my-project/models/digits"
 TO = f"--project my-project --region us-central1 --cluster c1 --image {NAME}@{DIGEST}"
 KINDS_APPLIED = {kind for kinds in KINDS.values() for kind in kinds}
-Gke = Callable[..., Done]
+Gke = Callable[..., Result]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def gke(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Gke:
     """Return a function that runs python -m deploy.gke, from a folder that has what it reads."""
-    needs("gcloud", "gke-gcloud-auth-plugin")
+    require_programs("gcloud", "gke-gcloud-auth-plugin")
     for name in ("kubernetes", "deploy.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -49,7 +49,7 @@ def gke(
     for variable, value in environment(world, tmp_path).items():
         monkeypatch.setenv(variable, value)
 
-    def run(line: str, says: str = "", **more: str) -> Done:
+    def run(line: str, says: str = "", **more: str) -> Result:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdin", io.StringIO(says))
             for variable, value in more.items():

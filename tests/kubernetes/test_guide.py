@@ -12,7 +12,7 @@ from tests.images import ROOT
 from tests.kubernetes.conftest import MANIFESTS, rendered
 from tests.kubernetes.stand_in import environment, standing_in
 from tests.kubernetes.test_manifests import validate
-from tests.programs import needs
+from tests.programs import require_programs
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 GUIDE = ROOT / "docs" / "kubernetes.md"
@@ -21,7 +21,7 @@ IMAGE = f"us-central1-docker.pkg.dev/my-project/models/digits@sha256:{'a' * 64}"
 
 @pytest.mark.full
 def test_every_command_prints_what_the_guide_shows(tmp_path: Path) -> None:
-    needs("gcloud", "gke-gcloud-auth-plugin")
+    require_programs("gcloud", "gke-gcloud-auth-plugin")
     with standing_in() as world:
         env = {
             **os.environ,

@@ -17,7 +17,7 @@ from serving.torchserve import Settings
 from tests.images import ARCHIVE, ROOT
 from tests.kubernetes.conftest import BIN, MANIFESTS, OVERLAYS, Thing, overlay, pod, rendered
 from tests.kubernetes.node import INJECTED, KSERVE, POD, SCHEDULED, SECURITY, environ, number
-from tests.programs import needs
+from tests.programs import require_programs
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 LAYERED = ("any", "gke-cpu", "gke-gpu")
@@ -280,7 +280,7 @@ tests:
 
 
 def test_the_adapter_s_rule_is_the_mean_wait_of_each_pod(tmp_path: Path) -> None:
-    needs("promtool")
+    require_programs("promtool")
     query = adapter_rule()["metricsQuery"].replace("<<.GroupBy>>", "pod")
     query = query.replace("<<.LabelMatchers>>", 'namespace="digits",pod=~"busy|idle"')
     (tmp_path / "rule.yaml").write_text(RULE_TEST.replace("QUERY", json.dumps(query)))

@@ -10,7 +10,7 @@ import pytest
 from tests import cases
 from tests.container.conftest import starting
 from tests.http import wait_for
-from tests.images import request
+from tests.images import request_body
 from tests.kubernetes import node
 from tests.kubernetes.conftest import overlay, pod
 from tests.kubernetes.node import Running, environ
@@ -41,7 +41,7 @@ def test_its_limits_make_the_layout_that_was_measured(running: Running) -> None:
 
 
 def test_the_metrics_are_where_the_manifests_send_prometheus(running: Running) -> None:
-    running.endpoint().post(request(cases.INSTANCE))
+    running.endpoint().post(request_body(cases.INSTANCE))
     (endpoint,) = overlay("gke-cpu")["PodMonitoring"]["spec"]["endpoints"]
     notes = overlay("any")["Deployment"]["spec"]["template"]["metadata"]["annotations"]
     port, path = running.port(endpoint["port"]), endpoint["path"]
@@ -60,7 +60,7 @@ def test_the_metrics_are_where_the_manifests_send_prometheus(running: Running) -
 def test_tmp_holds_the_most_that_may_be_on_its_way_at_once(running: Running) -> None:
     size, route = 10 * MEBIBYTE - 1, environ(running.pod)["AIP_PREDICT_ROUTE"]
     head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
-    body, address = request(cases.INSTANCE), (running.container.address, running.port("http"))
+    body, address = request_body(cases.INSTANCE), (running.container.address, running.port("http"))
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(10)]
         for client in clients:

@@ -8,7 +8,7 @@ from google.cloud.monitoring_v3.types import AlertPolicy
 from google.protobuf import json_format
 
 from tests.images import ROOT
-from tests.programs import needs
+from tests.programs import require_programs
 
 FILES = ROOT / "deploy" / "monitoring"
 RULES = yaml.safe_load((FILES / "rules.yaml").read_text())["groups"][0]["rules"]
@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "monitoring.md").read_text()
 
 
 def test_each_alert_comes_when_it_should_and_none_while_all_is_well() -> None:
-    needs("promtool")
+    require_programs("promtool")
     done = subprocess.run(
         ["promtool", "test", "rules", "tests/monitoring/alerts.yaml"],
         cwd=ROOT,

@@ -13,7 +13,7 @@ from tests.cloud.conftest import shared_stack, stack, tiny  # noqa: F401
 from tests.container.conftest import DOCKER, image  # noqa: F401
 from tests.functions.conftest import emulator  # noqa: F401
 from tests.images import ROOT
-from tests.programs import Done, copy_repository, run_program
+from tests.programs import Result, copy_repository, run_program
 
 KFP = ROOT / "build/pipeline/venv/bin/python"
 
@@ -31,7 +31,7 @@ class Clone(NamedTuple):
 
     root: Path
 
-    def pipeline(self, *words: str, env: dict[str, str] | None = None) -> Done:
+    def pipeline(self, *words: str, env: dict[str, str] | None = None) -> Result:
         """Run python -m pipeline in it."""
         command = [sys.executable, "-m", "pipeline", *words]
         return run_program(command, {"DOCKER": DOCKER, **(env or {})}, cwd=self.root, timeout_s=500)

@@ -10,7 +10,7 @@ from tests.cloud.conftest import TINY as IMAGE
 from tests.cloud.conftest import traffic_by_version
 from tests.images import ROOT
 from tests.pipeline.conftest import Clone
-from tests.programs import Done
+from tests.programs import Result
 
 pytestmark = [pytest.mark.xdist_group("pipeline"), pytest.mark.full]
 PROJECT = "pipeline-tests"
@@ -18,20 +18,20 @@ TINY = ("--pictures", "1024", "--epochs", "1", "--examined", "60", "--least", "0
 """A training of seconds, whose network reads one digit in ten, and an evaluation of seconds."""
 
 
-def states(ran: Done) -> dict[str, str]:
+def states(ran: Result) -> dict[str, str]:
     """Return how each step went, as the command told at its end."""
     found = re.findall(r"^  (done|failed|cached|not run) +(\w+)$", ran.out, re.MULTILINE)
     return {step: state for state, step in found}
 
 
 @pytest.fixture(scope="module")
-def worse(clone: Clone) -> Done:
+def worse(clone: Clone) -> Result:
     """Run it with a network that learned next to nothing, while a good archive serves."""
     return clone.pipeline("run", "--until", "archive", *TINY)
 
 
 def test_a_candidate_that_is_worse_stops_the_pipeline_and_its_evaluation_is_kept(
-    clone: Clone, worse: Done
+    clone: Clone, worse: Result
 ) -> None:
     assert worse.code == 1
     ran = {"train": "done", "evaluate": "done", "gate": "failed"}
@@ -51,7 +51,7 @@ def test_a_candidate_that_is_worse_stops_the_pipeline_and_its_evaluation_is_kept
 
 
 def test_from_a_cached_training_to_an_endpoint_that_answers_and_back_to_where_it_came_from(
-    clone: Clone, worse: Done, stack: Stack
+    clone: Clone, worse: Result, stack: Stack
 ) -> None:
     assert worse.code == 1
     # What is uploaded is an image of a second: to push the one that was built takes longer than all the rest.

@@ -29,7 +29,7 @@ from pipeline.vertex_runner import steps_tag
 from tests.cloud.conftest import PROJECT, TINY, Run, deploy, traffic_by_version  # noqa: F401
 from tests.container.conftest import DOCKER
 from tests.images import ROOT
-from tests.programs import Done, run_main, run_program
+from tests.programs import Result, run_main, run_program
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 IMAGE = "--image us-central1-docker.pkg.dev/p/models/steps@sha256:1"
@@ -48,7 +48,7 @@ def pipeline(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
 
-    def run(line: str, module: Any = command_line) -> Done:
+    def run(line: str, module: Any = command_line) -> Result:
         return run_main(module.main, f"{line} --project {PROJECT} --region us-central1", capsys)
 
     return run

@@ -18,7 +18,7 @@ def test_a_buckets_folder_becomes_a_folder_here(
     emulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
-    uri = bucket.filled(emulator, "weights", "digits", *FILES)
+    uri = bucket.create_bucket(emulator, "weights", "digits", *FILES)
     assert fetch(uri, tmp_path / "model") == len(FILES)
     for file in FILES:
         assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes()

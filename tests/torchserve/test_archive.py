@@ -50,8 +50,8 @@ def test_a_text_model_of_some_lines_takes_the_digits_place(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:
     with serving(archive.build("vowels", *toy, tmp_path / "store")) as endpoint:
-        good = endpoint.post(images.request("queue", "sky", "banana"))
-        bad = endpoint.post(images.request("queue", 3))
+        good = endpoint.post(images.request_body("queue", "sky", "banana"))
+        bad = endpoint.post(images.request_body("queue", 3))
     assert good.code == 200
     assert json.loads(good.body)["predictions"] == [{"vowels": n} for n in (4, 0, 3)]
     assert bad.code == 400
@@ -79,7 +79,7 @@ def test_torchserve_s_own_command_with_its_own_defaults_serves_the_archive() -> 
     with stock_torchserve(images.ARCHIVE, cases.CASES[0].body) as endpoint:
         for case in cases.CASES[:12]:
             answer = endpoint.post(case.body)
-            cases.check(case, answer.code, answer.body)
+            cases.check_answer(case, answer.code, answer.body)
 
 
 @pytest.mark.full

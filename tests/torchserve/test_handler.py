@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tests import cases
-from tests.http import Endpoint, crowd
-from tests.images import held_out, request
+from tests.http import Endpoint, send_concurrently
+from tests.images import held_out, request_body
 
 pytestmark = pytest.mark.xdist_group("torchserve")
 
@@ -14,15 +14,17 @@ pytestmark = pytest.mark.xdist_group("torchserve")
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_torchserve_keeps_the_wire_contract(digits: Endpoint, case: cases.Case) -> None:
     answer = digits.post(case.body)
-    cases.check(case, answer.code, answer.body)
+    cases.check_answer(case, answer.code, answer.body)
     assert answer.headers["content-type"] == "application/json"
 
 
 def test_fifteen_clients_never_see_the_sixteenth_s_garbage(digits: Endpoint) -> None:
     shown = held_out(15)
-    alone = [digits.post(request(base64)).body for base64, _ in shown]
+    alone = [digits.post(request_body(base64)).body for base64, _ in shown]
     garbage = b'{"instances": [{"b64": "!!"}]}'
-    *good, bad = crowd(digits, [*(request(base64) for base64, _ in shown), garbage], rounds=20)
+    *good, bad = send_concurrently(
+        digits, [*(request_body(base64) for base64, _ in shown), garbage], rounds=20
+    )
     assert {answer.code for answer in bad} == {400}
     for answers, expected in zip(good, alone, strict=True):
         assert {answer.code for answer in answers} == {200}
@@ -32,6 +34,6 @@ def test_fifteen_clients_never_see_the_sixteenth_s_garbage(digits: Endpoint) -> 
 
 def test_a_body_that_is_not_called_json_is_told_so(digits: Endpoint) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    answer = digits.post(request(cases.INSTANCE), form)
+    answer = digits.post(request_body(cases.INSTANCE), form)
     assert answer.code == 400
     assert "Content-Type: application/json" in answer.body

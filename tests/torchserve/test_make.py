@@ -17,7 +17,7 @@ import pytest
 
 from serving.torchserve import free_port
 from tests.http import wait_for
-from tests.images import ROOT, seven
+from tests.images import ROOT, draw_seven
 from tests.torchserve.conftest import program, run
 
 PYTHON = sys.executable
@@ -115,7 +115,7 @@ def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_millisecond
 @shared
 def test_predict_takes_a_picture_of_one_s_own(served: Served, tmp_path: Path) -> None:
     path = tmp_path / "seven.png"
-    seven().save(path)
+    draw_seven().save(path)
     done = program("serving.predict", "--url", url(served), str(path))
     assert "It is 7." in done.stdout, done.stderr
 

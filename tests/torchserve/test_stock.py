@@ -11,8 +11,8 @@ from PIL import Image
 import storage
 from serving import artifact
 from serving.resources import Layout
-from tests.http import Endpoint, crowd
-from tests.images import ARCHIVE, encoded, request
+from tests.http import Endpoint, send_concurrently
+from tests.images import ARCHIVE, image_base64, request_body
 from tests.stock import archive as stock
 from tests.torchserve.conftest import program, serving, stock_torchserve
 
@@ -50,19 +50,21 @@ def ours(folder: Path) -> Iterator[Endpoint]:
 def picture(shade: int, mode: str = "L", size: tuple[int, int] = (28, 28)) -> str:
     image = Image.new(mode, size, shade)
     image.paste(0, (4, 4, 10, 20))
-    return encoded(image)
+    return image_base64(image)
 
 
 ROW = [[(x * y) % 7 / 7 for x in range(28)] for y in range(28)]
 SAME = {
-    "one picture": request({"b64": picture(200)}),
-    "three pictures": request(*({"b64": picture(shade)} for shade in (40, 120, 250))),
-    "a large picture in colour": request({"b64": picture(90, "RGB", (300, 200))}),
-    "pictures under a name": request({"data": {"b64": picture(70)}}, {"data": {"b64": picture(9)}}),
-    "base64 in lines": request({"b64": "\n".join([picture(66)[:40], picture(66)[40:]])}),
-    "rows of numbers": request(ROW, ROW),
-    "numbers under a name": request({"data": ROW}),
-    "parameters that stock TorchServe drops": request({"b64": picture(3)}, k=3.0),
+    "one picture": request_body({"b64": picture(200)}),
+    "three pictures": request_body(*({"b64": picture(shade)} for shade in (40, 120, 250))),
+    "a large picture in colour": request_body({"b64": picture(90, "RGB", (300, 200))}),
+    "pictures under a name": request_body(
+        {"data": {"b64": picture(70)}}, {"data": {"b64": picture(9)}}
+    ),
+    "base64 in lines": request_body({"b64": "\n".join([picture(66)[:40], picture(66)[40:]])}),
+    "rows of numbers": request_body(ROW, ROW),
+    "numbers under a name": request_body({"data": ROW}),
+    "parameters that stock TorchServe drops": request_body({"b64": picture(3)}, k=3.0),
 }
 
 
@@ -80,12 +82,12 @@ BETTER = {
     "no JSON": (b"{", 400, "not JSON"),
     "no instances": (b"{}", 400, "instances: missing"),
     "an empty array": (b'{"instances": []}', 400, "empty array"),
-    "not base64": (request({"b64": "!!"}), 400, r"instances[0].b64: not base64"),
-    "cut base64": (request({"b64": picture(1)}, {"b64": "abcde"}), 400, "instances[1].b64"),
-    "base64 that is a number": (request({"data": {"b64": 3}}), 400, "instances[0].data.b64"),
-    "mixed kinds": (request({"b64": picture(1)}, 3), 400, "instances[1]: expected an object"),
-    "no picture": (request({"b64": "AAAA"}), 400, "no picture"),
-    "a wrong shape": (request([1, 2, 3]), 500, "handler failed: RuntimeError"),
+    "not base64": (request_body({"b64": "!!"}), 400, r"instances[0].b64: not base64"),
+    "cut base64": (request_body({"b64": picture(1)}, {"b64": "abcde"}), 400, "instances[1].b64"),
+    "base64 that is a number": (request_body({"data": {"b64": 3}}), 400, "instances[0].data.b64"),
+    "mixed kinds": (request_body({"b64": picture(1)}, 3), 400, "instances[1]: expected an object"),
+    "no picture": (request_body({"b64": "AAAA"}), 400, "no picture"),
+    "a wrong shape": (request_body([1, 2, 3]), 500, "handler failed: RuntimeError"),
 }
 
 
@@ -102,7 +104,7 @@ def test_what_stock_torchserve_calls_unavailable_gets_a_reason(
 
 def test_one_bad_request_does_not_harm_the_others_of_its_batch(ours: Endpoint) -> None:
     good = SAME["three pictures"]
-    answers = crowd(ours, [good, request([1, 2, 3]), good, b"{", good], rounds=10)
+    answers = send_concurrently(ours, [good, request_body([1, 2, 3]), good, b"{", good], rounds=10)
     codes = [{answer.code for answer in client} for client in answers]
     assert codes == [{200}, {500}, {200}, {400}, {200}]
     alone = ours.post(good).body

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from deploy.settings import Settings
 from emulator.builds import expand_substitutions
 from tests.images import ROOT
-from tests.programs import needs, run_program
+from tests.programs import require_programs, run_program
 
 LOADER = """
 import json, sys
@@ -50,7 +50,7 @@ def problems(content: Any) -> Iterator[str]:
 def test_cloud_builds_own_loader_takes_it_and_nothing_is_undefined(
     name: str, given: dict[str, str]
 ) -> None:
-    needs("gcloud")
+    require_programs("gcloud")
     # The Python that gcloud runs with, and where gcloud is.
     fields = 'value[separator="\\n"](basic.python_location, installation.sdk_root)'
     python, root = run_program(["gcloud", "info", f"--format={fields}"]).out.split()
@@ -74,7 +74,7 @@ def test_the_defaults_are_those_of_deploy_toml() -> None:
 
 
 def test_what_is_sent_to_cloud_build_is_what_the_steps_need_and_no_more(tmp_path: Any) -> None:
-    needs("gcloud")
+    require_programs("gcloud")
     command = ["gcloud", "meta", "list-files-for-upload", str(ROOT)]
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path)}
     listed = run_program(command, env).out.split()

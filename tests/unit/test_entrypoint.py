@@ -19,7 +19,7 @@ from tests.images import ARCHIVE, MODEL, ROOT
 @pytest.fixture(scope="module")
 def emulator() -> Iterator[str]:
     """Start a Cloud Storage emulator without buckets; return its URL."""
-    with bucket.emulated() as url:
+    with bucket.storage_emulator() as url:
         yield url
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from task import BadInstance
 from task.images import Mode, decode_base64, decode_image, read_image
-from tests.images import encoded, seven, written
+from tests.images import draw_seven, encode_image, image_base64
 
 
 def difference(image: Image.Image, drawn: Image.Image) -> float:
@@ -22,20 +22,20 @@ def difference(image: Image.Image, drawn: Image.Image) -> float:
 def transparent(ink: str) -> Image.Image:
     """Return ink on nothing."""
     drawing = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
-    drawing.paste(Image.new("RGBA", (100, 100), ink), mask=seven(paper=0, ink=255))
+    drawing.paste(Image.new("RGBA", (100, 100), ink), mask=draw_seven(paper=0, ink=255))
     return drawing
 
 
 def sixteen_bits(drawn: Image.Image) -> bytes:
     levels = [value * 16 for value in drawn.tobytes()]  # a camera of 12 bits
     wide = Image.frombytes("I;16", (100, 100), struct.pack(f"<{len(levels)}H", *levels))
-    return written(wide)
+    return encode_image(wide)
 
 
 def rotated_by_exif() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held sideways
-    return written(seven().rotate(90), "JPEG", exif=exif)
+    return encode_image(draw_seven().rotate(90), "JPEG", exif=exif)
 
 
 def odd_exif() -> bytes:
@@ -44,28 +44,31 @@ def odd_exif() -> bytes:
         "<HHI4s", 0x011A, 2, 4, b"abc"
     )
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
-    plain = written(seven().rotate(90), "JPEG")
+    plain = encode_image(draw_seven().rotate(90), "JPEG")
     return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
 
 
 BLACK_ON_WHITE = {
-    "grey": written(seven()),
-    "colour": written(seven().convert("RGB")),
-    "CMYK": written(seven().convert("CMYK"), "JPEG"),
-    "one bit": written(seven().convert("1")),
-    "black on nothing": written(transparent("black")),
-    "a palette with transparency": written(transparent("black").quantize(4)),
+    "grey": encode_image(draw_seven()),
+    "colour": encode_image(draw_seven().convert("RGB")),
+    "CMYK": encode_image(draw_seven().convert("CMYK"), "JPEG"),
+    "one bit": encode_image(draw_seven().convert("1")),
+    "black on nothing": encode_image(transparent("black")),
+    "a palette with transparency": encode_image(transparent("black").quantize(4)),
     "rotated by EXIF": rotated_by_exif(),
     "odd EXIF": odd_exif(),
-    "the first image of an animation": written(
-        seven(), "WEBP", save_all=True, append_images=[Image.new("L", (100, 100))]
+    "the first image of an animation": encode_image(
+        draw_seven(), "WEBP", save_all=True, append_images=[Image.new("L", (100, 100))]
     ),
 }
 
 
-DECODED = {name: (content, seven()) for name, content in BLACK_ON_WHITE.items()} | {
-    "16 bits, scaled and not clipped": (sixteen_bits(seven(ink=100)), seven(ink=100)),
-    "white on nothing, laid on black": (written(transparent("white")), seven(paper=0, ink=255)),
+DECODED = {name: (content, draw_seven()) for name, content in BLACK_ON_WHITE.items()} | {
+    "16 bits, scaled and not clipped": (sixteen_bits(draw_seven(ink=100)), draw_seven(ink=100)),
+    "white on nothing, laid on black": (
+        encode_image(transparent("white")),
+        draw_seven(paper=0, ink=255),
+    ),
 }
 
 
@@ -78,14 +81,14 @@ def test_every_kind_of_image_is_decoded_alike(
 
 
 def test_colours_are_kept_and_laid_on_white() -> None:
-    image = read_image(encoded(transparent("red")), "RGB")
+    image = read_image(image_base64(transparent("red")), "RGB")
     assert {image.getpixel((0, 0)), image.getpixel((50, 20))} == {(255, 255, 255), (255, 0, 0)}
-    jpeg = encoded(Image.new("RGB", (64, 64), (20, 120, 220)), "JPEG", quality=100)
+    jpeg = image_base64(Image.new("RGB", (64, 64), (20, 120, 220)), "JPEG", quality=100)
     assert difference(read_image(jpeg, "RGB"), Image.new("RGB", (64, 64), (20, 120, 220))) < 4
 
 
 def test_jpeg_is_reduced_while_decoded_to_no_less_than_the_draft_side() -> None:
-    jpeg = encoded(Image.new("RGB", (800, 600)), "JPEG")
+    jpeg = image_base64(Image.new("RGB", (800, 600)), "JPEG")
     assert read_image(jpeg, "RGB").size == (800, 600)
     assert read_image(jpeg, "RGB", draft_side=140).size == (200, 150)
     assert read_image(jpeg, draft_side=300, max_pixels=130_000).size == (400, 300)
@@ -113,14 +116,14 @@ def hidden(jpeg: bytes) -> bytes:
 
 def enlarged(side: int) -> bytes:
     """Return a JPEG whose header claims to be a square of this side."""
-    jpeg = written(seven(), "JPEG")
+    jpeg = encode_image(draw_seven(), "JPEG")
     size = jpeg.index(b"\xff\xc0") + 5
     return jpeg[:size] + struct.pack(">HH", side, side) + jpeg[size + 4 :]
 
 
 def scans(count: int) -> bytes:
     """Return a JPEG that draws its last scan again and again."""
-    whole = written(seven(), "JPEG", progressive=True)
+    whole = encode_image(draw_seven(), "JPEG", progressive=True)
     return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * count + whole[-2:]
 
 
@@ -138,7 +141,7 @@ BAD = {
     "scans behind a comment that looks like an end": (hidden(scans(40)), "more than 32 scans"),
     "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
     "a pickle": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00.", "not a PNG, JPEG or WebP"),
-    "a GIF": (written(seven(), "GIF"), "not a PNG, JPEG or WebP"),
+    "a GIF": (encode_image(draw_seven(), "GIF"), "not a PNG, JPEG or WebP"),
 }
 
 

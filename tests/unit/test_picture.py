@@ -7,7 +7,7 @@ from PIL import Image
 from model import normalise as normalising
 from model import picture
 from task import BadInstance
-from tests.images import encoded, seven
+from tests.images import draw_seven, image_base64
 
 
 def normalise(picture: Image.Image) -> torch.Tensor:
@@ -15,7 +15,7 @@ def normalise(picture: Image.Image) -> torch.Tensor:
     return normalising.normalise(picture) / 255
 
 
-PLAIN = normalise(seven())
+PLAIN = normalise(draw_seven())
 
 
 def likeness(shown: Image.Image) -> float:
@@ -24,18 +24,18 @@ def likeness(shown: Image.Image) -> float:
     return float(torch.cosine_similarity(ink.flatten(), PLAIN.flatten(), dim=0))
 
 
-SPOTTED = seven()
+SPOTTED = draw_seven()
 SPOTTED.paste(0, (2, 2, 5, 5))
 SHADE = Image.linear_gradient("L").resize((100, 100)).point(lambda level: 255 - level // 2)
 SEVENS = {
-    "grey": encoded(seven()),
-    "white on black": encoded(seven(paper=0, ink=255)),
-    "faint": encoded(seven(paper=200, ink=170)),
-    "large": encoded(seven(size=1200)),
-    "a large JPEG": encoded(seven(size=1200), "JPEG"),
-    "a speck far from it": encoded(SPOTTED),
-    "shade over the paper": encoded(
-        Image.composite(SHADE, Image.new("L", (100, 100), 30), seven())
+    "grey": image_base64(draw_seven()),
+    "white on black": image_base64(draw_seven(paper=0, ink=255)),
+    "faint": image_base64(draw_seven(paper=200, ink=170)),
+    "large": image_base64(draw_seven(size=1200)),
+    "a large JPEG": image_base64(draw_seven(size=1200), "JPEG"),
+    "a speck far from it": image_base64(SPOTTED),
+    "shade over the paper": image_base64(
+        Image.composite(SHADE, Image.new("L", (100, 100), 30), draw_seven())
     ),
 }
 
@@ -68,7 +68,7 @@ def test_numbers_that_are_no_pixels_are_refused(value: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e-320, 1 / 255, 1, 1000, -1])
 def test_rows_of_any_range_are_the_same_picture(scale: float) -> None:
-    drawn = seven(28, paper=0, ink=255)
+    drawn = draw_seven(28, paper=0, ink=255)
     pixels = drawn.tobytes()
     rows = [[value * scale for value in pixels[28 * y : 28 * y + 28]] for y in range(28)]
     assert torch.allclose(normalise(picture.from_rows(rows)), normalise(drawn), atol=0.01)

@@ -14,7 +14,7 @@ from model.normalise import normalise
 from model.task import load
 from model.train.__main__ import main
 from model.train.evaluate import VARIANTS
-from tests.images import ROOT, encoded
+from tests.images import ROOT, image_base64
 
 
 def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -54,7 +54,7 @@ def test_a_folder_of_pictures_per_class_becomes_a_model_of_those_classes(
 
     task = load(model, torch.device("cpu"))
     golden.check(task)
-    (row,) = task.inference(task.preprocess(encoded(ring(300))).unsqueeze(0))
+    (row,) = task.inference(task.preprocess(image_base64(ring(300))).unsqueeze(0))
     assert task.postprocess(row, {})["label"] == "ring"
 
     about = json.loads((model / "model.json").read_text())

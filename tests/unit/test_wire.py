@@ -20,7 +20,7 @@ def task() -> Task:
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_the_core_keeps_the_wire_contract(task: Task, case: cases.Case) -> None:
     response = batch.predict_batch(task, [partial(envelope.parse_body, case.body)])[0]
-    cases.check(case, response.code, response.body)
+    cases.check_answer(case, response.code, response.body)
 
 
 def test_all_requests_of_the_table_together_get_what_each_gets_alone(task: Task) -> None:
@@ -28,7 +28,7 @@ def test_all_requests_of_the_table_together_get_what_each_gets_alone(task: Task)
         task, [partial(envelope.parse_body, case.body) for case in cases.CASES]
     )
     for case, response in zip(cases.CASES, responses, strict=True):
-        cases.check(case, response.code, response.body)
+        cases.check_answer(case, response.code, response.body)
 
 
 def test_a_model_of_another_network_version_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Run the contract suite against broken.py as a process of this machine, without Docker.
+"""Run the contract checks against faulty_server.py as a process of this machine, without Docker.
 
-python -m tests.contract.local KIND INSTANCES READY_S
+python -m tests.contract.local_run KIND INSTANCES READY_S
 """
 
 import os
@@ -12,18 +12,18 @@ from pathlib import Path
 from contract.suite import run
 from contract.vertex import Options, Variables
 
-BROKEN = Path(__file__).with_name("broken.py")
+SERVER = Path(__file__).with_name("faulty_server.py")
 
 
 class LocalProcess:
-    """broken.py as a process. It shares this machine's addresses, so it is reached by a second one."""
+    """A running faulty_server.py; 127.0.0.2 is the address that one on loopback only lacks."""
 
     address = "127.0.0.2"
 
     def __init__(self, kind: str, variables: Variables) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in remove
         self._process = subprocess.Popen(
-            [sys.executable, str(BROKEN), kind],
+            [sys.executable, str(SERVER), kind],
             env={**os.environ, **variables.environ()},
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -44,6 +44,6 @@ class LocalProcess:
 
 
 if __name__ == "__main__":
-    kind, instances, limit_s = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
-    options = Options(image="", instances=instances, ready_s=limit_s, liveness_s=limit_s)
+    kind, instances, timeout_s = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+    options = Options(image="", instances=instances, ready_s=timeout_s, liveness_s=timeout_s)
     sys.exit(run(options, lambda variables: LocalProcess(kind, variables)))
