@@ -1,8 +1,8 @@
-# What Cloud Build's steps run in: the locked packages, Java, a Docker client, this repository.
+# The image of Cloud Build's steps: the locked packages, Java and a Docker client. The sources are mounted.
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE}
-# The slim base has no manual pages, and Java's package insists on their folder.
+# Java's package fails without this folder, which the slim base image lacks.
 RUN mkdir -p /usr/share/man/man1 \
  && apt-get update \
  && apt-get install --yes --no-install-recommends python3-venv python3-pip openjdk-17-jre-headless make git curl ca-certificates \
@@ -16,6 +16,6 @@ RUN if test -n "${TORCH}"; then set -- ${TORCH}; else set -- --require-hashes --
  && pip install --quiet --no-cache-dir --no-deps --index-url ${TORCH_INDEX} "$@"
 COPY requirements/dev.lock /tmp/dev.lock
 RUN pip install --quiet --no-cache-dir --no-deps --require-hashes --requirement /tmp/dev.lock
-# The builder's own client, which the step lays beside these files.
+# The client of the docker builder image: the build step copies it into the build context.
 COPY docker-client /usr/bin/docker
 WORKDIR /workspace

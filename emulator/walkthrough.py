@@ -173,14 +173,14 @@ def chapters(story: Walkthrough) -> Iterator[str]:
 @contextlib.contextmanager
 def cleaned_up(docker: Docker) -> Iterator[None]:
     """Remove what cloudbuild.yaml leaves on the machine of a build, unless it was there before."""
-    workshop, checks = "workshop", Path("/tmp/checks")  # noqa: S108  named there
-    had_workshop, had_checks = bool(docker("images", "--quiet", workshop)), checks.exists()
+    ci_image, checks = "ci-image", Path("/tmp/checks")  # noqa: S108  named there
+    had_ci_image, had_checks = bool(docker("images", "--quiet", ci_image)), checks.exists()
     try:
         yield
     finally:
-        if not had_workshop:
+        if not had_ci_image:
             with contextlib.suppress(DockerError):
-                docker("image", "rm", "--force", workshop)
+                docker("image", "rm", "--force", ci_image)
         if not had_checks:
             shutil.rmtree(checks, ignore_errors=True)
 

@@ -1,7 +1,6 @@
-"""Write what a folder with an image's files consists of, as CycloneDX, with Syft.
+"""Writes the SBOM of a folder with an image's files, in the format CycloneDX, with Syft.
 
-The time and the random number that Syft puts into it are taken out: two builds of one commit
-have the same list.
+Syft's timestamp and random serial number are removed, so that two builds of a commit are equal.
 
     python sbom.py SYFT FOLDER OUT
 """
@@ -14,20 +13,20 @@ from pathlib import Path
 
 
 def write(syft: Path, folder: Path, out: Path) -> None:
-    """Write OUT; raise subprocess.CalledProcessError where Syft fails."""
+    """Write the SBOM of `folder` to `out`; raise subprocess.CalledProcessError if Syft fails."""
     command = [
         *(str(syft), "scan", f"dir:{folder}", f"--base-path={folder}"),
         *("--source-name=vertex-torchserve", "--quiet", "--output=cyclonedx-json"),
     ]
-    quiet = os.environ | {"SYFT_CHECK_FOR_APP_UPDATE": "false"}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=600, env=quiet)
-    document = json.loads(done.stdout)
+    env = os.environ | {"SYFT_CHECK_FOR_APP_UPDATE": "false"}
+    completed = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=600, env=env)
+    document = json.loads(completed.stdout)
     document.pop("serialNumber", None)
     document["metadata"].pop("timestamp", None)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
-    for each in (out, out.parent):
-        os.utime(each, (0, 0))
+    for path in (out, out.parent):
+        os.utime(path, (0, 0))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Look up an image's packages in a database of known vulnerabilities.
+"""Scan an image's SBOM for known vulnerabilities.
 
     python docker/scripts/scan.py build/sbom.cdx.json
 
-Runs Grype, Trivy or OSV-Scanner, the first that is on the PATH; without them pip-audit, which
-knows the Python packages alone. All of them fetch their data from the network. docs/security.md
-lists what they report although it cannot be reached. Exit codes: 0 no vulnerability that has a
-fix, 1 there is one, 2 the scanner could not get its data.
+Runs the first of Grype, Trivy and OSV-Scanner that is on the PATH, otherwise pip-audit, which covers
+only the Python packages. All of them download their data. docs/security.md lists the findings that
+do not affect this image. Exit codes: 0 no vulnerability with a fix, 1 at least one, 2 no data.
 """
 
 import argparse
@@ -30,21 +29,20 @@ TIMEOUT_S = 900
 
 
 def requirements(sbom: Path) -> list[str]:
-    """Return the Python packages of a CycloneDX list in the form of a requirements file.
+    """Return the Python packages of a CycloneDX SBOM as the lines of a requirements file.
 
-    Without torch's +cpu, which no database has, and without the packages inside setuptools,
-    which pip-audit would take for second versions.
+    Local version labels are removed, because databases list torch without its +cpu. The packages that
+    setuptools vendors are left out: pip-audit would take them for conflicting versions.
     """
-    found = {}
-    for each in json.loads(sbom.read_text())["components"]:
-        places = [
-            one["value"] for one in each.get("properties", []) if one["name"].endswith("path")
-        ]
-        if each.get("purl", "").startswith("pkg:pypi/") and not any(
-            "/_vendor/" in p for p in places
-        ):
-            found[re.sub(r"[-_.]+", "-", each["name"].lower())] = each["version"].partition("+")[0]
-    return [f"{name}=={version}" for name, version in sorted(found.items())]
+    versions = {}
+    for component in json.loads(sbom.read_text())["components"]:
+        properties = component.get("properties", [])
+        paths = [each["value"] for each in properties if each["name"].endswith("path")]
+        is_python = component.get("purl", "").startswith("pkg:pypi/")
+        if is_python and not any("/_vendor/" in path for path in paths):
+            name = re.sub(r"[-_.]+", "-", component["name"].lower())
+            versions[name] = component["version"].partition("+")[0]
+    return [f"{name}=={version}" for name, version in sorted(versions.items())]
 
 
 def scan(sbom: Path) -> int:
@@ -52,37 +50,39 @@ def scan(sbom: Path) -> int:
     for name, command in SCANNERS.items():
         if shutil.which(name):
             return _run(name, [word.format(sbom=sbom) for word in command.split()])
-    print("no grype, trivy or osv-scanner on the PATH: the Python packages alone, by pip-audit")
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
-        listed.write("\n".join(requirements(sbom)) + "\n")
-        listed.flush()
-        return _run("pip-audit", [sys.executable, *PIP_AUDIT.split(), listed.name])
+    print("grype, trivy and osv-scanner are not on the PATH: pip-audit checks only Python packages")
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write("\n".join(requirements(sbom)) + "\n")
+        file.flush()
+        return _run("pip-audit", [sys.executable, *PIP_AUDIT.split(), file.name])
 
 
-def _run(name: str, words: list[str]) -> int:
+def _run(name: str, command: list[str]) -> int:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        completed = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired:
-        print(f"{name} timed out after {TIMEOUT_S} s: no access to its data", file=sys.stderr)
+        print(f"{name} timed out after {TIMEOUT_S} s without its data", file=sys.stderr)
         return 2
-    print(done.stdout, end="")
-    if done.returncode == 0 or done.stdout.strip():
-        print(done.stderr, end="", file=sys.stderr)
-        return min(done.returncode, 1)
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    print(f"nothing was looked up: {name} has no data here: {last[:300]}", file=sys.stderr)
+    print(completed.stdout, end="")
+    if completed.returncode == 0 or completed.stdout.strip():
+        print(completed.stderr, end="", file=sys.stderr)
+        return min(completed.returncode, 1)
+    reason = (completed.stderr.strip().splitlines() or ["no message"])[-1]
+    print(f"not scanned: {name} could not get its data: {reason[:300]}", file=sys.stderr)
     return 2
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the options, scan the SBOM and exit with the scanner's result."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sbom", type=Path, help="the image's list, as make build writes it")
+    parser.add_argument("sbom", type=Path, help="the SBOM that make build writes")
     args = parser.parse_args()
     if not args.sbom.is_file():
-        sys.exit(f"{args.sbom} does not exist: run make build")
+        sys.exit(f"scan: {args.sbom} does not exist; run make build")
     sys.exit(scan(args.sbom))
 
 

@@ -1,11 +1,11 @@
-"""Lays out what TorchServe's Java consists of in the image: its own code, and Debian's libraries.
+"""Writes a small model-server.jar for the image, and links to Debian's Java libraries beside it.
 
-model-server.jar of 2024 is 45 MB of everything that was on the class path when it was built:
-test frameworks, Groovy, Ant, jQuery, and a Netty of 2020. What TorchServe itself runs is kept;
-libraries that Debian maintains take the place of those in the jar, as links, so that their
-updates reach the server.
+TorchServe's model-server.jar of 2024 has 45 MB. It holds everything that was on the class path of its
+build: test frameworks, Groovy, Ant, jQuery, and a Netty of 2020. The small jar holds only TorchServe's
+code and the libraries that Debian lacks. The other libraries are links to Debian's jars, so that
+Debian's security updates apply to the server.
 
-    python jars.py MODEL_SERVER_JAR DEBIANS_JARS OUT
+    python slim_jar.py MODEL_SERVER_JAR DEBIAN_JARS OUT
 """
 
 import platform
@@ -18,19 +18,19 @@ KEPT = (
     "META-INF/MANIFEST.MF",
     "META-INF/LICENSE",
     "META-INF/NOTICE",
-    # Debian has 1.33 of it, which makes any class that a document names (CVE-2022-1471).
+    # Debian's version 1.33 instantiates any class that a document names (CVE-2022-1471).
     "org/yaml/snakeyaml/",
-    # The interface that TorchServe logs through, and log4j's end of it.
+    # TorchServe's logging interface, and its binding to log4j.
     "org/slf4j/",
     "org/apache/logging/slf4j/",
-    # A name for the threads of workflows, which nobody can register: two packages of Guava's forty.
+    # Guava, two of its forty packages: the names of workflow threads. Workflows cannot be registered.
     "com/google/common/base/",
     "com/google/common/util/concurrent/ThreadFactoryBuilder",
-    # Debian has none of it.
+    # Debian has no package of it.
     "io/prometheus/client/",
 )
-"""Paths in the jar, and what begins with them."""
-DEBIANS = (
+"""Prefixes of the paths that are kept."""
+DEBIAN_JARS = (
     "netty-buffer",
     "netty-codec",
     "netty-codec-http",
@@ -47,26 +47,26 @@ DEBIANS = (
     "commons-compress",
     "commons-io",
 )
-"""Jars in /usr/share/java. Log4j is copied: its package wants MongoDB's client besides."""
+"""Jars in /usr/share/java. Log4j is copied instead: its package also depends on MongoDB's client."""
 NATIVE = "META-INF/native/libnetty_transport_native_epoll_{machine}.so"
-"""Debian's Netty comes without this one: its C code is that of the jar's."""
+"""The library that Debian's Netty lacks; its C code matches the jar's Netty."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def lay_out(jar: Path, debians: Path, out: Path) -> None:
-    """Write OUT/model-server.jar, Netty's native library, and links to Debian's jars."""
+def write(jar: Path, debian_jars: Path, out: Path) -> None:
+    """Write the small jar, Netty's native library and links to Debian's jars into the new folder `out`."""
     out.mkdir(parents=True)
-    with zipfile.ZipFile(jar) as all_of_it, zipfile.ZipFile(out / jar.name, "w") as kept:
-        for name in sorted(all_of_it.namelist()):
+    with zipfile.ZipFile(jar) as original, zipfile.ZipFile(out / jar.name, "w") as slim:
+        for name in sorted(original.namelist()):
             if name.startswith(KEPT) and not name.endswith("/"):
                 entry = zipfile.ZipInfo(name, EPOCH)
-                kept.writestr(entry, all_of_it.read(name), zipfile.ZIP_DEFLATED)
+                slim.writestr(entry, original.read(name), zipfile.ZIP_DEFLATED)
         machine = {"aarch64": "aarch_64"}.get(platform.machine(), platform.machine())
         native = NATIVE.format(machine=machine)
-        (out / Path(native).name).write_bytes(all_of_it.read(native))
-    for name in DEBIANS:
-        (out / f"{name}.jar").symlink_to(debians / f"{name}.jar")
+        (out / Path(native).name).write_bytes(original.read(native))
+    for name in DEBIAN_JARS:
+        (out / f"{name}.jar").symlink_to(debian_jars / f"{name}.jar")
 
 
 if __name__ == "__main__":
-    lay_out(*map(Path, sys.argv[1:]))
+    write(*map(Path, sys.argv[1:]))
