@@ -1,5 +1,5 @@
-"""What runs inside a TorchServe worker: envelope in, batch through the task, envelope out.
+"""The code that runs inside a TorchServe worker, between its sockets and the model.
 
-`vertex_handler` is the archive's entry and the only file here that knows TorchServe; the
-rest is pure, so that tests and other front ends call it as it is.
+`vertex_handler` is the archive's entry and the only module here that knows TorchServe. The other modules also
+run in tests and in Cloud Functions.
 """

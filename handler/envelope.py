@@ -1,8 +1,8 @@
-"""Vertex AI's JSON in and out.
+"""Parse requests and format responses in Vertex AI's JSON.
 
-`{"instances": [...], "parameters": {...}}` -> `{"predictions": [...]}`, one prediction per
-instance in the same order; errors as Google's APIs write them. Source: "Custom container
-requirements for inference", Vertex AI documentation.
+`{"instances": [...], "parameters": {...}}` -> `{"predictions": [...]}`, one prediction per instance in the same
+order; errors in the format of Google's APIs. Source: "Custom container requirements for inference", Vertex AI
+documentation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-# Relative, and no `task` at run time: a stock archive carries this file under another name.
+# Relative, and no `task` at run time: stock archives carry this module in another package.
 from .errors import Internal, InvalidArgument, RequestError
 
 if TYPE_CHECKING:
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 EXAMPLE = '{"instances": [...], "parameters": {...}}'
 MAX_INSTANCES = 4096
-"""Instances in one request: its neighbours in the batch wait until all of them are answered."""
+"""Instances in one request: the other requests of the batch wait for all of them."""
 MAX_CONTAINERS, MAX_VALUES = 300_000, 2_000_000
-"""Arrays and objects, and values, in one body: each takes many times the memory of its text."""
+"""Arrays and objects, and values, in one body: each needs many times the memory of its text."""
 MAX_RESPONSE_BYTES = 10 << 20
-"""Bytes of one answer: what Vertex passes on from a dedicated endpoint."""
+"""Bytes of one response: the limit of a dedicated endpoint of Vertex AI."""
 ERROR_HEADER = "X-Handler-Error"
-"""The header that an error of ours is repeated in: TorchServe has errors 500 of its own, which
-say that a worker died. The front door tells them apart by it."""
+"""A response header that repeats the body of a 500. TorchServe also returns 500 when a worker died; nginx
+tells the two apart by this header."""
 MAX_MESSAGE_CHARS = 40_000
-"""Characters of an error's message."""
+"""Characters of an error message."""
 ON_ERROR = "on_error"
-"""The one parameter that the envelope keeps for itself; "return" is its one value."""
+"""The one parameter that the task does not get; its only value is "return"."""
 
 
 class Request(NamedTuple):
-    """A request that could be read."""
+    """A parsed request."""
 
     instances: list[JSON]
     """One or more, as the client sent them."""
     parameters: dict[str, JSON]
-    """What is for the task."""
+    """The parameters for the task."""
     returns_errors: bool
-    """Whether a bad instance gets an error in its prediction's place, or fails the request."""
+    """Whether an invalid instance gets an error in place of its prediction, or fails the request."""
 
 
 class Response(NamedTuple):
-    """What goes back to one client."""
+    """The response to one request."""
 
     code: HTTPStatus
     body: str
@@ -53,25 +53,25 @@ class Response(NamedTuple):
 
 
 def parse_body(body: bytes | str) -> Request:
-    """Parse a request's body; raise InvalidArgument with what was expected and what came."""
+    """Parse a request's body; raise InvalidArgument."""
     marks = (b"[", b"{", b",") if isinstance(body, bytes) else ("[", "{", ",")
     arrays, objects, commas = (body.count(mark) for mark in marks)  # type: ignore[arg-type]
     if arrays + objects > MAX_CONTAINERS or commas > MAX_VALUES:
         raise InvalidArgument(
             f"the body has more than {MAX_CONTAINERS} arrays and objects or {MAX_VALUES} values: "
-            "send fewer instances in a request, or pictures as base64"
+            "send fewer instances in a request, or images as base64"
         )
     try:
-        document = json.loads(body, parse_constant=_refuse)
+        document = json.loads(body, parse_constant=_reject_constant)
     except RecursionError:
-        raise InvalidArgument("the body is nested too deeply to be a request") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are such
+        raise InvalidArgument("the body is nested too deeply") from None
+    except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
         raise InvalidArgument(f"the body is not JSON: {error}") from None
     return parse_document(document)
 
 
 def parse_document(document: JSON) -> Request:
-    """Take a request out of parsed JSON; raise InvalidArgument as `read` does."""
+    """Return the request in parsed JSON; raise InvalidArgument."""
     if not isinstance(document, dict):
         raise InvalidArgument(f"expected an object, {EXAMPLE}; got {_kind(document)}")
     if "instances" not in document:
@@ -80,9 +80,9 @@ def parse_document(document: JSON) -> Request:
     if not isinstance(instances, list):
         raise InvalidArgument(f"instances: expected an array; got {_kind(instances)}")
     if not instances:
-        raise InvalidArgument("instances: expected one or more; got an empty array")
+        raise InvalidArgument("instances: expected at least one; got an empty array")
     if len(instances) > MAX_INSTANCES:
-        raise InvalidArgument(f"instances: {len(instances)} of them; the limit is {MAX_INSTANCES}")
+        raise InvalidArgument(f"instances: expected at most {MAX_INSTANCES}; got {len(instances)}")
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, dict):
@@ -94,44 +94,44 @@ def parse_document(document: JSON) -> Request:
     return Request(instances, for_task, returns_errors=on_error is not None)
 
 
-def predictions(values: list[JSON]) -> Response:
-    """Write the answer to a request; raise RequestError where it is larger than may be sent.
+def format_predictions(values: list[JSON]) -> Response:
+    """Return the response with one prediction per instance.
 
-    Raises ValueError or TypeError for what JSON cannot hold.
+    Raises RequestError if it is too large, and ValueError or TypeError if JSON cannot represent it.
     """
     body = _dump({"predictions": values})
-    if len(body) > MAX_RESPONSE_BYTES:  # json.dumps writes ASCII alone: characters are bytes
-        said = f"the answer has {len(body)} bytes, the limit is {MAX_RESPONSE_BYTES}"
+    if len(body) > MAX_RESPONSE_BYTES:  # json.dumps writes only ASCII: a character is a byte
+        reason = f"the response has {len(body)} bytes, the limit is {MAX_RESPONSE_BYTES}"
         if len(values) > 1:
-            raise InvalidArgument(f"{said}: send fewer instances in a request")
-        raise Internal(said)
+            raise InvalidArgument(f"{reason}: send fewer instances in a request")
+        raise Internal(reason)
     return Response(HTTPStatus.OK, body)
 
 
-def failure(error: RequestError) -> Response:
-    """Write an error in Google's shape."""
+def format_error(error: RequestError) -> Response:
+    """Return the response with one error."""
     return Response(error.code, _dump(error_object(error)))
 
 
 def error_object(error: RequestError) -> dict[str, Any]:
-    """Return Google's error object, as it stands alone or in a prediction's place."""
-    # A task's text may repeat what the client sent, and TorchServe ends a worker over an
-    # answer that is too large, with all who are in the batch.
+    """Return an error in Google's format, for a response or in place of a prediction."""
+    # A task's message may repeat the client's input, and TorchServe kills a worker, and fails its batch, over
+    # a response that is too large.
     message = truncate(str(error), MAX_MESSAGE_CHARS)
     return {"error": {"code": int(error.code), "status": error.status, "message": message}}
 
 
-def truncate(text: str, most: int) -> str:
-    """Return a text cut to `most` characters."""
-    return text if len(text) <= most else f"{text[:most]}..."
+def truncate(text: str, max_chars: int) -> str:
+    """Return at most `max_chars` characters of a text, followed by "..." if it was longer."""
+    return text if len(text) <= max_chars else f"{text[:max_chars]}..."
 
 
 def _dump(document: JSON) -> str:
     return json.dumps(document, separators=(",", ":"), allow_nan=False)
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")
+def _reject_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _kind(value: JSON) -> str:

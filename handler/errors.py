@@ -1,8 +1,8 @@
-"""What a request can be told when it gets no predictions."""
+"""The errors that a request can get instead of predictions."""
 
 from http import HTTPStatus
 
-STATUS_WORDS = {
+STATUS_NAMES = {
     HTTPStatus.BAD_REQUEST: "INVALID_ARGUMENT",
     HTTPStatus.METHOD_NOT_ALLOWED: "INVALID_ARGUMENT",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "INVALID_ARGUMENT",
@@ -11,18 +11,18 @@ STATUS_WORDS = {
     HTTPStatus.INTERNAL_SERVER_ERROR: "INTERNAL",
     HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
 }
-"""Google's status words by HTTP code (https://cloud.google.com/apis/design/errors)."""
+"""Google's status by HTTP code (https://cloud.google.com/apis/design/errors)."""
 
 
 class RequestError(Exception):
-    """An error for one request; its text is shown to the client."""
+    """An error of one request; the client gets its text."""
 
     code = HTTPStatus.INTERNAL_SERVER_ERROR
 
     @property
     def status(self) -> str:
-        """Google's word for the code."""
-        return STATUS_WORDS[self.code]
+        """Google's status for the HTTP code."""
+        return STATUS_NAMES[self.code]
 
 
 class InvalidArgument(RequestError):
@@ -32,10 +32,12 @@ class InvalidArgument(RequestError):
 
 
 class ResourceExhausted(RequestError):
-    """The request may be fine, but asks for more than there is time for beside the others: 429."""
+    """The request may be valid, but needs more time than a request in a shared batch gets: 429."""
 
     code = HTTPStatus.TOO_MANY_REQUESTS
 
 
 class Internal(RequestError):
-    """The model failed, whatever the client sent: 500. The cause goes to the log."""
+    """The model failed, whatever the client sent: 500. The log has the cause."""
+
+    code = HTTPStatus.INTERNAL_SERVER_ERROR

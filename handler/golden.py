@@ -1,4 +1,4 @@
-"""The golden instance: a model is served only when it answers as it did when it was trained."""
+"""The golden instance: a model is served only if it still predicts what it predicted after training."""
 
 import json
 from typing import Any
@@ -8,28 +8,33 @@ from task import JSON, Task
 
 
 class GoldenMismatchError(Exception):
-    """The model runs, but does not answer its golden instance as it should."""
+    """The model runs, but its prediction for the golden instance is wrong."""
 
 
 def request(task: Task) -> dict[str, JSON]:
-    """Return the golden instance as a request that any client could send."""
+    """Return a request with the golden instance, as a client would send it."""
     return {"instances": [task.golden.instance]}
 
 
 def check(task: Task) -> None:
-    """Put the golden instance through the whole path; raise GoldenMismatch if it comes out wrong.
+    """Run the golden instance from request to response; raise GoldenMismatchError if it is wrong.
 
     It also warms the worker up, so that no client waits for the first pass.
     """
-    response = batch.predict_batch(task, [lambda: envelope.parse_document(request(task))])[0]
-    answer: dict[str, Any] = json.loads(response.body)
-    got = answer["predictions"][0] if "predictions" in answer else answer
-    if not matches(got, task.golden.expected):
-        raise GoldenMismatchError(f"golden instance: expected {task.golden.expected}, got {got}")
+    [response] = batch.predict_batch(task, [envelope.parse_document(request(task))])
+    document: dict[str, Any] = json.loads(response.body)
+    prediction = document["predictions"][0] if "predictions" in document else document
+    if not matches(prediction, task.golden.expected):
+        raise GoldenMismatchError(
+            f"golden instance: expected {task.golden.expected}, got {prediction}"
+        )
 
 
-def matches(got: JSON, expected: JSON) -> bool:
-    """Tell whether a prediction has all that is expected: an object may have more keys."""
-    if isinstance(got, dict) and isinstance(expected, dict):
-        return all(name in got and matches(got[name], value) for name, value in expected.items())
-    return bool(got == expected)
+def matches(prediction: JSON, expected: JSON) -> bool:
+    """Return whether a prediction has everything that is expected; an object may have more keys."""
+    if isinstance(prediction, dict) and isinstance(expected, dict):
+        return all(
+            name in prediction and matches(prediction[name], value)
+            for name, value in expected.items()
+        )
+    return bool(prediction == expected)

@@ -1,10 +1,9 @@
-"""The archive's entry: TorchServe's (data, context) -> bodies and statuses.
+"""The archive's entry: adapts TorchServe's (data, context) to requests and responses.
 
-The only file that knows TorchServe. Its worker imports this file by name, wants exactly
-one class in it, calls `initialize` once and `handle` for every batch, one body a request.
+TorchServe's worker imports this file by its name, expects exactly one class in it, calls `initialize` once and
+`handle` for every batch.
 """
 
-import functools
 import logging
 from http import HTTPStatus
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 from handler import batch, envelope, golden
 from handler.envelope import Request
-from handler.errors import InvalidArgument
+from handler.errors import InvalidArgument, RequestError
 from model.task import load
 from task import Task
 
@@ -22,27 +21,27 @@ log = logging.getLogger(__name__)
 
 
 class VertexHandler:
-    """Speaks Vertex AI's JSON itself, without TorchServe's `service_envelope`."""
+    """Serves Vertex AI's JSON without TorchServe's `service_envelope`."""
 
     task: Task
 
     def initialize(self, context: Any) -> None:
-        """Load the task from the archive and see it answer its golden instance; raise if not."""
+        """Load the task from the archive and check its golden instance; raise if either fails."""
         properties = context.system_properties
         try:
             self.task = load(Path(properties["model_dir"]), _device(properties.get("gpu_id")))
             golden.check(self.task)
         except Exception as error:
-            # TorchServe logs the traceback and retries; this line is for who reads the log's end.
+            # TorchServe logs the traceback and retries; this line gives the reason at the log's end.
             reason = " ".join(str(error).split())
             log.error("cannot serve this archive: %s: %s", type(error).__name__, reason)
             raise
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
-        """Answer a batch of requests: one JSON text for each, with its own status."""
-        reads = [functools.partial(_read, item) for item in data]
-        # serving/worker wants to know; TorchServe's own worker does not.
-        responses = batch.predict_batch(self.task, reads, getattr(context, "tell_stages", None))
+        """Return a JSON body for each request of a batch, and set its status on the context."""
+        # Our worker sets on_timings, TorchServe's own does not.
+        on_timings = getattr(context, "on_timings", None)
+        responses = batch.predict_batch(self.task, (_parse(item) for item in data), on_timings)
         for index, response in enumerate(responses):
             context.set_response_status(int(response.code), response.code.phrase, index)
             context.set_response_content_type(index, "application/json")
@@ -57,11 +56,14 @@ def _device(gpu_id: int | None) -> torch.device:
     return torch.device("cpu")
 
 
-def _read(item: dict[str, Any]) -> Request:
-    """Take a request out of what TorchServe gives: raw bytes, or parsed JSON where it decodes."""
-    if "body" not in item:
-        raise InvalidArgument("expected a JSON body with Content-Type: application/json")
-    body = item["body"]
-    if isinstance(body, (bytes, bytearray)):
-        return envelope.parse_body(bytes(body))
-    return envelope.parse_document(body)
+def _parse(item: dict[str, Any]) -> Request | RequestError:
+    """Parse a request as TorchServe passes it: raw bytes, or JSON that TorchServe has parsed."""
+    try:
+        if "body" not in item:
+            raise InvalidArgument("expected a JSON body with Content-Type: application/json")
+        body = item["body"]
+        if isinstance(body, (bytes, bytearray)):
+            return envelope.parse_body(bytes(body))
+        return envelope.parse_document(body)
+    except RequestError as error:
+        return error.with_traceback(None)  # a traceback would keep the whole body in memory

@@ -38,7 +38,7 @@ def read_network(folder: Path) -> tuple[nn.Module, list[str]]:
     about = json.loads((folder / "model.json").read_text())
     if about["network_version"] != network.VERSION:
         raise ValueError(
-            f"the weights are for network version {about['network_version']}, this code is "
+            f"the weights are for network version {about['network_version']}, this code has "
             f"version {network.VERSION}: train again"
         )
     net = network.DigitNet(classes=len(about["labels"]))
@@ -82,7 +82,7 @@ class DigitTask:
 
     def _top_k(self, parameters: dict[str, JSON]) -> int:
         if unknown := parameters.keys() - {"top_k"}:
-            raise BadParameter(f"{min(unknown)[:20]} is not known; this model takes top_k")
+            raise BadParameter(f"{min(unknown)[:20]}: unknown parameter; expected top_k")
         top_k = parameters.get("top_k", TOP_K)
         # The Python SDK sends every number as a float.
         if type(top_k) not in (int, float) or top_k != top_k // 1 or top_k < 1:

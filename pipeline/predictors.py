@@ -19,18 +19,22 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S, RUN_S = 120, 900
 """For a request over the network; for all of them in a process here."""
 PROGRAM = """
-import json, pathlib, sys
+import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, sys.argv[1])
-import torch
-from handler import batch, envelope
-from model.task import load
-task = load(pathlib.Path(sys.argv[2]), torch.device("cpu"))
-# Archives of version 0.1 have the older names.
-predict = getattr(batch, "predict_batch", None) or batch.answer
-parse = getattr(envelope, "parse_document", None) or envelope.check
+# At the root of an archive, in handler/ of the repository. TorchServe calls this interface, so it is the same
+# in archives of every version.
+sys.path.append(sys.argv[1] + "/handler")
+from vertex_handler import VertexHandler
+class Context:
+    system_properties = {"model_dir": sys.argv[2]}
+    def set_response_status(self, *_): pass
+    def set_response_content_type(self, *_): pass
+    def set_response_header(self, *_): pass
+context, handler = Context(), VertexHandler()
+handler.initialize(context)
 for line in sys.stdin:
-    print(predict(task, [lambda: parse(json.loads(line))])[0].body, flush=True)
+    print(handler.handle([{"body": line.encode()}], context)[0], flush=True)
 """
 """A worker without TorchServe: code from one folder, weights from another, a request a line."""
 

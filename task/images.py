@@ -28,7 +28,7 @@ MAX_DECODED_PIXELS = 12_000_000
 MAX_SCANS = 32
 """A progressive JPEG has some ten scans, and each costs a pass over all of its pixels."""
 IMAGE_SHAPES = (
-    'a picture as {"b64": "..."}, {"data": {"b64": "..."}}, {"data": "..."}, '
+    'an image as {"b64": "..."}, {"data": {"b64": "..."}}, {"data": "..."}, '
     '{"image": {"b64": "..."}} or a bare base64 string'
 )
 """What `read_image` accepts, for error messages."""
@@ -89,7 +89,7 @@ def decode_base64(text: str) -> bytes:
     except (binascii.Error, ValueError) as error:
         raise BadInstance(f"not base64: {str(error).lower()}") from None
     if not content:
-        raise BadInstance("the base64 text is empty; expected a PNG, JPEG or WebP picture")
+        raise BadInstance("the base64 text is empty; expected a PNG, JPEG or WebP image")
     return content
 
 
@@ -113,17 +113,17 @@ def decode_image(
             return _decode(content, mode, draft_side, max_pixels)
     except UnidentifiedImageError:
         raise BadInstance(
-            f"not a PNG, JPEG or WebP picture; it starts with {content[:8]!r}"
+            f"not a PNG, JPEG or WebP image; it starts with {content[:8]!r}"
         ) from None
     except Image.DecompressionBombError as error:
-        raise BadInstance(f"the picture is too large: {error}") from None
+        raise BadInstance(f"the image is too large: {error}") from None
     except (BadInstance, MemoryError):
         raise
     except Exception as error:
         # Pillow raises nearly anything over hostile bytes, AssertionError and IndexError included.
         # Nothing but Pillow runs in here, so the bytes are at fault.
         log.debug("an image could not be decoded", exc_info=True)
-        raise BadInstance(f"a damaged {_claimed_format(content)} picture: {error}") from None
+        raise BadInstance(f"a damaged {_claimed_format(content)} image: {error}") from None
 
 
 def _decode(content: bytes, mode: Mode, draft_side: int | None, max_pixels: int) -> Image.Image:
@@ -159,7 +159,7 @@ def _list_keys(keys: dict[str, JSON]) -> str:
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         size = f"{image.width}x{image.height}"
-        raise BadInstance(f"the picture has {size} pixels; the limit is {max_pixels:,} in all")
+        raise BadInstance(f"the image has {size} pixels; the limit is {max_pixels:,} in all")
 
 
 def _count_scans(jpeg: bytes) -> int:

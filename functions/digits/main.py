@@ -1,6 +1,5 @@
 """Answer Vertex AI's requests with the container's own core and model, fetched from a bucket."""
 
-import functools
 from http import HTTPStatus
 from pathlib import Path
 
@@ -46,16 +45,22 @@ def digits(request: Request) -> Response:
     Errors are Google's, as the endpoint gives them; without its model it answers 503, and says why.
     """
     try:
-        sent = _body(request)
-        answered = batch.predict_batch(TASK.get(), [functools.partial(envelope.parse_body, sent)])[
-            0
-        ]
+        response = _predict(_body(request))
     except HTTPError as error:
-        answered = envelope.failure(ResponseError(str(error), error.status))
+        response = envelope.format_error(ResponseError(str(error), error.status))
     except NotLoadedError as error:
         reason = f"there is no model: {error}"
-        answered = envelope.failure(ResponseError(reason, HTTPStatus.SERVICE_UNAVAILABLE))
-    return respond(answered.body, "application/json", answered.code, allow="POST")
+        response = envelope.format_error(ResponseError(reason, HTTPStatus.SERVICE_UNAVAILABLE))
+    return respond(response.body, "application/json", response.code, allow="POST")
+
+
+def _predict(body: bytes) -> envelope.Response:
+    task = TASK.get()
+    try:
+        [response] = batch.predict_batch(task, [envelope.parse_body(body)])
+    except RequestError as error:
+        return envelope.format_error(error)
+    return response
 
 
 def _body(request: Request) -> bytes:

@@ -141,7 +141,7 @@ def _write(answer: str | RequestError, context: Any, index: int) -> str:
         context.set_response_content_type(index, "application/json")
     if not isinstance(answer, RequestError):
         return answer
-    response = envelope.failure(answer)
+    response = envelope.format_error(answer)
     context.set_response_status(int(response.code), response.code.phrase, index)
     if response.code is HTTPStatus.INTERNAL_SERVER_ERROR:
         context.set_response_header(index, envelope.ERROR_HEADER, response.body)

@@ -98,7 +98,7 @@ def edited(name: str, pattern: bytes, new: bytes) -> Callable[[Path], object]:
         (
             edited("model.json", rb'"network_version": \d+', b'"network_version": 99'),
             [],
-            "the weights are for network version 99, this code is version ",
+            "the weights are for network version 99, this code has version ",
         ),
         (
             edited("golden.json", rb'"label": "\d"', b'"label": "x"'),

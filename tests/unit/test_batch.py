@@ -1,21 +1,21 @@
-"""Many requests, one pass; one bad instance spoils only itself."""
+"""Requests of a batch share a pass; a failure affects only the instance that caused it."""
 
 import json
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from handler import batch, envelope, golden
-from handler.envelope import Response
-from task import JSON, BadInstance, BadParameter, Golden
+from handler import batch, envelope, golden, preprocessing
+from handler.envelope import Request, Response
+from handler.errors import RequestError
+from task import JSON, BadInstance, BadParameter, Golden, Task
 from tests.images import request_body
 
 
 class Doubler:
-    """A task that doubles numbers; it fails where it is told to."""
+    """A task that doubles numbers, and fails for some."""
 
     golden = Golden(2, 4.0)
 
@@ -24,7 +24,7 @@ class Doubler:
 
     def preprocess(self, instance: JSON) -> Tensor:
         if instance == "bug":
-            raise RuntimeError("a secret of the model's")
+            raise RuntimeError("an internal message")
         if not isinstance(instance, int):
             raise BadInstance(f"expected an integer, got {instance!r}")
         return torch.tensor([float(instance)])
@@ -32,17 +32,24 @@ class Doubler:
     def inference(self, batch: Tensor) -> Tensor:
         self.passes.append(len(batch))
         if (batch == 13).any():
-            raise RuntimeError("thirteen brings it down")
+            raise RuntimeError("13 fails the pass")
         return batch * 2
 
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> Any:
         if "unknown" in parameters:
-            raise BadParameter("unknown is not known")
+            raise BadParameter("unknown: unknown parameter")
         return float("nan") if row.item() == 10 else row.item()
 
 
-def ask(task: Doubler, *bodies: bytes) -> list[Response]:
-    return batch.predict_batch(task, [partial(envelope.parse_body, body) for body in bodies])
+def parse(body: bytes) -> Request | RequestError:
+    try:
+        return envelope.parse_body(body)
+    except RequestError as error:
+        return error
+
+
+def predict(task: Task, *bodies: bytes) -> list[Response]:
+    return batch.predict_batch(task, [parse(body) for body in bodies])
 
 
 def predictions(response: Response) -> Any:
@@ -56,60 +63,60 @@ def error(response: Response) -> dict[str, Any]:
     return found
 
 
-def test_all_instances_of_all_requests_go_through_the_model_in_one_pass() -> None:
+def test_all_instances_of_all_requests_share_one_pass() -> None:
     task = Doubler()
-    first, second = ask(task, request_body(1, 2), request_body(3))
+    first, second = predict(task, request_body(1, 2), request_body(3))
     assert task.passes == [3]
     assert predictions(first) == [2, 4]
     assert predictions(second) == [6]
 
 
-def test_a_pass_has_a_largest_size() -> None:
+def test_large_batch_takes_several_passes() -> None:
     task = Doubler()
-    (response,) = ask(task, request_body(*[1] * (batch.MAX_INSTANCES_PER_PASS + 1)))
+    (response,) = predict(task, request_body(*[1] * (batch.MAX_INSTANCES_PER_PASS + 1)))
     assert task.passes == [batch.MAX_INSTANCES_PER_PASS, 1]
     assert predictions(response) == [2] * (batch.MAX_INSTANCES_PER_PASS + 1)
 
 
-def test_neighbours_of_a_bad_request_get_their_answers_and_each_bad_instance_is_named() -> None:
-    answers = ask(
+def test_bad_instances_get_400_with_their_indexes_and_other_requests_get_200() -> None:
+    responses = predict(
         Doubler(), request_body(1), b"garbage", request_body("a", 1, "b"), request_body(2)
     )
-    assert [answer.code for answer in answers] == [200, 400, 400, 200]
-    assert predictions(answers[3]) == [4]
-    assert error(answers[2])["message"] == (
+    assert [response.code for response in responses] == [200, 400, 400, 200]
+    assert predictions(responses[3]) == [4]
+    assert error(responses[2])["message"] == (
         "instances[0]: expected an integer, got 'a'; instances[2]: expected an integer, got 'b'"
     )
 
 
-def test_of_very_many_bad_instances_the_error_stays_short() -> None:
-    (response,) = ask(Doubler(), request_body(*["x"] * 4000, 1, *["x"] * 90))
-    said = error(response)["message"]
-    assert "instances[19]: " in said
-    assert "and 4070 more: 20-3999, 4001-4090" in said
-    assert len(said) < 10_000
+def test_error_of_thousands_of_bad_instances_is_short() -> None:
+    (response,) = predict(Doubler(), request_body(*["x"] * 4000, 1, *["x"] * 90))
+    message = error(response)["message"]
+    assert "instances[19]: " in message
+    assert "and 4070 more: 20-3999, 4001-4090" in message
+    assert len(message) < 10_000
 
 
-def test_a_request_that_takes_too_long_to_read_gets_429_unless_it_is_alone(
+def test_slow_preprocessing_gets_429_unless_the_request_is_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "SHARED_PREPROCESS_TIMEOUT_S", 0.0)
-    (alone,) = ask(Doubler(), request_body(1, 2, 3))
+    monkeypatch.setattr(preprocessing, "SHARED_PREPROCESS_TIMEOUT_S", 0.0)
+    (alone,) = predict(Doubler(), request_body(1, 2, 3))
     assert predictions(alone) == [2, 4, 6]
-    greedy, modest = ask(Doubler(), request_body(1, 2, 3), request_body(4))
-    assert greedy.code == 429
-    assert "not reached: reading those before it took too long" in error(greedy)["message"]
-    assert predictions(modest) == [8]
+    large, small = predict(Doubler(), request_body(1, 2, 3), request_body(4))
+    assert large.code == 429
+    assert "not preprocessed within the time limit" in error(large)["message"]
+    assert predictions(small) == [8]
 
 
-def test_an_error_does_not_repeat_at_length_what_the_client_sent() -> None:
-    (response,) = ask(Doubler(), request_body("é" * 1_000_000))
+def test_error_truncates_the_text_of_the_client() -> None:
+    (response,) = predict(Doubler(), request_body("é" * 1_000_000))
     assert response.code == 400
     assert len(response.body) < 100_000
 
 
-def test_on_error_return_puts_an_error_in_the_prediction_s_place() -> None:
-    (response,) = ask(Doubler(), request_body(1, "x", 2, on_error="return"))
+def test_on_error_return_replaces_the_prediction_of_a_bad_instance() -> None:
+    (response,) = predict(Doubler(), request_body(1, "x", 2, on_error="return"))
     one, bad, two = predictions(response)
     assert (one, two) == (2, 4)
     assert bad["error"]["status"] == "INVALID_ARGUMENT"
@@ -118,31 +125,31 @@ def test_on_error_return_puts_an_error_in_the_prediction_s_place() -> None:
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
-        (request_body(1, 13), 500, "instances[1]: the model failed on it"),
-        (request_body("bug"), 500, "instances[0]: the model failed to read it"),
-        (request_body(5), 500, "the model's answer could not be written"),  # it is NaN
-        (request_body(1, unknown=1), 400, "parameters.unknown is not known"),
+        (request_body(1, 13), 500, "instances[1]: inference failed"),
+        (request_body("bug"), 500, "instances[0]: preprocessing failed"),
+        (request_body(5), 500, "postprocessing failed"),  # it returns NaN
+        (request_body(1, unknown=1), 400, "parameters.unknown: unknown parameter"),
     ],
 )
-def test_what_fails_in_a_task_fails_its_request_alone_and_its_text_stays_with_us(
+def test_exception_of_a_task_fails_only_its_request_and_is_not_disclosed(
     body: bytes, code: int, message: str
 ) -> None:
-    bad, good = ask(Doubler(), body, request_body(2))
+    bad, good = predict(Doubler(), body, request_body(2))
     status = "INTERNAL" if code == 500 else "INVALID_ARGUMENT"
     assert error(bad) == {"code": code, "status": status, "message": message}
     assert predictions(good) == [4]
 
 
-def test_a_model_that_loses_a_row_is_found_out() -> None:
-    class Loser(Doubler):
+def test_missing_row_is_an_internal_error() -> None:
+    class RowDropper(Doubler):
         def inference(self, batch: Tensor) -> Tensor:
             return batch[:-1]
 
-    (response,) = ask(Loser(), request_body(1, 2))
+    (response,) = predict(RowDropper(), request_body(1, 2))
     assert error(response)["status"] == "INTERNAL"
 
 
-def test_the_golden_instance_must_come_out_right() -> None:
+def test_wrong_prediction_for_the_golden_instance_raises() -> None:
     golden.check(Doubler())
     wrong = Doubler()
     wrong.golden = Golden(2, 5.0)
@@ -151,7 +158,7 @@ def test_the_golden_instance_must_come_out_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("got", "expected", "matches"),
+    ("prediction", "expected", "matches"),
     [
         ({"label": "3", "score": 0.9}, {"label": "3"}, True),
         ({"label": "4", "score": 0.9}, {"label": "3"}, False),
@@ -160,7 +167,7 @@ def test_the_golden_instance_must_come_out_right() -> None:
         ("three", "three", True),
     ],
 )
-def test_of_a_golden_object_the_keys_that_matter_are_enough(
-    got: JSON, expected: JSON, matches: bool
+def test_golden_prediction_may_have_more_keys_than_expected(
+    prediction: JSON, expected: JSON, matches: bool
 ) -> None:
-    assert golden.matches(got, expected) is matches
+    assert golden.matches(prediction, expected) is matches

@@ -1,15 +1,14 @@
-"""The wire contract, in the core alone."""
+"""The table of requests and responses, run against the handler without TorchServe."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from handler import batch, envelope
 from model.task import load
 from task import Task
 from tests import cases, images
+from tests.unit.test_batch import predict
 
 
 @pytest.fixture(scope="module")
@@ -18,23 +17,21 @@ def task() -> Task:
 
 
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
-def test_the_core_keeps_the_wire_contract(task: Task, case: cases.Case) -> None:
-    response = batch.predict_batch(task, [partial(envelope.parse_body, case.body)])[0]
+def test_request_gets_the_response_of_the_table(task: Task, case: cases.Case) -> None:
+    (response,) = predict(task, case.body)
     cases.check_answer(case, response.code, response.body)
 
 
-def test_all_requests_of_the_table_together_get_what_each_gets_alone(task: Task) -> None:
-    responses = batch.predict_batch(
-        task, [partial(envelope.parse_body, case.body) for case in cases.CASES]
-    )
+def test_all_requests_of_the_table_in_one_batch_get_the_same_responses(task: Task) -> None:
+    responses = predict(task, *(case.body for case in cases.CASES))
     for case, response in zip(cases.CASES, responses, strict=True):
         cases.check_answer(case, response.code, response.body)
 
 
-def test_a_model_of_another_network_version_is_refused_by_name(tmp_path: Path) -> None:
+def test_weights_of_another_network_version_are_refused(tmp_path: Path) -> None:
     text = (images.MODEL / "model.json").read_text()
     (tmp_path / "model.json").write_text(
         text.replace('"network_version": ', '"network_version": 9')
     )
-    with pytest.raises(ValueError, match="network version 91, this code is version 1"):
+    with pytest.raises(ValueError, match="network version 91, this code has version 1"):
         load(tmp_path, torch.device("cpu"))

@@ -1,0 +1,41 @@
+"""Word the errors of a request's instances as one error of the request."""
+
+from collections.abc import Sequence
+
+from handler.envelope import Request, truncate
+from handler.errors import Internal, InvalidArgument, RequestError
+
+MAX_REPORTED = 20
+"""Failed instances of a request that are reported with their reason; of the others only the indexes are."""
+MAX_REASON_CHARS = 1000
+"""Characters of each reason."""
+
+
+def find_request_error(request: Request, results: Sequence[object]) -> RequestError | None:
+    """Return the error that fails a request, or None if it continues.
+
+    `results` has, for each instance, its result or a RequestError. The error names every failed instance;
+    it is Internal if one of them is. With `on_error` the request continues.
+    """
+    failed = [(index, each) for index, each in enumerate(results) if isinstance(each, RequestError)]
+    if not failed or request.returns_errors:
+        return None
+    reasons = [
+        f"instances[{index}]: {truncate(str(error), MAX_REASON_CHARS)}"
+        for index, error in failed[:MAX_REPORTED]
+    ]
+    if unreported := [index for index, _ in failed[MAX_REPORTED:]]:
+        reasons.append(f"and {len(unreported)} more: {_format_ranges(unreported)}")
+    is_internal = any(isinstance(error, Internal) for _, error in failed)
+    return (Internal if is_internal else InvalidArgument)("; ".join(reasons))
+
+
+def _format_ranges(indexes: list[int]) -> str:
+    """Return ascending numbers as "20-22, 25"."""
+    ranges: list[list[int]] = []
+    for index in indexes:
+        if ranges and index == ranges[-1][1] + 1:
+            ranges[-1][1] = index
+        else:
+            ranges.append([index, index])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)

@@ -1,0 +1,122 @@
+"""Preprocess the instances of a batch in parallel, within a time limit.
+
+TorchServe kills a worker that does not respond in time, and fails every request in its batch. A thousand images
+that are small files but decode to many pixels must not cause that.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from handler.envelope import Request
+from handler.error_report import find_request_error
+from handler.errors import Internal, InvalidArgument, RequestError, ResourceExhausted
+from task import JSON, BadInstance, Task
+
+PREPROCESS_TIMEOUT_S = 30
+"""Limit for all instances of a batch. TorchServe kills a worker after 50 s without a response."""
+SHARED_PREPROCESS_TIMEOUT_S = 10
+"""The limit for a batch of several requests: each of them waits for the slowest."""
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+_POOL = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="preprocess")
+
+
+class Preprocessed(NamedTuple):
+    """A request that continues to inference."""
+
+    request: Request
+    tensors: list[Tensor | RequestError]
+    """For each instance its tensor, or the reason why there is none."""
+
+
+def preprocess_requests(
+    task: Task, requests: list[Request | RequestError]
+) -> list[Preprocessed | RequestError]:
+    """Preprocess the instances of each request; return the requests' results in their order.
+
+    The smallest request comes first, and each may use its share of the time that is left, so that a
+    request that takes too long exhausts only its own share.
+    """
+    sizes = [len(each.instances) if isinstance(each, Request) else 0 for each in requests]
+    by_size = sorted(range(len(requests)), key=sizes.__getitem__)
+    budget = _TimeBudget(len(requests))
+
+    def preprocess(index: int) -> Preprocessed | RequestError:
+        request, deadline = requests[index], budget.next_deadline()
+        if isinstance(request, RequestError):
+            return request
+        return _preprocess_request(task, request, deadline)
+
+    results = dict(zip(by_size, _map_parallel(preprocess, by_size), strict=True))
+    return [results[index] for index in range(len(requests))]
+
+
+class _TimeBudget:
+    """Divides the time for preprocessing among the requests of a batch."""
+
+    def __init__(self, requests: int) -> None:
+        timeout_s = PREPROCESS_TIMEOUT_S if requests == 1 else SHARED_PREPROCESS_TIMEOUT_S
+        self._end = time.monotonic() + timeout_s
+        self._requests_left = requests
+        self._lock = threading.Lock()
+
+    def next_deadline(self) -> float:
+        """Return when the next request must be done: after an equal share of the time that is left."""
+        with self._lock:
+            now = time.monotonic()
+            in_parallel = _thread_count(self._requests_left)
+            deadline = now + (self._end - now) * in_parallel / self._requests_left
+            self._requests_left -= 1
+            return deadline
+
+
+def _preprocess_request(
+    task: Task, request: Request, deadline: float
+) -> Preprocessed | RequestError:
+    def preprocess(item: tuple[int, JSON]) -> Tensor | RequestError:
+        index, instance = item
+        if index and time.monotonic() > deadline:
+            raise ResourceExhausted(
+                f"instances[{index}]: not preprocessed within the time limit; "
+                "send fewer or smaller instances in a request, or retry"
+            )
+        return _preprocess_instance(task, instance)
+
+    try:
+        tensors = _map_parallel(preprocess, list(enumerate(request.instances)))
+    except ResourceExhausted as error:
+        return error.with_traceback(None)
+    return find_request_error(request, tensors) or Preprocessed(request, tensors)
+
+
+def _preprocess_instance(task: Task, instance: JSON) -> Tensor | RequestError:
+    try:
+        return task.preprocess(instance)
+    except BadInstance as error:
+        return InvalidArgument(str(error))
+    except Exception:  # a task may raise anything
+        log.exception("preprocessing failed")
+        return Internal("preprocessing failed")
+
+
+def _map_parallel(function: Callable[[T], R], items: list[T]) -> list[R]:
+    """Return the results in order, computed on as many threads as torch uses.
+
+    Image decoders release the GIL. A call from within a thread of the pool runs in that thread.
+    """
+    if _thread_count(len(items)) == 1 or threading.current_thread() is not threading.main_thread():
+        return [function(item) for item in items]
+    return list(_POOL.map(function, items))
+
+
+def _thread_count(items: int) -> int:
+    return min(torch.get_num_threads(), items)
