@@ -1,6 +1,6 @@
-"""From data, or trained weights in a bucket, to an endpoint in one command: a Kubeflow pipeline.
+"""A Kubeflow pipeline from training data, or trained weights in a bucket, to an endpoint.
 
-`story.py` is the pipeline; its steps run the project's own programs (`steps.py`). `here.py` runs it
-on this machine by kfp's own local runner; `cloud.py` has Vertex AI Pipelines run it. `story.py` and
-`here.py` alone know kfp, which lives in an environment of its own.
+`definition.py` defines the pipeline; its steps run this project's own programs (`steps.py`). `local_runner.py` runs
+it on this machine with kfp's local runner; `vertex_runner.py` submits it to Vertex AI Pipelines. Only `definition.py`
+and `local_runner.py` import kfp, which has an environment of its own.
 """

@@ -1,12 +1,7 @@
-"""From data, or trained weights in a bucket, to an endpoint: python -m pipeline run, or submit.
+"""Run the pipeline from training data, or trained weights in a bucket, to an endpoint.
 
-  run          on this machine, by kfp's local runner; without --project up to the contract suite
-  submit       on Vertex AI Pipelines; with --cron, again and again
-  schedules    what was submitted with --cron, and unschedule ends it
-  lineage      where the archive that is here comes from
-  compile      write pipeline/pipeline.yaml anew
-
-The steps, in their order: train, evaluate, gate, export, archive, build, contract, upload, canary, promote.
+The steps, in order: train, evaluate, gate, export, archive, build, contract, upload, canary, promote. `run` runs them
+on this machine, without --project up to contract; `submit` runs them on Vertex AI Pipelines.
 """
 
 import argparse
@@ -15,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,57 +19,72 @@ from deploy import cli
 from deploy.errors import UserError
 from deploy.fingerprint import fingerprint
 from pipeline import lineage
-from pipeline.steps import ARCHIVE, CACHED, MARK, RECORD, ROOT, STEPS
+from pipeline.options import replace_old_names
+from pipeline.steps import ARCHIVE, CACHED, RECORDS_VARIABLE, ROOT, STEP_LINE_PREFIX, STEPS
 
-HERE = ROOT / "build/pipeline"
-KFP = HERE / "venv/bin/python"
-"""kfp's own environment: what it needs of protobuf is not what Google's newer clients need."""
+FOLDER = ROOT / "build/pipeline"
+KFP_PYTHON = FOLDER / "venv/bin/python"
+"""kfp has an environment of its own: it needs an older protobuf than Google's current clients."""
 COMPILED = ROOT / "pipeline/pipeline.yaml"
-WITHOUT_A_PROJECT = STEPS[: STEPS.index("upload")]
-TRAINING = ("model", "task", "requirements/torch.lock", "requirements/dev.lock")
-"""What a cached training depends on."""
+LOCAL_STEPS = STEPS[: STEPS.index("upload")]
+TRAINING_SOURCES = ("model", "task", "requirements/torch.lock", "requirements/dev.lock")
+"""The files that a cached training depends on."""
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused, 130 interrupted."""
-    args = parser().parse_args(words)
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; exit codes: 0 success, 1 failure (the reason is printed), 2 wrong usage, 130 interrupted."""
+    args = build_parser().parse_args(
+        replace_old_names(sys.argv[1:] if arguments is None else arguments)
+    )
     cli.run("pipeline", lambda: args.run(args))
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run it here."""
-    docker = Docker(os.environ.get("DOCKER", "docker")).is_available()
-    last = STEPS[-1] if args.project else WITHOUT_A_PROJECT[-1]
-    until = args.until or (last if args.project or docker else "archive")
-    if until not in WITHOUT_A_PROJECT and not args.project:
+    """Run the pipeline on this machine."""
+    has_docker = Docker(os.environ.get("DOCKER", "docker")).is_available()
+    last = STEPS[-1] if args.project else LOCAL_STEPS[-1]
+    until = args.until or (last if args.project or has_docker else "archive")
+    if until not in LOCAL_STEPS and not args.project:
         raise UserError(
-            f"the step {until} needs a project", "--project my-project, or --until contract"
+            f"step {until} needs a project", "pass --project PROJECT, or --until contract"
         )
-    if STEPS.index(until) >= STEPS.index("build") and not docker:
-        raise UserError("no Docker engine answers, and the step build needs one", "--until archive")
+    if STEPS.index(until) >= STEPS.index("build") and not has_docker:
+        raise UserError(
+            "step build needs a Docker engine, and none is running",
+            "start Docker, or pass --until archive",
+        )
     parameters = json.dumps(_parameters(args, builder="local"))
-    command = [str(_kfp()), "-m", "pipeline.local_runner", "--root", str(HERE), "--until", until]
+    command = [
+        str(_find_kfp_python()),
+        "-m",
+        "pipeline.local_runner",
+        "--root",
+        str(FOLDER),
+        "--until",
+        until,
+    ]
     command += ["--parameters", parameters, "--cached", *_cached(args)]
-    record = HERE / "runs" / f"{time.strftime('%Y-%m-%d-%H-%M-%S')}.jsonl"
-    record.parent.mkdir(parents=True, exist_ok=True)
-    log = record.with_suffix(".log")
-    failed = _show(command, {"PROGRAMS": sys.executable, RECORD: str(record)}, log)
-    print(f"\nwhat came of what  {record}\nthe whole log      {log}")
-    if failed:
+    records = FOLDER / "runs" / f"{time.strftime('%Y-%m-%d-%H-%M-%S')}.jsonl"
+    records.parent.mkdir(parents=True, exist_ok=True)
+    log = records.with_suffix(".log")
+    variables = {"PIPELINE_PYTHON": sys.executable, RECORDS_VARIABLE: str(records)}
+    exit_code = _run_logged(command, variables, log)
+    print(f"\nrecords   {records}\nfull log  {log}")
+    if exit_code:
         raise UserError(
-            "a step failed, and none after it ran",
-            "its reason stands above; the whole log has more",
+            "a step failed; the steps after it did not run",
+            "the reason is printed above; the full log has details",
         )
 
 
-def _show(command: list[str], environ: dict[str, str], log: Path) -> int:
-    """Run kfp's runner, show the steps' own lines, log all; return its exit code."""
+def _run_logged(command: list[str], variables: dict[str, str], log: Path) -> int:
+    """Run kfp's runner, write its output to a log and print the steps' own lines; return its exit code."""
     with (
         log.open("w") as file,
         subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environ},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -85,173 +95,202 @@ def _show(command: list[str], environ: dict[str, str], log: Path) -> int:
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
-            _, mark, own = line.partition(MARK)
-            if mark:
-                print(own, end="", flush=True)
+            _, prefix, step_line = line.partition(STEP_LINE_PREFIX)
+            if prefix:
+                print(step_line, end="", flush=True)
     return process.returncode
 
 
 def submit(args: argparse.Namespace) -> None:
-    """Have Vertex AI run it, now or by the clock."""
+    """Run the pipeline on Vertex AI, now or on a schedule."""
     from pipeline import vertex_runner  # noqa: PLC0415  --help must not wait for Google's libraries
 
-    _see_that_it_is_seen_there(args)
-    google = vertex_runner.connected(args.project, args.region)
+    _check_remote_options(args)
+    google = vertex_runner.connect(args.project, args.region)
     args.project, args.region = google.settings.project, google.settings.region
     args.serving = args.serving or "endpoint"
-    template = HERE / "pipeline.yaml"
-    _compile(template, args.until, args.image or vertex_runner.steps_image(google), _cached(args))
-    job = vertex_runner.job(
+    template = FOLDER / "pipeline.yaml"
+    image = args.image or vertex_runner.ensure_steps_image(google)
+    _compile(template, args.until, image, _cached(args))
+    job = vertex_runner.build_job(
         google, template, _parameters(args, builder="cloud"), args.pipeline_root
     )
     if args.cron:
-        vertex_runner.schedule(google, job, args.cron, args.run_as)
+        vertex_runner.create_schedule(google, job, args.cron, args.run_as)
     else:
         vertex_runner.submit(google, job, args.run_as, wait=args.wait)
 
 
-def _see_that_it_is_seen_there(args: argparse.Namespace) -> None:
-    """Raise Stop for what lies on this machine: no step at Google sees it."""
-    for name, good, instead in (
-        ("weights", "gs://", "--weights gs://BUCKET/FOLDER"),
-        ("data", "gs://", "--data gs://BUCKET/FOLDER"),
-        ("serving", ("https://", "http://", "endpoint", "none"), "a URL, endpoint or none"),
+def _check_remote_options(args: argparse.Namespace) -> None:
+    """Raise UserError for a path on this machine, and map gs:// in --data to its mount point on Vertex AI."""
+    for name, prefix, expected in (
+        ("weights", "gs://", "gs://BUCKET/FOLDER"),
+        ("data", "gs://", "gs://BUCKET/FOLDER"),
+        ("serving", ("https://", "http://", "endpoint", "none"), "URL, endpoint or none"),
     ):
         value = getattr(args, name)
-        if value and not value.startswith(good):
-            raise UserError(f"--{name} {value}: no step at Google sees this machine", instead)
+        if value and not value.startswith(prefix):
+            raise UserError(
+                f"--{name} {value}: steps on Vertex AI cannot read files of this machine",
+                f"pass --{name} {expected}",
+            )
     if args.data:
-        args.data = f"/gcs/{args.data.removeprefix('gs://')}"  # where Vertex AI mounts buckets
+        args.data = f"/gcs/{args.data.removeprefix('gs://')}"
 
 
 def schedules(args: argparse.Namespace) -> None:
-    """Say what runs by the clock, or end it."""
+    """Print or delete the schedules."""
     from pipeline import vertex_runner  # noqa: PLC0415
 
-    vertex_runner.schedules(vertex_runner.connected(args.project, args.region), end=args.end)
+    google = vertex_runner.connect(args.project, args.region)
+    if args.delete:
+        vertex_runner.delete_schedules(google)
+    else:
+        vertex_runner.print_schedules(google)
 
 
 def compile_(args: argparse.Namespace) -> None:
-    """Write the YAML that is kept."""
+    """Write the committed YAML."""
     _compile(args.out)
     print(args.out)
 
 
 def _parameters(args: argparse.Namespace, builder: str) -> dict[str, Any]:
-    """Return the pipeline's parameters that the options ask for."""
-    names = {*vars(_what().parse_args([])), "project", "region"} - {"no_cache"}
-    given = {name: value for name, value in vars(args).items() if name in names}
+    """Return the pipeline's parameters from the options; unset options keep the pipeline's defaults."""
+    names = {*vars(_pipeline_options().parse_args([])), "project", "region"} - {"no_cache"}
+    parameters = {name: value for name, value in vars(args).items() if name in names}
     for name in ("weights", "data"):
-        if given[name] and "://" not in given[name]:
-            given[name] = str(Path(given[name]).resolve())
-    if not given["serving"]:
-        here = str(ARCHIVE) if ARCHIVE.is_file() else "none"
-        given["serving"] = "endpoint" if args.project else here
-    given |= {"code": fingerprint(ROOT, TRAINING), "builder": builder}
-    return {name: value for name, value in given.items() if value is not None}
+        if parameters[name] and "://" not in parameters[name]:
+            parameters[name] = str(Path(parameters[name]).resolve())
+    if not parameters["serving"]:
+        local_archive = str(ARCHIVE) if ARCHIVE.is_file() else "none"
+        parameters["serving"] = "endpoint" if args.project else local_archive
+    parameters |= {"source_hash": fingerprint(ROOT, TRAINING_SOURCES), "builder": builder}
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def _cached(args: argparse.Namespace) -> list[str]:
-    """Return the steps that need not run again where nothing changed."""
-    # What lies under a name of its user's may change while the name stays.
-    fresh = args.weights or args.data
-    return [name for name in CACHED if not args.no_cache and not (name == "train" and fresh)]
+    """Return the steps that are cached: without `train` for the user's own files, which can change."""
+    own_files = args.weights or args.data
+    return [name for name in CACHED if not args.no_cache and not (name == "train" and own_files)]
 
 
 def _compile(
     path: Path, until: str = STEPS[-1], image: str = "", cached: Collection[str] = CACHED
 ) -> None:
-    command = [str(_kfp()), "-m", "pipeline.definition", "--out", str(path), "--until", until]
+    command = [
+        str(_find_kfp_python()),
+        "-m",
+        "pipeline.definition",
+        "--out",
+        str(path),
+        "--until",
+        until,
+    ]
     command += [*(["--image", image] if image else []), "--cached", *cached]
     path.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    completed = subprocess.run(
         command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
     )
-    if done.returncode:
-        raise UserError(f"the pipeline does not compile: {done.stderr.strip().splitlines()[-1]}")
+    if completed.returncode:
+        reason = completed.stderr.strip().splitlines()[-1]
+        raise UserError(f"the pipeline could not be compiled: {reason}")
 
 
-def _kfp() -> Path:
-    if not KFP.is_file():
+def _find_kfp_python() -> Path:
+    if not KFP_PYTHON.is_file():
         raise UserError(
-            "kfp is not installed: it has an environment of its own",
+            "kfp is not installed in its environment, build/pipeline/venv",
             "make build/pipeline/venv/ready",
         )
-    return KFP
+    return KFP_PYTHON
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     formatter = argparse.RawDescriptionHelpFormatter
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m pipeline", description=__doc__, formatter_class=formatter
     )
-    commands = made.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(
-        name: str, does: Any, text: str, parents: Any = (), **fixed: Any
+    def add_command(
+        name: str,
+        function: Callable[[argparse.Namespace], None],
+        text: str,
+        parents: Sequence[argparse.ArgumentParser] = (),
+        **defaults: Any,
     ) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=text, description=text, parents=parents)
-        one.set_defaults(run=does, **fixed)
-        return one
+        command = commands.add_parser(name, help=text, description=text, parents=parents)
+        command.set_defaults(run=function, **defaults)
+        return command
 
-    where = argparse.ArgumentParser(add_help=False)
+    target = argparse.ArgumentParser(add_help=False)
     default = "(default: for run none; else that of deploy.toml, or the last one)"
-    where.add_argument("--project", help=default)
-    where.add_argument("--region")
-    one = command("run", run, "run it on this machine", [_what(), where])
-    until = (
-        "the last step (default: promote with --project, contract without, archive without Docker)"
-    )
-    one.add_argument("--until", choices=STEPS, help=until)
-    add = command("submit", submit, "run it on Vertex AI Pipelines", [_what(), where]).add_argument
-    add("--until", choices=STEPS, default=STEPS[-1], help="the last step (%(default)s)")
-    add(
-        "--image",
-        metavar="URI",
-        help="for the steps (default: Cloud Build makes one of what is here)",
-    )
-    add("--run-as", metavar="EMAIL", help="account of the steps (default: Compute Engine's)")
-    add("--pipeline-root", metavar="gs://…", help="(default: gs://PROJECT-pipeline/NAME)")
-    add("--wait", action="store_true", help="watch it to its end")
-    cron = 'not now but by the clock, such as "TZ=Europe/Berlin 0 3 * * 1"'
-    add("--cron", metavar="CRON", help=cron)
-    command("schedules", schedules, "say what runs by the clock", [where], end=False)
-    command("unschedule", schedules, "end what runs by the clock", [where], end=True)
-    lineage_ = "say where the archive that is here comes from"
-    command("lineage", lambda _: print(lineage.tell(HERE / "runs", ARCHIVE)), lineage_)
-    one = command("compile", compile_, "write the compiled pipeline")
-    one.add_argument("--out", type=Path, default=COMPILED, help="(%(default)s)")
-    return made
+    target.add_argument("--project", help=f"Google Cloud project {default}")
+    target.add_argument("--region", help=f"region {default}")
+    options = [_pipeline_options(), target]
+    text = "run the pipeline on this machine with kfp's local runner"
+    add = add_command("run", run, text, options).add_argument
+    text = "last step (default: promote with --project, contract without, archive without Docker)"
+    add("--until", choices=STEPS, help=text)
+    text = "run the pipeline on Vertex AI Pipelines, now or on a schedule"
+    add = add_command("submit", submit, text, options).add_argument
+    add("--until", choices=STEPS, default=STEPS[-1], help="last step (default: %(default)s)")
+    text = "image for the steps (default: built from these sources by Cloud Build)"
+    add("--image", metavar="URI", help=text)
+    text = "service account of the steps (default: Compute Engine's)"
+    add("--run-as", metavar="EMAIL", help=text)
+    text = "folder for artifacts (default: gs://PROJECT-pipeline/NAME)"
+    add("--pipeline-root", metavar="gs://…", help=text)
+    add("--wait", action="store_true", help="wait until the pipeline ends, and print each step")
+    text = 'create a schedule instead, such as "TZ=Europe/Berlin 0 3 * * 1"'
+    add("--cron", metavar="CRON", help=text)
+    text = "list the schedules created by submit --cron"
+    add_command("schedules", schedules, text, [target], delete=False)
+    text = "delete the schedules created by submit --cron"
+    add_command("unschedule", schedules, text, [target], delete=True)
+    text = "print the steps that created the local archive, with parameters and hashes"
+    add_command("lineage", lambda _: print(lineage.describe(FOLDER / "runs", ARCHIVE)), text)
+    command = add_command("compile", compile_, "compile the pipeline to pipeline/pipeline.yaml")
+    command.add_argument("--out", type=Path, default=COMPILED, help="(default: %(default)s)")
+    return parser
 
 
-def _what() -> argparse.ArgumentParser:
-    """Return the options that become parameters of the pipeline."""
+def _pipeline_options() -> argparse.ArgumentParser:
+    """Return a parser of the options that become parameters of the pipeline."""
     parser = argparse.ArgumentParser(add_help=False)
-    add = parser.add_argument_group("what is trained, or taken as it is").add_argument
-    add(
-        "--weights", metavar="URI", help="gs://BUCKET/FOLDER or a folder: take these, train nothing"
+    add = parser.add_argument_group("training").add_argument
+    text = "gs://BUCKET/FOLDER, or a folder, of trained weights to use in place of training"
+    add("--weights", metavar="URI", help=text)
+    text = "training data, a folder of pictures per class; gs://BUCKET/FOLDER for submit"
+    add("--data", metavar="FOLDER", help=text)
+    for name, text in (
+        ("pictures", "number of training pictures to draw (default: 60000)"),
+        ("epochs", "number of epochs (default: 5)"),
+        ("seed", "random seed (default: 0)"),
+    ):
+        add(f"--{name}", type=int, metavar="N", help=text)
+    add("--no-cache", action="store_true", help="run every step, without cached results")
+    add = parser.add_argument_group("evaluation").add_argument
+    text = (
+        "serving model to compare with: a URL, an archive, `endpoint` or `none` "
+        "(default: the endpoint; without a project the local archive)"
     )
-    add("--data", metavar="FOLDER", help="pictures per class, as of model.train; gs://… for submit")
-    for name in ("--pictures", "--epochs", "--seed"):
-        add(name, type=int, help="as of model.train")
-    add("--no-cache", action="store_true", help="run every step, whatever ran before")
-    add = parser.add_argument_group("what it is compared with").add_argument
-    what = "a URL, an archive, `endpoint` or `none` (default: the endpoint; without a project the archive here)"
-    add("--serving", metavar="WHAT", help=what)
-    add("--examined", type=int, metavar="N", help="with about so many pictures (default: all)")
-    add(
-        "--tolerance",
-        type=float,
-        help="by how much it may be worse (default: 0.01: a point of 100)",
-    )
-    add("--least", type=float, help="what its accuracy must be at least (default: 0.9)")
-    add = parser.add_argument_group("the canary").add_argument
-    add("--traffic", type=int, metavar="PERCENT", help="(default: 10)")
-    add("--watch", metavar="TIME", help="such as 10m: it is rolled back where it breaks a limit")
-    add("--max-error-rate", metavar="RATE", help="(default: 1%%)")
-    add("--max-p95", metavar="TIME", help="such as 300ms")
+    add("--serving", metavar="MODEL", help=text)
+    text = "approximate number of held-out pictures to use (default: all)"
+    add("--eval-pictures", type=int, metavar="N", help=text)
+    text = "maximum loss of accuracy against the serving model (default: 0.01)"
+    add("--tolerance", type=float, metavar="SHARE", help=text)
+    add("--min-accuracy", type=float, metavar="SHARE", help="minimum accuracy (default: 0.9)")
+    add = parser.add_argument_group("canary").add_argument
+    add("--traffic", type=int, metavar="PERCENT", help="share of the traffic (default: 10)")
+    text = "time to watch it, such as 10m; it is rolled back if it violates a limit"
+    add("--watch", metavar="TIME", help=text)
+    add("--max-error-rate", metavar="RATE", help="limit on its error rate (default: 1%%)")
+    text = "limit on its 95th percentile latency, such as 300ms"
+    add("--max-p95", metavar="TIME", help=text)
     return parser
 
 

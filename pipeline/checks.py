@@ -1,63 +1,69 @@
-"""What is at Google already, for the steps that go on from it: image, tested or serves."""
+"""Queries of Google Cloud by the pipeline's steps; each prints its result.
+
+image        the URI of the image in the registry that was built from these sources
+contract     the Cloud Build that tested this image against the container contract
+has-traffic  yes or no: whether a model of the endpoint receives traffic
+"""
 
 import argparse
 import json
-import sys
 
-from deploy import settings
+from deploy import cli, settings
 from deploy.errors import UserError
 from deploy.gcp import Google
 from deploy.image import find, fingerprint, run
-from pipeline.predictors import serves
+from pipeline.predictors import has_traffic
 
 
-def image(google: Google) -> str:
-    """Return the image in the registry that was built of these very sources."""
-    found = find(google)
-    if found is None:
+def find_image(google: Google) -> str:
+    """Return the URI of the image in the registry that was built from these sources."""
+    image = find(google)
+    if image is None:
         raise UserError("the image is not in the registry", "python -m deploy build")
-    return found.uri
+    return image.uri
 
 
-def tested(google: Google) -> str:
-    """Say which build of Cloud Build put this image to its tests and the contract suite before it pushed it."""
+def find_contract_build(google: Google) -> str:
+    """Return a sentence with the build whose step `tests`, which runs the contract suite, succeeded for this image."""
     s, tag = google.settings, fingerprint()
-    place = [f"--project={s.project}", f"--region={s.region}"]
-    listed = run(google, ["gcloud", "builds", "list", "--format=json", "--limit=200", *place])
-    for build in json.loads(listed):
-        passed = {
+    target = [f"--project={s.project}", f"--region={s.region}"]
+    builds = run(google, ["gcloud", "builds", "list", "--format=json", "--limit=200", *target])
+    for build in json.loads(builds):
+        succeeded = {
             step.get("id") for step in build.get("steps", []) if step.get("status") == "SUCCESS"
         }
-        if "tests" in passed and build.get("substitutions", {}).get("_TAG") == tag:
-            return (
-                f"kept: Cloud Build put {tag} to the contract in step tests of build {build['id']}"
-            )
+        if "tests" in succeeded and build.get("substitutions", {}).get("_TAG") == tag:
+            return f"PASS: Cloud Build tested {tag} in step tests of build {build['id']}"
     raise UserError(
-        f"no build of {tag} in {s.region} put it to the contract",
-        "delete that tag from the registry, so that Cloud Build builds and tests it",
+        f"no build in {s.region} tested {tag} against the container contract",
+        "delete that tag from the registry; then Cloud Build builds and tests the image again",
     )
 
 
-def serving(google: Google) -> str:
-    """Return yes where the endpoint answers somebody, or no."""
-    return "yes" if serves(google) else "no"
+def check_traffic(google: Google) -> str:
+    """Return yes or no: whether a model of the endpoint receives traffic."""
+    return "yes" if has_traffic(google) else "no"
 
 
-ASKED = {"image": image, "tested": tested, "serves": serving}
+QUERIES = {"image": find_image, "contract": find_contract_build, "has-traffic": check_traffic}
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.checks", description=__doc__)
-    parser.add_argument("what", choices=ASKED)
+def main(arguments: list[str] | None = None) -> None:
+    """Run a query and print its result; exit with 1 and the reason if it fails."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.checks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("query", choices=QUERIES)
     for name in ("project", "region", "builder"):
-        parser.add_argument(f"--{name}")
-    args = parser.parse_args(words)
-    try:
-        print(ASKED[args.what](Google(settings.read(vars(args)))))
-    except UserError as stop:
-        sys.exit(f"pipeline.checks: {stop.message}\n  {stop.hint}")
+        parser.add_argument(f"--{name}", help="as in deploy.toml")
+    args = parser.parse_args(arguments)
+    cli.run(
+        "pipeline.checks", lambda: print(QUERIES[args.query](Google(settings.read(vars(args)))))
+    )
 
 
 if __name__ == "__main__":
+    cli.handle_signals()
     main()

@@ -1,8 +1,8 @@
 """The pipeline: train → evaluate → gate → export → archive → build → contract → upload → canary → promote.
 
-Each function below is a step as kfp wants it: its text goes into the compiled YAML and runs in a
-container, or here in a process, where this repository and kfp are. So it says no more than which of
-`steps.py` it is. Compile it with: python -m pipeline compile
+kfp copies the source of each step function below into the compiled YAML and runs it in a container, or by the
+local runner in a process, with kfp and this repository installed. Each function therefore only calls the function
+of the same name in `steps.py`. `python -m pipeline compile` writes pipeline/pipeline.yaml.
 """
 
 import argparse
@@ -16,87 +16,97 @@ from kfp.dsl import HTML, Artifact, ClassificationMetrics, Input, Metrics, Model
 from pipeline.steps import CACHED, STEPS
 
 IMAGE = "pipeline-steps:python"
-"""Stands for the steps' image in the YAML that is kept; `submit` names the real one. Here none is used."""
+"""A placeholder in the committed YAML: `submit` sets the real image, and the local runner uses none."""
 
 
 def train(
     weights: str,
     data: str,
-    pictures_drawn: int,
+    training_pictures: int,
     epochs: int,
     seed: int,
-    code: str,
+    source_hash: str,
     model: Output[Model],
-    pictures: Output[Artifact],
+    training_report: Output[Artifact],
 ) -> None:
     from pipeline import steps
 
-    options = {"pictures": pictures_drawn, "epochs": epochs, "seed": seed}
-    steps.train(model, pictures, weights=weights, data=data, options=options, code=code)
+    options = {"pictures": training_pictures, "epochs": epochs, "seed": seed}
+    steps.train(
+        model, training_report, weights=weights, data=data, options=options, source_hash=source_hash
+    )
 
 
 def evaluate(
     model: Input[Model],
     serving: str,
     data: str,
-    examined: int,
+    eval_pictures: int,
     tolerance: float,
-    least: float,
+    min_accuracy: float,
     project: str,
     region: str,
     report: Output[HTML],
-    pictures: Output[Artifact],
+    report_files: Output[Artifact],
     metrics: Output[Metrics],
-    confusion: Output[ClassificationMetrics],
-    passes: dsl.OutputPath(bool),  # type: ignore[valid-type]
+    confusion_matrix: Output[ClassificationMetrics],
+    passed: dsl.OutputPath(bool),  # type: ignore[valid-type]
     message: dsl.OutputPath(str),  # type: ignore[valid-type]
 ) -> None:
     from pathlib import Path
 
     from pipeline import steps
 
-    rule = {"examined": examined, "tolerance": tolerance, "least": least}
-    where = {"project": project, "region": region}
-    found = steps.evaluate(
-        model, report, pictures, serving=serving, data=data, rule=rule, where=where
+    limits = {
+        "eval_pictures": eval_pictures,
+        "tolerance": tolerance,
+        "min_accuracy": min_accuracy,
+    }
+    target = {"project": project, "region": region}
+    result = steps.evaluate(
+        model, report, report_files, serving=serving, data=data, limits=limits, target=target
     )
-    for name, value in found["metrics"].items():
+    for name, value in result["metrics"].items():
         metrics.log_metric(name, value)
-    confusion.log_confusion_matrix(found["labels"], found["confusion"])
-    Path(passes).write_text("true" if found["passes"] else "false")
-    Path(message).write_text(found["message"])
+    confusion_matrix.log_confusion_matrix(result["labels"], result["confusion"])
+    Path(passed).write_text("true" if result["passed"] else "false")
+    Path(message).write_text(result["message"])
 
 
-def gate(passes: bool, message: str) -> None:
+def gate(passed: bool, message: str) -> None:
     from pipeline import steps
 
-    steps.gate(passes, message)
+    steps.gate(passed, message)
 
 
-def export(model: Input[Model], exported: Output[Model]) -> None:
+def export(model: Input[Model], exported_model: Output[Model]) -> None:
     from pipeline import steps
 
-    steps.export(model, exported)
+    steps.export(model, exported_model)
 
 
-def archive(exported: Input[Model], packed: Output[Artifact]) -> None:
+def archive(exported_model: Input[Model], archive_file: Output[Artifact]) -> None:
     from pipeline import steps
 
-    steps.archive(exported, packed)
+    steps.archive(exported_model, archive_file)
 
 
 def build(
-    exported: Input[Model], packed: Input[Artifact], builder: str, project: str, region: str
+    exported_model: Input[Model],
+    archive_file: Input[Artifact],
+    builder: str,
+    project: str,
+    region: str,
 ) -> str:
     from pipeline import steps
 
-    where = {"project": project, "region": region, "builder": builder}
-    return steps.build(exported, packed, builder=builder, where=where)
+    target = {"project": project, "region": region, "builder": builder}
+    return steps.build(exported_model, archive_file, builder=builder, target=target)
 
 
 def contract(
-    exported: Input[Model],
-    packed: Input[Artifact],
+    exported_model: Input[Model],
+    archive_file: Input[Artifact],
     image: str,
     builder: str,
     project: str,
@@ -104,17 +114,21 @@ def contract(
 ) -> None:
     from pipeline import steps
 
-    where = {"project": project, "region": region, "builder": builder}
-    steps.contract(exported, packed, image, builder=builder, where=where)
+    target = {"project": project, "region": region, "builder": builder}
+    steps.contract(exported_model, archive_file, image, builder=builder, target=target)
 
 
 def upload(
-    exported: Input[Model], packed: Input[Artifact], builder: str, project: str, region: str
+    exported_model: Input[Model],
+    archive_file: Input[Artifact],
+    builder: str,
+    project: str,
+    region: str,
 ) -> str:
     from pipeline import steps
 
-    where = {"project": project, "region": region, "builder": builder}
-    return steps.upload(exported, packed, where=where)
+    target = {"project": project, "region": region, "builder": builder}
+    return steps.upload(exported_model, archive_file, target=target)
 
 
 def canary(
@@ -129,25 +143,28 @@ def canary(
     from pipeline import steps
 
     limits = {"watch": watch, "max_error_rate": max_error_rate, "max_p95": max_p95}
-    where = {"project": project, "region": region}
-    steps.canary(version, where=where, traffic=traffic, limits=limits)
+    target = {"project": project, "region": region}
+    steps.canary(version, target=target, traffic=traffic, limits=limits)
 
 
 def promote(version: str, project: str, region: str) -> None:
     from pipeline import steps
 
-    steps.promote(version, where={"project": project, "region": region})
+    steps.promote(version, target={"project": project, "region": region})
 
 
-def story(until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = CACHED) -> Any:
-    """Return the pipeline up to a step, its steps in an image."""
-    wanted = STEPS[: STEPS.index(until) + 1]
+def build_pipeline(
+    until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = CACHED
+) -> Any:
+    """Return the kfp pipeline with the steps up to `until`, run in `image`, with caching on for `cached`."""
+    included = STEPS[: STEPS.index(until) + 1]
 
-    def step(function: Callable[..., Any]) -> Any:
+    def create_component(function: Callable[..., Any]) -> Any:
         return dsl.component(func=function, base_image=image, install_kfp_package=False)
 
     @dsl.pipeline(
-        name="digits", description="From data, or trained weights, to a Vertex AI endpoint."
+        name="digits",
+        description="From training data, or trained weights, to a Vertex AI endpoint.",
     )
     def pipeline(
         weights: str = "",
@@ -155,11 +172,11 @@ def story(until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = 
         pictures: int = 60_000,
         epochs: int = 5,
         seed: int = 0,
-        code: str = "",
+        source_hash: str = "",
         serving: str = "none",
-        examined: int = 0,
+        eval_pictures: int = 0,
         tolerance: float = 0.01,
-        least: float = 0.9,
+        min_accuracy: float = 0.9,
         builder: str = "cloud",
         project: str = "",
         region: str = "",
@@ -168,54 +185,64 @@ def story(until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = 
         max_error_rate: str = "1%",
         max_p95: str = "",
     ) -> None:
-        """Say which step gets what of which. Each step waits for the one before."""
-        made: dict[str, Any] = {}
+        """Connect the steps; each step runs after the previous one."""
+        tasks: dict[str, Any] = {}
         google = {"project": project, "region": region}
 
         def add(function: Callable[..., Any], **inputs: Any) -> None:
             name = function.__name__
-            if name in wanted:
-                task = step(function)(**inputs)
+            if name in included:
+                task = create_component(function)(**inputs)
                 task.set_caching_options(enable_caching=name in cached)
-                if made:
-                    task.after(list(made.values())[-1])
-                made[name] = task
+                if tasks:
+                    task.after(list(tasks.values())[-1])
+                tasks[name] = task
 
-        def of(name: str, output: str) -> Any:
-            return made[name].outputs[output] if name in made else None
+        def get_output(step: str, output: str) -> Any:
+            return tasks[step].outputs[output] if step in tasks else None
 
-        drawn = {"pictures_drawn": pictures, "epochs": epochs, "seed": seed}
-        add(train, weights=weights, data=data, **drawn, code=code)
-        model = of("train", "model")
-        asked = {"serving": serving, "data": data, "examined": examined}
-        add(evaluate, model=model, **asked, tolerance=tolerance, least=least, **google)
-        add(gate, passes=of("evaluate", "passes"), message=of("evaluate", "message"))
+        training = {"training_pictures": pictures, "epochs": epochs, "seed": seed}
+        add(train, weights=weights, data=data, **training, source_hash=source_hash)
+        model = get_output("train", "model")
+        limits = {
+            "eval_pictures": eval_pictures,
+            "tolerance": tolerance,
+            "min_accuracy": min_accuracy,
+        }
+        add(evaluate, model=model, serving=serving, data=data, **limits, **google)
+        result = {name: get_output("evaluate", name) for name in ("passed", "message")}
+        add(gate, **result)
         add(export, model=model)
-        exported = of("export", "exported")
-        add(archive, exported=exported)
-        files = {"exported": exported, "packed": of("archive", "packed")}
+        exported_model = get_output("export", "exported_model")
+        add(archive, exported_model=exported_model)
+        files = {
+            "exported_model": exported_model,
+            "archive_file": get_output("archive", "archive_file"),
+        }
         add(build, **files, builder=builder, **google)
-        add(contract, **files, image=of("build", "Output"), builder=builder, **google)
+        add(contract, **files, image=get_output("build", "Output"), builder=builder, **google)
         add(upload, **files, builder=builder, **google)
-        version = of("upload", "Output")
-        limits = {"watch": watch, "max_error_rate": max_error_rate, "max_p95": max_p95}
-        add(canary, version=version, traffic=traffic, **limits, **google)
+        version = get_output("upload", "Output")
+        canary_limits = {"watch": watch, "max_error_rate": max_error_rate, "max_p95": max_p95}
+        add(canary, version=version, traffic=traffic, **canary_limits, **google)
         add(promote, version=version, **google)
 
     return pipeline
 
 
 def main() -> None:
-    """Compile the pipeline; the same sources give the same bytes."""
+    """Compile the pipeline to YAML; the output depends only on the sources and the options."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.definition", description="Compile the pipeline."
+        prog="python -m pipeline.definition", description="Compile the pipeline to YAML."
     )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--until", choices=STEPS, default=STEPS[-1])
-    parser.add_argument("--image", default=IMAGE)
-    parser.add_argument("--cached", choices=CACHED, nargs="*", default=CACHED)
+    parser.add_argument("--out", type=Path, required=True, help="the YAML file to write")
+    parser.add_argument("--until", choices=STEPS, default=STEPS[-1], help="the last step")
+    parser.add_argument("--image", default=IMAGE, help="the image that the steps run in")
+    parser.add_argument(
+        "--cached", choices=CACHED, nargs="*", default=CACHED, help="steps with caching on"
+    )
     args = parser.parse_args()
-    compiler.Compiler().compile(story(args.until, args.image, args.cached), str(args.out))
+    compiler.Compiler().compile(build_pipeline(args.until, args.image, args.cached), str(args.out))
 
 
 if __name__ == "__main__":

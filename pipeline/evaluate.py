@@ -1,7 +1,7 @@
-"""Compare a candidate with the model that serves now, on the held-out set.
+"""Compare a candidate with the serving model on the held-out pictures.
 
-Both are asked as clients ask: requests in, labels out. What serves is an endpoint's URL, an archive, the
-endpoint of deploy.toml, or nothing yet.
+Both models get requests as from a client and return labels. The serving model is behind a URL, in an archive,
+on the endpoint of deploy.toml, or missing.
 """
 
 import argparse
@@ -11,107 +11,113 @@ from pathlib import Path
 from model.train.data import DataError, load
 from model.train.evaluate import Shown
 from pipeline import report
-from pipeline.held_out import held_out
+from pipeline.errors import PredictionError
+from pipeline.held_out import draw_held_out
+from pipeline.options import replace_old_names
 from pipeline.predictors import (
-    Ask,
-    PredictionError,
+    Predict,
     Request,
-    of_archive,
-    of_endpoint,
-    of_folder,
-    of_url,
+    archive_predictor,
+    endpoint_predictor,
+    folder_predictor,
+    url_predictor,
 )
-from pipeline.report import Compared
+from pipeline.report import Comparison
 
-MOST_BYTES, MOST_INSTANCES = 1_000_000, 64
-"""Of a request. A shared endpoint of Vertex AI takes 1.5 MB."""
+MAX_REQUEST_BYTES, MAX_INSTANCES = 1_000_000, 64
+"""Limits of one request. A shared endpoint of Vertex AI accepts 1.5 MB."""
 
 
 def main() -> None:
-    """Run the command line; the exit code is 0 whoever is better: the report says which."""
-    args = parser().parse_args()
+    """Evaluate, and write and print the report; the exit code is 0 whether or not the candidate passes."""
+    args = build_parser().parse_args(replace_old_names(sys.argv[1:]))
     try:
         data = load(args.data)
-        shown = held_out(data, args.examined)
-        candidate = answers(of_folder(args.model), shown)
-        ask = _serving(args)
-        serving = answers(ask, shown) if ask else None
+        shown = draw_held_out(data, args.eval_pictures)
+        candidate = predict_labels(folder_predictor(args.model), shown)
+        predict = _select_predictor(args)
+        serving = predict_labels(predict, shown) if predict else None
     except (DataError, PredictionError) as error:
         sys.exit(f"pipeline.evaluate: {error}")
-    compared = Compared(data.labels, shown, candidate, serving)
-    passes, message = judge(
-        compared.accuracy(candidate),
-        compared.accuracy(serving) if serving else None,
-        args.tolerance,
-        args.least,
+    comparison = Comparison(labels=data.labels, shown=shown, candidate=candidate, serving=serving)
+    passed, message = check_accuracy(
+        comparison.accuracy(candidate),
+        comparison.accuracy(serving) if serving else None,
+        tolerance=args.tolerance,
+        min_accuracy=args.min_accuracy,
     )
-    report.write(args.out, compared, passes, message)
-    print(f"{report.table(compared)}\n\n{message}\n{args.out}/report.html")
+    report.write_files(args.out, comparison, passed=passed, message=message)
+    print(f"{report.format_table(comparison)}\n\n{message}\n{args.out}/report.html")
 
 
-def judge(
-    candidate: float, serving: float | None, tolerance: float, least: float
+def check_accuracy(
+    candidate: float, serving: float | None, *, tolerance: float, min_accuracy: float
 ) -> tuple[bool, str]:
-    """Return whether a candidate may go on, and why, in one sentence; each number is a share of all pictures.
+    """Return whether the candidate passes, and a sentence that says why; each number is a share of all pictures.
 
-    Its accuracy must be `least` at least, and no more than `tolerance` below that of what serves.
+    It passes if its accuracy is at least `min_accuracy` and at most `tolerance` below the serving model's.
     """
-    read = f"the candidate reads {candidate:.1%} of the held-out pictures right"
-    if candidate < least:
-        return False, f"{read}, less than the {least:.1%} that it must"
+    accuracy = f"the candidate's held-out accuracy is {candidate:.1%}"
+    if candidate < min_accuracy:
+        return False, f"{accuracy}, below the minimum of {min_accuracy:.1%}"
     if serving is None:
-        return True, f"{read}; nothing serves yet"
-    beside = f"{read}, what serves now {serving:.1%}"
+        return True, f"{accuracy}; no model is serving yet"
+    compared = f"{accuracy}, the serving model's is {serving:.1%}"
     if candidate < serving - tolerance:
-        return False, f"{beside}: worse by more than the {tolerance:.1%} that is tolerated"
-    return True, f"{beside}; {tolerance:.1%} less would be tolerated"
+        return False, f"{compared}: the difference exceeds the tolerance of {tolerance:.1%}"
+    return True, f"{compared}, within the tolerance of {tolerance:.1%}"
 
 
-def answers(ask: Ask, shown: list[Shown]) -> list[str]:
-    """Return the label that a model gives each picture; raise NoAnswer."""
+def predict_labels(predict: Predict, shown: list[Shown]) -> list[str]:
+    """Return the label that a model predicts for each picture; raise PredictionError."""
     requests: list[Request] = [[]]
     for each in shown:
         picture, last = each.base64, requests[-1]
-        full = len(last) == MOST_INSTANCES or sum(map(len, last)) + len(picture) > MOST_BYTES
-        if last and full:
+        is_full = (
+            len(last) == MAX_INSTANCES or sum(map(len, last)) + len(picture) > MAX_REQUEST_BYTES
+        )
+        if last and is_full:
             requests.append([])
         requests[-1].append(picture)
-    return ask(requests)
+    return predict(requests)
 
 
-def _serving(args: argparse.Namespace) -> Ask | None:
+def _select_predictor(args: argparse.Namespace) -> Predict | None:
     if args.serving == "none":
         return None
     if args.serving == "endpoint":
-        return of_endpoint(vars(args))
+        return endpoint_predictor(vars(args))
     if args.serving.startswith(("http://", "https://")):
-        return of_url(args.serving)
-    return of_archive(Path(args.serving))
+        return url_predictor(args.serving)
+    return archive_predictor(Path(args.serving))
 
 
 def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share: 0.01 is one point of a hundred")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
     return value
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line's parser."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     description = str(__doc__).partition("\n")[0]
-    made = argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=description)
-    add = made.add_argument
-    add("--model", type=Path, default="build/model", help="(%(default)s)")
-    add("--out", type=Path, default="build/evaluation", help="(%(default)s)")
-    what = "a URL that predicts, an archive of this project, `endpoint` (that of deploy.toml) or `none`"
-    add("--serving", default="none", metavar="WHAT", help=what)
-    add("--data", type=Path, metavar="FOLDER", help="as of model.train")
-    add("--tolerance", type=_share, default=0.01, help="(%(default)s)")
-    add("--least", type=_share, default=0.9, help="(%(default)s)")
-    add("--examined", type=int, default=0, metavar="N", help="with about so many pictures (0: all)")
-    add("--project", help="of the endpoint")
-    add("--region", help="of the endpoint")
-    return made
+    parser = argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=description)
+    add = parser.add_argument
+    add("--model", type=Path, default="build/model", help="the candidate's folder (%(default)s)")
+    add("--out", type=Path, default="build/evaluation", help="the report's folder (%(default)s)")
+    text = "the serving model: a URL, an archive of this project, `endpoint` (that of deploy.toml) or `none` (default)"
+    add("--serving", default="none", metavar="MODEL", help=text)
+    add("--data", type=Path, metavar="FOLDER", help="as for model.train: a folder per class")
+    text = "maximum loss of accuracy against the serving model, from 0 to 1 (%(default)s)"
+    add("--tolerance", type=_share, default=0.01, metavar="SHARE", help=text)
+    text = "minimum accuracy, from 0 to 1 (%(default)s)"
+    add("--min-accuracy", type=_share, default=0.9, metavar="SHARE", help=text)
+    text = "approximate number of held-out pictures to use (default: 0, all)"
+    add("--eval-pictures", type=int, default=0, metavar="N", help=text)
+    add("--project", help="project of the endpoint")
+    add("--region", help="region of the endpoint")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Held-out pictures: models are compared on them, and an engine is chosen by them.
+"""Held-out pictures, on which models are compared and the exported backend is chosen.
 
-As a program, lay some beside weights that came without any.
+As a program: add held-out pictures to a folder of weights that has none.
 """
 
 import argparse
@@ -12,22 +12,24 @@ from model.train.evaluate import SMALL_SCAN, Shown, redraw
 from model.train.write import write_held_out
 
 SEED = 1
-"""Not that of the training's own examination: other pictures, of the same writers."""
+"""Not the seed of the evaluation after training: other pictures by the same writers."""
 
 
-def held_out(data: Data, limit: int = 0) -> list[Shown]:
-    """Return the held-out pictures, each in all the ways of the examination; about `limit`, if that is not 0."""
+def draw_held_out(data: Data, limit: int = 0) -> list[Shown]:
+    """Return the held-out pictures, drawn in each variant of the evaluation; about `limit` pictures, all if 0."""
     return redraw(data, SEED, limit)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Write held-out pictures beside the weights; exit with the reason if the data is invalid."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.held_out", description=__doc__)
     parser.add_argument("model", type=Path, help="the folder of the weights")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="as of model.train")
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="as for model.train: a folder per class"
+    )
     args = parser.parse_args()
     try:
-        shown = held_out(load(args.data))
+        shown = draw_held_out(load(args.data))
     except DataError as error:
         sys.exit(f"pipeline.held_out: {error}")
     count = write_held_out(

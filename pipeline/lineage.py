@@ -1,7 +1,7 @@
-"""Where an archive comes from: the records of the runs on this machine, joined by SHA-256.
+"""The lineage of an archive: the records of local runs, joined by the SHA-256 of inputs and outputs.
 
-A step that was cached left its record in the run in which it ran. On Vertex AI the pipeline's own
-lineage says the same.
+The record of a cached step is in the run that executed it. On Vertex AI the pipeline's own lineage has this
+information.
 """
 
 import hashlib
@@ -13,36 +13,41 @@ from typing import Any
 from deploy.errors import UserError
 
 
-def tell(runs: Path, archive: Path) -> str:
-    """Return the steps that led to an archive, the last first; raise Stop where none is known."""
+def describe(runs: Path, archive: Path) -> str:
+    """Return a line for each step that led to an archive, the last step first.
+
+    Raise UserError if the archive does not exist or no run created it.
+    """
     if not archive.is_file():
         raise UserError(f"{archive} does not exist", "make pipeline")
-    records = _records(runs)
-    wanted = hashlib.sha256(archive.read_bytes()).hexdigest()
-    lines = [f"{archive.name}  sha256 {wanted[:12]}"]
-    while (made := _made(records, wanted)) is not None:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(made["began"]))
-        given = ", ".join(
-            f"{name} {value}" for name, value in made["parameters"].items() if value != ""
+    records = _read_records(runs)
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    lines = [f"{archive.name}  sha256 {sha256[:12]}"]
+    while (record := _find_producer(records, sha256)) is not None:
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["began"]))
+        parameters = ", ".join(
+            f"{name} {value}" for name, value in record["parameters"].items() if value != ""
         )
         lines.append(
-            f"  {made['step']:8} {when}, {made['seconds']} s{f': {given}' if given else ''}"
+            f"  {record['step']:8} {started}, {record['seconds']} s{f': {parameters}' if parameters else ''}"
         )
-        if made["step"] == "archive":  # of the same run, what the gate said
-            gates = [each for each in records if each["step"] == "gate"]
-            said = [each for each in gates if each["run"] == made["run"]]
-            lines += [f"  {'gate':8} {each['parameters']['message']}" for each in said]
-        inputs = list(made["inputs"].values())
+        if record["step"] == "archive":  # the gate has no outputs: find it by its run
+            lines += [
+                f"  {'gate':8} {gate['parameters']['message']}"
+                for gate in records
+                if gate["step"] == "gate" and gate["run"] == record["run"]
+            ]
+        inputs = list(record["inputs"].values())
         if not inputs:
             break
-        wanted = inputs[0]["sha256"]
-        lines.append(f"of {inputs[0]['uri'].rsplit('/', 1)[-1]}  sha256 {wanted[:12]}")
+        sha256 = inputs[0]["sha256"]
+        lines.append(f"from {inputs[0]['uri'].rsplit('/', 1)[-1]}  sha256 {sha256[:12]}")
     if len(lines) == 1:
-        raise UserError(f"no run here made {archive}", "make pipeline")
+        raise UserError(f"no run on this machine created {archive}", "make pipeline")
     return "\n".join(lines)
 
 
-def _records(runs: Path) -> list[dict[str, Any]]:
+def _read_records(runs: Path) -> list[dict[str, Any]]:
     return [
         {**json.loads(line), "run": file.stem}
         for file in sorted(runs.glob("*.jsonl"))
@@ -50,11 +55,11 @@ def _records(runs: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _made(records: list[dict[str, Any]], sha256: str) -> dict[str, Any] | None:
-    """Return the last record of a step that made what has this SHA-256."""
-    made = [
+def _find_producer(records: list[dict[str, Any]], sha256: str) -> dict[str, Any] | None:
+    """Return the last record of a step with an output of this SHA-256."""
+    producers = [
         record
         for record in records
         if sha256 in {output["sha256"] for output in record.get("outputs", {}).values()}
     ]
-    return made[-1] if made else None
+    return producers[-1] if producers else None

@@ -1,4 +1,4 @@
-"""Run the pipeline on this machine by kfp's own local runner, each step in a process of its own."""
+"""Run the pipeline on this machine with kfp's local runner, each step in a process of its own."""
 
 import argparse
 import json
@@ -11,23 +11,24 @@ from typing import Any
 
 from kfp import local
 
-from pipeline.definition import story
-from pipeline.steps import CACHED, MARK, RECORD, STEPS
+from pipeline.definition import build_pipeline
+from pipeline.steps import CACHED, RECORDS_VARIABLE, STEP_LINE_PREFIX, STEPS
 
 RUNS = "runs"
-"""In the pipeline's folder: a folder for each run, where its steps lay what they make."""
+"""The folder, inside the pipeline's root, with a folder of artifacts for each run."""
 
 
 def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -> bool:
-    """Run it up to a step and show how each step went; return whether all went well.
+    """Run the pipeline up to a step and print the state of each step; return whether all succeeded.
 
     The variable PIPELINE_RECORD names the file for the steps' records.
     """
-    record = Path(os.environ[RECORD])
-    record.touch()
-    # kfp looks for Docker's client and would find this repository's folder docker/, which is none.
+    record_file = Path(os.environ[RECORDS_VARIABLE])
+    record_file.touch()
+    # kfp imports the Docker SDK if it finds it. The folder docker/ of this repository would be imported in its place,
+    # as a namespace package without the SDK's names.
     sys.modules["docker"] = None  # type: ignore[assignment]
-    # It warns that an image, which it does not use, may not be one of Python's.
+    # kfp warns that the image, which the local runner does not use, may not be a Python image.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp.local")
     local.init(
         local.SubprocessRunner(use_venv=False),
@@ -35,42 +36,46 @@ def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -
         enable_caching=bool(cached),
         cache_root=str(root / "cache"),
     )
-    failed = ""
+    error_message = ""
     try:
-        story(until, cached=cached)(**parameters)
-    except RuntimeError as error:  # kfp has no other word for a step that failed
-        failed = str(error)
-    states = outcome(record, until, went_well=not failed)
+        build_pipeline(until, cached=cached)(**parameters)
+    except RuntimeError as error:  # kfp raises nothing more specific for a failed step
+        error_message = str(error)
+    states = read_states(record_file, until, succeeded=not error_message)
     for name, state in states.items():
-        print(f"{MARK}  {state:8} {name}", flush=True)
-    if failed and "failed" not in states.values():
-        print(f"{MARK}{failed}", flush=True)  # kfp's own word, where no step has one
-    return not failed
+        print(f"{STEP_LINE_PREFIX}  {state:8} {name}", flush=True)
+    if error_message and "failed" not in states.values():
+        print(f"{STEP_LINE_PREFIX}{error_message}", flush=True)
+    return not error_message
 
 
-def outcome(record: Path, until: str, *, went_well: bool) -> dict[str, str]:
-    """Return how each step went: done, failed, cached or not run."""
-    lines = [json.loads(line) for line in record.read_text().splitlines()]
-    ran = {line["step"]: line["state"] for line in lines}
-    last = max((STEPS.index(name) for name in ran), default=-1)
+def read_states(record_file: Path, until: str, *, succeeded: bool) -> dict[str, str]:
+    """Return the state of each step: done, failed, cached or not run."""
+    records = [json.loads(line) for line in record_file.read_text().splitlines()]
+    executed = {record["step"]: record["state"] for record in records}
+    last = max((STEPS.index(name) for name in executed), default=-1)
     return {
-        name: ran.get(name, "cached" if went_well or number < last else "not run")
-        for number, name in enumerate(STEPS[: STEPS.index(until) + 1])
+        name: executed.get(name, "cached" if succeeded or index < last else "not run")
+        for index, name in enumerate(STEPS[: STEPS.index(until) + 1])
     }
 
 
 def main() -> None:
-    """Run the command line; the exit code is 1 where a step failed."""
+    """Run the pipeline locally; the exit code is 1 if a step failed."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.local_runner", description=__doc__)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--until", choices=STEPS, default=STEPS[-1])
-    parser.add_argument("--parameters", type=json.loads, default={}, metavar="JSON")
-    parser.add_argument("--cached", choices=CACHED, nargs="*", default=list(CACHED))
+    parser.add_argument("--root", type=Path, required=True, help="the folder for runs and cache")
+    parser.add_argument("--until", choices=STEPS, default=STEPS[-1], help="the last step")
+    parser.add_argument(
+        "--parameters", type=json.loads, default={}, metavar="JSON", help="pipeline parameters"
+    )
+    parser.add_argument(
+        "--cached", choices=CACHED, nargs="*", default=list(CACHED), help="steps with caching on"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
-        os.environ["TMPDIR"] = folder  # kfp's steps leave their source there
-        went_well = run(args.root, args.until, args.parameters, args.cached)
-    sys.exit(not went_well)
+        os.environ["TMPDIR"] = folder  # kfp leaves the steps' sources in temporary folders
+        succeeded = run(args.root, args.until, args.parameters, args.cached)
+    sys.exit(not succeeded)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Models that can be asked for labels: a folder's, an archive's, one behind a URL, one on Vertex AI."""
+"""Functions that predict labels with a model: from a folder, an archive, a URL, or a Vertex AI endpoint."""
 
 import json
 import subprocess
@@ -14,10 +14,12 @@ import requests
 from deploy import settings
 from deploy.errors import UserError
 from deploy.gcp import Google
+from pipeline.errors import PredictionError
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT_S, RUN_S = 120, 900
-"""For a request over the network; for all of them in a process here."""
+REQUEST_TIMEOUT_S = 120
+PROCESS_TIMEOUT_S = 900
+"""For all requests to a model that runs in a process on this machine."""
 PROGRAM = """
 import sys
 sys.dont_write_bytecode = True
@@ -36,120 +38,123 @@ handler.initialize(context)
 for line in sys.stdin:
     print(handler.handle([{"body": line.encode()}], context)[0], flush=True)
 """
-"""A worker without TorchServe: code from one folder, weights from another, a request a line."""
-
-
-class PredictionError(Exception):
-    """Why a model cannot be compared with; for people."""
+"""A worker without TorchServe: code from one folder, weights from another, a request per line of stdin."""
 
 
 Request = list[str]
-"""Base64 pictures that are sent together."""
-Ask = Callable[[list[Request]], list[str]]
-"""Requests in, the labels of all their pictures out; raises NoAnswer."""
+"""The pictures of one request, each in base64."""
+Predict = Callable[[list[Request]], list[str]]
+"""Takes requests and returns the labels of all their pictures, in order; raises PredictionError."""
 
 
-def of_folder(weights: Path) -> Ask:
-    """Return the model of a folder with weights, run by this repository's code."""
-    return lambda asked: _run(ROOT, weights.resolve(), asked)
+def folder_predictor(weights: Path) -> Predict:
+    """Predict with the weights in a folder and the code of this repository."""
+    return lambda batches: _run(ROOT, weights.resolve(), batches)
 
 
-def of_archive(archive: Path) -> Ask:
-    """Return the model of an archive of this project, run by the code that is in it; raise NoAnswer."""
+def archive_predictor(archive: Path) -> Predict:
+    """Predict with the weights and the code in an archive of this project.
+
+    Raise PredictionError if it does not exist or was not created by this project.
+    """
     if not archive.is_file():
-        raise PredictionError(f"{archive} does not exist: name an archive, a URL, or none")
+        raise PredictionError(f"{archive} does not exist; pass an archive, a URL, or none")
     with zipfile.ZipFile(archive) as contents:
         if "handler/batch.py" not in contents.namelist():
             raise PredictionError(
-                f"{archive} is not of this project: serve it, and name its URL instead"
+                f"{archive} was not created by this project; serve it and pass its URL"
             )
 
-    def ask(asked: list[Request]) -> list[str]:
+    def predict(batches: list[Request]) -> list[str]:
         with (
             tempfile.TemporaryDirectory(prefix="serving-") as unpacked,
             zipfile.ZipFile(archive) as contents,
         ):
             contents.extractall(unpacked)
-            return _run(Path(unpacked), Path(unpacked), asked)
+            return _run(Path(unpacked), Path(unpacked), batches)
 
-    return ask
+    return predict
 
 
-def of_url(url: str) -> Ask:
-    """Return the model that answers at a URL."""
+def url_predictor(url: str) -> Predict:
+    """Predict by POST requests to a URL."""
 
-    def one(pictures: Request) -> str:
+    def send(pictures: Request) -> str:
         try:
-            answer = requests.post(url, json=_request(pictures), timeout=TIMEOUT_S)
+            response = requests.post(url, json=_build_body(pictures), timeout=REQUEST_TIMEOUT_S)
         except requests.RequestException as error:
             raise PredictionError(f"{url}: {error}") from None
-        if not answer.ok:
-            raise PredictionError(f"{url} answers {answer.status_code}: {answer.text[:300]}")
-        return answer.text
+        if not response.ok:
+            raise PredictionError(
+                f"{url} responded with status {response.status_code}: {response.text[:300]}"
+            )
+        return response.text
 
-    return lambda asked: _labels(url, asked, [one(pictures) for pictures in asked])
+    return lambda batches: _parse_labels(url, batches, [send(pictures) for pictures in batches])
 
 
-def of_endpoint(where: Mapping[str, Any]) -> Ask | None:
-    """Return the model behind the endpoint of deploy.toml; None where nothing serves there yet.
+def endpoint_predictor(target: Mapping[str, Any]) -> Predict | None:
+    """Predict with the endpoint of deploy.toml; return None if no model receives traffic there.
 
-    Where a canary runs, its answers are among them: an endpoint does not say who answers before it does.
+    During a canary both versions respond: a request cannot choose one of them.
     """
     try:
-        google = Google(settings.read(where))
-        if not serves(google):
+        google = Google(settings.read(target))
+        if not has_traffic(google):
             return None
-    except UserError as stop:
-        raise PredictionError(f"{stop.message}; {stop.hint}") from None
+    except UserError as error:
+        raise PredictionError(f"{error.message}; {error.hint}") from None
 
-    def one(pictures: Request) -> str:
+    def send(pictures: Request) -> str:
         try:
-            return json.dumps(google.predict(_request(pictures)))
-        except UserError as stop:
-            raise PredictionError(f"{stop.message}; {stop.hint}") from None
+            return json.dumps(google.predict(_build_body(pictures)))
+        except UserError as error:
+            raise PredictionError(f"{error.message}; {error.hint}") from None
 
     name = google.settings.endpoint
-    return lambda asked: _labels(name, asked, [one(pictures) for pictures in asked])
+    return lambda batches: _parse_labels(name, batches, [send(pictures) for pictures in batches])
 
 
-def serves(google: Google) -> bool:
-    """Say whether the endpoint answers anybody."""
+def has_traffic(google: Google) -> bool:
+    """Whether a model of the endpoint receives traffic."""
     state = google.state()
     return state is not None and any(state.share(each.id) for each in state.deployed)
 
 
-def _run(code: Path, weights: Path, asked: list[Request]) -> list[str]:
-    # -I: nothing but that code and the installed packages.
-    done = subprocess.run(
+def _run(code: Path, weights: Path, batches: list[Request]) -> list[str]:
+    # -I: import only this code and the installed packages.
+    completed = subprocess.run(
         [sys.executable, "-I", "-c", PROGRAM, str(code), str(weights)],
         cwd=code,
-        input="".join(f"{json.dumps(_request(pictures))}\n" for pictures in asked),
+        input="".join(f"{json.dumps(_build_body(pictures))}\n" for pictures in batches),
         capture_output=True,
         text=True,
-        timeout=RUN_S,
+        timeout=PROCESS_TIMEOUT_S,
         check=False,
     )
-    lines = done.stdout.splitlines()
-    if done.returncode or len(lines) != len(asked):
-        reason = (done.stderr.strip() or "no word on why").splitlines()[-1]
-        raise PredictionError(f"{weights} does not answer: {reason}")
-    return _labels(str(weights), asked, lines)
+    responses = completed.stdout.splitlines()
+    if completed.returncode or len(responses) != len(batches):
+        reason = (completed.stderr.strip() or "no error message").splitlines()[-1]
+        raise PredictionError(f"prediction with {weights} failed: {reason}")
+    return _parse_labels(str(weights), batches, responses)
 
 
-def _request(pictures: Request) -> dict[str, Any]:
+def _build_body(pictures: Request) -> dict[str, Any]:
     return {"instances": [{"b64": picture} for picture in pictures], "parameters": {"top_k": 1}}
 
 
-def _labels(who: str, asked: list[Request], bodies: list[str]) -> list[str]:
-    """Return the labels that are in the answers to these requests; raise NoAnswer."""
+def _parse_labels(source: str, batches: list[Request], bodies: list[str]) -> list[str]:
+    """Return the labels in the response bodies; `source` names the model in errors."""
     labels = []
-    for pictures, body in zip(asked, bodies, strict=True):
+    for pictures, body in zip(batches, bodies, strict=True):
         try:
-            found = [str(each["label"]) for each in json.loads(body)["predictions"]]
+            predicted = [str(each["label"]) for each in json.loads(body)["predictions"]]
         except (ValueError, KeyError, TypeError):
-            reason = f"{who}: expected predictions with a label each, got {body[:300]}"
+            reason = f"{source}: expected predictions with a label each, got {body[:300]}"
             raise PredictionError(reason) from None
-        if len(found) != len(pictures):
-            raise PredictionError(f"{who}: {len(found)} predictions for {len(pictures)} instances")
-        labels += found
+        if len(predicted) != len(pictures):
+            raise PredictionError(
+                f"{source}: expected {len(pictures)} predictions, got {len(predicted)}"
+            )
+        labels += predicted
     return labels

@@ -1,4 +1,4 @@
-"""What an evaluation found: numbers for machines, a picture and a page for people."""
+"""The report of an evaluation: metrics as JSON, and an HTML page with misread pictures."""
 
 import base64
 import json
@@ -12,83 +12,88 @@ from sklearn.metrics import confusion_matrix
 
 from model.train.evaluate import Shown, accuracies, write_report
 
-ALL = "all of them"
+ALL = "all pictures"
 
 
-@dataclass(frozen=True)
-class Compared:
-    """What two models said of the same pictures."""
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The predictions of two models for the same pictures."""
 
     labels: list[str]
     shown: list[Shown]
     candidate: list[str]
-    """The label that it gave each picture."""
+    """The label predicted for each picture."""
     serving: list[str] | None
-    """None where nothing serves yet."""
+    """Likewise by the serving model; None if there is none."""
 
-    def accuracy(self, said: list[str]) -> float:
-        """Return the share of all pictures that were read right."""
-        return accuracies([each._replace(way=ALL) for each in self.shown], said)[ALL]
+    def accuracy(self, predictions: list[str]) -> float:
+        """Return the share of all pictures that were predicted right."""
+        return accuracies([each._replace(way=ALL) for each in self.shown], predictions)[ALL]
 
-    def ways(self) -> Iterator[tuple[str, float, float | None]]:
-        """Give (way, the candidate's accuracy, that of what serves), and last that of all."""
-        ours, theirs = (
-            accuracies(self.shown, said) | {ALL: self.accuracy(said)} if said else {}
-            for said in (self.candidate, self.serving)
+    def accuracy_by_variant(self) -> Iterator[tuple[str, float, float | None]]:
+        """Yield (variant, candidate's accuracy, serving model's accuracy), the total last."""
+        candidate, serving = (
+            accuracies(self.shown, predictions) | {ALL: self.accuracy(predictions)}
+            if predictions
+            else {}
+            for predictions in (self.candidate, self.serving)
         )
-        for way, share in ours.items():
-            yield way, share, theirs.get(way)
+        for variant, accuracy in candidate.items():
+            yield variant, accuracy, serving.get(variant)
 
-    def apart(self) -> tuple[int, int]:
-        """Return how many pictures only the candidate, and only what serves, read right."""
-        pairs = list(zip(self.shown, self.candidate, self.serving or [], strict=bool(self.serving)))
-        won = sum(each.label == ours != theirs for each, ours, theirs in pairs)
-        lost = sum(each.label == theirs != ours for each, ours, theirs in pairs)
-        return won, lost
+    def count_only_right(self) -> tuple[int, int]:
+        """Return how many pictures only the candidate, and only the serving model, predicted right."""
+        rows = list(zip(self.shown, self.candidate, self.serving or [], strict=bool(self.serving)))
+        return (
+            sum(each.label == candidate != serving for each, candidate, serving in rows),
+            sum(each.label == serving != candidate for each, candidate, serving in rows),
+        )
 
 
-def write(folder: Path, compared: Compared, passes: bool, message: str) -> None:
+def write_files(folder: Path, comparison: Comparison, *, passed: bool, message: str) -> None:
     """Write report.json, report.html, misread.png and confusion.txt."""
-    confused = write_report(folder, compared.shown, compared.candidate, compared.labels)
+    confusion = write_report(folder, comparison.shown, comparison.candidate, comparison.labels)
     misread = base64.b64encode((folder / "misread.png").read_bytes()).decode()
     (folder / "report.html").write_text(
         '<!doctype html><meta charset="utf-8"><title>Evaluation</title>'
         '<body style="font-family: sans-serif; max-width: 60rem">'
-        f"<h1>{escape(message)}</h1><pre>{escape(table(compared))}</pre>"
-        f'<h2>misread</h2><img alt="misread" src="data:image/png;base64,{misread}">'
-        f"<h2>a row: what it is; a column: what the candidate read</h2><pre>{escape(confused)}</pre>\n"
+        f"<h1>{escape(message)}</h1><pre>{escape(format_table(comparison))}</pre>"
+        f'<h2>Misread pictures</h2><img alt="misread" src="data:image/png;base64,{misread}">'
+        f"<h2>Confusion matrix (rows: true label, columns: candidate)</h2><pre>{escape(confusion)}</pre>\n"
     )
-    content = _numbers(compared) | {"passes": passes, "message": message}
+    content = _summarize(comparison) | {"passed": passed, "message": message}
     (folder / "report.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def table(compared: Compared) -> str:
-    """Write a line for each way of drawing: the candidate's accuracy beside that of what serves."""
+def format_table(comparison: Comparison) -> str:
+    """Return a table of both models' accuracies, a row for each variant."""
     lines = [f"{'':36}{'candidate':>10}{'serving':>10}"]
-    for way, ours, theirs in compared.ways():
-        lines.append(f"{way:36}{ours:>10.1%}{'-' if theirs is None else f'{theirs:.1%}':>10}")
-    if compared.serving:
+    for variant, candidate, serving in comparison.accuracy_by_variant():
+        cell = "-" if serving is None else f"{serving:.1%}"
+        lines.append(f"{variant:36}{candidate:>10.1%}{cell:>10}")
+    if comparison.serving:
+        candidate_only, serving_only = comparison.count_only_right()
         lines.append(
-            "\n{} only the candidate read right, {} only what serves".format(*compared.apart())
+            f"\nright only in the candidate: {candidate_only}, only in the serving model: {serving_only}"
         )
     return "\n".join(lines)
 
 
-def _numbers(compared: Compared) -> dict[str, Any]:
+def _summarize(comparison: Comparison) -> dict[str, Any]:
     metrics: dict[str, float] = {}
-    for way, ours, theirs in compared.ways():
-        name = "accuracy" if way == ALL else f"accuracy_{way.split(',')[0].replace(' ', '_')}"
-        metrics[name] = round(ours, 4)
-        if theirs is not None:
-            metrics[f"serving_{name}"] = round(theirs, 4)
-    won, lost = compared.apart()
-    wanted = [each.label for each in compared.shown]
-    confusion = confusion_matrix(wanted, compared.candidate, labels=compared.labels)
+    for variant, candidate, serving in comparison.accuracy_by_variant():
+        suffix = "" if variant == ALL else f"_{variant.split(',')[0].replace(' ', '_')}"
+        metrics[f"accuracy{suffix}"] = round(candidate, 4)
+        if serving is not None:
+            metrics[f"serving_accuracy{suffix}"] = round(serving, 4)
+    candidate_only, serving_only = comparison.count_only_right()
+    true_labels = [each.label for each in comparison.shown]
+    confusion = confusion_matrix(true_labels, comparison.candidate, labels=comparison.labels)
     return {
-        "pictures": len(compared.shown),
+        "pictures": len(comparison.shown),
         "metrics": metrics,
-        "only_candidate_right": won,
-        "only_serving_right": lost,
-        "labels": compared.labels,
+        "only_candidate_right": candidate_only,
+        "only_serving_right": serving_only,
+        "labels": comparison.labels,
         "confusion": confusion.tolist(),
     }

@@ -1,7 +1,7 @@
-"""What each step does: it runs a program of this project, and writes down what came of what.
+"""The steps of the pipeline: each runs programs of this project and records its inputs and outputs.
 
-Nothing here knows kfp or any library: a step runs in kfp's environment, the programs in their own
-(PROGRAMS names its Python). kfp's artifacts come in as objects with a path and metadata.
+This module uses only the standard library: a step runs in kfp's environment, and the programs run in their own, whose
+Python the variable PIPELINE_PYTHON names. kfp's artifacts are passed in as objects with a path and metadata.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
+
+from pipeline.errors import StepError
 
 STEPS = (
     "train",
@@ -28,179 +30,197 @@ STEPS = (
     "promote",
 )
 CACHED = ("train", "export")
-"""Steps whose inputs are all that matters. The others look at what is elsewhere, or change it; so does
-`train` where pictures or weights of one's own lie under a name that stays."""
+"""Steps whose outputs depend only on their inputs. The others read or change external state; so does `train` with
+the user's own data or weights, which can change under the same name."""
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, ARCHIVE = ROOT / "build/model", ROOT / "build/model-store/digits.mar"
-"""Where the programs that come after look for the model and its archive."""
+"""Where the later programs read the model and its archive."""
 INSTANCES = "held-out/instances.json"
-RECORD = "PIPELINE_RECORD"
-"""Names the file to which a run on this machine adds a line for each step. Vertex AI keeps its own."""
-MARK = "│ "
-"""Begins a step's own lines where it runs here: its user sees these, and the log has kfp's between them."""
+RECORDS_VARIABLE = "PIPELINE_RECORD"
+"""Names the file to which each step of a local run appends a record. On Vertex AI it is not set."""
+STEP_LINE_PREFIX = "│ "
+"""Marks the lines that the steps log in a local run: they are shown to the user, kfp's lines only go to the log."""
 
 
 class Artifact(Protocol):
-    """What kfp hands a step: a place for a file or a folder, and what is known of it."""
+    """A kfp artifact: the location of a file or a folder, and its metadata."""
 
     path: str
     uri: str
     metadata: dict[str, Any]
 
 
-class Stopped(SystemExit):
-    """The step failed, and with it the pipeline stops; the text says why."""
-
-
 def train(
     model: Artifact,
-    pictures: Artifact,
+    training_report: Artifact,
     *,
     weights: str,
     data: str,
     options: Mapping[str, int],
-    code: str,
+    source_hash: str,
 ) -> None:
-    """Train, or take the weights that lie at `weights`; `code` is what the training's sources hash to."""
+    """Train, or fetch the trained weights at `weights`; `source_hash` is that of the training's sources."""
     source = {"weights": weights} if weights else {"data": data, **options}
-    with _recorded("train", {}, {"model": model, "pictures": pictures}, code=code, **source):
-        Path(pictures.path).mkdir(parents=True, exist_ok=True)
+    outputs = {"model": model, "training_report": training_report}
+    with _record_step("train", {}, outputs, source_hash=source_hash, **source):
+        Path(training_report.path).mkdir(parents=True, exist_ok=True)
         if weights:
-            program("storage", weights, model.path)
+            run_program("storage", weights, model.path)
             if not (Path(model.path) / "held-out").is_dir():
-                program("pipeline.held_out", model.path, *_options({"data": data}))
+                run_program("pipeline.held_out", model.path, *_to_options({"data": data}))
             return
-        to = {"out": model.path, "report": pictures.path}
-        program("model.train", *_options({**to, "data": data, **options}))
+        folders = {"out": model.path, "report": training_report.path}
+        run_program("model.train", *_to_options({**folders, "data": data, **options}))
 
 
 def evaluate(
     model: Artifact,
     report: Artifact,
-    pictures: Artifact,
+    report_files: Artifact,
     *,
     serving: str,
     data: str,
-    rule: Mapping[str, float],
-    where: Mapping[str, str],
+    limits: Mapping[str, float],
+    target: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Compare with what serves now, by `rule` (options of pipeline.evaluate); return what the report says."""
-    outputs = {"report": report, "pictures": pictures}
-    with _recorded("evaluate", {"model": model}, outputs, serving=serving, **rule):
-        folders = {"model": model.path, "out": pictures.path}
-        options = {**folders, "serving": serving, **rule, "data": data}
+    """Compare with the serving model within `limits` (options of pipeline.evaluate); return report.json's content."""
+    outputs = {"report": report, "report_files": report_files}
+    with _record_step("evaluate", {"model": model}, outputs, serving=serving, **limits):
+        folders = {"model": model.path, "out": report_files.path}
+        options = {**folders, "serving": serving, **limits, "data": data}
         if serving == "endpoint":
-            options |= where
-        program("pipeline.evaluate", *_options(options))
-        shutil.copyfile(Path(pictures.path) / "report.html", report.path)
-        found: dict[str, Any] = json.loads((Path(pictures.path) / "report.json").read_text())
-        return found
+            options |= target
+        run_program("pipeline.evaluate", *_to_options(options))
+        shutil.copyfile(Path(report_files.path) / "report.html", report.path)
+        result: dict[str, Any] = json.loads((Path(report_files.path) / "report.json").read_text())
+        return result
 
 
-def gate(passes: bool, message: str) -> None:
-    """Let the candidate through, or stop the pipeline."""
-    with _recorded("gate", {}, {}, message=message):
-        if not passes:
-            raise Stopped(f"the pipeline stops here: {message}. What serves now goes on serving.")
-        say(message)
+def gate(passed: bool, message: str) -> None:
+    """Stop the pipeline if the candidate did not pass its evaluation."""
+    with _record_step("gate", {}, {}, message=message):
+        if not passed:
+            raise StepError(f"candidate rejected: {message}. The serving model stays in place.")
+        log(message)
 
 
-def export(model: Artifact, exported: Artifact) -> None:
-    """Choose the backend of the network."""
-    with _recorded("export", {"model": model}, {"exported": exported}):
-        shutil.copytree(model.path, exported.path, dirs_exist_ok=True)
-        program("model.export", "--model", exported.path)
+def export(model: Artifact, exported_model: Artifact) -> None:
+    """Choose the fastest equivalent backend of the network."""
+    with _record_step("export", {"model": model}, {"exported_model": exported_model}):
+        shutil.copytree(model.path, exported_model.path, dirs_exist_ok=True)
+        run_program("model.export", "--model", exported_model.path)
 
 
-def archive(exported: Artifact, packed: Artifact) -> None:
-    """Pack the .mar, and lay it and the model where the programs after look for them."""
-    with _recorded("archive", {"exported": exported}, {"archive": packed}):
-        store = Path(f"{packed.path}.store")
-        program("serving.archive", "--weights", exported.path, "--store", str(store))
-        shutil.copyfile(store / ARCHIVE.name, packed.path)
+def archive(exported_model: Artifact, archive_file: Artifact) -> None:
+    """Create the .mar, and install it and the model in build/."""
+    inputs, outputs = {"exported_model": exported_model}, {"archive": archive_file}
+    with _record_step("archive", inputs, outputs):
+        store = Path(f"{archive_file.path}.store")
+        run_program("serving.archive", "--weights", exported_model.path, "--store", str(store))
+        shutil.copyfile(store / ARCHIVE.name, archive_file.path)
         shutil.rmtree(store)
-        place(exported, packed)
+        install(exported_model, archive_file)
 
 
-def build(exported: Artifact, packed: Artifact, *, builder: str, where: Mapping[str, str]) -> str:
-    """Build the image, here or with Cloud Build; return what it is called."""
-    with _recorded("build", {"archive": packed}, {}, builder=builder) as record:
-        place(exported, packed)
+def build(
+    exported_model: Artifact, archive_file: Artifact, *, builder: str, target: Mapping[str, str]
+) -> str:
+    """Build the image with the local Docker engine or Cloud Build; return its name."""
+    with _record_step("build", {"archive": archive_file}, {}, builder=builder) as record:
+        install(exported_model, archive_file)
         if builder == "cloud":
-            program("deploy", "build", *_options(where))
-            image = program("pipeline.checks", "image", *_options(where), quiet=True).strip()
-            record["image"] = image
+            run_program("deploy", "build", *_to_options(target))
+            found = run_program("pipeline.checks", "image", *_to_options(target), quiet=True)
+            record["image"] = image = found.strip()
             return image
-        # By what is in it: the same archive again is the same image again.
-        record["image"] = tag = f"pipeline-digits:{_sha256(packed)[:12]}"
+        # The tag comes from the content: the same archive results in the same image.
+        record["image"] = tag = f"pipeline-digits:{_hash_artifact(archive_file)[:12]}"
         _run(["make", "build", f"IMAGE={tag}", f"DOCKER={_docker()}"])
         return tag
 
 
 def contract(
-    exported: Artifact, packed: Artifact, image: str, *, builder: str, where: Mapping[str, str]
+    exported_model: Artifact,
+    archive_file: Artifact,
+    image: str,
+    *,
+    builder: str,
+    target: Mapping[str, str],
 ) -> None:
-    """Put the image to Vertex AI's container contract.
+    """Test the image against Vertex AI's container contract.
 
-    Where there is no Docker engine Cloud Build has done it, before it pushed; that is looked up there.
+    Cloud Build, which is used if there is no Docker engine, ran the tests before it pushed the image; then this step
+    only checks that they passed.
     """
-    with _recorded("contract", {}, {}, image=image):
-        place(exported, packed)
+    with _record_step("contract", {}, {}, image=image):
+        install(exported_model, archive_file)
         if builder == "cloud":
-            program("pipeline.checks", "tested", *_options(where))
+            run_program("pipeline.checks", "contract", *_to_options(target))
             return
-        instances = str(Path(exported.path) / INSTANCES)
-        program("contract", image, "--docker", _docker(), "--instances", instances)
+        instances = str(Path(exported_model.path) / INSTANCES)
+        run_program("contract", image, "--docker", _docker(), "--instances", instances)
 
 
-def upload(exported: Artifact, packed: Artifact, *, where: Mapping[str, str]) -> str:
-    """Push the image if it is not there, register it as a version of the model; return its number."""
-    with _recorded("upload", {"archive": packed}, {}, **where) as record:
-        place(exported, packed)
-        said = program("deploy", "upload", *_options(where))
-        record["version"] = version = said.strip().splitlines()[-1]
+def upload(exported_model: Artifact, archive_file: Artifact, *, target: Mapping[str, str]) -> str:
+    """Push the image if it is missing in the registry, and upload it as a model version; return its number."""
+    with _record_step("upload", {"archive": archive_file}, {}, **target) as record:
+        install(exported_model, archive_file)
+        output = run_program("deploy", "upload", *_to_options(target))
+        record["version"] = version = output.strip().splitlines()[-1]
         return version
 
 
 def canary(
-    version: str, *, where: Mapping[str, str], traffic: int, limits: Mapping[str, str]
+    version: str, *, target: Mapping[str, str], traffic: int, limits: Mapping[str, str]
 ) -> None:
-    """Give the version a part of the traffic, and watch it; where it is the first, all of it."""
-    with _recorded("canary", {}, {}, version=version, traffic=traffic, **limits):
-        if program("pipeline.checks", "serves", *_options(where), quiet=True).strip() != "yes":
-            say(f"nothing serves yet: version {version} is the first, and gets everything")
-            program("deploy", "deploy", "--version", version, *_options(where))
+    """Route part of the traffic to the version and watch it; route all traffic to it if it is the first."""
+    with _record_step("canary", {}, {}, version=version, traffic=traffic, **limits):
+        has_traffic = run_program(
+            "pipeline.checks", "has-traffic", *_to_options(target), quiet=True
+        )
+        if has_traffic.strip() != "yes":
+            log(f"no model is serving yet: version {version} is the first and gets all traffic")
+            run_program("deploy", "deploy", "--version", version, *_to_options(target))
             return
-        options = {"version": version, "traffic": traffic, **where}
+        options = {"version": version, "traffic": traffic, **target}
         if limits.get("watch"):
             options |= limits
-        program("deploy", "canary", *_options(options))
+        run_program("deploy", "canary", *_to_options(options))
 
 
-def promote(version: str, *, where: Mapping[str, str]) -> None:
-    """Let it serve everything."""
-    with _recorded("promote", {}, {}, version=version):
-        program("deploy", "promote", *_options(where))
+def promote(version: str, *, target: Mapping[str, str]) -> None:
+    """Route all traffic to the version."""
+    with _record_step("promote", {}, {}, version=version):
+        run_program("deploy", "promote", *_to_options(target))
 
 
-def say(line: str) -> None:
-    """Print a line of a step's own, paths in the project's folder as seen from there."""
-    print(f"{MARK if RECORD in os.environ else ''}{line.replace(f'{ROOT}/', '')}", flush=True)
+def log(line: str) -> None:
+    """Print a line, with paths relative to the project's folder."""
+    prefix = STEP_LINE_PREFIX if RECORDS_VARIABLE in os.environ else ""
+    print(f"{prefix}{line.replace(f'{ROOT}/', '')}", flush=True)
 
 
-def program(module: str, *arguments: str, quiet: bool = False) -> str:
-    """Run one of the project's programs, show what it prints and return that; raise Stopped."""
-    python = os.environ.get("PROGRAMS") or str(ROOT / ".venv/bin/python")
-    return _run([python, "-m", module, *arguments], quiet=quiet)
+def run_program(module: str, *arguments: str, quiet: bool = False) -> str:
+    """Run a program of the project, log its output unless `quiet`, and return it; raise StepError if it fails."""
+    return _run([_find_python(), "-m", module, *arguments], quiet=quiet)
 
 
-def place(exported: Artifact, packed: Artifact) -> None:
-    """Lay model and archive into build/, in the order in which make takes each for older than the next."""
-    if not ARCHIVE.is_file() or _sha256(packed) != _digest(ARCHIVE):
+def _find_python() -> str:
+    if python := os.environ.get("PIPELINE_PYTHON"):
+        return python
+    if python := os.environ.get("PROGRAMS"):
+        log("warning: the variable PROGRAMS is deprecated; use PIPELINE_PYTHON")
+        return python
+    return str(ROOT / ".venv/bin/python")
+
+
+def install(exported_model: Artifact, archive_file: Artifact) -> None:
+    """Copy model and archive to build/ unless they are there, with modification times in the order of make's rules."""
+    if not ARCHIVE.is_file() or _hash_artifact(archive_file) != _hash_path(ARCHIVE):
         MODEL.parent.mkdir(exist_ok=True)
         new = MODEL.with_name("model.new")
         shutil.rmtree(new, ignore_errors=True)
-        source = Path(exported.path)
+        source = Path(exported_model.path)
         last = [source / "weights.safetensors", source / "backend.json"]
         files = [file for file in source.rglob("*") if file.is_file() and file not in last]
         for file in [*files, *(file for file in last if file.is_file())]:
@@ -210,16 +230,16 @@ def place(exported: Artifact, packed: Artifact) -> None:
         shutil.rmtree(MODEL, ignore_errors=True)
         new.rename(MODEL)
         ARCHIVE.parent.mkdir(exist_ok=True)
-        shutil.copyfile(packed.path, ARCHIVE.with_suffix(".part"))
+        shutil.copyfile(archive_file.path, ARCHIVE.with_suffix(".part"))
         ARCHIVE.with_suffix(".part").replace(ARCHIVE)
     for file in (MODEL / "weights.safetensors", *MODEL.glob("*.json"), ARCHIVE):
         file.touch()
 
 
-def _options(values: Mapping[str, Any]) -> list[str]:
-    """Return names and values as a command line's options; an empty text is left to the program."""
-    given = {name.replace("_", "-"): str(value) for name, value in values.items() if value != ""}
-    return [word for name, value in given.items() for word in (f"--{name}", value)]
+def _to_options(values: Mapping[str, Any]) -> list[str]:
+    """Return names and values as command-line options; empty strings are left out."""
+    options = {name.replace("_", "-"): str(value) for name, value in values.items() if value != ""}
+    return [argument for name, value in options.items() for argument in (f"--{name}", value)]
 
 
 def _docker() -> str:
@@ -227,10 +247,10 @@ def _docker() -> str:
 
 
 def _run(command: list[str], *, quiet: bool = False) -> str:
-    """Run a program in the project's folder; raise Stopped where it fails."""
+    """Run a program in the project's folder and return its output; raise StepError if it fails."""
     if not quiet:
-        say(f"$ {' '.join([Path(command[0]).name, *command[1:]])}")
-    # make hands its own options on to every make below it; these are for the one above.
+        log(f"$ {' '.join([Path(command[0]).name, *command[1:]])}")
+    # make passes its own options to every make that it starts; these are not meant for ours.
     env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")}
     lines = []
     with subprocess.Popen(
@@ -247,61 +267,65 @@ def _run(command: list[str], *, quiet: bool = False) -> str:
         for line in process.stdout:
             lines.append(line)
             if not quiet:
-                say(f"  {line.rstrip()}")
+                log(f"  {line.rstrip()}")
     if process.returncode:
-        words = " ".join(command[1:4] if command[0] != "make" else command[:2])
-        said = "".join(lines[-5:]).strip() if quiet else "its reason stands above"
-        raise Stopped(f"{words} ended with exit code {process.returncode}: {said}")
+        name = " ".join(command[1:4] if command[0] != "make" else command[:2])
+        reason = "".join(lines[-5:]).strip() if quiet else "see its output above"
+        raise StepError(f"{name} failed with exit code {process.returncode}: {reason}")
     return "".join(lines)
 
 
 @contextlib.contextmanager
-def _recorded(
+def _record_step(
     step: str, inputs: Mapping[str, Artifact], outputs: Mapping[str, Artifact], **parameters: Any
 ) -> Iterator[dict[str, Any]]:
-    """Write down what a step made of what, for whoever asks later where an archive comes from."""
+    """Record a step's inputs, outputs, parameters and duration, for the lineage of an archive."""
     began = time.time()
     record: dict[str, Any] = {
         "step": step,
         "began": began,
         "parameters": parameters,
-        "inputs": {name: _known(each) for name, each in inputs.items()},
+        "inputs": {name: _describe(each) for name, each in inputs.items()},
     }
     state = "failed"
-    if RECORD in os.environ:
-        say(f"── {step}")
+    if RECORDS_VARIABLE in os.environ:
+        log(f"── {step}")
     try:
         yield record
         state = "done"
-    except Stopped as stopped:
-        if RECORD in os.environ:  # elsewhere Python says it when it ends
-            say(str(stopped))
+    except StepError as error:
+        if RECORDS_VARIABLE in os.environ:  # otherwise Python prints it as the process exits
+            log(str(error))
         raise
     finally:
         record |= {"state": state, "seconds": round(time.time() - began, 1)}
         if state == "done":
             for each in outputs.values():
-                each.metadata |= {"sha256": _sha256(each), "step": step, **_flat(parameters)}
-            record["outputs"] = {name: _known(each) for name, each in outputs.items()}
-        if file := os.environ.get(RECORD):
+                each.metadata |= {
+                    "sha256": _hash_artifact(each),
+                    "step": step,
+                    **_drop_empty(parameters),
+                }
+            record["outputs"] = {name: _describe(each) for name, each in outputs.items()}
+        if file := os.environ.get(RECORDS_VARIABLE):
             with open(file, "a") as lines:
                 lines.write(json.dumps(record) + "\n")
 
 
-def _known(artifact: Artifact) -> dict[str, str]:
-    return {"uri": artifact.uri, "sha256": _sha256(artifact)}
+def _describe(artifact: Artifact) -> dict[str, str]:
+    return {"uri": artifact.uri, "sha256": _hash_artifact(artifact)}
 
 
-def _flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_empty(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value not in ("", {}, None)}
 
 
-def _sha256(artifact: Artifact) -> str:
-    return _digest(Path(artifact.path))
+def _hash_artifact(artifact: Artifact) -> str:
+    return _hash_path(Path(artifact.path))
 
 
-def _digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder's names and files."""
+def _hash_path(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents in a folder."""
     total = hashlib.sha256()
     if path.is_file():
         total.update(path.read_bytes())

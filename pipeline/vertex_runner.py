@@ -1,4 +1,4 @@
-"""Vertex AI Pipelines: the steps' image, a job, a schedule. All by Google's own SDK."""
+"""Vertex AI Pipelines with Google's SDK: build the steps' image, submit jobs, and manage schedules."""
 
 import contextlib
 import logging
@@ -22,22 +22,22 @@ from deploy.gcp.client import said
 from deploy.image import in_cloud
 from pipeline.steps import ROOT
 
-STEPS_IMAGE = "pipeline/cloudbuild.yaml"
-POLL_S = 15
-CONSOLE = "https://console.cloud.google.com/vertex-ai/locations/{s.region}/pipelines/runs/{job}?project={s.project}"
-OVER = ("SUCCEEDED", "FAILED", "CANCELLED")
+BUILD_CONFIG = "pipeline/cloudbuild.yaml"
+POLL_INTERVAL_S = 15
+CONSOLE_URL = "https://console.cloud.google.com/vertex-ai/locations/{s.region}/pipelines/runs/{job}?project={s.project}"
+FINAL_STATES = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
-def connected(project: str | None, region: str | None) -> Google:
-    """Return Google as deploy.toml and the options have it; raise Stop."""
+def connect(project: str | None, region: str | None) -> Google:
+    """Return the client for the project and region of the options or deploy.toml, and configure the SDK for it."""
     google = Google(settings.read({"project": project, "region": region}))
     s = google.settings
     settings.remember(s)
-    # What the SDK tells is told here in fewer words; each of its modules has a logger with a level of its own.
+    # This module logs the same events in fewer words. Each module of the SDK has a logger with a level of its own.
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("google.cloud.aiplatform"):
             logging.getLogger(name).setLevel(logging.WARNING)
-    # A stand-in takes no credentials, and speaks no gRPC.
+    # The emulator needs no credentials and does not support gRPC.
     credentials = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
     aiplatform.init(
         project=s.project,
@@ -49,135 +49,148 @@ def connected(project: str | None, region: str | None) -> Google:
     return google
 
 
-def steps_image(google: Google) -> str:
-    """Return the image that the steps run in, by its digest; Cloud Build makes it where it is not there."""
+def ensure_steps_image(google: Google) -> str:
+    """Return the URI, with digest, of the image that the steps run in; build it with Cloud Build if it is missing."""
     name = f"{google.settings.name}-pipeline"
-    own = Google(google.settings.model_copy(update={"name": name}), google.say)
-    image, tag = own.settings.image_name, steps_tag()
-    if own.digest(tag) is None:
-        own.say(f"the steps' image is not in the registry: {image}:{tag}")
-        in_cloud(own, {"_IMAGE": image, "_TAG": tag}, config=STEPS_IMAGE)
-    if (digest := own.digest(tag)) is None:
+    client = Google(google.settings.model_copy(update={"name": name}), google.say)
+    image, tag = client.settings.image_name, steps_tag()
+    if client.digest(tag) is None:
+        client.say(f"the steps' image is not in the registry: {image}:{tag}")
+        in_cloud(client, {"_IMAGE": image, "_TAG": tag}, config=BUILD_CONFIG)
+    if (digest := client.digest(tag)) is None:
         raise UserError(
-            "the steps' image was built, but is not in the registry", "read the build's log"
+            f"the steps' image was built, but {image}:{tag} is not in the registry",
+            "read the build's log",
         )
     return f"{image}@{digest}"
 
 
 def steps_tag() -> str:
-    """Return the tag of the steps' image for what is here now: pipeline/Dockerfile copies all of it."""
+    """Return the tag of the steps' image for the current sources: pipeline/Dockerfile copies the repository."""
     names = sorted({each.name for each in ROOT.iterdir()} - CACHES - {"docs"})
     return f"src-{fingerprint(ROOT, names)}"
 
 
-def job(
+def build_job(
     google: Google, template: Path, parameters: dict[str, Any], root: str | None = None
 ) -> aiplatform.PipelineJob:
-    """Return a job that is not submitted yet; raise Stop where its parameters are not the pipeline's."""
+    """Return a job, not submitted yet; raise UserError if the parameters do not match the pipeline."""
     s = google.settings
     try:
         return aiplatform.PipelineJob(
             display_name=s.name,
             template_path=str(template),
             parameter_values=parameters,
-            pipeline_root=root or f"gs://{_bucket(google)}/{s.name}",
+            pipeline_root=root or f"gs://{_ensure_bucket(google)}/{s.name}",
             failure_policy="fast",
         )
     except ValueError as error:
         raise UserError(
-            f"the SDK does not take the pipeline: {error}", "mend what it says"
+            f"the SDK rejected the pipeline's parameters: {error}", "fix the options"
         ) from None
 
 
 def submit(
     google: Google, job: aiplatform.PipelineJob, account: str | None, *, wait: bool = False
 ) -> None:
-    """Submit a job, and watch it to its end if asked to; raise Stop where it fails."""
+    """Submit a job, and wait until it ends if `wait`; raise UserError if it fails."""
     s = google.settings
-    wanted = v1.PipelineJob(
+    request = v1.PipelineJob(
         display_name=s.name,
         pipeline_spec=job.pipeline_spec,
         runtime_config=job.runtime_config,
         service_account=account or "",
         labels={"name": s.name},
     )
-    # Not job.submit(): it looks for the bucket by way of a host that cannot be named to it, and goes on
-    # whatever it finds. _bucket has seen to it.
-    with _explained(google, "submitting the pipeline"):
-        made = job.api_client.create_pipeline_job(
-            parent=s.location, pipeline_job=wanted, pipeline_job_id=job.job_id
+    # Not job.submit(): it checks the bucket at a host that cannot be configured, and continues whatever the result.
+    # _ensure_bucket did that check.
+    with _translate_errors(google, "submitting the pipeline"):
+        submitted = job.api_client.create_pipeline_job(
+            parent=s.location, pipeline_job=request, pipeline_job_id=job.job_id
         )
-    google.say(f"submitted: {made.name}\n  {CONSOLE.format(s=s, job=job.job_id)}")
+    google.say(f"submitted: {submitted.name}\n  {CONSOLE_URL.format(s=s, job=job.job_id)}")
     if not wait:
-        google.say("  it goes on there, whatever happens here; --wait watches it")
+        google.say("  it runs on Vertex AI, independent of this machine; --wait waits for its end")
         return
-    told: dict[str, str] = {}
-    while (state := _state(made.state)) not in OVER:
-        time.sleep(POLL_S if not s.api_endpoint else 0.2)
-        with _explained(google, "watching the pipeline"):
-            made = job.api_client.get_pipeline_job(name=made.name)
-        _tell(google, made, told)
+    states: dict[str, str] = {}
+    while (state := _state_name(submitted.state)) not in FINAL_STATES:
+        time.sleep(POLL_INTERVAL_S if not s.api_endpoint else 0.2)
+        with _translate_errors(google, "watching the pipeline"):
+            submitted = job.api_client.get_pipeline_job(name=submitted.name)
+        _log_changes(google, submitted, states)
     if state != "SUCCEEDED":
         raise UserError(
-            f"the pipeline ended as {state.lower()}: {made.error.message}",
-            "its page, above, has the log of the step",
+            f"the pipeline ended in state {state.lower()}: {submitted.error.message}",
+            "the step's log is on the page above",
         )
     google.say("the pipeline succeeded")
 
 
-def schedule(google: Google, job: aiplatform.PipelineJob, cron: str, account: str | None) -> None:
-    """Have Google run a job by the clock, one at a time."""
-    made = aiplatform.PipelineJobSchedule(pipeline_job=job, display_name=google.settings.name)
-    with _explained(google, "scheduling the pipeline"):
-        made.create(cron=cron, max_concurrent_run_count=1, service_account=account)
-    google.say(f"scheduled: {made.resource_name}, {cron}")
-    google.say("  each run costs what its steps take; `python -m pipeline unschedule` ends it")
+def create_schedule(
+    google: Google, job: aiplatform.PipelineJob, cron: str, account: str | None
+) -> None:
+    """Run a job on a schedule, one run at a time."""
+    schedule = aiplatform.PipelineJobSchedule(pipeline_job=job, display_name=google.settings.name)
+    with _translate_errors(google, "creating the schedule"):
+        schedule.create(cron=cron, max_concurrent_run_count=1, service_account=account)
+    google.say(f"scheduled: {schedule.resource_name}, {cron}")
+    google.say("  each run is billed; `python -m pipeline unschedule` deletes the schedule")
 
 
-def schedules(google: Google, *, end: bool = False) -> None:
-    """Print what runs by the clock, or end it."""
-    s = google.settings
-    with _explained(google, "looking at the schedules"):
-        found = aiplatform.PipelineJobSchedule.list(filter=f'display_name="{s.name}"')
-    for each in found:
-        if end:
-            with _explained(google, "ending the schedule"):
-                each.delete()
-            google.say(f"ended: {each.resource_name}")
-        else:
-            google.say(f"{each.resource_name}  {_state(each.state).lower()}  {each.cron}")
-    if end or not found:
-        google.say(f"nothing of {s.name} runs by the clock in {s.region}")
+def print_schedules(google: Google) -> None:
+    """Print the pipeline's schedules."""
+    schedules = _list_schedules(google)
+    for schedule in schedules:
+        state = _state_name(schedule.state).lower()
+        google.say(f"{schedule.resource_name}  {state}  {schedule.cron}")
+    if not schedules:
+        google.say(f"no schedules of {google.settings.name} in {google.settings.region}")
 
 
-def _bucket(google: Google) -> str:
-    """Return the project's bucket for what pipelines make, created where it is missing; raise Stop."""
+def delete_schedules(google: Google) -> None:
+    """Delete the pipeline's schedules."""
+    for schedule in _list_schedules(google):
+        with _translate_errors(google, "deleting the schedule"):
+            schedule.delete()
+        google.say(f"deleted: {schedule.resource_name}")
+    google.say(f"no schedules of {google.settings.name} in {google.settings.region}")
+
+
+def _list_schedules(google: Google) -> list[aiplatform.PipelineJobSchedule]:
+    with _translate_errors(google, "listing the schedules"):
+        return list(
+            aiplatform.PipelineJobSchedule.list(filter=f'display_name="{google.settings.name}"')
+        )
+
+
+def _ensure_bucket(google: Google) -> str:
+    """Return the project's bucket for artifacts, created if missing; raise UserError if another project owns it."""
     s = google.settings
     anonymous = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
     name, other = f"{s.project}-pipeline", "--pipeline-root gs://a-bucket-of-yours/folder"
     with contextlib.closing(storage.Client(project=s.project, credentials=anonymous)) as client:
-        # own: whoever guesses the name may have been faster.
+        # own: another project may have taken this predictable name.
         get_or_create(client, name, s.region, google.say, project=s.project, own=True, other=other)
     return name
 
 
-def _tell(google: Google, job: v1.PipelineJob, told: dict[str, str]) -> None:
-    """Say which steps went on since the last time."""
+def _log_changes(google: Google, job: v1.PipelineJob, states: dict[str, str]) -> None:
+    """Log each step whose state differs from `states`, and update `states`."""
     for task in job.job_detail.task_details:
-        state = _state(task.state)
-        if told.get(task.task_name, "PENDING") != state:
-            told[task.task_name] = state
+        state = _state_name(task.state)
+        if states.get(task.task_name, "PENDING") != state:
+            states[task.task_name] = state
             google.say(f"  {state.lower():10} {task.task_name}")
 
 
-def _state(state: Any) -> str:
-    """Return an enum's name without what all of its names begin with."""
+def _state_name(state: Any) -> str:
+    """Return the name of an enum's value without the prefix of the type."""
     return str(state.name).removeprefix("PIPELINE_STATE_")
 
 
 @contextlib.contextmanager
-def _explained(google: Google, doing: str) -> Iterator[None]:
+def _translate_errors(google: Google, action: str) -> Iterator[None]:
     try:
         yield
     except exceptions.GoogleAPICallError as error:
-        raise to_user_error(said(error, doing), google.settings) from None
+        raise to_user_error(said(error, action), google.settings) from None

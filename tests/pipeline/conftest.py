@@ -1,4 +1,4 @@
-"""A copy of this repository in which the pipeline may lay what it makes, and its environment."""
+"""Fixtures: kfp's environment, and a copy of the repository that the pipeline may write to."""
 
 import json
 import sys
@@ -27,34 +27,34 @@ def kfp() -> Path:
 
 
 class Clone(NamedTuple):
-    """A copy of the repository, as git would clone it, with a trained model and its archive."""
+    """A copy of the repository's tracked files, with a trained model and its archive."""
 
     root: Path
 
-    def pipeline(self, *words: str, env: dict[str, str] | None = None) -> Result:
+    def pipeline(self, *arguments: str, env: dict[str, str] | None = None) -> Result:
         """Run python -m pipeline in it."""
-        command = [sys.executable, "-m", "pipeline", *words]
+        command = [sys.executable, "-m", "pipeline", *arguments]
         return run_program(command, {"DOCKER": DOCKER, **(env or {})}, cwd=self.root, timeout_s=500)
 
     def records(self) -> list[list[dict[str, Any]]]:
-        """Return what the steps of each run wrote down, the last run last."""
+        """Return the steps' records of each run, the last run last."""
         files = sorted((self.root / "build/pipeline/runs").glob("*.jsonl"))
         return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
 
     @property
     def archive(self) -> Path:
-        """Where the archive lies that is served and deployed."""
+        """The archive that is served and deployed."""
         return self.root / "build/model-store/digits.mar"
 
 
 @pytest.fixture(scope="session")
 def clone(kfp: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    """Give a clone; its environments are those of this folder."""
+    """Yield a clone with the environments of this folder; remove its images at the end."""
     root = tmp_path_factory.mktemp("clone")
     copy_repository(root)
     (root / "build/pipeline").mkdir()
     (root / "build/pipeline/venv").symlink_to(kfp.parents[1])
-    made = Clone(root)
-    yield made
-    for tag in {each["image"] for run in made.records() for each in run if "image" in each}:
+    clone = Clone(root)
+    yield clone
+    for tag in {each["image"] for run in clone.records() for each in run if "image" in each}:
         Docker(DOCKER)("image", "rm", "--force", tag)

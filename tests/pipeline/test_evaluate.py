@@ -1,4 +1,4 @@
-"""Which candidate goes on: the rule, who can be compared with, and what the report says."""
+"""The evaluation: its pass criteria, the models it can compare with, its options and its report."""
 
 import json
 import zipfile
@@ -11,78 +11,80 @@ from model.train.data import load
 from model.train.evaluate import Shown
 from model.train.write import write_held_out
 from pipeline import report
-from pipeline.evaluate import MOST_BYTES, answers, judge
-from pipeline.held_out import held_out
-from pipeline.predictors import PredictionError, of_archive, of_folder, of_url
-from pipeline.report import Compared
+from pipeline.errors import PredictionError
+from pipeline.evaluate import MAX_REQUEST_BYTES, build_parser, check_accuracy, predict_labels
+from pipeline.held_out import draw_held_out
+from pipeline.options import replace_old_names
+from pipeline.predictors import archive_predictor, folder_predictor, url_predictor
+from pipeline.report import Comparison
 from tests.functions.conftest import made
 from tests.images import ARCHIVE, MODEL
 
 
 @pytest.fixture(scope="module")
 def shown() -> list[Shown]:
-    """Return some held-out pictures in every way."""
-    return held_out(load(None), 40)
+    """Return some held-out pictures in each variant."""
+    return draw_held_out(load(None), 40)
 
 
 @pytest.mark.parametrize(
-    ("candidate", "serving", "passes", "why"),
+    ("candidate", "serving", "passes", "reason"),
     [
-        (0.97, None, True, "nothing serves yet"),
-        (0.89, None, False, "less than the 90.0% that it must"),
-        (0.97, 0.96, True, "what serves now 96.0%"),
-        (0.95, 0.96, True, "1.0% less would be tolerated"),
-        (0.949, 0.96, False, "worse by more than the 1.0% that is tolerated"),
-        (0.89, 0.5, False, "less than the 90.0% that it must"),
+        (0.97, None, True, "no model is serving yet"),
+        (0.89, None, False, "below the minimum of 90.0%"),
+        (0.97, 0.96, True, "the serving model's is 96.0%"),
+        (0.95, 0.96, True, "within the tolerance of 1.0%"),
+        (0.949, 0.96, False, "exceeds the tolerance of 1.0%"),
+        (0.89, 0.5, False, "below the minimum of 90.0%"),
     ],
 )
-def test_a_candidate_goes_on_unless_it_is_worse_or_not_good_enough(
-    candidate: float, serving: float | None, passes: bool, why: str
+def test_candidate_passes_unless_it_is_worse_or_below_the_minimum(
+    candidate: float, serving: float | None, passes: bool, reason: str
 ) -> None:
-    judged, message = judge(candidate, serving, tolerance=0.01, least=0.9)
-    assert judged is passes
-    assert why in message
+    passed, message = check_accuracy(candidate, serving, tolerance=0.01, min_accuracy=0.9)
+    assert passed is passes
+    assert reason in message
 
 
-def test_a_folder_an_archive_and_a_url_with_the_same_model_say_the_same(
+def test_folder_archive_and_url_with_the_same_model_predict_the_same(
     shown: list[Shown],
 ) -> None:
-    folder = answers(of_folder(MODEL), shown)
-    assert sum(each.label == said for each, said in zip(shown, folder, strict=True)) > 30
-    assert answers(of_archive(ARCHIVE), shown) == folder
+    folder = predict_labels(folder_predictor(MODEL), shown)
+    assert sum(each.label == predicted for each, predicted in zip(shown, folder, strict=True)) > 30
+    assert predict_labels(archive_predictor(ARCHIVE), shown) == folder
     with made("digits") as endpoint:
-        assert answers(of_url(endpoint.url), shown) == folder
+        assert predict_labels(url_predictor(endpoint.url), shown) == folder
 
 
-def test_no_request_is_larger_than_an_endpoint_takes(shown: list[Shown]) -> None:
+def test_requests_stay_below_the_size_limit_of_an_endpoint(shown: list[Shown]) -> None:
     noise = [Shown("noise", Image.effect_noise((400, 400), 90), "0") for _ in range(20)]
-    asked: list[list[str]] = []
+    sent: list[list[str]] = []
 
-    def ask(requests: list[list[str]]) -> list[str]:
-        asked.extend(requests)
+    def predict(requests: list[list[str]]) -> list[str]:
+        sent.extend(requests)
         return ["0" for request in requests for _ in request]
 
-    assert len(answers(ask, [*shown, *noise])) == len(shown) + 20
-    assert len(asked) > 2
-    assert max(sum(map(len, request)) for request in asked) <= MOST_BYTES
+    assert len(predict_labels(predict, [*shown, *noise])) == len(shown) + 20
+    assert len(sent) > 2
+    assert max(sum(map(len, request)) for request in sent) <= MAX_REQUEST_BYTES
 
 
-def test_what_cannot_be_compared_with_is_said(tmp_path: Path, shown: list[Shown]) -> None:
-    with pytest.raises(PredictionError, match="does not exist: name an archive, a URL, or none"):
-        of_archive(tmp_path / "none.mar")
+def test_model_that_cannot_be_compared_with_is_an_error_with_a_hint(
+    tmp_path: Path, shown: list[Shown]
+) -> None:
+    with pytest.raises(PredictionError, match="does not exist; pass an archive, a URL, or none"):
+        archive_predictor(tmp_path / "none.mar")
     with zipfile.ZipFile(tmp_path / "stock.mar", "w") as stock:
         stock.writestr("MAR-INF/MANIFEST.json", "{}")
-    with pytest.raises(PredictionError, match="serve it, and name its URL instead"):
-        of_archive(tmp_path / "stock.mar")
+    with pytest.raises(PredictionError, match="serve it and pass its URL"):
+        archive_predictor(tmp_path / "stock.mar")
     with pytest.raises(PredictionError, match=r"http://127\.0\.0\.1:9/: .*refused"):
-        answers(of_url("http://127.0.0.1:9/"), shown)
-    with pytest.raises(PredictionError, match=r"does not answer: FileNotFoundError: .*model\.json"):
-        answers(of_folder(tmp_path), shown)
+        predict_labels(url_predictor("http://127.0.0.1:9/"), shown)
+    with pytest.raises(PredictionError, match=r"failed: FileNotFoundError: .*model\.json"):
+        predict_labels(folder_predictor(tmp_path), shown)
 
 
-def test_weights_that_came_without_pictures_get_the_held_out_ones(
-    shown: list[Shown], tmp_path: Path
-) -> None:
+def test_weights_without_held_out_pictures_get_some(shown: list[Shown], tmp_path: Path) -> None:
     count = write_held_out(tmp_path, shown)
     files = {file.name for file in tmp_path.glob("*.png")}
     assert len(files) == count
@@ -91,23 +93,34 @@ def test_weights_that_came_without_pictures_get_the_held_out_ones(
     assert len(instances) >= 10
 
 
-def test_the_report_has_the_numbers_the_pictures_and_the_page(
+def test_report_has_metrics_misread_pictures_and_an_html_page(
     shown: list[Shown], tmp_path: Path
 ) -> None:
     right = [each.label for each in shown]
     half = [label if index % 2 else "7" for index, label in enumerate(right)]
-    compared = Compared([str(digit) for digit in range(10)], shown, half, right)
-    report.write(tmp_path, compared, passes=False, message="worse & worse")
-    found = json.loads((tmp_path / "report.json").read_text())
-    lost = sum(label != said for label, said in zip(right, half, strict=True))
-    assert (found["only_candidate_right"], found["only_serving_right"]) == (0, lost)
-    assert found["metrics"]["serving_accuracy"] == 1
-    assert found["metrics"]["accuracy"] == pytest.approx(1 - lost / len(shown), abs=1e-4)
-    assert sum(map(sum, found["confusion"])) == found["pictures"] == len(shown)
-    assert found["passes"] is False
+    labels = [str(digit) for digit in range(10)]
+    comparison = Comparison(labels=labels, shown=shown, candidate=half, serving=right)
+    report.write_files(tmp_path, comparison, passed=False, message="worse & worse")
+    content = json.loads((tmp_path / "report.json").read_text())
+    lost = sum(label != predicted for label, predicted in zip(right, half, strict=True))
+    assert (content["only_candidate_right"], content["only_serving_right"]) == (0, lost)
+    assert content["metrics"]["serving_accuracy"] == 1
+    assert content["metrics"]["accuracy"] == pytest.approx(1 - lost / len(shown), abs=1e-4)
+    assert sum(map(sum, content["confusion"])) == content["pictures"] == len(shown)
+    assert content["passed"] is False
     with Image.open(tmp_path / "misread.png") as picture:
         assert min(picture.size) > 90
     page = (tmp_path / "report.html").read_text()
     assert "worse &amp; worse" in page
     assert page.count("data:image/png;base64,") == 1
-    assert f"0 only the candidate read right, {lost} only what serves" in page
+    assert f"right only in the candidate: 0, only in the serving model: {lost}" in page
+
+
+def test_old_option_names_work_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = replace_old_names(["--examined", "40", "--least=0.5"])
+    args = build_parser().parse_args(arguments)
+    assert (args.eval_pictures, args.min_accuracy) == (40, 0.5)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: --examined is deprecated; use --eval-pictures",
+        "warning: --least is deprecated; use --min-accuracy",
+    ]

@@ -1,12 +1,12 @@
-"""docs/pipeline.md does what it says: its commands are such, and print what is shown."""
+"""The commands of docs/pipeline.md: their options exist, and they print the outputs shown."""
 
 import shlex
 
 import pytest
 
 from emulator.stack import Stack
-from pipeline.__main__ import parser
-from pipeline.evaluate import parser as evaluation
+from pipeline.__main__ import build_parser
+from pipeline.evaluate import build_parser as build_evaluate_parser
 from tests.cloud.guide import Shown, run, shown
 from tests.images import ROOT
 from tests.pipeline.conftest import Clone
@@ -18,23 +18,21 @@ COMMANDS = list(shown(GUIDE))
 
 
 @pytest.mark.parametrize("each", COMMANDS, ids=lambda each: each.command.partition("#")[0].strip())
-def test_a_command_of_the_guide_has_the_options_that_it_is_shown_with(
-    clone: Clone, each: Shown
-) -> None:
-    words = shlex.split(each.command, comments=True)
-    if words[0] == "make":
-        # What it would run: make -n prints it.
-        told = run_program(["make", "-n", *words[1:]], cwd=clone.root)
-        assert told.code == 0, told.err
-        words = shlex.split(told.out.strip().splitlines()[-1])
-    if "pipeline.evaluate" in words:
-        evaluation().parse_args(words[words.index("pipeline.evaluate") + 1 :])
+def test_options_of_each_command_in_the_guide_exist(clone: Clone, each: Shown) -> None:
+    arguments = shlex.split(each.command, comments=True)
+    if arguments[0] == "make":
+        # make -n prints the command without running it.
+        dry_run = run_program(["make", "-n", *arguments[1:]], cwd=clone.root)
+        assert dry_run.code == 0, dry_run.err
+        arguments = shlex.split(dry_run.out.strip().splitlines()[-1])
+    if "pipeline.evaluate" in arguments:
+        build_evaluate_parser().parse_args(arguments[arguments.index("pipeline.evaluate") + 1 :])
     else:
-        parser().parse_args(words[words.index("pipeline") + 1 :])
+        build_parser().parse_args(arguments[arguments.index("pipeline") + 1 :])
 
 
-def test_every_command_that_shows_an_output_prints_it(clone: Clone, stack: Stack) -> None:
-    shows = [each for each in COMMANDS if each.output.strip()]
-    assert len(shows) == 5
-    for each in shows:
+def test_commands_shown_with_an_output_print_it(clone: Clone, stack: Stack) -> None:
+    with_output = [each for each in COMMANDS if each.output.strip()]
+    assert len(with_output) == 5
+    for each in with_output:
         run(each, each.command, stack.environment("my-project"), clone.root)

@@ -1,4 +1,4 @@
-"""The pipeline at Vertex AI: submitted, watched, scheduled, by Google's SDK, held to Google's types."""
+"""The pipeline on Vertex AI: submitted, watched and scheduled with Google's SDK, against the emulator."""
 
 import copy
 import functools
@@ -33,7 +33,7 @@ from tests.programs import Result, run_main, run_program
 
 pytestmark = pytest.mark.xdist_group("pipeline")
 IMAGE = "--image us-central1-docker.pkg.dev/p/models/steps@sha256:1"
-WHERE = {"project": PROJECT, "region": "us-central1"}
+TARGET = {"project": PROJECT, "region": "us-central1"}
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def pipeline(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> Run:
-    """Return a function that runs one of the pipeline's programs, in this process, against the rehearsal."""
+    """Return a function that runs one of the pipeline's programs in this process, against the emulator."""
     for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
@@ -55,10 +55,10 @@ def pipeline(
 
 
 def submitted(stack: Stack) -> tuple[v1.PipelineJob, dict[str, Any], dict[str, Any]]:
-    """Return the one job that there is, its parameters and its specification."""
+    """Return the only job, its parameters and its specification."""
     (job,) = stack.state.pipeline_jobs.values()
-    written = json_format.MessageToDict(v1.PipelineJob.pb(job))
-    return job, written["runtimeConfig"]["parameterValues"], written["pipelineSpec"]
+    content = json_format.MessageToDict(v1.PipelineJob.pb(job))
+    return job, content["runtimeConfig"]["parameterValues"], content["pipelineSpec"]
 
 
 def images(spec: dict[str, Any]) -> set[str]:
@@ -67,7 +67,9 @@ def images(spec: dict[str, Any]) -> set[str]:
     return {each["container"]["image"] for each in executors}
 
 
-def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, stack: Stack) -> None:
+def test_pipeline_is_compiled_submitted_and_watched_until_it_ends(
+    pipeline: Run, stack: Stack
+) -> None:
     ran = pipeline(f"submit {IMAGE} --weights gs://bucket/weights --traffic 20 --wait")
     assert ran.code == 0, ran.err
     job, parameters, spec = submitted(stack)
@@ -76,9 +78,9 @@ def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, stack: S
     expected = {"serving": "endpoint", "builder": "cloud", "traffic": 20}
     assert parameters.items() >= {"weights": "gs://bucket/weights", **expected}.items()
     assert images(spec) == {IMAGE.split()[1]}
-    # Weights of one's own may change where they lie: taking them is no step to be cached.
+    # The user's own weights can change under the same name, so that step is not cached.
     assert not spec["root"]["dag"]["tasks"]["train"].get("cachingOptions", {}).get("enableCache")
-    # What its steps make goes into a bucket of the project.
+    # The artifacts are written to a bucket of the project.
     assert job.runtime_config.gcs_output_directory == f"gs://{PROJECT}-pipeline/digits"
     with artifacts.storage_client(stack.state.config) as client:
         assert client.lookup_bucket(f"{PROJECT}-pipeline") is not None
@@ -86,12 +88,12 @@ def test_it_is_compiled_submitted_and_watched_to_its_end(pipeline: Run, stack: S
 
 @pytest.mark.full
 @pytest.mark.parametrize("option", ["--weights build/model", "--data /pictures", "--serving a.mar"])
-def test_what_lies_on_this_machine_is_refused_and_a_bucket_is_mounted(
+def test_local_paths_are_rejected_and_buckets_are_mounted(
     pipeline: Run, stack: Stack, option: str
 ) -> None:
     ran = pipeline(f"submit {IMAGE} {option}")
     assert ran.code == 1
-    assert f"{option}: no step at Google sees this machine" in ran.err
+    assert f"{option}: steps on Vertex AI cannot read files of this machine" in ran.err
     assert not stack.state.pipeline_jobs
     if option.startswith("--data"):
         assert pipeline(f"submit {IMAGE} --data gs://bucket/pictures").code == 0
@@ -99,10 +101,10 @@ def test_what_lies_on_this_machine_is_refused_and_a_bucket_is_mounted(
 
 
 @pytest.mark.full
-def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
+def test_bucket_of_that_name_in_another_project_is_not_used(
     pipeline: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The emulator knows no projects: nothing is listed of what another's list would not show either.
+    # The emulator has no projects: an empty list stands for one that lacks another project's bucket.
     with artifacts.storage_client(stack.state.config) as client:
         if client.lookup_bucket(f"{PROJECT}-pipeline") is None:
             client.create_bucket(f"{PROJECT}-pipeline")
@@ -121,7 +123,7 @@ def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
         (
             ("failing", "RunPipelineJob", "FAILED_PRECONDITION the candidate is worse"),
             "failed     train",
-            ["the pipeline ended as failed: the candidate is worse"],
+            ["the pipeline ended in state failed: the candidate is worse"],
         ),
         (
             ("denied", "CreatePipelineJob", "aiplatform.pipelineJobs.create"),
@@ -129,9 +131,9 @@ def test_a_bucket_of_that_name_in_anothers_project_is_not_written_to(
             ["aiplatform.pipelineJobs.create", "--role=roles/aiplatform.user"],
         ),
     ],
-    ids=["a job that fails", "a role that is missing"],
+    ids=["failed job", "missing role"],
 )
-def test_a_failure_is_told_with_its_reason(
+def test_failure_is_reported_with_its_reason(
     pipeline: Run, stack: Stack, fault: tuple[str, str, str], out: str, err: list[str]
 ) -> None:
     stack.fault(*fault)
@@ -143,7 +145,7 @@ def test_a_failure_is_told_with_its_reason(
 
 
 @pytest.mark.full
-def test_it_is_scheduled_listed_and_ended(pipeline: Run, stack: Stack) -> None:
+def test_schedule_is_created_listed_and_deleted(pipeline: Run, stack: Stack) -> None:
     cron = "TZ=Europe/Berlin 0 3 * * 1"
     ran = pipeline(f'submit {IMAGE} --cron "{cron}" --run-as me@p.iam.gserviceaccount.com')
     assert ran.code == 0, ran.err
@@ -152,13 +154,13 @@ def test_it_is_scheduled_listed_and_ended(pipeline: Run, stack: Stack) -> None:
     assert schedule.create_pipeline_job_request.pipeline_job.service_account.startswith("me@")
     assert not stack.state.pipeline_jobs
     assert f"active  {cron}" in pipeline("schedules").out
-    assert f"ended: {schedule.name}" in pipeline("unschedule").out
-    assert "nothing of digits runs by the clock" in pipeline("schedules").out
+    assert f"deleted: {schedule.name}" in pipeline("unschedule").out
+    assert "no schedules of digits" in pipeline("schedules").out
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         ("runtimeConfig.parameterValues.colour", "red", "colour is no input"),
         ("runtimeConfig.parameterValues.epochs", "five", "epochs is 'five'"),
@@ -169,65 +171,67 @@ def test_it_is_scheduled_listed_and_ended(pipeline: Run, stack: Stack) -> None:
         ("serviceAcount", "me", 'Unknown name "serviceAcount"'),
     ],
 )
-def test_a_job_that_is_none_is_refused(
-    stack: Stack, path: str, value: str | None, said: str
+def test_emulator_rejects_an_invalid_job(
+    stack: Stack, path: str, value: str | None, message: str
 ) -> None:
     with artifacts.storage_client(stack.state.config) as client:
         if client.lookup_bucket("there") is None:
             client.create_bucket("there")
     spec = yaml.safe_load((ROOT / "pipeline/pipeline.yaml").read_text())
     config = {"gcsOutputDirectory": "gs://there/x", "parameterValues": {"epochs": 2}}
-    where = f"{stack.url}/v1/projects/p/locations/us-central1/pipelineJobs?pipelineJobId=job"
+    url = f"{stack.url}/v1/projects/p/locations/us-central1/pipelineJobs?pipelineJobId=job"
     good = {"displayName": "d", "pipelineSpec": spec, "runtimeConfig": config}
     bad: Any = copy.deepcopy(good)
     *parents, last = path.split(".")
-    inside = functools.reduce(operator.getitem, parents, bad)
-    inside[last] = value
+    parent = functools.reduce(operator.getitem, parents, bad)
+    parent[last] = value
     if value is None:
-        del inside[last]
-    refused = requests.post(where, json=bad, timeout=30)
-    assert refused.status_code in (400, 404), refused.text
-    assert said in refused.json()["error"]["message"]
-    assert requests.post(where, json=good, timeout=30).status_code == 200
+        del parent[last]
+    response = requests.post(url, json=bad, timeout=30)
+    assert response.status_code in (400, 404), response.text
+    assert message in response.json()["error"]["message"]
+    assert requests.post(url, json=good, timeout=30).status_code == 200
 
 
 @pytest.mark.full
-def test_the_second_version_is_a_canary_and_is_promoted(deploy: Run, stack: Stack) -> None:  # noqa: F811
-    """As steps of the pipeline do it, on an image that is there in a second."""
+def test_second_version_becomes_a_canary_and_is_promoted(deploy: Run, stack: Stack) -> None:  # noqa: F811
+    """Run the pipeline's steps on tiny images."""
     for version in ("1", "2"):
         assert deploy(f"upload --image {TINY}:{version}").code == 0
-        step(stack, "canary", version, ", traffic=20, limits={}")
+        run_step(stack, "canary", version, ", traffic=20, limits={}")
         if version == "2":
             assert traffic_by_version(stack) == {"1": 80, "2": 20}
-        step(stack, "promote", version)
+        run_step(stack, "promote", version)
         assert traffic_by_version(stack)[version] == 100
 
 
-def step(stack: Stack, name: str, version: str, more: str = "") -> None:
+def run_step(stack: Stack, name: str, version: str, arguments: str = "") -> None:
     """Run a step in a process of its own, as kfp does."""
-    code = f"from pipeline import steps; steps.{name}({version!r}, where={WHERE!r}{more})"
-    env = {"PROGRAMS": sys.executable, "DEPLOY_IMAGE": f"{TINY}:{version}"}
+    code = f"from pipeline import steps; steps.{name}({version!r}, target={TARGET!r}{arguments})"
+    env = {"PIPELINE_PYTHON": sys.executable, "DEPLOY_IMAGE": f"{TINY}:{version}"}
     done = run_program([sys.executable, "-c", code], stack.environment(PROJECT) | env)
     assert done.code == 0, done.out + done.err
 
 
 @pytest.mark.full
-def test_only_an_image_that_cloud_build_put_to_the_contract_goes_on(
+def test_only_an_image_tested_by_cloud_build_passes_the_contract_step(
     pipeline: Run, stack: Stack
 ) -> None:
     name = f"projects/{project_number(PROJECT)}/locations/us-central1/builds/b"
     build = Build(name=name, id="b", status="SUCCESS", substitutions={"_TAG": fingerprint(ROOT)})
     build.steps = [BuildStep(id="tests", name="n", status="FAILURE")]
     stack.state.builds[name] = build
-    assert "put it to the contract" in str(pipeline("tested", checks).code)
+    untested = pipeline("contract", checks)
+    assert untested.code == 1
+    assert "against the container contract" in untested.err
     build.steps[0].status = Build.Status.SUCCESS
-    kept = pipeline("tested", checks)
-    assert kept.code == 0, kept.err
-    assert "in step tests of build b" in kept.out
+    tested = pipeline("contract", checks)
+    assert tested.code == 0, tested.err
+    assert "in step tests of build b" in tested.out
 
 
 @pytest.mark.full
-def test_an_image_of_the_steps_that_is_there_is_not_built_again(
+def test_existing_image_of_the_steps_is_not_built_again(
     pipeline: Run, stack: Stack, tmp_path: Path
 ) -> None:
     docker, image = Docker(DOCKER), f"{stack.registry}/{PROJECT}/models/digits-pipeline"

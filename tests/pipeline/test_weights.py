@@ -1,4 +1,4 @@
-"""Trained weights that lie in a bucket, fetched by the pipeline's first step."""
+"""Trained weights in a bucket or folder, fetched by the pipeline's first step."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.programs import run_program
 FILES = [MODEL / name for name in ("weights.safetensors", "model.json", "golden.json")]
 
 
-def test_a_buckets_folder_becomes_a_folder_here(
+def test_folder_in_a_bucket_is_fetched(
     emulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
@@ -26,7 +26,7 @@ def test_a_buckets_folder_becomes_a_folder_here(
         fetch("gs://weights/nothing", tmp_path / "nothing")
 
 
-def test_a_folder_of_this_machine_is_copied_not_linked(tmp_path: Path) -> None:
+def test_local_folder_is_copied_not_linked(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "storage", "build/model", str(tmp_path / "model")]
     assert run_program(command).code == 0
     fetched = tmp_path / "model" / "weights.safetensors"
@@ -34,7 +34,7 @@ def test_a_folder_of_this_machine_is_copied_not_linked(tmp_path: Path) -> None:
     assert not fetched.is_symlink()
 
 
-def test_what_points_out_of_the_folder_is_not_fetched() -> None:
-    # The emulator keeps no such names.
+def test_names_that_point_out_of_the_folder_are_not_fetched() -> None:
+    # The emulator cannot store such names.
     assert all(inside(name) for name in ("a", "a/b.c", "a..b"))
     assert not any(inside(name) for name in ("/a", "../a", "a/../../b"))
