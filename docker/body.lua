@@ -1,33 +1,33 @@
--- Reads a request's body within a deadline, which nginx alone does not have: it waits as long as
--- a byte comes now and then, and closes the connection without a word where none does.
+-- Reads a request's body with a deadline. nginx has none: it waits as long as a byte arrives now and
+-- then, and closes the connection without a response if none does.
 local DEADLINE_S = 30
-local PIECE = 65536
-local IN_MEMORY = 524288 -- of a larger body the rest lies in /tmp
+local MAX_READ_BYTES = 65536
+local MEMORY_BYTES = 524288 -- the rest of a larger body is written to /tmp
 
-local left = tonumber(ngx.var.http_content_length)
-if not left or left == 0 then
-    return -- no body, or one in chunks: nginx reads it itself
+local remaining = tonumber(ngx.var.http_content_length)
+if not remaining or remaining == 0 then
+    return -- no body, or a chunked one, which nginx reads itself
 end
-local socket, problem = ngx.req.socket()
+local socket, reason = ngx.req.socket()
 if not socket then
-    ngx.log(ngx.INFO, "body left to nginx: ", problem)
+    ngx.log(ngx.INFO, "nginx reads the body: ", reason)
     return
 end
-ngx.req.init_body(math.min(left, IN_MEMORY))
-local ends = ngx.now() + DEADLINE_S
-while left > 0 do
-    local patience = ends - ngx.now()
-    if patience <= 0 then
+ngx.req.init_body(math.min(remaining, MEMORY_BYTES))
+local deadline = ngx.now() + DEADLINE_S
+while remaining > 0 do
+    local timeout_s = deadline - ngx.now()
+    if timeout_s <= 0 then
         return ngx.exec("@e408")
     end
-    socket:settimeout(patience * 1000)
-    local piece, failure = socket:receiveany(math.min(left, PIECE))
+    socket:settimeout(timeout_s * 1000)
+    local data, failure = socket:receiveany(math.min(remaining, MAX_READ_BYTES))
     if failure == "timeout" then
         return ngx.exec("@e408")
-    elseif not piece then
-        return ngx.exit(499) -- the client is gone
+    elseif not data then
+        return ngx.exit(499) -- the client has disconnected
     end
-    ngx.req.append_body(piece)
-    left = left - #piece
+    ngx.req.append_body(data)
+    remaining = remaining - #data
 end
 ngx.req.finish_body()

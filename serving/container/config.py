@@ -1,155 +1,193 @@
-"""What the environment says, read once."""
+"""The container's configuration: environment variables, read once at the start.
 
+Each variable is declared once in `read_config`: name, cast, default. A cast takes the variable's
+text and raises ValueError with what it expected.
+"""
+
+import dataclasses
 import re
 import sys
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 from serving import artifact
+from serving.container.errors import ConfigError
+from serving.logs import SEVERITIES
+
+T = TypeVar("T")
 
 MEBIBYTE = 1 << 20
-MOST_REQUEST_BYTES = 100 * MEBIBYTE
-"""Of one request: Java's heap, which may be smaller still, has to hold it three times over."""
+MAX_REQUEST_BYTES_LIMIT = 100 * MEBIBYTE
+"""The largest MAX_REQUEST_BYTES. Java's heap must hold three copies of a request, so a small
+container has a lower limit."""
 
-LABELS = (
-    ("AIP_ENDPOINT_ID", "endpoint_id"),
-    ("AIP_DEPLOYED_MODEL_ID", "deployed_model_id"),
-    ("AIP_MODEL_NAME", "model_name"),
-    ("AIP_VERSION_NAME", "model_version"),
-)
+LABELS = {
+    "AIP_ENDPOINT_ID": "endpoint_id",
+    "AIP_DEPLOYED_MODEL_ID": "deployed_model_id",
+    "AIP_MODEL_NAME": "model_name",
+    "AIP_VERSION_NAME": "model_version",
+}
+"""The label for each variable in which Vertex AI names the deployed model."""
+SECRETS = ("OTEL_EXPORTER_OTLP_ENDPOINT",)
+"""Variables that may contain a password: errors do not quote them."""
 
 
-class ConfigError(Exception):
-    """A variable that cannot be followed; the text names it."""
-
-
-class Config(NamedTuple):
-    """The container's settings. In the order: AIP_* variable, ours, default."""
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The container's configuration."""
 
     port: int
-    health: str
-    predict: str
-    """A path; with `invoke`, any path but / and the health route."""
-    largest_request: int
-    """Bytes."""
-    storage: str | None = None
-    """Where the model is fetched from; None for the archive baked in."""
-    archive_sha256: str | None = None
-    """Of the archive in the storage, in hex; None for any."""
-    invoke: bool = False
-    """Whether the model was uploaded with invoke_route_prefix "/*"."""
-    access_log: bool = False
-    """Whether every prediction gets a line in the log, or only those that fail for our fault."""
-    log_level: str = "INFO"
-    """The least severity that is written."""
-    log_text: bool = False
-    """Whether lines are for people, or JSON for Cloud Logging."""
-    labels: tuple[tuple[str, str], ...] = ()
-    """What every line is labelled with: where on Vertex AI this container runs."""
-    traces: str = ""
-    """What a trace's id stands after in Cloud Logging: projects/PROJECT/traces/, or nothing."""
-    metrics_port: int | None = None
-    """Where Prometheus may ask; None: nowhere."""
-    otlp: bool = False
-    """Whether metrics and traces are sent; where to is OpenTelemetry's to read, and may be a secret."""
+    health_route: str
+    predict_route: str
+    """Ignored if `any_route` is set."""
+    max_request_bytes: int
+    storage_uri: str | None
+    """The location of the model; None: the archive in the image."""
+    archive_sha256: str | None
+    """The expected SHA-256 of the archive in `storage_uri`, in hex; None: no check."""
+    any_route: bool
+    """Whether a POST to any path is a prediction: for invoke_route_prefix "/*"."""
+    log_all_requests: bool
+    """Whether every prediction is logged, or only those with a 5xx response."""
+    log_level: str
+    """The minimum severity."""
+    log_format: str
+    """json (for Cloud Logging) or text."""
+    labels: Mapping[str, str]
+    """The labels of every log line."""
+    trace_prefix: str
+    """The prefix of a trace's ID in Cloud Logging: projects/PROJECT/traces/, or nothing."""
+    metrics_port: int | None
+    """The port for Prometheus; None: closed."""
+    otlp: bool
+    """Whether metrics and traces are sent to OTEL_EXPORTER_OTLP_ENDPOINT. OpenTelemetry reads the
+    URL itself; it may contain a secret and is not kept here."""
 
     @property
-    def predict_said(self) -> str:
-        """The predict route as it is told to people."""
-        return "/*" if self.invoke else self.predict
-
-    @property
-    def telemetry(self) -> bool:
-        """Whether anybody wants to know how the server fares."""
+    def has_telemetry(self) -> bool:
+        """Whether the telemetry process runs."""
         return bool(self.metrics_port or self.otlp)
 
+    def __str__(self) -> str:
+        """Return name=value pairs, without the values that are not set."""
+        values = dataclasses.asdict(self)
+        values |= values.pop("labels")
+        return " ".join(f"{name}={value}" for name, value in values.items() if value or value == 0)
 
-def read(environ: Mapping[str, str], baked: str) -> Config:
-    """Take the settings out of the environment; raise BadVariable.
 
-    `baked` is the name of the archive baked in.
+def read_config(environ: Mapping[str, str], model_name: str) -> Config:
+    """Read the configuration; raise ConfigError.
+
+    `model_name` is the name of the archive in the image.
     """
-    storage = environ.get("AIP_STORAGE_URI") or None
+
+    def optional(name: str, cast: Callable[[str], T]) -> T | None:
+        text = environ.get(name)
+        return _parse(name, text, cast) if text else None
+
+    def read(name: str, cast: Callable[[str], T], default: str) -> T:
+        return _parse(name, environ.get(name) or default, cast)
+
+    storage_uri = optional("AIP_STORAGE_URI", str)
     endpoint, deployed = environ.get("AIP_ENDPOINT_ID"), environ.get("AIP_DEPLOYED_MODEL_ID")
-    health, predict = "/ping", f"/predictions/{artifact.NAME if storage else baked}"
-    if endpoint and deployed:  # what Vertex itself takes where a model names no routes
+    health, predict = "/ping", f"/predictions/{artifact.NAME if storage_uri else model_name}"
+    if endpoint and deployed:  # Vertex AI's own defaults
         health = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}"
         predict = f"{health}:predict"
-    prefixes = ("AIP_INVOKE_ROUTE_PREFIX", "INVOKE_ROUTE_PREFIX")
-    project = environ.get("GOOGLE_CLOUD_PROJECT") or environ.get("AIP_PROJECT_NUMBER")
-    pin = _text(environ, artifact.PIN, r"\s*[0-9a-fA-F]{64}\s*", "a SHA-256, 64 hexadecimal digits")
+    project = optional("GOOGLE_CLOUD_PROJECT", _label) or optional("AIP_PROJECT_NUMBER", _label)
     config = Config(
-        port=_number(environ, "AIP_HTTP_PORT", 8080, most=65535),
-        health=_route(environ, "AIP_HEALTH_ROUTE", health),
-        predict=_route(environ, "AIP_PREDICT_ROUTE", predict),
-        largest_request=_number(
-            environ, "MAX_REQUEST_BYTES", 10 * MEBIBYTE, most=MOST_REQUEST_BYTES
+        port=read("AIP_HTTP_PORT", _port, "8080"),
+        health_route=read("AIP_HEALTH_ROUTE", _route, health),
+        predict_route=read("AIP_PREDICT_ROUTE", _route, predict),
+        max_request_bytes=read("MAX_REQUEST_BYTES", _request_bytes, str(10 * MEBIBYTE)),
+        storage_uri=storage_uri,
+        archive_sha256=optional(artifact.PIN, _sha256),
+        any_route=bool(
+            optional("AIP_INVOKE_ROUTE_PREFIX", _invoke_prefix)
+            or optional("INVOKE_ROUTE_PREFIX", _invoke_prefix)
         ),
-        storage=storage,
-        archive_sha256=pin.strip().lower() or None,
-        invoke=any(
-            _text(environ, name, r"/\*", '"/*", the one value that Vertex has') for name in prefixes
-        ),
-        access_log=_one_of(environ, "ACCESS_LOG", "errors", "all") == "all",
-        log_level=_one_of(environ, "LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL"),
-        log_text=_one_of(environ, "LOG_FORMAT", default_format(), "json", "text") == "text",
-        labels=tuple((label, _label(environ[name])) for name, label in LABELS if environ.get(name)),
-        traces=f"projects/{_label(project)}/traces/" if project else "",
-        metrics_port=_number(environ, "METRICS_PORT", 0, most=65535)
-        if environ.get("METRICS_PORT")
-        else None,
-        otlp=_is_url(environ, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        log_all_requests=read("ACCESS_LOG", _one_of("errors", "all"), "errors") == "all",
+        log_level=read("LOG_LEVEL", _one_of(*SEVERITIES), "INFO"),
+        log_format=read("LOG_FORMAT", _one_of("json", "text"), default_log_format()),
+        labels={
+            label: value for name, label in LABELS.items() if (value := optional(name, _label))
+        },
+        trace_prefix=f"projects/{project}/traces/" if project else "",
+        metrics_port=optional("METRICS_PORT", _port),
+        otlp=optional("OTEL_EXPORTER_OTLP_ENDPOINT", _url) is not None,
     )
-    if config.health == config.predict:
-        raise ConfigError(f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both {config.health}")
+    if config.health_route == config.predict_route:
+        raise ConfigError(f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both {config.health_route}")
     if config.metrics_port == config.port:
         raise ConfigError(f"METRICS_PORT and AIP_HTTP_PORT are both {config.port}")
     return config
 
 
-def _text(
-    environ: Mapping[str, str], name: str, pattern: str, expected: str, default: str = ""
-) -> str:
-    """Return a variable that matches a pattern; raise BadVariable with what was expected."""
-    text = environ.get(name) or default
-    if text and not re.fullmatch(pattern, text):
-        raise ConfigError(f"{name}={text}: expected {expected}")
-    return text
+def _parse(name: str, text: str, cast: Callable[[str], T]) -> T:
+    try:
+        return cast(text)
+    except ValueError as error:
+        value = "" if name in SECRETS else f"={text!r}"
+        raise ConfigError(f"{name}{value}: expected {error}") from None
 
 
-def _number(environ: Mapping[str, str], name: str, default: int, most: int) -> int:
-    text = environ.get(name) or str(default)
-    if not re.fullmatch("[0-9]{1,12}", text) or not 1 <= int(text) <= most:
-        raise ConfigError(f"{name}={text}: expected a whole number from 1 to {most}")
-    return int(text)
-
-
-def _one_of(environ: Mapping[str, str], name: str, *values: str) -> str:
-    return _text(environ, name, "|".join(values), " or ".join(values), values[0])
-
-
-def _is_url(environ: Mapping[str, str], name: str) -> bool:
-    text = environ.get(name)
-    if text and not re.fullmatch(r"https?://[^/\s]+\S*", text):  # which may be a secret
-        raise ConfigError(f"{name}: expected http://HOST:PORT or https://HOST")
-    return bool(text)
-
-
-def _route(environ: Mapping[str, str], name: str, default: str) -> str:
-    # It becomes a part of nginx's configuration: only what a path is made of may pass.
-    expected = "a path that starts with / and has no spaces"
-    text = _text(environ, name, r"/[A-Za-z0-9._~:@!*+,=/-]*", expected, default)
-    # nginx compares with the path that is left when these are resolved: it would never match.
-    if re.search(r"//|/\.{1,2}(/|$)", text):
-        raise ConfigError(f"{name}={text}: expected a path without //, /. and /..")
-    return text
-
-
-def default_format() -> str:
-    """Return how lines are written unless LOG_FORMAT says: as text on a terminal."""
+def default_log_format() -> str:
+    """Return text on a terminal, json otherwise."""
     return "text" if sys.stdout.isatty() else "json"
 
 
+def _port(text: str) -> int:
+    return _whole_number(text, 65535, "a port")
+
+
+def _request_bytes(text: str) -> int:
+    return _whole_number(text, MAX_REQUEST_BYTES_LIMIT, "a number of bytes")
+
+
+def _whole_number(text: str, maximum: int, kind: str) -> int:
+    if not re.fullmatch("[0-9]{1,12}", text) or not 1 <= int(text) <= maximum:
+        raise ValueError(f"{kind} from 1 to {maximum}")
+    return int(text)
+
+
+def _route(text: str) -> str:
+    # A route becomes part of nginx's configuration: it must not contain nginx's own syntax.
+    if not re.fullmatch(r"/[A-Za-z0-9._~:@!*+,=/-]*", text):
+        raise ValueError("a path that starts with / and has no spaces")
+    # nginx resolves these in a request's path before it compares: the route would never match.
+    if re.search(r"//|/\.{1,2}(/|$)", text):
+        raise ValueError("a path without //, /. and /..")
+    return text
+
+
+def _sha256(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text.strip()):
+        raise ValueError("a SHA-256: 64 hexadecimal digits")
+    return text.strip().lower()
+
+
+def _invoke_prefix(text: str) -> bool:
+    if text != "/*":
+        raise ValueError("/*, the only value that Vertex AI supports")
+    return True
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s]+\S*", text):
+        raise ValueError("http://HOST:PORT or https://HOST")
+    return text
+
+
+def _one_of(*values: str) -> Callable[[str], str]:
+    def cast(text: str) -> str:
+        if text not in values:
+            raise ValueError(" or ".join(values))
+        return text
+
+    return cast
+
+
 def _label(text: str) -> str:
-    # It becomes a part of nginx's configuration, too.
+    # A label becomes part of nginx's configuration, like a route.
     return re.sub(r"[^A-Za-z0-9._:@/-]", "_", text)[:100]

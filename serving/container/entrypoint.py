@@ -1,8 +1,8 @@
-"""The container's first process: AIP_* variables -> settings; start, watch, stop.
+"""The container's first process: configures, starts, supervises and stops nginx and TorchServe.
 
-It opens the port (nginx), fetches the model where it is not baked in, starts TorchServe behind
-nginx on a unix socket, lets predictions in for as long as the model answers, and ends the
-container with the reason as its last line when the model cannot be served any more.
+nginx opens the port at once and answers 503. The model is fetched if it is not in the image, then
+TorchServe starts behind nginx on a unix socket. If the model cannot be served, the container ends
+with the reason in its last log line.
 """
 
 import os
@@ -11,219 +11,145 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import storage
 from serving import artifact, java, probe, resources
 from serving.artifact import Artifact
-from serving.container import config
-from serving.container.config import Config
-from serving.container.nginx import Front
-from serving.container.telemetry import Telemetry
-from serving.errors import ArchiveError
+from serving.container.config import Config, default_log_format, read_config
+from serving.container.errors import StartupError
+from serving.container.nginx import Nginx
+from serving.container.supervisor import Supervisor
+from serving.container.telemetry import TelemetryProcess
+from serving.errors import ServingError
 from serving.logs import Log
 from serving.stock import manifest
 from serving.torchserve import Server, Settings, TorchServeError
 from storage import files
-from storage.files import Say
 
-ARCHIVES = Path(os.environ.get("MODEL_STORE", "/opt/model-store"))
-"""The folder of the one archive that is baked in."""
-JARS = Path("/opt/torchserve")
-"""TorchServe's Java, and Netty's native library: /tmp, where Java would unpack it, may be noexec."""
-TRIES = 3
-"""Workers that may die at their start, one after another, before the container gives up."""
-START_S = 1200
-"""How long a model may take to answer for the first time."""
-PATIENCE_S = 120
-"""How long a model that did answer may stay silent before the container gives up."""
-PROBE_S = 5
-"""Between two probes; one may take twice as long."""
-LEAVE_S = 5
-"""How long a container that was told to stop lets requests in while its health says 503: those
-who send them need a moment to see it."""
-DRAIN_S = 15
-"""How long requests under way may take after that."""
-GRACE_S = 3
-"""How long TorchServe may take to end."""
-LAST_S = 1
-"""How long the last metrics may take after that."""
-
-
-class StartupError(Exception):
-    """Why the container ends; its last line."""
+DEFAULT_MODEL_STORE = "/opt/model-store"
+"""The folder of the archive in the image."""
+TORCHSERVE_JARS = Path("/opt/torchserve")
+"""TorchServe's Java, and Netty's native library: Java would unpack it in /tmp, which may be noexec."""
+SHUTDOWN_DELAY_S = 5
+"""After SIGTERM health is 503, but predictions are accepted for this long: load balancers need
+time to notice."""
+DRAIN_TIMEOUT_S = 15
+"""How long the requests in flight may take after that."""
+TORCHSERVE_STOP_TIMEOUT_S = 3
+TELEMETRY_STOP_TIMEOUT_S = 1
 
 
 class ShutdownRequested(BaseException):
-    """A signal to stop; its argument is the number."""
+    """The process received a signal to stop."""
 
-
-@dataclass
-class Container:
-    """nginx and TorchServe, watched together and ended together."""
-
-    front: Front
-    server: Server
-    ask: Callable[[float], probe.Answer]
-    """Is given seconds and tells whether the model answers within them."""
-    say: Say
-    telemetry: Telemetry | None
-
-    def watch(self) -> None:
-        """Keep the doors open for as long as the model answers; raise CannotServe at the end."""
-        began = answered = time.monotonic()
-        patience, silent = START_S, 0
-        while True:
-            self._raise_what_ended()
-            answer = self.ask(2 * PROBE_S)
-            now = time.monotonic()
-            if answer.healthy:
-                if not self.front.is_open:
-                    self.say(f"ready after {now - began:.1f} s")
-                    self.front.open()
-                self.server.failures.forget()
-                answered, patience, silent = now, PATIENCE_S, 0
-            else:
-                silent += 1
-                # One probe may be lost in a crowd; two say that clients are not answered either.
-                if silent > 1 and self.front.is_open:
-                    self.front.close()
-                    began = now
-                    self.say(f"not ready: {answer.detail}")
-                self._raise_what_failed(now - answered, patience)
-            self._wait(PROBE_S if self.front.is_open else 0.25)
-
-    def _wait(self, seconds: float) -> None:
-        """Wait for the next probe; a process that ends is noticed at once."""
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            self._raise_what_ended()
-            if self.telemetry:
-                self.telemetry.see()
-            time.sleep(0.1)
-
-    def _raise_what_ended(self) -> None:
-        if self.front.process.poll() is not None:
-            raise StartupError(f"nginx {_ended(self.front.process.returncode)}")
-        if self.server.process.poll() is not None:
-            code, word = self.server.process.returncode, self.server.failures.word
-            raise StartupError(
-                _with_memory(f"TorchServe {_ended(code)}{f': {word}' if word else ''}")
-            )
-
-    def _raise_what_failed(self, silent_s: float, patience_s: float) -> None:
-        if self.server.failures.count >= TRIES:
-            reason = _with_memory(self.server.failures.reason)
-            raise StartupError(f"the model cannot be loaded: {reason}")
-        if silent_s > patience_s:
-            raise StartupError(f"the model has not answered for {silent_s:.0f} s")
-
-
-def _ended(code: int) -> str:
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended by itself with exit code {code}"
-
-
-def _with_memory(reason: str) -> str:
-    """Add what a process cannot say itself: that there was no memory left for it."""
-    if not (killed := resources.oom_kills()):
-        return reason
-    limit = (resources.memory_limit() or 0) >> 20
-    return f"{reason}; processes ended for want of memory: {killed} (limit {limit} MiB)"
+    def __init__(self, number: int) -> None:
+        """Take the signal's number."""
+        self.signal = signal.Signals(number)
 
 
 def run(log: Log) -> None:
-    """Serve until told to stop; raise CannotServe and its kin with the reason for an end."""
-    baked = artifact.baked_in(ARCHIVES)
-    chosen = config.read(os.environ, baked.path.stem)
-    log.configure(human=chosen.log_text, level=chosen.log_level, labels=dict(chosen.labels))
-    say = log.info
-    folder = _folder()
-    front = server = telemetry = None
+    """Serve until a signal to stop; raise ServingError and others if the model cannot be served."""
+    baked = artifact.baked_in(Path(os.environ.get("MODEL_STORE") or DEFAULT_MODEL_STORE))
+    config = read_config(os.environ, baked.path.stem)
+    log.configure(
+        human=config.log_format == "text", level=config.log_level, labels=dict(config.labels)
+    )
+    folder = _create_run_folder()
+    nginx = server = telemetry = None
     try:
-        if chosen.telemetry:
-            telemetry = Telemetry(chosen, log)
+        telemetry = TelemetryProcess(config, log) if config.has_telemetry else None
         store = folder / "store"
-        path = store / artifact.NAME if chosen.storage else baked.path
-        settings = _settings(path, folder, chosen, telemetry.port if telemetry else None)
-        say(f"{settings.model}: {chosen}")
-        # The front door first: Vertex wants the port open within 40 s, and 503 until ready.
-        front = Front(chosen, settings, folder / "torchserve.sock", log)
-        served = baked
-        if chosen.storage:
-            say(f"fetching the model from {chosen.storage}")
-            there = storage.open_storage(chosen.storage, say)
-            served = artifact.fetch(there, baked.path, store, chosen.archive_sha256)
-            say(f"{chosen.storage}: {_kind(served)}")
+        path = store / artifact.NAME if config.storage_uri else baked.path
+        settings = _torchserve_settings(path, folder, config, telemetry.port if telemetry else None)
+        log.info(f"model={settings.model} {config}")
+
+        # nginx comes first: Vertex AI expects an open port within 40 s, and 503 until ready.
+        nginx = Nginx(config, settings, folder / "torchserve.sock", log)
+        served = _fetch_model(config, baked, store, log)
         settings = artifact.with_layout(settings, served)
-        say(f"TorchServe starts with {settings.layout}")
         if telemetry:
             telemetry.start(settings, manifest.read_manifest(served.path).version)
+        log.info(f"TorchServe starts with {settings.layout}")
         server = Server(settings, java.find(), log.forward)
-        ask = probe.asking(settings, served.golden_request)
-        Container(front, server, ask, say, telemetry).watch()
-    except ShutdownRequested as told:
+        Supervisor(
+            nginx=nginx,
+            server=server,
+            probe=probe.asking(settings, served.golden_request),
+            log=log,
+            telemetry=telemetry,
+        ).run()
+    except ShutdownRequested as request:
         _ignore_signals()
-        say("told to stop")
-        if front and server and front.is_open and told.args[0] == signal.SIGTERM:
-            front.take_leave()
-            time.sleep(LEAVE_S)
+        log.info(f"{request.signal.name} received; draining")
+        if nginx and server and nginx.is_ready and request.signal == signal.SIGTERM:
+            nginx.start_draining()
+            time.sleep(SHUTDOWN_DELAY_S)
     finally:
         _ignore_signals()
-        if front:
-            front.stop(DRAIN_S)
+        if nginx:
+            nginx.stop(DRAIN_TIMEOUT_S)
         if telemetry:
-            telemetry.tell_to_stop()
+            telemetry.terminate()
         if server:
-            server.stop(GRACE_S)
+            server.stop(TORCHSERVE_STOP_TIMEOUT_S)
         if telemetry:
-            telemetry.stop(LAST_S)
+            telemetry.stop(TELEMETRY_STOP_TIMEOUT_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folder() -> Path:
+def _create_run_folder() -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="serving-"))
     except OSError as error:
-        raise StartupError(
-            f"no folder to write to, mount one with --tmpfs /tmp: {error}"
-        ) from error
+        raise StartupError(f"no writable folder: {error}; mount one with --tmpfs /tmp") from error
 
 
-def _settings(path: Path, folder: Path, chosen: Config, telemetry: int | None) -> Settings:
+def _torchserve_settings(
+    path: Path, folder: Path, config: Config, telemetry_port: int | None
+) -> Settings:
     memory = resources.memory_limit()
     settings = Settings(
         path,
         folder,
         resources.layout(resources.cores(), memory),
         f"unix:{folder}/torchserve.sock",
-        chosen.largest_request,
+        config.max_request_bytes,
         heap=resources.heap_bytes(memory),
-        verbose=chosen.log_level == "DEBUG",
-        native=JARS,
-        jars=JARS,
-        telemetry=telemetry,
+        verbose=config.log_level == "DEBUG",
+        native=TORCHSERVE_JARS,
+        jars=TORCHSERVE_JARS,
+        telemetry=telemetry_port,
     )
-    if settings.room_for(chosen.largest_request) < 1:
+    if settings.room_for(config.max_request_bytes) < 1:
         raise StartupError(
-            f"MAX_REQUEST_BYTES={chosen.largest_request}: Java's heap of {settings.heap} bytes, a "
-            "quarter of the container's memory, must hold three of it and have room left"
+            f"MAX_REQUEST_BYTES={config.max_request_bytes}: too large for Java's heap of "
+            f"{settings.heap} bytes (a quarter of the container's memory), which must hold three "
+            "copies of a request; lower it or raise the memory"
         )
     return settings
 
 
-def _kind(served: Artifact) -> str:
+def _fetch_model(config: Config, baked: Artifact, store: Path, log: Log) -> Artifact:
+    """Return the archive in the image, or what AIP_STORAGE_URI holds."""
+    uri = config.storage_uri
+    if not uri:
+        return baked
+    log.info(f"fetching the model from {uri}")
+    source = storage.open_storage(uri, log.info)
+    served = artifact.fetch(source, baked.path, store, config.archive_sha256)
     if not served.stock:
-        return "an archive or weights of this project's"
-    asked = "its golden request" if served.golden_request else "its workers: no golden request"
-    return f"a stock archive; health follows {asked}"
+        kind = "an archive or weights of this project"
+    elif served.golden_request:
+        kind = "a stock archive; health follows its golden request"
+    else:
+        kind = "a stock archive without a golden request; health follows TorchServe's workers"
+    log.info(f"{uri}: {kind}")
+    return served
 
 
-def _raise_told(number: int, _frame: FrameType | None) -> None:
+def _request_shutdown(number: int, _frame: FrameType | None) -> None:
     raise ShutdownRequested(number)
 
 
@@ -233,19 +159,17 @@ def _ignore_signals() -> None:
 
 
 def main() -> None:
-    """Run, and end with the reason as the last line."""
-    log = Log(human=(os.environ.get("LOG_FORMAT") or config.default_format()) == "text")
+    """Serve the model; exit with 1 and the reason as the last log line if that fails."""
+    log = Log(human=(os.environ.get("LOG_FORMAT") or default_log_format()) == "text")
     log.install_excepthook("entrypoint")
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _raise_told)
+            signal.signal(number, _request_shutdown)
         run(log)
-    except ShutdownRequested:
-        log.info("told to stop")
+    except ShutdownRequested as request:
+        log.info(f"{request.signal.name} received")
     except (
-        StartupError,
-        config.ConfigError,
-        ArchiveError,
+        ServingError,
         files.StorageError,
         java.JavaNotFoundError,
         TorchServeError,

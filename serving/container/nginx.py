@@ -1,4 +1,4 @@
-"""The front door: nginx, configured for the routes and the limits that hold here."""
+"""nginx: the container's only public server. Writes its configuration, starts and stops it."""
 
 import json
 import os
@@ -15,77 +15,77 @@ from serving.torchserve import Settings, wait_or_kill
 
 FILES = Path(__file__).resolve().parents[2] / "docker"
 TEMPLATE = FILES / "nginx.conf"
-METRICS = FILES / "metrics.conf"
-BODY = FILES / "body.lua"
+METRICS_TEMPLATE = FILES / "metrics.conf"
+BODY_SCRIPT = FILES / "body.lua"
 MAX_CONNECTIONS = 4096
-ERROR_LOG = dict(zip(SEVERITIES, ("info", "warn", "warn", "error", "crit"), strict=True))
-"""What nginx writes beside its access log, by LOG_LEVEL."""
-LINE = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(\w+)\] \d+#\d+: (.*)")
+ERROR_LOG_LEVELS = dict(zip(SEVERITIES, ("info", "warn", "warn", "error", "crit"), strict=True))
+"""The level of nginx's error log for each LOG_LEVEL."""
 SEVERITY = {"debug": "DEBUG", "info": "INFO", "notice": "INFO", "warn": "WARNING", "error": "ERROR"}
-"""Of what nginx says; what is not here is CRITICAL."""
+"""The severity of each level of nginx's error log; of any other level: CRITICAL."""
+ERROR_LINE = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(\w+)\] \d+#\d+: (.*)")
 
 
-def settings_text(config: Config, settings: Settings, socket: Path) -> str:
-    """Fill in the template of nginx's configuration."""
+def build_config(config: Config, settings: Settings, socket: Path) -> str:
+    """Return nginx.conf; `socket` is TorchServe's."""
     values = {
         "RUN": settings.run,
         "SOCKET": socket,
         "CONNECTIONS": min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         "PORT": config.port,
-        "BODY": BODY,
-        "HEALTH": config.health,
-        "PREDICT": config.predict_said,
-        "PREDICT_LOCATION": '~ "^/."' if config.invoke else f'= "{config.predict}"',
+        "BODY_SCRIPT": BODY_SCRIPT,
+        "HEALTH_ROUTE": config.health_route,
+        "PREDICT_ROUTE": "/*" if config.any_route else config.predict_route,
+        "PREDICT_LOCATION": '~ "^/."' if config.any_route else f'= "{config.predict_route}"',
         "MODEL": settings.model,
-        "MAX_REQUEST_BYTES": config.largest_request,
+        "MAX_REQUEST_BYTES": config.max_request_bytes,
         "MAX_REQUESTS": settings.queue * 3 // 4,
-        "MAX_LARGE_REQUESTS": settings.room_for(config.largest_request),
+        "MAX_LARGE_REQUESTS": settings.room_for(config.max_request_bytes),
         "MAX_MEDIUM_REQUESTS": settings.room_for(1_000_000),
-        "TIMEOUT": settings.response_timeout_s + 5,
-        "LOGGED": int(config.access_log),
-        "LOG_FORMAT": "text" if config.log_text else "json",
-        "LEAST": SEVERITIES.index(config.log_level),
-        "ERROR_LOG": ERROR_LOG[config.log_level],
-        "LABELS": json.dumps(dict(config.labels) | {"process": "front"}),
-        "TRACES": config.traces,
-        # What no caller began is found by the request's id, where there are traces at all.
-        "UNTRACED": "$request_id" if config.otlp else "",
-        "TOLD": _told(settings.telemetry),
-        "SENT": "$msec" if settings.telemetry else "",
+        "TIMEOUT_S": settings.response_timeout_s + 5,
+        "LOG_ALL": int(config.log_all_requests),
+        "LOG_FORMAT": config.log_format,
+        "MIN_RANK": SEVERITIES.index(config.log_level),
+        "ERROR_LOG_LEVEL": ERROR_LOG_LEVELS[config.log_level],
+        "LABELS": json.dumps(dict(config.labels) | {"process": "nginx"}),
+        "TRACE_PREFIX": config.trace_prefix,
+        # A request without a trace gets its own ID as the trace's, if traces are exported.
+        "DEFAULT_TRACE_ID": "$request_id" if config.otlp else "",
+        "EVENT_LOG": _event_log(settings.telemetry),
+        "SENT_TIME": "$msec" if settings.telemetry else "",
         "METRICS_PORT": config.metrics_port or "",
     }
     text = TEMPLATE.read_text()
-    metrics = METRICS.read_text() if config.metrics_port else ""
+    metrics = METRICS_TEMPLATE.read_text() if config.metrics_port else ""
     text = text.replace("@METRICS@\n", metrics)
     return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), text)
 
 
-def _told(port: int | None) -> str:
-    """Return the setting by which nginx tells of each answer; UDP, so that it never waits."""
+def _event_log(port: int | None) -> str:
+    """Return the directive that sends an event for each response; over UDP, so nginx never waits."""
     if port is None:
         return ""
-    return f"access_log syslog:server=127.0.0.1:{port},nohostname,tag=front told if=$told;"
+    return f"access_log syslog:server=127.0.0.1:{port},nohostname,tag=nginx event if=$has_event;"
 
 
-def _without_what_was_sent(text: str) -> str:
-    """Of what nginx tells of a request leave its method and path."""
-    said, about, request = text.rstrip("\n").partition(", client: ")
-    if about:
-        # What it quotes are headers, but for names of files.
-        said = re.sub(r'"([^"]*)("|$)', lambda m: m[0] if m[1][:1] == "/" else '"..."', said)
+def _redact(text: str) -> str:
+    """Remove the client's data from an error line, except the request's method and path."""
+    message, client, request = text.rstrip("\n").partition(", client: ")
+    if client:
+        # Quoted text is a header's, unless it is a file's path.
+        message = re.sub(r'"([^"]*)("|$)', lambda m: m[0] if m[1][:1] == "/" else '"..."', message)
     line = re.search(r'request: "([A-Z]{1,16})(?: (/[!->@-~]{0,500}))?', request)
-    return f"{said} ({' '.join(filter(None, line.groups()))})" if line else said
+    return f"{message} ({' '.join(filter(None, line.groups()))})" if line else message
 
 
-class Front:
-    """A running nginx. Its doors answer 503 until they are opened."""
+class Nginx:
+    """A running nginx. It answers 503 until `set_ready` is called."""
 
     def __init__(self, config: Config, settings: Settings, socket: Path, log: Log) -> None:
-        """Start it; `log` is written what it says beside its access log."""
+        """Start nginx; its error log is written to `log`."""
         file = settings.run / "nginx.conf"
-        file.write_text(settings_text(config, settings, socket))
+        file.write_text(build_config(config, settings, socket))
         self._ready = settings.run / "ready"
-        self._stopping = settings.run / "stopping"
+        self._draining = settings.run / "draining"
         self._log = log
         self.process = subprocess.Popen(
             ["nginx", "-e", "stderr", "-c", str(file)],
@@ -93,40 +93,38 @@ class Front:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=os.environ | {"TZ": "UTC"},  # its lines say so
+            env=os.environ | {"TZ": "UTC"},  # the log's times are in UTC
         )
-        self._lines = log.pass_through(self.process.stdout)
-        threading.Thread(target=self._read, daemon=True).start()
+        self._access_log = log.pass_through(self.process.stdout)
+        threading.Thread(target=self._read_error_log, daemon=True).start()
 
-    def _read(self) -> None:
+    def _read_error_log(self) -> None:
         assert self.process.stderr is not None
-        with self.process.stderr as said:
-            for text in said:
-                match = LINE.match(text)
+        with self.process.stderr as lines:
+            for text in lines:
+                match = ERROR_LINE.match(text)
                 severity = SEVERITY.get(match[1], "CRITICAL") if match else "WARNING"
-                self._log.write(
-                    severity, _without_what_was_sent(match[2] if match else text), "front"
-                )
+                self._log.write(severity, _redact(match[2] if match else text), "nginx")
 
     @property
-    def is_open(self) -> bool:
-        """Whether predictions are let in."""
+    def is_ready(self) -> bool:
+        """Whether predictions are accepted."""
         return self._ready.exists()
 
-    def open(self) -> None:
-        """Let predictions in, and say that all is well."""
+    def set_ready(self) -> None:
+        """Accept predictions, and answer 200 on the health route."""
         self._ready.touch()
 
-    def close(self) -> None:
-        """Let nothing in, and say that the model is unavailable."""
+    def set_unavailable(self) -> None:
+        """Answer 503 on both routes."""
         self._ready.unlink(missing_ok=True)
 
-    def take_leave(self) -> None:
-        """Say that the container is unavailable, and still let predictions in."""
-        self._stopping.touch()
+    def start_draining(self) -> None:
+        """Answer 503 on the health route, and still accept predictions."""
+        self._draining.touch()
 
-    def stop(self, within_s: float) -> None:
-        """Answer what is under way, let nothing new in, and end."""
+    def stop(self, timeout_s: float) -> None:
+        """Close the port, finish the requests in flight, and end."""
         self.process.send_signal(signal.SIGQUIT)
-        wait_or_kill(self.process, within_s)
-        self._lines.join(1)
+        wait_or_kill(self.process, timeout_s)
+        self._access_log.join(1)

@@ -1,8 +1,8 @@
-"""The process beside the server that knows how it fares: metrics and traces, by OpenTelemetry.
+"""The telemetry process: metrics and traces by OpenTelemetry. It runs beside the server.
 
-    nginx, workers ─→ a datagram for each answer and each batch ─→ facts ─→ instruments ─→ Prometheus, OTLP
-                                                                        └─→ spans ─→ OTLP
+    nginx, workers ─→ one datagram per response and per batch ─→ events ─→ metrics ─→ Prometheus, OTLP
+                                                                       └─→ traces  ─→ OTLP
 
-Nobody waits for it: what it has no time for is lost, and counted. It runs only where METRICS_PORT
-or OTEL_EXPORTER_OTLP_ENDPOINT is set.
+Nginx and the workers never wait for it: datagrams that it cannot keep up with are dropped and
+counted. It runs only if METRICS_PORT or OTEL_EXPORTER_OTLP_ENDPOINT is set.
 """

@@ -1,6 +1,6 @@
-"""Take in what the front door and the workers tell until told to stop; tell it on.
+"""Receive events from nginx and the workers, and export them as metrics and traces.
 
-python -m serving.telemetry --socket FD --run FOLDER --about '{"model": "digits", "version": "1.0"}'
+python -m serving.telemetry --socket FD --run FOLDER --model '{"model": "digits", "version": "1.0"}'
 """
 
 import argparse
@@ -16,93 +16,100 @@ from typing import NoReturn
 from prometheus_client import CollectorRegistry
 
 from serving.logs import SEVERITIES, Log
-from serving.telemetry import events, export, processes
+from serving.telemetry import export, processes
+from serving.telemetry.errors import EventError, ExportError
+from serving.telemetry.events import parse_event
 from serving.telemetry.metrics import Gauges, Instruments
-from serving.telemetry.tracing import Ids, Spans
+from serving.telemetry.tracing import RequestIdGenerator, SpanWriter
 
-LARGEST = 1 << 16
-"""Bytes of a datagram."""
-END_S = 2
+MAX_DATAGRAM_BYTES = 1 << 16
+EXPORT_TIMEOUT_S = 2
 """How long the last metrics and traces may take."""
-TEXT = "metrics.http"
-"""The socket in the folder on which Prometheus's text is served."""
+PROMETHEUS_SOCKET = "metrics.http"
+"""The unix socket in the run folder that serves Prometheus's text."""
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
-class Lines(logging.Handler):
-    """What OpenTelemetry's own code has to say, as lines of the container's log."""
+class LogHandler(logging.Handler):
+    """Writes the records of Python's logging to the container's log."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
+        """Write a record."""
         severity = record.levelname if record.levelname in SEVERITIES else "INFO"
         self._log.write(severity, self.format(record), "telemetry")
 
 
-def listen(wire: socket.socket, *takers: Instruments | Spans) -> NoReturn:
-    """Take in facts until a signal raises SystemExit."""
+def receive_events(receiver: socket.socket, *recorders: Instruments | SpanWriter) -> NoReturn:
+    """Give each event to each recorder, until a signal raises SystemExit."""
     while True:
         try:
-            fact = events.read(wire.recv(LARGEST))
-            for taker in takers:
-                taker.take(fact)
-        except events.EventError as error:
-            log.warning("%s", error)
-        except Exception:  # one datagram must not end it: those after it would be lost
-            log.exception("a datagram could not be taken in")
+            event = parse_event(receiver.recv(MAX_DATAGRAM_BYTES))
+            for recorder in recorders:
+                recorder.record(event)
+        except EventError as error:
+            logger.warning("%s", error)
+        except Exception:  # one event must not end the process: the next ones would be lost
+            logger.exception("an event could not be recorded")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run until told to stop; raise NotExported."""
-    about: dict[str, str] = json.loads(args.about)
-    wire = socket.socket(fileno=args.socket)
+    """Run until SIGTERM; raise ExportError."""
+    model: dict[str, str] = json.loads(args.model)
+    receiver = socket.socket(fileno=args.socket)
     inode = os.fstat(args.socket).st_ino
-    looks = Gauges(processes.memory, (args.run / "ready").exists, lambda: processes.dropped(inode))
+    gauges = Gauges(
+        memory_bytes=processes.memory_bytes,
+        is_ready=(args.run / "ready").exists,
+        dropped_datagrams=lambda: processes.dropped_datagrams(inode),
+    )
     registry = CollectorRegistry() if args.prometheus else None
-    resource, ids = export.resource(about), Ids()
-    meters = export.meters(resource, registry)
-    tracers = export.tracers(resource, ids)
-    instruments = Instruments(meters.get_meter("serving"), about, args.workers, looks)
+    resource, ids = export.build_resource(model), RequestIdGenerator()
+    meters = export.build_meter_provider(resource, registry)
+    tracers = export.build_tracer_provider(resource, ids)
+    instruments = Instruments(meters.get_meter("serving"), model, args.workers, gauges)
     if registry is not None:
-        export.serve(registry, args.run / TEXT)
+        export.serve_prometheus(registry, args.run / PROMETHEUS_SOCKET)
     try:
-        listen(wire, instruments, *([Spans(tracers, ids)] if tracers else []))
+        receive_events(receiver, instruments, *([SpanWriter(tracers, ids)] if tracers else []))
     finally:
         if tracers:
             tracers.shutdown()
-        meters.shutdown(END_S * 1000)
+        meters.shutdown(EXPORT_TIMEOUT_S * 1000)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Parse the options and run; exit with 1 if nothing can be exported."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.telemetry",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--socket", type=int, required=True, help="an open UDP socket's descriptor")
-    parser.add_argument("--run", type=Path, required=True, help="the container's own folder")
-    parser.add_argument("--about", required=True, help="the model's labels, as JSON")
+    parser.add_argument("--socket", type=int, required=True, help="file descriptor of a UDP socket")
+    parser.add_argument("--run", type=Path, required=True, help="the container's run folder")
+    parser.add_argument("--model", required=True, help="the model's labels, as JSON")
     parser.add_argument(
-        "--workers", type=int, default=0, help="that are yet to start (%(default)s)"
+        "--workers", type=int, default=0, help="workers that have yet to start (default: 0)"
     )
-    parser.add_argument("--prometheus", action="store_true", help=f"serve text on RUN/{TEXT}")
-    parser.add_argument("--log", default='{"human": true}', help="how to write lines, as JSON")
+    parser.add_argument(
+        "--prometheus", action="store_true", help=f"serve metrics on RUN/{PROMETHEUS_SOCKET}"
+    )
+    parser.add_argument("--log", default='{"human": true}', help="the log's settings, as JSON")
     args = parser.parse_args()
-    lines = Log()
-    lines.configure(**json.loads(args.log))
-    lines.install_excepthook("telemetry")
-    logging.basicConfig(handlers=[Lines(lines)], level="WARNING")
+    log = Log()
+    log.configure(**json.loads(args.log))
+    log.install_excepthook("telemetry")
+    logging.basicConfig(handlers=[LogHandler(log)], level="WARNING")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the entrypoint tells us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the entrypoint sends SIGTERM later
     try:
         run(args)
-    except export.ExportError as error:
-        lines.write("ERROR", str(error), "telemetry")
+    except ExportError as error:
+        log.write("ERROR", str(error), "telemetry")
         sys.exit(1)
 
 

@@ -1,6 +1,7 @@
-"""What the front door and the workers tell, a datagram each.
+"""Events: nginx sends a datagram for each response, a worker for each batch.
 
-Of a request its id, its times and its sizes; never what is in it.
+An event has a request's ID, times and sizes, and never its content. Times are nanoseconds since
+1970; those from nginx are exact to a millisecond.
 """
 
 import json
@@ -8,24 +9,25 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from serving.telemetry.errors import EventError
 
-class Answered(NamedTuple):
-    """The front door has answered a request."""
+
+class RequestAnswered(NamedTuple):
+    """nginx sent a response."""
 
     request: str
-    """Its id: 32 hexadecimal digits."""
+    """The request's ID: 32 hexadecimal digits."""
     method: str
     path: str
     status: int
     began: int
-    """Nanoseconds since 1970, here and below; nginx tells whole milliseconds."""
     ended: int
-    caller: Mapping[str, str]
-    """The headers in which a caller tells of a trace that it began; those that came."""
+    trace_headers: Mapping[str, str]
+    """The request's headers `traceparent` and `x-cloud-trace-context`, if present."""
 
 
-class Stages(NamedTuple):
-    """As handler/batch.py tells them."""
+class Timings(NamedTuple):
+    """When the steps of a batch began; the handler sends the same fields."""
 
     began: int
     decoded: int
@@ -34,77 +36,75 @@ class Stages(NamedTuple):
     instances: int
 
 
-class Batch(NamedTuple):
-    """A worker has answered a batch of requests."""
+class BatchAnswered(NamedTuple):
+    """A worker answered a batch of requests."""
 
     requests: Mapping[str, int]
-    """Their ids, and when the front door passed each of them on."""
+    """The time at which nginx forwarded each request, by ID."""
     arrived: int
-    """When the worker began with them."""
+    """When the worker received the batch."""
     ended: int
-    stages: Stages | None
-    """None with a handler that does not tell."""
+    timings: Timings | None
+    """None if the handler reports no timings."""
     lost: int
-    """Batches before it that could not be told of."""
+    """Batches before this one whose event could not be sent."""
 
 
-class Started(NamedTuple):
-    """A worker has loaded the model."""
+class WorkerStarted(NamedTuple):
+    """A worker loaded the model."""
 
     process: int
 
 
-REQUEST = re.compile("[0-9a-f]{32}")
-Fact = Answered | Batch | Started
+Event = RequestAnswered | BatchAnswered | WorkerStarted
+REQUEST_ID = re.compile("[0-9a-f]{32}")
 
 
-class EventError(Exception):
-    """A datagram is not what nginx or a worker sends."""
+def parse_event(datagram: bytes) -> Event:
+    """Parse a datagram; raise EventError.
 
-
-def read(datagram: bytes) -> Fact:
-    """Take in a datagram; raise Unreadable.
-
-    nginx's begin as syslog's do (RFC 3164), with a priority, a time and a name.
+    nginx's datagrams begin with a syslog header (RFC 3164).
     """
     try:
-        said = json.loads(datagram[datagram.index(b"{") :].decode(errors="replace"))
-        kind, about = said.popitem()
-        return _KINDS[kind](about)
+        document = json.loads(datagram[datagram.index(b"{") :].decode(errors="replace"))
+        kind, fields = document.popitem()
+        return _PARSERS[kind](fields)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise EventError(f"{type(error).__name__} in a datagram of {len(datagram)} bytes") from None
+        raise EventError(
+            f"invalid event: {type(error).__name__} in a datagram of {len(datagram)} bytes"
+        ) from None
 
 
-def _answered(said: dict[str, Any]) -> Answered:
-    ended, status = _nanoseconds(said["ended"]), int(said["status"])
-    if not 100 <= status <= 599 or not REQUEST.fullmatch(said["request"]):
+def _parse_request(fields: dict[str, Any]) -> RequestAnswered:
+    ended, status = _nanoseconds(fields["ended"]), int(fields["status"])
+    if not 100 <= status <= 599 or not REQUEST_ID.fullmatch(fields["request"]):
         raise ValueError
-    callers = {name: said[name] for name in ("traceparent", "x-cloud-trace-context")}
-    return Answered(
-        said["request"],
-        said["method"],
-        said["path"],
+    trace_headers = {name: fields[name] for name in ("traceparent", "x-cloud-trace-context")}
+    return RequestAnswered(
+        fields["request"],
+        fields["method"],
+        fields["path"],
         status,
-        ended - _nanoseconds(said["took"]),
+        ended - _nanoseconds(fields["took"]),
         ended,
-        {name: value for name, value in callers.items() if value},
+        {name: value for name, value in trace_headers.items() if value},
     )
 
 
-def _batch(said: dict[str, Any]) -> Batch:
-    requests = {one: _nanoseconds(sent) for one, sent in said["requests"]}
-    stages = said["stages"] and Stages(*said["stages"])
-    return Batch(requests, said["arrived"], said["ended"], stages, said["lost"])
+def _parse_batch(fields: dict[str, Any]) -> BatchAnswered:
+    requests = {request: _nanoseconds(sent) for request, sent in fields["requests"]}
+    timings = fields["stages"] and Timings(*fields["stages"])
+    return BatchAnswered(requests, fields["arrived"], fields["ended"], timings, fields["lost"])
 
 
 def _nanoseconds(seconds: str) -> int:
-    """Read nginx's seconds, which have three digits after the point."""
+    """Convert nginx's seconds, which have three decimals."""
     whole, _, thousandths = seconds.partition(".")
     return (int(whole) * 1000 + int(thousandths)) * 1_000_000
 
 
-_KINDS: dict[str, Callable[[dict[str, Any]], Fact]] = {
-    "answered": _answered,
-    "batch": _batch,
-    "started": lambda said: Started(int(said["process"])),
+_PARSERS: dict[str, Callable[[dict[str, Any]], Event]] = {
+    "answered": _parse_request,
+    "batch": _parse_batch,
+    "started": lambda fields: WorkerStarted(int(fields["process"])),
 }

@@ -1,7 +1,7 @@
-"""Where metrics and traces go: to Prometheus, which asks, and to an OTLP endpoint, which is told.
+"""The exporters: Prometheus's text on a socket, and OTLP over HTTP.
 
 The variables are OpenTelemetry's own (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables),
-read by its SDK. At Google's endpoint the container's service account is who tells.
+read by its SDK. Google's endpoint authenticates the container's service account.
 """
 
 import logging
@@ -26,50 +26,53 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import MetricsHandler
 
-from serving.telemetry.tracing import Ids
+from serving.telemetry.errors import ExportError
+from serving.telemetry.tracing import RequestIdGenerator
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
-GOOGLE = "telemetry.googleapis.com"
+GOOGLE_HOST = "telemetry.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-SAMPLED = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
-"""Unless the environment says otherwise: what its caller samples, and one in a hundred others."""
+SAMPLER_DEFAULTS = {
+    "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+    "OTEL_TRACES_SAMPLER_ARG": "0.01",
+}
+"""The caller decides whether its trace is sampled; of the other requests 1 % are."""
 
 
-class ExportError(Exception):
-    """Nothing can be told to the OTLP endpoint; the text says why."""
+def build_resource(model: dict[str, str]) -> Resource:
+    """Describe the source of metrics and traces by the model's labels.
 
-
-def resource(about: dict[str, str]) -> Resource:
-    """Say who tells: `about` is of the model; OpenTelemetry's own variables are stronger."""
-    named = {
-        "service.name": about["model"],
-        "service.version": about["version"],
+    OpenTelemetry's own variables override them.
+    """
+    attributes = {
+        "service.name": model["model"],
+        "service.version": model["version"],
         "service.instance.id": os.uname().nodename,
     }
     project = os.environ.get("GOOGLE_CLOUD_PROJECT") or os.environ.get("AIP_PROJECT_NUMBER")
     if project:
-        named["gcp.project_id"] = project
-    more = {
-        f"vertex.{name}": value for name, value in about.items() if name not in ("model", "version")
+        attributes["gcp.project_id"] = project
+    vertex = {
+        f"vertex.{name}": value for name, value in model.items() if name not in ("model", "version")
     }
-    return Resource.create(named | more).merge(OTELResourceDetector().detect())
+    return Resource.create(attributes | vertex).merge(OTELResourceDetector().detect())
 
 
-def session() -> requests.Session | None:
-    """Return what an exporter is to send with, None for its own; raise NotExported."""
-    if urlsplit(os.environ[ENDPOINT]).hostname != GOOGLE:
+def build_session() -> requests.Session | None:
+    """Return an authorized session for Google's endpoint, None for any other; raise ExportError."""
+    if urlsplit(os.environ[ENDPOINT]).hostname != GOOGLE_HOST:
         return None
     try:
         credentials, _ = google.auth.default(scopes=[SCOPE])
     except google.auth.exceptions.DefaultCredentialsError as error:
-        raise ExportError(f"no credentials for {GOOGLE}: {error}") from error
-    authorized: requests.Session = AuthorizedSession(credentials)
-    return authorized
+        raise ExportError(f"no credentials for {GOOGLE_HOST}: {error}") from error
+    session: requests.Session = AuthorizedSession(credentials)
+    return session
 
 
-def meters(about: Resource, registry: CollectorRegistry | None) -> MeterProvider:
-    """Return what metrics are made with; `registry` is Prometheus's, None where it does not ask."""
+def build_meter_provider(resource: Resource, registry: CollectorRegistry | None) -> MeterProvider:
+    """Return a provider that exports to Prometheus's `registry`, if any, and to OTLP, if it is on."""
     readers: list[MetricReader] = []
     if registry is not None:
         readers.append(
@@ -77,39 +80,39 @@ def meters(about: Resource, registry: CollectorRegistry | None) -> MeterProvider
                 disable_target_info=True, scope_info_enabled=False, registry=registry
             )
         )
-    if _wanted("METRICS"):
-        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(session=session())))
-    return MeterProvider(readers, about)
+    if _is_exported("METRICS"):
+        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(session=build_session())))
+    return MeterProvider(readers, resource)
 
 
-def tracers(about: Resource, ids: Ids) -> TracerProvider | None:
-    """Return what spans are made with, None where nobody is told."""
-    if not _wanted("TRACES"):
+def build_tracer_provider(resource: Resource, ids: RequestIdGenerator) -> TracerProvider | None:
+    """Return a provider that exports to OTLP; None if traces are off."""
+    if not _is_exported("TRACES"):
         return None
-    for name, value in SAMPLED.items():
+    for name, value in SAMPLER_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    provider = TracerProvider(resource=about, id_generator=ids)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=session())))
+    provider = TracerProvider(resource=resource, id_generator=ids)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=build_session())))
     return provider
 
 
-def _wanted(signal: str) -> bool:
+def _is_exported(signal: str) -> bool:
     return bool(os.environ.get(ENDPOINT)) and os.environ.get(f"OTEL_{signal}_EXPORTER") != "none"
 
 
-class Server(socketserver.ThreadingUnixStreamServer):
-    """A server for the front door alone, on a unix socket."""
+class MetricsServer(socketserver.ThreadingUnixStreamServer):
+    """An HTTP server on a unix socket."""
 
     daemon_threads = True
     request_queue_size = 64
 
     def handle_error(self, *_: object) -> None:
-        """Say what became of a question; mostly who asked has gone."""
-        log.info("a question of Prometheus's was not answered", exc_info=True)
+        """Log a failed response; usually the client has disconnected."""
+        logger.info("a request for metrics failed", exc_info=True)
 
 
-def serve(registry: CollectorRegistry, path: Path) -> None:
-    """Answer with Prometheus's text on a unix socket; the front door passes its port on to it."""
+def serve_prometheus(registry: CollectorRegistry, path: Path) -> None:
+    """Serve Prometheus's text on a unix socket, to which nginx forwards METRICS_PORT."""
     path.unlink(missing_ok=True)
-    server = Server(str(path), MetricsHandler.factory(registry))
+    server = MetricsServer(str(path), MetricsHandler.factory(registry))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,37 +1,37 @@
-"""What the processes of this container hold, as Linux tells it under /proc."""
+"""Linux's figures on the container's processes and sockets, from /proc."""
 
 from pathlib import Path
 
 KINDS = {
     "serving.container.entrypoint": "entrypoint",
-    "nginx: ": "front",
+    "nginx: ": "nginx",
     "org.pytorch.serve.ModelServer": "torchserve",
     "model_service_worker": "worker",
     "serving.telemetry": "telemetry",
 }
-"""By what is in a command line; the first that fits."""
+"""The kind of a process by a part of its command line; the first match counts."""
 OTHER = "other"
 
 
-def memory(root: Path = Path("/proc")) -> dict[str, int]:
-    """Return bytes by kind of process; what several share is shared out among them (PSS)."""
-    held: dict[str, int] = {}
+def memory_bytes(root: Path = Path("/proc")) -> dict[str, int]:
+    """Return each kind's memory; memory that processes share is divided among them (PSS)."""
+    total: dict[str, int] = {}
     for entry in root.glob("[0-9]*"):
         try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            told = (entry / "smaps_rollup").read_text()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            rows = (entry / "smaps_rollup").read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it has ended meanwhile, or it is another user's
-        pss = next((row for row in told.splitlines() if row.startswith("Pss:")), "Pss: 0 kB")
-        kind = next((kind for part, kind in KINDS.items() if part in line), OTHER)
-        held[kind] = held.get(kind, 0) + int(pss.split()[1]) * 1024
-    return held
+            continue  # the process ended, or belongs to another user
+        pss = next((row for row in rows if row.startswith("Pss:")), "Pss: 0 kB")
+        kind = next((kind for part, kind in KINDS.items() if part in command), OTHER)
+        total[kind] = total.get(kind, 0) + int(pss.split()[1]) * 1024
+    return total
 
 
-def dropped(socket: int, table: Path = Path("/proc/self/net/udp")) -> int:
-    """Return how many datagrams found no room in a UDP socket's buffer; `socket` is its inode."""
+def dropped_datagrams(inode: int, table: Path = Path("/proc/self/net/udp")) -> int:
+    """Return how many datagrams Linux dropped because a UDP socket's buffer was full."""
     for row in table.read_text().splitlines()[1:]:
         columns = row.split()
-        if int(columns[9]) == socket:
+        if int(columns[9]) == inode:
             return int(columns[12])
     return 0

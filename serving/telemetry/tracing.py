@@ -1,7 +1,7 @@
-"""Facts -> traces: front -> queue, worker -> decode, forward, encode.
+"""Converts events to traces: request -> queue, worker -> decode, forward, encode.
 
-A worker tells of a batch before nginx tells of its requests' answers: what it told is kept until
-then. A trace that no caller began has its request's id for its own, so that the log finds it.
+A worker's event for a batch arrives before nginx's events for its requests, so batches are kept
+until then. A trace that no caller began has its request's ID, by which the log finds it.
 """
 
 from collections import OrderedDict
@@ -14,88 +14,88 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from serving.telemetry.events import Answered, Batch, Fact
+from serving.telemetry.events import BatchAnswered, Event, RequestAnswered
 
-MOST_KEPT = 4096
-"""Requests that a worker told of and nginx has not: of more the oldest are given up."""
-CALLERS = CompositePropagator([CloudTraceFormatPropagator(), TraceContextTextMapPropagator()])
-"""How a caller tells of its trace; the later one is believed."""
+MAX_PENDING_REQUESTS = 4096
+"""Requests of kept batches; beyond this the oldest are discarded."""
+PROPAGATOR = CompositePropagator([CloudTraceFormatPropagator(), TraceContextTextMapPropagator()])
+"""Reads the caller's trace from its headers; traceparent takes precedence."""
 
 
-class Ids(RandomIdGenerator):
-    """Gives the next trace the id of its request."""
+class RequestIdGenerator(RandomIdGenerator):
+    """Uses a request's ID as its trace's."""
 
-    trace = 0
-    """For the next trace that no caller began."""
+    next_trace_id = 0
+    """The ID of the next trace that no caller began."""
 
     def generate_trace_id(self) -> int:
-        """Return it."""
-        return self.trace
+        """Return the request's ID."""
+        return self.next_trace_id
 
     def is_trace_id_random(self) -> bool:
-        """Say so of nginx's request ids: 16 random bytes."""
+        """Return True: nginx's request IDs are 16 random bytes."""
         return True
 
 
-class Spans:
-    """Makes the spans of each request that is sampled."""
+class SpanWriter:
+    """Writes the spans of each request that is sampled."""
 
-    def __init__(self, provider: TracerProvider, ids: Ids) -> None:
-        """`ids` are those that the provider takes."""
+    def __init__(self, provider: TracerProvider, ids: RequestIdGenerator) -> None:
+        """`ids` is the provider's generator."""
         self._tracer, self._ids = provider.get_tracer("serving"), ids
-        self._batches: OrderedDict[str, Batch] = OrderedDict()
+        self._batches: OrderedDict[str, BatchAnswered] = OrderedDict()
 
-    def take(self, fact: Fact) -> None:
+    def record(self, event: Event) -> None:
         """Keep a batch until its requests are answered; write the spans of an answered request."""
-        match fact:
-            case Batch():
-                self._keep(fact)
-            case Answered():
-                self._write(fact)
+        match event:
+            case BatchAnswered():
+                self._keep(event)
+            case RequestAnswered():
+                self._write(event)
 
-    def _keep(self, batch: Batch) -> None:
+    def _keep(self, batch: BatchAnswered) -> None:
         for request in batch.requests:
             self._batches[request] = batch
-        while len(self._batches) > MOST_KEPT:
+        while len(self._batches) > MAX_PENDING_REQUESTS:
             self._batches.popitem(last=False)
 
-    def _write(self, answered: Answered) -> None:
-        batch = self._batches.pop(answered.request, None)
-        self._ids.trace = int(answered.request, 16)
-        front = self._tracer.start_span(
-            answered.method or "_OTHER",
-            CALLERS.extract(answered.caller, Context()),
+    def _write(self, event: RequestAnswered) -> None:
+        batch = self._batches.pop(event.request, None)
+        self._ids.next_trace_id = int(event.request, 16)
+        span = self._tracer.start_span(
+            event.method or "_OTHER",
+            PROPAGATOR.extract(event.trace_headers, Context()),
             SpanKind.SERVER,
             {
-                "http.request.method": answered.method,
-                "url.path": answered.path,
-                "http.response.status_code": answered.status,
-                "request.id": answered.request,
+                "http.request.method": event.method,
+                "url.path": event.path,
+                "http.response.status_code": event.status,
+                "request.id": event.request,
             },
-            start_time=answered.began,
+            start_time=event.began,
         )
-        if not front.is_recording():
+        if not span.is_recording():
             return
-        if answered.status >= 500:
-            front.set_status(StatusCode.ERROR)
+        if event.status >= 500:
+            span.set_status(StatusCode.ERROR)
         if batch is not None:
-            self._write_batch(front, batch, batch.requests[answered.request])
-        front.end(answered.ended)
+            self._write_batch(span, batch, batch.requests[event.request])
+        span.end(event.ended)
 
-    def _write_batch(self, front: Span, batch: Batch, sent: int) -> None:
-        self._within(front, "queue", min(sent, batch.arrived), batch.arrived)
+    def _write_batch(self, parent: Span, batch: BatchAnswered, sent: int) -> None:
+        self._write_child(parent, "queue", min(sent, batch.arrived), batch.arrived)
         worker = self._tracer.start_span(
             "worker",
-            set_span_in_context(front),
+            set_span_in_context(parent),
             start_time=batch.arrived,
             attributes={"batch.requests": len(batch.requests)},
         )
-        if (stages := batch.stages) is not None:
-            worker.set_attribute("batch.instances", stages.instances)
-            self._within(worker, "decode", stages.began, stages.decoded)
-            self._within(worker, "forward", stages.decoded, stages.passed)
-            self._within(worker, "encode", stages.passed, stages.ended)
+        if (timings := batch.timings) is not None:
+            worker.set_attribute("batch.instances", timings.instances)
+            self._write_child(worker, "decode", timings.began, timings.decoded)
+            self._write_child(worker, "forward", timings.decoded, timings.passed)
+            self._write_child(worker, "encode", timings.passed, timings.ended)
         worker.end(batch.ended)
 
-    def _within(self, parent: Span, name: str, began: int, ended: int) -> None:
+    def _write_child(self, parent: Span, name: str, began: int, ended: int) -> None:
         self._tracer.start_span(name, set_span_in_context(parent), start_time=began).end(ended)

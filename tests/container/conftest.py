@@ -23,7 +23,7 @@ DOCKER = os.environ.get("DOCKER", "docker")
 docker = Docker(DOCKER)
 HARDENED = SANDBOXES["restricted"]
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-PROCESSES = ("entrypoint", "front", "torchserve", "worker", "telemetry")
+PROCESSES = ("entrypoint", "nginx", "torchserve", "worker", "telemetry")
 
 KILL = """
 import os, pathlib, sys

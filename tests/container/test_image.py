@@ -352,7 +352,10 @@ def test_a_folder_that_only_root_may_read_is_named_with_what_to_do(vertex: Conta
 def test_without_the_memory_for_it_the_container_ends_and_says_so(start: Start) -> None:
     container = start("--memory", "250m", "--memory-swap", "250m", **VERTEX)
     assert container.wait_until_ended(180) == 1
-    assert re.search(r"for want of memory: \d+ \(limit 250 MiB\)$", container.last_word())
+    assert re.search(
+        r"; \d+ process(es were| was) killed \(out of memory; the limit is 250 MiB\)$",
+        container.last_word(),
+    )
 
 
 @pytest.mark.full
@@ -365,7 +368,7 @@ def test_without_its_java_or_its_nginx_the_container_ends_and_says_so(
     container.kill(victim)
     assert container.wait_until_ended(30) == 1
     assert re.search(
-        "^cannot serve: (TorchServe|nginx) was ended by SIGKILL$", container.last_word()
+        "^cannot serve: (TorchServe|nginx) was killed by SIGKILL$", container.last_word()
     )
 
 

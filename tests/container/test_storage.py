@@ -69,7 +69,10 @@ def test_a_stock_archive_in_a_mounted_folder_is_served_on_google_s_own_routes(
     container = start(*HARDENED, *mounted(tmp_path), AIP_STORAGE_URI="/mnt/model")
     endpoint = container.endpoint(8080, "/predictions/model")
     wait_until_healthy(endpoint, "/ping")
-    assert "a stock archive; health follows its workers" in container.logs()
+    assert (
+        "a stock archive without a golden request; health follows TorchServe's workers"
+        in container.logs()
+    )
     answer = endpoint.post(SAME["three pictures"])
     assert answer.code == 200, answer
     assert len(json.loads(answer.body)["predictions"]) == 3

@@ -116,7 +116,7 @@ def test_requests_instances_and_batches_are_counted_and_health_checks_are_not(
     wait_for(lambda: grown() == names, 10, f"{names}, not {grown()}")
     after = scraped(observed)
     assert after["serving_model_info[456][123][digits][123][456][1.0]"] == 1
-    for process in ("entrypoint", "front", "torchserve", "worker", "telemetry"):
+    for process in ("entrypoint", "nginx", "torchserve", "worker", "telemetry"):
         assert after[f"serving_process_memory_bytes[{process}]"] > 1 << 20
 
 
@@ -168,7 +168,7 @@ def test_a_trace_leads_from_the_caller_to_the_model_and_to_the_request_s_log_lin
     answer = predicting.post(request_body(cases.INSTANCE), JSON_TYPE | header)
     line = line_of(observed, answer.headers["x-request-id"])
     assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{trace}"
-    labels = {"endpoint_id": "123", "deployed_model_id": "456", "process": "front"}
+    labels = {"endpoint_id": "123", "deployed_model_id": "456", "process": "nginx"}
     labels |= {"model_name": "123", "model_version": "456"}
     assert line["logging.googleapis.com/labels"] == labels
     assert (line["severity"], line["httpRequest"]["status"]) == ("INFO", 200)
@@ -342,8 +342,8 @@ def test_a_worker_that_is_killed_comes_back_and_is_a_restart(
 def test_predictions_do_not_need_it_and_it_comes_back(
     observed: Container, predicting: Endpoint
 ) -> None:
-    observed.kill("--about")
-    wait_for(lambda: "telemetry ended with -9" in observed.logs(), 10, "the log's line")
+    observed.kill("serving.telemetry")
+    wait_for(lambda: "telemetry exited with code -9" in observed.logs(), 10, "the log's line")
     for _ in range(20):
         assert predicting.post(request_body(cases.INSTANCE)).code == 200
     assert observed.endpoint(9000, "/").send("GET", HEALTH).code == 200

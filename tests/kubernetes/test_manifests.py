@@ -12,7 +12,7 @@ import yaml
 
 from deploy.gke.overlay import IMAGE
 from serving import resources
-from serving.container import entrypoint
+from serving.container import entrypoint, supervisor
 from serving.torchserve import Settings
 from tests.images import ARCHIVE, ROOT
 from tests.kubernetes.conftest import BIN, MANIFESTS, OVERLAYS, Thing, overlay, pod, rendered
@@ -166,14 +166,22 @@ def test_ports_probes_and_policies_follow_the_container_s_variables(name: str) -
 def test_the_grace_period_holds_the_whole_way_out(name: str) -> None:
     spec = pod(name)
     pause_s = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    way_out = pause_s + entrypoint.LEAVE_S + entrypoint.DRAIN_S + entrypoint.GRACE_S
+    way_out = (
+        pause_s
+        + entrypoint.SHUTDOWN_DELAY_S
+        + entrypoint.DRAIN_TIMEOUT_S
+        + entrypoint.TORCHSERVE_STOP_TIMEOUT_S
+    )
     assert way_out < spec["terminationGracePeriodSeconds"] <= way_out + 10
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_container_ends_by_itself_with_the_reason_before_it_is_ended(name: str) -> None:
     (container,) = pod(name)["containers"]
-    assert lasts(container["livenessProbe"]) > entrypoint.PATIENCE_S + 2 * entrypoint.PROBE_S
+    assert (
+        lasts(container["livenessProbe"])
+        > supervisor.UNRESPONSIVE_TIMEOUT_S + supervisor.PROBE_TIMEOUT_S
+    )
     # A pod that is not ready is out of the way long before.
     assert lasts(container["readinessProbe"]) <= 5
 
@@ -187,7 +195,7 @@ def test_a_model_from_a_bucket_has_as_long_as_the_container_gives_it(combined: l
     for folder in combined:
         found = {each["kind"]: each for each in rendered(folder)}
         (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
-        assert lasts(container["startupProbe"]) == entrypoint.START_S
+        assert lasts(container["startupProbe"]) == supervisor.STARTUP_TIMEOUT_S
         opened = found["NetworkPolicy"]["spec"]["egress"]
         assert set(fields(opened, "port")) == {53, 80, 443, 988}
 
@@ -196,7 +204,7 @@ def test_a_balancer_waits_longer_than_the_container_does() -> None:
     default = overlay("gke-cpu")["GCPBackendPolicy"]["spec"]["default"]
     settings = Settings(ARCHIVE, Path("unused"), resources.layout(2, None), "unix:unused")
     assert default["timeoutSec"] >= settings.response_timeout_s + 5
-    assert default["connectionDraining"]["drainingTimeoutSec"] >= entrypoint.DRAIN_S
+    assert default["connectionDraining"]["drainingTimeoutSec"] >= entrypoint.DRAIN_TIMEOUT_S
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -23,7 +23,7 @@ from tests.kubernetes.conftest import overlay, pod
 from tests.kubernetes.node import Running
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("kubernetes")]
-LAG_S = entrypoint.LEAVE_S + 2
+LAG_S = entrypoint.SHUTDOWN_DELAY_S + 2
 """Seconds for which the balancer still sends requests to a pod that was deleted: longer than the
 container alone would answer them, and long for kube-proxy."""
 CLIENTS, PAUSE_S = 4, 0.1

@@ -1,4 +1,4 @@
-"""The container's settings, decided without starting one."""
+"""The container's configuration and nginx's, without a container."""
 
 import re
 from pathlib import Path
@@ -7,17 +7,16 @@ import pytest
 
 from handler import envelope
 from serving import torchserve
-from serving.container import config, entrypoint, nginx
-from serving.container.config import ConfigError
+from serving.container import entrypoint, nginx
+from serving.container.config import read_config
+from serving.container.errors import ConfigError
 from serving.resources import Layout
 from tests import images
 from tests.images import ROOT
 
 ROUTES = {"AIP_HEALTH_ROUTE": "/h", "AIP_PREDICT_ROUTE": "/p:predict", "AIP_HTTP_PORT": "9000"}
-
-
 IDS = {"AIP_ENDPOINT_ID": "123", "AIP_DEPLOYED_MODEL_ID": "456"}
-OF_VERTEX = "/v1/endpoints/123/deployedModels/456"
+VERTEX_ROUTE = "/v1/endpoints/123/deployedModels/456"
 STORAGE = {"AIP_STORAGE_URI": "gs://bucket/folder"}
 
 
@@ -25,52 +24,69 @@ STORAGE = {"AIP_STORAGE_URI": "gs://bucket/folder"}
     ("environ", "port", "health", "predict"),
     [
         (ROUTES, 9000, "/h", "/p:predict"),
-        (IDS, 8080, OF_VERTEX, f"{OF_VERTEX}:predict"),
+        (IDS, 8080, VERTEX_ROUTE, f"{VERTEX_ROUTE}:predict"),
         ({}, 8080, "/ping", "/predictions/digits"),
         (STORAGE, 8080, "/ping", "/predictions/model"),  # as Google's prebuilt images do
     ],
 )
-def test_routes_are_those_of_the_variables_else_vertex_s_own_defaults(
+def test_routes_come_from_the_variables_or_are_vertex_ais_defaults(
     environ: dict[str, str], port: int, health: str, predict: str
 ) -> None:
-    found = config.read(environ, "digits")
-    assert found[:4] == (port, health, predict, 10485760)
-    assert found.storage == environ.get("AIP_STORAGE_URI")
+    config = read_config(environ, "digits")
+    assert (config.port, config.health_route, config.predict_route) == (port, health, predict)
+    assert config.max_request_bytes == 10485760
+    assert config.storage_uri == environ.get("AIP_STORAGE_URI")
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"),
+    ("variable", "value", "expected"),
     [
-        ("AIP_HTTP_PORT", "0"),
-        ("AIP_HTTP_PORT", "65536"),
-        ("AIP_HTTP_PORT", "80a"),
-        ("AIP_HEALTH_ROUTE", "ping"),
-        ("AIP_HEALTH_ROUTE", "/p:predict"),
-        ("AIP_PREDICT_ROUTE", '/x" { return 200; } location "/y'),
-        ("AIP_PREDICT_ROUTE", "/$request_uri"),
-        ("AIP_PREDICT_ROUTE", "/a//b"),
-        ("AIP_PREDICT_ROUTE", "/a/../b"),
-        ("INVOKE_ROUTE_PREFIX", "/v1/*"),
-        ("MAX_REQUEST_BYTES", "-1"),
-        ("MAX_REQUEST_BYTES", "1000000000"),
-        ("ACCESS_LOG", "some"),
-        ("METRICS_PORT", "off"),
-        ("METRICS_PORT", "9000"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("AIP_HTTP_PORT", "0", "a port from 1 to 65535"),
+        ("AIP_HTTP_PORT", "65536", "a port from 1 to 65535"),
+        ("AIP_HTTP_PORT", "80a", "a port from 1 to 65535"),
+        ("AIP_HEALTH_ROUTE", "ping", "a path that starts with / and has no spaces"),
+        ("AIP_PREDICT_ROUTE", '/x" { return 200; } location "/y', "a path that starts with /"),
+        ("AIP_PREDICT_ROUTE", "/$request_uri", "a path that starts with /"),
+        ("AIP_PREDICT_ROUTE", "/a//b", "a path without //"),
+        ("AIP_PREDICT_ROUTE", "/a/../b", "a path without //"),
+        ("INVOKE_ROUTE_PREFIX", "/v1/*", "/*"),
+        ("MAX_REQUEST_BYTES", "-1", "a number of bytes from 1 to 104857600"),
+        ("MAX_REQUEST_BYTES", "1000000000", "a number of bytes from 1 to 104857600"),
+        ("ARCHIVE_SHA256", "abc", "a SHA-256: 64 hexadecimal digits"),
+        ("ACCESS_LOG", "some", "errors or all"),
+        ("METRICS_PORT", "off", "a port from 1 to 65535"),
     ],
 )
-def test_a_variable_that_cannot_be_followed_is_named(variable: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=variable):
-        config.read(ROUTES | {variable: value}, "digits")
-
-
-def nginx_s_settings(**environ: str) -> str:
-    settings = torchserve.Settings(images.ARCHIVE, Path("/run/x"), Layout(2, 1), "unix:/s")
-    return nginx.settings_text(config.read(ROUTES | environ, "digits"), settings, Path("/s"))
+def test_invalid_variable_is_reported_with_what_was_expected(
+    variable: str, value: str, expected: str
+) -> None:
+    message = f"^{re.escape(f'{variable}={value!r}: expected {expected}')}"
+    with pytest.raises(ConfigError, match=message):
+        read_config(ROUTES | {variable: value}, "digits")
 
 
 @pytest.mark.parametrize(
-    ("environ", "there", "not_there"),
+    ("variable", "value"), [("AIP_HEALTH_ROUTE", "/p:predict"), ("METRICS_PORT", "9000")]
+)
+def test_two_variables_with_the_same_value_are_both_named(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{variable} and AIP_.* are both {value}"):
+        read_config(ROUTES | {variable: value}, "digits")
+
+
+def test_configuration_is_logged_as_pairs_of_names_and_values() -> None:
+    text = str(read_config(ROUTES | {"AIP_ENDPOINT_ID": "123"}, "digits"))
+    assert text.startswith("port=9000 health_route=/h predict_route=/p:predict ")
+    assert text.endswith("endpoint_id=123")
+    assert "None" not in text
+
+
+def nginx_config(**environ: str) -> str:
+    settings = torchserve.Settings(images.ARCHIVE, Path("/run/x"), Layout(2, 1), "unix:/s")
+    return nginx.build_config(read_config(ROUTES | environ, "digits"), settings, Path("/s"))
+
+
+@pytest.mark.parametrize(
+    ("environ", "present", "absent"),
     [
         (
             {},
@@ -82,35 +98,37 @@ def nginx_s_settings(**environ: str) -> str:
         ({"MAX_REQUEST_BYTES": "100000000"}, ["limit_conn large 1;"], []),
     ],
 )
-def test_nginx_is_configured_as_the_variables_say(
-    environ: dict[str, str], there: list[str], not_there: list[str]
+def test_nginx_configuration_follows_the_variables(
+    environ: dict[str, str], present: list[str], absent: list[str]
 ) -> None:
-    text = nginx_s_settings(**environ)
-    assert all(part in text for part in there)
-    assert not any(part in text for part in not_there)
+    text = nginx_config(**environ)
+    assert all(part in text for part in present)
+    assert not any(part in text for part in absent)
     assert not re.search("@[A-Z_]+@", text)
 
 
-def test_of_what_nginx_tells_of_a_request_its_method_and_path_are_left() -> None:
-    about = ', client: 10.0.0.1, server: , request: "POST /p?key=secret HTTP/1.1", host: "h"'
-    told = '*7 open() "/tmp/x" failed' + about
-    assert nginx._without_what_was_sent(told) == '*7 open() "/tmp/x" failed (POST /p)'
-    told = '*7 sent too long header line: "A: secret...' + about
-    assert nginx._without_what_was_sent(told) == '*7 sent too long header line: "..." (POST /p)'
-    told = '*7 it failed, client: 10.0.0.1, request: "GET http://user:secret@h/ HTTP/1.1"'
-    assert nginx._without_what_was_sent(told) == "*7 it failed (GET)"
-    assert nginx._without_what_was_sent("it begins\n") == "it begins"
+def test_nginx_errors_contain_only_method_and_path_of_the_request() -> None:
+    request = ', client: 10.0.0.1, server: , request: "POST /p?key=secret HTTP/1.1", host: "h"'
+    line = '*7 open() "/tmp/x" failed' + request
+    assert nginx._redact(line) == '*7 open() "/tmp/x" failed (POST /p)'
+    line = '*7 sent too long header line: "A: secret...' + request
+    assert nginx._redact(line) == '*7 sent too long header line: "..." (POST /p)'
+    line = '*7 it failed, client: 10.0.0.1, request: "GET http://user:secret@h/ HTTP/1.1"'
+    assert nginx._redact(line) == "*7 it failed (GET)"
+    assert nginx._redact("it begins\n") == "it begins"
 
 
-def test_where_metrics_are_sent_to_is_not_told_with_the_settings() -> None:
+def test_url_of_the_otlp_endpoint_is_neither_logged_nor_quoted_in_the_error() -> None:
     variable = "OTEL_EXPORTER_OTLP_ENDPOINT"
-    assert "secret" not in repr(config.read({variable: "http://user:secret@h:1"}, "digits"))
-    with pytest.raises(ConfigError) as raised:
-        config.read({variable: "user:secret@h:1"}, "digits")
+    config = read_config({variable: "http://user:secret@h:1"}, "digits")
+    assert config.otlp
+    assert "secret" not in repr(config) + str(config)
+    with pytest.raises(ConfigError, match=f"^{variable}: expected http://HOST:PORT") as raised:
+        read_config({variable: "user:secret@h:1"}, "digits")
     assert "secret" not in str(raised.value)
 
 
-def test_every_variable_that_is_read_is_in_the_docs() -> None:
+def test_every_variable_is_documented() -> None:
     docs = (ROOT / "docs" / "container.md").read_text()
     sources = [file.read_text() for file in (ROOT / "serving/container").glob("*.py")]
     names = {n for text in sources for n in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', text)}
@@ -119,14 +137,19 @@ def test_every_variable_that_is_read_is_in_the_docs() -> None:
     assert not [name for name in names if f"`{name}`" not in docs]
 
 
-def test_the_docs_say_the_limits_that_hold() -> None:
+def test_documented_limits_are_the_configured_ones() -> None:
     docs = (ROOT / "docs" / "container.md").read_text()
-    text = nginx_s_settings()
+    text = nginx_config()
     assert "max_conns=192;" in text
     assert "limit_conn medium 107;" in text
     assert f"| instances in a request | {envelope.MAX_INSTANCES} |" in docs
     for limit in ("at once | 192 |", "100 kB and more | 107 |", "not told | 10, "):
         assert limit in docs
-    stop_s = entrypoint.LEAVE_S + entrypoint.DRAIN_S + entrypoint.GRACE_S + entrypoint.LAST_S
+    stop_s = (
+        entrypoint.SHUTDOWN_DELAY_S
+        + entrypoint.DRAIN_TIMEOUT_S
+        + entrypoint.TORCHSERVE_STOP_TIMEOUT_S
+        + entrypoint.TELEMETRY_STOP_TIMEOUT_S
+    )
     assert stop_s == 24
-    assert f"still answered for {entrypoint.LEAVE_S} s" in docs
+    assert f"still answered for {entrypoint.SHUTDOWN_DELAY_S} s" in docs

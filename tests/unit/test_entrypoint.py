@@ -1,4 +1,4 @@
-"""A container that cannot serve ends with the reason: its entrypoint, as a process of its own."""
+"""The entrypoint, run as a process: a container that cannot serve ends with the reason."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from serving.container import entrypoint
+from serving.container.errors import StartupError
 from tests import bucket
 from tests.images import ARCHIVE, MODEL, ROOT
 
@@ -25,7 +26,7 @@ def emulator() -> Iterator[str]:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """Return a folder for the PATH with an nginx that does nothing until it is told to stop."""
+    """Return a folder for the PATH with an nginx that only waits for a signal."""
     folder = tmp_path / "programs"
     folder.mkdir()
     (folder / "nginx").write_text("#!/bin/sh\nexec sleep 60\n")
@@ -35,7 +36,7 @@ def programs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cases(tmp_path: Path) -> Path:
-    """Return a folder of folders that are no good: an archive that was swapped, weights of another model."""
+    """Return a folder with a swapped archive and with weights that fail their golden instance."""
     folder = tmp_path / "cases"
     for name in ("swapped", "other-weights"):
         (folder / name).mkdir(parents=True)
@@ -49,9 +50,12 @@ def cases(tmp_path: Path) -> Path:
     return folder
 
 
-ENDS = {
-    "a bad variable": ({"AIP_HTTP_PORT": "http"}, "AIP_HTTP_PORT=http: expected a whole number"),
-    "another archive than the one baked in": (
+FAULTS = {
+    "invalid variable": (
+        {"AIP_HTTP_PORT": "http"},
+        "AIP_HTTP_PORT='http': expected a port from 1 to 65535$",
+    ),
+    "swapped archive": (
         {"MODEL_STORE": "{cases}/swapped"},
         r"digits\.mar: its SHA-256 is [0-9a-f]{64}, digits\.mar\.sha256 says 0{64}",
     ),
@@ -67,7 +71,7 @@ ENDS = {
 
 
 def run(programs: Path, **environ: str) -> tuple[int, list[str]]:
-    """Run the entrypoint until it ends; return its exit code and the lines of its log."""
+    """Run the entrypoint until it ends; return its exit code and its log lines."""
     inherited = {
         name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ
     }
@@ -84,8 +88,8 @@ def run(programs: Path, **environ: str) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(("variables", "reason"), ENDS.values(), ids=ENDS.keys())
-def test_what_cannot_be_served_ends_the_container_with_the_reason(
+@pytest.mark.parametrize(("variables", "reason"), FAULTS.values(), ids=FAULTS.keys())
+def test_fault_ends_the_container_with_the_reason_in_its_last_line(
     programs: Path, cases: Path, emulator: str, variables: dict[str, str], reason: str
 ) -> None:
     given = {name: value.format(cases=cases) for name, value in variables.items()}
@@ -95,17 +99,17 @@ def test_what_cannot_be_served_ends_the_container_with_the_reason(
     assert {json.loads(line)["severity"] for line in lines} <= {"INFO", "CRITICAL"}
 
 
-def test_people_may_have_text(programs: Path) -> None:
+def test_log_format_text_is_readable(programs: Path) -> None:
     code, lines = run(programs, AIP_HTTP_PORT="0", LOG_FORMAT="text")
     assert code == 1
-    assert re.fullmatch(r"[\d:]{8} CRITICAL cannot serve: AIP_HTTP_PORT=0: expected .*", lines[-1])
+    assert re.fullmatch(
+        r"[\d:]{8} CRITICAL cannot serve: AIP_HTTP_PORT='0': expected .*", lines[-1]
+    )
 
 
-def test_without_a_folder_to_write_to_it_is_said_what_to_mount(
+def test_error_without_a_writable_folder_names_the_option_that_mounts_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    with pytest.raises(
-        entrypoint.StartupError, match="no folder to write to, mount one with --tmpfs"
-    ):
-        entrypoint._folder()
+    with pytest.raises(StartupError, match=r"no writable folder: .*; mount one with --tmpfs /tmp"):
+        entrypoint._create_run_folder()

@@ -1,0 +1,98 @@
+"""The supervision of nginx and TorchServe: readiness, and the faults that end the container."""
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serving import probe, resources
+from serving.container.errors import StartupError
+from serving.container.nginx import Nginx
+from serving.container.telemetry import TelemetryProcess
+from serving.logs import Log
+from serving.torchserve import Server
+
+MAX_WORKER_FAILURES = 3
+"""The container ends after this many workers failed in a row."""
+STARTUP_TIMEOUT_S = 1200
+"""How long a model may take until its first healthy probe."""
+UNRESPONSIVE_TIMEOUT_S = 120
+"""How long a model may fail its probes after that."""
+PROBE_INTERVAL_S = 5
+PROBE_TIMEOUT_S = 2 * PROBE_INTERVAL_S
+MAX_FAILED_PROBES = 1
+"""One probe may fail under load; a second one means that clients get no response either."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervisor:
+    """Probes the model and sets the container's readiness."""
+
+    nginx: Nginx
+    server: Server
+    probe: Callable[[float], probe.Answer]
+    """Takes a timeout in seconds."""
+    log: Log
+    telemetry: TelemetryProcess | None
+
+    def run(self) -> None:
+        """Accept predictions as long as the model is healthy; raise StartupError when it fails."""
+        unready_since = healthy_at = time.monotonic()
+        timeout_s, failed_probes = STARTUP_TIMEOUT_S, 0
+        while True:
+            self._check_processes()
+            answer = self.probe(PROBE_TIMEOUT_S)
+            now = time.monotonic()
+            if answer.healthy:
+                if not self.nginx.is_ready:
+                    self.log.info(f"ready after {now - unready_since:.1f} s")
+                    self.nginx.set_ready()
+                self.server.failures.forget()
+                healthy_at, timeout_s, failed_probes = now, UNRESPONSIVE_TIMEOUT_S, 0
+            else:
+                failed_probes += 1
+                if failed_probes > MAX_FAILED_PROBES and self.nginx.is_ready:
+                    self.nginx.set_unavailable()
+                    unready_since = now
+                    self.log.info(f"not ready: {answer.detail}")
+                self._check_model(now - healthy_at, timeout_s)
+            self._wait(PROBE_INTERVAL_S if self.nginx.is_ready else 0.25)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for the next probe; raise StartupError if a process ends meanwhile."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._check_processes()
+            if self.telemetry:
+                self.telemetry.supervise()
+            time.sleep(0.1)
+
+    def _check_processes(self) -> None:
+        if self.nginx.process.poll() is not None:
+            raise StartupError(f"nginx {_describe_exit(self.nginx.process.returncode)}")
+        if self.server.process.poll() is not None:
+            code, reason = self.server.process.returncode, self.server.failures.word
+            text = f"TorchServe {_describe_exit(code)}{f': {reason}' if reason else ''}"
+            raise StartupError(_with_oom_kills(text))
+
+    def _check_model(self, unhealthy_s: float, timeout_s: float) -> None:
+        if self.server.failures.count >= MAX_WORKER_FAILURES:
+            reason = _with_oom_kills(self.server.failures.reason)
+            raise StartupError(f"the model cannot be loaded: {reason}")
+        if unhealthy_s > timeout_s:
+            raise StartupError(f"the model has not responded for {unhealthy_s:.0f} s")
+
+
+def _describe_exit(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"exited with code {code}"
+
+
+def _with_oom_kills(reason: str) -> str:
+    """Append the number of processes that Linux killed: those could not log a reason."""
+    if not (killed := resources.oom_kills()):
+        return reason
+    processes = "1 process was" if killed == 1 else f"{killed} processes were"
+    limit = (resources.memory_limit() or 0) >> 20
+    return f"{reason}; {processes} killed (out of memory; the limit is {limit} MiB)"
