@@ -103,7 +103,7 @@ def main() -> None:
     log = Log()
     log.configure(**json.loads(args.log))
     log.install_excepthook("telemetry")
-    logging.basicConfig(handlers=[LogHandler(log)], level="WARNING")
+    logging.basicConfig(handlers=[LogHandler(log)], level="WARNING", format="%(name)s: %(message)s")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the entrypoint sends SIGTERM later
     try:
