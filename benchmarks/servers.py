@@ -16,7 +16,7 @@ import requests
 from benchmarks import image
 from benchmarks.load import Load, press
 from benchmarks.workloads import BUILD, Workload
-from serving.torchserve import free_port
+from serving.torchserve import find_free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS_BIN = BUILD.resolve() / "venv" / "bin"
@@ -108,7 +108,7 @@ def started(
 
     It logs to a file beside `body`. Raises DidNotStart.
     """
-    port, model = str(free_port()), archive.stem
+    port, model = str(find_free_port()), archive.stem
     filled = {"python": sys.executable, "port": port, "archive": str(archive), "model": model}
     url = f"http://127.0.0.1:{port}{contestant.route.format(**filled)}"
     log = body.with_name(f"{model} {contestant.label}.log".replace(" ", "-"))

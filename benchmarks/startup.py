@@ -41,7 +41,7 @@ def main() -> None:
 
 def _start_s(args: argparse.Namespace) -> float:
     """Return the seconds from `docker run` to the first right answer."""
-    body = artifact.golden_request(DIGITS)
+    body = artifact.read_golden_request(DIGITS)
 
     def predicts(server: Server) -> bool:
         return Client(server.host, 10).send(PREDICT, body) == 200

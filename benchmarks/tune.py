@@ -17,7 +17,7 @@ from benchmarks.load import Load, WrkMissingError, median
 from benchmarks.servers import Served, StartError, ours, started
 from serving import artifact, model_config, resources
 from serving.errors import ArchiveError
-from serving.resources import Layout
+from serving.layout import Layout, choose_layout, max_workers
 
 REQUEST = Path("build/tune/request.json")
 CLEARLY = 1.03
@@ -134,22 +134,22 @@ def main() -> None:
     cores, memory = resources.cores(), resources.memory_limit()
     REQUEST.parent.mkdir(parents=True, exist_ok=True)
     try:
-        golden = artifact.golden_request(args.archive)
+        golden = artifact.read_golden_request(args.archive)
         REQUEST.write_bytes(args.request.read_bytes() if args.request else golden)
-        first = resources.layout(cores, memory, artifact.pass_ms(args.archive))
+        first = choose_layout(cores, memory, artifact.read_inference_ms(args.archive))
         latency = args.objective == "latency"
         objective = Objective(1 if latency else args.clients, args.p99_ms, latency)
         champion = Champion(first, objective, args)
         print(f"{cores} cores; to begin with {first}", flush=True)
         began = time.monotonic()
-        find(champion, cores, resources.max_workers(cores, memory))
+        find(champion, cores, max_workers(cores, memory))
     except (WrkMissingError, StartError, ArchiveError, OSError) as error:
         sys.exit(f"benchmarks.tune: {error}")
     if champion.load is None:
         sys.exit("benchmarks.tune: one core leaves nothing to choose for one client")
     measured = {"objective": args.objective, "clients": objective.clients}
     measured |= {name: round(getattr(champion.load, name), 2) for name in Load._fields[:4]}
-    args.out.write_text(model_config.write(champion.layout, cores, measured))
+    args.out.write_text(model_config.render(champion.layout, cores, measured))
     print(f"\n{_short(champion.layout)} after {time.monotonic() - began:.0f} s: {measured}")
     if not latency and champion.load.p99_ms > args.p99_ms:
         print(

@@ -6,6 +6,7 @@ unpacked archive that TorchServe takes as it is.
 """
 
 import contextlib
+import dataclasses
 import json
 import lzma
 import re
@@ -21,18 +22,18 @@ from serving import model_config, resources
 from serving.archive import GOLDEN_REQUEST, PACKAGES, verify
 from serving.errors import ArchiveError
 from serving.stock import manifest
-from serving.torchserve import Settings
+from serving.torchserve import TorchServeConfig
 from storage import lazy
 from storage.files import Storage
 
-NAME = "model"
+MODEL_NAME = "model"
 """Under this name an artifact is served; Google's prebuilt images take `model.mar` too."""
-CHOICES = ("backend.json", "engine.json")
+BACKEND_FILES = ("backend.json", "engine.json")
 """The file that names the backend for the network, today and in version 0.1. Weights may bring their own."""
-PIN = "ARCHIVE_SHA256"
+SHA256_VARIABLE = "ARCHIVE_SHA256"
 """The variable with the SHA-256 that an archive in AIP_STORAGE_URI must have."""
-MOST_FILES = 20_000
-MOST_RATIO = 100
+MAX_FILES = 20_000
+MAX_COMPRESSION_RATIO = 100
 """Deflate makes a thousand of one; of weights, two, and of text, ten."""
 ENCRYPTED = 0x1
 """Of a zip entry's flags."""
@@ -58,16 +59,18 @@ class Selection(NamedTuple):
     """The weights' files; beside an archive, its golden request if there is one."""
 
 
-def choose(found: Iterable[str], needed: Iterable[str]) -> Selection:
+def select_files(found: Iterable[str], needed: Iterable[str]) -> Selection:
     """Choose among the names of the files that a storage holds; raise ArchiveError.
 
     `needed` are the names of the files in the archive baked in that weights consist of.
     """
     names, needed = sorted(found), sorted(needed)
     if archives := _archives(names):
-        if len(archives) > 1 and f"{NAME}.mar" not in archives:
-            raise ArchiveError(f"more than one archive, and none is {NAME}.mar: {_list(archives)}")
-        archive = f"{NAME}.mar" if f"{NAME}.mar" in archives else archives[0]
+        if len(archives) > 1 and f"{MODEL_NAME}.mar" not in archives:
+            raise ArchiveError(
+                f"more than one archive, and none is {MODEL_NAME}.mar: {_list(archives)}"
+            )
+        archive = f"{MODEL_NAME}.mar" if f"{MODEL_NAME}.mar" in archives else archives[0]
         return Selection(archive, [name for name in names if name == GOLDEN_REQUEST])
     missing = [name for name in needed if name not in names]
     if missing:
@@ -82,10 +85,12 @@ def _archives(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.endswith(".mar") and "/" not in name]
 
 
-def weights(archive: Path) -> list[str]:
+def list_weights(archive: Path) -> list[str]:
     """Return the names of the files in an archive of ours that are its weights."""
     with manifest.open_archive(archive) as contents:
-        return [name for name in contents.namelist() if _is_weights(name) and name not in CHOICES]
+        return [
+            name for name in contents.namelist() if _is_weights(name) and name not in BACKEND_FILES
+        ]
 
 
 def _is_weights(name: str) -> bool:
@@ -102,7 +107,7 @@ def _is_weights(name: str) -> bool:
     )
 
 
-def baked_in(folder: Path) -> Artifact:
+def find_baked_in(folder: Path) -> Artifact:
     """Return the one archive in a folder; raise ArchiveError."""
     archives = sorted(folder.glob("*.mar"))
     if len(archives) != 1:
@@ -112,13 +117,13 @@ def baked_in(folder: Path) -> Artifact:
     recorded = archives[0].with_suffix(".mar.sha256")
     if recorded.is_file():
         check_sha256(archives[0], recorded.read_text().split()[0], recorded.name)
-    request, name = golden_request(archives[0]), manifest.read_manifest(archives[0]).name
+    request, name = read_golden_request(archives[0]), manifest.read_manifest(archives[0]).name
     if name != archives[0].stem:  # TorchServe serves it by this name, not by the file's
         raise ArchiveError(f"{archives[0].name} was built as {name}.mar: give it that name again")
     return Artifact(archives[0], request)
 
 
-def golden_request(archive: Path) -> bytes:
+def read_golden_request(archive: Path) -> bytes:
     """Return the request that an archive of ours carries to be probed with; raise ArchiveError."""
     manifest.read_manifest(archive)
     request = manifest.read_bytes(archive, GOLDEN_REQUEST)
@@ -129,27 +134,27 @@ def golden_request(archive: Path) -> bytes:
     return request
 
 
-def with_layout(settings: Settings, served: Artifact) -> Settings:
-    """Return the settings for an artifact on this machine; raise ArchiveError."""
-    config = manifest.read_bytes(served.path, str(model_config.CONFIG))
-    layout = model_config.chosen(
-        config, resources.cores(), resources.memory_limit(), pass_ms(served.path)
+def with_layout(config: TorchServeConfig, served: Artifact) -> TorchServeConfig:
+    """Return the configuration with the layout for an artifact on this machine; raise ArchiveError."""
+    tuned = manifest.read_bytes(served.path, str(model_config.CONFIG))
+    layout = model_config.resolve_layout(
+        tuned, resources.cores(), resources.memory_limit(), read_inference_ms(served.path)
     )
     if served.stock:
         # A handler of another's may answer only the first request of a batch.
         layout = layout._replace(batch_size=1)
-    return settings._replace(layout=layout)
+    return dataclasses.replace(config, layout=layout)
 
 
-def pass_ms(served: Path) -> float:
+def read_inference_ms(served: Path) -> float:
     """Return the measured milliseconds of a pass of one instance; 0 if they are not known."""
-    for name in CHOICES:
+    for name in BACKEND_FILES:
         text = manifest.read_bytes(served, name)
         if text is None:
             continue
         try:
             choice = json.loads(text)
-            if name == CHOICES[0]:
+            if name == BACKEND_FILES[0]:
                 times = choice["figures"]["backends"][choice["backend"]]["median_ms"]
             else:
                 times = choice["figures"]["engines"][choice["engine"]]["milliseconds"]
@@ -165,26 +170,28 @@ def fetch(storage: Storage, baked: Path, store: Path, sha256: str | None = None)
     Raises ArchiveError and files.NotFetched. `baked` is an archive that has what weights alone
     do not; `sha256` (in hex) is that of the archive in the storage, None for any.
     """
-    contents, incoming = store / NAME, store / "fetched"
+    contents, incoming = store / MODEL_NAME, store / "fetched"
     with contextlib.closing(storage):
         found = storage.files()
-        chosen = choose(found, () if _archives(found) else weights(baked))
+        chosen = select_files(found, () if _archives(found) else list_weights(baked))
         if sha256 and not chosen.archive:
-            raise ArchiveError(f"{PIN} is set, and there is no archive: {_list(sorted(found))}")
+            raise ArchiveError(
+                f"{SHA256_VARIABLE} is set, and there is no archive: {_list(sorted(found))}"
+            )
         contents.mkdir(parents=True)
         incoming.mkdir()
         try:
             if chosen.archive:
                 storage.fetch(chosen.archive, incoming / chosen.archive)
                 if sha256:
-                    check_sha256(incoming / chosen.archive, sha256, PIN)
+                    check_sha256(incoming / chosen.archive, sha256, SHA256_VARIABLE)
                 unpack(incoming / chosen.archive, contents)
                 # The two together may fill /tmp, which is often memory.
                 (incoming / chosen.archive).unlink()
             else:
                 unpack(baked, contents)
-                if not set(CHOICES).isdisjoint(chosen.others):
-                    for name in CHOICES:  # of the weights baked in
+                if not set(BACKEND_FILES).isdisjoint(chosen.others):
+                    for name in BACKEND_FILES:  # of the weights baked in
                         (contents / name).unlink(missing_ok=True)
             for name in chosen.others:
                 (contents / name).unlink(missing_ok=True)
@@ -199,7 +206,7 @@ def fetch(storage: Storage, baked: Path, store: Path, sha256: str | None = None)
             # The golden request belongs to the weights, and new ones have another.
             verify(contents)
         request = manifest.read_bytes(contents, GOLDEN_REQUEST)
-        adapted = manifest.adapt(contents, NAME)
+        adapted = manifest.adapt(contents, MODEL_NAME)
     except OSError as error:
         raise ArchiveError(str(error)) from error
     return Artifact(contents, request, stock=adapted.handler != manifest.OURS)
@@ -236,13 +243,13 @@ def _check_entry(archive: str, entry: zipfile.ZipInfo) -> None:
 def _check_size(archive: Path, entries: list[zipfile.ZipInfo], target: Path) -> None:
     """Raise ArchiveError for an archive that is made to fill a disk."""
     size = sum(entry.file_size for entry in entries)
-    if len(entries) > MOST_FILES:
+    if len(entries) > MAX_FILES:
         raise ArchiveError(
-            f"{archive.name} has {len(entries)} files, at most {MOST_FILES} are taken"
+            f"{archive.name} has {len(entries)} files, at most {MAX_FILES} are taken"
         )
-    if size > MOST_RATIO * max(archive.stat().st_size, 1 << 20):
+    if size > MAX_COMPRESSION_RATIO * max(archive.stat().st_size, 1 << 20):
         raise ArchiveError(
-            f"{archive.name} would unpack to {size >> 20} MiB, over {MOST_RATIO} times its size"
+            f"{archive.name} would unpack to {size >> 20} MiB, over {MAX_COMPRESSION_RATIO} times its size"
         )
     if size > (free := shutil.disk_usage(target).free):
         raise ArchiveError(

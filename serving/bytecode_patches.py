@@ -1,15 +1,16 @@
-"""Two instructions of TorchServe's that no setting changes, and no release will.
+"""Two instructions of TorchServe's Java that are changed before it starts.
 
-A queue that waits for nobody: a worker that is free takes the first request and then waits
-`maxBatchDelay` milliseconds, one at least, for others to join it; one client at a time pays that
-for every request. `Model.pollBatch` takes the others here only if they are queued already. A
-batch is then what came in while the worker was busy, be it one request or thirty.
+NO_BATCH_DELAY: a free worker takes the first request, then waits `maxBatchDelay` milliseconds
+(at least one) for others to fill the batch; a single client pays that for every request. With
+the patch, `Model.pollBatch` adds only requests that are queued already. A batch is then whatever
+arrived while the worker was busy.
 
-No gRPC: TorchServe starts two more servers, on a Netty of 2022 of their own, for whoever can
-reach loopback. `ModelServer.startAndWait` leaves them out here, and the image has none of their
-code.
+NO_GRPC: TorchServe starts two gRPC servers that any process with access to loopback can use, on
+a copy of Netty of 2022 that is their own. With the patch, `ModelServer.startAndWait` does not
+start them. The image does not contain their code.
 
-Source: TorchServe 0.12.0 (Apache License 2.0), the last release, told by the classes' SHA-256.
+Source: TorchServe 0.12.0 (Apache License 2.0), the last release; each class is identified by its
+SHA-256. Reasons, measurements and the switch that turns the patches off: docs/decisions.md.
 """
 
 import hashlib
@@ -18,25 +19,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from serving.errors import ServingError
+
 
 class Patch(NamedTuple):
-    """One place in one class."""
+    """A replacement of bytes in one class file."""
 
-    file: str
-    """Of the class, in the jar."""
+    class_file: str
+    """The path in the jar."""
     sha256: str
-    """Of the file as it was released."""
-    at: int
-    """Bytes from its start."""
+    """Of the released class file."""
+    offset: int
     before: bytes
     after: bytes
 
 
-NO_WAIT = Patch(
+NO_BATCH_DELAY = Patch(
     "org/pytorch/serve/wlm/Model.class",
     "7c5523f1fe77fe79aa32665469e17725e70518692abcf4987989ef72f10d4cff",
     17173,
-    # `lload 6`, the milliseconds left that LinkedBlockingDeque.poll is told: `lconst_0`, `nop`.
+    # `lload 6`, the timeout in ms that is passed to LinkedBlockingDeque.poll: `lconst_0`, `nop`.
     b"\x16\x06",
     b"\x09\x00",
 )
@@ -44,33 +46,39 @@ NO_GRPC = Patch(
     "org/pytorch/serve/ModelServer.class",
     "779d0df5bfc17c5ad09ac46d63d9a017d48a4cd68c1b7464de914d3cb40190b9",
     17979,
-    # `invokevirtual startGRPCServers` on what is on the stack: `pop`, `nop`, `nop`.
+    # `invokevirtual startGRPCServers` on the object on the stack: `pop`, `nop`, `nop`.
     b"\xb6\x00\xb4",
     b"\x57\x00\x00",
 )
 
 
-class UnsupportedTorchServeError(Exception):
-    """A class is not the one that is known here."""
+class UnsupportedTorchServeError(ServingError):
+    """A class file is not that of TorchServe 0.12.0."""
 
 
-def write(jar: Path, classes: Path, patches: Iterable[Patch]) -> Path:
-    """Write changed classes into a folder that goes before the jar on Java's class path.
+def write_classes(jar: Path, target: Path, patches: Iterable[Patch]) -> None:
+    """Write the patched classes into a folder that precedes the jar on Java's class path.
 
-    Returns the folder; raises OtherTorchServe.
+    Raises UnsupportedTorchServeError.
     """
     with zipfile.ZipFile(jar) as contents:
         for patch in patches:
-            target = classes / patch.file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(_changed(jar, contents.read(patch.file), patch))
-    return classes
+            file = target / patch.class_file
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(_apply(patch, contents.read(patch.class_file), jar))
 
 
-def _changed(jar: Path, code: bytes, patch: Patch) -> bytes:
-    found, end = hashlib.sha256(code).hexdigest(), patch.at + len(patch.before)
-    if found != patch.sha256 or code[patch.at : end] != patch.before:
+def _apply(patch: Patch, code: bytes, jar: Path) -> bytes:
+    sha256, end = hashlib.sha256(code).hexdigest(), patch.offset + len(patch.before)
+    if sha256 != patch.sha256 or code[patch.offset : end] != patch.before:
         raise UnsupportedTorchServeError(
-            f"{jar} is not that of TorchServe 0.12.0: its {patch.file} is {found}"
+            f"{jar} is not that of TorchServe 0.12.0: {patch.class_file} has SHA-256 {sha256}; "
+            "install torchserve==0.12.0 or set TORCHSERVE_PATCHES=off"
         )
-    return code[: patch.at] + patch.after + code[end:]
+    return code[: patch.offset] + patch.after + code[end:]
+
+
+def has_grpc(jar: Path) -> bool:
+    """Return whether a jar contains gRPC's classes, without which its servers cannot start."""
+    with zipfile.ZipFile(jar) as contents:
+        return any(name.startswith("io/grpc/") for name in contents.namelist())

@@ -1,9 +1,9 @@
-"""Why a model cannot be served."""
+"""The base class of the errors that end `make serve`, `make migrate` or the container."""
 
 
 class ServingError(Exception):
-    """The base of this package's errors; the text is one sentence for the user."""
+    """An error whose text is one sentence for the user."""
 
 
 class ArchiveError(ServingError):
-    """An archive, or what is to become one, cannot be served."""
+    """An archive cannot be built or served."""

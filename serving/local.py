@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import re
 import shutil
 import signal
@@ -16,8 +17,8 @@ import storage
 from serving import artifact, java, probe, resources
 from serving.artifact import Artifact
 from serving.errors import ArchiveError
-from serving.resources import MAX_BATCH_REQUESTS, Layout
-from serving.torchserve import Server, Settings, TorchServeError
+from serving.layout import MAX_BATCH_REQUESTS, Layout, choose_layout
+from serving.torchserve import Server, TorchServeConfig, TorchServeError
 from storage import files
 from storage.files import Say
 
@@ -53,7 +54,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--layout",
-        type=layout_of,
+        type=parse_layout,
         metavar="WORKERSxTHREADS[,BATCH[,DELAY_MS]]",
         help="in place of what make tune found, or of the default for these cores: 2x1,32,0",
     )
@@ -77,7 +78,7 @@ def main() -> None:
         shutil.rmtree(run, ignore_errors=True)
 
 
-def layout_of(text: str) -> Layout:
+def parse_layout(text: str) -> Layout:
     """Read 2x1,32,0: workers x threads, batch size, batch delay in ms; raise ArgumentTypeError."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:,([1-9]\d*)(?:,(\d+))?)?", text)
     if match is None:
@@ -90,37 +91,39 @@ def layout_of(text: str) -> Layout:
 
 def _artifact(archive: Path, uri: str | None, run: Path) -> Artifact:
     if uri is None:
-        return Artifact(archive.resolve(), artifact.golden_request(archive))
+        return Artifact(archive.resolve(), artifact.read_golden_request(archive))
     return artifact.fetch(storage.open_storage(uri, print), archive, run / "store")
 
 
 def serve(served: Artifact, host: str, port: int, run: Path, layout: Layout | None = None) -> None:
     """Serve until interrupted; raise CannotServe where it does not come up or goes down."""
     address = f"http://{host}:{port}"
-    with running(served, address, run, layout=layout) as (server, settings):
+    with start_server(served, address, run, layout=layout) as (server, settings):
         _tell(settings, address, served.golden_request)
         raise ServeError(f"TorchServe ended by itself with exit code {server.process.wait()}")
 
 
 @contextlib.contextmanager
-def running(
+def start_server(
     served: Artifact, address: str, run: Path, say: Say = print, layout: Layout | None = None
-) -> Iterator[tuple[Server, Settings]]:
+) -> Iterator[tuple[Server, TorchServeConfig]]:
     """Run TorchServe at http://HOST:PORT and give it once the model answers; raise CannotServe.
 
     `say` is told what TorchServe logs. `layout` takes the place of the artifact's own.
     """
     chosen = java.find()
-    default = resources.layout(resources.cores(), resources.memory_limit())
-    settings = artifact.with_layout(Settings(served.path, run, default, address), served)
-    settings = settings._replace(layout=layout or settings.layout)
+    default = choose_layout(resources.cores(), resources.memory_limit())
+    settings = artifact.with_layout(
+        TorchServeConfig(archive=served.path, run_dir=run, layout=default, address=address), served
+    )
+    settings = dataclasses.replace(settings, layout=layout or settings.layout)
     say(f"Java {chosen.version} of {chosen.source}: {chosen.executable}")
-    say(f"TorchServe starts with {settings.layout}")
+    say(f"Starting TorchServe: {settings.summary}")
     server = None
     try:
         with _signals_deferred():
             server = Server(settings, chosen, lambda line: say(f"  {line}"))
-        wait_until_ready(server, probe.asking(settings, served.golden_request))
+        wait_until_ready(server, probe.create_probe(settings, served.golden_request))
         yield server, settings
     finally:
         # A second Ctrl-C must not cut the end of Java and its workers short.
@@ -159,7 +162,7 @@ def _see_that_it_is_free(host: str, port: int) -> None:
             raise ServeError(f"port {port} of {host}: {error.strerror}; choose PORT=...") from None
 
 
-def wait_until_ready(server: Server, ask: Callable[[float], probe.Answer]) -> None:
+def wait_until_ready(server: Server, ask: Callable[[float], probe.ProbeResult]) -> None:
     """Return once the model answers; raise CannotServe where it never will."""
     deadline = time.monotonic() + START_S
     while not ask(30).healthy:
@@ -172,13 +175,13 @@ def wait_until_ready(server: Server, ask: Callable[[float], probe.Answer]) -> No
         time.sleep(0.2)
 
 
-def _tell(settings: Settings, address: str, request: bytes | None) -> None:
-    url, body = f"{address}/predictions/{settings.model}", """'{"instances": [...]}'"""
+def _tell(settings: TorchServeConfig, address: str, request: bytes | None) -> None:
+    url, body = f"{address}/predictions/{settings.model_name}", """'{"instances": [...]}'"""
     if request is not None:
         SAMPLE.parent.mkdir(exist_ok=True)
         SAMPLE.write_bytes(request)
         body = f"@{SAMPLE}"
-    print(f"\n{settings.model} answers. From another terminal:\n")
+    print(f"\n{settings.model_name} answers. From another terminal:\n")
     print(f"  curl -H 'Content-Type: application/json' -d {body} {url}")
     print(f"  make predict URL={url}\n\nCtrl-C stops it.", flush=True)
 

@@ -40,7 +40,7 @@ class LogRecord(NamedTuple):
         return f"{self.severity} {self.process}: {self.message}"
 
 
-def parse(text: str) -> LogRecord:
+def parse_line(text: str) -> LogRecord:
     """Take in a line of Java's standard output, in which the workers' lines are wrapped.
 
     serving/log4j2.xml writes JSON; Java itself, before that is read, writes text.
@@ -78,16 +78,16 @@ def _object(text: str) -> dict[str, Any] | None:
 class Log:
     """Writes lines to a stream, from any thread."""
 
-    def __init__(self, *, human: bool = False, stream: TextIO | None = None) -> None:
-        """`human` is whether they are for people; `stream` is standard output unless given."""
+    def __init__(self, *, as_text: bool = False, stream: TextIO | None = None) -> None:
+        """`as_text` is whether they are for people; `stream` is standard output unless given."""
         self._stream, self._lock = stream or sys.stdout, threading.Lock()
-        self.configure(human=human)
+        self.configure(as_text=as_text)
 
     def configure(
-        self, *, human: bool, level: str = "INFO", labels: Mapping[str, str] | None = None
+        self, *, as_text: bool, level: str = "INFO", labels: Mapping[str, str] | None = None
     ) -> None:
         """Write otherwise: `level` is the least severity, `labels` go with every line of JSON."""
-        self._human, self._least = human, SEVERITIES.index(level)
+        self._as_text, self._least = as_text, SEVERITIES.index(level)
         self._labels = dict(labels or {})
 
     def write(
@@ -96,7 +96,7 @@ class Log:
         """Write a line; `more` are fields of it."""
         if severity in SEVERITIES and SEVERITIES.index(severity) < self._least:
             return
-        if self._human:
+        if self._as_text:
             start = "" if process == "entrypoint" else f"{process}: "
             text = f"{time.strftime('%H:%M:%S')} {severity:7} {start}{message}"
         else:

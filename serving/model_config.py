@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from serving.errors import ArchiveError
-from serving.resources import Layout, layout, max_workers
+from serving.layout import Layout, choose_layout, max_workers
 
 CONFIG = PurePosixPath("model/model-config.yaml")
 """In the archive. It is not declared to TorchServe, which would follow it on any machine."""
@@ -18,7 +18,7 @@ class ModelConfigError(ArchiveError):
     """The file is not what make tune writes."""
 
 
-def write(found: Layout, cores: int, measured: dict[str, Any]) -> str:
+def render(found: Layout, cores: int, measured: dict[str, Any]) -> str:
     """Return the text of the file; `measured` is kept in it to be read by people."""
     settings = {
         "minWorkers": found.workers,
@@ -32,7 +32,7 @@ def write(found: Layout, cores: int, measured: dict[str, Any]) -> str:
     return f"# By make tune; followed where there are {cores} cores. maxBatchDelay in ms.\n{text}"
 
 
-def read(text: str | bytes) -> tuple[Layout, int]:
+def parse(text: str | bytes) -> tuple[Layout, int]:
     """Return the layout in a file and the cores it is for; raise BadConfig."""
     try:
         config = yaml.safe_load(text)
@@ -50,15 +50,17 @@ def read(text: str | bytes) -> tuple[Layout, int]:
     return Layout(workers, threads, batch, delay, CONFIG.name), cores
 
 
-def chosen(text: str | bytes | None, cores: int, memory: int | None, pass_ms: float) -> Layout:
+def resolve_layout(
+    text: str | bytes | None, cores: int, memory: int | None, pass_ms: float
+) -> Layout:
     """Return the tuned layout where it fits the machine, else the default; raise BadConfig.
 
     `text` is the file's, None where there is none; the rest is as for machine.layout.
     """
-    default = layout(cores, memory, pass_ms)
+    default = choose_layout(cores, memory, pass_ms)
     if text is None:
         return default
-    found, tuned_for = read(text)
+    found, tuned_for = parse(text)
     if tuned_for != cores:
         return default._replace(source=f"default, {CONFIG.name} is for {tuned_for} cores")
     if found.workers > max_workers(cores, memory):

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from serving.torchserve import Settings
+from serving.torchserve import TorchServeConfig
 
 
-class Answer(NamedTuple):
+class ProbeResult(NamedTuple):
     """What came back from a probe."""
 
     healthy: bool
@@ -19,17 +19,17 @@ class Answer(NamedTuple):
     """The status and body, or why there is none."""
 
 
-def ask(address: str, model: str, request: bytes, timeout_s: float) -> Answer:
+def probe_prediction(address: str, model: str, request: bytes, timeout_s: float) -> ProbeResult:
     """Send a request to TorchServe at http://HOST:PORT or unix:PATH; never raises for its faults.
 
     The answer is healthy when it is a 200 with predictions. That they are the right ones is
     seen to by the handler, which refuses to start otherwise.
     """
     document, detail = _send(address, "POST", f"/predictions/{model}", request, timeout_s)
-    return Answer(isinstance(document, dict) and "predictions" in document, detail)
+    return ProbeResult(isinstance(document, dict) and "predictions" in document, detail)
 
 
-def workers(management: str, model: str, timeout_s: float) -> Answer:
+def probe_workers(management: str, model: str, timeout_s: float) -> ProbeResult:
     """Ask TorchServe's management API whether a worker has loaded the model; as `ask` otherwise.
 
     For a model without a request that it could be asked.
@@ -39,14 +39,18 @@ def workers(management: str, model: str, timeout_s: float) -> Answer:
         ready = any(worker["status"] == "READY" for worker in document[0]["workers"])  # type: ignore[index]
     except (TypeError, LookupError):
         ready = False
-    return Answer(ready, detail)
+    return ProbeResult(ready, detail)
 
 
-def asking(settings: Settings, golden_request: bytes | None) -> Callable[[float], Answer]:
+def create_probe(
+    settings: TorchServeConfig, golden_request: bytes | None
+) -> Callable[[float], ProbeResult]:
     """Return a function that is given seconds and tells whether the model answers within them."""
     if golden_request is None:
-        return functools.partial(workers, settings.management, settings.model)
-    return functools.partial(ask, settings.address, settings.model, golden_request)
+        return functools.partial(probe_workers, settings.management_address, settings.model_name)
+    return functools.partial(
+        probe_prediction, settings.address, settings.model_name, golden_request
+    )
 
 
 def _send(

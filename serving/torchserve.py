@@ -1,11 +1,12 @@
-"""TorchServe as one Java process: its settings, its command line, its life.
+"""Run TorchServe as one Java process: its configuration, command line, log and end.
 
-Java is started directly. The `torchserve` command would put a Python process in between
-that forwards no signal and drops Java's exit code.
+Java is started directly. The `torchserve` command would add a Python process that forwards no
+signals and discards Java's exit code.
 """
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -14,182 +15,228 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from serving import bytecode_patches, logs
+from serving.errors import ServingError
 from serving.java import Java
+from serving.layout import Layout
 from serving.logs import LogRecord
-from serving.resources import Layout
 
-LOG_SETTINGS = Path(__file__).with_name("log4j2.xml")
-WORKER_HOME = Path(__file__).with_name("worker")
-"""Java starts the workers by the program ts/model_service_worker.py in this folder."""
+LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
+PATCHED_WORKER_HOME = Path(__file__).with_name("worker")
+"""Java starts each worker as ts/model_service_worker.py in this folder, in place of TorchServe's."""
+PATCHES_VARIABLE = "TORCHSERVE_PATCHES"
+"""The environment variable that turns all patches on or off: docs/decisions.md."""
 MEBIBYTE = 1 << 20
 
 
-class Settings(NamedTuple):
-    """Everything that is chosen about one TorchServe."""
+@dataclass(frozen=True, kw_only=True)
+class TorchServeConfig:
+    """The configuration of one TorchServe."""
 
     archive: Path
     """The .mar, or the folder of an unpacked one; its stem is the model's name."""
-    run: Path
-    """A folder of its own for sockets, settings and unpacked archives; its path must be short."""
+    run_dir: Path
+    """A folder of its own for sockets, configuration and unpacked archives. Its path must be short."""
     layout: Layout
     address: str
     """Where predictions are served: http://HOST:PORT or unix:PATH."""
-    largest_request: int = 10 * MEBIBYTE
-    """Bytes. Vertex's own limit on a dedicated endpoint, and the default here."""
-    queue: int = 256
-    """Requests that may wait for a worker; TorchServe refuses more of them."""
+    max_request_bytes: int = 10 * MEBIBYTE
+    """Vertex AI's own limit on a dedicated endpoint is the default."""
+    max_queued_requests: int = 256
+    """Requests that may wait for a worker; TorchServe refuses more."""
     response_timeout_s: int = 50
-    """How long a worker may take over one batch before it is ended and replaced."""
-    give_up_after_s: int = 20
-    """How long a worker that keeps dying at its start is tried again."""
-    heap: int = 512 * MEBIBYTE
-    """Bytes that Java may take for requests and answers."""
-    native: Path | None = None
-    """A folder with Netty's native library, for where files in `run` may not be executed.
+    """The time for one batch, after which its worker is replaced."""
+    retry_timeout_s: int = 20
+    """How long a worker that keeps failing at startup is restarted."""
+    heap_bytes: int = 512 * MEBIBYTE
+    """Java's memory for requests and responses."""
+    native_library_dir: Path | None = None
+    """A folder with Netty's native library, needed if files in `run_dir` may not be executed.
 
-    Without the library TorchServe has no unix sockets; by default Java unpacks it into `run`.
+    TorchServe has no unix sockets without the library. By default Java unpacks it into `run_dir`.
     """
     verbose: bool = False
-    """Whether everything is logged that TorchServe and the model have to say."""
-    jars: Path | None = None
-    """A folder with model-server.jar and what it needs; None for TorchServe's own."""
-    telemetry: int | None = None
-    """The UDP port on loopback on which workers tell of each batch; None: they tell nobody."""
+    """Whether TorchServe's and the model's debug messages are logged."""
+    jar_dir: Path | None = None
+    """A folder with model-server.jar and its libraries; None for the `torchserve` package's own."""
+    telemetry_port: int | None = None
+    """The UDP port on loopback that receives the workers' batch timings; None sends none."""
+    patched: bool = True
+    """Whether the bytecode patches and the worker of this project are used: docs/decisions.md."""
 
-    def room_for(self, request_bytes: int) -> int:
-        """Return how many requests of a size Java's heap holds.
+    def max_requests_in_heap(self, request_bytes: int) -> int:
+        """Return how many requests of a size fit into Java's heap.
 
-        It keeps each up to three times: as it arrived, for the queue, and for the worker.
+        Java keeps each up to three times: as received, for the queue, and for the worker.
         """
-        return self.heap * 6 // 10 // (3 * request_bytes)
+        return self.heap_bytes * 6 // 10 // (3 * request_bytes)
 
     @property
-    def management(self) -> str:
-        """Where TorchServe tells of its models and workers."""
-        return f"unix:{self.run}/management.sock"
+    def management_address(self) -> str:
+        """The address of the management API, which lists models and workers."""
+        return f"unix:{self.run_dir}/management.sock"
 
     @property
-    def model(self) -> str:
+    def model_name(self) -> str:
         """The name under which the archive is served."""
         return self.archive.stem
 
+    @property
+    def summary(self) -> str:
+        """The layout and whether TorchServe is patched, for the log."""
+        return f"{self.layout}, patches {'on' if self.patched else 'off'}"
 
-class TorchServeError(Exception):
+
+class TorchServeError(ServingError):
     """TorchServe is not installed."""
 
 
-def properties(settings: Settings) -> str:
-    """Write config.properties; all but the inference address stays inside the machine."""
-    layout, model = settings.layout, settings.model
-    served = (
-        f'{{"{model}": {{"1.0": {{"defaultVersion": true, "marName": "{settings.archive.name}", '
-        f'"minWorkers": {layout.workers}, "maxWorkers": {layout.workers}, '
-        f'"batchSize": {layout.batch_size}, "maxBatchDelay": {layout.batch_delay_ms or 100}, '
-        f'"responseTimeout": {settings.response_timeout_s}, "startupTimeout": 600, '
-        f'"maxRetryTimeoutInSec": {settings.give_up_after_s}}}}}}}'
-    )
-    chosen = {
-        "inference_address": settings.address,
-        "management_address": settings.management,
-        "metrics_address": f"unix:{settings.run}/metrics.sock",
-        "model_store": settings.archive.parent.resolve(),
-        "load_models": settings.archive.name,
-        "models": served,
-        "max_request_size": settings.largest_request,
-        # All answers of a batch together; the handler sees to it that one is not too large.
-        "max_response_size": settings.heap // 2,
+def parse_patches(value: str | None) -> bool:
+    """Return whether TORCHSERVE_PATCHES turns the patches on, the default; raise ValueError."""
+    if value not in (None, "", "on", "off"):
+        raise ValueError(f"{PATCHES_VARIABLE}={value}: expected on or off")
+    return value != "off"
+
+
+def render_properties(config: TorchServeConfig) -> str:
+    """Return the text of config.properties; only the prediction address is reachable from outside."""
+    layout = config.layout
+    model = {
+        "defaultVersion": True,
+        "marName": config.archive.name,
+        "minWorkers": layout.workers,
+        "maxWorkers": layout.workers,
+        "batchSize": layout.batch_size,
+        "maxBatchDelay": layout.batch_delay_ms or (100 if config.patched else 1),
+        "responseTimeout": config.response_timeout_s,
+        "startupTimeout": 600,
+        "maxRetryTimeoutInSec": config.retry_timeout_s,
+    }
+    properties: dict[str, object] = {
+        "inference_address": config.address,
+        "management_address": config.management_address,
+        "metrics_address": f"unix:{config.run_dir}/metrics.sock",
+        "model_store": config.archive.parent.resolve(),
+        "load_models": config.archive.name,
+        "models": json.dumps({config.model_name: {"1.0": model}}),
+        "max_request_size": config.max_request_bytes,
+        # For all responses of a batch together; the handler limits each one.
+        "max_response_size": config.heap_bytes // 2,
         "allowed_urls": "file://none.*",
         "disable_token_authorization": "true",
         "enable_model_api": "false",
         "enable_envvars_config": "false",
         "install_py_dep_per_model": "false",
         "disable_system_metrics": "true",
-        "metrics_config": home() / "configs/metrics.yaml",
+        "metrics_config": find_package_dir() / "configs/metrics.yaml",
         "number_of_netty_threads": 1,
         "netty_client_threads": 1,
-        "job_queue_size": settings.queue,
-        # The handler parses the body itself: the worker takes NaN, and logs what it cannot parse.
-        # (TS_DECODE_INPUT_REQUEST does nothing here: Java sets it anew from this.)
+        "job_queue_size": config.max_queued_requests,
+        # The handler parses the body itself: TorchServe's worker accepts NaN and logs bodies that
+        # are not JSON. (TS_DECODE_INPUT_REQUEST has no effect: Java sets it from this property.)
         "decode_input_request": "false",
     }
-    return "".join(f"{name}={value}\n" for name, value in chosen.items())
+    if not config.patched:  # the gRPC servers' default ports may be in use
+        for server in ("inference", "management"):
+            properties[f"grpc_{server}_port"] = find_free_port()
+    return "".join(f"{name}={value}\n" for name, value in properties.items())
 
 
-def command(settings: Settings, java: Java, config: Path) -> list[str]:
-    """Return Java's command line for these settings; raise NoTorchServe."""
-    jars = settings.jars or home() / "frontend"
-    patches = [bytecode_patches.NO_GRPC]
-    if not settings.layout.batch_delay_ms:
-        patches.append(bytecode_patches.NO_WAIT)
-    classes = bytecode_patches.write(jars / "model-server.jar", settings.run / "classes", patches)
+def build_command(config: TorchServeConfig, java: Java, properties_file: Path) -> list[str]:
+    """Return Java's command line, and write the patched classes that it names.
+
+    Raises TorchServeError and UnsupportedTorchServeError.
+    """
+    jar_dir = config.jar_dir or find_package_dir() / "frontend"
+    class_path = f"{jar_dir}/*"
+    if patches := _select_patches(config, jar_dir / "model-server.jar"):
+        classes = config.run_dir / "classes"
+        bytecode_patches.write_classes(jar_dir / "model-server.jar", classes, patches)
+        class_path = f"{classes}:{class_path}"
+    worker_home = PATCHED_WORKER_HOME if config.patched else find_package_dir().parent
     return [
         java.executable,
-        # The light collector: there is one thread that makes garbage, and little of it lives on.
+        # The smallest collector: one thread produces garbage, and little of it survives.
         "-XX:+UseSerialGC",
-        f"-Xmx{settings.heap}",
-        # Out of memory it would go on, and answer some and not others.
+        f"-Xmx{config.heap_bytes}",
+        # Without this, Java continues after an OutOfMemoryError and answers only some requests.
         "-XX:+ExitOnOutOfMemoryError",
-        f"-Dmodel_server_home={WORKER_HOME}",
-        f"-Djava.io.tmpdir={settings.run}",
-        *([f"-Djava.library.path={settings.native}"] if settings.native else []),
-        f"-Dlog4j.configurationFile=file://{LOG_SETTINGS}",
-        *(["-Dlevel=info"] if settings.verbose else []),
+        f"-Dmodel_server_home={worker_home}",
+        f"-Djava.io.tmpdir={config.run_dir}",
+        *(
+            [f"-Djava.library.path={config.native_library_dir}"]
+            if config.native_library_dir
+            else []
+        ),
+        f"-Dlog4j.configurationFile=file://{LOG_CONFIG}",
+        *(["-Dlevel=info"] if config.verbose else []),
         "-cp",
-        f"{classes}:{jars}/*",
+        class_path,
         "org.pytorch.serve.ModelServer",
         "--python",
         sys.executable,
         "-f",
-        str(config),
+        str(properties_file),
         "-s",
-        str(settings.archive.parent.resolve()),
+        str(config.archive.parent.resolve()),
         "-ncs",
         "--disable-token-auth",
     ]
 
 
-def home() -> Path:
-    """Return the folder of the package `ts`; raise NoTorchServe."""
+def _select_patches(config: TorchServeConfig, jar: Path) -> list[bytecode_patches.Patch]:
+    if not config.patched:
+        # The image's jar has no gRPC classes; TorchServe's own start would fail without them.
+        return [] if bytecode_patches.has_grpc(jar) else [bytecode_patches.NO_GRPC]
+    if config.layout.batch_delay_ms:
+        return [bytecode_patches.NO_GRPC]
+    return [bytecode_patches.NO_GRPC, bytecode_patches.NO_BATCH_DELAY]
+
+
+def find_package_dir() -> Path:
+    """Return the folder of the package `ts`; raise TorchServeError."""
     package = importlib.util.find_spec("ts")
     if package is None or not package.submodule_search_locations:
         raise TorchServeError(
-            "TorchServe is not installed beside this Python: pip install torchserve"
+            "TorchServe is not installed for this Python; run: pip install torchserve"
         )
     return Path(package.submodule_search_locations[0])
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """Return the environment for Java and the workers that it starts."""
+def build_environment(config: TorchServeConfig) -> dict[str, str]:
+    """Return the environment of Java and of the workers that it starts."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TS_", "PYTHONPATH"))}
     return inherited | {
-        "OMP_NUM_THREADS": str(settings.layout.threads),
+        "OMP_NUM_THREADS": str(config.layout.threads),
         "PYTHONUNBUFFERED": "1",
-        "WORKER_LOG_LEVEL": "DEBUG" if settings.verbose else "INFO",
-        "LOG_LOCATION": str(settings.run),
-        "METRICS_LOCATION": str(settings.run),
-        "TELEMETRY_PORT": str(settings.telemetry or ""),
+        "WORKER_LOG_LEVEL": "DEBUG" if config.verbose else "INFO",
+        "LOG_LOCATION": str(config.run_dir),
+        "METRICS_LOCATION": str(config.run_dir),
+        "TELEMETRY_PORT": str(config.telemetry_port or ""),
     }
 
 
 class Server:
-    """A TorchServe that runs; its workers share its process group and end with it."""
+    """A running TorchServe; its workers share its process group and end with it."""
 
     def __init__(
-        self, settings: Settings, java: Java, on_line: Callable[[LogRecord], None]
+        self, config: TorchServeConfig, java: Java, on_record: Callable[[LogRecord], None]
     ) -> None:
-        """Start it and give each line that it logs to `on_line`; raise NoTorchServe."""
-        config = settings.run / "config.properties"
-        config.write_text(properties(settings))
-        self.failures = Failures()
-        self._on_line = on_line
+        """Start it and pass each of its log records to `on_record`.
+
+        Raises TorchServeError and UnsupportedTorchServeError.
+        """
+        properties_file = config.run_dir / "config.properties"
+        properties_file.write_text(render_properties(config))
+        self.failures = WorkerFailures()
+        self._on_record = on_record
         self.process = subprocess.Popen(
-            command(settings, java, config),
-            env=environment(settings),
-            cwd=settings.run,
+            build_command(config, java, properties_file),
+            env=build_environment(config),
+            cwd=config.run_dir,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -197,81 +244,81 @@ class Server:
             errors="replace",
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
 
-    def _read(self) -> None:
+    def _read_log(self) -> None:
         assert self.process.stdout is not None
         with self.process.stdout as log:
-            for text in log:
-                line = logs.parse(text.rstrip("\n"))
-                self.failures.see(line)
-                self._on_line(line)
+            for line in log:
+                record = logs.parse_line(line.rstrip("\n"))
+                self.failures.record(record)
+                self._on_record(record)
 
     def stop(self, grace_s: float = 20) -> int:
-        """End it and its workers, by force after `grace_s`; return Java's exit code."""
+        """Stop TorchServe and its workers, by SIGKILL after `grace_s`; return Java's exit code."""
         self.process.terminate()
         wait_or_kill(self.process, grace_s)
-        with contextlib.suppress(ProcessLookupError):  # the usual case: no worker outlived Java
+        with contextlib.suppress(ProcessLookupError):  # the usual case: no worker is left
             os.killpg(self.process.pid, signal.SIGKILL)
         self._reader.join(1)
         return self.process.returncode
 
 
-class Failures:
-    """What the log tells of workers that could not start or load the model."""
+class WorkerFailures:
+    """Counts workers that failed to start or to load the model, and finds the cause in the log."""
 
-    DIED = re.compile(r"Load model failed: |WorkerInitializationException: (?!.*did not respond)")
-    NO_WORD = "a worker ended without a word, as one does that runs out of memory"
-    OUR_WORD = re.compile(r"cannot serve this archive: (.+)$")
-    WORKERS_WORD = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$")
-    JAVAS_WORD = re.compile(
+    FAILED = re.compile(r"Load model failed: |WorkerInitializationException: (?!.*did not respond)")
+    UNKNOWN_CAUSE = "a worker ended without an error message; it may have been out of memory"
+    HANDLER_ERROR = re.compile(r"cannot serve this archive: (.+)$")
+    WORKER_ERROR = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$")
+    JAVA_ERROR = re.compile(
         r"^(?:Terminating due to )?(?!\S+WorkerInit)((?:\w+\.)+\w*(?:Error|Exception): .+)$"
     )
 
     def __init__(self) -> None:
         self.count = 0
         """Workers that ended before they were ready."""
-        self._words: dict[re.Pattern[str], str] = {}
+        self._errors: dict[re.Pattern[str], str] = {}
 
     @property
-    def word(self) -> str | None:
-        """The handler's own word on why, else the worker's last exception, else Java's."""
-        for speaker in (self.OUR_WORD, self.WORKERS_WORD, self.JAVAS_WORD):
-            if speaker in self._words:
-                return self._words[speaker]
+    def cause(self) -> str | None:
+        """The handler's own error, else the worker's last exception, else Java's."""
+        for pattern in (self.HANDLER_ERROR, self.WORKER_ERROR, self.JAVA_ERROR):
+            if pattern in self._errors:
+                return self._errors[pattern]
         return None
 
     @property
     def reason(self) -> str:
-        """Why a worker ended, for people."""
-        return self.word or self.NO_WORD
+        """Why a worker ended, for an error message."""
+        return self.cause or self.UNKNOWN_CAUSE
 
-    def forget(self) -> None:
-        """Start anew: the model has answered since."""
+    def reset(self) -> None:
+        """Discard all failures, because the model has answered since."""
         self.count = 0
-        self._words.clear()
+        self._errors.clear()
 
-    def see(self, line: LogRecord) -> None:
-        """Take in one line of the log."""
-        self.count += bool(self.DIED.search(line.message))
-        last = self.WORKERS_WORD if line.process == "worker" else self.JAVAS_WORD
-        for text in line.message.splitlines():
-            for speaker in (self.OUR_WORD, last):
-                if match := speaker.search(text.rstrip()):
-                    self._words[speaker] = match[1]
+    def record(self, record: LogRecord) -> None:
+        """Search one log record for failures and errors."""
+        self.count += bool(self.FAILED.search(record.message))
+        process_error = self.WORKER_ERROR if record.process == "worker" else self.JAVA_ERROR
+        for line in record.message.splitlines():
+            for pattern in (self.HANDLER_ERROR, process_error):
+                if match := pattern.search(line.rstrip()):
+                    self._errors[pattern] = match[1]
 
 
-def wait_or_kill(process: subprocess.Popen[str], within_s: float) -> None:
-    """Wait for the end of a process that was told to end; kill it after `within_s`."""
+def wait_or_kill(process: subprocess.Popen[str], timeout_s: float) -> None:
+    """Wait until a process that was asked to stop has ended; kill it after `timeout_s`."""
     try:
-        process.wait(within_s)
+        process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """Return a TCP port on loopback that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

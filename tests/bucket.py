@@ -11,7 +11,7 @@ from pathlib import Path
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
-from serving.torchserve import free_port
+from serving.torchserve import find_free_port
 from tests.http import wait_for
 
 
@@ -21,7 +21,7 @@ def storage_emulator(host: str = "127.0.0.1", folder: Path | None = None) -> Ite
 
     In FOLDER/BUCKET/NAME lie the objects, where they can be damaged; without one, in memory.
     """
-    port, environ = free_port(), dict(os.environ)
+    port, environ = find_free_port(), dict(os.environ)
     command = [
         str(Path(sys.executable).with_name("gcp-storage-emulator")),
         "start",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import requests
 
-from serving.torchserve import free_port, wait_or_kill
+from serving.torchserve import find_free_port, wait_or_kill
 from tests.http import wait_for
 from tests.images import ROOT
 
@@ -42,7 +42,7 @@ def run_prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
         "scrape_configs": [{"job_name": "serving", "static_configs": [{"targets": [target]}]}],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    port = free_port()
+    port = find_free_port()
     words = [
         "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from serving import java
-from serving.torchserve import free_port
+from serving.torchserve import find_free_port
 
 HANDLER = Path(__file__).with_name("stock_handler.py")
 MANIFEST = "MAR-INF/MANIFEST.json"
@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="stock-") as scratch:
         folder = Path(scratch)
         _pack(args.archive, folder / "stock.mar")
-        ports = {name: free_port() for name in re.findall(r"{(\w+)}", CONFIG)}
+        ports = {name: find_free_port() for name in re.findall(r"{(\w+)}", CONFIG)}
         (folder / "config.properties").write_text(CONFIG.format(**ports | {"port": args.port}))
         home = Path(java.find().executable).resolve().parent.parent
         options = (

@@ -14,6 +14,7 @@ from typing import TypeVar
 from serving import artifact
 from serving.container.errors import ConfigError
 from serving.logs import SEVERITIES
+from serving.torchserve import PATCHES_VARIABLE
 
 T = TypeVar("T")
 
@@ -60,6 +61,8 @@ class Config:
     """The prefix of a trace's ID in Cloud Logging: projects/PROJECT/traces/, or nothing."""
     metrics_port: int | None
     """The port for Prometheus; None: closed."""
+    torchserve_patches: bool
+    """Whether the patches of TorchServe are applied: docs/decisions.md."""
     otlp: bool
     """Whether metrics and traces are sent to OTEL_EXPORTER_OTLP_ENDPOINT. OpenTelemetry reads the
     URL itself; it may contain a secret and is not kept here."""
@@ -91,7 +94,7 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
 
     storage_uri = optional("AIP_STORAGE_URI", str)
     endpoint, deployed = environ.get("AIP_ENDPOINT_ID"), environ.get("AIP_DEPLOYED_MODEL_ID")
-    health, predict = "/ping", f"/predictions/{artifact.NAME if storage_uri else model_name}"
+    health, predict = "/ping", f"/predictions/{artifact.MODEL_NAME if storage_uri else model_name}"
     if endpoint and deployed:  # Vertex AI's own defaults
         health = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}"
         predict = f"{health}:predict"
@@ -102,7 +105,7 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         predict_route=read("AIP_PREDICT_ROUTE", _route, predict),
         max_request_bytes=read("MAX_REQUEST_BYTES", _request_bytes, str(10 * MEBIBYTE)),
         storage_uri=storage_uri,
-        archive_sha256=optional(artifact.PIN, _sha256),
+        archive_sha256=optional(artifact.SHA256_VARIABLE, _sha256),
         any_route=bool(
             optional("AIP_INVOKE_ROUTE_PREFIX", _invoke_prefix)
             or optional("INVOKE_ROUTE_PREFIX", _invoke_prefix)
@@ -115,6 +118,7 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         },
         trace_prefix=f"projects/{project}/traces/" if project else "",
         metrics_port=optional("METRICS_PORT", _port),
+        torchserve_patches=read(PATCHES_VARIABLE, _one_of("on", "off"), "on") == "on",
         otlp=optional("OTEL_EXPORTER_OTLP_ENDPOINT", _url) is not None,
     )
     if config.health_route == config.predict_route:

@@ -23,9 +23,10 @@ from serving.container.nginx import Nginx
 from serving.container.supervisor import Supervisor
 from serving.container.telemetry import TelemetryProcess
 from serving.errors import ServingError
+from serving.layout import choose_layout, heap_bytes
 from serving.logs import Log
 from serving.stock import manifest
-from serving.torchserve import Server, Settings, TorchServeError
+from serving.torchserve import Server, TorchServeConfig
 from storage import files
 
 DEFAULT_MODEL_STORE = "/opt/model-store"
@@ -51,19 +52,19 @@ class ShutdownRequested(BaseException):
 
 def run(log: Log) -> None:
     """Serve until a signal to stop; raise ServingError and others if the model cannot be served."""
-    baked = artifact.baked_in(Path(os.environ.get("MODEL_STORE") or DEFAULT_MODEL_STORE))
+    baked = artifact.find_baked_in(Path(os.environ.get("MODEL_STORE") or DEFAULT_MODEL_STORE))
     config = read_config(os.environ, baked.path.stem)
     log.configure(
-        human=config.log_format == "text", level=config.log_level, labels=dict(config.labels)
+        as_text=config.log_format == "text", level=config.log_level, labels=dict(config.labels)
     )
     folder = _create_run_folder()
     nginx = server = telemetry = None
     try:
         telemetry = TelemetryProcess(config, log) if config.has_telemetry else None
         store = folder / "store"
-        path = store / artifact.NAME if config.storage_uri else baked.path
+        path = store / artifact.MODEL_NAME if config.storage_uri else baked.path
         settings = _torchserve_settings(path, folder, config, telemetry.port if telemetry else None)
-        log.info(f"model={settings.model} {config}")
+        log.info(f"model={settings.model_name} {config}")
 
         # nginx comes first: Vertex AI expects an open port within 40 s, and 503 until ready.
         nginx = Nginx(config, settings, folder / "torchserve.sock", log)
@@ -71,12 +72,12 @@ def run(log: Log) -> None:
         settings = artifact.with_layout(settings, served)
         if telemetry:
             telemetry.start(settings, manifest.read_manifest(served.path).version)
-        log.info(f"TorchServe starts with {settings.layout}")
+        log.info(f"Starting TorchServe: {settings.summary}")
         server = Server(settings, java.find(), log.forward)
         Supervisor(
             nginx=nginx,
             server=server,
-            probe=probe.asking(settings, served.golden_request),
+            probe=probe.create_probe(settings, served.golden_request),
             log=log,
             telemetry=telemetry,
         ).run()
@@ -108,24 +109,25 @@ def _create_run_folder() -> Path:
 
 def _torchserve_settings(
     path: Path, folder: Path, config: Config, telemetry_port: int | None
-) -> Settings:
+) -> TorchServeConfig:
     memory = resources.memory_limit()
-    settings = Settings(
-        path,
-        folder,
-        resources.layout(resources.cores(), memory),
-        f"unix:{folder}/torchserve.sock",
-        config.max_request_bytes,
-        heap=resources.heap_bytes(memory),
+    settings = TorchServeConfig(
+        archive=path,
+        run_dir=folder,
+        layout=choose_layout(resources.cores(), memory),
+        address=f"unix:{folder}/torchserve.sock",
+        max_request_bytes=config.max_request_bytes,
+        heap_bytes=heap_bytes(memory),
         verbose=config.log_level == "DEBUG",
-        native=TORCHSERVE_JARS,
-        jars=TORCHSERVE_JARS,
-        telemetry=telemetry_port,
+        native_library_dir=TORCHSERVE_JARS,
+        jar_dir=TORCHSERVE_JARS,
+        telemetry_port=telemetry_port,
+        patched=config.torchserve_patches,
     )
-    if settings.room_for(config.max_request_bytes) < 1:
+    if settings.max_requests_in_heap(config.max_request_bytes) < 1:
         raise StartupError(
             f"MAX_REQUEST_BYTES={config.max_request_bytes}: too large for Java's heap of "
-            f"{settings.heap} bytes (a quarter of the container's memory), which must hold three "
+            f"{settings.heap_bytes} bytes (a quarter of the container's memory), which must hold three "
             "copies of a request; lower it or raise the memory"
         )
     return settings
@@ -160,7 +162,7 @@ def _ignore_signals() -> None:
 
 def main() -> None:
     """Serve the model; exit with 1 and the reason as the last log line if that fails."""
-    log = Log(human=(os.environ.get("LOG_FORMAT") or default_log_format()) == "text")
+    log = Log(as_text=(os.environ.get("LOG_FORMAT") or default_log_format()) == "text")
     log.install_excepthook("entrypoint")
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -168,12 +170,7 @@ def main() -> None:
         run(log)
     except ShutdownRequested as request:
         log.info(f"{request.signal.name} received")
-    except (
-        ServingError,
-        files.StorageError,
-        java.JavaNotFoundError,
-        TorchServeError,
-    ) as error:
+    except (ServingError, files.StorageError) as error:
         log.write("CRITICAL", f"cannot serve: {error}")
         sys.exit(1)
 

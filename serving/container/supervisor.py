@@ -30,7 +30,7 @@ class Supervisor:
 
     nginx: Nginx
     server: Server
-    probe: Callable[[float], probe.Answer]
+    probe: Callable[[float], probe.ProbeResult]
     """Takes a timeout in seconds."""
     log: Log
     telemetry: TelemetryProcess | None
@@ -47,7 +47,7 @@ class Supervisor:
                 if not self.nginx.is_ready:
                     self.log.info(f"ready after {now - unready_since:.1f} s")
                     self.nginx.set_ready()
-                self.server.failures.forget()
+                self.server.failures.reset()
                 healthy_at, timeout_s, failed_probes = now, UNRESPONSIVE_TIMEOUT_S, 0
             else:
                 failed_probes += 1
@@ -71,7 +71,7 @@ class Supervisor:
         if self.nginx.process.poll() is not None:
             raise StartupError(f"nginx {_describe_exit(self.nginx.process.returncode)}")
         if self.server.process.poll() is not None:
-            code, reason = self.server.process.returncode, self.server.failures.word
+            code, reason = self.server.process.returncode, self.server.failures.cause
             text = f"TorchServe {_describe_exit(code)}{f': {reason}' if reason else ''}"
             raise StartupError(_with_oom_kills(text))
 

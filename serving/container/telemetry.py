@@ -8,7 +8,7 @@ import time
 
 from serving.container.config import Config
 from serving.logs import Log
-from serving.torchserve import Settings, wait_or_kill
+from serving.torchserve import TorchServeConfig, wait_or_kill
 
 BUFFER_BYTES = 4 << 20
 """The socket's receive buffer; Linux limits it to net.core.rmem_max."""
@@ -35,7 +35,7 @@ class TelemetryProcess:
         port: int = self._socket.getsockname()[1]
         return port
 
-    def start(self, settings: Settings, version: str) -> None:
+    def start(self, settings: TorchServeConfig, version: str) -> None:
         """Start the process, before any worker; `version` is the archive's."""
         self._settings, self._version = settings, version
         self._start(settings.layout.workers)
@@ -59,9 +59,9 @@ class TelemetryProcess:
 
     def _start(self, workers_to_start: int) -> None:
         labels = dict(self._config.labels)
-        model = {"model": self._settings.model, "version": self._version} | labels
+        model = {"model": self._settings.model_name, "version": self._version} | labels
         log = {
-            "human": self._config.log_format == "text",
+            "as_text": self._config.log_format == "text",
             "level": self._config.log_level,
             "labels": labels,
         }
@@ -70,7 +70,7 @@ class TelemetryProcess:
             [
                 *(sys.executable, "-m", "serving.telemetry"),
                 f"--socket={fd}",
-                f"--run={self._settings.run}",
+                f"--run={self._settings.run_dir}",
                 f"--model={json.dumps(model)}",
                 f"--workers={workers_to_start}",
                 f"--log={json.dumps(log)}",

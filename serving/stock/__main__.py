@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("--no-trial", action="store_true", help="read the files only")
     args = parser.parse_args()
     try:
-        contents = inspect.read(args.archive)
-        found = list(inspect.findings(contents))
+        contents = inspect.read_archive(args.archive)
+        found = list(inspect.inspect_archive(contents))
         print(f"{args.archive}: {contents.manifest.name}, {len(contents.names)} files\n")
         for finding in found:
             _tell(finding)
@@ -69,15 +69,17 @@ def _trial(archive: Path, request: Path | None) -> Finding:
         began = time.monotonic()
         try:
             served = artifact.fetch(storage.open_storage(str(alone), print), archive, run / "store")
-            address = f"http://127.0.0.1:{torchserve.free_port()}"
+            address = f"http://127.0.0.1:{torchserve.find_free_port()}"
             with (
                 log.open("w") as written,
-                local.running(served, address, run, lambda line: print(line, file=written)),
+                local.start_server(served, address, run, lambda line: print(line, file=written)),
             ):
                 took = time.monotonic() - began
                 if request is None:
                     return Finding(True, f"a worker loads it: ready after {took:.1f} s")
-                answer = probe.ask(address, artifact.NAME, request.read_bytes(), 60)
+                answer = probe.probe_prediction(
+                    address, artifact.MODEL_NAME, request.read_bytes(), 60
+                )
         except (*local.FAULTS, OSError) as error:
             return Finding(False, f"it does not load: {error}")
     return Finding(answer.healthy, f"{request} is answered: {answer.detail}")

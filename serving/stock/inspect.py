@@ -46,7 +46,7 @@ class Contents(NamedTuple):
     manifest: Manifest
 
 
-def read(archive: Path) -> Contents:
+def read_archive(archive: Path) -> Contents:
     """Read an archive; raise ArchiveError where it cannot be unpacked or has no manifest."""
     if not archive.is_file():
         raise ArchiveError(f"{archive} does not exist")
@@ -64,7 +64,7 @@ def read(archive: Path) -> Contents:
     return Contents(names, texts, manifest)
 
 
-def findings(contents: Contents) -> Iterator[Finding]:
+def inspect_archive(contents: Contents) -> Iterator[Finding]:
     """Give all that there is to say of an archive."""
     yield from _handler(contents)
     yield from _imports(contents)
@@ -109,7 +109,7 @@ def _file(handler: str) -> str:
 
 
 def _default_handler(handler: str) -> Path | None:
-    file = torchserve.home() / "torch_handler" / f"{handler}.py"
+    file = torchserve.find_package_dir() / "torch_handler" / f"{handler}.py"
     return file if file.is_file() else None
 
 

@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument(
         "--prometheus", action="store_true", help=f"serve metrics on RUN/{PROMETHEUS_SOCKET}"
     )
-    parser.add_argument("--log", default='{"human": true}', help="the log's settings, as JSON")
+    parser.add_argument("--log", default='{"as_text": true}', help="the log's settings, as JSON")
     args = parser.parse_args()
     log = Log()
     log.configure(**json.loads(args.log))

@@ -14,7 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from functions.knn import iris, train
-from serving.torchserve import free_port
+from serving.torchserve import find_free_port
 from tests import bucket
 from tests.http import Endpoint, wait_for
 from tests.images import ROOT
@@ -47,7 +47,7 @@ def start() -> Iterator[Start]:
 @contextlib.contextmanager
 def made(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
     """Run `make function-NAME` as a user does and give its URL; then press Ctrl-C, and see it end."""
-    port = free_port()
+    port = find_free_port()
     words = ["make", f"function-{name}", f"PORT={port}", f"STORAGE={storage}"]
     left = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     with subprocess.Popen(

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from deploy.gke.overlay import IMAGE
-from serving import resources
 from serving.container import entrypoint, supervisor
-from serving.torchserve import Settings
+from serving.layout import choose_layout, max_workers
+from serving.torchserve import TorchServeConfig
 from tests.images import ARCHIVE, ROOT
 from tests.kubernetes.conftest import BIN, MANIFESTS, OVERLAYS, Thing, overlay, pod, rendered
 from tests.kubernetes.node import INJECTED, KSERVE, POD, SCHEDULED, SECURITY, environ, number
@@ -202,7 +202,12 @@ def test_a_model_from_a_bucket_has_as_long_as_the_container_gives_it(combined: l
 
 def test_a_balancer_waits_longer_than_the_container_does() -> None:
     default = overlay("gke-cpu")["GCPBackendPolicy"]["spec"]["default"]
-    settings = Settings(ARCHIVE, Path("unused"), resources.layout(2, None), "unix:unused")
+    settings = TorchServeConfig(
+        archive=ARCHIVE,
+        run_dir=Path("unused"),
+        layout=choose_layout(2, None),
+        address="unix:unused",
+    )
     assert default["timeoutSec"] >= settings.response_timeout_s + 5
     assert default["connectionDraining"]["drainingTimeoutSec"] >= entrypoint.DRAIN_TIMEOUT_S
 
@@ -212,12 +217,12 @@ def test_requests_are_limits_and_hold_a_worker_for_each_core(name: str) -> None:
     limits = pod(name)["containers"][0]["resources"]
     assert limits["requests"] == limits["limits"]
     cores, memory = int(limits["limits"]["cpu"]), int(number(limits["limits"]["memory"]))
-    assert resources.max_workers(cores, memory) >= cores
-    layout = resources.layout(cores, memory)
+    assert max_workers(cores, memory) >= cores
+    layout = choose_layout(cores, memory)
     assert (layout.workers, layout.threads) == (2, 1)
     if name != "gke-gpu":
         # No memory is paid for that nothing may use.
-        assert resources.max_workers(cores + 1, memory) == cores
+        assert max_workers(cores + 1, memory) == cores
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -36,7 +36,7 @@ def test_it_is_ready_well_within_its_startup_probe(running: Running) -> None:
 
 
 def test_its_limits_make_the_layout_that_was_measured(running: Running) -> None:
-    said = "TorchServe starts with 2 workers x 1 threads, batches of up to 32"
+    said = "Starting TorchServe: 2 workers x 1 threads, batches of up to 32"
     assert said in running.container.logs()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from serving import artifact, java, local, probe, torchserve
-from serving.resources import Layout
+from serving.layout import Layout
 from tests.http import Endpoint, wait_for
 from tests.images import ARCHIVE, ROOT
 
@@ -43,12 +43,14 @@ def serving(
     `request` is what it is probed with in place of its golden request.
     """
     with tempfile.TemporaryDirectory(prefix="ts-") as run:
-        address = f"http://127.0.0.1:{torchserve.free_port()}"
-        settings = torchserve.Settings(archive, Path(run), layout, address)
+        address = f"http://127.0.0.1:{torchserve.find_free_port()}"
+        settings = torchserve.TorchServeConfig(
+            archive=archive, run_dir=Path(run), layout=layout, address=address
+        )
         server = torchserve.Server(settings, java.find(), print)
         try:
-            asked = request or artifact.golden_request(archive)
-            local.wait_until_ready(server, probe.asking(settings, asked))
+            asked = request or artifact.read_golden_request(archive)
+            local.wait_until_ready(server, probe.create_probe(settings, asked))
             yield Endpoint(f"{address}/predictions/{archive.stem}")
         finally:
             server.stop()
@@ -58,10 +60,13 @@ def serving(
 def stock_torchserve(archive: Path, request: bytes, *more_settings: str) -> Iterator[Endpoint]:
     """Serve an archive by the command `torchserve`, and give it once it answers the request."""
     kinds = ("inference_address", "management_address", "metrics_address")
-    ports = {kind: torchserve.free_port() for kind in kinds}
+    ports = {kind: torchserve.find_free_port() for kind in kinds}
     settings = [
         *(f"{kind}=http://127.0.0.1:{port}" for kind, port in ports.items()),
-        *(f"grpc_{kind}_port={torchserve.free_port()}" for kind in ("inference", "management")),
+        *(
+            f"grpc_{kind}_port={torchserve.find_free_port()}"
+            for kind in ("inference", "management")
+        ),
         "default_workers_per_model=1",
         *more_settings,
     ]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.torchserve import free_port
+from serving.torchserve import find_free_port
 from tests.http import wait_for
 from tests.images import ROOT, draw_seven
 from tests.torchserve.conftest import program, run
@@ -74,7 +74,7 @@ def _children(pid: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    local = Served("--port", str(free_port()))
+    local = Served("--port", str(find_free_port()))
     try:
         local.read_until("Ctrl-C stops it.")
         yield local
@@ -128,7 +128,7 @@ def test_predict_says_what_the_server_did_not_like(served: Served) -> None:
 
 
 def test_predict_says_what_to_do_where_nothing_answers(tmp_path: Path) -> None:
-    done = program("serving.predict", "--url", f"http://127.0.0.1:{free_port()}/x")
+    done = program("serving.predict", "--url", f"http://127.0.0.1:{find_free_port()}/x")
     assert done.returncode == 1
     assert "Start it with: make serve" in done.stderr
     missing = program("serving.predict", str(tmp_path / "none.png"))
@@ -178,7 +178,7 @@ def test_ctrl_c_leaves_no_process_behind(served: Served) -> None:
 def test_other_signals_leave_no_process_behind_either_even_during_the_start(
     number: signal.Signals,
 ) -> None:
-    local = Served("--port", str(free_port()))
+    local = Served("--port", str(find_free_port()))
     local.read_until("torchserve: ")  # Java runs
     assert_leaves_no_process(local, number, at_least=1)
 

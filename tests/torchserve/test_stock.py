@@ -10,7 +10,7 @@ from PIL import Image
 
 import storage
 from serving import artifact
-from serving.resources import Layout
+from serving.layout import Layout
 from tests.http import Endpoint, send_concurrently
 from tests.images import ARCHIVE, image_base64, request_body
 from tests.stock import archive as stock

@@ -30,7 +30,7 @@ NEEDED = ["golden.json", "model.json", "weights.safetensors"]
     ],
 )
 def test_an_archive_comes_before_weights(found: list[str], chosen: Selection) -> None:
-    assert artifact.choose(found, NEEDED) == chosen
+    assert artifact.select_files(found, NEEDED) == chosen
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_an_archive_comes_before_weights(found: list[str], chosen: Selection) ->
 )
 def test_what_cannot_be_served_is_refused_with_the_reason(found: list[str], reason: str) -> None:
     with pytest.raises(ArchiveError, match=reason):
-        artifact.choose(found, NEEDED)
+        artifact.select_files(found, NEEDED)
 
 
 URIS = (
@@ -75,13 +75,13 @@ def test_an_image_has_one_archive(tmp_path: Path, count: int) -> None:
     for number in range(count):
         (tmp_path / f"m{number}.mar").touch()
     with pytest.raises(ArchiveError, match=rf"expected one \.mar, found {count}"):
-        artifact.baked_in(tmp_path)
+        artifact.find_baked_in(tmp_path)
 
 
 def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "x.mar").write_bytes(b"not a zip")
     with pytest.raises(ArchiveError, match=r"x\.mar is no archive"):
-        artifact.golden_request(tmp_path / "x.mar")
+        artifact.read_golden_request(tmp_path / "x.mar")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ REFUSED = {
         " would unpack to 200 MiB, over 100 times its size",
     ),
     "too many files": (
-        [(f"{n}", b"") for n in range(artifact.MOST_FILES + 1)],
+        [(f"{n}", b"") for n in range(artifact.MAX_FILES + 1)],
         " has 20001 files, at most 20000 are taken",
     ),
 }
@@ -179,11 +179,11 @@ def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: bytes) 
         manifest.adapt(tmp_path, "model")
 
 
-@pytest.mark.parametrize("name", artifact.CHOICES)
+@pytest.mark.parametrize("name", artifact.BACKEND_FILES)
 def test_unreadable_choice_of_a_backend_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xff")
     with pytest.raises(ArchiveError, match=f"{name} is not what model.export writes"):
-        artifact.pass_ms(tmp_path)
+        artifact.read_inference_ms(tmp_path)
 
 
 def test_only_the_archive_that_is_pinned_is_unpacked(tmp_path: Path) -> None:

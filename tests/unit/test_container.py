@@ -10,7 +10,7 @@ from serving import torchserve
 from serving.container import entrypoint, nginx
 from serving.container.config import read_config
 from serving.container.errors import ConfigError
-from serving.resources import Layout
+from serving.layout import Layout
 from tests import images
 from tests.images import ROOT
 
@@ -81,7 +81,9 @@ def test_configuration_is_logged_as_pairs_of_names_and_values() -> None:
 
 
 def nginx_config(**environ: str) -> str:
-    settings = torchserve.Settings(images.ARCHIVE, Path("/run/x"), Layout(2, 1), "unix:/s")
+    settings = torchserve.TorchServeConfig(
+        archive=images.ARCHIVE, run_dir=Path("/run/x"), layout=Layout(2, 1), address="unix:/s"
+    )
     return nginx.build_config(read_config(ROUTES | environ, "digits"), settings, Path("/s"))
 
 

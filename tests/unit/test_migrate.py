@@ -32,7 +32,7 @@ def findings(
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
         for name, text in files.items():
             archive.writestr(name, text)
-    found = inspect.findings(inspect.read(path))
+    found = inspect.inspect_archive(inspect.read_archive(path))
     return [(finding.works, f"{finding.what} | {finding.to_do}") for finding in found]
 
 
@@ -103,4 +103,4 @@ def test_habits_that_do_not_fit_the_envelope_are_pointed_at(
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "x.mar").write_bytes(content)
     with pytest.raises(ArchiveError, match=reason):
-        inspect.read(tmp_path / "x.mar")
+        inspect.read_archive(tmp_path / "x.mar")

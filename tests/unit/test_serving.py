@@ -9,9 +9,9 @@ import pytest
 
 from serving import artifact, bytecode_patches, java, resources, torchserve
 from serving.artifact import Artifact
+from serving.layout import Layout, choose_layout, heap_bytes
 from serving.logs import LogRecord
-from serving.resources import Layout
-from serving.torchserve import Settings
+from serving.torchserve import TorchServeConfig
 from tests import images
 
 GIB = 1 << 30
@@ -38,7 +38,7 @@ GIB = 1 << 30
 def test_layout_fits_cores_memory_and_the_time_of_a_pass(
     cores: int, memory: int | None, pass_ms: float, expected: Layout
 ) -> None:
-    assert resources.layout(cores, memory, pass_ms) == expected
+    assert choose_layout(cores, memory, pass_ms) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,21 @@ def test_duration_of_a_pass_is_read_from_the_archive(
     archive = tmp_path / "m.mar"
     with zipfile.ZipFile(archive, "w") as contents:
         contents.writestr(name, json.dumps(choice))
-    run = Settings(archive, tmp_path, Layout(1, 1), "unix:/none")
+    run = TorchServeConfig(
+        archive=archive, run_dir=tmp_path, layout=Layout(1, 1), address="unix:/none"
+    )
     suited = artifact.with_layout(run, Artifact(archive, None))
-    assert suited.layout == resources.layout(resources.cores(), resources.memory_limit(), 35)
+    assert suited.layout == choose_layout(resources.cores(), resources.memory_limit(), 35)
 
 
 def test_another_torchserve_is_left_alone(tmp_path: Path) -> None:
     jar = tmp_path / "model-server.jar"
     with zipfile.ZipFile(jar, "w") as contents:
-        contents.writestr(bytecode_patches.NO_WAIT.file, b"another")
+        contents.writestr(bytecode_patches.NO_BATCH_DELAY.class_file, b"another")
     with pytest.raises(
         bytecode_patches.UnsupportedTorchServeError, match=r"not that of TorchServe 0\.12\.0"
     ):
-        bytecode_patches.write(jar, tmp_path, [bytecode_patches.NO_WAIT])
+        bytecode_patches.write_classes(jar, tmp_path, [bytecode_patches.NO_BATCH_DELAY])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_another_torchserve_is_left_alone(tmp_path: Path) -> None:
 def test_java_takes_a_quarter_of_the_memory_and_never_more_than_half_a_gigabyte(
     memory: int | None, heap: int
 ) -> None:
-    assert resources.heap_bytes(memory) == heap << 20
+    assert heap_bytes(memory) == heap << 20
 
 
 ALL_CORES = resources.cores(Path("/none"))
@@ -137,24 +139,29 @@ def test_an_old_java_is_passed_over_and_named(java_on_path: Path) -> None:
 
 
 def test_of_torchserve_only_the_predictions_have_an_address_outside_its_folder() -> None:
-    settings = torchserve.Settings(
-        images.ARCHIVE, Path("/run/x"), Layout(2, 1), "http://127.0.0.1:8080"
+    settings = torchserve.TorchServeConfig(
+        archive=images.ARCHIVE,
+        run_dir=Path("/run/x"),
+        layout=Layout(2, 1),
+        address="http://127.0.0.1:8080",
     )
-    lines = dict(line.split("=", 1) for line in torchserve.properties(settings).splitlines())
+    lines = dict(line.split("=", 1) for line in torchserve.render_properties(settings).splitlines())
     assert lines["management_address"] == "unix:/run/x/management.sock"
     assert lines["metrics_address"] == "unix:/run/x/metrics.sock"
     assert not any(name.startswith("grpc") for name in lines)
     assert lines["enable_model_api"] == "false"
 
 
-def see(failures: torchserve.Failures, message: str, process: str = "torchserve") -> None:
+def see(failures: torchserve.WorkerFailures, message: str, process: str = "torchserve") -> None:
     """Let them see a line."""
-    failures.see(LogRecord("INFO", message, process))
+    failures.record(LogRecord("INFO", message, process))
 
 
 def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() -> None:
-    failures = torchserve.Failures()
-    assert failures.reason == "a worker ended without a word, as one does that runs out of memory"
+    failures = torchserve.WorkerFailures()
+    assert (
+        failures.reason == "a worker ended without an error message; it may have been out of memory"
+    )
     see(failures, "java.lang.NoClassDefFoundError: java/beans/X")
     assert failures.reason == "java.lang.NoClassDefFoundError: java/beans/X"
     see(failures, "RuntimeError: no shm manager", "worker")
@@ -167,13 +174,13 @@ def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() ->
     assert failures.count == 2
     see(failures, "x.WorkerInitializationException: Backend worker did not respond in given time")
     assert failures.count == 2
-    failures.forget()
-    assert (failures.count, failures.reason) == (0, torchserve.Failures.NO_WORD)
+    failures.reset()
+    assert (failures.count, failures.reason) == (0, torchserve.WorkerFailures.UNKNOWN_CAUSE)
     see(failures, "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.")
-    assert (failures.count, failures.reason) == (1, torchserve.Failures.NO_WORD)
+    assert (failures.count, failures.reason) == (1, torchserve.WorkerFailures.UNKNOWN_CAUSE)
 
 
 def test_a_java_without_memory_is_told_so() -> None:
-    failures = torchserve.Failures()
+    failures = torchserve.WorkerFailures()
     see(failures, "Terminating due to java.lang.OutOfMemoryError: Java heap space")
-    assert failures.word == "java.lang.OutOfMemoryError: Java heap space"
+    assert failures.cause == "java.lang.OutOfMemoryError: Java heap space"

@@ -11,34 +11,36 @@ from benchmarks.tune import Champion, Objective
 from serving import artifact, local, model_config, resources
 from serving.artifact import Artifact
 from serving.errors import ArchiveError
-from serving.resources import Layout
-from serving.torchserve import Settings
+from serving.layout import Layout, choose_layout
+from serving.torchserve import TorchServeConfig
 
 FOUND = Layout(workers=3, threads=2, batch_size=16, batch_delay_ms=5)
 GIB = 1 << 30
 
 
 def test_a_layout_is_followed_on_as_many_cores_as_it_was_found_on() -> None:
-    text = model_config.write(FOUND, 6, {"requests_s": 1.5})
-    assert model_config.chosen(text, 6, None, 0) == FOUND._replace(source="model-config.yaml")
+    text = model_config.render(FOUND, 6, {"requests_s": 1.5})
+    assert model_config.resolve_layout(text, 6, None, 0) == FOUND._replace(
+        source="model-config.yaml"
+    )
 
 
-TEXT = model_config.write(FOUND, 6, {})
+TEXT = model_config.render(FOUND, 6, {})
 
 
 @pytest.mark.parametrize(
     ("text", "cores", "memory", "expected", "reason"),
     [
         (TEXT, 6, None, FOUND, ""),
-        (TEXT, 2, None, resources.layout(2, None), "is for 6 cores"),
-        (TEXT, 6, GIB, resources.layout(6, GIB), "needs more memory"),
-        (None, 4, None, resources.layout(4, None), ""),
+        (TEXT, 2, None, choose_layout(2, None), "is for 6 cores"),
+        (TEXT, 6, GIB, choose_layout(6, GIB), "needs more memory"),
+        (None, 4, None, choose_layout(4, None), ""),
     ],
 )
 def test_a_file_is_followed_where_it_fits_and_elsewhere_the_default_serves_and_says_so(
     text: str | None, cores: int, memory: int | None, expected: Layout, reason: str
 ) -> None:
-    chosen = model_config.chosen(text, cores, memory, 0)
+    chosen = model_config.resolve_layout(text, cores, memory, 0)
     assert chosen[:4] == expected[:4]
     assert reason in str(chosen)
 
@@ -59,14 +61,16 @@ def test_a_file_is_followed_where_it_fits_and_elsewhere_the_default_serves_and_s
 )
 def test_a_file_by_hand_is_told_what_is_wrong(text: str, reason: str) -> None:
     with pytest.raises(model_config.ModelConfigError, match=reason):
-        model_config.read(text)
+        model_config.parse(text)
 
 
 def test_an_archive_is_served_by_the_layout_in_it(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     config = tmp_path / model_config.CONFIG
-    settings = Settings(tmp_path, tmp_path, Layout(1, 1), "http://127.0.0.1:1")
-    config.write_text(model_config.write(FOUND, resources.cores(), {}))
+    settings = TorchServeConfig(
+        archive=tmp_path, run_dir=tmp_path, layout=Layout(1, 1), address="http://127.0.0.1:1"
+    )
+    config.write_text(model_config.render(FOUND, resources.cores(), {}))
     unlimited = artifact.with_layout(settings, Artifact(tmp_path, None)).layout
     assert unlimited[:4] == FOUND[:4] or "memory" in unlimited.source
     config.write_text("minWorkers: none")
@@ -75,10 +79,10 @@ def test_an_archive_is_served_by_the_layout_in_it(tmp_path: Path) -> None:
 
 
 def test_a_layout_is_given_in_one_word() -> None:
-    assert local.layout_of("3x2,16,5")[:4] == FOUND[:4]
-    assert local.layout_of("2x1") == Layout(2, 1, source="--layout")
+    assert local.parse_layout("3x2,16,5")[:4] == FOUND[:4]
+    assert local.parse_layout("2x1") == Layout(2, 1, source="--layout")
     with pytest.raises(argparse.ArgumentTypeError, match="expected WORKERSxTHREADS"):
-        local.layout_of("0x1")
+        local.parse_layout("0x1")
 
 
 @pytest.mark.parametrize(

@@ -70,13 +70,13 @@ def java(logger: str, message: str, severity: str = "INFO") -> str:
     ],
 )
 def test_what_java_and_its_workers_say_is_told_apart(text: str, line: LogRecord) -> None:
-    assert logs.parse(text) == line
+    assert logs.parse_line(text) == line
 
 
 def test_a_line_has_cloud_logging_s_fields() -> None:
     stream = io.StringIO()
     log = Log(stream=stream)
-    log.configure(human=False, labels={"endpoint_id": "12"})
+    log.configure(as_text=False, labels={"endpoint_id": "12"})
     log.forward(
         LogRecord("ERROR", "a traceback\n  of two lines", "worker", ("7",), "projects/p/traces/t")
     )
@@ -94,7 +94,7 @@ def test_a_line_has_cloud_logging_s_fields() -> None:
 def test_what_is_less_than_the_level_is_left_out() -> None:
     stream = io.StringIO()
     log = Log(stream=stream)
-    log.configure(human=False, level="ERROR")
+    log.configure(as_text=False, level="ERROR")
     for severity in ("DEBUG", "INFO", "WARNING"):
         log.write(severity, "no")
     log.write("ERROR", "yes")
@@ -103,7 +103,7 @@ def test_what_is_less_than_the_level_is_left_out() -> None:
 
 def test_people_get_text() -> None:
     stream = io.StringIO()
-    log = Log(human=True, stream=stream)
+    log = Log(as_text=True, stream=stream)
     log.info("ready")
     log.write("ERROR", "it failed", "worker")
     assert re.fullmatch(
