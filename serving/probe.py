@@ -1,4 +1,4 @@
-"""Ask a served model whether it answers."""
+"""Probe a served model by a prediction request, or by the state of its workers."""
 
 import functools
 import http.client
@@ -12,27 +12,27 @@ from serving.torchserve import TorchServeConfig
 
 
 class ProbeResult(NamedTuple):
-    """What came back from a probe."""
+    """The result of one probe."""
 
     healthy: bool
     detail: str
-    """The status and body, or why there is none."""
+    """The status and body, or the error that prevented a response."""
 
 
 def probe_prediction(address: str, model: str, request: bytes, timeout_s: float) -> ProbeResult:
-    """Send a request to TorchServe at http://HOST:PORT or unix:PATH; never raises for its faults.
+    """Send a request to TorchServe at http://HOST:PORT or unix:PATH; its errors are not raised.
 
-    The answer is healthy when it is a 200 with predictions. That they are the right ones is
-    seen to by the handler, which refuses to start otherwise.
+    The model is healthy if the response is a 200 with predictions. Whether they are right is
+    checked by the handler, which does not start otherwise.
     """
     document, detail = _send(address, "POST", f"/predictions/{model}", request, timeout_s)
     return ProbeResult(isinstance(document, dict) and "predictions" in document, detail)
 
 
 def probe_workers(management: str, model: str, timeout_s: float) -> ProbeResult:
-    """Ask TorchServe's management API whether a worker has loaded the model; as `ask` otherwise.
+    """Check by TorchServe's management API whether a worker has loaded the model.
 
-    For a model without a request that it could be asked.
+    Used for models without a golden request; errors are not raised.
     """
     document, detail = _send(management, "GET", f"/models/{model}", None, timeout_s)
     try:
@@ -43,21 +43,19 @@ def probe_workers(management: str, model: str, timeout_s: float) -> ProbeResult:
 
 
 def create_probe(
-    settings: TorchServeConfig, golden_request: bytes | None
+    config: TorchServeConfig, golden_request: bytes | None
 ) -> Callable[[float], ProbeResult]:
-    """Return a function that is given seconds and tells whether the model answers within them."""
+    """Return a function that probes the model with a timeout in seconds."""
     if golden_request is None:
-        return functools.partial(probe_workers, settings.management_address, settings.model_name)
-    return functools.partial(
-        probe_prediction, settings.address, settings.model_name, golden_request
-    )
+        return functools.partial(probe_workers, config.management_address, config.model_name)
+    return functools.partial(probe_prediction, config.address, config.model_name, golden_request)
 
 
 def _send(
     address: str, method: str, path: str, body: bytes | None, timeout_s: float
 ) -> tuple[object, str]:
-    """Return the JSON of a 200, None for any other answer, and the status and body as text."""
-    connection = _connection(address, timeout_s)
+    """Return the JSON of a 200 (None for any other response), and the status and body as text."""
+    connection = _connect(address, timeout_s)
     headers = {"Content-Type": "application/json", "Host": "localhost"}
     try:
         connection.request(method, path, body, headers)
@@ -71,7 +69,7 @@ def _send(
     return document, f"{response.status} {text[:200].decode(errors='replace')}"
 
 
-def _connection(address: str, timeout_s: float) -> http.client.HTTPConnection:
+def _connect(address: str, timeout_s: float) -> http.client.HTTPConnection:
     if address.startswith("unix:"):
         return _UnixConnection(address.removeprefix("unix:"), timeout_s)
     return http.client.HTTPConnection(urlsplit(address).netloc, timeout=timeout_s)

@@ -94,13 +94,6 @@ class TorchServeError(ServingError):
     """TorchServe is not installed."""
 
 
-def parse_patches(value: str | None) -> bool:
-    """Return whether TORCHSERVE_PATCHES turns the patches on, the default; raise ValueError."""
-    if value not in (None, "", "on", "off"):
-        raise ValueError(f"{PATCHES_VARIABLE}={value}: expected on or off")
-    return value != "off"
-
-
 def render_properties(config: TorchServeConfig) -> str:
     """Return the text of config.properties; only the prediction address is reachable from outside."""
     layout = config.layout

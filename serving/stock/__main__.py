@@ -1,7 +1,7 @@
-"""Say what in a stock .mar will work in this project's image, what will not, and why.
+"""Report which parts of a stock .mar will work in this project's image, which will not, and why.
 
-First its files are read; then it is served by a real TorchServe on this machine, and asked a
-request if there is one. The trial runs the archive's code: try only what you trust.
+The archive's files are inspected first. Then a TorchServe on this machine serves it and answers
+a request, if one is given. That runs the archive's code: use it only with archives you trust.
 """
 
 import argparse
@@ -16,73 +16,75 @@ from serving.errors import ArchiveError
 from serving.stock import inspect
 from serving.stock.inspect import Finding
 
-WORDS = {True: "works   ", False: "WILL NOT", None: "look    "}
+STATES = {True: "works ", False: "FAILS ", None: "check "}
 
 
 def main() -> None:
-    """Run the command line; exit with 1 where something will not work."""
+    """Print the findings; exit with 1 if something will not work."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.stock",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("archive", type=Path, help="the .mar")
-    parser.add_argument("--request", type=Path, help="a file with a request, to see it answered")
-    parser.add_argument("--no-trial", action="store_true", help="read the files only")
+    parser.add_argument("--request", type=Path, help="a file with the body of a request to send")
+    parser.add_argument("--no-trial", action="store_true", help="only inspect the files")
     args = parser.parse_args()
     try:
         contents = inspect.read_archive(args.archive)
-        found = list(inspect.inspect_archive(contents))
-        print(f"{args.archive}: {contents.manifest.name}, {len(contents.names)} files\n")
-        for finding in found:
-            _tell(finding)
+        findings = list(inspect.inspect_archive(contents))
+        print(f"{args.archive}: model {contents.manifest.name}, {len(contents.names)} files\n")
+        for finding in findings:
+            _print(finding)
         if not args.no_trial:
-            found.append(_trial(args.archive, args.request))
-            _tell(found[-1])
+            findings.append(_serve_once(args.archive, args.request))
+            _print(findings[-1])
     except ArchiveError as error:
-        sys.exit(f"migrate: {error}")
-    bad = sum(finding.works is False for finding in found)
-    if bad:
-        sys.exit(f"\n{bad} of {len(found)} will not work as they are")
+        sys.exit(f"serving.stock: {error}")
+    failing = sum(finding.works is False for finding in findings)
+    if failing:
+        sys.exit(f"\n{failing} of {len(findings)} findings will not work without a change")
     folder = args.archive.resolve().parent
     print(
-        "\nThe same bucket and the same requests work with this image: upload the model with it "
-        "and the artifact URI that it has now.\nHere: make run STORAGE="
+        "\nThe archive works with this image: upload the model with it and with the artifact URI "
+        "of today.\nOn this machine: make run STORAGE="
         f"{folder}, or without Docker: make serve STORAGE={folder}"
     )
 
 
-def _tell(finding: Finding) -> None:
-    print(f"{WORDS[finding.works]}  {finding.what}")
-    if finding.to_do:
-        print(f"          -> {finding.to_do}")
+def _print(finding: Finding) -> None:
+    print(f"{STATES[finding.works]}  {finding.description}")
+    if finding.hint:
+        print(f"        -> {finding.hint}")
 
 
-def _trial(archive: Path, request: Path | None) -> Finding:
-    """Serve the archive and ask it the request."""
+def _serve_once(archive: Path, request: Path | None) -> Finding:
+    """Serve the archive and send it the request."""
     with tempfile.TemporaryDirectory(prefix="migrate-") as folder:
-        run, log = Path(folder), Path(folder) / "trial.log"
-        alone = run / "only"
-        alone.mkdir()
-        (alone / "model.mar").symlink_to(archive.resolve())
-        print("          (loading it in a TorchServe on this machine)", flush=True)
-        began = time.monotonic()
+        run_dir, log = Path(folder), Path(folder) / "trial.log"
+        source = run_dir / "source"  # a folder with this archive only
+        source.mkdir()
+        (source / "model.mar").symlink_to(archive.resolve())
+        print("        (starting TorchServe on this machine)", flush=True)
+        started = time.monotonic()
+        address = f"http://127.0.0.1:{torchserve.find_free_port()}"
         try:
-            served = artifact.fetch(storage.open_storage(str(alone), print), archive, run / "store")
-            address = f"http://127.0.0.1:{torchserve.find_free_port()}"
+            served = artifact.fetch(
+                storage.open_storage(str(source), print), archive, run_dir / "store"
+            )
+            config = local.configure(served, address, run_dir)
             with (
-                log.open("w") as written,
-                local.start_server(served, address, run, lambda line: print(line, file=written)),
+                log.open("w") as file,
+                local.start_server(config, served.golden_request, lambda s: print(s, file=file)),
             ):
-                took = time.monotonic() - began
+                startup_s = time.monotonic() - started
                 if request is None:
-                    return Finding(True, f"a worker loads it: ready after {took:.1f} s")
-                answer = probe.probe_prediction(
-                    address, artifact.MODEL_NAME, request.read_bytes(), 60
-                )
-        except (*local.FAULTS, OSError) as error:
+                    return Finding(True, f"a worker loads it: ready after {startup_s:.1f} s")
+                body = request.read_bytes()
+                result = probe.probe_prediction(address, artifact.MODEL_NAME, body, 60)
+        except (*local.ERRORS, OSError) as error:
             return Finding(False, f"it does not load: {error}")
-    return Finding(answer.healthy, f"{request} is answered: {answer.detail}")
+    return Finding(result.healthy, f"{request} is answered: {result.detail}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,54 @@ def run(
 def program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run one of the project's programs as make does."""
     return run(sys.executable, "-m", name, *arguments)
+
+
+class LocalServer:
+    """`python -m serving.local`, as `make serve` runs it."""
+
+    def __init__(self, *arguments: str, **environ: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serving.local", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environ},
+        )
+        self.output = ""
+
+    def read_until(self, text: str, timeout_s: float = 60) -> str:
+        """Collect the output until a line contains `text`, and return that line."""
+        assert self.process.stdout is not None
+        # Without the timer, a server without output would be waited for without end.
+        timer = threading.Timer(timeout_s, self.process.kill)
+        timer.start()
+        try:
+            for line in self.process.stdout:
+                self.output += line
+                if text in line:
+                    return line
+        finally:
+            timer.cancel()
+        pytest.fail(f"ended without {text!r}:\n{self.output}")
+
+    def descendants(self) -> list[int]:
+        """Return the process ids of its Java and its workers."""
+        return _list_descendants(self.process.pid)
+
+    def stop(self, number: signal.Signals) -> str:
+        """Send a signal and return the output until the process has ended."""
+        self.process.send_signal(number)
+        output, _ = self.process.communicate(timeout=40)
+        return str(output)
+
+
+def _list_descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *_list_descendants(child)]
+    return found
 
 
 @contextmanager

