@@ -54,6 +54,7 @@ def test_routes_come_from_the_variables_or_are_vertex_ais_defaults(
         ("MAX_REQUEST_BYTES", "1000000000", "a number of bytes from 1 to 104857600"),
         ("ARCHIVE_SHA256", "abc", "a SHA-256: 64 hexadecimal digits"),
         ("ACCESS_LOG", "some", "errors or all"),
+        ("TORCHSERVE_PATCHES", "no", "on or off"),
         ("METRICS_PORT", "off", "a port from 1 to 65535"),
     ],
 )
