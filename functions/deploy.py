@@ -13,7 +13,7 @@ from deploy.programs import Programs
 from functions import packaging
 from functions.registry import RUNTIME, Function
 from storage.files import StorageError
-from storage.lazy import PIN, URI, sha256
+from storage.lazy import PIN_VARIABLE, URI_VARIABLE, sha256
 
 LIMIT_S = 1200
 """How long gcloud may take: a build with torch in it takes some five minutes."""
@@ -90,7 +90,7 @@ def _environment(function: Function, uri: str) -> dict[str, str]:
     """Return a function's variables; raise Stop where its model is not in the bucket."""
     if not function.model:
         return {}
-    if storage.split(uri) is None:
+    if storage.split_uri(uri) is None:
         raise UserError(
             f"{uri}: a function fetches its model from a bucket", "STORAGE=gs://BUCKET/FOLDER"
         )
@@ -101,16 +101,16 @@ def _environment(function: Function, uri: str) -> dict[str, str]:
             str(error), f"make upload-model NAME={function.name} STORAGE={uri}"
         ) from None
     # Who can write to the bucket cannot change what is served: another file needs a deployment.
-    return {URI: uri, PIN: pins}
+    return {URI_VARIABLE: uri, PIN_VARIABLE: pins}
 
 
 def _pins(function: Function, uri: str) -> str:
-    """Return the SHA-256 of a model's files in its bucket, commas between; raise NotFetched."""
+    """Return the SHA-256 of a model's files in its bucket, commas between; raise StorageError."""
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(storage.open_storage(uri, print)) as there,
     ):
-        found = there.files()
+        found = there.list_files()
         if missing := [each for each in function.model if each not in found]:
             raise StorageError(f"{uri}: {', '.join(missing)} missing in it")
         for name in function.model:

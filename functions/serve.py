@@ -10,7 +10,7 @@ from pathlib import Path
 from deploy.errors import UserError
 from functions import packaging
 from functions.registry import Function
-from storage.lazy import URI
+from storage.lazy import URI_VARIABLE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 END_S = 10
@@ -37,7 +37,7 @@ def serve(function: Function, host: str, port: int, uri: str) -> None:
         signal.signal(number, signal.default_int_handler)
     # In a session of its own: gunicorn's workers may hang for half a minute when Ctrl-C reaches
     # them and their master, which then tells them the same, at once.
-    environ = os.environ | ({URI: uri} if uri else {})
+    environ = os.environ | ({URI_VARIABLE: uri} if uri else {})
     server = subprocess.Popen(command, cwd=folder, env=environ, start_new_session=True)
     try:
         raise UserError(f"functions-framework ended with code {server.wait()}", "as it says above")

@@ -16,7 +16,7 @@ from storage.lazy import sha256
 def upload(function: Function, uri: str, project: str, region: str) -> None:
     """Put the model into gs://BUCKET/FOLDER, and make the bucket where it is missing; raise Stop."""
     files = made(function)
-    where = storage.split(uri)
+    where = storage.split_uri(uri)
     if where is None:
         raise UserError(
             f"{uri}: expected gs://BUCKET/FOLDER", f"STORAGE=gs://my-bucket/{function.name}"

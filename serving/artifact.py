@@ -167,12 +167,12 @@ def read_inference_ms(served: Path) -> float:
 def fetch(storage: Storage, baked: Path, store: Path, sha256: str | None = None) -> Artifact:
     """Fetch what a storage holds and make it ready in STORE/model.
 
-    Raises ArchiveError and files.NotFetched. `baked` is an archive that has what weights alone
+    Raises ArchiveError and files.StorageError. `baked` is an archive that has what weights alone
     do not; `sha256` (in hex) is that of the archive in the storage, None for any.
     """
     contents, incoming = store / MODEL_NAME, store / "fetched"
     with contextlib.closing(storage):
-        found = storage.files()
+        found = storage.list_files()
         chosen = select_files(found, () if _archives(found) else list_weights(baked))
         if sha256 and not chosen.archive:
             raise ArchiveError(

@@ -21,7 +21,7 @@ from serving.errors import ServingError
 from serving.layout import MAX_BATCH_REQUESTS, Layout, choose_layout
 from serving.torchserve import PATCHES_VARIABLE, Server, TorchServeConfig
 from storage import files
-from storage.files import Say
+from storage.files import LogFunction
 
 STARTUP_TIMEOUT_S = 600
 """The time for loading a model, as long as no worker fails."""
@@ -123,7 +123,7 @@ def serve(config: TorchServeConfig, golden_request: bytes | None) -> None:
 
 @contextlib.contextmanager
 def start_server(
-    config: TorchServeConfig, golden_request: bytes | None, log: Say = print
+    config: TorchServeConfig, golden_request: bytes | None, log: LogFunction = print
 ) -> Iterator[Server]:
     """Run TorchServe during the block, which begins once the model answers; raise ServingError.
 

@@ -1,26 +1,26 @@
-"""Where a model's files are fetched from: a bucket of Google Cloud Storage, or a mounted folder."""
+"""Fetch a model's files from Google Cloud Storage or from a mounted folder."""
 
 import re
 from pathlib import Path
 
-from storage.files import Folder, Say, SingleFile, Storage, StorageError
+from storage.files import Folder, LogFunction, SingleFile, Storage, StorageError
 
-BUCKET = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])((?:/.*)?)", re.DOTALL)
+URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])((?:/.*)?)", re.DOTALL)
 
 
-def open_storage(uri: str, say: Say) -> Storage:
-    """Return the storage at gs://BUCKET/FOLDER or /FOLDER, or one .mar in it; raise NotFetched.
+def open_storage(uri: str, log: LogFunction) -> Storage:
+    """Return the files at gs://BUCKET/FOLDER or /FOLDER, or the one file at FOLDER/NAME.mar.
 
-    `say` is told how a long download goes.
+    `log` gets a line on the progress of a long download. Raises StorageError for any other URI.
     """
     if uri.endswith(".mar"):
         folder, _, name = uri.rpartition("/")
-        return SingleFile(open_storage(folder, say), name)
-    if found := split(uri):
-        # It takes a second to import, and a mounted folder never needs it.
+        return SingleFile(open_storage(folder, log), name)
+    if parts := split_uri(uri):
+        # The import takes a second, and a mounted folder does not need it.
         from storage.bucket import Bucket  # noqa: PLC0415
 
-        return Bucket(*found, say)
+        return Bucket(*parts, log)
     path = uri.removeprefix("file://")
     if path.startswith("/"):
         return Folder(Path(path))
@@ -30,7 +30,7 @@ def open_storage(uri: str, say: Say) -> Storage:
     )
 
 
-def split(uri: str) -> tuple[str, str] | None:
-    """Return the bucket and the folder of gs://BUCKET/FOLDER; None where it is no such URI."""
-    match = BUCKET.fullmatch(uri)
+def split_uri(uri: str) -> tuple[str, str] | None:
+    """Return bucket and folder of gs://BUCKET/FOLDER, or None for any other URI."""
+    match = URI.fullmatch(uri)
     return (match[1], match[2].strip("/")) if match else None

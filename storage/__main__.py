@@ -1,4 +1,4 @@
-"""Lay the files of gs://BUCKET/FOLDER, or of a folder, into another folder, verified."""
+"""Copy the files of gs://BUCKET/FOLDER or of a local folder into another folder, and verify them."""
 
 import argparse
 import contextlib
@@ -11,10 +11,10 @@ from storage.files import StorageError
 
 
 def main() -> None:
-    """Run the command line."""
+    """Copy the files, and print how many."""
     parser = argparse.ArgumentParser(prog="python -m storage", description=__doc__)
-    parser.add_argument("uri", help="gs://BUCKET/FOLDER, or a folder")
-    parser.add_argument("folder", type=Path, help="where they go")
+    parser.add_argument("uri", help="gs://BUCKET/FOLDER or a local folder")
+    parser.add_argument("folder", type=Path, help="the target folder")
     args = parser.parse_args()
     uri = args.uri if args.uri.startswith("gs://") else str(Path(args.uri).resolve())
     try:
@@ -25,26 +25,26 @@ def main() -> None:
 
 
 def fetch(uri: str, folder: Path) -> int:
-    """Lay all files there into `folder`; return how many. Raise NotFetched."""
-    with contextlib.closing(storage.open_storage(uri, print)) as found:
-        names = found.files()
+    """Copy all files at a URI into `folder` and return their number; raise StorageError."""
+    with contextlib.closing(storage.open_storage(uri, print)) as source:
+        names = source.list_files()
         if not names:
-            raise StorageError(f"{uri}: there is nothing")
+            raise StorageError(f"{uri}: no files found")
         for name in names:
-            if not inside(name):
-                raise StorageError(f"{uri}: {name[:200]!r} points out of the folder")
+            if not is_inside(name):
+                raise StorageError(f"{uri}: {name[:200]!r} is outside of the folder")
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            found.fetch(name, target)
-            if target.is_symlink():  # of a mounted folder, storage gives links
-                source = target.resolve()
+            source.fetch(name, target)
+            if target.is_symlink():  # storage links the files of a mounted folder
+                original = target.resolve()
                 target.unlink()
-                shutil.copyfile(source, target)
+                shutil.copyfile(original, target)
     return len(names)
 
 
-def inside(name: str) -> bool:
-    """Say whether a file's name, which in a bucket may be anything, stays in the folder."""
+def is_inside(name: str) -> bool:
+    """Return whether a file's name stays in its folder. Names of objects in a bucket are arbitrary."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts
 

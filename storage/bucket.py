@@ -1,4 +1,4 @@
-"""A folder of a Google Cloud Storage bucket, fetched and verified."""
+"""Fetch and verify the files of a folder in a Google Cloud Storage bucket."""
 
 import base64
 import time
@@ -13,63 +13,63 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
 
-from storage.files import Say, StorageError
+from storage.files import LogFunction, StorageError
 
-TELL_S = 5
-"""Between two lines on a download's progress."""
-FAULTS = (GoogleAPIError, DataCorruption, InvalidResponse, RequestException)
-"""What the client raises where the bucket, the network or the data are at fault."""
+PROGRESS_INTERVAL_S = 5
+"""Time between two log lines on the progress of a download."""
+FETCH_ERRORS = (GoogleAPIError, DataCorruption, InvalidResponse, RequestException)
+"""The errors of the client that the bucket, the network or the data cause."""
 
 
 class Bucket:
-    """A folder of a bucket, read with the container's own credentials.
+    """A folder of a bucket, read with the application default credentials.
 
-    STORAGE_EMULATOR_HOST is honoured as google-cloud-storage does.
+    google-cloud-storage follows STORAGE_EMULATOR_HOST.
     """
 
-    def __init__(self, bucket: str, folder: str, say: Say) -> None:
+    def __init__(self, bucket: str, folder: str, log: LogFunction) -> None:
         self._uri = f"gs://{bucket}/{folder}".rstrip("/")
         self._prefix = f"{folder}/" if folder else ""
-        self._name, self._say = bucket, say
+        self._name, self._log = bucket, log
         self._blobs: dict[str, Any] = {}
         self._client: Client | None = None
 
-    def files(self) -> dict[str, int]:
-        """As Storage says."""
+    def list_files(self) -> dict[str, int]:
+        """Return the objects below the folder; raise StorageError if there are none."""
         try:
             self._client = Client(project="unused")
-            found = self._client.list_blobs(
+            blobs = self._client.list_blobs(
                 self._name, prefix=self._prefix, timeout=20, retry=DEFAULT_RETRY.with_timeout(60)
             )
-            for blob in found:
+            for blob in blobs:
                 if not blob.name.endswith("/"):
                     self._blobs[blob.name.removeprefix(self._prefix)] = blob
         except GoogleAuthError as error:
-            raise StorageError(f"{self._uri}: no credentials to read it with: {error}") from error
-        except FAULTS as error:
-            raise StorageError(f"{self._uri}: {_advice(error)}") from error
+            raise StorageError(f"{self._uri}: no valid credentials: {error}") from error
+        except FETCH_ERRORS as error:
+            raise StorageError(f"{self._uri}: {_describe_error(error)}") from error
         if not self._blobs:
-            raise StorageError(f"{self._uri}: there is nothing in it")
+            raise StorageError(f"{self._uri}: no objects found")
         return {name: int(blob.size) for name, blob in self._blobs.items()}
 
     def fetch(self, name: str, target: Path) -> None:
-        """As Storage says; the checksum is the bucket's CRC32C."""
-        blob, began = self._blobs[name], time.monotonic()
+        """Download an object and compare its CRC32C with the bucket's."""
+        blob, start = self._blobs[name], time.monotonic()
         try:
             with target.open("wb") as file:
-                blob.download_to_file(_Progress(file, f"{self._uri}/{name}", blob.size, self._say))
-        except (*FAULTS, OSError) as error:
-            raise StorageError(f"{self._uri}/{name}: {_advice(error)}") from error
+                blob.download_to_file(_Progress(file, f"{self._uri}/{name}", blob.size, self._log))
+        except (*FETCH_ERRORS, OSError) as error:
+            raise StorageError(f"{self._uri}/{name}: {_describe_error(error)}") from error
         if blob.crc32c is None or crc32c(target) != blob.crc32c:
             raise StorageError(
-                f"{self._uri}/{name}: what arrived has CRC32C {crc32c(target)}, the bucket says "
-                f"{blob.crc32c}"
+                f"{self._uri}/{name}: the downloaded file has CRC32C {crc32c(target)}, the object "
+                f"has {blob.crc32c}"
             )
-        took = time.monotonic() - began
-        self._say(f"fetched {self._uri}/{name}: {_mb(blob.size)} in {took:.1f} s, checksum right")
+        duration_s, size = time.monotonic() - start, _format_mb(blob.size)
+        self._log(f"fetched {self._uri}/{name}: {size} in {duration_s:.1f} s, checksum verified")
 
     def close(self) -> None:
-        """As Storage says."""
+        """Close the client's connections."""
         if self._client is not None:
             self._client.close()
 
@@ -84,33 +84,31 @@ def crc32c(file: Path) -> str:
 
 
 class _Progress:
-    """A file that tells how much has been written to it."""
+    """A file that logs how much has been written to it."""
 
-    def __init__(self, file: IO[bytes], name: str, size: int, say: Say) -> None:
-        self._file, self._name, self._size, self._say = file, name, size, say
-        self._told = time.monotonic()
+    def __init__(self, file: IO[bytes], name: str, size: int, log: LogFunction) -> None:
+        self._file, self._name, self._size, self._log = file, name, size, log
+        self._logged_at = time.monotonic()
 
     def write(self, data: bytes) -> int:
         written = self._file.write(data)
-        if time.monotonic() - self._told > TELL_S:
-            self._told = time.monotonic()
-            self._say(f"{self._name}: {_mb(self._file.tell())} of {_mb(self._size)}")
+        if time.monotonic() - self._logged_at > PROGRESS_INTERVAL_S:
+            self._logged_at = time.monotonic()
+            self._log(f"{self._name}: {_format_mb(self._file.tell())} of {_format_mb(self._size)}")
         return written
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
 
-def _advice(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     reason = " ".join(str(error).split())[:500]
     if isinstance(error, (Forbidden, Unauthorized)):
-        return (
-            f"{reason} (grant roles/storage.objectViewer on it to the container's service account)"
-        )
+        return f"{reason} (grant roles/storage.objectViewer on the bucket to the service account)"
     if isinstance(error, NotFound):
         return f"{reason} (does the bucket exist?)"
     return reason
 
 
-def _mb(size: int) -> str:
+def _format_mb(size: int) -> str:
     return f"{size / 1e6:.1f} MB"

@@ -1,64 +1,65 @@
-"""A folder of files, wherever it lies; and one that is mounted here."""
+"""The interface of a folder of files, and the folder that is mounted on this machine."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-Say = Callable[[str], None]
-UNREADABLE = f"user {os.getuid()}, who serves, may not read it: chmod -R a+rX"
+LogFunction = Callable[[str], None]
+"""Writes a line to the log."""
+PERMISSION_DENIED = f"permission denied for user {os.getuid()}; run chmod -R a+rX on the folder"
 
 
 class StorageError(Exception):
-    """What could not be fetched, why, and what to do; for people."""
+    """A file or folder could not be fetched. The text gives the reason and what to do."""
 
 
 class Storage(Protocol):
-    """A folder of files, wherever it lies."""
+    """A folder of files, local or remote."""
 
-    def files(self) -> dict[str, int]:
-        """Return the files' sizes in bytes by their names relative to it; raise NotFetched."""
+    def list_files(self) -> dict[str, int]:
+        """Return sizes in bytes by name relative to the folder; raise StorageError."""
         ...
 
     def fetch(self, name: str, target: Path) -> None:
-        """Lay one of them at `target`, verified; raise NotFetched."""
+        """Create `target` with a file's content, verified; raise StorageError."""
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         ...
 
 
 class Folder:
-    """A folder of this machine's."""
+    """A local folder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def files(self) -> dict[str, int]:
-        """As Storage says."""
+    def list_files(self) -> dict[str, int]:
+        """Return the files of the folder and its subfolders."""
         if not self._path.is_dir():
-            raise StorageError(f"{self._path}: no such folder; is it mounted?")
+            raise StorageError(f"{self._path}: folder not found; is it mounted?")
         if not os.access(self._path, os.R_OK | os.X_OK):
-            raise StorageError(f"{self._path}: {UNREADABLE}")
+            raise StorageError(f"{self._path}: {PERMISSION_DENIED}")
         try:
-            found = [file for file in sorted(self._path.rglob("*")) if file.is_file()]
-            return {str(file.relative_to(self._path)): file.stat().st_size for file in found}
+            files = [file for file in sorted(self._path.rglob("*")) if file.is_file()]
+            return {str(file.relative_to(self._path)): file.stat().st_size for file in files}
         except OSError as error:
             raise StorageError(f"{self._path}: {error}") from error
 
     def fetch(self, name: str, target: Path) -> None:
-        """As Storage says; nothing is copied, the target becomes a link."""
+        """Link `target` to a file; nothing is copied."""
         source = self._path / name
         try:
             with source.open("rb"):
                 pass
         except OSError as error:
-            raise StorageError(f"{source}: {error.strerror}: {UNREADABLE}") from error
+            raise StorageError(f"{source}: {error.strerror}: {PERMISSION_DENIED}") from error
         target.symlink_to(source.absolute())
 
     def close(self) -> None:
-        """As Storage says; there are none."""
+        """Do nothing: there are no connections."""
 
 
 class SingleFile:
@@ -68,9 +69,9 @@ class SingleFile:
         self._folder, self._name = folder, name
         self.fetch, self.close = folder.fetch, folder.close
 
-    def files(self) -> dict[str, int]:
-        """As Storage says."""
-        found = self._folder.files()
-        if self._name not in found:
-            raise StorageError(f"{self._name} is not among {', '.join(sorted(found)[:8])}")
-        return {self._name: found[self._name]}
+    def list_files(self) -> dict[str, int]:
+        """Return the one file; raise StorageError if the folder does not have it."""
+        files = self._folder.list_files()
+        if self._name not in files:
+            raise StorageError(f"{self._name} not found among {', '.join(sorted(files)[:8])}")
+        return {self._name: files[self._name]}

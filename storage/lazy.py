@@ -1,4 +1,4 @@
-"""A model that is fetched from a storage once, when it is first asked for."""
+"""Fetch and load a model at the first request that needs it."""
 
 import contextlib
 import hashlib
@@ -14,24 +14,24 @@ from typing import Generic, TypeVar
 import storage
 from storage.files import StorageError
 
-URI = "STORAGE_URI"
-"""The variable that says where the model lies: gs://BUCKET/FOLDER, or a folder."""
-PIN = "MODEL_SHA256"
-"""The variable with the SHA-256 that the model's files must have, in hex, commas between; unset: any."""
+URI_VARIABLE = "STORAGE_URI"
+"""The model's location: gs://BUCKET/FOLDER or a local folder."""
+PIN_VARIABLE = "MODEL_SHA256"
+"""The SHA-256 of the model's files, in hex, separated by commas; unset: any."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class NotLoadedError(Exception):
-    """Why there is no model, and what to do; for people."""
+class ModelNotLoadedError(Exception):
+    """The model could not be loaded. The text gives the reason and what to do."""
 
 
 class LazyModel(Generic[T]):
-    """A model that is fetched and loaded when it is first asked for, once for a process.
+    """A model that is fetched and loaded when it is first used, once per process.
 
-    Not at import: a web server forks after it, and neither torch's threads nor an open
-    connection survive that.
+    It is not loaded at import, because a web server forks after that, and neither torch's threads nor an
+    open connection survive a fork.
     """
 
     def __init__(
@@ -41,66 +41,73 @@ class LazyModel(Generic[T]):
         optional: Iterable[str] = (),
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """`load` makes the model of a folder with `files`, and those of `optional` that there are.
+        """`load` gets a folder with `files`, and with those of `optional` that the storage has.
 
-        The SHA-256 of `files` may be pinned, in their order.
+        MODEL_SHA256 may pin `files`, in their order.
         """
         self._load, self._environ = load, environ
         self._files, self._optional = list(files), list(optional)
-        self._lock, self._tries = threading.Lock(), 0
+        self._lock, self._attempts = threading.Lock(), 0
         self._model: T | None = None
-        self._failure = NotLoadedError("it was never asked for")
+        self._error = ModelNotLoadedError("not loaded yet")
 
     def get(self) -> T:
-        """Return the model; raise NotLoaded, also to those who waited for the try that failed.
+        """Return the model; raise ModelNotLoadedError, also to calls that waited for a failed attempt.
 
-        The next who asks makes another try: a bucket may come back.
+        A later call makes another attempt, because the storage may be available again.
         """
-        tries = self._tries
+        attempts = self._attempts
         if self._model is None:
             with self._lock:
-                if self._model is None and self._tries == tries:
-                    self._try()
+                if self._model is None and self._attempts == attempts:
+                    self._attempt()
         if self._model is None:
-            raise self._failure
+            raise self._error
         return self._model
 
-    def _try(self) -> None:
-        began = time.monotonic()
+    def _attempt(self) -> None:
+        start = time.monotonic()
         try:
             with tempfile.TemporaryDirectory(prefix="model-") as folder:
                 self._fetch(Path(folder))
                 self._model = self._load(Path(folder))
-            _say(f"the model is loaded, after {time.monotonic() - began:.1f} s")
-        except Exception as error:  # whatever it is: nothing is served without a model
+            _print(f"the model is loaded, after {time.monotonic() - start:.1f} s")
+        except Exception as error:  # any error means that nothing can be served
             reason = " ".join(str(error).split())
             if not isinstance(error, StorageError):
-                reason = f"{self._environ.get(URI)}: {type(error).__name__}: {reason}"
-            self._failure = NotLoadedError(reason)
+                reason = f"{self._environ.get(URI_VARIABLE)}: {type(error).__name__}: {reason}"
+            self._error = ModelNotLoadedError(reason)
             log.exception("the model cannot be loaded: %s", reason)
         finally:
-            self._tries += 1
+            self._attempts += 1
 
     def _fetch(self, folder: Path) -> None:
-        uri = self._environ.get(URI, "").rstrip("/")
+        uri = self._environ.get(URI_VARIABLE, "").rstrip("/")
         if not uri:
-            raise StorageError(f"{URI} is not set: gs://BUCKET/FOLDER, where the model lies")
-        with contextlib.closing(storage.open_storage(uri, _say)) as there:
-            found = there.files()
+            raise StorageError(
+                f"{URI_VARIABLE} is not set; expected gs://BUCKET/FOLDER with the model's files"
+            )
+        with contextlib.closing(storage.open_storage(uri, _print)) as source:
+            available = source.list_files()
             for name in self._files:
-                if name not in found:
-                    among = ", ".join(sorted(found)[:8])
-                    raise StorageError(f"{uri}/{name}: no such object; there are {among}")
-            for name in (*self._files, *(each for each in self._optional if each in found)):
-                there.fetch(name, folder / name)
-        pins = [pin.strip().lower() for pin in self._environ.get(PIN, "").split(",")]
+                if name not in available:
+                    names = ", ".join(sorted(available)[:8])
+                    raise StorageError(f"{uri}/{name}: not found among {names}")
+            for name in (*self._files, *(each for each in self._optional if each in available)):
+                source.fetch(name, folder / name)
+        self._check_pins(uri, folder)
+
+    def _check_pins(self, uri: str, folder: Path) -> None:
+        pins = [pin.strip().lower() for pin in self._environ.get(PIN_VARIABLE, "").split(",")]
         if len(pins) > len(self._files):
-            raise StorageError(f"{PIN} has {len(pins)} of them, for {', '.join(self._files)}")
+            raise StorageError(
+                f"{PIN_VARIABLE} has {len(pins)} checksums; expected those of {', '.join(self._files)}"
+            )
         for name, pin in zip(self._files, pins, strict=False):
-            if pin and pin != (got := sha256(folder / name)):
+            if pin and pin != (actual := sha256(folder / name)):
                 raise StorageError(
-                    f"{uri}/{name}: its SHA-256 is {got}, {PIN} says {pin}: "
-                    "it is not the file that was deployed; put that one back, or deploy again"
+                    f"{uri}/{name}: its SHA-256 is {actual}, {PIN_VARIABLE} requires {pin}: the file "
+                    "has changed since the deployment; restore it, or deploy again"
                 )
 
 
@@ -110,5 +117,5 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)

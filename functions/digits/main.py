@@ -11,7 +11,7 @@ from functions.http import HTTPError, body, respond
 from handler import batch, envelope, golden
 from handler.errors import RequestError
 from model.task import load
-from storage.lazy import LazyModel, NotLoadedError
+from storage.lazy import LazyModel, ModelNotLoadedError
 from task import Task
 
 LARGEST = 10 << 20
@@ -48,8 +48,8 @@ def digits(request: Request) -> Response:
         response = _predict(_body(request))
     except HTTPError as error:
         response = envelope.format_error(ResponseError(str(error), error.status))
-    except NotLoadedError as error:
-        reason = f"there is no model: {error}"
+    except ModelNotLoadedError as error:
+        reason = f"the model cannot be loaded: {error}"
         response = envelope.format_error(ResponseError(reason, HTTPStatus.SERVICE_UNAVAILABLE))
     return respond(response.body, "application/json", response.code, allow="POST")
 

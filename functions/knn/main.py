@@ -8,7 +8,7 @@ from flask import Request, Response
 
 from functions.http import HTTPError, argument, respond, text
 from functions.knn import iris
-from storage.lazy import LazyModel, NotLoadedError
+from storage.lazy import LazyModel, ModelNotLoadedError
 
 ABSENT = object()
 MODEL = LazyModel(iris.load, [iris.FILE])
@@ -31,8 +31,10 @@ def knn(request: Request) -> Response:
         return _failed(request, f"input_data: {error}", HTTPStatus.BAD_REQUEST)
     except HTTPError as error:
         return _failed(request, str(error), error.status)
-    except NotLoadedError as error:
-        return _failed(request, f"there is no model: {error}", HTTPStatus.SERVICE_UNAVAILABLE)
+    except ModelNotLoadedError as error:
+        return _failed(
+            request, f"the model cannot be loaded: {error}", HTTPStatus.SERVICE_UNAVAILABLE
+        )
     return _answer(request, f"Belongs to class: {classes}", {"prediction": classes})
 
 

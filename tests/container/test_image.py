@@ -344,7 +344,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_container_with_the_reason(
 
 
 def test_a_folder_that_only_root_may_read_is_named_with_what_to_do(vertex: Container) -> None:
-    with pytest.raises(DockerError, match="/root: user 10001, who serves, may not read it: chmod"):
+    with pytest.raises(DockerError, match="/root: permission denied for user 10001; run chmod"):
         vertex.exec("/opt/venv/bin/python", "-m", "storage", "/root", "/tmp/copy")
 
 

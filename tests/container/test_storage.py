@@ -59,7 +59,7 @@ def test_our_weights_in_a_bucket_take_the_place_of_those_baked_in(
     assert json.loads(answer.body)["predictions"][0]["label"].startswith("digit ")
     log = container.logs()
     assert f"fetched {uri}/weights.safetensors: " in log
-    assert "checksum right" in log
+    assert "checksum verified" in log
 
 
 def test_a_stock_archive_in_a_mounted_folder_is_served_on_google_s_own_routes(

@@ -113,11 +113,11 @@ def edited(name: str, pattern: bytes, new: bytes) -> Callable[[Path], object]:
         (
             lambda folder: (folder / "weights.safetensors").unlink(),
             [],
-            "/weights.safetensors: no such object",
+            "/weights.safetensors: not found among",
         ),
         (edited("model.json", b"{", b"{ "), None, "/model.json: its SHA-256 is"),
         (bool, ["0" * 64], "/weights.safetensors: its SHA-256 is"),
-        (bool, ["0" * 64] * 4, "MODEL_SHA256 has 4 of them"),
+        (bool, ["0" * 64] * 4, "MODEL_SHA256 has 4 checksums"),
     ],
     ids=["network", "golden", "cut short", "missing", "changed", "other weights", "too many pins"],
 )
@@ -133,5 +133,5 @@ def test_a_model_that_is_not_this_function_s_is_a_503_with_the_reason(
     answer = client.post("/", data=cases.CASES[0].body)
     error = json.loads(answer.text)["error"]
     assert (answer.status_code, error["code"], error["status"]) == (503, 503, "UNAVAILABLE")
-    assert error["message"].startswith("there is no model: ")
+    assert error["message"].startswith("the model cannot be loaded: ")
     assert says in error["message"]

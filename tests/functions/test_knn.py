@@ -133,7 +133,7 @@ def says_of(start: Start, uri: str, emulator: str, **environ: str) -> str:
     client = start("knn", STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator, **environ)
     answer = client.post("/", data=FLOWER)
     assert answer.status_code == 503
-    assert answer.text.startswith("there is no model: ")
+    assert answer.text.startswith("the model cannot be loaded: ")
     assert "Traceback" not in answer.text
     assert client.post("/", data=of("5,3,1")).status_code == 400  # it lives
     return answer.text
@@ -183,9 +183,9 @@ def test_what_is_missing_in_the_bucket_is_named(
     (tmp_path / "other.txt").write_text("x")
     uri = bucket.create_bucket(emulator, "without-a-model", "knn", tmp_path / "other.txt")
     assert "STORAGE_URI is not set" in says_of(start, "", emulator)
-    assert f"{uri}/knn.skops: no such object" in says_of(start, uri, emulator)
+    assert f"{uri}/knn.skops: not found among" in says_of(start, uri, emulator)
     empty = "gs://without-a-model/here"
-    assert "there is nothing in it" in says_of(start, empty, emulator)
+    assert "no objects found" in says_of(start, empty, emulator)
     reason = says_of(start, "gs://no-such-bucket/knn", emulator)
     assert "gs://no-such-bucket/knn: " in reason
     assert "does the bucket exist?" in reason

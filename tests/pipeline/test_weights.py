@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.__main__ import fetch, inside
+from storage.__main__ import fetch, is_inside
 from storage.files import StorageError
 from tests import bucket
 from tests.images import MODEL
@@ -22,7 +22,7 @@ def test_folder_in_a_bucket_is_fetched(
     assert fetch(uri, tmp_path / "model") == len(FILES)
     for file in FILES:
         assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes()
-    with pytest.raises(StorageError, match="gs://weights/nothing: there is nothing"):
+    with pytest.raises(StorageError, match="gs://weights/nothing: no objects found"):
         fetch("gs://weights/nothing", tmp_path / "nothing")
 
 
@@ -36,5 +36,5 @@ def test_local_folder_is_copied_not_linked(tmp_path: Path) -> None:
 
 def test_names_that_point_out_of_the_folder_are_not_fetched() -> None:
     # The emulator cannot store such names.
-    assert all(inside(name) for name in ("a", "a/b.c", "a..b"))
-    assert not any(inside(name) for name in ("/a", "../a", "a/../../b"))
+    assert all(is_inside(name) for name in ("a", "a/b.c", "a..b"))
+    assert not any(is_inside(name) for name in ("/a", "../a", "a/../../b"))

@@ -58,16 +58,16 @@ def test_an_address_that_is_none_of_a_bucket_or_a_folder_is_refused(uri: str) ->
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(files.StorageError, match="missing: no such folder; is it mounted"):
-        storage.open_storage(f"{tmp_path}/missing", print).files()
+    with pytest.raises(files.StorageError, match="missing: folder not found; is it mounted"):
+        storage.open_storage(f"{tmp_path}/missing", print).list_files()
 
 
 def test_one_archive_of_several_may_be_named(tmp_path: Path) -> None:
     for name in ("a.mar", "b.mar"):
         (tmp_path / name).touch()
-    assert list(storage.open_storage(f"{tmp_path}/b.mar", print).files()) == ["b.mar"]
-    with pytest.raises(files.StorageError, match=r"c\.mar is not among a\.mar, b\.mar"):
-        storage.open_storage(f"{tmp_path}/c.mar", print).files()
+    assert list(storage.open_storage(f"{tmp_path}/b.mar", print).list_files()) == ["b.mar"]
+    with pytest.raises(files.StorageError, match=r"c\.mar not found among a\.mar, b\.mar"):
+        storage.open_storage(f"{tmp_path}/c.mar", print).list_files()
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -94,7 +94,7 @@ def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
     ],
 )
 def test_a_bucket_s_uri_is_split(uri: str, where: tuple[str, str]) -> None:
-    assert storage.split(uri) == where
+    assert storage.split_uri(uri) == where
 
 
 def zipped(folder: Path, *entries: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
