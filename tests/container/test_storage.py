@@ -1,4 +1,4 @@
-"""AIP_STORAGE_URI: what lies in a bucket or a mounted folder is what the container serves."""
+"""AIP_STORAGE_URI: the container serves a model from a bucket or a mounted folder."""
 
 import json
 import re
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("storage")
 
 @pytest.fixture
 def other_weights(tmp_path: Path) -> list[Path]:
-    """Write weights of ours whose labels are others than those baked in."""
+    """Write weights of this project with other labels than the image's."""
     for name in WEIGHTS:
         shutil.copy(MODEL / name, tmp_path)
     for name in ("model.json", "golden.json"):
@@ -32,28 +32,30 @@ def other_weights(tmp_path: Path) -> list[Path]:
     return [tmp_path / name for name in WEIGHTS]
 
 
-def mounted(folder: Path) -> tuple[str, str]:
-    """Return the options that mount a folder at /mnt/model, where user 10001 may read it."""
+def mount_options(folder: Path) -> tuple[str, str]:
+    """Return options that mount a folder at /mnt/model, readable by user 10001."""
     folder.chmod(0o755)
     for file in folder.iterdir():
         file.chmod(0o644)
     return "--volume", f"{folder}:/mnt/model:ro"
 
 
-def started(start: Start, *options: str, **environ: str) -> tuple[Container, Endpoint]:
+def start_and_wait(start: Start, *options: str, **environ: str) -> tuple[Container, Endpoint]:
     container = start(*HARDENED, *options, **VERTEX | environ)
     wait_until_healthy(container.endpoint(9000, "/"), HEALTH)
     return container, container.endpoint(9000, PREDICT)
 
 
-def test_our_weights_in_a_bucket_take_the_place_of_those_baked_in(
+def test_weights_in_a_bucket_replace_those_in_the_image(
     start: Start, other_weights: list[Path]
 ) -> None:
     with bucket.storage_emulator(
         containers.bridge_address(EmulatorConfig(docker=DOCKER))
     ) as emulator:
         uri = bucket.create_bucket(emulator, "weights", "models/v1", *other_weights)
-        container, endpoint = started(start, AIP_STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator)
+        container, endpoint = start_and_wait(
+            start, AIP_STORAGE_URI=uri, STORAGE_EMULATOR_HOST=emulator
+        )
     answer = endpoint.post(request_body(cases.INSTANCE))
     assert answer.code == 200, answer
     assert json.loads(answer.body)["predictions"][0]["label"].startswith("digit ")
@@ -62,11 +64,11 @@ def test_our_weights_in_a_bucket_take_the_place_of_those_baked_in(
     assert "checksum verified" in log
 
 
-def test_a_stock_archive_in_a_mounted_folder_is_served_on_google_s_own_routes(
+def test_stock_archive_in_a_mounted_folder_is_served_on_googles_default_routes(
     start: Start, tmp_path: Path
 ) -> None:
     stock.pack(tmp_path)
-    container = start(*HARDENED, *mounted(tmp_path), AIP_STORAGE_URI="/mnt/model")
+    container = start(*HARDENED, *mount_options(tmp_path), AIP_STORAGE_URI="/mnt/model")
     endpoint = container.endpoint(8080, "/predictions/model")
     wait_until_healthy(endpoint, "/ping")
     assert (
@@ -88,40 +90,48 @@ class Handler:
 
     def handle(self, data, context):
         if "print" not in data[0]:
-            raise ValueError("a fault of its own")
+            raise ValueError("the handler failed")
         print(data[0]["print"])
         return ["ok"]
 """
 
 
-def test_whatever_a_handler_does_the_log_is_whole(start: Start, tmp_path: Path) -> None:
+def test_log_stays_valid_whatever_a_handler_prints_or_raises(start: Start, tmp_path: Path) -> None:
     (tmp_path / "own_handler.py").write_text(HANDLER)
     stock.pack(tmp_path, tmp_path / "own_handler.py")
-    container, endpoint = started(start, *mounted(tmp_path), AIP_STORAGE_URI="/mnt/model")
+    container, endpoint = start_and_wait(
+        start, *mount_options(tmp_path), AIP_STORAGE_URI="/mnt/model"
+    )
     trace = {"traceparent": f"00-{'5f' * 16}-00f067aa0ba902b7-01"}
     answer = endpoint.post(request_body({"raise": 1}), JSON_TYPE | trace)
     assert answer.code == 500, answer
     for printed in ('{"a":' * 3000, "\x00\ud800", "last"):
         endpoint.post(request_body({"print": printed}))
     wait_for(lambda: '"last"' in container.logs(), 10, "the last line")
-    (line,) = [line for line in container.said() if "a fault of its own" in line["message"]]
+    (line,) = [
+        line
+        for line in container.log_lines()
+        if "ValueError: the handler failed" in line["message"]
+    ]
     assert line["severity"] == "ERROR"
     assert line["requests"] == [answer.headers["x-request-id"]]
     assert line["logging.googleapis.com/trace"] == f"projects/1/traces/{'5f' * 16}"
     assert re.search(
-        r'Traceback.*own_handler\.py", line \d+.*ValueError: a fault', line["message"], re.S
+        r'Traceback.*own_handler\.py", line \d+.*ValueError: the handler failed',
+        line["message"],
+        re.S,
     )
     assert line["logging.googleapis.com/labels"]["process"] == "worker"
 
 
 @pytest.mark.full
-def test_an_archive_of_ours_in_a_mounted_folder_is_served_on_any_path_with_an_invoke_prefix(
+def test_archive_in_a_mounted_folder_is_served_on_any_path_with_an_invoke_prefix(
     start: Start, tmp_path: Path
 ) -> None:
     shutil.copy(ARCHIVE, tmp_path / "any-name.mar")
-    container, _ = started(
+    container, _ = start_and_wait(
         start,
-        *mounted(tmp_path),
+        *mount_options(tmp_path),
         AIP_STORAGE_URI="/mnt/model",
         INVOKE_ROUTE_PREFIX="/*",
         AIP_PREDICT_ROUTE="",

@@ -1,4 +1,4 @@
-"""How the image tells of itself: in its log, to Prometheus, and to an OTLP endpoint."""
+"""The image's log, its metrics for Prometheus, and its metrics and traces for OTLP."""
 
 import json
 import math
@@ -21,8 +21,8 @@ from tests.container.conftest import (
     VERTEX,
     Container,
     Start,
+    container_starter,
     docker,
-    starting,
     wait_until_healthy,
 )
 from tests.http import JSON_TYPE, Endpoint, wait_for
@@ -33,30 +33,30 @@ from tests.prometheus import Prometheus
 
 HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
 pytestmark = pytest.mark.xdist_group("telemetry")
-METRICS = 9464
-SOON = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BSP_SCHEDULE_DELAY": "500"}
+METRICS_PORT = 9464
+SHORT_INTERVALS = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BSP_SCHEDULE_DELAY": "500"}
 
 
 @pytest.fixture(scope="module")
-def told(image: str) -> Iterator[tuple[str, ReceivedTelemetry]]:
-    """Give an OTLP endpoint that containers reach, and what it was told."""
-    del image  # which needs Docker, whose bridge this is
+def otlp_endpoint(image: str) -> Iterator[tuple[str, ReceivedTelemetry]]:
+    """Yield the URL of an OTLP endpoint that containers reach, and what it receives."""
+    del image  # skips without Docker, whose network this uses
     with otlp.run_receiver(containers.bridge_address(EmulatorConfig(docker=DOCKER))) as receiving:
         yield receiving
 
 
 @pytest.fixture(scope="module")
-def observed(image: str, told: tuple[str, ReceivedTelemetry]) -> Iterator[Container]:
-    """Start a container that tells everybody, and logs every request, in another time zone."""
-    with starting(image) as start:
+def observed(image: str, otlp_endpoint: tuple[str, ReceivedTelemetry]) -> Iterator[Container]:
+    """Start a container with all telemetry and every request logged, in another time zone."""
+    with container_starter(image) as start:
         container = start(
             *HARDENED,
             **VERTEX,
             ACCESS_LOG="all",
             TZ="EST5",
-            METRICS_PORT=str(METRICS),
-            OTEL_EXPORTER_OTLP_ENDPOINT=told[0],
-            **SOON,
+            METRICS_PORT=str(METRICS_PORT),
+            OTEL_EXPORTER_OTLP_ENDPOINT=otlp_endpoint[0],
+            **SHORT_INTERVALS,
         )
         wait_until_healthy(container.endpoint(9000, "/"), HEALTH)
         yield container
@@ -68,8 +68,8 @@ def predicting(observed: Container) -> Endpoint:
 
 
 def metrics_text(container: Container) -> str:
-    """Return Prometheus's text."""
-    answer = container.endpoint(METRICS, "/metrics").send("GET", "/metrics")
+    """Return the metrics in Prometheus's text format."""
+    answer = container.endpoint(METRICS_PORT, "/metrics").send("GET", "/metrics")
     assert answer.code == 200, answer.body
     assert answer.headers["content-type"].startswith("text/plain")
     return answer.body
@@ -79,8 +79,8 @@ def metric_names(text: str) -> set[str]:
     return {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
 
 
-def scraped(container: Container) -> dict[str, float]:
-    """Return each sample of Prometheus's text by its name and labels."""
+def scrape(container: Container) -> dict[str, float]:
+    """Return the samples of Prometheus's text by name and labels."""
     return {
         sample.name
         + "".join(f"[{value}]" for _, value in sorted(sample.labels.items())): sample.value
@@ -89,7 +89,7 @@ def scraped(container: Container) -> dict[str, float]:
     }
 
 
-def test_requests_instances_and_batches_are_counted_and_health_checks_are_not(
+def test_requests_instances_and_batches_are_counted_without_health_checks(
     observed: Container, predicting: Endpoint
 ) -> None:
     names = {
@@ -102,39 +102,41 @@ def test_requests_instances_and_batches_are_counted_and_health_checks_are_not(
         "serving_queue_wait_seconds_count": 4,
         "serving_batch_duration_seconds_count": 4,
     }
-    before = scraped(observed)
+    before = scrape(observed)
     for _ in range(5):
         assert predicting.send("GET", HEALTH).code == 200
     for body in [request_body(*[base64 for base64, _ in held_out(3)])] * 3 + [b"{}"]:
         predicting.post(body)
     assert predicting.send("GET", "/metrics").code == 404
 
-    def grown() -> dict[str, float]:
-        after = scraped(observed)
+    def growth() -> dict[str, float]:
+        after = scrape(observed)
         return {name: after.get(name, 0) - before.get(name, 0) for name in names}
 
-    wait_for(lambda: grown() == names, 10, f"{names}, not {grown()}")
-    after = scraped(observed)
+    wait_for(lambda: growth() == names, 10, f"{names}, not {growth()}")
+    after = scrape(observed)
     assert after["serving_model_info[456][123][digits][123][456][1.0]"] == 1
     for process in ("entrypoint", "nginx", "torchserve", "worker", "telemetry"):
         assert after[f"serving_process_memory_bytes[{process}]"] > 1 << 20
 
 
-def test_prometheus_s_door_opens_to_nothing_else(observed: Container) -> None:
-    door = observed.endpoint(METRICS, "/")
-    assert door.send("GET", "/").code == 404
-    assert door.send("POST", PREDICT, request_body(cases.INSTANCE), JSON_TYPE).code == 404
-    assert door.send("POST", "/metrics").code == 405
+def test_metrics_port_serves_only_metrics_and_the_main_port_serves_none(
+    observed: Container,
+) -> None:
+    port = observed.endpoint(METRICS_PORT, "/")
+    assert port.send("GET", "/").code == 404
+    assert port.send("POST", PREDICT, request_body(cases.INSTANCE), JSON_TYPE).code == 404
+    assert port.send("POST", "/metrics").code == 405
     for path in ("/metrics", "/metrics/", f"{HEALTH}/../metrics"):
         assert observed.endpoint(9000, "/").send("GET", path).code == 404
 
 
-def test_the_page_lists_the_metrics_that_there_are(
+def test_documented_metrics_are_the_exported_ones(
     observed: Container, predicting: Endpoint
 ) -> None:
     require_programs("promtool")
     assert predicting.post(request_body(cases.INSTANCE)).code == 200
-    wait_for(lambda: "serving_decode_seconds_sum" in scraped(observed), 10, "histograms")
+    wait_for(lambda: "serving_decode_seconds_sum" in scrape(observed), 10, "histograms")
     text = metrics_text(observed)
     page = (ROOT / "docs" / "monitoring.md").read_text()
     listed = {
@@ -144,7 +146,7 @@ def test_the_page_lists_the_metrics_that_there_are(
         for cell in [line.split("|")[1].strip().strip("`")]
     }
     assert metric_names(text) == listed
-    # It exits with the reason on standard error where a name or a type is wrong.
+    # Fails with the reason on standard error if a name or type is wrong.
     subprocess.run(["promtool", "check", "metrics"], input=text, text=True, timeout=30, check=True)
 
 
@@ -158,10 +160,10 @@ TRACES = ["5f" * 16, "4e" * 16]
         (TRACES[1], {"X-Cloud-Trace-Context": f"{TRACES[1]}/67667974448284343;o=1"}),
     ],
 )
-def test_a_trace_leads_from_the_caller_to_the_model_and_to_the_request_s_log_line(
+def test_callers_trace_has_spans_down_to_the_model_and_the_requests_log_line(
     observed: Container,
     predicting: Endpoint,
-    told: tuple[str, ReceivedTelemetry],
+    otlp_endpoint: tuple[str, ReceivedTelemetry],
     trace: str,
     header: dict[str, str],
 ) -> None:
@@ -174,15 +176,17 @@ def test_a_trace_leads_from_the_caller_to_the_model_and_to_the_request_s_log_lin
     assert (line["severity"], line["httpRequest"]["status"]) == ("INFO", 200)
     assert cases.INSTANCE["b64"][:40] not in observed.logs()
 
-    def found() -> dict[str, Any]:
-        return {span.name: span for span in told[1].spans() if span.trace_id.hex() == trace}
+    def spans() -> dict[str, Any]:
+        return {
+            span.name: span for span in otlp_endpoint[1].spans() if span.trace_id.hex() == trace
+        }
 
     names = {"POST", "queue", "worker", "decode", "forward", "encode"}
-    wait_for(lambda: set(found()) == names, 15, "six spans")
-    assert found()["POST"].parent_span_id.hex() == "00f067aa0ba902b7"
+    wait_for(lambda: set(spans()) == names, 15, "six spans")
+    assert spans()["POST"].parent_span_id.hex() == "00f067aa0ba902b7"
 
 
-def test_a_request_that_cannot_be_read_is_told_of_as_it_came_in_universal_time(
+def test_invalid_request_is_logged_with_its_path_and_in_utc(
     observed: Container,
 ) -> None:
     with socket.create_connection((observed.address, 9000), 10) as client:
@@ -193,27 +197,29 @@ def test_a_request_that_cannot_be_read_is_told_of_as_it_came_in_universal_time(
     assert answer.startswith("HTTP/1.1 400 ")
     line = line_of(observed, answer.partition("X-Request-Id: ")[2][:32])
     assert line["message"] == f"POST {PREDICT} 400"
-    began = next(line for line in observed.said() if line["message"].startswith("ready"))
+    began = next(line for line in observed.log_lines() if line["message"].startswith("ready"))
     assert line["time"][:13] >= began["time"][:13]
     assert "secret" not in observed.logs()
 
 
 def line_of(container: Container, request_id: str) -> dict[str, Any]:
-    """Wait for the access log's line of a request and return it."""
+    """Wait for a request's line in the access log and return it."""
 
-    def found() -> list[dict[str, Any]]:
-        lines = [line for line in container.said() if "httpRequest" in line]
+    def matching_lines() -> list[dict[str, Any]]:
+        lines = [line for line in container.log_lines() if "httpRequest" in line]
         return [line for line in lines if line["requests"] == [request_id]]
 
-    wait_for(found, 10, "the request's line")
-    return found()[0]
+    wait_for(matching_lines, 10, "the request's line")
+    return matching_lines()[0]
 
 
 @pytest.fixture(scope="module")
-def watching(observed: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Start a Prometheus that asks the container each second, and answer for some seconds."""
+def prometheus_server(
+    observed: Container, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
+    """Start a Prometheus that scrapes the container each second, and send requests for 6 s."""
     require_programs("prometheus")
-    target, folder = f"{observed.address}:{METRICS}", tmp_path_factory.mktemp("prometheus")
+    target, folder = f"{observed.address}:{METRICS_PORT}", tmp_path_factory.mktemp("prometheus")
     endpoint = observed.endpoint(9000, PREDICT)
     with prometheus.run_prometheus(target, folder) as running:
         ends = time.monotonic() + 6
@@ -223,7 +229,7 @@ def watching(observed: Container, tmp_path_factory: pytest.TempPathFactory) -> I
         yield running
 
 
-def panels() -> list[tuple[str, str]]:
+def panel_queries() -> list[tuple[str, str]]:
     document = json.loads((ROOT / "deploy" / "monitoring" / "grafana.json").read_text())
     return [
         (panel["title"], target["expr"])
@@ -233,23 +239,27 @@ def panels() -> list[tuple[str, str]]:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("title", "expression"), panels())
-def test_each_panel_of_the_dashboard_shows_something(
-    watching: Prometheus, title: str, expression: str
+@pytest.mark.parametrize(("title", "expression"), panel_queries())
+def test_each_panel_of_the_dashboard_has_data(
+    prometheus_server: Prometheus, title: str, expression: str
 ) -> None:
     now = time.time()
-    shown = watching.query_range(expression.replace("$__rate_interval", "5s"), now - 5, now, 1)
-    values = [value for value in shown if not math.isnan(value)]
+    samples = prometheus_server.query_range(
+        expression.replace("$__rate_interval", "5s"), now - 5, now, 1
+    )
+    values = [value for value in samples if not math.isnan(value)]
     assert values, title
     assert max(values) > 0 or "restarts" in expression
 
 
 @pytest.mark.full
-def test_prometheus_takes_the_alerts_and_none_comes_while_all_is_well(watching: Prometheus) -> None:
-    rules = [rule for group in watching.get("rules")["groups"] for rule in group["rules"]]
+def test_prometheus_loads_the_alerts_and_none_fires_on_a_healthy_container(
+    prometheus_server: Prometheus,
+) -> None:
+    rules = [rule for group in prometheus_server.get("rules")["groups"] for rule in group["rules"]]
     assert len(rules) == 5
     assert {rule["health"] for rule in rules} == {"ok"}
-    assert not watching.get("alerts")["alerts"]
+    assert not prometheus_server.get("alerts")["alerts"]
 
 
 @pytest.mark.parametrize(
@@ -260,60 +270,58 @@ def test_prometheus_takes_the_alerts_and_none_comes_while_all_is_well(watching: 
     ],
     ids=["digits without end", "control characters"],
 )
-def test_a_header_that_is_no_trace_harms_nobody_and_its_request_is_counted(
+def test_invalid_trace_header_is_ignored_and_its_request_is_counted(
     observed: Container, predicting: Endpoint, junk: dict[str, str]
 ) -> None:
     counted = "http_server_request_duration_seconds_count[POST][400]"
-    before = scraped(observed).get(counted, 0)
+    before = scrape(observed).get(counted, 0)
     for _ in range(20):
         assert predicting.post(b"{}", JSON_TYPE | junk).code == 400
-    wait_for(lambda: scraped(observed)[counted] == before + 20, 10, "twenty more")
-    assert not [line for line in observed.said() if line["severity"] == "CRITICAL"]
+    wait_for(lambda: scrape(observed)[counted] == before + 20, 10, "twenty more")
+    assert not [line for line in observed.log_lines() if line["severity"] == "CRITICAL"]
 
 
-def test_scrapers_that_hang_up_leave_no_trace_in_the_log(
-    observed: Container, predicting: Endpoint
-) -> None:
-    before = len(observed.said())
+def test_scrapers_that_disconnect_are_not_logged(observed: Container, predicting: Endpoint) -> None:
+    before = len(observed.log_lines())
     for _ in range(20):
-        with socket.create_connection((observed.address, METRICS), 5) as scraper:
+        with socket.create_connection((observed.address, METRICS_PORT), 5) as scraper:
             scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             scraper.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    assert scraped(observed)
-    # The line of a later request: nothing may have come before it.
+    assert scrape(observed)
+    # After the line of a later request, the log is complete: it has only that line more.
     line_of(observed, predicting.post(b"{}").headers["x-request-id"])
-    assert len(observed.said()) == before + 1
+    assert len(observed.log_lines()) == before + 1
 
 
-def test_slow_scrapers_keep_nobody_out(observed: Container) -> None:
-    slow = [socket.create_connection((observed.address, METRICS), 5) for _ in range(16)]
+def test_slow_scrapers_do_not_block_others(observed: Container) -> None:
+    slow = [socket.create_connection((observed.address, METRICS_PORT), 5) for _ in range(16)]
     try:
         for index, scraper in enumerate(slow):
             length = b"Content-Length: 1000000" if index % 2 else b"Transfer-Encoding: chunked"
             scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n")
         for scraper in slow:
             assert scraper.recv(12) in (b"HTTP/1.1 400", b"HTTP/1.1 429")
-        assert scraped(observed)["serving_ready"] == 1
+        assert scrape(observed)["serving_ready"] == 1
     finally:
         for scraper in slow:
             scraper.close()
 
 
-def test_the_same_metrics_are_sent_to_an_otlp_endpoint(
-    observed: Container, told: tuple[str, ReceivedTelemetry], predicting: Endpoint
+def test_otlp_endpoint_gets_the_same_metrics_as_prometheus(
+    observed: Container, otlp_endpoint: tuple[str, ReceivedTelemetry], predicting: Endpoint
 ) -> None:
     assert predicting.post(request_body(cases.INSTANCE)).code == 200
-    wait_for(lambda: "serving_instances_total" in told[1].metrics("digits"), 15, "metrics")
-    assert set(told[1].metrics("digits")) == metric_names(metrics_text(observed))
-    resource = told[1].resource("digits")
+    wait_for(lambda: "serving_instances_total" in otlp_endpoint[1].metrics("digits"), 15, "metrics")
+    assert set(otlp_endpoint[1].metrics("digits")) == metric_names(metrics_text(observed))
+    resource = otlp_endpoint[1].resource("digits")
     assert (resource["vertex.endpoint_id"], resource["gcp.project_id"]) == ("123", "1")
 
 
 @pytest.mark.full
-def test_the_last_metrics_are_sent_before_the_container_ends(
-    start: Start, told: tuple[str, ReceivedTelemetry]
+def test_last_metrics_are_sent_before_the_container_ends(
+    start: Start, otlp_endpoint: tuple[str, ReceivedTelemetry]
 ) -> None:
-    own = {"OTEL_EXPORTER_OTLP_ENDPOINT": told[0], "OTEL_SERVICE_NAME": "last"}
+    own = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_endpoint[0], "OTEL_SERVICE_NAME": "last"}
     container = start(*HARDENED, **VERTEX, **own)
     endpoint = container.endpoint(9000, PREDICT)
     wait_until_healthy(endpoint, HEALTH)
@@ -321,25 +329,25 @@ def test_the_last_metrics_are_sent_before_the_container_ends(
         assert endpoint.post(request_body(cases.INSTANCE)).code == 200
     docker("kill", "--signal", "INT", container.name)
     assert container.wait_until_ended(24) == 0
-    (point,) = told[1].metrics("last")["serving_instances_total"].sum.data_points
+    (point,) = otlp_endpoint[1].metrics("last")["serving_instances_total"].sum.data_points
     assert point.as_double == 7 or point.as_int == 7
 
 
 @pytest.mark.full
-def test_a_worker_that_is_killed_comes_back_and_is_a_restart(
+def test_killed_worker_is_replaced_and_counted_as_a_restart(
     observed: Container, predicting: Endpoint
 ) -> None:
     restarts, workers = "serving_worker_restarts_total", observed.workers()
-    before = scraped(observed)[restarts]
+    before = scrape(observed)[restarts]
     observed.kill("model_service_worker")
-    wait_for(lambda: scraped(observed)[restarts] == before + 2, 60, "two restarts")
+    wait_for(lambda: scrape(observed)[restarts] == before + 2, 60, "two restarts")
     wait_for(lambda: predicting.post(request_body(cases.INSTANCE)).code == 200, 60, "an answer")
     assert not set(observed.workers()) & set(workers)
     assert observed.is_running
 
 
 @pytest.mark.full
-def test_predictions_do_not_need_it_and_it_comes_back(
+def test_predictions_continue_without_telemetry_and_it_is_restarted(
     observed: Container, predicting: Endpoint
 ) -> None:
     observed.kill("serving.telemetry")
@@ -347,28 +355,28 @@ def test_predictions_do_not_need_it_and_it_comes_back(
     for _ in range(20):
         assert predicting.post(request_body(cases.INSTANCE)).code == 200
     assert observed.endpoint(9000, "/").send("GET", HEALTH).code == 200
-    door = observed.endpoint(METRICS, "/metrics")
-    wait_for(lambda: door.send("GET", "/metrics").code == 200, 30, "metrics")
-    assert scraped(observed)["serving_worker_restarts_total"] == 0
+    port = observed.endpoint(METRICS_PORT, "/metrics")
+    wait_for(lambda: port.send("GET", "/metrics").code == 200, 30, "metrics")
+    assert scrape(observed)["serving_worker_restarts_total"] == 0
 
 
 @pytest.mark.full
-def test_an_endpoint_that_does_not_answer_is_said_and_harms_nobody(start: Start) -> None:
-    nowhere = {
+def test_unreachable_otlp_endpoint_is_logged_and_predictions_continue(start: Start) -> None:
+    unreachable = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
         "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
     }
-    container = start(*HARDENED, **VERTEX, **nowhere, **SOON)
+    container = start(*HARDENED, **VERTEX, **unreachable, **SHORT_INTERVALS)
     endpoint = container.endpoint(9000, PREDICT)
     wait_until_healthy(endpoint, HEALTH)
     for _ in range(20):
         assert endpoint.post(request_body(cases.INSTANCE)).code == 200
 
-    def said() -> bool:
+    def is_logged() -> bool:
         return any(
             line["logging.googleapis.com/labels"]["process"] == "telemetry"
             and line["severity"] == "ERROR"
-            for line in container.said()
+            for line in container.log_lines()
         )
 
-    wait_for(said, 30, "the log's line")
+    wait_for(is_logged, 30, "the log's line")

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests import cases
-from tests.container.conftest import starting
+from tests.container.conftest import container_starter
 from tests.http import wait_for
 from tests.images import request_body
 from tests.kubernetes import node
@@ -23,7 +23,7 @@ MEBIBYTE = 1 << 20
 def running(image: str, network: str) -> Iterator[Running]:
     """Start the pod of gke-cpu; it is not ready yet."""
     assert overlay("gke-cpu")["NetworkPolicy"]["spec"]["egress"] == []
-    with starting(image) as start:
+    with container_starter(image) as start:
         yield node.run(pod("gke-cpu"), start, network)
 
 

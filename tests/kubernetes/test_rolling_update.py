@@ -16,7 +16,7 @@ import pytest
 
 from serving.container import entrypoint
 from tests import cases
-from tests.container.conftest import Container, Start, docker, starting
+from tests.container.conftest import Container, Start, container_starter, docker
 from tests.http import Endpoint
 from tests.kubernetes import node
 from tests.kubernetes.conftest import overlay, pod
@@ -121,7 +121,7 @@ class Cluster:
 def cluster(
     image: str, network: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    with starting(image) as start:
+    with container_starter(image) as start:
         cluster = Cluster(tmp_path_factory.mktemp("balancer"), start, image, network)
         yield cluster
         cluster.balancer.remove()

@@ -1,4 +1,4 @@
-"""The dashboard, the alerts and Cloud Monitoring's form of them."""
+"""The alerts fire on faults, and are the same in Prometheus, Cloud Monitoring and the docs."""
 
 import subprocess
 
@@ -16,7 +16,7 @@ POLICY = yaml.safe_load((FILES / "alert-policy.yaml").read_text())
 PAGE = (ROOT / "docs" / "monitoring.md").read_text()
 
 
-def test_each_alert_comes_when_it_should_and_none_while_all_is_well() -> None:
+def test_each_alert_fires_on_its_fault_and_none_on_a_healthy_service() -> None:
     require_programs("promtool")
     done = subprocess.run(
         ["promtool", "test", "rules", "tests/monitoring/alerts.yaml"],
@@ -29,19 +29,19 @@ def test_each_alert_comes_when_it_should_and_none_while_all_is_well() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_policy_is_one_of_google_s_type() -> None:
-    found = json_format.ParseDict(
+def test_policy_is_a_valid_alert_policy_of_cloud_monitoring() -> None:
+    policy = json_format.ParseDict(
         POLICY, AlertPolicy.pb(AlertPolicy()), ignore_unknown_fields=False
     )
-    assert len(found.conditions) == len(RULES)
+    assert len(policy.conditions) == len(RULES)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_cloud_monitoring_is_told_the_same_as_prometheus(rule: dict[str, object]) -> None:
+def test_cloud_monitorings_conditions_are_prometheus_rules(rule: dict[str, object]) -> None:
     (condition,) = [
-        each["conditionPrometheusQueryLanguage"]
-        for each in POLICY["conditions"]
-        if each["conditionPrometheusQueryLanguage"]["alertRule"] == rule["alert"]
+        promql
+        for promql in (item["conditionPrometheusQueryLanguage"] for item in POLICY["conditions"])
+        if promql["alertRule"] == rule["alert"]
     ]
     assert condition["query"] == rule["expr"]
     assert condition["labels"] == rule["labels"]
@@ -49,5 +49,5 @@ def test_cloud_monitoring_is_told_the_same_as_prometheus(rule: dict[str, object]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_the_page_says_what_to_do_about_each_alert(rule: dict[str, str]) -> None:
+def test_each_alert_is_documented(rule: dict[str, str]) -> None:
     assert f"| `{rule['alert']}` |" in PAGE
