@@ -93,7 +93,7 @@ def _parse_request(fields: dict[str, Any]) -> RequestAnswered:
 
 def _parse_batch(fields: dict[str, Any]) -> BatchAnswered:
     requests = {request: _nanoseconds(sent) for request, sent in fields["requests"]}
-    timings = fields["stages"] and Timings(*fields["stages"])
+    timings = fields["timings"] and Timings(*fields["timings"])
     return BatchAnswered(requests, fields["arrived"], fields["ended"], timings, fields["lost"])
 
 

@@ -54,10 +54,10 @@ def nginx_event(**changed: str) -> bytes:
 
 
 @pytest.fixture
-def telling(receiver: socket.socket) -> Iterator[worker.Telling]:
-    """Return what a worker tells on it with."""
-    with worker._wire(str(receiver.getsockname()[1])) as connected:  # type: ignore[union-attr]
-        yield worker.Telling(connected)
+def sender(receiver: socket.socket) -> Iterator[worker.TelemetrySender]:
+    """Return a worker's sender that is connected to the receiver."""
+    with worker.connect_telemetry(str(receiver.getsockname()[1])) as connected:  # type: ignore[union-attr]
+        yield worker.TelemetrySender(connected)
 
 
 @pytest.fixture
@@ -73,12 +73,14 @@ def test_event_of_nginx_is_parsed() -> None:
     assert parse_event(nginx_event()) == ANSWERED
 
 
-def test_events_of_a_worker_are_parsed(receiver: socket.socket, telling: worker.Telling) -> None:
-    telling.started()
+def test_events_of_a_worker_are_parsed(
+    receiver: socket.socket, sender: worker.TelemetrySender
+) -> None:
+    sender.send_started()
     assert isinstance(parse_event(receiver.recv(9999)), WorkerStarted)
-    telling.take(batch.Timings(1, 2, 3, 4, 5))
+    sender.set_timings(batch.Timings(1, 2, 3, 4, 5))
     about = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "1700000000.123"})
-    telling.batch([about, RequestProcessor({})], 7)
+    sender.send_batch([about, RequestProcessor({})], 7)
     event = parse_event(receiver.recv(9999))
     assert isinstance(event, BatchAnswered)
     assert event.requests == {REQUEST: 1_700_000_000_123_000_000}
@@ -86,20 +88,21 @@ def test_events_of_a_worker_are_parsed(receiver: socket.socket, telling: worker.
 
 
 def test_no_event_is_sent_for_the_entrypoints_probe(
-    receiver: socket.socket, telling: worker.Telling
+    receiver: socket.socket, sender: worker.TelemetrySender
 ) -> None:
-    telling.batch([RequestProcessor({})], 7)
-    telling.started()
+    sender.send_batch([RequestProcessor({})], 7)
+    sender.send_started()
     assert isinstance(parse_event(receiver.recv(9999)), WorkerStarted)
-    worker.Telling(worker._wire("")).started()  # without a port nothing is sent
+    assert worker.connect_telemetry("") is None
+    worker.TelemetrySender(None).send_started()  # sends nothing
 
 
 def test_events_that_could_not_be_sent_are_counted(
-    receiver: socket.socket, telling: worker.Telling
+    receiver: socket.socket, sender: worker.TelemetrySender
 ) -> None:
     about = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "0.1"})
-    telling.batch([about] * 2000, 7)  # more than a datagram holds
-    telling.batch([about], 7)
+    sender.send_batch([about] * 2000, 7)  # more than a datagram holds
+    sender.send_batch([about], 7)
     event = parse_event(receiver.recv(9999))
     assert isinstance(event, BatchAnswered)
     assert event.lost == 1
@@ -121,8 +124,8 @@ def test_events_that_could_not_be_sent_are_counted(
         nginx_event(request="zz"),
         b'{"batch":' * 9000,
         nginx_event(ended=""),
-        b'{"batch": {"requests": [["a", null]], "stages": null, "arrived": 1, "ended": 2, "lost": 0}}',
-        b'{"batch": {"requests": [], "stages": [1], "arrived": 1, "ended": 2, "lost": 0}}',
+        b'{"batch": {"requests": [["a", null]], "timings": null, "arrived": 1, "ended": 2, "lost": 0}}',
+        b'{"batch": {"requests": [], "timings": [1], "arrived": 1, "ended": 2, "lost": 0}}',
         b"\xff{\xff}",
     ],
 )

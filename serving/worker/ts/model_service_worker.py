@@ -1,10 +1,10 @@
-"""The process that TorchServe's Java starts for every worker, in place of TorchServe's own.
+"""The worker process: TorchServe's Java starts this file in place of the worker of the package `ts`.
 
-Java finds it here because `serving/torchserve.py` names this folder's parent as the server's
-home. It speaks the same messages, loads archives with TorchServe's own loader and serves
-TorchServe's own handlers. What it leaves out is paid at each request: a system call and three
-Python calls for every field of a message, and lines of metrics that Java reads, parses and
-throws away. Source of the messages: ts/protocol/otf_message_handler.py of TorchServe 0.12.
+Java finds it because `serving/torchserve.py` sets this folder's parent as the server's home. The
+worker uses TorchServe's messages, its archive loader and its handlers. It leaves out what costs
+time on every request: a system call and three Python calls per field of a message, and lines of
+metrics that Java parses and discards. docs/decisions.md has the reasons and how to turn it off.
+Source of the messages: ts/protocol/otf_message_handler.py of TorchServe 0.12.
 """
 
 import json
@@ -26,188 +26,192 @@ from ts.service import PredictionException, Service
 LOAD, PREDICT = b"L", b"I"
 END_OF_LIST = -1
 MIN_RECV_BYTES, MAX_RECV_BYTES = 1 << 16, 1 << 20
-"""Bytes asked of the socket by one call; a large message is read in few calls."""
+"""The bounds of one `recv`: few calls for a large message."""
 
 log = logging.getLogger(__name__)
 
 
 class FrontendDisconnectedError(Exception):
-    """Java closed the connection: the worker is no longer wanted."""
+    """Java closed the connection, so the worker is no longer needed."""
 
 
-class Lines(logging.Formatter):
-    """Warnings and errors as a JSON object a line, which serving/logs.py reads.
+class JsonFormatter(logging.Formatter):
+    """Formats warnings and errors as one JSON object a line, which serving/logs.py parses.
 
-    What is less stays text, as TorchServe's Java waits for some of it.
+    Lower levels stay text, because TorchServe's Java waits for some of these lines.
     """
 
     requests: ClassVar[list[RequestProcessor]] = []
-    """The headers of the requests that are worked on now."""
+    """The headers of the requests that are being processed."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """As logging.Formatter says: one line."""
-        said = super().format(record)
+        """Return the line."""
+        message = super().format(record)
         if record.levelno < logging.WARNING:
-            return " ".join(said.split("\n"))
+            return " ".join(message.split("\n"))
         line = {
             "severity": record.levelname,
-            "message": said,
-            "requests": self._all("X-Request-Id"),
+            "message": message,
+            "requests": self._get_headers("X-Request-Id"),
         }
-        traces = self._all("X-Trace")
-        if len(set(traces)) == 1:  # a line has room for one
+        traces = self._get_headers("X-Trace")
+        if len(set(traces)) == 1:  # a log line has one trace
             line["trace"] = traces[0]
         return json.dumps(line)
 
-    def _all(self, header: str) -> list[str]:
-        found = (each.get_request_property(header) for each in self.requests)
-        return [each for each in found if each]
+    def _get_headers(self, name: str) -> list[str]:
+        values = (headers.get_request_property(name) for headers in self.requests)
+        return [value for value in values if value]
 
 
-class Telling:
-    """Datagrams to telemetry/: what a batch took. Nobody waits for it; what is lost is counted."""
+class TelemetrySender:
+    """Sends the timings of each batch to the telemetry process as datagrams.
 
-    def __init__(self, wire: socket.socket | None) -> None:
-        """`wire` is connected to telemetry/; without one nothing is told."""
-        self._wire, self._lost = wire, 0
-        self.stages: Sequence[int] | None = None
-        """What the handler tells of the batch that it is at; None before it does."""
+    Sending never blocks; the number of lost datagrams is sent with the next one.
+    """
 
-    def take(self, stages: Sequence[int]) -> None:
-        """For the handler: when its stages began and ended."""
-        self.stages = stages
+    def __init__(self, connection: socket.socket | None) -> None:
+        """Send to the telemetry process by `connection`; send nothing if that is None."""
+        self._connection, self._lost = connection, 0
+        self.timings: Sequence[int] | None = None
+        """The timings of the current batch; None until the handler has reported them."""
 
-    def started(self) -> None:
-        """Tell that the model is loaded."""
+    def set_timings(self, timings: Sequence[int]) -> None:
+        """Receive the handler's timings: nanoseconds since 1970, and the number of instances."""
+        self.timings = timings
+
+    def send_started(self) -> None:
+        """Send that the model is loaded."""
         self._send({"started": {"process": os.getpid()}})
 
-    def batch(self, requests: list[RequestProcessor], arrived: int) -> None:
-        """Tell of a batch that was answered; the entrypoint's own question is no request."""
-        if self._wire is None:
+    def send_batch(self, requests: list[RequestProcessor], arrived: int) -> None:
+        """Send that a batch was answered; health probes have no request ID and are left out."""
+        if self._connection is None:
             return
-        named = [
-            (one, about.get_request_property("X-Sent"))
-            for about in requests
-            if (one := about.get_request_property("X-Request-Id"))
+        sent_times = [
+            (request_id, headers.get_request_property("X-Sent"))
+            for headers in requests
+            if (request_id := headers.get_request_property("X-Request-Id"))
         ]
-        if named:
-            times = {"arrived": arrived, "ended": time.time_ns(), "stages": self.stages}
-            self._send({"batch": {"requests": named, **times, "lost": self._lost}})
+        if sent_times:
+            times = {"arrived": arrived, "ended": time.time_ns(), "timings": self.timings}
+            self._send({"batch": {"requests": sent_times, **times, "lost": self._lost}})
 
-    def _send(self, said: dict[str, Any]) -> None:
-        if self._wire is None:
+    def _send(self, event: dict[str, Any]) -> None:
+        if self._connection is None:
             return
         try:
-            self._wire.send(json.dumps(said).encode(), socket.MSG_DONTWAIT)
+            self._connection.send(json.dumps(event).encode(), socket.MSG_DONTWAIT)
             self._lost = 0
         except OSError:
             self._lost += 1
 
 
-def _wire(port: str | None) -> socket.socket | None:
-    """Connect to telemetry/ on a UDP port of loopback."""
+def connect_telemetry(port: str | None) -> socket.socket | None:
+    """Connect to the telemetry process's UDP port on loopback, if there is one."""
     if not port:
         return None
-    wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    wire.connect(("127.0.0.1", int(port)))
-    return wire
+    connection = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    connection.connect(("127.0.0.1", int(port)))
+    return connection
 
 
 class Messages:
-    """What Java sends, read through a buffer."""
+    """Reads and parses Java's messages through a buffer."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._buffer = bytearray()
-        self._at = 0
+        self._position = 0
 
-    def command(self) -> bytes:
+    def read_command(self) -> bytes:
         """Wait for the next message and return its first byte."""
-        del self._buffer[: self._at]
-        self._at = 0
-        return bytes(self._take(1))
+        del self._buffer[: self._position]
+        self._position = 0
+        return bytes(self._read(1))
 
-    def load(self) -> dict[str, Any]:
-        """Read what follows LOAD."""
-        message: dict[str, Any] = {"modelName": self._bytes(), "modelPath": self._bytes()}
-        message["batchSize"] = self._int()
-        message["handler"] = self._bytes()
-        if (gpu := self._int()) >= 0:
+    def read_load(self) -> dict[str, Any]:
+        """Read the rest of a LOAD message."""
+        message: dict[str, Any] = {"modelName": self._read_field(), "modelPath": self._read_field()}
+        message["batchSize"] = self._read_int()
+        message["handler"] = self._read_field()
+        if (gpu := self._read_int()) >= 0:
             message["gpu"] = gpu
-        message["envelope"] = self._bytes()
-        message["limitMaxImagePixels"] = self._take(1) != b"\0"
+        message["envelope"] = self._read_field()
+        message["limitMaxImagePixels"] = self._read(1) != b"\0"
         return message
 
-    def requests(self) -> tuple[list[str], list[RequestProcessor], list[dict[str, bytearray]]]:
-        """Read what follows PREDICT: the requests' ids, headers and parameters."""
+    def read_requests(self) -> tuple[list[str], list[RequestProcessor], list[dict[str, bytearray]]]:
+        """Read the rest of a PREDICT message: the requests' IDs, headers and parameters."""
         ids, headers, data = [], [], []
-        while (length := self._int()) != END_OF_LIST:
-            ids.append(self._take(length).decode())
-            about: dict[str, Any] = {}
-            while (length := self._int()) != END_OF_LIST:
-                name = self._take(length).decode()
-                about[name] = self._bytes().decode()
+        while (length := self._read_int()) != END_OF_LIST:
+            ids.append(self._read(length).decode())
+            properties: dict[str, Any] = {}
+            while (length := self._read_int()) != END_OF_LIST:
+                name = self._read(length).decode()
+                properties[name] = self._read_field().decode()
             item = {}
-            while (length := self._int()) != END_OF_LIST:
-                name = self._take(length).decode()
-                about[name] = {"content-type": self._bytes().decode()}
-                item[name] = self._bytes()
-            headers.append(RequestProcessor(about))
+            while (length := self._read_int()) != END_OF_LIST:
+                name = self._read(length).decode()
+                properties[name] = {"content-type": self._read_field().decode()}
+                item[name] = self._read_field()
+            headers.append(RequestProcessor(properties))
             data.append(item)
         return ids, headers, data
 
-    def _int(self) -> int:
-        at = self._at
-        if at + 4 > len(self._buffer):
-            self._fill(at + 4)
-        self._at = at + 4
-        value: int = _INT.unpack_from(self._buffer, at)[0]
+    def _read_int(self) -> int:
+        start = self._position
+        if start + 4 > len(self._buffer):
+            self._fill(start + 4)
+        self._position = start + 4
+        value: int = _INT.unpack_from(self._buffer, start)[0]
         return value
 
-    def _bytes(self) -> bytearray:
-        return self._take(self._int())
+    def _read_field(self) -> bytearray:
+        return self._read(self._read_int())
 
-    def _take(self, count: int) -> bytearray:
-        end = self._at + count
+    def _read(self, count: int) -> bytearray:
+        end = self._position + count
         if end > len(self._buffer):
             self._fill(end)
-        piece = self._buffer[self._at : end]
-        self._at = end
-        return piece
+        content = self._buffer[self._position : end]
+        self._position = end
+        return content
 
     def _fill(self, end: int) -> None:
         while (missing := end - len(self._buffer)) > 0:
-            piece = self._connection.recv(min(max(missing, MIN_RECV_BYTES), MAX_RECV_BYTES))
-            if not piece:
+            received = self._connection.recv(min(max(missing, MIN_RECV_BYTES), MAX_RECV_BYTES))
+            if not received:
                 raise FrontendDisconnectedError
-            self._buffer += piece
+            self._buffer += received
 
 
 class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is untyped
-    """A worker that serves one connection for as long as it lasts."""
+    """Serves one connection until Java closes it."""
 
     def handle_connection(self, connection: socket.socket) -> NoReturn:
-        """Load a model, then answer batches until Java leaves (raises FrontendLeft)."""
+        """Load a model and answer batches; raise FrontendDisconnectedError at the end."""
         messages, service = Messages(connection), None
-        telling = Telling(_wire(os.environ.get("TELEMETRY_PORT")))
+        telemetry = TelemetrySender(connect_telemetry(os.environ.get("TELEMETRY_PORT")))
         while True:
-            command = messages.command()
+            command = messages.read_command()
             if command == PREDICT and service is not None:
-                arrived, telling.stages = time.time_ns(), None
-                ids, headers, data = messages.requests()
+                arrived, telemetry.timings = time.time_ns(), None
+                ids, headers, data = messages.read_requests()
                 answer = _predict(service, ids, headers, data)
-                # Before the answer: else the front door might be the first to tell of it.
-                telling.batch(headers, arrived)
+                # Sent before the answer, so that nginx's event arrives after this one.
+                telemetry.send_batch(headers, arrived)
                 connection.sendall(answer)
-                Lines.requests = []
+                JsonFormatter.requests = []
             elif command == LOAD:
-                service, result, code = self.load_model(messages.load())
+                service, result, code = self.load_model(messages.read_load())
                 connection.sendall(create_load_model_response(code, result))
                 if code != 200:
                     raise RuntimeError(f"{code} - {result}")
                 service.set_cl_socket(connection)
-                service.context.tell_stages = telling.take
-                telling.started()
+                service.context.on_timings = telemetry.set_timings
+                service.context.tell_stages = telemetry.set_timings  # for archives of version 0.1
+                telemetry.send_started()
             else:
                 raise ValueError(f"unexpected command {command!r}")
 
@@ -215,8 +219,8 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
 def _predict(
     service: Service, ids: list[str], headers: list[RequestProcessor], data: list[dict[str, Any]]
 ) -> bytes:
-    """Give a batch to the handler; return the message that answers it."""
-    Lines.requests = headers
+    """Pass a batch to the handler; return the response message."""
+    JsonFormatter.requests = headers
     context = service.context
     by_index = dict(enumerate(ids))
     context.request_ids = by_index
@@ -231,32 +235,34 @@ def _predict(
     except PredictionException as error:
         log.exception("prediction failed")
         return _failure(by_index, error.message, error.error_code)
-    except Exception as error:  # whatever a handler raises: TorchServe's own worker answers so
+    except Exception as error:  # the codes are those of TorchServe's own worker
         log.exception("the handler failed")
         if "CUDA" in str(error):
             return _failure(by_index, "Out of resources", 507)
         return _failure(by_index, "Prediction failed", 503)
     if not isinstance(bodies, list) or len(bodies) != len(ids):
-        log.error("the handler gave no list of %d answers, one for each request", len(ids))
+        log.error(
+            "the handler did not return a list of %d responses, one for each request", len(ids)
+        )
         return _failure(by_index, "Invalid model predict output", 503)
-    return _answer(context, ids, bodies)
+    return _encode(context, ids, bodies)
 
 
 def _failure(ids: dict[int, str], message: str, code: int) -> bytes:
     return bytes(create_predict_response(None, ids, message, code))
 
 
-def _answer(context: Context, ids: list[str], bodies: list[Any]) -> bytes:
+def _encode(context: Context, ids: list[str], bodies: list[Any]) -> bytes:
     if context.stopping_criteria or not all(isinstance(body, (str, bytes)) for body in bodies):
         by_index = dict(enumerate(ids))
         return bytes(create_predict_response(bodies, by_index, "Prediction success", 200, context))
     message = [_HEAD]
-    for one, body, about in zip(ids, bodies, context.request_processor, strict=True):
-        code, phrase = about.get_response_status_code(), about.get_response_status_phrase()
-        headers = about.get_response_headers()
+    for request_id, body, response in zip(ids, bodies, context.request_processor, strict=True):
+        code, phrase = response.get_response_status_code(), response.get_response_status_phrase()
+        headers = response.get_response_headers()
         if headers.get("ts_stream_next") == "true":
             headers["ts_stream_next"] = "false"
-        message += _text(one)
+        message += _text(request_id)
         message += _text(headers.get("content-type") or "")
         message.append(_INT.pack(200 if code is None else code))
         message += _text(phrase or "")
@@ -279,11 +285,11 @@ _HEAD = b"".join((_INT.pack(200), *_text("Prediction success")))
 
 
 def main() -> None:
-    """Serve until Java leaves."""
-    lines = logging.StreamHandler(sys.stdout)
-    lines.setFormatter(Lines("%(message)s"))
-    logging.basicConfig(handlers=[lines], level=os.environ.get("WORKER_LOG_LEVEL", "INFO"))
-    # The clients of these tell every request that they make; it is not the model that speaks.
+    """Serve until Java closes the connection."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=os.environ.get("WORKER_LOG_LEVEL", "INFO"))
+    # At DEBUG these libraries log each of their own requests, which are not the model's.
     for name in ("PIL", "urllib3", "google"):
         logging.getLogger(name).setLevel(logging.INFO)
     args = ArgParser.model_service_worker_args().parse_args()
