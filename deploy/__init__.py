@@ -1,6 +1,5 @@
-"""From an image to predictions on Vertex AI, and back to nothing that costs: python -m deploy --help.
+"""Deploys the image to Vertex AI, and deletes everything again: `python -m deploy --help`.
 
-plan.py decides, in pure code, what the next step is. Of the other modules only the package google/ and
-buckets.py call Google. Each command looks at what there is, takes one step, and looks again: whatever
-interrupted it, running it again goes on from there.
+`plan` decides the next step in pure code. Only the package `gcp` and `buckets` call Google. Each command
+fetches the state, takes one step and fetches the state again: after an interruption it can be run again.
 """

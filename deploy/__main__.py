@@ -1,7 +1,7 @@
-"""Put the model behind a Vertex AI endpoint, change who serves, and take all of it away again.
+"""Deploy the model to a Vertex AI endpoint, change which version serves, and delete everything again.
 
-Every command looks at what there is, does what is missing, and can be run again after whatever
-interrupted it. Settings: deploy.toml, DEPLOY_* variables, or the options below.
+Every command does only what is missing, and can be run again after an interruption.
+Settings: deploy.toml, DEPLOY_* variables, or the options below.
 """
 
 import argparse
@@ -11,44 +11,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deploy import canary_analysis, cli, image, predict, rollout, settings, teardown, versions
+from deploy import (
+    batch_predict,
+    canary_analysis,
+    cli,
+    image,
+    predict,
+    rollout,
+    settings,
+    teardown,
+    versions,
+)
 from deploy import status as status_module
 
-GOES_ON = (
-    "What Google has begun goes on there. The same command goes on from here; `python -m deploy status` shows "
-    "what runs, `rollback` goes back, `teardown` ends everything."
+CONTINUES = (
+    "Operations that have started continue at Google. Run the same command again to continue from here; "
+    "`python -m deploy status` shows what runs, `rollback` undoes a rollout, `teardown` deletes everything."
 )
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused, 130 interrupted."""
-    args = _parser().parse_args(words)
-    cli.run("deploy", lambda: _run(args), GOES_ON)
+def main(argv: list[str] | None = None) -> None:
+    """Carry out a command; exit codes: 0 done, 1 error, 2 invalid arguments, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    cli.run("deploy", lambda: _run(args), CONTINUES)
 
 
 def _run(args: argparse.Namespace) -> None:
-    found = settings.read(vars(args), file=args.settings)
-    from deploy.gcp import Google  # noqa: PLC0415  --help must not wait for Google's libraries
+    values = settings.load(vars(args), file=args.settings)
+    from deploy.gcp import CloudClients  # noqa: PLC0415  slow: keeps --help fast
 
-    google = Google(found, cli.say, dry_run=args.dry_run)
+    cloud = CloudClients.create(values, cli.report, dry_run=args.dry_run)
     if not args.dry_run:
-        settings.remember(found)
+        settings.save_defaults(values)
+    # A command is a function of the clients and of its own options, by name.
     _, *options = inspect.signature(args.run).parameters
-    args.run(google, **{name: getattr(args, name) for name in options})
-
-
-def _percent(text: str) -> int:
-    value = int(text.removesuffix("%")) if text.removesuffix("%").isdigit() else 0
-    if not 1 <= value <= 99:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 1 and 99")
-    return value
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not JSON such as {{"top_k": 1}}') from None
+    args.run(cloud, **{name: getattr(args, name) for name in options})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,64 +58,102 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     settings.add_options(common)
 
-    def add(run: Callable[..., None], text: str) -> Callable[..., Any]:
-        # A command is a function of Google and of its own options, by their names.
-        name = run.__name__.replace("_", "-")
-        made = commands.add_parser(name, parents=[common], help=text, description=text)
-        made.set_defaults(run=run)
-        return made.add_argument
+    def add(name: str, run: Callable[..., None], text: str) -> Callable[..., Any]:
+        """Add a command; return the method that adds an option to it."""
+        command = commands.add_parser(name, parents=[common], help=text, description=text)
+        command.set_defaults(run=run)
+        return command.add_argument
 
-    yes: dict[str, Any] = {"action": "store_true", "help": "ask nothing"}
-    version = {"default": "", "help": "(default: that of the image)"}
-    picture: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+    yes: dict[str, Any] = {"action": "store_true", "help": "delete without a prompt"}
+    version = {"default": "", "help": "version of the model (default: that of the image)"}
+    file: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 
     option = add(
-        rollout.endpoint, "do all that is missing, from the image to an endpoint that answers"
+        "endpoint",
+        rollout.deploy_all,
+        "build, upload and deploy what is missing, and send the endpoint a request",
     )
-    text = "the picture or request.json to try it with (default: a held-out digit)"
-    option("--request", help=text, **picture)
-    option = add(image.build, "build the image, with Cloud Build or here (--builder), and push it")
+    text = "image or request.json for that request (default: a held-out digit)"
+    option("--request", help=text, **file)
+
+    option = add(
+        "build", image.build, "build and push the image, with Cloud Build or --builder local"
+    )
     serve = ("upload", "deploy", "canary")
-    option("--serve", choices=serve, help="let Cloud Build go on with that")
-    add(versions.upload, "register the image as a new version of the model; prints the version")
+    option("--serve", choices=serve, help="command that Cloud Build runs after the build")
+
+    add("upload", versions.upload, "upload the image as a version of the model; prints the version")
+
     option = add(
+        "deploy",
         rollout.deploy,
-        "let a version serve everything; the one before stays, without traffic, for a rollback",
+        "route all traffic to a version; the previous one stays deployed for a fast rollback",
     )
     option("--version", **version)
-    option = add(rollout.canary, "let a version serve a part of the traffic")
+
+    option = add("canary", rollout.canary, "route part of the traffic to a version")
     option("--version", **version)
-    option("--traffic", type=_percent, default=10, metavar="PERCENT", help="(default: 10)")
-    text = "such as 10m: watch it, and roll back by itself if it breaks a limit"
-    option("--watch", type=canary_analysis.minutes, metavar="TIME", help=text)
-    text = "5xx of all answers (default: 1%%)"
-    option("--max-error-rate", type=canary_analysis.rate, default="1%", metavar="RATE", help=text)
-    unlimited: dict[str, Any] = {"default": float("inf"), "help": "such as 300ms"}
-    option("--max-p95", type=canary_analysis.milliseconds, metavar="TIME", **unlimited)
-    add(rollout.promote, "let the canary serve everything")
-    add(rollout.rollback, "let the version before serve everything again, and end the other")
-    option = add(predict.predict, "send a request and print the answer")
-    text = "a picture, or request.json (default: a held-out digit)"
-    option("source", nargs="?", help=text, **picture)
-    option = add(predict.batch_predict, "predict for every line of a JSONL file in a bucket")
-    text = "JSON lines, an instance each; a * at the end for several files"
-    option("--input", dest="source", required=True, metavar="gs://…", help=text)
-    option("--output", required=True, metavar="gs://…", help="the folder for the answers")
-    option("--parameters", type=_json, metavar="JSON", help="the requests' parameters")
-    option("--version", **version)
-    option("--replicas", type=int, default=1, help="(default: 1)")
-    add(status_module.status, "what runs, at which traffic, since when, and what it costs")
-    option = add(teardown.undeploy, "end what is deployed; the endpoint and the model stay")
-    option("--version", default="", help="only this one")
-    option("--idle", action="store_true", help="only what has no traffic")
-    option("--yes", **yes)
+    text = "share of the traffic, 1 to 99 (default: 10)"
+    option("--traffic", type=_parse_percent, default=10, metavar="PERCENT", help=text)
+    text = "watch the canary for this time, such as 10m, and roll back if it exceeds a limit"
+    option("--watch", type=canary_analysis.parse_minutes, metavar="TIME", help=text)
+    rate: dict[str, Any] = {"type": canary_analysis.parse_rate, "metavar": "RATE", "default": "1%"}
+    option("--max-error-rate", help="limit of 5xx among all responses (default: 1%%)", **rate)
+    p95: dict[str, Any] = {"type": canary_analysis.parse_milliseconds, "default": float("inf")}
+    option("--max-p95", metavar="TIME", help="limit of the p95 latency, such as 300ms", **p95)
+
+    add("promote", rollout.promote, "route all traffic to the canary")
+    add(
+        "rollback",
+        rollout.rollback,
+        "route all traffic to the previous version, undeploy the other",
+    )
+
+    option = add("predict", predict.predict, "send a request and print the response")
+    text = "image or request.json (default: a held-out digit)"
+    option("source", nargs="?", help=text, **file)
+
     option = add(
+        "batch-predict", batch_predict.run_batch, "predict every line of a JSONL file in a bucket"
+    )
+    text = "JSON lines, one instance each; a * at the end matches several files"
+    option("--input", dest="source", required=True, metavar="gs://…", help=text)
+    option("--output", required=True, metavar="gs://…", help="folder for the results")
+    option("--parameters", type=_parse_json, metavar="JSON", help="parameters of the requests")
+    option("--version", **version)
+    option("--replicas", type=int, default=1, help="number of replicas (default: 1)")
+
+    add("status", status_module.status, "show what is deployed, its traffic, age and cost")
+
+    option = add(
+        "undeploy", teardown.undeploy, "undeploy versions; keeps the endpoint and the model"
+    )
+    option("--version", default="", help="undeploy only this version")
+    option("--idle", action="store_true", help="undeploy only versions without traffic")
+    option("--yes", **yes)
+
+    option = add(
+        "teardown",
         teardown.teardown,
         "delete everything that costs: endpoint, model, jobs, images, build sources",
     )
     option("--keep-images", action="store_true", help="keep images and build sources")
     option("--yes", **yes)
     return parser
+
+
+def _parse_percent(text: str) -> int:
+    value = int(text.removesuffix("%")) if text.removesuffix("%").isdigit() else 0
+    if not 1 <= value <= 99:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 1 and 99")
+    return value
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not JSON such as {{"top_k": 1}}') from None
 
 
 if __name__ == "__main__":

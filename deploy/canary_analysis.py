@@ -1,4 +1,4 @@
-"""Watch a canary in Cloud Monitoring."""
+"""Compares a canary's metrics in Cloud Monitoring with limits."""
 
 import argparse
 import re
@@ -7,121 +7,127 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deploy.errors import UserError
-from deploy.plan import State
+from deploy.plan import EndpointState
 
 if TYPE_CHECKING:
-    from deploy.gcp import Google
+    from deploy.gcp import CloudClients
 
 MIN_SAMPLES = 10
-"""Answers below which an error rate says nothing."""
+"""Responses below which a canary is not judged."""
+POLL_S, EMULATOR_POLL_S = 30.0, 1.0
+REPORT_S = 60
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a canary must keep."""
+    """The limits of a canary."""
 
     minutes: float
-    """how long it is watched"""
+    """how long the canary is watched"""
     error_rate: float = 0.01
-    """of all its answers, 0 to 1"""
+    """5xx of all responses, 0 to 1"""
     p95_ms: float = float("inf")
 
 
 @dataclass(frozen=True)
 class CanaryMetrics:
-    """What Cloud Monitoring has of one deployed model."""
+    """The metrics of one deployed model."""
 
-    answers: int = 0
+    responses: int = 0
     errors: int = 0
-    """5xx: what is the model's fault, not the client's"""
+    """5xx: the model's errors, not the client's"""
     p95_ms: float | None = None
 
     def __str__(self) -> str:
         p95 = f", p95 {self.p95_ms:.0f} ms" if self.p95_ms is not None else ""
-        return f"{self.answers} answers, {self.errors} errors{p95}"
+        return f"{self.responses} responses, {self.errors} errors{p95}"
 
 
-def find_violation(seen: CanaryMetrics, limits: Limits) -> str | None:
-    """Say what is wrong with a canary; None where nothing is, or where there are too few answers to tell."""
-    if seen.answers < MIN_SAMPLES:
+def find_violation(metrics: CanaryMetrics, limits: Limits) -> str | None:
+    """Return which limit is exceeded; None if none is, or with fewer than MIN_SAMPLES responses."""
+    if metrics.responses < MIN_SAMPLES:
         return None
-    rate = seen.errors / seen.answers
+    rate = metrics.errors / metrics.responses
     if rate > limits.error_rate:
-        return f"{seen.errors} of {seen.answers} answers are errors ({rate:.1%}, the limit is {limits.error_rate:.1%})"
-    if seen.p95_ms is not None and seen.p95_ms > limits.p95_ms:
-        return f"p95 is {seen.p95_ms:.0f} ms (the limit is {limits.p95_ms:.0f} ms)"
-    return None
-
-
-def find_trouble(google: "Google", version: str, limits: Limits) -> str | None:
-    """Look every so often until the time is over; return what is wrong, or None.
-
-    Raises:
-        Stop: too few requests reached the canary to say anything of it.
-
-    """
-    state = google.state() or State()
-    number = next((each.id for each in state.deployed if each.version == version), "")
-    pause = 30.0 if not google.settings.api_endpoint else 1.0
-    google.say(
-        f"→ watching version {version} for {limits.minutes:g} min "
-        "(Cloud Monitoring is 2 to 4 minutes late; Ctrl-C leaves the canary as it is)"
-    )
-    began, seen, told = time.monotonic(), CanaryMetrics(), 0.0
-    while (gone := time.monotonic() - began) < limits.minutes * 60:
-        time.sleep(min(pause, limits.minutes * 60 - gone + 0.1))
-        seen = fetch_metrics(google, number, (time.monotonic() - began) / 60)
-        if wrong := find_violation(seen, limits):
-            return wrong
-        if gone - told >= 60:
-            told = gone
-            google.say(f"  {gone / 60:.0f} min: {seen}")
-    if seen.answers < MIN_SAMPLES:
-        raise UserError(
-            f"only {seen.answers} requests reached the canary in {limits.minutes:g} minutes: that says nothing",
-            "it keeps its traffic; watch longer, give it more traffic, or roll back",
+        return (
+            f"{metrics.errors} of {metrics.responses} responses are errors "
+            f"({rate:.1%}, the limit is {limits.error_rate:.1%})"
         )
-    google.say(f"  {seen}")
+    if metrics.p95_ms is not None and metrics.p95_ms > limits.p95_ms:
+        return f"p95 is {metrics.p95_ms:.0f} ms (the limit is {limits.p95_ms:.0f} ms)"
     return None
 
 
-def fetch_metrics(google: "Google", deployed: str, minutes: float) -> CanaryMetrics:
-    """Return what Cloud Monitoring has of a deployed model, of the last minutes."""
-    answers = errors = 0
-    for labels, count in google.series("response_count", "ALIGN_DELTA", minutes):
-        if labels.get("deployed_model_id") == deployed:
-            answers += round(count)
+def watch_canary(cloud: "CloudClients", version: str, limits: Limits) -> str | None:
+    """Poll a canary's metrics for `limits.minutes`; return the first violation, or None.
+
+    Raises UserError if the canary got fewer than MIN_SAMPLES requests.
+    """
+    state = cloud.vertex.endpoint_state() or EndpointState()
+    deployed_id = next((each.id for each in state.deployed if each.version == version), "")
+    pause_s = EMULATOR_POLL_S if cloud.settings.api_endpoint else POLL_S
+    cloud.report(
+        f"→ watching version {version} for {limits.minutes:g} min "
+        "(metrics are 2 to 4 minutes late; Ctrl-C leaves the canary as it is)"
+    )
+    duration_s = limits.minutes * 60
+    started_s, reported_s, metrics = time.monotonic(), 0.0, CanaryMetrics()
+    while (elapsed_s := time.monotonic() - started_s) < duration_s:
+        time.sleep(min(pause_s, duration_s - elapsed_s + 0.1))
+        metrics = fetch_metrics(cloud, deployed_id, (time.monotonic() - started_s) / 60)
+        if violation := find_violation(metrics, limits):
+            return violation
+        if elapsed_s - reported_s >= REPORT_S:
+            reported_s = elapsed_s
+            cloud.report(f"  {elapsed_s / 60:.0f} min: {metrics}")
+    if metrics.responses < MIN_SAMPLES:
+        raise UserError(
+            f"the canary got only {metrics.responses} requests in {limits.minutes:g} minutes, "
+            f"but {MIN_SAMPLES} are needed to judge it",
+            "it keeps its traffic: watch it for longer, give it more traffic, or roll back",
+        )
+    cloud.report(f"  {metrics}")
+    return None
+
+
+def fetch_metrics(cloud: "CloudClients", deployed_id: str, minutes: float) -> CanaryMetrics:
+    """Return a deployed model's metrics over the last minutes."""
+    read_metric = cloud.monitoring.read_metric
+    responses = errors = 0
+    for labels, count in read_metric("response_count", "ALIGN_DELTA", minutes):
+        if labels.get("deployed_model_id") == deployed_id:
+            responses += round(count)
             errors += round(count) if labels.get("response_code", "").startswith("5") else 0
-    slowest = None
-    for labels, ms in google.series("prediction_latencies", "ALIGN_PERCENTILE_95", minutes):
-        total = labels.get("latency_type", "total") == "total"
-        if labels.get("deployed_model_id") == deployed and total:
-            slowest = max(slowest or 0.0, ms)
-    return CanaryMetrics(answers, errors, slowest)
+    p95_ms = None
+    for labels, ms in read_metric("prediction_latencies", "ALIGN_PERCENTILE_95", minutes):
+        is_total = labels.get("latency_type", "total") == "total"
+        if labels.get("deployed_model_id") == deployed_id and is_total:
+            p95_ms = max(p95_ms or 0.0, ms)
+    return CanaryMetrics(responses, errors, p95_ms)
 
 
-def minutes(text: str) -> float:
-    """Read 90s, 10m or 1h, as an option's type."""
-    found = _number(text, {"s": 1 / 60, "m": 1, "h": 60}, "a time such as 90s, 10m or 1h")
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time to watch for")
-    return found
+def parse_minutes(text: str) -> float:
+    """Parse the option value 90s, 10m or 1h."""
+    minutes = _parse_number(text, {"s": 1 / 60, "m": 1, "h": 60}, "a time such as 90s, 10m or 1h")
+    if not minutes:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0")
+    return minutes
 
 
-def rate(text: str) -> float:
-    """Read 1% or 0.01, as an option's type."""
-    found = _number(text, {"%": 0.01, "": 1}, "a rate such as 1% or 0.01")
-    if found > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: it is more than 100%")
-    return found
+def parse_rate(text: str) -> float:
+    """Parse the option value 1% or 0.01."""
+    rate = _parse_number(text, {"%": 0.01, "": 1}, "a rate such as 1% or 0.01")
+    if rate > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: it is above 100%")
+    return rate
 
 
-def milliseconds(text: str) -> float:
-    """Read 300ms or 1.5s, as an option's type."""
-    return _number(text, {"ms": 1, "s": 1000}, "a time such as 300ms or 1.5s")
+def parse_milliseconds(text: str) -> float:
+    """Parse the option value 300ms or 1.5s."""
+    return _parse_number(text, {"ms": 1, "s": 1000}, "a time such as 300ms or 1.5s")
 
 
-def _number(text: str, units: dict[str, float], expected: str) -> float:
+def _parse_number(text: str, units: dict[str, float], expected: str) -> float:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-z%]*)", text)
     if match is None or match[2] not in units:
         raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")

@@ -1,54 +1,57 @@
-"""What the command lines have in common: exit codes, signals, a confirmation."""
+"""What the command lines share: exit codes, signals, progress, confirmation."""
 
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from deploy.errors import InterruptedCommand, TransientError, UserError
+from deploy.errors import DeployError, InterruptedCommand, UserError
 
 
-def run(program: str, work: Callable[[], None], interrupted: str = "") -> None:
-    """Call `work`; exit with 1 and the reason if it stops, with 130 and `interrupted`, if any, at Ctrl-C."""
+def run(program: str, command: Callable[[], None], interrupted: str = "") -> None:
+    """Call `command`; exit with 1 and the message of a DeployError, or with 130 after an interruption.
+
+    `interrupted` is printed after an interruption.
+    """
     try:
-        work()
+        command()
     except InterruptedCommand:
         if interrupted:
-            say(f"\ninterrupted. {interrupted}")
+            report(f"\ninterrupted. {interrupted}")
         sys.exit(130)
-    except (UserError, TransientError) as stop:
-        advice = stop.hint if isinstance(stop, UserError) else "run the same command again"
-        print(f"{program}: {stop}", *filter(None, [advice]), sep="\n  ", file=sys.stderr)
+    except DeployError as error:
+        lines = filter(None, [error.hint])
+        print(f"{program}: {error.message}", *lines, sep="\n  ", file=sys.stderr)
         sys.exit(1)
 
 
-def say(line: str) -> None:
-    """Print a line at once."""
+def report(line: str) -> None:
+    """Print a line of progress, unbuffered."""
     print(line, flush=True)
 
 
 def handle_signals() -> None:
-    """End the command in good order at Ctrl-C, and where the machine ends it."""
+    """Let SIGTERM and SIGINT raise InterruptedCommand."""
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
 
 
 def interrupt(*_: Any) -> None:
-    """End the command in good order."""
+    """Raise InterruptedCommand."""
     raise InterruptedCommand
 
 
-def confirm(name: str, found: list[str], *, yes: bool) -> None:
-    """Say what will be gone, and ask for the name unless `yes`; raise Stop if it is not typed."""
-    for line in ("This will be gone:", *(f"  {each}" for each in found)):
-        say(line)
+def confirm(name: str, items: list[str], *, yes: bool) -> None:
+    """Print what will be deleted and, unless `yes`, ask for `name`; raise UserError if it is not typed."""
+    for line in ("This will be deleted:", *(f"  {item}" for item in items)):
+        report(line)
     if yes:
         return
     try:
-        answer = input(f"Type the name, {name}, to go on: ")
+        answer = input(f"Type the name {name} to continue: ")
     except EOFError:
         raise UserError(
-            "nobody is there to agree, so nothing was deleted", "--yes agrees beforehand"
+            "no terminal to confirm; nothing was deleted", "use --yes to delete without a prompt"
         ) from None
     if answer.strip() != name:
-        raise UserError("nothing was deleted", "it needs the name, or --yes")
+        raise UserError("not confirmed; nothing was deleted", f"type {name}, or use --yes")

@@ -1,51 +1,64 @@
-"""What deployed machines cost an hour, in USD, from a dated price list (`prices.toml`)."""
+"""The hourly cost of deployed machines, in USD, from a dated price list (`prices.toml`)."""
 
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from deploy.plan import Machine
 
 PRICES = Path(__file__).with_name("prices.toml")
-HOURS_A_MONTH = 730
+HOURS_PER_MONTH = 730
+
+
+class PriceList(TypedDict):
+    """The contents of prices.toml."""
+
+    date: str
+    source: str
+    included: list[str]
+    """Machine families whose price includes their accelerators."""
+    machines: dict[str, float]
+    """Machine type → USD an hour."""
+    accelerators: dict[str, float]
+    """Accelerator type → USD an hour."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate; as text it names the date and the source of its prices."""
+    """An estimate; as text it names the date and the source of the prices."""
 
     hour: float
     """USD"""
     unknown: tuple[str, ...] = ()
-    """Machine types and accelerators without a price in the list."""
+    """Machine types and accelerators that are not in the price list."""
 
     def __str__(self) -> str:
-        known = f"about ${self.hour:.2f} an hour (${self.hour * HOURS_A_MONTH:,.0f} a month)"
+        known = f"about ${self.hour:.2f} an hour (${self.hour * HOURS_PER_MONTH:,.0f} a month)"
         extra = f" plus {', '.join(self.unknown)} (no price listed)" if self.unknown else ""
         return f"{known}{extra}, prices of {prices()['date']} from {prices()['source']}"
 
 
 @cache
-def prices() -> dict[str, Any]:
-    """Return the price list: date, source, and prices of machines and accelerators."""
-    return tomllib.loads(PRICES.read_text())
+def prices() -> PriceList:
+    """Return the price list."""
+    return cast("PriceList", tomllib.loads(PRICES.read_text()))
 
 
 def estimate(running: Iterable[tuple[Machine, int]]) -> Cost:
-    """Return what (machine, number of replicas) pairs cost an hour."""
+    """Return the cost of machines and their numbers of replicas."""
     total, unknown = 0.0, []
     for machine, count in running:
         hour = prices()["machines"].get(machine.type)
         if hour is None:
             unknown.append(machine.type)
         total += count * (hour or 0.0)
-        # g2 and a2 machines have their accelerators in their price.
-        if machine.accelerators and machine.type.partition("-")[0] not in prices()["included"]:
-            each = prices()["accelerators"].get(machine.accelerator)
-            if each is None:
-                unknown.append(machine.accelerator)
-            total += count * machine.accelerators * (each or 0.0)
+        family, accelerator = machine.type.partition("-")[0], machine.accelerator_type
+        if machine.accelerator_count and family not in prices()["included"]:
+            price = prices()["accelerators"].get(accelerator)
+            if price is None:
+                unknown.append(accelerator)
+            total += count * machine.accelerator_count * (price or 0.0)
     return Cost(total, tuple(dict.fromkeys(unknown)))

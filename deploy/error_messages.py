@@ -1,94 +1,89 @@
-"""Google's errors as one sentence and what to do. Pure."""
+"""Translates Google's errors into one sentence and a hint. Pure."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deploy.errors import UserError
-from deploy.roles import grant
+from deploy.roles import grant_command
 from deploy.settings import Settings
 
 
 @dataclass(frozen=True)
 class GoogleError:
-    """An error of Google's, from a response or from an operation that failed."""
+    """An error in a response, or of a failed operation."""
 
     status: str
-    """google.rpc.Code's name, such as NOT_FOUND"""
+    """the name of a google.rpc.Code, such as NOT_FOUND"""
     message: str
     reason: str = ""
-    """ErrorInfo's, such as SERVICE_DISABLED"""
+    """of the ErrorInfo, such as SERVICE_DISABLED"""
     metadata: Mapping[str, str] = field(default_factory=dict)
     doing: str = ""
-    """what was being done, such as "deploying version 3"."""
+    """what failed, such as "deploying version 3\""""
 
 
-def to_user_error(said: GoogleError, settings: Settings) -> UserError:  # noqa: PLR0911  a table, in words
-    """Return what a person needs to read of an error."""
-    project, text = settings.project, said.message
-    while_ = f" while {said.doing}" if said.doing else ""
+def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa: PLR0911  one return for each case
+    """Return the message and the hint for an error of Google's."""
+    project, text = settings.project, error.message
+    while_ = f" while {error.doing}" if error.doing else ""
     logs = (
         f"gcloud logging read 'resource.type=\"aiplatform.googleapis.com/Endpoint\"' --project={project} "
         "--limit=50 --freshness=1h"
     )
-    if said.reason == "SERVICE_DISABLED":
-        service = said.metadata.get("service", "aiplatform.googleapis.com")
+    if error.reason == "SERVICE_DISABLED":
+        service = error.metadata.get("service", "aiplatform.googleapis.com")
         return UserError(
             f"the API {service} is not enabled in {project}",
             f"gcloud services enable {service} --project={project}",
         )
-    if said.status == "PERMISSION_DENIED":
+    if error.status == "PERMISSION_DENIED":
         named = re.search(r"'([a-z][A-Za-z]+(?:\.[A-Za-z]+)+)'", text)
-        permission = said.metadata.get("permission") or (named[1] if named else "")
+        permission = error.metadata.get("permission") or (named[1] if named else "")
         if permission:
             return UserError(
-                f"the permission {permission} is missing in {project}{while_}",
-                grant(project, permission),
+                f"permission denied{while_}: {permission} is missing in {project}",
+                grant_command(project, permission),
             )
         return UserError(
-            f"Google refuses{while_}: {text}", "the table of roles is in docs/cloud.md"
+            f"permission denied{while_}: {text}", "docs/cloud.md has the table of roles"
         )
-    if said.status == "UNAUTHENTICATED":
-        return UserError(
-            "Google does not know who is asking", "gcloud auth application-default login"
-        )
+    if error.status == "UNAUTHENTICATED":
+        return UserError("not authenticated", "gcloud auth application-default login")
     if "never became ready" in text or "exited unexpectedly" in text:
-        ended, unhealthy = "the container ended by itself", "the container never got healthy"
-        what = ended if "exited" in text else unhealthy
-        last = text.partition("last lines:\n")[2].strip().rpartition("\n")[2]
-        because = f"; its last line: {last}" if last else ""
+        exited = "exited" in text
+        what = "the container exited" if exited else "the container did not become healthy"
+        last_line = text.partition("last lines:\n")[2].strip().rpartition("\n")[2]
+        because = f"; its last line: {last_line}" if last_line else ""
         return UserError(
             f"{what}{while_}{because}",
-            f"make contract IMAGE=… tries it here, in seconds. Its log: {logs}",
+            f"make contract IMAGE=… reproduces it in seconds; the container's log: {logs}",
         )
-    if said.status == "RESOURCE_EXHAUSTED" or "quota" in text.lower():
+    if error.status == "RESOURCE_EXHAUSTED" or "quota" in text.lower():
         return UserError(
-            f"a quota is used up{while_}: {text}",
-            "python -m deploy undeploy --idle frees what has no traffic, a smaller machine_type or min_replicas "
-            "needs less, or ask for more: "
-            f"https://console.cloud.google.com/iam-admin/quotas?project={project}",
+            f"quota exceeded{while_}: {text}",
+            "free some with python -m deploy undeploy --idle, use a smaller machine_type or fewer min_replicas, "
+            f"or request more: https://console.cloud.google.com/iam-admin/quotas?project={project}",
         )
-    if said.status == "NOT_FOUND" and "mage" in text:
+    if error.status == "NOT_FOUND" and "mage" in text:
         return UserError(
-            f"the image is not in the registry{while_}: {text}",
-            "make build-cloud, or make build and make push",
+            f"image not found{while_}: {text}", "make build-cloud, or make build and make push"
         )
     if "payload size exceeds" in text:
         return UserError(
             f"the request is too large: {text}",
-            "send fewer instances, or dedicated = true in deploy.toml (10 MB)",
+            "send fewer instances, or set dedicated = true in deploy.toml (10 MB)",
         )
-    if said.status == "ABORTED":
+    if error.status == "ABORTED":
+        return UserError(f"changed by another client{while_}: {text}", "run the same command again")
+    if error.status == "CANCELLED":
+        return UserError(f"cancelled{while_}", "run the same command again")
+    if error.status in ("UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "UNKNOWN"):
         return UserError(
-            f"somebody else changed it meanwhile{while_}: {text}", "run the same command again"
-        )
-    if said.status == "CANCELLED":
-        return UserError(f"it was cancelled{while_}", "run the same command again")
-    if said.status in ("UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "UNKNOWN"):
-        return UserError(
-            f"Google failed{while_}: {text}", "run the same command again: it goes on where it was"
+            f"Google's API failed{while_}: {text}",
+            "run the same command again: it continues where it stopped",
         )
     return UserError(
-        f"Google refuses{while_}: {text} ({said.status})",
-        "python -m deploy status shows what there is",
+        f"request rejected{while_}: {text} ({error.status})",
+        "python -m deploy status shows the current state",
     )

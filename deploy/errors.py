@@ -1,18 +1,26 @@
-"""Why a command stopped, for people: one sentence, and what to do."""
+"""The program's errors: one sentence each, and a hint on what to do."""
 
 
-class UserError(Exception):
-    """The command ends here; nothing is lost, and running it again goes on."""
+class DeployError(Exception):
+    """Why a command stopped. The state on Google Cloud stays consistent, so the command can be run again."""
 
-    def __init__(self, what: str, do: str = "") -> None:
-        """Say `what` happened, in one sentence, and what to `do` about it: a command where there is one."""
-        super().__init__(what)
-        self.message, self.hint = what, do
+    def __init__(self, message: str, hint: str = "") -> None:
+        """Take what is wrong, in one sentence, and what to do: a command where there is one."""
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
+class UserError(DeployError):
+    """An error that the user has to fix."""
+
+
+class TransientError(DeployError):
+    """A broken connection, a busy API or a conflict: fetch the state again and retry."""
+
+    def __init__(self, message: str) -> None:
+        """Take what happened, in one sentence."""
+        super().__init__(message, "run the same command again")
 
 
 class InterruptedCommand(KeyboardInterrupt):
-    """Somebody pressed Ctrl-C, or the machine asked to end. No Stop: nothing may take it for an error."""
-
-
-class TransientError(Exception):
-    """The connection broke, or Google was busy: look again at what there is and go on."""
+    """Ctrl-C or SIGTERM. Not a DeployError, so that nothing handles it as an error."""

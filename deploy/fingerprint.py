@@ -1,28 +1,71 @@
-"""What the contents of files and folders hash to."""
+"""What identifies the sources of an image: fingerprints of files, and git's commit."""
 
 import hashlib
+import os
+import subprocess
+import zipfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
+
+from deploy.errors import UserError
 
 CACHES = frozenset(
     ("__pycache__", "build", ".git", ".venv", ".ruff_cache", ".mypy_cache", ".pytest_cache")
 )
 """Names of files and folders that never belong to the sources."""
+ARCHIVE = Path(os.environ.get("ARCHIVE", "build/model-store/digits.mar"))
+IMAGE_SOURCES = (
+    "Dockerfile",
+    "docker",
+    "serving",
+    "storage",
+    "handler/__init__.py",
+    "handler/envelope.py",
+    "handler/errors.py",
+    "requirements/serve.lock",
+    "requirements/torch.lock",
+    "requirements/sbom.lock",
+    "LICENSE",
+    "NOTICE",
+)
+"""What the Dockerfile copies, except the archive."""
 
 
-def fingerprint(root: Path, names: Iterable[str], leave_out: Collection[str] = CACHES) -> str:
+def fingerprint(root: Path, names: Iterable[str], exclude: Collection[str] = CACHES) -> str:
     """Return 16 hexadecimal digits that change only with the paths and contents of these files.
 
-    `names` are files or folders, relative to `root`. A file is left out if its name, or the name of
-    a folder between it and `root`, is in `leave_out`. What does not exist counts as empty.
+    `names` are files or folders, relative to `root`. A file is excluded if its name, or the name of
+    a folder between it and `root`, is in `exclude`. A path that does not exist counts as empty.
     """
     total = hashlib.sha256()
     for name in names:
         path = root / name
         files = [path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*")))
         for file in files:
-            inside = file.relative_to(root)
-            if not any(part in leave_out for part in inside.parts):
+            relative = file.relative_to(root)
+            if not any(part in exclude for part in relative.parts):
                 digest = hashlib.sha256(file.read_bytes()).hexdigest()
-                total.update(f"{inside}\0{digest}\0".encode())
+                total.update(f"{relative}\0{digest}\0".encode())
     return total.hexdigest()[:16]
+
+
+def image_tag(root: Path = Path()) -> str:
+    """Return the tag of the image that is built from `root`: src- and a fingerprint of its sources."""
+    if not (root / ARCHIVE).is_file():
+        raise UserError(f"{ARCHIVE} does not exist", "make archive")
+    total = hashlib.sha256(os.environ.get("EXTRAS", "").encode())
+    total.update(fingerprint(root, IMAGE_SOURCES).encode())
+    # The archive's entries instead of the file, whose manifest holds the time of packing.
+    with zipfile.ZipFile(root / ARCHIVE) as archive:
+        for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
+            if not entry.filename.endswith("MANIFEST.json"):
+                digest = hashlib.sha256(archive.read(entry)).hexdigest()
+                total.update(f"{entry.filename}\0{digest}\0".encode())
+    return f"src-{total.hexdigest()[:16]}"
+
+
+def git_commit() -> str:
+    """Return git's commit, with -dirty if files differ from it; "" outside a repository."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""

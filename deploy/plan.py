@@ -1,8 +1,8 @@
-"""What to do next, decided from what there is. Pure: nothing here talks to anybody.
+"""Decides the next step of a rollout from the endpoint's state. Pure: no module here calls Google.
 
-A command has a goal ("version 3 serves 10 %"). It is written into the endpoint's labels before
-anything is changed and taken out when nothing is left to do, so that whoever comes next, on whichever
-machine, knows what was under way. `next_step` is asked again after every step.
+A command has a goal, such as "version 3 serves 10 %". The goal is written into the endpoint's labels
+before anything is changed, and removed when no step is left, so that the next command, on whichever
+machine, can continue or undo it. `next_step` is called again after every step.
 """
 
 from collections.abc import Mapping
@@ -10,103 +10,104 @@ from dataclasses import dataclass, field, replace
 
 from deploy.errors import UserError
 
-GOAL, SERVED, BACK = "goal", "served", "rolled-back-to"
-"""The endpoint's labels: what is under way, the versions that served everything, newest first, and the
-one that a rollback ended at, so that another run of it does not go further back."""
-LONGEST_LABEL = 63
+GOAL, HISTORY, ROLLED_BACK_TO = "goal", "served", "rolled-back-to"
+"""The endpoint's labels: the unfinished goal; the versions that have served all traffic, newest first;
+and the version that a rollback ended at, so that a second rollback goes no further back."""
+MAX_LABEL_LENGTH = 63
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a replica runs on. Changing it needs another deployment."""
+    """What a replica runs on. A change needs another deployment."""
 
     type: str
-    accelerator: str = ""
-    accelerators: int = 0
+    accelerator_type: str = ""
+    accelerator_count: int = 0
     service_account: str = ""
 
 
 @dataclass(frozen=True)
 class Replicas:
-    """How many, and what they are scaled by. Changing it does not need another deployment."""
+    """The number of replicas and their scaling target. A change needs no other deployment."""
 
-    least: int = 1
-    most: int = 1
+    minimum: int = 1
+    maximum: int = 1
     cpu_percent: int = 60
 
 
 @dataclass(frozen=True)
-class Deployed:
-    """A model version that runs, and costs."""
+class DeployedModel:
+    """A deployed version, which costs money."""
 
     id: str
     version: str
     machine: Machine
     replicas: Replicas
     since: str = ""
+    """ISO 8601"""
     model: str = ""
 
 
 @dataclass(frozen=True)
-class State:
-    """What an endpoint is at this moment."""
+class EndpointState:
+    """The state of an endpoint."""
 
-    deployed: tuple[Deployed, ...] = ()
+    deployed: tuple[DeployedModel, ...] = ()
     split: Mapping[str, int] = field(default_factory=dict)
     """Deployed model's ID → percent."""
     labels: Mapping[str, str] = field(default_factory=dict)
     pending: tuple[str, ...] = ()
-    """Operations that Google has not ended."""
+    """Operations that have not ended."""
     default: str = ""
     """The version that has the alias "default"."""
     etag: str = ""
     dedicated: bool = False
-    """Whether it has a domain of its own."""
+    """Whether the endpoint has a domain of its own."""
 
     @property
-    def served(self) -> tuple[str, ...]:
-        """The versions that served everything, newest first."""
-        return tuple(filter(None, self.labels.get(SERVED, "").split("-")))
+    def history(self) -> tuple[str, ...]:
+        """The versions that have served all traffic, newest first."""
+        return tuple(filter(None, self.labels.get(HISTORY, "").split("-")))
 
     @property
-    def running(self) -> list[str]:
+    def versions(self) -> list[str]:
         """The versions that are deployed."""
         return [each.version for each in self.deployed]
 
     @property
     def goal(self) -> "Goal | None":
-        """What somebody began and did not end."""
-        return Goal.read(self.labels.get(GOAL, ""))
+        """The goal that a command has not finished."""
+        return Goal.parse(self.labels.get(GOAL, ""))
 
     @property
-    def head(self) -> str | None:
-        """The version that is in charge: the last that served everything, or that serves the most."""
-        if self.served and (self.served[0] in self.running or not self.running):
-            return self.served[0]
+    def primary(self) -> str | None:
+        """The version that served all traffic last, or else the one with the most traffic."""
+        if self.history and (self.history[0] in self.versions or not self.versions):
+            return self.history[0]
         busiest = max(self.deployed, key=lambda each: self.share(each.id), default=None)
         return busiest.version if busiest and self.share(busiest.id) else None
 
-    def share(self, number: str) -> int:
-        """Return a deployed model's percent of the traffic."""
-        return self.split.get(number, 0)
+    def share(self, deployed_id: str) -> int:
+        """Return a deployed model's percentage of the traffic."""
+        return self.split.get(deployed_id, 0)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a command wants: `version` serving `percent` of the traffic."""
+    """The goal of a command: `version` serves `percent` of the traffic."""
 
     verb: str
-    """deploy, canary, promote or rollback."""
+    """deploy, canary, promote or rollback"""
     version: str
     percent: int = 100
 
-    def write(self) -> str:
-        """Return it as a label's value."""
+    def to_label(self) -> str:
+        """Return the goal as a label's value."""
         return f"{self.verb}-{self.version}" + (f"-{self.percent}" if self.verb == "canary" else "")
 
     @staticmethod
-    def read(label: str) -> "Goal | None":
-        """Return what a label says; None for what is no goal."""
+    def parse(label: str) -> "Goal | None":
+        """Return the goal in a label's value; None if there is none."""
         words = label.split("-")
         if len(words) == 3 and words[0] == "canary" and words[2].isdigit():
             return Goal("canary", words[1], int(words[2]))
@@ -117,218 +118,238 @@ class Goal:
 
 @dataclass(frozen=True)
 class Wait:
-    """Let Google end an operation that is under way."""
+    """Wait for the end of a pending operation."""
 
     operation: str
 
 
 @dataclass(frozen=True)
 class Deploy:
-    """Start a version's containers, without traffic."""
+    """Deploy a version without traffic."""
 
     version: str
 
 
 @dataclass(frozen=True)
-class Resize:
-    """Change how many replicas a deployed model has."""
+class SetReplicas:
+    """Change a deployed model's replicas."""
 
     id: str
     replicas: Replicas
 
 
 @dataclass(frozen=True)
-class Update:
-    """Change the endpoint's labels and, with `split`, its traffic, in one request."""
+class SetLabels:
+    """Set the endpoint's labels."""
 
     labels: Mapping[str, str]
-    split: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class SetTraffic:
+    """Set the endpoint's traffic split and its labels in one request."""
+
+    split: Mapping[str, int]
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Undeploy:
-    """End a deployed model's containers."""
+    """Undeploy a deployed model."""
 
     id: str
 
 
 @dataclass(frozen=True)
-class MakeDefault:
+class SetDefault:
     """Give a version the alias "default"."""
 
     version: str
 
 
-Step = Wait | Deploy | Resize | Update | Undeploy | MakeDefault
+Step = Wait | Deploy | SetReplicas | SetLabels | SetTraffic | Undeploy | SetDefault
 
 
-def canary(state: State, version: str, percent: int) -> Goal:
-    """Return canary's goal; raise Stop where there is nothing to compare a version with."""
-    if state.head is None:
+def canary(state: EndpointState, version: str, percent: int) -> Goal:
+    """Return the goal of `canary`; raise UserError if no other version serves."""
+    if state.primary is None:
         raise UserError(
-            "nothing serves yet, so there is nothing to compare a canary with",
-            "use: python -m deploy deploy",
+            "no version serves traffic yet: a canary needs one to be compared with",
+            "python -m deploy deploy",
         )
-    if version == state.head:
+    if version == state.primary:
         raise UserError(
-            f"version {version} already serves; a canary is another version beside it",
-            "build and upload a new one first",
+            f"version {version} already serves: a canary has to be another version",
+            "build and upload a new version first",
         )
     return Goal("canary", version, percent)
 
 
-def promote(state: State) -> Goal | None:
-    """Return promote's goal; None where there is nothing to promote. Raise Stop where nothing runs."""
+def promote(state: EndpointState) -> Goal | None:
+    """Return the goal of `promote`; None without a canary. Raise UserError if nothing is deployed."""
     if not state.deployed:
-        raise UserError("nothing is deployed", "deploy a version first: python -m deploy deploy")
+        raise UserError("no version is deployed", "python -m deploy deploy")
     goal = state.goal
     if goal and goal.verb in ("promote", "canary"):
-        if goal.verb == "canary" and goal.version not in state.running:
-            missing = f"the canary of version {goal.version} is not up"
+        if goal.verb == "canary" and goal.version not in state.versions:
+            missing = f"the canary of version {goal.version} is not deployed"
             raise UserError(missing, "run canary again, or rollback")
         return Goal("promote", goal.version)
     others = [
-        each for each in state.deployed if each.version != state.head and state.share(each.id)
+        each for each in state.deployed if each.version != state.primary and state.share(each.id)
     ]
     newest = max(others, key=lambda each: each.since, default=None)
     return Goal("promote", newest.version) if newest else None
 
 
-def rollback(state: State) -> Goal:
-    """Return rollback's goal: the version before, or the one that was gone back to; raise Stop where there is none."""
-    under_way, head = state.goal, state.head
-    if under_way and under_way.verb == "rollback":
-        return under_way
-    before = [version for version in state.served if version != head]
-    began = under_way is not None and under_way.version != head
-    trying = any(each.version != head and state.share(each.id) for each in state.deployed)
-    done = head is not None and state.labels.get(BACK) == head
-    target = head if began or trying or done else (before[0] if before else None)
+def rollback(state: EndpointState) -> Goal:
+    """Return the goal of `rollback`: the primary version if another is being rolled out, else the previous one.
+
+    A rollback that is unfinished, or finished and run again, keeps its version.
+    Raises UserError if there is no previous version.
+    """
+    unfinished, primary = state.goal, state.primary
+    if unfinished and unfinished.verb == "rollback":
+        return unfinished
+    previous = [version for version in state.history if version != primary]
+    is_started = unfinished is not None and unfinished.version != primary
+    is_shared = any(each.version != primary and state.share(each.id) for each in state.deployed)
+    is_finished = primary is not None and state.labels.get(ROLLED_BACK_TO) == primary
+    target = primary
+    if not (is_started or is_shared or is_finished):
+        target = previous[0] if previous else None
     if target is None:
         raise UserError(
-            f"there is no version before {head}" if head else "no version has served yet",
-            "`python -m deploy undeploy` ends what runs; `python -m deploy status` shows it",
+            f"there is no version before {primary}" if primary else "no version has served yet",
+            "python -m deploy status shows what is deployed, python -m deploy undeploy ends it",
         )
     return Goal("rollback", target)
 
 
-def history(state: State, goal: Goal) -> tuple[str, ...]:
-    """Return who will have served everything, newest first, once a goal is reached."""
-    known = state.served or ((state.head,) if state.head else ())
-    if goal.verb == "canary":
-        return known
-    if goal.verb == "rollback":
-        return known[known.index(goal.version) :] if goal.version in known else (goal.version,)
-    return (goal.version, *(version for version in known if version != goal.version))
-
-
-def next_step(state: State, goal: Goal, machine: Machine, replicas: Replicas) -> Step | None:  # noqa: PLR0911  a step each
-    """Return the next step towards a goal; None once it is reached. Raise Stop where it can't be."""
+def next_step(  # noqa: PLR0911  a return for each step
+    state: EndpointState, goal: Goal, machine: Machine, replicas: Replicas
+) -> Step | None:
+    """Return the next step towards a goal; None once it is reached. Raise UserError if it cannot be."""
     if state.pending:
         return Wait(state.pending[0])
-    if state.goal != goal and not _reached(state, goal, machine, replicas):
-        return Update({**state.labels, GOAL: goal.write()})
+    if state.goal != goal and not _is_reached(state, goal, machine, replicas):
+        return SetLabels({**state.labels, GOAL: goal.to_label()})
     target = _target(state, goal, machine)
     if target is None:
         return Deploy(goal.version)
     if goal.verb in ("deploy", "canary") and target.replicas != replicas:
-        return Resize(target.id, replicas)
-    split, labels = _split(state, goal, target), _noted(state, goal)
+        return SetReplicas(target.id, replicas)
+    split, labels = _split(state, goal, target), _labels_for(state, goal)
     if dict(state.split) != split or labels != dict(state.labels):
-        return Update(labels, split)
+        return SetTraffic(split, labels)
     for each in state.deployed:
-        if each.id not in _kept(state, goal, target):
+        if each.id not in _to_keep(state, goal, target):
             return Undeploy(each.id)
     if goal.verb != "canary" and state.default != goal.version:
-        return MakeDefault(goal.version)
+        return SetDefault(goal.version)
     if GOAL in state.labels:
-        return Update({key: value for key, value in state.labels.items() if key != GOAL})
+        return SetLabels({key: value for key, value in state.labels.items() if key != GOAL})
     return None
 
 
-def apply(state: State, step: Step, machine: Machine, replicas: Replicas) -> State:
-    """Return the state after a step, as --dry-run and the tests imagine it."""
+def apply(state: EndpointState, step: Step, machine: Machine, replicas: Replicas) -> EndpointState:
+    """Return the state after a step, for dry runs and tests."""
     match step:
         case Wait(operation):
             left = tuple(each for each in state.pending if each != operation)
             return replace(state, pending=left)
         case Deploy(version):
-            number = f"new-{len(state.deployed) + 1}"
-            added = Deployed(number, version, machine, replicas, since="~")
+            new_id = f"new-{len(state.deployed) + 1}"
+            added = DeployedModel(new_id, version, machine, replicas, since="~")
             return replace(state, deployed=(*state.deployed, added))
-        case Resize(number, wanted):
-            sized = (replace(d, replicas=wanted) if d.id == number else d for d in state.deployed)
-            return replace(state, deployed=tuple(sized))
-        case Update(labels, split):
-            changed = state.split if split is None else split
-            return replace(state, labels=labels, split=changed)
-        case Undeploy(number):
-            others = tuple(each for each in state.deployed if each.id != number)
-            shares = {key: share for key, share in state.split.items() if key != number}
+        case SetReplicas(deployed_id, new):
+            scaled = (
+                replace(each, replicas=new) if each.id == deployed_id else each
+                for each in state.deployed
+            )
+            return replace(state, deployed=tuple(scaled))
+        case SetLabels(labels):
+            return replace(state, labels=labels)
+        case SetTraffic(split, labels):
+            return replace(state, labels=labels, split=split)
+        case Undeploy(deployed_id):
+            others = tuple(each for each in state.deployed if each.id != deployed_id)
+            shares = {key: share for key, share in state.split.items() if key != deployed_id}
             return replace(state, deployed=others, split=shares if others else {})
-        case MakeDefault(version):
+        case SetDefault(version):
             return replace(state, default=version)
 
 
-def _reached(state: State, goal: Goal, machine: Machine, replicas: Replicas) -> bool:
-    """Say whether a goal needs nothing at all: then nothing is written down either."""
-    imagined = replace(state, labels={**state.labels, GOAL: goal.write()})
-    step = next_step(imagined, goal, machine, replicas)
-    return isinstance(step, Update) and step.split is None and step.labels == state.labels
+def _is_reached(state: EndpointState, goal: Goal, machine: Machine, replicas: Replicas) -> bool:
+    """Return whether a goal needs no step: then it is not written into the labels either."""
+    labelled = replace(state, labels={**state.labels, GOAL: goal.to_label()})
+    step = next_step(labelled, goal, machine, replicas)
+    return isinstance(step, SetLabels) and step.labels == state.labels
 
 
-def _target(state: State, goal: Goal, machine: Machine) -> Deployed | None:
-    """Return the deployed model that a goal is about: of several the busiest, then the newest."""
-    fits = [
+def _target(state: EndpointState, goal: Goal, machine: Machine) -> DeployedModel | None:
+    """Return the deployed model of a goal's version: of several the one with most traffic, then the newest."""
+    candidates = [
         each
         for each in state.deployed
         if each.version == goal.version
         and (goal.verb in ("rollback", "promote") or each.machine == machine)
     ]
-    return max(fits, key=lambda each: (state.share(each.id), each.since), default=None)
+    return max(candidates, key=lambda each: (state.share(each.id), each.since), default=None)
 
 
-def _base(state: State, target: Deployed) -> Deployed:
-    """Return the deployed model that keeps the rest of the traffic beside a canary; raise Stop."""
+def _baseline(state: EndpointState, target: DeployedModel) -> DeployedModel:
+    """Return the deployed model that keeps the traffic which a canary does not get; raise UserError."""
     others = [each for each in state.deployed if each.id != target.id]
-    served = [each for each in others if each.version == state.head] or others
-    if not served:
+    primary = [each for each in others if each.version == state.primary] or others
+    if not primary:
         raise UserError(
-            "a canary needs a version beside it, and nothing else is deployed",
-            "use: python -m deploy deploy",
+            "no other version is deployed: a canary needs one that serves the rest of the traffic",
+            "python -m deploy deploy",
         )
-    return max(served, key=lambda each: (state.share(each.id), each.since))
+    return max(primary, key=lambda each: (state.share(each.id), each.since))
 
 
-def _split(state: State, goal: Goal, target: Deployed) -> dict[str, int]:
-    """Return the split of a goal, with every deployed model in it that stays for now."""
+def _split(state: EndpointState, goal: Goal, target: DeployedModel) -> dict[str, int]:
+    """Return the traffic split of a goal over all models that are deployed now."""
     shares = dict.fromkeys((each.id for each in state.deployed), 0)
     if goal.verb == "canary":
-        shares[_base(state, target).id] = 100 - goal.percent
+        shares[_baseline(state, target).id] = 100 - goal.percent
     shares[target.id] = goal.percent
-    # Google leaves out of a split what has no traffic, or keeps it at 0: both mean the same.
-    return {number: share for number, share in shares.items() if share or number in state.split}
+    # Google may leave a model without traffic out of the split, or list it with 0: both mean the same.
+    return {each: share for each, share in shares.items() if share or each in state.split}
 
 
-def _kept(state: State, goal: Goal, target: Deployed) -> set[str]:
-    """Return who stays: the goal's version, and the one to go back to within seconds."""
+def _to_keep(state: EndpointState, goal: Goal, target: DeployedModel) -> set[str]:
+    """Return the IDs that stay deployed: the goal's version, and the one for a fast rollback."""
     kept = {target.id}
     if goal.verb == "canary":
-        kept.add(_base(state, target).id)
+        kept.add(_baseline(state, target).id)
     elif goal.verb in ("deploy", "promote"):
-        before = [version for version in history(state, goal) if version != goal.version][:1]
-        idle = [each for each in state.deployed if each.version in before]
+        previous = [version for version in _history_after(state, goal) if version != goal.version]
+        idle = [each for each in state.deployed if each.version in previous[:1]]
         kept |= {max(idle, key=lambda each: each.since).id} if idle else set()
     return kept
 
 
-def _noted(state: State, goal: Goal) -> dict[str, str]:
-    """Return the labels of an endpoint whose traffic is as a goal wants it."""
-    labels = {key: value for key, value in state.labels.items() if key != BACK}
-    if served := history(state, goal):
-        while len("-".join(served)) > LONGEST_LABEL:
-            served = served[:-1]  # the oldest
-        labels[SERVED] = "-".join(served)
+def _history_after(state: EndpointState, goal: Goal) -> tuple[str, ...]:
+    """Return the versions that have served all traffic once a goal is reached, newest first."""
+    history = state.history or ((state.primary,) if state.primary else ())
+    version = goal.version
+    if goal.verb == "canary":
+        return history
     if goal.verb == "rollback":
-        labels[BACK] = goal.version
+        return history[history.index(version) :] if version in history else (version,)
+    return (version, *(each for each in history if each != version))
+
+
+def _labels_for(state: EndpointState, goal: Goal) -> dict[str, str]:
+    """Return the endpoint's labels once its traffic split is that of a goal."""
+    labels = {key: value for key, value in state.labels.items() if key != ROLLED_BACK_TO}
+    if history := _history_after(state, goal):
+        while len("-".join(history)) > MAX_LABEL_LENGTH:
+            history = history[:-1]  # the oldest
+        labels[HISTORY] = "-".join(history)
+    if goal.verb == "rollback":
+        labels[ROLLED_BACK_TO] = goal.version
     return labels

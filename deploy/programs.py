@@ -1,4 +1,4 @@
-"""Programs of this machine: gcloud, docker, kubectl."""
+"""Runs programs of this machine: gcloud, docker, make, kubectl."""
 
 import os
 import shlex
@@ -15,64 +15,67 @@ INSTALL = {
     "docker": "https://docs.docker.com/engine/install",
     "kubectl": "gcloud components install kubectl, or your system's package",
     "gke-gcloud-auth-plugin": "gcloud components install gke-gcloud-auth-plugin, or the package "
-    "google-cloud-cli-gke-gcloud-auth-plugin: kubectl shows who you are with it",
+    "google-cloud-cli-gke-gcloud-auth-plugin: kubectl authenticates with it",
 }
+"""Program → how to install it."""
 
 
 def require(*programs: str) -> None:
-    """Raise Stop for the first program that is missing."""
+    """Raise UserError for the first program that is not installed."""
     for program in programs:
         if shutil.which(program) is None:
-            where = INSTALL.get(program, f"install {program}")
-            raise UserError(f"{program} is not on this machine", where)
+            hint = INSTALL.get(program, f"install {program}")
+            raise UserError(f"{program} is not installed", hint)
 
 
 @dataclass(frozen=True)
 class Programs:
-    """How programs are run: each line is said before what changes something."""
+    """Runs programs with a timeout; in a dry run, reports them instead."""
 
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     dry_run: bool = False
-    limit_s: int = 900
+    timeout_s: int = 900
     environ: Mapping[str, str] = field(default_factory=dict)
+    """Variables that are added to the environment."""
 
     def run(
-        self, words: Sequence[str], otherwise: UserError | None = None, *, shown: bool = False
+        self, command: Sequence[str], failure: UserError | None = None, *, show_output: bool = False
     ) -> str:
-        """Run a program and return what it prints, or let it print (`shown`).
+        """Run a program and return its output, or pass the output through (`show_output`).
 
         Raises:
-            Stop: the program is missing, takes too long, or fails; then it is `otherwise`, if given.
+            UserError: the program is not installed, times out, or fails; `failure`, if given, in the last case.
 
         """
         if self.dry_run:
-            self.say(f"would run {shlex.join(words)}")
+            self.report(f"would run {shlex.join(command)}")
             return ""
-        if shown:
-            self.say(f"→ {shlex.join(words)}")
-        require(words[0])
+        if show_output:
+            self.report(f"→ {shlex.join(command)}")
+        program = command[0]
+        require(program)
         try:
             done = subprocess.run(
-                words,
-                capture_output=not shown,
+                command,
+                capture_output=not show_output,
                 text=True,
                 check=False,
-                timeout=self.limit_s,
+                timeout=self.timeout_s,
                 env={**os.environ, **self.environ},
             )
         except subprocess.TimeoutExpired:
             raise UserError(
-                f"{words[0]} took more than {self.limit_s // 60} minutes",
+                f"{program} timed out after {self.timeout_s // 60} minutes",
                 "run the same command again",
             ) from None
         if done.returncode == 0:
             return done.stdout or ""
-        text = (done.stderr or done.stdout or "").strip()
-        if otherwise is not None:
-            print(text, end="\n" if text else "", file=sys.stderr)
-            raise otherwise
-        last = "\n".join(text[max(text.rfind("ERROR: "), 0) :].splitlines()[-5:])
+        output = (done.stderr or done.stdout or "").strip()
+        if failure is not None:
+            print(output, end="\n" if output else "", file=sys.stderr)
+            raise failure
+        last = "\n".join(output[max(output.rfind("ERROR: "), 0) :].splitlines()[-5:])
         raise UserError(
-            f"{' '.join(words[:3])} failed{f': {last}' if last else ''}",
-            "mend what it says, and run the same command again",
+            f"{' '.join(command[:3])} failed{f': {last}' if last else ''}",
+            "fix the cause, and run the same command again",
         )

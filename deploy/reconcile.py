@@ -1,102 +1,106 @@
-"""Walk towards a goal: look, take one step, look again."""
+"""Carries out a goal: fetch the endpoint's state, take one step, fetch the state again."""
 
 from typing import TYPE_CHECKING
 
 from deploy import plan
 from deploy.errors import UserError
-from deploy.plan import Goal, State
+from deploy.plan import EndpointState, Goal
 
 if TYPE_CHECKING:
-    from deploy.gcp import Google
+    from deploy.gcp import CloudClients
 
 
-def look(google: "Google") -> State:
-    """Return the endpoint's state, an endpoint being made where there is none."""
+def get_or_create_endpoint(cloud: "CloudClients") -> EndpointState:
+    """Return the endpoint's state; create the endpoint if it does not exist."""
 
-    def make() -> State:
-        state = google.state()
+    def attempt() -> EndpointState:
+        state = cloud.vertex.endpoint_state()
         if state is None:
-            google.create_endpoint()
-            if google.dry_run:
-                return State(etag="dry run", dedicated=google.settings.dedicated)
-            return _again(google)
+            cloud.vertex.create_endpoint()
+            if cloud.dry_run:
+                return EndpointState(etag="dry run", dedicated=cloud.settings.dedicated)
+            return _fetch_state(cloud)
         if not state.etag and state.pending:
-            google.wait(state.pending[0], "waiting for the endpoint that is being created")
-            return _again(google)
+            cloud.vertex.wait(state.pending[0], "waiting for the endpoint's creation")
+            return _fetch_state(cloud)
         return state
 
-    state = google.until_made(make)
-    only_ours(google, state)
+    state = cloud.client.retry_transient(attempt)
+    check_ownership(cloud, state)
     return state
 
 
-def reconcile(google: "Google", goal: Goal, state: State) -> bool:
-    """Take step after step until the goal is reached; return whether any was needed."""
-    machine, replicas = google.settings.machine, google.settings.replicas
+def reconcile(cloud: "CloudClients", goal: Goal, state: EndpointState) -> bool:
+    """Take steps until the goal is reached; return whether any was needed."""
+    machine, replicas = cloud.settings.machine, cloud.settings.replicas
     steps = 0
 
-    def take_one() -> bool:
+    def take_next_step() -> bool:
         nonlocal state, steps
-        if steps and not google.dry_run:
-            state = _again(google)
+        if steps and not cloud.dry_run:
+            state = _fetch_state(cloud)
         step = plan.next_step(state, goal, machine, replicas)
         if step is None:
             return False
         steps += 1
-        _take(google, step, state)
-        if google.dry_run:
+        _take(cloud, step, state)
+        if cloud.dry_run:
             state = plan.apply(state, step, machine, replicas)
         return True
 
-    while google.until_made(take_one):
+    while cloud.client.retry_transient(take_next_step):
         pass
     return steps > 0
 
 
-def _again(google: "Google") -> State:
-    state = google.state()
-    if state is None:
-        raise UserError("the endpoint was deleted meanwhile", "run the same command again")
-    return state
-
-
-def _take(google: "Google", step: plan.Step, state: State) -> None:
-    match step:
-        case plan.Wait(operation):
-            google.wait(operation, "waiting for what is already under way")
-        case plan.Deploy(version):
-            google.deploy(version)
-        case plan.Resize(number, replicas):
-            google.resize(number, replicas)
-        case plan.Update(labels, split):
-            if split is not None:
-                versions = {each.id: each.version for each in state.deployed}
-                shares = [f"version {versions[each]} {share} %" for each, share in split.items()]
-                google.say(f"→ traffic: {', '.join(shares)}")
-            google.update(state.etag, labels, split)
-        case plan.Undeploy(number):
-            google.undeploy(number)
-        case plan.MakeDefault(version):
-            google.make_default(version)
-
-
-def only_ours(google: "Google", state: State) -> None:
-    """Refuse to touch an endpoint that also serves another model."""
-    name = google.settings.name
+def check_ownership(cloud: "CloudClients", state: EndpointState) -> None:
+    """Raise UserError if the endpoint also serves another model."""
+    name = cloud.settings.name
     if others := sorted({each.model for each in state.deployed} - {name, ""}):
         raise UserError(
             f"the endpoint {name} also serves another model: {', '.join(others)}",
-            "undeploy it, or give this model a name of its own: name in deploy.toml",
+            "undeploy that model, or set another name in deploy.toml",
         )
 
 
-def right_kind(google: "Google", state: State) -> None:
-    """Refuse to deploy to a shared endpoint where a dedicated one is wanted, or the other way round."""
-    wanted = google.settings.dedicated
-    if state.dedicated != wanted:
+def check_endpoint_type(cloud: "CloudClients", state: EndpointState) -> None:
+    """Raise UserError if the endpoint is shared and the settings are for a dedicated one, or vice versa."""
+    expected = cloud.settings.dedicated
+    if state.dedicated != expected:
         raise UserError(
-            f"{google.settings.name} is a {'dedicated' if state.dedicated else 'shared'} endpoint, "
-            f"and dedicated = {str(wanted).lower()}",
-            f"Google cannot change that: dedicated = {str(state.dedicated).lower()} in deploy.toml, "
-            "another name, or make teardown before",
+            f"{cloud.settings.name} is a {'dedicated' if state.dedicated else 'shared'} endpoint, "
+            f"but dedicated = {str(expected).lower()} is set",
+            f"set dedicated = {str(state.dedicated).lower()} or another name in deploy.toml, or run make teardown "
+            "first: the type of an endpoint cannot be changed",
         )
+
+
+def _fetch_state(cloud: "CloudClients") -> EndpointState:
+    state = cloud.vertex.endpoint_state()
+    if state is None:
+        raise UserError(
+            "the endpoint was deleted during this command", "run the same command again"
+        )
+    return state
+
+
+def _take(cloud: "CloudClients", step: plan.Step, state: EndpointState) -> None:
+    vertex = cloud.vertex
+    match step:
+        case plan.Wait(operation):
+            vertex.wait(operation, "waiting for a pending operation")
+        case plan.Deploy(version):
+            vertex.deploy_model(version)
+        case plan.SetReplicas(deployed_id, replicas):
+            vertex.set_replicas(deployed_id, replicas)
+        case plan.SetLabels(labels):
+            vertex.update_endpoint(state.etag, labels)
+        case plan.SetTraffic(split, labels):
+            versions = {each.id: each.version for each in state.deployed}
+            shares = [f"version {versions[each]} {share} %" for each, share in split.items()]
+            cloud.report(f"→ traffic: {', '.join(shares)}")
+            vertex.update_endpoint(state.etag, labels, split)
+        case plan.Undeploy(deployed_id):
+            vertex.undeploy_model(deployed_id)
+        case plan.SetDefault(version):
+            vertex.set_default_version(version)

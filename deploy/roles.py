@@ -1,4 +1,4 @@
-"""Which of Google's roles holds which permission: the least that does."""
+"""The permissions that commands need, and the least privileged roles that grant them."""
 
 ROLES = {
     "aiplatform.": "roles/aiplatform.user",
@@ -15,12 +15,12 @@ ROLES = {
     "storage.buckets.": "roles/storage.admin",
     "storage.objects.": "roles/storage.admin",
 }
-"""A permission that these programs use, or what several of them begin with → the role that grants it."""
+"""A permission, or a prefix of several → the role that grants it."""
 
-WHOLE = ("aiplatform.", "cloudbuild.", "artifactregistry.repositories.create")
-"""Granted by the project alone. The others may also be granted by one repository, bucket or account."""
+GRANTED_BY_PROJECT = ("aiplatform.", "cloudbuild.", "artifactregistry.repositories.create")
+"""Prefixes of permissions that only a project grants; a repository, bucket or account may grant the others."""
 
-NEEDED = {
+REQUIRED = {
     "upload": ("aiplatform.models.upload", "aiplatform.models.get"),
     "deploy": (
         "aiplatform.endpoints.create",
@@ -33,13 +33,13 @@ NEEDED = {
     "repository": ("artifactregistry.repositories.create",),
     "build": ("cloudbuild.builds.create", "storage.objects.create"),
 }
-"""What a part of `deploy-endpoint` needs."""
+"""A part of the command `endpoint` → the permissions that it needs."""
 
 
-def grant(project: str, permission: str) -> str:
-    """Return the command that grants a permission."""
+def grant_command(project: str, permission: str) -> str:
+    """Return the gcloud command that grants a permission."""
     member = "--member=user:$(gcloud config get account)"
-    for start, role in ROLES.items():
-        if permission.startswith(start):
+    for prefix, role in ROLES.items():
+        if permission.startswith(prefix):
             return f"gcloud projects add-iam-policy-binding {project} {member} --role={role}"
-    return f"ask an owner of {project} for the permission {permission}"
+    return f"request the permission {permission} from an owner of {project}"

@@ -1,48 +1,38 @@
-"""Who serves: deploy, canary, promote, rollback, and deploy-endpoint, which does all that is missing."""
+"""The commands that change which version serves: endpoint, deploy, canary, promote, rollback."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy import plan, predict, versions
-from deploy.canary_analysis import Limits, find_trouble
+from deploy.canary_analysis import Limits, watch_canary
 from deploy.cost import estimate
 from deploy.errors import UserError
-from deploy.image import find
-from deploy.plan import Goal, State
-from deploy.reconcile import look, reconcile, right_kind
-from deploy.roles import NEEDED, WHOLE, grant
+from deploy.plan import EndpointState, Goal
+from deploy.reconcile import check_endpoint_type, get_or_create_endpoint, reconcile
+from deploy.registry import find_image
+from deploy.roles import GRANTED_BY_PROJECT, REQUIRED, grant_command
 
 if TYPE_CHECKING:
-    from deploy.gcp import Google
+    from deploy.gcp import CloudClients
 
 
-def endpoint(google: "Google", request: Path | None) -> None:
-    """Make whatever is missing between here and an endpoint that answers."""
+def deploy_all(cloud: "CloudClients", request: Path | None) -> None:
+    """Build, upload, create and deploy what is missing, and send the endpoint a request."""
     if request is not None:
-        predict.body(request)  # whatever is wrong with it is said before anything is begun
-    check_permissions(google)
-    _deploy(google, versions.ensure_uploaded(google))
-    if not google.dry_run:
-        predict.try_it(google, request)
+        predict.build_request(request)  # reports an invalid request before anything is started
+    check_permissions(cloud)
+    _deploy(cloud, versions.ensure_uploaded(cloud))
+    if not cloud.dry_run:
+        predict.smoke_test(cloud, request)
 
 
-def deploy(google: "Google", version: str) -> None:
-    """Let a version serve everything."""
-    _deploy(google, versions.chosen(google, version))
+def deploy(cloud: "CloudClients", version: str) -> None:
+    """Route all traffic to a version."""
+    _deploy(cloud, versions.choose(cloud, version))
 
 
-def _deploy(google: "Google", version: str) -> None:
-    state = look(google)
-    right_kind(google, state)
-    goal = Goal("deploy", version)
-    if reconcile(google, goal, state):
-        _served(google, version)
-    else:
-        google.say(f"version {version} serves everything already: nothing changed")
-
-
-def canary(  # noqa: PLR0913  an option each
-    google: "Google",
+def canary(  # noqa: PLR0913  one parameter for each option
+    cloud: "CloudClients",
     *,
     version: str,
     traffic: int,
@@ -50,81 +40,94 @@ def canary(  # noqa: PLR0913  an option each
     max_error_rate: float,
     max_p95: float,
 ) -> None:
-    """Let a version serve `traffic` percent, and `watch` it for some minutes, if asked to."""
-    version = versions.chosen(google, version)
-    state = look(google)
-    right_kind(google, state)
-    if not reconcile(google, plan.canary(state, version, traffic), state):
-        google.say(f"version {version} has its {traffic} % already: nothing changed")
-    if watch is None or google.dry_run:
-        google.say("next: python -m deploy promote, or rollback")
+    """Route `traffic` percent to a version, and `watch` it for that many minutes, if given."""
+    version = versions.choose(cloud, version)
+    state = get_or_create_endpoint(cloud)
+    check_endpoint_type(cloud, state)
+    if not reconcile(cloud, plan.canary(state, version, traffic), state):
+        cloud.report(f"version {version} already gets {traffic} % of the traffic: nothing changed")
+    if watch is None or cloud.dry_run:
+        cloud.report("next: python -m deploy promote, or python -m deploy rollback")
         return
-    trouble = find_trouble(google, version, Limits(watch, max_error_rate, max_p95))
-    if trouble is None:
-        google.say(f"version {version} kept within the limits. Next: python -m deploy promote")
+    limits = Limits(minutes=watch, error_rate=max_error_rate, p95_ms=max_p95)
+    violation = watch_canary(cloud, version, limits)
+    if violation is None:
+        cloud.report(f"version {version} kept within the limits; next: python -m deploy promote")
         return
-    google.say(f"version {version}: {trouble}. Rolling back")
-    rollback(google)
-    raise UserError(f"the canary was rolled back: {trouble}", "python -m deploy status")
+    cloud.report(f"version {version}: {violation}; rolling back")
+    rollback(cloud)
+    raise UserError(f"the canary was rolled back: {violation}", "python -m deploy status")
 
 
-def promote(google: "Google") -> None:
-    """Let the canary serve everything; the version before stays, without traffic, for a rollback in seconds."""
-    state = look(google)
+def promote(cloud: "CloudClients") -> None:
+    """Route all traffic to the canary; the previous version stays deployed for a fast rollback."""
+    state = get_or_create_endpoint(cloud)
     goal = plan.promote(state)
     if goal is None:
-        google.say(f"version {state.head} serves everything already: nothing changed")
+        cloud.report(f"version {state.primary} already serves all traffic: nothing changed")
     else:
-        reconcile(google, goal, state)
-        _served(google, goal.version)
+        reconcile(cloud, goal, state)
+        _report_serving(cloud, goal.version)
 
 
-def rollback(google: "Google") -> None:
-    """Let the version before serve everything again, and end the other."""
-    if google.state() is None:
-        missing = f"there is no endpoint {google.settings.name} in {google.settings.region}"
-        raise UserError(missing, "make deploy-endpoint")
-    state = look(google)
-    goal = plan.rollback(state)
-    if reconcile(google, goal, state):
-        google.say(f"version {goal.version} serves everything again")
-        return
-    further = [version for version in state.served if version != goal.version][:1]
-    google.say(
-        f"version {goal.version} serves everything, as the last rollback left it: nothing changed"
-    )
-    if further:
-        google.say(f"  further back: python -m deploy deploy --version {further[0]}")
-
-
-def check_permissions(google: "Google") -> None:
-    """Say which permissions are missing before anything is begun that takes minutes."""
-    s = google.settings
-    needed = [*NEEDED["upload"], *NEEDED["deploy"], *NEEDED["predict"]]
-    if find(google) is None:
-        needed += [*NEEDED["push"], *NEEDED["repository"]]
-        needed += NEEDED["build"] if s.builder == "cloud" else ()
-    lacking = google.lacking(tuple(needed))
-    missing = [each for each in lacking if each.startswith(WHOLE)]
-    if missing:
-        commands = list(dict.fromkeys(grant(s.project, permission) for permission in missing))
+def rollback(cloud: "CloudClients") -> None:
+    """Route all traffic to the previous version, and undeploy the other."""
+    if cloud.vertex.endpoint_state() is None:
+        s = cloud.settings
         raise UserError(
-            f"permissions are missing in {s.project}: {', '.join(missing)}", "\n  ".join(commands)
+            f"the endpoint {s.name} does not exist in {s.region}", "make deploy-endpoint"
         )
-    for permission in lacking:
-        google.say(
-            f"{permission} is not granted by the project: good if the repository or bucket does"
-        )
-
-
-def _served(google: "Google", version: str) -> None:
-    google.say(f"version {version} serves everything")
-    if google.dry_run:
+    state = get_or_create_endpoint(cloud)
+    goal = plan.rollback(state)
+    if reconcile(cloud, goal, state):
+        cloud.report(f"version {goal.version} serves all traffic again")
         return
-    deployed = (google.state() or State()).deployed
-    cost = estimate([(each.machine, each.replicas.least) for each in deployed])
-    google.say(f"  it costs {cost}; `python -m deploy teardown` ends that")
+    cloud.report(f"version {goal.version} already serves all traffic: nothing changed")
+    older = [version for version in state.history if version != goal.version][:1]
+    if older:
+        cloud.report(f"  to go further back: python -m deploy deploy --version {older[0]}")
+
+
+def check_permissions(cloud: "CloudClients") -> None:
+    """Raise UserError for missing permissions before anything is started that takes minutes.
+
+    Permissions that a repository or a bucket may grant are only reported.
+    """
+    s = cloud.settings
+    required = [*REQUIRED["upload"], *REQUIRED["deploy"], *REQUIRED["predict"]]
+    if find_image(cloud) is None:
+        required += [*REQUIRED["push"], *REQUIRED["repository"]]
+        required += REQUIRED["build"] if s.builder == "cloud" else ()
+    missing = cloud.iam.missing_permissions(required)
+    fatal = [each for each in missing if each.startswith(GRANTED_BY_PROJECT)]
+    if fatal:
+        commands = dict.fromkeys(grant_command(s.project, permission) for permission in fatal)
+        raise UserError(
+            f"permissions are missing in {s.project}: {', '.join(fatal)}", "\n  ".join(commands)
+        )
+    for permission in missing:
+        cloud.report(
+            f"the project does not grant {permission}; the repository or the bucket has to grant it"
+        )
+
+
+def _deploy(cloud: "CloudClients", version: str) -> None:
+    state = get_or_create_endpoint(cloud)
+    check_endpoint_type(cloud, state)
+    if reconcile(cloud, Goal("deploy", version), state):
+        _report_serving(cloud, version)
+    else:
+        cloud.report(f"version {version} already serves all traffic: nothing changed")
+
+
+def _report_serving(cloud: "CloudClients", version: str) -> None:
+    cloud.report(f"version {version} serves all traffic")
+    if cloud.dry_run:
+        return
+    deployed = (cloud.vertex.endpoint_state() or EndpointState()).deployed
+    cost = estimate((each.machine, each.replicas.minimum) for each in deployed)
+    cloud.report(f"  cost: {cost}; to end it: python -m deploy teardown")
     if idle := [each.version for each in deployed if each.version != version]:
-        google.say(
-            f"  version {idle[0]} is in that: it waits for a rollback; `undeploy --idle` ends that"
+        cloud.report(
+            f"  this includes version {idle[0]}, kept for a fast rollback; to end it: python -m deploy undeploy --idle"
         )

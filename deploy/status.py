@@ -1,87 +1,89 @@
-"""What there is, what it serves, since when, and what it costs."""
+"""The command status: what is deployed, with its traffic, age and cost."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from deploy.cost import estimate
-from deploy.plan import Deployed, Machine, State
+from deploy.plan import DeployedModel, EndpointState, Machine
 
 if TYPE_CHECKING:
-    from deploy.gcp import Google
+    from deploy.gcp import CloudClients
 
 
-def status(google: "Google") -> None:
-    """Print everything in the region that runs, and everything that is under way."""
-    s = google.settings
-    state, versions = google.state(), {each.version_id: each for each in google.versions()}
+def status(cloud: "CloudClients") -> None:
+    """Report everything in the region that runs, and pending operations."""
+    s, vertex = cloud.settings, cloud.vertex
+    state = vertex.endpoint_state()
+    versions = {version.version_id: version for version in vertex.versions()}
     running: list[tuple[Machine, int]] = []
-    google.say(f"{s.project}, {s.region}")
+    cloud.report(f"{s.project}, {s.region}")
     if state is None:
-        google.say(f"  endpoint {s.name}: there is none (make deploy-endpoint)")
+        cloud.report(f"  endpoint {s.name}: does not exist (make deploy-endpoint creates it)")
     else:
-        google.say(f"  endpoint {s.name}: {len(state.deployed)} deployed")
+        cloud.report(f"  endpoint {s.name}: {len(state.deployed)} deployed")
         for each in state.deployed:
-            known = versions.get(each.version)
-            commit = known.labels.get("git-commit", "")[:7] if known else ""
-            origin = f", commit {commit}" if commit else ""
-            google.say(f"    {state.share(each.id):3} %  {_line(each)}{origin}")
-            running.append((each.machine, each.replicas.least))
-        _advise(google, state)
-    for operation in state.pending if state else google.pending(s.endpoint):
-        google.say(
-            f"  under way: operation {operation.rsplit('/', 1)[-1]} (what it deploys costs when it ends)"
-        )
-    for name, deployed, split in google.all_endpoints():
-        identity = name.rsplit("/", 1)[-1]
-        if deployed and identity != s.name:
-            google.say(f"  another endpoint, {identity}:")
-            for each in deployed:
-                google.say(f"    {split.get(each.id, 0):3} %  {each.model} {_line(each)}")
-                running.append((each.machine, each.replicas.least))
-    for job in google.batches():
+            version = versions.get(each.version)
+            commit = version.labels.get("git-commit", "")[:7] if version else ""
+            suffix = f", commit {commit}" if commit else ""
+            cloud.report(f"    {state.share(each.id):3} %  {_describe(each)}{suffix}")
+            running.append((each.machine, each.replicas.minimum))
+        _report_advice(cloud, state)
+    for operation in state.pending if state else vertex.pending_operations(s.endpoint):
+        operation_id = operation.rpartition("/")[2]
+        cloud.report(f"  pending: operation {operation_id} (a model that it deploys will cost)")
+    for endpoint in vertex.list_endpoints():
+        if endpoint.deployed and endpoint.id != s.name:
+            cloud.report(f"  another endpoint, {endpoint.id}:")
+            for each in endpoint.deployed:
+                share = endpoint.split.get(each.id, 0)
+                cloud.report(f"    {share:3} %  {each.model} {_describe(each)}")
+                running.append((each.machine, each.replicas.minimum))
+    for job in vertex.list_batch_jobs():
         resources = job.dedicated_resources
         machine, count = resources.machine_spec.machine_type, resources.starting_replica_count
-        since = _ago(job.create_time.isoformat() if job.create_time else "")
-        identity, word = job.name.rsplit("/", 1)[-1], google.batch_state(job).lower()
-        google.say(f"  batch prediction {identity}: {word}, {count} x {machine}, since {since}")
+        age = _age(job.create_time.isoformat() if job.create_time else "")
+        job_id, job_state = job.name.rpartition("/")[2], vertex.job_state(job).lower()
+        cloud.report(f"  batch prediction job {job_id}: {job_state}, {count} x {machine}, {age}")
         running.append((Machine(machine), count))
-    newest = f", the newest {max(versions, key=int)}" if versions else ""
-    google.say(f"  model {s.name}: {len(versions)} versions{newest}")
-    google.say(
-        f"  costs {estimate(running)}" if running else "  nothing runs, nothing costs by the hour"
+    newest = f", newest {max(versions, key=int)}" if versions else ""
+    cloud.report(f"  model {s.name}: {len(versions)} versions{newest}")
+    cloud.report(f"  cost: {estimate(running)}" if running else "  cost: none by the hour")
+
+
+def _report_advice(cloud: "CloudClients", state: EndpointState) -> None:
+    if goal := state.goal:
+        cloud.report(
+            f"    not finished: {goal.verb} of version {goal.version}; run it again, or: python -m deploy rollback"
+        )
+    if idle := [each for each in state.deployed if not state.share(each.id)]:
+        hour = estimate((each.machine, each.replicas.minimum) for each in idle).hour
+        versions = ", ".join(each.version for each in idle)
+        cloud.report(
+            f"    version {versions} has no traffic: it is kept for a fast rollback, at ${hour:.2f} an hour"
+        )
+        cloud.report("      (to end it: python -m deploy undeploy --idle)")
+    if state.deployed and not any(state.share(each.id) for each in state.deployed):
+        cloud.report("    no version has traffic; to change that: python -m deploy deploy")
+
+
+def _describe(deployed: DeployedModel) -> str:
+    machine, replicas = deployed.machine, deployed.replicas
+    count, accelerator = machine.accelerator_count, machine.accelerator_type
+    extra = f" + {count} {accelerator}" if count else ""
+    size = f"{replicas.minimum} to {replicas.maximum} x {machine.type}{extra}"
+    hour = estimate([(machine, replicas.minimum)]).hour
+    return (
+        f"version {deployed.version}, deployed model {deployed.id}, {size}, {_age(deployed.since)}, "
+        f"${hour:.2f} an hour"
     )
 
 
-def _advise(google: "Google", state: State) -> None:
-    if goal := state.goal:
-        google.say(
-            f"    not finished: {goal.verb} of version {goal.version}. Run it again, or: python -m deploy rollback"
-        )
-    if idle := [each for each in state.deployed if not state.share(each.id)]:
-        hour = estimate([(each.machine, each.replicas.least) for each in idle]).hour
-        names = ", ".join(each.version for each in idle)
-        google.say(
-            f"    version {names} waits without traffic, for a rollback in seconds, at ${hour:.2f} an hour"
-        )
-        google.say("      (python -m deploy undeploy --idle ends that)")
-    if state.deployed and not any(state.share(each.id) for each in state.deployed):
-        google.say("    nothing of it gets traffic: python -m deploy deploy")
-
-
-def _line(each: Deployed) -> str:
-    """Return a deployed model in words."""
-    machine = each.machine
-    extra = f" + {machine.accelerators} {machine.accelerator}" if machine.accelerators else ""
-    size = f"{each.replicas.least} to {each.replicas.most} x {machine.type}{extra}"
-    hour = estimate([(each.machine, each.replicas.least)]).hour
-    return f"version {each.version}, deployed model {each.id}, {size}, since {_ago(each.since)}, ${hour:.2f} an hour"
-
-
-def _ago(moment: str) -> str:
-    if not moment:
-        return "just now"
-    minutes = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds() / 60
-    for size, name in ((60 * 24, "days"), (60, "hours")):
-        if minutes >= 2 * size:
-            return f"{minutes / size:.0f} {name}"
-    return f"{max(minutes, 0):.0f} minutes"
+def _age(timestamp: str) -> str:
+    """Return the time since an ISO 8601 timestamp, such as "3 hours old"."""
+    if not timestamp:
+        return "new"
+    minutes = (datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds() / 60
+    for unit_minutes, name in ((60 * 24, "days"), (60, "hours")):
+        if minutes >= 2 * unit_minutes:
+            return f"{minutes / unit_minutes:.0f} {name} old"
+    return f"{max(minutes, 0):.0f} minutes old"

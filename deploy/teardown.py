@@ -1,154 +1,158 @@
-"""Back to nothing that costs. Whatever interrupts it, running it again ends what is left."""
+"""The commands that delete: undeploy, teardown. After an interruption, both can be run again."""
 
 import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from deploy.cli import confirm
+from deploy.cloud_build import source_folder
 from deploy.cost import estimate
-from deploy.errors import TransientError, UserError
-from deploy.image import staging
-from deploy.plan import Deployed, State
-from deploy.reconcile import only_ours
+from deploy.errors import DeployError, TransientError, UserError
+from deploy.plan import DeployedModel, EndpointState
+from deploy.reconcile import check_ownership
 
 if TYPE_CHECKING:
-    from deploy.gcp import Google
+    from deploy.gcp import CloudClients
 
 
-def undeploy(google: "Google", *, version: str, idle: bool, yes: bool) -> None:
-    """End what is deployed: all of it, a version, or what has no traffic (`idle`)."""
-    state = google.state()
+def undeploy(cloud: "CloudClients", *, version: str, idle: bool, yes: bool) -> None:
+    """Undeploy all deployed models, or those of a version, or those without traffic (`idle`)."""
+    state = cloud.vertex.endpoint_state()
     if state is None or not (state.deployed or state.pending):
-        google.say("nothing is deployed: nothing changed")
+        cloud.report("no version is deployed: nothing changed")
         return
-    only_ours(google, state)
-    state = _settled(google, state)
+    check_ownership(cloud, state)
+    state = _cancel_pending(cloud, state)
     chosen = [
         each
         for each in state.deployed
         if (not idle or not state.share(each.id)) and version in ("", each.version)
     ]
     if not chosen:
-        google.say("nothing of that kind is deployed: nothing changed")
+        cloud.report("no such version is deployed: nothing changed")
         return
-    ended = sum(state.share(each.id) for each in chosen)
-    if ended and len(chosen) < len(state.deployed):
+    serving = [each for each in chosen if state.share(each.id)]
+    if serving and len(chosen) < len(state.deployed):
+        share = sum(state.share(each.id) for each in serving)
         raise UserError(
-            f"version {version} still serves {ended} %",
-            "move its traffic first (promote or rollback), or leave --version out to end all",
+            f"version {version} still serves {share} %",
+            "move its traffic first (promote or rollback), or omit --version to undeploy all",
         )
-    gone = [
-        f"version {each.version}, which serves: the endpoint will answer nobody"
-        for each in chosen
-        if state.share(each.id)
-    ]
-    if gone:
-        confirm(google.settings.name, gone, yes=yes or google.dry_run)
-    _undeploy(google, state, chosen)
+    if serving:
+        items = [
+            f"version {each.version}, which serves: the endpoint will answer no request"
+            for each in serving
+        ]
+        confirm(cloud.settings.name, items, yes=yes or cloud.dry_run)
+    _undeploy(cloud, state, chosen)
 
 
-def teardown(google: "Google", *, keep_images: bool, yes: bool) -> None:
-    """Delete the endpoint, the model, its batch jobs, the images, and the sources of their builds."""
-    s = google.settings
-    state, versions, jobs = google.state(), google.versions(), google.batches()
-    images = not keep_images and google.has_images()
-    sources = google.sources(staging(s)) if not keep_images else []
-    found = [
+def teardown(cloud: "CloudClients", *, keep_images: bool, yes: bool) -> None:
+    """Delete the endpoint, the model, its batch jobs, its images and the sources of its builds."""
+    s, vertex = cloud.settings, cloud.vertex
+    state, versions, jobs = vertex.endpoint_state(), vertex.versions(), vertex.list_batch_jobs()
+    images = not keep_images and cloud.artifacts.has_images()
+    sources = [] if keep_images else cloud.storage.list_objects(source_folder(s))
+    items = [
         *([f"the endpoint {s.name}"] if state else []),
-        *_of(state or State()),
-        *(f"the batch prediction {job.name.rsplit('/', 1)[-1]}" for job in jobs),
+        *_describe(state or EndpointState()),
+        *(f"the batch prediction job {job.name.rpartition('/')[2]}" for job in jobs),
         *([f"the model {s.name}: {len(versions)} versions"] if versions else []),
         *([f"the images {s.image_name}"] if images else []),
-        *([f"{len(sources)} sources of builds in {staging(s)}"] if sources else []),
+        *([f"{len(sources)} build sources in {source_folder(s)}"] if sources else []),
     ]
-    only_ours(google, state or State())
-    if not found:
-        google.say(f"nothing of {s.name} is left in {s.project}, {s.region}")
+    check_ownership(cloud, state or EndpointState())
+    if not items:
+        cloud.report(f"nothing named {s.name} exists in {s.project}, {s.region}: nothing changed")
         return
     if state and state.deployed:
-        google.say(f"It costs {estimate([(d.machine, d.replicas.least) for d in state.deployed])}.")
-    confirm(s.name, found, yes=yes or google.dry_run)
-    _endpoint(google)
+        cost = estimate((each.machine, each.replicas.minimum) for each in state.deployed)
+        cloud.report(f"current cost: {cost}")
+    confirm(s.name, items, yes=yes or cloud.dry_run)
+    _delete_endpoint(cloud)
     for job in jobs:
-        google.cancel_batch(job.name)
+        vertex.cancel_batch_job(job.name)
     if versions:
-        _end(google, google.delete_model, google.versions)
+        _delete(cloud, vertex.delete_model, vertex.versions)
     if images:
-        _end(google, google.delete_images, google.has_images)
+        _delete(cloud, cloud.artifacts.delete_images, cloud.artifacts.has_images)
     if sources:
-        google.delete_sources(staging(s))
-    google.say(f"{'then nothing would be' if google.dry_run else 'nothing is'} left that costs")
+        cloud.storage.delete_objects(source_folder(s))
+    cloud.report(f"everything {'would be' if cloud.dry_run else 'is'} deleted: no more costs")
 
 
-def _of(state: State) -> list[str]:
-    """Return what runs at an endpoint, a line each."""
+def _describe(state: EndpointState) -> list[str]:
+    """Return a line for each deployed model, and one for pending operations."""
     lines = [
-        f"  version {each.version}, {each.replicas.least} x {each.machine.type}, {state.share(each.id)} % of traffic"
+        f"  version {each.version}, {each.replicas.minimum} x {each.machine.type}, {state.share(each.id)} % of traffic"
         for each in state.deployed
     ]
     if state.pending:
-        lines.append(
-            f"  {len(state.pending)} operations under way: they are cancelled, or waited for"
-        )
+        lines.append(f"  {len(state.pending)} pending operations: they are cancelled or waited for")
     return lines
 
 
-def _endpoint(google: "Google") -> None:
-    """Delete the endpoint with all that is deployed to it, or under way."""
+def _delete_endpoint(cloud: "CloudClients") -> None:
+    """Delete the endpoint, with its deployed models and pending operations."""
+    vertex = cloud.vertex
 
-    def end() -> None:
-        state = google.state()
+    def attempt() -> None:
+        state = vertex.endpoint_state()
         if state is None:
             return
-        state = _settled(google, state)
+        state = _cancel_pending(cloud, state)
         try:
-            _undeploy(google, state, state.deployed)
-            google.delete_endpoint()
-        except UserError as stop:
-            # Something may have been deployed in between; it is seen now.
-            now = google.state()
-            if now is None or now == state or not (now.deployed or now.pending):
+            _undeploy(cloud, state, state.deployed)
+            vertex.delete_endpoint()
+        except UserError as error:
+            # Another command may have deployed a model in between: retry with the new state.
+            current = vertex.endpoint_state()
+            if current is None or current == state or not (current.deployed or current.pending):
                 raise
-            raise TransientError(stop.message) from None
+            raise TransientError(error.message) from None
 
-    google.until_made(end)
+    cloud.client.retry_transient(attempt)
 
 
-def _settled(google: "Google", state: State) -> State:
-    """Cancel what is under way and wait for its end: what it deploys would cost unseen."""
+def _cancel_pending(cloud: "CloudClients", state: EndpointState) -> EndpointState:
+    """Cancel pending operations and wait for their end: what they deploy would cost unnoticed."""
+    vertex = cloud.vertex
     for operation in state.pending:
-        if google.dry_run:
-            google.cancel(operation)
+        if cloud.dry_run:
+            vertex.cancel_operation(operation)
             continue
-        # Neither a refused cancellation nor the error that a cancelled operation ends in matters: the next
-        # look tells what is left.
-        wait = functools.partial(google.wait, doing="waiting for the end of what is under way")
-        for act in (google.cancel, wait):
+        # Errors do not matter: a cancelled operation ends in one, and the state that is fetched
+        # afterwards shows what is left.
+        wait = functools.partial(vertex.wait, doing="waiting for a pending operation")
+        for step in (vertex.cancel_operation, wait):
             try:
-                act(operation)
-            except (TransientError, UserError) as reason:
-                google.say(f"  {reason}")
-    return state if google.dry_run else google.state() or State()
+                step(operation)
+            except DeployError as error:
+                cloud.report(f"  {error}")
+    return state if cloud.dry_run else vertex.endpoint_state() or EndpointState()
 
 
-def _undeploy(google: "Google", state: State, chosen: Sequence[Deployed]) -> None:
-    """End deployed models, the busiest last: Google ends one with traffic only where it is the only one."""
-    ordered = sorted(chosen, key=lambda each: state.share(each.id))
+def _undeploy(cloud: "CloudClients", state: EndpointState, chosen: Sequence[DeployedModel]) -> None:
+    """Undeploy models, the one with most traffic last: Vertex AI undeploys one with traffic only if it is the last."""
+    vertex, ordered = cloud.vertex, sorted(chosen, key=lambda each: state.share(each.id))
     if len(ordered) > 1 and 0 < state.share(ordered[-1].id) < 100:
-        google.update(state.etag, state.labels, {ordered[-1].id: 100})
+        vertex.update_endpoint(state.etag, state.labels, {ordered[-1].id: 100})
     for each in ordered:
 
-        def is_there(number: str = each.id) -> bool:
-            return number in [left.id for left in (google.state() or State()).deployed]
+        def exists(deployed_id: str = each.id) -> bool:
+            deployed = (vertex.endpoint_state() or EndpointState()).deployed
+            return deployed_id in [other.id for other in deployed]
 
-        _end(google, functools.partial(google.undeploy, each.id), is_there)
+        _delete(cloud, functools.partial(vertex.undeploy_model, each.id), exists)
 
 
-def _end(google: "Google", act: Callable[[], None], is_there: Callable[[], object]) -> None:
-    """Delete what is there, however often the connection breaks."""
+def _delete(
+    cloud: "CloudClients", delete: Callable[[], None], exists: Callable[[], object]
+) -> None:
+    """Call `delete` if `exists`, again if the connection breaks."""
 
-    def end() -> None:
-        if is_there():
-            act()
+    def attempt() -> None:
+        if exists():
+            delete()
 
-    google.until_made(end)
+    cloud.client.retry_transient(attempt)

@@ -1,62 +1,62 @@
-"""The model's versions: the one that is meant, uploaded where it is not there yet."""
+"""Versions of the model on Vertex AI: found, or uploaded."""
 
 import re
 from typing import TYPE_CHECKING
 
 from deploy.errors import UserError
-from deploy.image import Image, commit, ensure_image
+from deploy.fingerprint import git_commit
+from deploy.image import ensure_image
+from deploy.registry import Image
 
 if TYPE_CHECKING:
-    from deploy.gcp import Google
+    from deploy.gcp import CloudClients
 
 
-def upload(google: "Google") -> None:
-    """Register the image that is meant, and print its version."""
-    print(ensure_uploaded(google))
+def upload(cloud: "CloudClients") -> None:
+    """Upload the image as a version unless it is one, and print the version."""
+    print(ensure_uploaded(cloud))
 
 
-def chosen(google: "Google", version: str) -> str:
-    """Return the version that is named, or that of the image that is meant; raise Stop."""
+def choose(cloud: "CloudClients", version: str) -> str:
+    """Return `version` if it exists, else raise UserError; if it is empty, return the image's version."""
     if not version:
-        return ensure_uploaded(google)
-    if version not in [each.version_id for each in google.versions()]:
-        missing = f"there is no version {version} of {google.settings.name}"
+        return ensure_uploaded(cloud)
+    if version not in [each.version_id for each in cloud.vertex.versions()]:
+        missing = f"version {version} of {cloud.settings.name} does not exist"
         raise UserError(missing, "python -m deploy status")
     return version
 
 
-def ensure_uploaded(google: "Google") -> str:
-    """Return the version of the image that is meant, uploaded as a new one where there is none."""
-    image = ensure_image(google)
+def ensure_uploaded(cloud: "CloudClients") -> str:
+    """Return the version of the image; build and upload it if it does not exist."""
+    image, vertex = ensure_image(cloud), cloud.vertex
 
-    def look() -> str:
-        for operation in google.pending(google.settings.model):
-            google.wait(operation, "waiting for an upload that is under way")
-        known = google.versions()
-        same = google.version_of(image.uri, known)
-        if not same:
-            google.upload(image.uri, labels(image), aliases(), parent=bool(known))
-            if google.dry_run:
-                return str(int(known[0].version_id) + 1) if known else "1"
-            same = google.version_of(image.uri, google.versions())
-        if not same:
-            raise UserError("the upload does not come about", "run the same command again")
-        google.say(f"version {same} is this image")
-        return same
+    def attempt() -> str:
+        for operation in vertex.pending_operations(cloud.settings.model):
+            vertex.wait(operation, "waiting for a pending upload")
+        versions = vertex.versions()
+        version = vertex.find_version(image.uri, versions)
+        if not version:
+            vertex.upload_model(image.uri, labels(image), aliases(), is_new=not versions)
+            if cloud.dry_run:
+                return str(int(versions[0].version_id) + 1) if versions else "1"
+            version = vertex.find_version(image.uri, vertex.versions())
+        if not version:
+            raise UserError("the uploaded version was not found", "run the same command again")
+        cloud.report(f"the image is version {version}")
+        return version
 
-    return google.until_made(look)
+    return cloud.client.retry_transient(attempt)
 
 
 def labels(image: Image) -> dict[str, str]:
-    """Return where a version comes from."""
-    found = {"image-digest": image.label}
-    if here := commit():
-        found["git-commit"] = here[:63]
-    return found
+    """Return a version's labels: the digest of its image and the commit of its sources."""
+    commit = git_commit()
+    return {"image-digest": image.label, **({"git-commit": commit[:63]} if commit else {})}
 
 
 def aliases() -> list[str]:
-    """Return the names of a version beside its number: its commit."""
-    here = commit()
-    name = f"git-{here[:7]}{'-dirty' if here.endswith('-dirty') else ''}"
-    return [name] if re.fullmatch("git-[0-9a-f]{7}(-dirty)?", name) else []
+    """Return a version's aliases: git- and the commit of its sources."""
+    commit = git_commit()
+    alias = f"git-{commit[:7]}{'-dirty' if commit.endswith('-dirty') else ''}"
+    return [alias] if re.fullmatch("git-[0-9a-f]{7}(-dirty)?", alias) else []

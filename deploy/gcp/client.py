@@ -1,21 +1,21 @@
-"""How Google is talked to: clients, another try, one sentence for an error, operations watched to their end."""
+"""The transport to Google's APIs: credentials, retries, errors, dry runs and long-running operations."""
 
 import functools
 import json
 import re
 import time
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import google.auth
 import requests
 from google.api_core import exceptions
 from google.api_core.client_options import ClientOptions
+from google.api_core.operation import Operation
 from google.api_core.retry import Retry, exponential_sleep_generator, if_exception_type
-from google.auth.credentials import AnonymousCredentials
+from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 from google.auth.transport.requests import AuthorizedSession
-from google.cloud import aiplatform_v1 as v1
 from google.longrunning import operations_pb2
 from google.protobuf import json_format
 from google.rpc import code_pb2
@@ -25,7 +25,8 @@ from deploy.errors import TransientError, UserError
 from deploy.settings import Settings
 
 TIMEOUT_S = 60
-BUSY = (
+"""For one request."""
+RETRYABLE = (
     exceptions.ServiceUnavailable,
     exceptions.InternalServerError,
     exceptions.BadGateway,
@@ -36,212 +37,234 @@ BUSY = (
     requests.Timeout,
     TransportError,
 )
-"""Worth another try, but for a 429 that names a quota."""
-REFUSED = (exceptions.GoogleAPICallError, DefaultCredentialsError, RefreshError)
-GIVE_UP_S = 120
-"""How long something is tried again while Google is busy."""
-ATTEMPTS = 8
-"""How often a change is made again that may or may not have been made."""
+"""Errors that are worth a retry, except a 429 that names a quota."""
+PERMANENT = (exceptions.GoogleAPICallError, DefaultCredentialsError, RefreshError)
+RETRY_TIMEOUT_S = 120
+"""How long a read is retried while Google's API is unavailable."""
+MAX_ATTEMPTS = 8
+"""How often a change is attempted if its outcome stays unknown."""
 POLL_S = (1.0, 10.0)
-"""Between two looks at what runs: at first, and later."""
+"""The first and the maximum pause between two polls."""
 Result = TypeVar("Result")
+Service = TypeVar("Service")
 
 
-class Wire:
-    """One project and region of Google Cloud.
+class OperationsService(Protocol):
+    """A client of a Google API that has long-running operations."""
 
-    Every method raises Stop for an error that a person must see to, and Lost for one that another look
-    may mend.
+    @property
+    def get_operation(self) -> Callable[..., Any]:
+        """Fetches an operation by its name."""
+
+
+class Client:
+    """Calls Google's APIs for one project.
+
+    Methods raise UserError for an error that the user has to fix, and TransientError if the caller
+    should fetch the state again and retry.
     """
 
     def __init__(
-        self, settings: Settings, say: Callable[[str], None] = print, *, dry_run: bool = False
+        self, settings: Settings, report: Callable[[str], None] = print, *, dry_run: bool = False
     ) -> None:
-        """Say by `say` what is done; with `dry_run`, print the changes and make none."""
-        self.settings, self.say, self.dry_run = settings, say, dry_run
+        """Report progress with `report`; with `dry_run`, print changes and make none."""
+        self.settings, self.report, self.dry_run = settings, report, dry_run
 
-    def wait(self, operation: str, doing: str, usual: str = "", client: Any = None) -> None:
-        """Watch an operation until it ends, with a line now and then; raise Stop with its error, or Lost.
+    # Connections
 
-        `client` is that of the operation's service; Vertex AI's where it is left out.
+    def connect(
+        self, service: Callable[..., Service], host: str = "", dedicated_host: str = ""
+    ) -> Service:
+        """Return a client of one of Google's services, over REST.
+
+        `host` gives way to the setting `api_endpoint`, which gives way to `dedicated_host`.
         """
-        began = time.monotonic()
+        address = dedicated_host or self.settings.api_endpoint or host
+        options = ClientOptions(api_endpoint=address) if address else None
+        return service(credentials=self.credentials, transport="rest", client_options=options)
 
-        def waited(_: object) -> str:
-            half_minutes = (time.monotonic() - began) // 30
-            return f"{_duration(half_minutes * 30)} …" if half_minutes else ""
-
-        self.say(f"→ {doing}" + (f" (usually {usual})" if usual else ""))
-        request = operations_pb2.GetOperationRequest(name=operation)
-        still = UserError(
-            f"Google is still at it after {self.settings.wait_minutes} minutes ({doing})",
-            "the same command again picks it up",
-        )
-        # None where Google forgot it.
-        found: operations_pb2.Operation | None = self.poll(
-            lambda: self._find((client or self._endpoints).get_operation, request=request),
-            lambda found: found is None or found.done,
-            still,
-            waited,
-        )
-        if found is not None and found.HasField("error"):
-            status = code_pb2.Code.Name(found.error.code)
-            raise to_user_error(
-                GoogleError(status, found.error.message, doing=doing), self.settings
+    @functools.cached_property
+    def credentials(self) -> Credentials:
+        """The application default credentials; anonymous ones for the emulator."""
+        if self.settings.api_endpoint.startswith("http://"):
+            return AnonymousCredentials()
+        try:
+            credentials, _ = google.auth.default(
+                scopes=["https://www.googleapis.com/auth/cloud-platform"],
+                quota_project_id=self.settings.project,
             )
-        self.say(f"  done after {_duration(time.monotonic() - began)}")
+        except DefaultCredentialsError:
+            raise UserError(
+                "no credentials for Google Cloud", "gcloud auth application-default login"
+            ) from None
+        return credentials
+
+    @functools.cached_property
+    def session(self) -> requests.Session:
+        """An HTTP session with these credentials, for APIs without a client library."""
+        if self.settings.api_endpoint.startswith("http://"):
+            return requests.Session()
+        return AuthorizedSession(self.credentials)
+
+    # Reads
+
+    def read(self, call: Callable[..., Result], *args: object, **options: object) -> Result:
+        """Call a method that changes nothing, with retries. NotFound is not translated."""
+        retry = Retry(
+            if_exception_type(*RETRYABLE),
+            initial=0.5,
+            maximum=30.0,
+            timeout=RETRY_TIMEOUT_S,
+            on_error=lambda error: self.report(f"  {_summary(error)}; retrying"),
+        )
+        try:
+            return retry(call)(*args, timeout=TIMEOUT_S, **options)
+        except exceptions.NotFound:
+            raise
+        except exceptions.RetryError as error:
+            raise UserError(
+                f"no response from Google: {_summary(error.cause)}",
+                "run the same command again: it continues where it stopped",
+            ) from None
+        except PERMANENT as error:
+            self._raise(error)
+
+    def find(self, call: Callable[..., Result], **options: object) -> Result | None:
+        """Return what a method reads; None if it does not exist."""
+        try:
+            return self.read(call, **options)
+        except exceptions.NotFound:
+            return None
+
+    def list_all(
+        self, call: Callable[..., Iterable[Result]], *args: object, **options: object
+    ) -> list[Result]:
+        """Return all pages of what a method lists; an empty list if the parent does not exist."""
+        return self.find(lambda **more: list(call(*args, **options, **more))) or []
 
     def poll(
         self,
-        look: Callable[[], Result],
-        is_over: Callable[[Result], bool],
-        still: UserError,
+        fetch: Callable[[], Result],
+        is_done: Callable[[Result], bool],
+        timed_out: UserError,
         describe: Callable[[Result], str] = lambda _: "",
     ) -> Result:
-        """Call `look` until what it returns is over, with a line whenever its description has changed.
+        """Call `fetch` until its result is done, and report the result's description when it changes.
 
-        Raises:
-            Stop: it is `still`, after `wait_minutes`.
-
+        Raises `timed_out` after `wait_minutes`.
         """
         deadline = time.monotonic() + self.settings.wait_minutes * 60
-        pauses_s, told = exponential_sleep_generator(POLL_S[0], POLL_S[-1]), ""
-        while not is_over(found := look()):
-            if (line := describe(found)) != told:
-                told = line
-                self.say(f"  {line}")
+        pauses_s, reported = exponential_sleep_generator(POLL_S[0], POLL_S[-1]), ""
+        while not is_done(result := fetch()):
+            if (line := describe(result)) != reported:
+                reported = line
+                self.report(f"  {line}")
             if time.monotonic() > deadline:
-                raise still
+                raise timed_out
             time.sleep(next(pauses_s))
-        return found
+        return result
 
-    def until_made(self, make: Callable[[], Result]) -> Result:
-        """Call `make` again as long as its connection breaks: it looks at what there is, and goes on."""
-        for _ in range(ATTEMPTS):
-            try:
-                return make()
-            except TransientError as lost:
-                self.say(f"  {lost}; looking again")
-        raise UserError("the connection breaks again and again", "run the same command again")
+    # Changes
 
-    # For the parts that know what to say
+    def change(self, call: Callable[..., Result], request: object, doing: str) -> Result | None:
+        """Call a method that changes something, once; with `dry_run`, print the call and return None.
 
-    def _start(self, doing: str, call: Any, request: Any, usual: str = "") -> None:
-        """Begin a long-running operation by a client's method and watch it to its end."""
-        begun = self._change(doing, call, request)
-        if begun is not None:
-            self.wait(begun.operation.name, doing, usual, call.__self__)
-
-    def _change(self, doing: str, call: Any, request: Any) -> Any:
-        """Make a change once, by a client's method; with `dry_run`, print it and return None.
-
-        Whether one whose connection broke was made, only another look can tell: that is Lost.
+        Raises TransientError if the connection breaks: the change may or may not have been made.
         """
         if self.dry_run:
-            service = type(call.__self__).__name__.removesuffix("Client")
-            self._would(f"{service}.{call.__name__.title().replace('_', '')}", request)
+            service, _, method = call.__qualname__.rpartition(".")
+            name = method.title().replace("_", "")
+            self.report_call(f"{service.removesuffix('Client')}.{name}", request)
             return None
         try:
             return call(request, timeout=TIMEOUT_S, retry=None)
         except exceptions.Conflict as error:
             raise TransientError(f"{_text(error)} ({doing})") from None
-        except BUSY as error:
+        except RETRYABLE as error:
             if isinstance(error, exceptions.TooManyRequests) and "quota" in str(error).lower():
-                self._refuse(error, doing)
-            raise TransientError(f"{_short(error)} ({doing})") from None
-        except REFUSED as error:
-            self._refuse(error, doing)
+                self._raise(error, doing)
+            raise TransientError(f"{_summary(error)} ({doing})") from None
+        except PERMANENT as error:
+            self._raise(error, doing)
 
-    def _would(self, rpc: str, request: Any) -> None:
+    def run_operation(
+        self,
+        service: OperationsService,
+        call: Callable[..., Operation],
+        request: object,
+        doing: str,
+        usual: str = "",
+    ) -> None:
+        """Start a long-running operation with a method of `service`, and wait for its end."""
+        started = self.change(call, request, doing)
+        if started is not None:
+            self.wait(service, started.operation.name, doing, usual)
+
+    def wait(self, service: OperationsService, operation: str, doing: str, usual: str = "") -> None:
+        """Wait until an operation of `service` ends, and report progress; raise UserError if it fails.
+
+        `usual` is how long such an operation usually takes.
+        """
+        started_s = time.monotonic()
+
+        def describe(_: object) -> str:
+            half_minutes = (time.monotonic() - started_s) // 30
+            return f"{_format_duration(half_minutes * 30)} …" if half_minutes else ""
+
+        self.report(f"→ {doing}" + (f" (usually {usual})" if usual else ""))
+        request = operations_pb2.GetOperationRequest(name=operation)
+        timed_out = UserError(
+            f"timed out after {self.settings.wait_minutes} minutes ({doing}); the operation continues at Google",
+            "run the same command again: it waits for the same operation",
+        )
+        # None: Google no longer keeps the operation.
+        result: operations_pb2.Operation | None = self.poll(
+            lambda: self.find(service.get_operation, request=request),
+            lambda result: result is None or result.done,
+            timed_out,
+            describe,
+        )
+        if result is not None and result.HasField("error"):
+            status = code_pb2.Code.Name(result.error.code)
+            error = GoogleError(status, result.error.message, doing=doing)
+            raise to_user_error(error, self.settings)
+        self.report(f"  done after {_format_duration(time.monotonic() - started_s)}")
+
+    def retry_transient(self, attempt: Callable[[], Result]) -> Result:
+        """Call `attempt` until it raises no TransientError. It has to fetch the state before it changes it."""
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                return attempt()
+            except TransientError as error:
+                self.report(f"  {error}; retrying")
+        raise UserError(f"the connection broke {MAX_ATTEMPTS} times", "run the same command again")
+
+    def report_call(self, rpc: str, request: Any) -> None:
+        """Report a call that is not made in a dry run, with its request as JSON."""
         content = request
         if not isinstance(request, dict):
-            plain = type(request).pb(request) if hasattr(type(request), "pb") else request
-            content = json_format.MessageToDict(plain)
-        self.say(f"would call {rpc} {json.dumps(content)}")
+            message = type(request).pb(request) if hasattr(type(request), "pb") else request
+            content = json_format.MessageToDict(message)
+        self.report(f"would call {rpc} {json.dumps(content)}")
 
-    def _read(self, call: Callable[..., Any], *given: Any, **options: Any) -> Any:
-        """Call what only reads, again while Google is busy or the connection broken; NotFound goes through."""
-        retry = Retry(
-            if_exception_type(*BUSY),
-            initial=0.5,
-            maximum=30.0,
-            timeout=GIVE_UP_S,
-            on_error=lambda error: self.say(f"  {_short(error)}; trying again"),
-        )
-        try:
-            return retry(call)(*given, timeout=TIMEOUT_S, **options)
-        except exceptions.NotFound:
-            raise
-        except exceptions.RetryError as error:
-            raise UserError(
-                f"Google does not answer: {_short(error.cause)}",
-                "run the same command again: it goes on where it was",
-            ) from None
-        except REFUSED as error:
-            self._refuse(error, "")
+    # Errors
 
-    def _find(self, call: Callable[..., Any], **options: Any) -> Any:
-        """Return what a method reads; None where it does not exist."""
-        try:
-            return self._read(call, **options)
-        except exceptions.NotFound:
-            return None
+    def user_error(self, error: exceptions.GoogleAPICallError, doing: str = "") -> UserError:
+        """Return the message and hint for an error of Google's; `doing` says during what."""
+        reason, metadata = error.reason or "", dict(error.metadata or {})
+        parsed = GoogleError(_status(error), _text(error), reason, metadata, doing)
+        return to_user_error(parsed, self.settings)
 
-    def _list(self, call: Callable[..., Any], *given: Any, **options: Any) -> list[Any]:
-        """Return everything that a method lists, page by page; nothing where its parent does not exist."""
-        found = self._find(lambda **more: list(call(*given, **options, **more)))
-        return found or []
-
-    def _refuse(self, error: Exception, doing: str) -> NoReturn:
+    def _raise(self, error: Exception, doing: str = "") -> NoReturn:
         if isinstance(error, exceptions.GoogleAPICallError):
-            raise to_user_error(said(error, doing), self.settings) from None
+            raise self.user_error(error, doing) from None
         raise UserError(
             f"no credentials: {error}".partition("\n")[0], "gcloud auth application-default login"
         ) from None
 
-    @functools.cached_property
-    def _credentials(self) -> Any:
-        if self.settings.api_endpoint.startswith("http://"):
-            return AnonymousCredentials()
-        try:
-            return google.auth.default(
-                scopes=["https://www.googleapis.com/auth/cloud-platform"],
-                quota_project_id=self.settings.project,
-            )[0]
-        except DefaultCredentialsError:
-            raise UserError(
-                "no credentials for Google Cloud", "gcloud auth application-default login"
-            ) from None
-
-    @functools.cached_property
-    def _session(self) -> Any:
-        if self.settings.api_endpoint.startswith("http://"):
-            return requests.Session()
-        return AuthorizedSession(self._credentials)
-
-    def _client(self, kind: Any, host: str = "", dedicated: str = "") -> Any:
-        where = dedicated or self.settings.api_endpoint or host
-        options = ClientOptions(api_endpoint=where) if where else None
-        return kind(credentials=self._credentials, transport="rest", client_options=options)
-
-    @functools.cached_property
-    def _endpoints(self) -> Any:
-        return self._client(v1.EndpointServiceClient, self._vertex)
-
-    @property
-    def _vertex(self) -> str:
-        return f"{self.settings.region}-aiplatform.googleapis.com"
-
-
-def said(error: exceptions.GoogleAPICallError, doing: str) -> GoogleError:
-    """Return an error in the words that explain knows."""
-    return GoogleError(
-        _status(error), _text(error), error.reason or "", dict(error.metadata or {}), doing
-    )
-
 
 def _status(error: exceptions.GoogleAPICallError) -> str:
-    """Return google.rpc.Code's name from an answer's body, which is finer than HTTP's number."""
+    """Return the name of the google.rpc.Code in a response's body, which is finer than the HTTP status."""
     try:
         return str(error.response.json()["error"]["status"])
     except (AttributeError, ValueError, KeyError, TypeError):
@@ -249,15 +272,15 @@ def _status(error: exceptions.GoogleAPICallError) -> str:
 
 
 def _text(error: exceptions.GoogleAPICallError) -> str:
-    """Return Google's words without the URL that its library puts before them."""
+    """Return Google's message without the URL that the client library puts before it."""
     return re.sub(r"^[A-Z]+ https?://\S+: ", "", error.message or str(error))
 
 
-def _short(error: Exception) -> str:
+def _summary(error: BaseException | None) -> str:
     if isinstance(error, exceptions.GoogleAPICallError):
-        return f"Google answers {error.code}"
+        return f"Google returned {error.code}"
     return "the connection broke"
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"

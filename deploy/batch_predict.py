@@ -1,0 +1,54 @@
+"""Batch predictions: a job over JSON lines in Cloud Storage."""
+
+from typing import TYPE_CHECKING, Any
+
+from deploy import versions
+from deploy.errors import UserError
+
+if TYPE_CHECKING:
+    from deploy.gcp import CloudClients
+
+
+def run_batch(  # noqa: PLR0913  one parameter for each option
+    cloud: "CloudClients",
+    *,
+    source: str,
+    output: str,
+    parameters: Any,
+    version: str,
+    replicas: int,
+) -> None:
+    """Predict every line of a JSONL file, wait for the job's end, and report the results' folder."""
+    from deploy.gcp.vertex import BatchRequest  # noqa: PLC0415  slow: Google's libraries
+
+    for uri in (source, output):
+        if not uri.startswith("gs://"):
+            raise UserError(
+                f"{uri} is not in Cloud Storage",
+                "expected gs://BUCKET/PATH: Vertex AI reads and writes only there",
+            )
+    version = versions.choose(cloud, version)
+    name = cloud.vertex.start_batch_job(
+        BatchRequest(
+            version=version,
+            source=source,
+            output=output,
+            parameters=parameters,
+            replicas=replicas,
+        )
+    )
+    if cloud.dry_run:
+        return
+    job_id = name.rpartition("/")[2]
+    cloud.report(f"→ job {job_id} (usually 10 minutes or more; it continues after Ctrl-C)")
+    job = cloud.vertex.wait_for_batch_job(name)
+    state, stats = cloud.vertex.job_state(job), job.completion_stats
+    if state != "SUCCEEDED":
+        raise UserError(
+            f"the job ended as {state.lower()}: {job.error.message}",
+            "run python -m deploy batch-predict with the same arguments again",
+        )
+    cloud.report(
+        f"{stats.successful_count} succeeded, {stats.failed_count} failed; "
+        f"results: {job.output_info.gcs_output_directory}"
+    )

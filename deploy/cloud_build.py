@@ -1,0 +1,146 @@
+"""Builds with Cloud Build, by gcloud."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypedDict
+
+from deploy.errors import UserError
+from deploy.fingerprint import git_commit, image_tag
+from deploy.settings import Settings
+
+if TYPE_CHECKING:
+    from deploy.gcp import CloudClients
+
+DONE = ("SUCCESS", "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED")
+"""Statuses of a build that has ended."""
+
+
+class Step(TypedDict, total=False):
+    """A build's step, as gcloud prints it."""
+
+    id: str
+    name: str
+    status: str
+
+
+class Build(TypedDict, total=False):
+    """A build, as gcloud prints it; only the fields that are read here."""
+
+    id: str
+    status: str
+    statusDetail: str
+    failureInfo: dict[str, str]
+    logUrl: str
+    steps: list[Step]
+    substitutions: dict[str, str]
+
+
+def submit_build(
+    cloud: "CloudClients", substitutions: Mapping[str, str], config: str = "cloudbuild.yaml"
+) -> None:
+    """Build the current folder with Cloud Build, and wait for the end of the build.
+
+    If a build with these substitutions is running already, wait for that one instead.
+    """
+    s = cloud.settings
+    cloud.artifacts.ensure_repository()
+    pairs = ",".join(f"{name}={value}" for name, value in substitutions.items())
+    command = [
+        *("gcloud", "builds", "submit", "--async", "--format=json"),
+        *_location(s),
+        f"--gcs-source-staging-dir={source_folder(s)}",
+        f"--config={config}",
+        f"--substitutions={pairs}",
+        ".",
+    ]
+    if s.build_service_account:
+        account = f"projects/{s.project}/serviceAccounts/{s.build_service_account}"
+        command.append(f"--service-account={account}")
+    if cloud.dry_run:
+        cloud.report(f"would run {' '.join(command)}")
+        return
+    build = find_running_build(cloud, substitutions)
+    if build:
+        cloud.report("→ waiting for the running build of this image")
+    else:
+        cloud.report("→ building with Cloud Build (usually 10 to 20 minutes)")
+        build = json.loads(cloud.programs.run(command))
+    _wait_for_build(cloud, build)
+
+
+def find_running_build(cloud: "CloudClients", substitutions: Mapping[str, str]) -> Build | None:
+    """Return the build with these substitutions that has not ended; None if there is none."""
+    command = ["gcloud", "builds", "list", "--ongoing", "--format=json"]
+    builds: list[Build] = json.loads(cloud.programs.run([*command, *_location(cloud.settings)]))
+    for build in builds:
+        if build.get("substitutions", {}).items() >= substitutions.items():
+            return build
+    return None
+
+
+def find_tested_build(cloud: "CloudClients", tag: str) -> Build | None:
+    """Return a build of this tag whose step `tests` succeeded; None if there is none."""
+    command = ["gcloud", "builds", "list", "--format=json", "--limit=200"]
+    builds: list[Build] = json.loads(cloud.programs.run([*command, *_location(cloud.settings)]))
+    for build in builds:
+        passed = [
+            step.get("id") for step in build.get("steps", []) if step.get("status") == "SUCCESS"
+        ]
+        if "tests" in passed and build.get("substitutions", {}).get("_TAG") == tag:
+            return build
+    return None
+
+
+def source_folder(settings: Settings) -> str:
+    """Return the gs:// folder to which the sources of builds are uploaded."""
+    return f"gs://{settings.project}_cloudbuild/{settings.name}-source"
+
+
+def substitutions(settings: Settings, deploy: str = "no") -> dict[str, str]:
+    """Return the substitutions of cloudbuild.yaml; `deploy` is the command to run after the build."""
+    values = {
+        "_NAME": settings.name,
+        "_REGION": settings.region,
+        "_REPOSITORY": settings.repository,
+        "_TAG": image_tag(),
+        "_DEPLOY": deploy,
+        "_REVISION": git_commit(),
+    }
+    if settings.registry:
+        values["_REGISTRY"] = settings.registry
+    return values
+
+
+def _wait_for_build(cloud: "CloudClients", build: Build) -> None:
+    """Report a build's steps until it ends; raise UserError if it fails."""
+    reference = [build["id"], *_location(cloud.settings)]
+    cloud.report(f"  build {build['id']}, log: {build.get('logUrl', '')}")
+    reported: dict[str, str] = {}
+
+    def fetch() -> Build:
+        described = cloud.programs.run(
+            ["gcloud", "builds", "describe", "--format=json", *reference]
+        )
+        current: Build = json.loads(described)
+        for step in current.get("steps", []):
+            name, status = step.get("id", step["name"]), step.get("status", "QUEUED")
+            if reported.get(name, "QUEUED") != status:
+                reported[name] = status
+                cloud.report(f"  {status.lower():8} {name}")
+        return current
+
+    timed_out = UserError(
+        f"timed out after {cloud.settings.wait_minutes} minutes; the build continues in Cloud Build",
+        "run the same command again: it waits for the same build",
+    )
+    build = cloud.client.poll(fetch, lambda current: current.get("status") in DONE, timed_out)
+    if build["status"] != "SUCCESS":
+        detail = build.get("statusDetail") or build.get("failureInfo", {}).get("detail", "")
+        raise UserError(
+            f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}",
+            f"gcloud builds log {' '.join(reference)}",
+        )
+
+
+def _location(settings: Settings) -> list[str]:
+    return [f"--project={settings.project}", f"--region={settings.region}"]

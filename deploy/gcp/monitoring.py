@@ -1,0 +1,49 @@
+"""Cloud Monitoring: metrics of the endpoint."""
+
+import functools
+import time
+from typing import NamedTuple
+
+from google.api_core import exceptions
+
+from deploy.gcp.client import Client
+
+ONLINE = "aiplatform.googleapis.com/prediction/online/"
+
+
+class Point(NamedTuple):
+    """A value of a time series."""
+
+    labels: dict[str, str]
+    value: float
+
+
+class Monitoring:
+    """A client for time series."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def read_metric(self, metric: str, aligner: str, minutes: float) -> list[Point]:
+        """Return the points of an online prediction metric of the endpoint over the last minutes."""
+        settings = self._client.settings
+        format_time = functools.partial(time.strftime, "%Y-%m-%dT%H:%M:%SZ")
+        endpoint_id = settings.endpoint.rpartition("/")[2]
+        query = {
+            "filter": f'metric.type="{ONLINE}{metric}" AND resource.labels.endpoint_id="{endpoint_id}"',
+            "interval.startTime": format_time(time.gmtime(time.time() - minutes * 60)),
+            "interval.endTime": format_time(time.gmtime(time.time() + 1)),
+            "aggregation.alignmentPeriod": f"{max(round(minutes * 60), 60)}s",
+            "aggregation.perSeriesAligner": aligner,
+        }
+        base = settings.api_endpoint or "https://monitoring.googleapis.com"
+        url = f"{base}/v3/projects/{settings.project}/timeSeries"
+        response = self._client.read(self._client.session.get, url, params=query)
+        if response.status_code != 200:
+            error = exceptions.from_http_response(response)
+            raise self._client.user_error(error, "reading Cloud Monitoring")
+        return [
+            Point(series["metric"].get("labels", {}), float(next(iter(point["value"].values()))))
+            for series in response.json().get("timeSeries", ())
+            for point in series["points"]
+        ]
