@@ -252,7 +252,9 @@ def next_step(  # noqa: PLR0911  a return for each step
     return None
 
 
-def apply(state: EndpointState, step: Step, machine: Machine, replicas: Replicas) -> EndpointState:
+def apply(  # noqa: PLR0911  a return for each step
+    state: EndpointState, step: Step, machine: Machine, replicas: Replicas
+) -> EndpointState:
     """Return the state after a step, for dry runs and tests."""
     match step:
         case Wait(operation):

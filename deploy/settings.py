@@ -108,7 +108,7 @@ class Settings(BaseModel):
     api_endpoint: str = ""
     """http://host:port of the emulator; empty: Google"""
     registry: str = ""
-    """host of the image registry; empty: REGION-docker.pkg.dev"""
+    """registry host; empty: REGION-docker.pkg.dev"""
 
     @property
     def machine(self) -> Machine:

@@ -47,7 +47,7 @@ def status(cloud: "CloudClients") -> None:
         running.append((Machine(machine), count))
     newest = f", newest {max(versions, key=int)}" if versions else ""
     cloud.report(f"  model {s.name}: {len(versions)} versions{newest}")
-    cloud.report(f"  cost: {estimate(running)}" if running else "  cost: none by the hour")
+    cloud.report(f"  cost: {estimate(running)}" if running else "  cost: none, nothing is running")
 
 
 def _report_advice(cloud: "CloudClients", state: EndpointState) -> None:

@@ -131,7 +131,7 @@ def with_deploy(story: Walkthrough) -> None:
     story.run(f"{sys.executable} -m deploy batch-predict --version 1 {files}")
     story.run('make -s teardown ARGS="--yes"')
     left = story.run("make -s status")
-    story.expect("nothing runs, nothing costs" in left, "something is left that costs")
+    story.expect("nothing is running" in left, "something is left that costs")
 
 
 @contextlib.contextmanager

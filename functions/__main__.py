@@ -48,7 +48,7 @@ def _upload(function: Function, args: argparse.Namespace) -> None:
 def _deploy(function: Function, args: argparse.Namespace) -> None:
     found = _settings(args)
     if not args.dry_run:
-        settings.remember(found)
+        settings.save_defaults(found)
     uri = (args.storage or default_uri(function, found.project)).rstrip("/")
     public, account = args.allow_unauthenticated, args.service_account
     to = Target(found.project, found.region, uri, public, account)
@@ -56,7 +56,7 @@ def _deploy(function: Function, args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> settings.Settings:
-    return settings.read({"project": args.project, "region": args.region})
+    return settings.load({"project": args.project, "region": args.region})
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -72,7 +72,7 @@ def deploy(function: Function, to: Target, *, dry_run: bool = False) -> None:
         "gcloud functions deploy failed, as it says above",
         "docs/functions.md says what it needs; the same command again goes on",
     )
-    programs.run(words, failed, shown=True)
+    programs.run(words, failed, show_output=True)
     if dry_run:
         return
     described = ["gcloud", "functions", "describe", *there, "--format=value(serviceConfig.uri)"]

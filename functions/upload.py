@@ -24,7 +24,7 @@ def upload(function: Function, uri: str, project: str, region: str) -> None:
     name, folder = where
     with storage_errors(uri), contextlib.closing(Client(project=project or "unused")) as client:
         bucket = get_or_create(
-            client, name, region, project=project, other="STORAGE=gs://another-name/…"
+            client, name, region, project=project, hint="STORAGE=gs://another-name/…"
         )
         for file in files:
             began, path = time.monotonic(), f"{folder}/{file.name}".lstrip("/")

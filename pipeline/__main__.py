@@ -106,19 +106,19 @@ def submit(args: argparse.Namespace) -> None:
     from pipeline import vertex_runner  # noqa: PLC0415  --help must not wait for Google's libraries
 
     _check_remote_options(args)
-    google = vertex_runner.connect(args.project, args.region)
-    args.project, args.region = google.settings.project, google.settings.region
+    cloud = vertex_runner.connect(args.project, args.region)
+    args.project, args.region = cloud.settings.project, cloud.settings.region
     args.serving = args.serving or "endpoint"
     template = FOLDER / "pipeline.yaml"
-    image = args.image or vertex_runner.ensure_steps_image(google)
+    image = args.image or vertex_runner.ensure_steps_image(cloud)
     _compile(template, args.until, image, _cached(args))
     job = vertex_runner.build_job(
-        google, template, _parameters(args, builder="cloud"), args.pipeline_root
+        cloud, template, _parameters(args, builder="cloud"), args.pipeline_root
     )
     if args.cron:
-        vertex_runner.create_schedule(google, job, args.cron, args.run_as)
+        vertex_runner.create_schedule(cloud, job, args.cron, args.run_as)
     else:
-        vertex_runner.submit(google, job, args.run_as, wait=args.wait)
+        vertex_runner.submit(cloud, job, args.run_as, wait=args.wait)
 
 
 def _check_remote_options(args: argparse.Namespace) -> None:
@@ -142,11 +142,11 @@ def schedules(args: argparse.Namespace) -> None:
     """Print or delete the schedules."""
     from pipeline import vertex_runner  # noqa: PLC0415
 
-    google = vertex_runner.connect(args.project, args.region)
+    cloud = vertex_runner.connect(args.project, args.region)
     if args.delete:
-        vertex_runner.delete_schedules(google)
+        vertex_runner.delete_schedules(cloud)
     else:
-        vertex_runner.print_schedules(google)
+        vertex_runner.print_schedules(cloud)
 
 
 def compile_(args: argparse.Namespace) -> None:

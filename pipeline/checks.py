@@ -6,43 +6,36 @@ has-traffic  yes or no: whether a model of the endpoint receives traffic
 """
 
 import argparse
-import json
 
-from deploy import cli, settings
+from deploy import cli, cloud_build, registry, settings
 from deploy.errors import UserError
-from deploy.gcp import Google
-from deploy.image import find, fingerprint, run
+from deploy.fingerprint import image_tag
+from deploy.gcp import CloudClients
 from pipeline.predictors import has_traffic
 
 
-def find_image(google: Google) -> str:
+def find_image(cloud: CloudClients) -> str:
     """Return the URI of the image in the registry that was built from these sources."""
-    image = find(google)
+    image = registry.find_image(cloud)
     if image is None:
         raise UserError("the image is not in the registry", "python -m deploy build")
     return image.uri
 
 
-def find_contract_build(google: Google) -> str:
+def find_contract_build(cloud: CloudClients) -> str:
     """Return a sentence with the build whose step `tests`, which runs the contract suite, succeeded for this image."""
-    s, tag = google.settings, fingerprint()
-    target = [f"--project={s.project}", f"--region={s.region}"]
-    builds = run(google, ["gcloud", "builds", "list", "--format=json", "--limit=200", *target])
-    for build in json.loads(builds):
-        succeeded = {
-            step.get("id") for step in build.get("steps", []) if step.get("status") == "SUCCESS"
-        }
-        if "tests" in succeeded and build.get("substitutions", {}).get("_TAG") == tag:
-            return f"PASS: Cloud Build tested {tag} in step tests of build {build['id']}"
+    tag = image_tag()
+    if build := cloud_build.find_tested_build(cloud, tag):
+        return f"PASS: Cloud Build tested {tag} in step tests of build {build['id']}"
     raise UserError(
-        f"no build in {s.region} tested {tag} against the container contract",
+        f"no build in {cloud.settings.region} tested {tag} against the container contract",
         "delete that tag from the registry; then Cloud Build builds and tests the image again",
     )
 
 
-def check_traffic(google: Google) -> str:
+def check_traffic(cloud: CloudClients) -> str:
     """Return yes or no: whether a model of the endpoint receives traffic."""
-    return "yes" if has_traffic(google) else "no"
+    return "yes" if has_traffic(cloud) else "no"
 
 
 QUERIES = {"image": find_image, "contract": find_contract_build, "has-traffic": check_traffic}
@@ -59,9 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("project", "region", "builder"):
         parser.add_argument(f"--{name}", help="as in deploy.toml")
     args = parser.parse_args(arguments)
-    cli.run(
-        "pipeline.checks", lambda: print(QUERIES[args.query](Google(settings.read(vars(args)))))
-    )
+    query = QUERIES[args.query]
+    cli.run("pipeline.checks", lambda: print(query(CloudClients.create(settings.load(vars(args))))))
 
 
 if __name__ == "__main__":

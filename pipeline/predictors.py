@@ -13,7 +13,7 @@ import requests
 
 from deploy import settings
 from deploy.errors import UserError
-from deploy.gcp import Google
+from deploy.gcp import CloudClients
 from pipeline.errors import PredictionError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,25 +99,25 @@ def endpoint_predictor(target: Mapping[str, Any]) -> Predict | None:
     During a canary both versions respond: a request cannot choose one of them.
     """
     try:
-        google = Google(settings.read(target))
-        if not has_traffic(google):
+        cloud = CloudClients.create(settings.load(target))
+        if not has_traffic(cloud):
             return None
     except UserError as error:
         raise PredictionError(f"{error.message}; {error.hint}") from None
 
     def send(pictures: Request) -> str:
         try:
-            return json.dumps(google.predict(_build_body(pictures)))
+            return json.dumps(cloud.vertex.predict(_build_body(pictures)))
         except UserError as error:
             raise PredictionError(f"{error.message}; {error.hint}") from None
 
-    name = google.settings.endpoint
+    name = cloud.settings.endpoint
     return lambda batches: _parse_labels(name, batches, [send(pictures) for pictures in batches])
 
 
-def has_traffic(google: Google) -> bool:
+def has_traffic(cloud: CloudClients) -> bool:
     """Whether a model of the endpoint receives traffic."""
-    state = google.state()
+    state = cloud.vertex.endpoint_state()
     return state is not None and any(state.share(each.id) for each in state.deployed)
 
 

@@ -14,12 +14,10 @@ from google.cloud import aiplatform_v1 as v1
 
 from deploy import settings
 from deploy.buckets import get_or_create
-from deploy.error_messages import to_user_error
+from deploy.cloud_build import submit_build
 from deploy.errors import UserError
 from deploy.fingerprint import CACHES, fingerprint
-from deploy.gcp import Google
-from deploy.gcp.client import said
-from deploy.image import in_cloud
+from deploy.gcp import CloudClients
 from pipeline.steps import ROOT
 
 BUILD_CONFIG = "pipeline/cloudbuild.yaml"
@@ -28,11 +26,11 @@ CONSOLE_URL = "https://console.cloud.google.com/vertex-ai/locations/{s.region}/p
 FINAL_STATES = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
-def connect(project: str | None, region: str | None) -> Google:
+def connect(project: str | None, region: str | None) -> CloudClients:
     """Return the client for the project and region of the options or deploy.toml, and configure the SDK for it."""
-    google = Google(settings.read({"project": project, "region": region}))
-    s = google.settings
-    settings.remember(s)
+    cloud = CloudClients.create(settings.load({"project": project, "region": region}))
+    s = cloud.settings
+    settings.save_defaults(s)
     # This module logs the same events in fewer words. Each module of the SDK has a logger with a level of its own.
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("google.cloud.aiplatform"):
@@ -46,18 +44,19 @@ def connect(project: str | None, region: str | None) -> Google:
         api_transport="rest",
         credentials=credentials,
     )
-    return google
+    return cloud
 
 
-def ensure_steps_image(google: Google) -> str:
+def ensure_steps_image(cloud: CloudClients) -> str:
     """Return the URI, with digest, of the image that the steps run in; build it with Cloud Build if it is missing."""
-    name = f"{google.settings.name}-pipeline"
-    client = Google(google.settings.model_copy(update={"name": name}), google.say)
-    image, tag = client.settings.image_name, steps_tag()
-    if client.digest(tag) is None:
-        client.say(f"the steps' image is not in the registry: {image}:{tag}")
-        in_cloud(client, {"_IMAGE": image, "_TAG": tag}, config=BUILD_CONFIG)
-    if (digest := client.digest(tag)) is None:
+    name = f"{cloud.settings.name}-pipeline"
+    renamed = cloud.settings.model_copy(update={"name": name})
+    steps = CloudClients.create(renamed, cloud.report)
+    image, tag = steps.settings.image_name, steps_tag()
+    if steps.artifacts.find_digest(tag) is None:
+        steps.report(f"the steps' image is not in the registry: {image}:{tag}")
+        submit_build(steps, {"_IMAGE": image, "_TAG": tag}, config=BUILD_CONFIG)
+    if (digest := steps.artifacts.find_digest(tag)) is None:
         raise UserError(
             f"the steps' image was built, but {image}:{tag} is not in the registry",
             "read the build's log",
@@ -72,16 +71,16 @@ def steps_tag() -> str:
 
 
 def build_job(
-    google: Google, template: Path, parameters: dict[str, Any], root: str | None = None
+    cloud: CloudClients, template: Path, parameters: dict[str, Any], root: str | None = None
 ) -> aiplatform.PipelineJob:
     """Return a job, not submitted yet; raise UserError if the parameters do not match the pipeline."""
-    s = google.settings
+    s = cloud.settings
     try:
         return aiplatform.PipelineJob(
             display_name=s.name,
             template_path=str(template),
             parameter_values=parameters,
-            pipeline_root=root or f"gs://{_ensure_bucket(google)}/{s.name}",
+            pipeline_root=root or f"gs://{_ensure_bucket(cloud)}/{s.name}",
             failure_policy="fast",
         )
     except ValueError as error:
@@ -91,10 +90,10 @@ def build_job(
 
 
 def submit(
-    google: Google, job: aiplatform.PipelineJob, account: str | None, *, wait: bool = False
+    cloud: CloudClients, job: aiplatform.PipelineJob, account: str | None, *, wait: bool = False
 ) -> None:
     """Submit a job, and wait until it ends if `wait`; raise UserError if it fails."""
-    s = google.settings
+    s = cloud.settings
     request = v1.PipelineJob(
         display_name=s.name,
         pipeline_spec=job.pipeline_spec,
@@ -104,83 +103,93 @@ def submit(
     )
     # Not job.submit(): it checks the bucket at a host that cannot be configured, and continues whatever the result.
     # _ensure_bucket did that check.
-    with _translate_errors(google, "submitting the pipeline"):
+    with _translate_errors(cloud, "submitting the pipeline"):
         submitted = job.api_client.create_pipeline_job(
             parent=s.location, pipeline_job=request, pipeline_job_id=job.job_id
         )
-    google.say(f"submitted: {submitted.name}\n  {CONSOLE_URL.format(s=s, job=job.job_id)}")
+    cloud.report(f"submitted: {submitted.name}\n  {CONSOLE_URL.format(s=s, job=job.job_id)}")
     if not wait:
-        google.say("  it runs on Vertex AI, independent of this machine; --wait waits for its end")
+        cloud.report(
+            "  it runs on Vertex AI, independent of this machine; --wait waits for its end"
+        )
         return
     states: dict[str, str] = {}
     while (state := _state_name(submitted.state)) not in FINAL_STATES:
         time.sleep(POLL_INTERVAL_S if not s.api_endpoint else 0.2)
-        with _translate_errors(google, "watching the pipeline"):
+        with _translate_errors(cloud, "watching the pipeline"):
             submitted = job.api_client.get_pipeline_job(name=submitted.name)
-        _log_changes(google, submitted, states)
+        _log_changes(cloud, submitted, states)
     if state != "SUCCEEDED":
         raise UserError(
             f"the pipeline ended in state {state.lower()}: {submitted.error.message}",
             "the step's log is on the page above",
         )
-    google.say("the pipeline succeeded")
+    cloud.report("the pipeline succeeded")
 
 
 def create_schedule(
-    google: Google, job: aiplatform.PipelineJob, cron: str, account: str | None
+    cloud: CloudClients, job: aiplatform.PipelineJob, cron: str, account: str | None
 ) -> None:
     """Run a job on a schedule, one run at a time."""
-    schedule = aiplatform.PipelineJobSchedule(pipeline_job=job, display_name=google.settings.name)
-    with _translate_errors(google, "creating the schedule"):
+    schedule = aiplatform.PipelineJobSchedule(pipeline_job=job, display_name=cloud.settings.name)
+    with _translate_errors(cloud, "creating the schedule"):
         schedule.create(cron=cron, max_concurrent_run_count=1, service_account=account)
-    google.say(f"scheduled: {schedule.resource_name}, {cron}")
-    google.say("  each run is billed; `python -m pipeline unschedule` deletes the schedule")
+    cloud.report(f"scheduled: {schedule.resource_name}, {cron}")
+    cloud.report("  each run is billed; `python -m pipeline unschedule` deletes the schedule")
 
 
-def print_schedules(google: Google) -> None:
+def print_schedules(cloud: CloudClients) -> None:
     """Print the pipeline's schedules."""
-    schedules = _list_schedules(google)
+    schedules = _list_schedules(cloud)
     for schedule in schedules:
         state = _state_name(schedule.state).lower()
-        google.say(f"{schedule.resource_name}  {state}  {schedule.cron}")
+        cloud.report(f"{schedule.resource_name}  {state}  {schedule.cron}")
     if not schedules:
-        google.say(f"no schedules of {google.settings.name} in {google.settings.region}")
+        cloud.report(f"no schedules of {cloud.settings.name} in {cloud.settings.region}")
 
 
-def delete_schedules(google: Google) -> None:
+def delete_schedules(cloud: CloudClients) -> None:
     """Delete the pipeline's schedules."""
-    for schedule in _list_schedules(google):
-        with _translate_errors(google, "deleting the schedule"):
+    for schedule in _list_schedules(cloud):
+        with _translate_errors(cloud, "deleting the schedule"):
             schedule.delete()
-        google.say(f"deleted: {schedule.resource_name}")
-    google.say(f"no schedules of {google.settings.name} in {google.settings.region}")
+        cloud.report(f"deleted: {schedule.resource_name}")
+    cloud.report(f"no schedules of {cloud.settings.name} in {cloud.settings.region}")
 
 
-def _list_schedules(google: Google) -> list[aiplatform.PipelineJobSchedule]:
-    with _translate_errors(google, "listing the schedules"):
+def _list_schedules(cloud: CloudClients) -> list[aiplatform.PipelineJobSchedule]:
+    with _translate_errors(cloud, "listing the schedules"):
         return list(
-            aiplatform.PipelineJobSchedule.list(filter=f'display_name="{google.settings.name}"')
+            aiplatform.PipelineJobSchedule.list(filter=f'display_name="{cloud.settings.name}"')
         )
 
 
-def _ensure_bucket(google: Google) -> str:
+def _ensure_bucket(cloud: CloudClients) -> str:
     """Return the project's bucket for artifacts, created if missing; raise UserError if another project owns it."""
-    s = google.settings
+    s = cloud.settings
     anonymous = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
-    name, other = f"{s.project}-pipeline", "--pipeline-root gs://a-bucket-of-yours/folder"
+    name, hint = f"{s.project}-pipeline", "--pipeline-root gs://a-bucket-of-yours/folder"
     with contextlib.closing(storage.Client(project=s.project, credentials=anonymous)) as client:
-        # own: another project may have taken this predictable name.
-        get_or_create(client, name, s.region, google.say, project=s.project, own=True, other=other)
+        # own_project_only: another project may have taken this predictable name.
+        get_or_create(
+            client,
+            name,
+            s.region,
+            cloud.report,
+            project=s.project,
+            own_project_only=True,
+            hint=hint,
+        )
     return name
 
 
-def _log_changes(google: Google, job: v1.PipelineJob, states: dict[str, str]) -> None:
+def _log_changes(cloud: CloudClients, job: v1.PipelineJob, states: dict[str, str]) -> None:
     """Log each step whose state differs from `states`, and update `states`."""
     for task in job.job_detail.task_details:
         state = _state_name(task.state)
         if states.get(task.task_name, "PENDING") != state:
             states[task.task_name] = state
-            google.say(f"  {state.lower():10} {task.task_name}")
+            cloud.report(f"  {state.lower():10} {task.task_name}")
 
 
 def _state_name(state: Any) -> str:
@@ -189,8 +198,8 @@ def _state_name(state: Any) -> str:
 
 
 @contextlib.contextmanager
-def _translate_errors(google: Google, action: str) -> Iterator[None]:
+def _translate_errors(cloud: CloudClients, action: str) -> Iterator[None]:
     try:
         yield
     except exceptions.GoogleAPICallError as error:
-        raise to_user_error(said(error, action), google.settings) from None
+        raise cloud.client.user_error(error, action) from None

@@ -20,7 +20,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    found = settings.read(vars(args), file=args.settings)
+    found = settings.load(vars(args), file=args.settings)
     if not args.cluster:
         raise UserError(
             "no cluster is named",
@@ -28,13 +28,15 @@ def _run(args: argparse.Namespace) -> None:
         )
     programs.require("gcloud", "kubectl", "gke-gcloud-auth-plugin")
     if not args.dry_run:
-        settings.remember(found)
-    run = programs.Programs(cli.say, args.dry_run, environ={"KUBECONFIG": str(KUBECONFIG)})
+        settings.save_defaults(found)
+    run = programs.Programs(cli.report, args.dry_run, environ={"KUBECONFIG": str(KUBECONFIG)})
     there = Cluster(args.cluster, args.location or found.region, found, run)
     if args.command == "deploy":
-        from deploy.gcp import Google  # noqa: PLC0415  nothing else waits for Google's libraries
+        from deploy.gcp import CloudClients  # noqa: PLC0415  nothing else waits for Google's libraries
 
-        there.deploy(Google(found, cli.say, dry_run=args.dry_run), queue_wait=args.queue_wait)
+        there.deploy(
+            CloudClients.create(found, cli.report, dry_run=args.dry_run), queue_wait=args.queue_wait
+        )
     else:
         there.undeploy(yes=args.yes)
 

@@ -4,16 +4,16 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploy import image
 from deploy.cli import confirm
 from deploy.errors import UserError
 from deploy.gke import overlay
 from deploy.gke.overlay import APP, KUBECONFIG
 from deploy.programs import Programs
+from deploy.registry import find_image
 from deploy.settings import Settings
 
 if TYPE_CHECKING:
-    from deploy.gcp import Google
+    from deploy.gcp import CloudClients
 
 ROLLOUT = "10m"
 METRIC = "custom.metrics.k8s.io"
@@ -29,15 +29,15 @@ class Cluster:
     settings: Settings
     programs: Programs
 
-    def deploy(self, google: "Google", *, queue_wait: bool) -> None:
+    def deploy(self, cloud: "CloudClients", *, queue_wait: bool) -> None:
         """Do all that is missing but the image; raise Stop."""
-        found = image.find(google)
+        found = find_image(cloud)
         if found is None or not re.search("@sha256:[0-9a-f]{64}$", found.uri):
             raise UserError(
                 f"the image {self.settings.image or 'of these sources'} is not in the registry, or has no digest",
                 "make push or make build-cloud, with the same PROJECT and REGION; or --image NAME@sha256:…",
             )
-        self.programs.say(f"the image is there: {found.uri}")
+        self.programs.report(f"the image is there: {found.uri}")
         content = overlay.kustomization(self.settings, found.uri, queue_wait=queue_wait)
         folder = overlay.write(self.settings, content)
         self._connect()
@@ -60,10 +60,10 @@ class Cluster:
             ),
         )
         if self.programs.dry_run:
-            self.programs.say(f"what would be applied: kubectl kustomize {folder}")
+            self.programs.report(f"what would be applied: kubectl kustomize {folder}")
             return
         kubectl = f"KUBECONFIG={KUBECONFIG} kubectl {' '.join(here)}"
-        self.programs.say(
+        self.programs.report(
             f"\n{self.settings.name} answers in the cluster at http://{APP}.{self.settings.name}/predictions/digits\n"
             f"  within the network: {kubectl} get gateway {APP}\n"
             f"  from here: {kubectl} port-forward service/{APP} 8080:80, and make predict\n"
@@ -81,7 +81,7 @@ class Cluster:
             )
             if not found:
                 nothing = f"nothing of {self.settings.name} is in {self.name}"
-                self.programs.say(f"{nothing}: nothing changed")
+                self.programs.report(f"{nothing}: nothing changed")
                 return
             confirm(self.settings.name, found.split(), yes=yes)
         self._change(
@@ -89,13 +89,13 @@ class Cluster:
             UserError("not all of it is gone, as it says above", "run the same command again"),
         )
         if not self.programs.dry_run:
-            self.programs.say(
+            self.programs.report(
                 "nothing of it is left that costs; the cluster is, and the empty namespace: "
                 f"kubectl delete namespace {self.settings.name}"
             )
 
     def _change(self, words: list[str], otherwise: UserError) -> None:
-        self.programs.run(words, otherwise, shown=True)
+        self.programs.run(words, otherwise, show_output=True)
 
     def _connect(self) -> None:
         where = [f"--location={self.location}", f"--project={self.settings.project}"]

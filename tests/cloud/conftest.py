@@ -101,7 +101,7 @@ def deploy(
     for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(client, "POLL_S", (POLL_S,))
-    monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
+    monkeypatch.setattr(settings, "SAVED_DEFAULTS", tmp_path / "last.toml")
 
     def run(line: str, **environ: str) -> Result:
         with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Building with Cloud Build: the real gcloud submits, and whatever ends the wait, no second build begins."""
+"""Tests of `build` with Cloud Build: the real gcloud submits the sources to the emulator."""
 
 import itertools
 import threading
@@ -8,22 +8,23 @@ from typing import Any
 
 import pytest
 
-from deploy import image
 from deploy.cli import interrupt
+from deploy.fingerprint import ARCHIVE
+from deploy.programs import Programs
 from emulator import artifacts, builds
 from emulator.stack import Stack
 from tests.cloud.conftest import PROJECT, Run
 
 pytestmark = pytest.mark.full
 
-SMALL = """
+CONFIG = """
 steps:
   - id: image
     name: gcr.io/cloud-builders/docker
     script: |
       #!/usr/bin/env bash
       set -eu
-      if [ -e spoilt ]; then echo 'it is spoilt'; exit 3; fi
+      if [ -e invalid ]; then echo 'invalid sources'; exit 3; fi
       printf 'FROM debian:bookworm-slim\\nLABEL of=%s\\n' "$TAG" | docker build --quiet --tag "$IMAGE:$TAG" -
 images: ['${_REGISTRY}/${PROJECT_ID}/${_REPOSITORY}/${_NAME}:${_TAG}']
 substitutions:
@@ -37,78 +38,80 @@ options:
     - REVISION=${_REVISION}
     - REGION=${_REGION}
 """
-HERE = {"DEPLOY_IMAGE": "", "DEPLOY_BUILDER": "cloud"}
+CLOUD_BUILD = {"DEPLOY_IMAGE": "", "DEPLOY_BUILDER": "cloud"}
 
 
 @pytest.fixture(autouse=True)
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand in a folder whose build takes seconds."""
-    archive = tmp_path / image.ARCHIVE
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to a folder whose build takes seconds."""
+    archive = tmp_path / ARCHIVE
     archive.parent.mkdir(parents=True)
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("weights", tmp_path.name)
-    (tmp_path / "cloudbuild.yaml").write_text(SMALL)
+    (tmp_path / "cloudbuild.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
 
 
-def test_it_is_built_pushed_not_built_again_and_torn_down_with_its_sources(
+def test_image_is_built_once_and_deleted_with_its_sources_by_teardown(
     deploy: Run, stack: Stack
 ) -> None:
-    done = deploy("build", **HERE)
+    done = deploy("build", **CLOUD_BUILD)
     assert done.code == 0, done.err
     assert "success  image" in done.out
-    again = deploy("build", **HERE)
-    assert "the image is there: " in again.out
+    again = deploy("build", **CLOUD_BUILD)
+    assert "the image is in the registry: " in again.out
     assert "@sha256:" in again.out
     assert len(stack.state.builds) == 1
     with artifacts.storage_client(stack.state.config) as storage:
 
-        def sources() -> list[Any]:
+        def uploaded() -> list[Any]:
             return list(storage.list_blobs(f"{PROJECT}_cloudbuild"))
 
-        assert sources()
-        done = deploy("teardown --yes", **HERE)
+        assert uploaded()
+        done = deploy("teardown --yes", **CLOUD_BUILD)
         assert done.code == 0, done.err
-        assert not sources()
+        assert not uploaded()
     assert "the images" in done.out
-    assert "nothing of digits is left" in deploy("teardown", **HERE).out
+    assert "nothing named digits exists" in deploy("teardown", **CLOUD_BUILD).out
 
 
-def test_after_an_interruption_the_same_build_is_watched_on(
+def test_second_command_waits_for_the_build_of_an_interrupted_one(
     deploy: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, step = image.run, builds._run_step
-    described, noticed = itertools.count(), threading.Event()
+    run, run_step = Programs.run, builds._run_step
+    described, found = itertools.count(), threading.Event()
 
-    def watched(google: Any, command: list[str], **options: Any) -> str:
+    def run_and_interrupt(self: Programs, command: list[str], **options: Any) -> str:
         if "describe" in command:
             if next(described) == 0:
                 interrupt()
-            noticed.set()
-        return run(google, command, **options)
+            found.set()
+        return run(self, command, **options)
 
-    def held(*args: Any) -> bool:
-        """Run a build's step once the second command has found the build under way."""
-        return noticed.wait(180) and step(*args)
+    def run_step_when_found(*args: Any) -> bool:
+        """Run a build's step once the second command has found the build."""
+        return found.wait(180) and bool(run_step(*args))
 
-    monkeypatch.setattr(image, "run", watched)
-    monkeypatch.setattr(builds, "_run_step", held)
-    assert deploy("build", **HERE).code == 130
-    done = deploy("build", **HERE)
+    monkeypatch.setattr(Programs, "run", run_and_interrupt)
+    monkeypatch.setattr(builds, "_run_step", run_step_when_found)
+    assert deploy("build", **CLOUD_BUILD).code == 130
+    done = deploy("build", **CLOUD_BUILD)
     assert done.code == 0, done.err
-    assert "waiting for the build of this very image that is under way" in done.out
+    assert "waiting for the running build of this image" in done.out
     assert len(stack.state.builds) == 1
 
 
-def test_a_build_that_fails_says_where_and_is_begun_anew(deploy: Run, stack: Stack) -> None:
-    Path("spoilt").touch()
-    failed = deploy("build", **HERE)
+def test_failed_build_is_an_error_with_its_step_and_can_be_repeated(
+    deploy: Run, stack: Stack
+) -> None:
+    Path("invalid").touch()
+    failed = deploy("build", **CLOUD_BUILD)
     assert failed.code == 1
     assert (
         'Cloud Build ended with FAILURE: build step 0 "gcr.io/cloud-builders/docker" failed'
         in failed.err
     )
     assert "gcloud builds log " in failed.err
-    Path("spoilt").unlink()
-    assert deploy("build", **HERE).code == 0
+    Path("invalid").unlink()
+    assert deploy("build", **CLOUD_BUILD).code == 0
     assert len(stack.state.builds) == 2

@@ -1,4 +1,4 @@
-"""A canary that is watched: Cloud Monitoring says how it does, and it is rolled back by itself."""
+"""Tests of `canary --watch` with metrics from the emulated Cloud Monitoring."""
 
 from pathlib import Path
 
@@ -16,32 +16,30 @@ ROLLED_BACK = "the canary was rolled back"
 @pytest.mark.parametrize(
     "case",
     [
-        ("wrong", "--watch 30s --max-error-rate 5%", ROLLED_BACK, "answers are errors"),
+        ("wrong", "--watch 30s --max-error-rate 5%", ROLLED_BACK, "responses are errors"),
         ("slow", "--watch 30s --max-p95 100ms", ROLLED_BACK, "(the limit is 100 ms)"),
         ("none", "--watch 4s --max-p95 5s", "version 2 kept within the limits", ""),
     ],
     ids=lambda case: case[0],
 )
-def test_one_that_breaks_a_limit_is_rolled_back_and_one_that_keeps_them_stays(
+def test_canary_that_exceeds_a_limit_is_rolled_back_and_others_stay(
     deploy: Run, stack: Stack, tmp_path: Path, case: tuple[str, str, str, str]
 ) -> None:
-    fault, options, outcome, because = case
+    fault, options, outcome, reason = case
     assert deploy("deploy").code == 0
     with background_traffic(stack, PROJECT, b'{"instances": [1]}', pause_s=0.02):
         done = deploy(f"canary --traffic 50 {options} {env_file(tmp_path, FAULT=fault)}")
     rolled_back = outcome == ROLLED_BACK
     assert done.code == rolled_back, done
     assert outcome in (done.err if rolled_back else done.out)
-    assert because in done.err
+    assert reason in done.err
     assert traffic_by_version(stack) == ({"1": 100} if rolled_back else {"1": 50, "2": 50})
     assert count_containers(stack) == (1 if rolled_back else 2)
 
 
-def test_one_that_nobody_asked_is_not_called_good(
-    deploy: Run, stack: Stack, tmp_path: Path
-) -> None:
+def test_canary_without_requests_is_not_judged(deploy: Run, stack: Stack, tmp_path: Path) -> None:
     assert deploy("deploy").code == 0
     done = deploy(f"canary --watch 2s {env_file(tmp_path, COLOUR='red')}")
     assert done.code == 1
-    assert "only 0 requests reached the canary" in done.err
+    assert "the canary got only 0 requests" in done.err
     assert traffic_by_version(stack) == {"1": 90, "2": 10}

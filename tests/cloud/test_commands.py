@@ -1,4 +1,4 @@
-"""The main path from nothing to nothing; what every command has in common: a dry run, no endpoint of another kind."""
+"""Tests of the commands: from an empty project to a deployment and back, dry runs, types of endpoints."""
 
 from typing import Any
 
@@ -24,31 +24,33 @@ COMMANDS = {
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the list of the requests that are made."""
-    found: list[str] = []
+def requests_sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of the requests that are sent, which grows."""
+    sent: list[str] = []
     send = requests.Session.send
 
-    def noted(
+    def send_and_record(
         self: requests.Session, request: requests.PreparedRequest, **options: Any
     ) -> requests.Response:
-        found.append(f"{request.method} {request.path_url.partition('?')[0]}")
+        sent.append(f"{request.method} {request.path_url.partition('?')[0]}")
         return send(self, request, **options)
 
-    monkeypatch.setattr(requests.Session, "send", noted)
-    return found
+    monkeypatch.setattr(requests.Session, "send", send_and_record)
+    return sent
 
 
-def test_the_main_path_from_nothing_to_nothing(deploy: Run, stack: Stack, asked: list[str]) -> None:
+def test_commands_deploy_release_and_delete_a_model(
+    deploy: Run, stack: Stack, requests_sent: list[str]
+) -> None:
     assert "missing.json does not exist" in deploy("endpoint --request missing.json").err
     assert not stack.state.models
     first = deploy("endpoint")
     assert first.code == 0, first.err
     assert "from deployed model" in first.out
     assert traffic_by_version(stack) == {"1": 100}
-    asked.clear()
+    requests_sent.clear()
     assert "nothing changed" in deploy("endpoint").out
-    changing = [each for each in asked if not each.startswith(("GET", "HEAD"))]
+    changing = [each for each in requests_sent if not each.startswith(("GET", "HEAD"))]
     assert [each.rpartition(":")[2] for each in changing] == ["testIamPermissions", "predict"]
     for line, shares in (
         ("canary --traffic 10", {"1": 90, "2": 10}),
@@ -68,20 +70,22 @@ def test_the_main_path_from_nothing_to_nothing(deploy: Run, stack: Stack, asked:
 
 @pytest.mark.full
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_dry_run_prints_the_calls_and_makes_none(
-    deploy: Run, stack: Stack, asked: list[str], line: str
+def test_dry_run_prints_the_calls_and_changes_nothing(
+    deploy: Run, stack: Stack, requests_sent: list[str], line: str
 ) -> None:
     assert deploy("deploy").code == 0
     if line in ("promote", "rollback"):
         assert deploy("canary", **SECOND).code == 0
     before = traffic_by_version(stack)
-    asked.clear()
+    requests_sent.clear()
     done = deploy(f"{line} --dry-run", **SECOND)
     assert done.code == 0, done.err
     assert "would call " in done.out
     assert COMMANDS[line] in done.out
     changing = [
-        each for each in asked if not each.startswith(("GET", "HEAD")) and "testIam" not in each
+        each
+        for each in requests_sent
+        if not each.startswith(("GET", "HEAD")) and "testIam" not in each
     ]
     assert changing == []
     assert traffic_by_version(stack) == before
@@ -89,11 +93,11 @@ def test_a_dry_run_prints_the_calls_and_makes_none(
 
 
 @pytest.mark.full
-def test_an_endpoint_of_the_other_kind_is_not_passed_over(deploy: Run, stack: Stack) -> None:
+def test_shared_endpoint_is_rejected_if_a_dedicated_one_is_set(deploy: Run, stack: Stack) -> None:
     assert deploy("deploy").code == 0
     failed = deploy("deploy --dedicated", **SECOND)
     assert failed.code == 1
-    assert "digits is a shared endpoint, and dedicated = true" in failed.err
+    assert "digits is a shared endpoint, but dedicated = true" in failed.err
     assert traffic_by_version(stack) == {"1": 100}
 
 
@@ -102,19 +106,21 @@ def test_an_endpoint_of_the_other_kind_is_not_passed_over(deploy: Run, stack: St
     ("builder", "programs"),
     [("cloud", ["gcloud builds submit"]), ("local", ["make build", "docker tag", "docker push"])],
 )
-def test_a_dry_build_prints_the_programs_and_runs_none(
-    deploy: Run, asked: list[str], builder: str, programs: list[str]
+def test_dry_run_of_build_prints_the_programs_and_runs_none(
+    deploy: Run, requests_sent: list[str], builder: str, programs: list[str]
 ) -> None:
     done = deploy(f"build --builder {builder} --dry-run", DEPLOY_IMAGE="", DOCKER="docker")
     assert done.code == 0, done.err
     assert "would call ArtifactRegistry.CreateRepository" in done.out
     for program in programs:
         assert f"would run {program}" in done.out
-    assert not [each for each in asked if not each.startswith(("GET", "HEAD"))]
+    assert not [each for each in requests_sent if not each.startswith(("GET", "HEAD"))]
 
 
 @pytest.mark.full
-def test_a_dedicated_endpoint_is_made_and_asked_by_its_own_name(deploy: Run, stack: Stack) -> None:
+def test_dedicated_endpoint_is_created_and_called_at_its_own_domain(
+    deploy: Run, stack: Stack
+) -> None:
     done = deploy("endpoint --dedicated")
     assert done.code == 0, done.err
     assert "from deployed model" in done.out

@@ -1,4 +1,4 @@
-"""What goes wrong at Google's: one clear sentence, what to do, and a re-run that picks up."""
+"""Tests of failures at Google: a message, a hint, and a repeated command that continues."""
 
 from io import StringIO
 from pathlib import Path
@@ -13,62 +13,63 @@ SECOND = {"DEPLOY_IMAGE": "cloud-tests/tiny:2"}
 
 
 def env_file(tmp_path: Path, **env: str) -> str:
-    """Return the option for settings with this container environment."""
+    """Write a settings file with this container environment, and return the option for it."""
     file = tmp_path / "deploy.toml"
     file.write_text("[env]\n" + "".join(f'{name} = "{value}"\n' for name, value in env.items()))
     return f"--settings {file}"
 
 
-def one_sentence(err: str) -> str:
-    """Return what happened; there is no traceback, and a line that says what to do."""
+def message(err: str) -> str:
+    """Return the message in the output of a failed command, which also has a hint and no traceback."""
     lines = err.strip().splitlines()
     assert lines[0].startswith("deploy: "), err
     assert "Traceback" not in err
-    assert len(lines) >= 2, "it does not say what to do"
+    assert len(lines) >= 2, "there is no hint"
     return lines[0]
 
 
 @pytest.mark.parametrize(
-    ("fault", "sentence"), [("sick", "never got healthy"), ("exits", "ended by itself")]
+    ("fault", "expected"),
+    [("sick", "the container did not become healthy"), ("exits", "the container exited")],
 )
-def test_a_container_that_never_gets_healthy(
-    deploy: Run, stack: Stack, tmp_path: Path, fault: str, sentence: str
+def test_unhealthy_container_fails_its_deployment_and_rollback_undoes_it(
+    deploy: Run, stack: Stack, tmp_path: Path, fault: str, expected: str
 ) -> None:
     assert deploy("deploy").code == 0
     failed = deploy(f"deploy {env_file(tmp_path, FAULT=fault)}")
     assert failed.code == 1
-    assert sentence in one_sentence(failed.err)
+    assert expected in message(failed.err)
     assert "make contract" in failed.err
     assert fault == "sick" or "the weights are cut short" in failed.err
     assert traffic_by_version(stack) == {"1": 100}
-    assert count_containers(stack) == 1, "what failed still costs"
+    assert count_containers(stack) == 1, "the failed container still runs"
     assert "not finished: deploy of version 2" in deploy("status").out
     back = deploy("rollback")
-    assert "version 1 serves everything again" in back.out
+    assert "version 1 serves all traffic again" in back.out
     assert "not finished" not in deploy("status").out
 
 
 DENIED = ("denied", "DeployModel", "aiplatform.endpoints.deploy")
-REFUSALS = {
+REJECTIONS = {
     "an image that does not exist": (
         "deploy --image cloud-tests/nothing:1",
         (),
-        "the image is not in the registry",
+        "image not found",
         ["make push"],
     ),
     "more cores than the quota has": (
         "deploy --machine-type n1-standard-32",
         (),
-        "a quota is used up",
+        "quota exceeded",
         ["CustomModelServingCPUs", "--idle"],
     ),
     "an accelerator without quota": (
         "deploy --accelerator-type NVIDIA_TESLA_T4 --accelerator-count 1 --machine-type n1-standard-4",
         (),
-        "a quota is used up",
+        "quota exceeded",
         ["TeslaT4"],
     ),
-    "a permission that is found missing before anything is begun": (
+    "a permission that is missing at the start": (
         "endpoint",
         DENIED,
         "aiplatform.endpoints.deploy",
@@ -77,10 +78,10 @@ REFUSALS = {
             "--role=roles/aiplatform.user",
         ],
     ),
-    "a permission that is refused midway": (
+    "a permission that is missing during the rollout": (
         "deploy",
         ("denied", "CreateEndpoint", "aiplatform.endpoints.create"),
-        "the permission aiplatform.endpoints.create is missing",
+        "aiplatform.endpoints.create is missing",
         [],
     ),
     "an API that is not enabled": (
@@ -89,27 +90,27 @@ REFUSALS = {
         "the API aiplatform.googleapis.com is not enabled in cloud-tests",
         ["gcloud services enable aiplatform.googleapis.com --project=cloud-tests"],
     ),
-    "an operation that fails midway": (
+    "an operation that fails": (
         "deploy",
         ("failing", "DeployModel.midway", "INTERNAL the machine went away"),
         "the machine went away",
         [],
     ),
 }
-"""Name → command, failure that is ordered, what the first line has, what the lines after it have."""
+"""Name → command, injected fault, part of the message, parts of the hint."""
 
 
-@pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS)
-def test_a_refusal_is_explained_costs_nothing_and_a_re_run_goes_on(
+@pytest.mark.parametrize("case", REJECTIONS.values(), ids=REJECTIONS)
+def test_rejection_has_a_message_and_a_hint_and_a_repeated_command_succeeds(
     deploy: Run, stack: Stack, case: tuple[str, tuple[str, str, str], str, list[str]]
 ) -> None:
-    line, fault, sentence, advice = case
+    line, fault, expected, hints = case
     if fault:
         stack.fault(*fault)
     failed = deploy(line)
     assert failed.code == 1
-    assert sentence in one_sentence(failed.err)
-    assert all(each in failed.err for each in advice), failed.err
+    assert expected in message(failed.err)
+    assert all(each in failed.err for each in hints), failed.err
     assert count_containers(stack) == 0
     assert fault != DENIED or not stack.state.models
     stack.clear_faults()
@@ -131,7 +132,7 @@ def test_a_refusal_is_explained_costs_nothing_and_a_re_run_goes_on(
         ("refused", "UpdateEndpoint", "ABORTED the etag is not the current one"),
     ],
 )
-def test_a_cut_connection_google_busy_and_somebody_elses_change_are_tried_again(
+def test_transient_errors_are_retried(
     deploy: Run, stack: Stack, kind: str, rpc: str, detail: str
 ) -> None:
     stack.fault(kind, rpc, detail, times=2)
@@ -142,7 +143,7 @@ def test_a_cut_connection_google_busy_and_somebody_elses_change_are_tried_again(
     assert count_containers(stack) == 1
 
 
-def test_a_deploy_under_way_is_waited_for_and_not_begun_twice(deploy: Run, stack: Stack) -> None:
+def test_repeated_deploy_waits_for_the_pending_operation(deploy: Run, stack: Stack) -> None:
     assert deploy("deploy").code == 0
     stack.fault("refused", "GetOperation", "INVALID_ARGUMENT stop here")
     assert deploy("deploy", **SECOND).code == 1
@@ -151,7 +152,7 @@ def test_a_deploy_under_way_is_waited_for_and_not_begun_twice(deploy: Run, stack
     assert count_containers(stack) == 2
 
 
-def test_another_models_endpoint_is_not_touched(deploy: Run, stack: Stack) -> None:
+def test_endpoint_of_another_model_is_not_changed(deploy: Run, stack: Stack) -> None:
     assert deploy("deploy").code == 0
     for endpoint in stack.state.endpoints.values():
         endpoint.deployed_models[0].model = endpoint.deployed_models[0].model.replace(
@@ -159,35 +160,33 @@ def test_another_models_endpoint_is_not_touched(deploy: Run, stack: Stack) -> No
         )
     for line in ("deploy", "canary", "rollback", "undeploy --yes", "teardown --yes"):
         failed = deploy(line, **SECOND)
-        assert "also serves another model: faces" in one_sentence(failed.err)
+        assert "also serves another model: faces" in message(failed.err)
     assert count_containers(stack) == 1
 
 
-def test_what_costs_elsewhere_in_the_region_is_found(deploy: Run) -> None:
+def test_status_shows_other_endpoints_of_the_region(deploy: Run) -> None:
     assert deploy("deploy --name forgotten").code == 0
-    told = deploy("status").out
-    assert "another endpoint, forgotten" in told
-    assert "about $0.0" in told
+    output = deploy("status").out
+    assert "another endpoint, forgotten" in output
+    assert "about $0.0" in output
 
 
-def test_no_project_is_said_and_how_to_name_one(
-    deploy: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_project_is_required_once(deploy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLOUDSDK_CORE_PROJECT")
     failed = deploy("status")
-    assert "no project is named" in one_sentence(failed.err)
+    assert "no project is set" in message(failed.err)
     assert deploy("status --project demo-project").code == 0
-    assert "demo-project" in deploy("status").out, "the project is typed twice"
+    assert "demo-project" in deploy("status").out, "the project was not saved"
 
 
-def test_nobody_there_to_agree_deletes_nothing(
+def test_teardown_without_confirmation_deletes_nothing(
     deploy: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert deploy("deploy").code == 0
     for answer in ("", "no\n", "digit\n"):
         monkeypatch.setattr("sys.stdin", StringIO(answer))
         failed = deploy("teardown")
-        assert "nothing was deleted" in one_sentence(failed.err)
+        assert "nothing was deleted" in message(failed.err)
         assert traffic_by_version(stack) == {"1": 100}
     monkeypatch.setattr("sys.stdin", StringIO("digits\n"))
     assert deploy("teardown").code == 0

@@ -1,6 +1,6 @@
-"""A command that is interrupted at a call that changes something is finished by running it again.
+"""Tests that a command interrupted at a call that changes something is finished by running it again.
 
-That this holds after every step of every command is tested on the plan alone, in tests/unit/test_plan.py.
+tests/unit/test_plan.py tests the same for every step of every command, without calls.
 """
 
 import threading
@@ -17,13 +17,13 @@ from tests.cloud.conftest import Run, count_containers, reset, traffic_by_versio
 
 pytestmark = pytest.mark.full
 
-MOST = 20
-"""Changes that no command here makes."""
+MAX_CHANGES = 20
+"""More changes than any of these commands makes."""
 
 
 @pytest.fixture(autouse=True)
 def no_containers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let replicas start and end without Docker: hundreds do here, and what they answer is nobody's question."""
+    """Start and stop replicas without Docker: there are hundreds, and their responses are not needed."""
 
     def start(self: Replica, cancelled: threading.Event) -> None:
         if cancelled.wait(0.2):
@@ -35,28 +35,28 @@ def no_containers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function: the command is interrupted when its Nth change has arrived, its answer unread."""
-    send, left = requests.Session.send, [0]
+    """Return a function that makes the Nth change interrupt the command, before its response is read."""
+    send, remaining = requests.Session.send, [0]
 
-    def counted(
+    def send_and_count(
         self: requests.Session, request: requests.PreparedRequest, **options: Any
     ) -> requests.Response:
-        answer = send(self, request, **options)
+        response = send(self, request, **options)
         if request.method != "GET":
-            left[0] -= 1
-            if left[0] == 0:
+            remaining[0] -= 1
+            if remaining[0] == 0:
                 interrupt()
-        return answer
+        return response
 
-    monkeypatch.setattr(requests.Session, "send", counted)
+    monkeypatch.setattr(requests.Session, "send", send_and_count)
 
     def after(count: int) -> None:
-        left[0] = count
+        remaining[0] = count
 
     return after
 
 
-def serving(deploy: Run, *tags: str) -> None:
+def deploy_tags(deploy: Run, *tags: str) -> None:
     for tag in tags:
         done = deploy("deploy", DEPLOY_IMAGE=f"cloud-tests/tiny:{tag}")
         assert done.code == 0, done.err
@@ -72,22 +72,22 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_interrupted_at_any_change_is_finished_by_running_it_again(
+def test_command_interrupted_at_any_change_is_finished_by_running_it_again(
     deploy: Run, stack: Stack, stop_after: Any, line: str
 ) -> None:
     before, expected = COMMANDS[line]
-    for count in range(1, MOST):
-        serving(deploy, "1")
+    for count in range(1, MAX_CHANGES):
+        deploy_tags(deploy, "1")
         for each in before:
             assert deploy(each, DEPLOY_IMAGE="cloud-tests/tiny:2").code == 0
         stop_after(count)
         stopped = deploy(line, DEPLOY_IMAGE="cloud-tests/tiny:2")
         stop_after(0)
         if stopped.code == 0:
-            assert count > 3, "it was hardly interrupted"
+            assert count > 3, "it was interrupted too rarely"
             return
         assert stopped.code == 130
-        assert "The same command goes on from here" in stopped.out
+        assert "Run the same command again" in stopped.out
         again = deploy(line, DEPLOY_IMAGE="cloud-tests/tiny:2")
         assert again.code == 0, f"after {count} changes: {again.err}"
         assert traffic_by_version(stack) == expected, f"after {count} changes"
@@ -96,4 +96,4 @@ def test_a_command_interrupted_at_any_change_is_finished_by_running_it_again(
             assert not stack.state.endpoints
             assert not stack.state.models
         reset(stack)
-    pytest.fail(f"{line} makes more than {MOST} changes")
+    pytest.fail(f"{line} makes more than {MAX_CHANGES} changes")

@@ -74,10 +74,10 @@ def test_a_model_goes_into_a_bucket(run: Run, emulator: str, trained: Path) -> N
         ("upload knn --storage bucket/x", "expected gs://BUCKET/FOLDER"),
         (
             "upload knn --storage gs://no-such-bucket/x",
-            "there is no bucket gs://no-such-bucket, and no project is named to create it in",
+            "the bucket gs://no-such-bucket does not exist, and no project is set to create it in",
         ),
         ("deploy knn --project my-project --storage /tmp", "STORAGE=gs://"),
-        ("deploy hello --project X", "a project's ID: 6 to 30"),
+        ("deploy hello --project X", "a project ID: 6 to 30"),
         ("deploy hello --project my-project --region us", "a region such as"),
     ],
 )
@@ -99,4 +99,4 @@ def test_without_gcloud_it_says_where_that_comes_from(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     reason, _ = run("deploy hello --project my-project")
-    assert "gcloud is not on this machine\n  https://cloud.google.com/sdk" in reason
+    assert "gcloud is not installed\n  https://cloud.google.com/sdk" in reason

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy import image
+from deploy import fingerprint
 from deploy.cli import confirm
 from deploy.errors import UserError
 from deploy.gke import __main__ as command_line
@@ -45,7 +45,7 @@ def gke(
     for name in ("kubernetes", "deploy.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(image, "ARCHIVE", ROOT / "build/model-store/digits.mar")
+    monkeypatch.setattr(fingerprint, "ARCHIVE", ROOT / "build/model-store/digits.mar")
     for variable, value in environment(world, tmp_path).items():
         monkeypatch.setenv(variable, value)
 
@@ -71,13 +71,13 @@ def test_it_is_deployed_by_digest_and_undeployed_when_one_agrees(world: World, g
 
     done = gke("undeploy --cluster c1", says="digits\n")
     assert done.code == 0, done.err
-    assert "deployment.apps/digits\n" in done.out.partition("This will be gone:")[2]
+    assert "deployment.apps/digits\n" in done.out.partition("This will be deleted:")[2]
     assert world.names() == {"Namespace/digits"}
     assert "nothing changed" in gke("undeploy --cluster c1").out
 
 
 @pytest.mark.parametrize(
-    ("says", "why"), [("no\n", "nothing was deleted"), ("", "nobody is there")]
+    ("says", "why"), [("no\n", "nothing was deleted"), ("", "no terminal to confirm")]
 )
 def test_without_the_name_nothing_is_deleted(
     monkeypatch: pytest.MonkeyPatch, says: str, why: str
@@ -161,7 +161,7 @@ def test_a_missing_program_is_named_with_where_it_comes_from(
         (there / each).touch(0o755)
     done = gke(f"deploy {TO}", PATH=str(there))
     assert done.code == 1
-    assert f"{program} is not on this machine" in done.err
+    assert f"{program} is not installed" in done.err
 
 
 def test_deploy_toml_says_what_is_served_and_as_whom(gke: Gke, tmp_path: Path) -> None:

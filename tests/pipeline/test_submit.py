@@ -18,7 +18,7 @@ from google.protobuf import json_format
 
 from contract.docker import Docker
 from deploy import settings
-from deploy.image import fingerprint
+from deploy.fingerprint import image_tag
 from emulator import artifacts
 from emulator.stack import Stack
 from emulator.state import project_number
@@ -46,7 +46,7 @@ def pipeline(
     """Return a function that runs one of the pipeline's programs in this process, against the emulator."""
     for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
+    monkeypatch.setattr(settings, "SAVED_DEFAULTS", tmp_path / "last.toml")
 
     def run(line: str, module: Any = command_line) -> Result:
         return run_main(module.main, f"{line} --project {PROJECT} --region us-central1", capsys)
@@ -111,7 +111,7 @@ def test_bucket_of_that_name_in_another_project_is_not_used(
     monkeypatch.setattr(storage.Client, "list_buckets", lambda *_, **__: [])
     ran = pipeline(f"submit {IMAGE}")
     assert ran.code == 1
-    assert f"gs://{PROJECT}-pipeline belongs to somebody else" in ran.err
+    assert f"gs://{PROJECT}-pipeline belongs to another project" in ran.err
     assert "--pipeline-root gs://" in ran.err
     assert not stack.state.pipeline_jobs
 
@@ -218,7 +218,7 @@ def test_only_an_image_tested_by_cloud_build_passes_the_contract_step(
     pipeline: Run, stack: Stack
 ) -> None:
     name = f"projects/{project_number(PROJECT)}/locations/us-central1/builds/b"
-    build = Build(name=name, id="b", status="SUCCESS", substitutions={"_TAG": fingerprint(ROOT)})
+    build = Build(name=name, id="b", status="SUCCESS", substitutions={"_TAG": image_tag(ROOT)})
     build.steps = [BuildStep(id="tests", name="n", status="FAILURE")]
     stack.state.builds[name] = build
     untested = pipeline("contract", checks)

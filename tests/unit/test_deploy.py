@@ -1,4 +1,4 @@
-"""What deploy decides without asking anybody: settings, errors explained, a canary judged, costs, images."""
+"""Tests of deploy without an emulator: settings, error messages, retries, canary limits, costs, fingerprints."""
 
 import re
 import zipfile
@@ -10,7 +10,7 @@ import pytest
 import requests
 from google.api_core import exceptions
 
-from deploy import canary_analysis, image, roles, settings
+from deploy import canary_analysis, fingerprint, roles, settings
 from deploy.__main__ import main
 from deploy.cost import estimate
 from deploy.error_messages import GoogleError, to_user_error
@@ -22,12 +22,12 @@ from tests.images import ROOT
 
 
 @pytest.fixture(autouse=True)
-def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep what this machine's user remembered out of it."""
-    monkeypatch.setattr(settings, "LAST", tmp_path / "last.toml")
+def saved_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the saved defaults of this machine's user out of the tests."""
+    monkeypatch.setattr(settings, "SAVED_DEFAULTS", tmp_path / "last.toml")
 
 
-def written(folder: Path, text: str) -> Path:
+def write_settings(folder: Path, text: str) -> Path:
     file = folder / "deploy.toml"
     file.write_text(text)
     return file
@@ -36,31 +36,31 @@ def written(folder: Path, text: str) -> Path:
 # Settings
 
 
-def test_an_argument_beats_a_variable_which_beats_the_file_which_beats_what_was_used_last(
+def test_option_overrides_variable_overrides_file_overrides_saved_defaults(
     tmp_path: Path,
 ) -> None:
-    settings.remember(Settings(project="remembered", region="europe-west4"))
+    settings.save_defaults(Settings(project="a-saved-one", region="europe-west4"))
     environment = {"DEPLOY_PROJECT": "in-a-variable", "DEPLOY_MIN_REPLICAS": "3"}
     environment |= {"DEPLOY_DEDICATED": "1", "DEPLOY_IMAGE": ""}
-    found = settings.read({}, {}, written(tmp_path, ""))
-    assert (found.project, found.region) == ("remembered", "europe-west4")
-    file = written(tmp_path, 'project = "in-the-file"\nmin_replicas = 2\nmax_replicas = 3\n')
-    assert settings.read({}, {}, file).project == "in-the-file"
-    found = settings.read({}, environment, file)
+    found = settings.load({}, {}, write_settings(tmp_path, ""))
+    assert (found.project, found.region) == ("a-saved-one", "europe-west4")
+    file = write_settings(tmp_path, 'project = "in-the-file"\nmin_replicas = 2\nmax_replicas = 3\n')
+    assert settings.load({}, {}, file).project == "in-the-file"
+    found = settings.load({}, environment, file)
     assert (found.project, found.min_replicas) == ("in-a-variable", 3)
     assert (found.dedicated, found.image) == (True, "")
-    assert settings.read({"project": "an-argument"}, environment, file).project == "an-argument"
+    assert settings.load({"project": "an-argument"}, environment, file).project == "an-argument"
 
 
-def test_the_projects_own_deploy_toml_is_good() -> None:
-    found = settings.read({"project": "my-project"}, {}, ROOT / "deploy.toml")
+def test_deploy_toml_of_the_repository_has_the_defaults() -> None:
+    found = settings.load({"project": "my-project"}, {}, ROOT / "deploy.toml")
     assert found == Settings(project="my-project")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
-        ("mashine_type = 'e2'", "there is no setting 'mashine_type'"),
+        ("mashine_type = 'e2'", "unknown setting 'mashine_type'"),
         ("machine_type = 'E2 STANDARD'", "machine_type = 'E2 STANDARD' should be a machine type"),
         ("min_replicas = '1'", "min_replicas = '1' should be a valid integer"),
         ("min_replicas = 0", "min_replicas = 0 should be greater than or equal to 1"),
@@ -73,74 +73,76 @@ def test_the_projects_own_deploy_toml_is_good() -> None:
         ("accelerator_type = 'T4'", "accelerator_type = 'T4' should be an accelerator"),
         ("accelerator_count = 1", "accelerator_count = 1 without an accelerator_type"),
         ("accelerator_type = 'NVIDIA_L4'", "'NVIDIA_L4' without an accelerator_count"),
-        ("[env]\nAIP_HTTP_PORT = '1'", "env should not name AIP_HTTP_PORT, which Vertex AI"),
+        ("[env]\nAIP_HTTP_PORT = '1'", "env should not contain AIP_HTTP_PORT, which Vertex AI"),
         ("[env]\nA = 1", "env.A = 1 should be a valid string"),
         ("builder = 'here'", "builder = 'here' should be 'cloud' or 'local'"),
         ("name = ", "is not TOML"),
     ],
 )
-def test_a_wrong_setting_is_refused_with_its_place_and_what_was_expected(
-    tmp_path: Path, text: str, said: str
+def test_invalid_setting_raises_an_error_with_its_source_and_the_expected_value(
+    tmp_path: Path, text: str, expected: str
 ) -> None:
-    with pytest.raises(UserError) as stop:
-        settings.read({"project": "my-project"}, {}, written(tmp_path, text))
-    assert said in stop.value.message
-    assert stop.value.message.startswith(str(tmp_path / "deploy.toml"))
-    assert "\n" not in stop.value.message
-    assert stop.value.hint
+    with pytest.raises(UserError) as raised:
+        settings.load({"project": "my-project"}, {}, write_settings(tmp_path, text))
+    assert expected in raised.value.message
+    assert raised.value.message.startswith(str(tmp_path / "deploy.toml"))
+    assert "\n" not in raised.value.message
+    assert raised.value.hint
 
 
-def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+def test_settings_file_of_an_option_must_exist(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing.toml"):
         with pytest.raises(UserError, match=f"{path} cannot be read: "):
-            settings.read({"project": "my-project"}, {}, path)
+            settings.load({"project": "my-project"}, {}, path)
 
 
 @pytest.mark.parametrize(
-    ("options", "environment", "said"),
+    ("options", "environment", "message"),
     [
         ({}, {"DEPLOY_PORT": "two"}, "DEPLOY_PORT: port = 'two' should be a valid integer"),
         ({}, {"DEPLOY_DEDICATED": "2"}, "DEPLOY_DEDICATED: dedicated = '2' should be a valid"),
         ({"name": "E2"}, {}, "--name: name = 'E2' should be lowercase letters"),
     ],
 )
-def test_a_wrong_variable_or_option_is_named(
-    tmp_path: Path, options: dict[str, str], environment: dict[str, str], said: str
+def test_error_of_an_invalid_variable_or_option_names_it(
+    tmp_path: Path, options: dict[str, str], environment: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(UserError, match=f"^{re.escape(said)}"):
-        settings.read({"project": "my-project"} | options, environment, written(tmp_path, ""))
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        settings.load(
+            {"project": "my-project"} | options, environment, write_settings(tmp_path, "")
+        )
 
 
-def shown_help(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def help_text(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as end:
-        main([*words, "--help"])
+        main([*arguments, "--help"])
     assert end.value.code == 0
     return capsys.readouterr().out
 
 
-def test_every_setting_is_explained_once_with_its_default_and_is_in_the_file(
+def test_help_lists_every_setting_once_with_its_default_and_so_does_deploy_toml(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told = " ".join(shown_help(capsys, "canary").partition("settings:\n")[2].split())
+    text = " ".join(help_text(capsys, "canary").partition("settings:\n")[2].split())
     for name, field in settings.FIELDS.items():
         option = f"--{name.replace('_', '-')}"
-        assert len(re.findall(rf"(?<!\S){option}(?![\w-])", told)) == (name != "env"), name
+        assert len(re.findall(rf"(?<!\S){option}(?![\w-])", text)) == (name != "env"), name
         assert field.description
         default = {"False": "no"}.get(str(field.default), str(field.default))
-        shown = f"{field.description} (default: {default})" if default else field.description
-        assert shown in told or name == "env"
-    text = (ROOT / "deploy.toml").read_text()
-    unsaid = {
-        name for name in settings.FIELDS if not re.search(rf"^(# )?\[?{name}\b", text, re.MULTILINE)
+        description = f"{field.description} (default: {default})" if default else field.description
+        assert description in text or name == "env"
+    file = (ROOT / "deploy.toml").read_text()
+    missing = {
+        name for name in settings.FIELDS if not re.search(rf"^(# )?\[?{name}\b", file, re.MULTILINE)
     }
-    assert unsaid <= {"image", "shared_memory_mb", "wait_minutes", "api_endpoint", "registry"}
+    assert missing <= {"image", "shared_memory_mb", "wait_minutes", "api_endpoint", "registry"}
 
 
-def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = re.findall(r"^    ([a-z][a-z-]+)", shown_help(capsys), re.MULTILINE)
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = re.findall(r"^    ([a-z][a-z-]+)", help_text(capsys), re.MULTILINE)
     assert len(commands) == 12
     for command in commands:
-        assert "--machine-type" in shown_help(capsys, command)
+        assert "--machine-type" in help_text(capsys, command)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         *("--max-error-rate many", "--max-error-rate 101%", "--max-p95 fast", "--max-p95 3"),
     ],
 )
-def test_a_limit_that_cannot_be_read_is_refused_before_anything_is_begun(
+def test_invalid_limit_is_an_invalid_argument(
     options: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -160,91 +162,106 @@ def test_a_limit_that_cannot_be_read_is_refused_before_anything_is_begun(
     assert f"argument {option}: {value!r} is n" in capsys.readouterr().err
 
 
-def test_a_rehearsal_remembers_elsewhere(tmp_path: Path) -> None:
-    settings.remember(Settings(project="the-real-one"))
-    settings.remember(Settings(project="rehearsed", api_endpoint="http://127.0.0.1:1"))
-    assert settings.read({}, {}, written(tmp_path, "")).project == "the-real-one"
-    there = {"DEPLOY_API_ENDPOINT": "http://127.0.0.1:1"}
-    assert settings.read({}, there, written(tmp_path, "")).project == "rehearsed"
+def test_emulator_has_saved_defaults_of_its_own(tmp_path: Path) -> None:
+    settings.save_defaults(Settings(project="at-google"))
+    settings.save_defaults(Settings(project="in-the-emulator", api_endpoint="http://127.0.0.1:1"))
+    assert settings.load({}, {}, write_settings(tmp_path, "")).project == "at-google"
+    emulator = {"DEPLOY_API_ENDPOINT": "http://127.0.0.1:1"}
+    assert settings.load({}, emulator, write_settings(tmp_path, "")).project == "in-the-emulator"
 
 
 # Errors
 
-HERE = Settings(project="my-project")
+SETTINGS = Settings(project="my-project")
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "what", "do"),
+    ("status", "text", "message", "hint"),
     [
         (
             "PERMISSION_DENIED",
             "Permission 'aiplatform.endpoints.deploy' denied on resource '//…'",
-            "the permission aiplatform.endpoints.deploy is missing in my-project",
+            "permission denied while deploying 3: aiplatform.endpoints.deploy is missing in my-project",
             "--role=roles/aiplatform.user",
         ),
-        ("UNAUTHENTICATED", "x", "does not know who is asking", "application-default login"),
+        ("UNAUTHENTICATED", "x", "not authenticated", "application-default login"),
         (
             "FAILED_PRECONDITION",
             "Model server never became ready.",
-            "never got healthy",
+            "the container did not become healthy",
             "contract",
         ),
-        ("FAILED_PRECONDITION", "It exited unexpectedly.", "ended by itself", "make contract"),
-        ("RESOURCE_EXHAUSTED", "…", "a quota is used up", "iam-admin/quotas?project=my-project"),
-        ("NOT_FOUND", "Image a/b:c not found.", "the image is not in the registry", "make push"),
+        (
+            "FAILED_PRECONDITION",
+            "It exited unexpectedly.",
+            "the container exited while",
+            "make contract",
+        ),
+        ("RESOURCE_EXHAUSTED", "…", "quota exceeded", "iam-admin/quotas?project=my-project"),
+        ("NOT_FOUND", "Image a/b:c not found.", "image not found", "make push"),
         ("INVALID_ARGUMENT", "Request payload size exceeds", "is too large", "dedicated = true"),
-        ("ABORTED", "etag", "somebody else changed it meanwhile while deploying 3: etag", "again"),
-        ("CANCELLED", "", "it was cancelled while deploying 3", "run the same command again"),
-        ("INTERNAL", "boom", "Google failed while deploying 3: boom", "run the same command"),
-        ("INVALID_ARGUMENT", "no", "refuses while deploying 3: no (INVALID_ARGUMENT)", "status"),
+        ("ABORTED", "etag", "changed by another client while deploying 3: etag", "again"),
+        ("CANCELLED", "", "cancelled while deploying 3", "run the same command again"),
+        ("INTERNAL", "boom", "Google's API failed while deploying 3: boom", "run the same command"),
+        (
+            "INVALID_ARGUMENT",
+            "no",
+            "request rejected while deploying 3: no (INVALID_ARGUMENT)",
+            "status",
+        ),
     ],
 )
-def test_googles_errors_are_one_sentence_and_what_to_do(
-    status: str, message: str, what: str, do: str
+def test_google_error_becomes_a_message_and_a_hint(
+    status: str, text: str, message: str, hint: str
 ) -> None:
-    stop = to_user_error(GoogleError(status, message, doing="deploying 3"), HERE)
-    assert what in stop.message
-    assert do in stop.hint
+    error = to_user_error(GoogleError(status, text, doing="deploying 3"), SETTINGS)
+    assert message in error.message
+    assert hint in error.hint
 
 
-def test_an_api_that_is_not_enabled_is_named_with_the_command_that_enables_it() -> None:
+def test_error_of_a_disabled_api_has_the_command_that_enables_it() -> None:
     service = {"service": "cloudbuild.googleapis.com"}
-    stop = to_user_error(GoogleError("PERMISSION_DENIED", "x", "SERVICE_DISABLED", service), HERE)
-    assert "the API cloudbuild.googleapis.com is not enabled in my-project" in stop.message
-    assert stop.hint == "gcloud services enable cloudbuild.googleapis.com --project=my-project"
+    error = to_user_error(
+        GoogleError("PERMISSION_DENIED", "x", "SERVICE_DISABLED", service), SETTINGS
+    )
+    assert "the API cloudbuild.googleapis.com is not enabled in my-project" in error.message
+    assert error.hint == "gcloud services enable cloudbuild.googleapis.com --project=my-project"
 
 
-GOOGLE = client.Wire(HERE)
+CLIENT = client.Client(SETTINGS)
 BUSY = exceptions.ServiceUnavailable("busy")
 
 
-def test_a_read_is_tried_again_with_a_line_for_each_time(
+def test_read_is_retried_with_a_line_for_each_retry(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert GOOGLE._read(Mock(side_effect=[BUSY, requests.ConnectionError(), "there"])) == "there"
-    printed = "  Google answers 503; trying again\n  the connection broke; trying again\n"
+    assert CLIENT.read(Mock(side_effect=[BUSY, requests.ConnectionError(), "there"])) == "there"
+    printed = "  Google returned 503; retrying\n  the connection broke; retrying\n"
     assert capsys.readouterr().out == printed
 
 
-def test_what_stays_busy_ends_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "GIVE_UP_S", 1e-9)
-    with pytest.raises(UserError, match="Google does not answer: Google answers 503"):
-        GOOGLE._read(Mock(side_effect=BUSY))
+def test_read_gives_up_after_the_retry_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "RETRY_TIMEOUT_S", 1e-9)
+    with pytest.raises(UserError, match="no response from Google: Google returned 503"):
+        CLIENT.read(Mock(side_effect=BUSY))
 
 
-def test_a_change_whose_connection_broke_is_made_again_after_another_look() -> None:
+def test_change_with_a_broken_connection_is_not_repeated_but_its_attempt_is() -> None:
     change = Mock(side_effect=requests.ConnectionError())
     with pytest.raises(TransientError, match=r"the connection broke \(changing it\)"):
-        GOOGLE._change("changing it", change, object())
+        CLIENT.change(change, object(), "changing it")
     assert change.call_count == 1
-    assert GOOGLE.until_made(Mock(side_effect=[*[TransientError("broken")] * 2, "made"])) == "made"
-    with pytest.raises(UserError, match="again and again"):
-        GOOGLE.until_made(Mock(side_effect=TransientError("broken")))
+    assert (
+        CLIENT.retry_transient(Mock(side_effect=[*[TransientError("broken")] * 2, "made"]))
+        == "made"
+    )
+    with pytest.raises(UserError, match="the connection broke 8 times"):
+        CLIENT.retry_transient(Mock(side_effect=TransientError("broken")))
 
 
-def test_every_permission_that_is_needed_has_a_role_that_grants_it() -> None:
-    for permission in (each for needed in roles.NEEDED.values() for each in needed):
-        command = roles.grant("my-project", permission)
+def test_every_required_permission_has_a_role() -> None:
+    for permission in (each for required in roles.REQUIRED.values() for each in required):
+        command = roles.grant_command("my-project", permission)
         assert command.startswith("gcloud projects add-iam-policy-binding my-project")
 
 
@@ -252,48 +269,44 @@ def test_every_permission_that_is_needed_has_a_role_that_grants_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "errors", "p95_ms", "wrong"),
+    ("responses", "errors", "p95_ms", "violation"),
     [
         (0, 0, None, None),
         (9, 9, None, None),
         (1000, 10, 300, None),
-        (1000, 11, 10, "11 of 1000 answers are errors (1.1%, the limit is 1.0%)"),
+        (1000, 11, 10, "11 of 1000 responses are errors (1.1%, the limit is 1.0%)"),
         (1000, 0, 301, "p95 is 301 ms (the limit is 300 ms)"),
     ],
 )
-def test_a_canary_is_judged_once_enough_was_seen(
-    answers: int, errors: int, p95_ms: float | None, wrong: str | None
+def test_canary_is_judged_from_ten_responses_on(
+    responses: int, errors: int, p95_ms: float | None, violation: str | None
 ) -> None:
     limits = canary_analysis.Limits(minutes=10, error_rate=0.01, p95_ms=300)
-    assert (
-        canary_analysis.find_violation(
-            canary_analysis.CanaryMetrics(answers, errors, p95_ms), limits
-        )
-        == wrong
-    )
+    metrics = canary_analysis.CanaryMetrics(responses, errors, p95_ms)
+    assert canary_analysis.find_violation(metrics, limits) == violation
 
 
-def test_times_and_rates_are_read_as_people_write_them() -> None:
-    assert [canary_analysis.minutes(text) for text in ("90s", "10m", "1.5h")] == [1.5, 10, 90]
-    assert [canary_analysis.rate(text) for text in ("1%", "0.01", "0%")] == [0.01, 0.01, 0]
-    assert [canary_analysis.milliseconds(text) for text in ("300ms", "1.5s")] == [300, 1500]
+def test_times_and_rates_are_parsed_with_their_units() -> None:
+    assert [canary_analysis.parse_minutes(text) for text in ("90s", "10m", "1.5h")] == [1.5, 10, 90]
+    assert [canary_analysis.parse_rate(text) for text in ("1%", "0.01", "0%")] == [0.01, 0.01, 0]
+    assert [canary_analysis.parse_milliseconds(text) for text in ("300ms", "1.5s")] == [300, 1500]
 
 
 # Costs
 
 
-def test_costs_count_replicas_and_accelerators() -> None:
+def test_cost_includes_replicas_and_accelerators() -> None:
     def hour(count: int, *machine: Any) -> float:
         return estimate([(Machine(*machine), count)]).hour
 
     with_t4 = ("n1-standard-4", "NVIDIA_TESLA_T4", 2)
     assert hour(3, *with_t4) == pytest.approx(3 * hour(1, *with_t4))
     assert hour(1, *with_t4) - hour(1, "n1-standard-4") == pytest.approx(2 * 0.4025)
-    # An L4 is in its machine's price.
+    # The price of a g2 machine includes its L4.
     assert hour(1, "g2-standard-8", "NVIDIA_L4", 1) == hour(1, "g2-standard-8")
 
 
-def test_a_cost_names_what_has_no_price_and_where_the_prices_are_from() -> None:
+def test_cost_names_machines_without_a_price_and_the_source_of_the_prices() -> None:
     cost = estimate([(Machine("z9-giga-1"), 1), (Machine("e2-standard-2"), 1)])
     assert cost.unknown == ("z9-giga-1",)
     assert "z9-giga-1" in str(cost)
@@ -304,24 +317,26 @@ def test_a_cost_names_what_has_no_price_and_where_the_prices_are_from() -> None:
 # The image
 
 
-def test_the_fingerprint_covers_whatever_the_dockerfile_copies() -> None:
+def test_fingerprint_covers_all_files_that_the_dockerfile_copies() -> None:
     text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
     lines = re.findall(r"^COPY (?!.*--from)(.+)$", text, re.MULTILINE)
     words = [word for line in lines for word in line.split()[:-1]]
     copied = [word for word in words if not word.startswith("--") and "ARCHIVE" not in word]
     assert copied
     for word in copied:
-        covered = any(Path(word).is_relative_to(each) for each in image.INPUTS)
-        assert covered or image.ARCHIVE.is_relative_to(word), word
+        covered = any(Path(word).is_relative_to(each) for each in fingerprint.IMAGE_SOURCES)
+        assert covered or fingerprint.ARCHIVE.is_relative_to(word), word
 
 
-def tree(folder: Path, *, code: str = "1", weights: str = "2", packed: str = "now") -> Path:
+def write_sources(
+    folder: Path, *, code: str = "1", weights: str = "2", packed: str = "now"
+) -> Path:
     folder.mkdir()
-    for name in image.INPUTS:
+    for name in fingerprint.IMAGE_SOURCES:
         path = folder / name if "." in name or name == "Dockerfile" else folder / name / "x.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code)
-    archive = folder / image.ARCHIVE
+    archive = folder / fingerprint.ARCHIVE
     archive.parent.mkdir(parents=True)
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("weights.safetensors", weights)
@@ -329,19 +344,19 @@ def tree(folder: Path, *, code: str = "1", weights: str = "2", packed: str = "no
     return folder
 
 
-def test_the_fingerprint_changes_with_what_goes_in_and_with_nothing_else(tmp_path: Path) -> None:
-    first = image.fingerprint(tree(tmp_path / "a"))
-    assert image.fingerprint(tree(tmp_path / "b", packed="later")) == first
-    assert image.fingerprint(tree(tmp_path / "c", code="9")) != first
-    assert image.fingerprint(tree(tmp_path / "d", weights="9")) != first
+def test_fingerprint_changes_only_with_the_contents_of_the_image(tmp_path: Path) -> None:
+    first = fingerprint.image_tag(write_sources(tmp_path / "a"))
+    assert fingerprint.image_tag(write_sources(tmp_path / "b", packed="later")) == first
+    assert fingerprint.image_tag(write_sources(tmp_path / "c", code="9")) != first
+    assert fingerprint.image_tag(write_sources(tmp_path / "d", weights="9")) != first
     (tmp_path / "a" / "README.md").write_text("words")
     compiled = tmp_path / "a" / "docker" / "__pycache__" / "x.pyc"
     compiled.parent.mkdir()
     compiled.write_text("bytes")
-    assert image.fingerprint(tmp_path / "a") == first
+    assert fingerprint.image_tag(tmp_path / "a") == first
 
 
-def test_without_an_archive_it_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as stop:
-        image.fingerprint(tmp_path)
-    assert stop.value.hint == "make archive"
+def test_missing_archive_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        fingerprint.image_tag(tmp_path)
+    assert raised.value.hint == "make archive"
