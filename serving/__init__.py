@@ -1,5 +1,5 @@
-"""From an archive to a running TorchServe: the .mar, its server's settings, Java, start and stop.
+"""Build a .mar archive, and run TorchServe with it.
 
-The same modules run TorchServe on a laptop (`python -m serving.local`) and, under
-serving/container/entrypoint.py, in the image.
+`python -m serving.local` runs TorchServe on this machine; `serving/container/entrypoint.py` does so
+in the image.
 """

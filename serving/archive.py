@@ -1,9 +1,8 @@
-"""Pack the handler, a model and its weights into a .mar that any TorchServe 0.12 can serve.
+"""Build a .mar of the handler, a model and its weights, which any TorchServe 0.12 can serve.
 
-The archive carries what it needs beside torch: the handler package, the task package, the
-model package without its training, and the weights folder's files. It is served once here,
-in this process, before it is written: a model that cannot answer its golden instance is
-no archive.
+The archive contains what is needed beside torch: the packages `handler`, `task` and `model`
+(without its training), and the files of the weights folder. It is written only if the model
+gives its golden instance the expected prediction.
 """
 
 import argparse
@@ -17,38 +16,40 @@ from pathlib import Path
 from serving.errors import ArchiveError
 
 ROOT = Path(__file__).resolve().parent.parent
-ENTRY = ROOT / "handler" / "vertex_handler.py"
+HANDLER_FILE = ROOT / "handler" / "vertex_handler.py"
 GOLDEN_REQUEST = "golden-request.json"
-"""A file in the archive: a request to probe the served model with."""
-LEFT_OUT = shutil.ignore_patterns(
-    "__pycache__", "train", "trained", "export", ENTRY.name, "held-out", ".*"
+"""The file in the archive with the request for health probes."""
+EXCLUDED = shutil.ignore_patterns(
+    "__pycache__", "train", "trained", "export", HANDLER_FILE.name, "held-out", ".*"
 )
 
 PACKAGES = ("handler", "task", "model")
-"""What an archive of ours has at its root beside the weights."""
+"""The packages at the root of an archive of this project, beside the weights."""
 
 
 def build(name: str, model: Path, weights: Path, store: Path) -> Path:
-    """Write STORE/NAME.mar and return its path; raise ArchiveError where it would not serve.
+    """Write STORE/NAME.mar and return its path; raise ArchiveError if it would not work.
 
-    `model` is a package folder whose `task.py` has `load`; `weights` is the folder that
-    `load` is given, its files laid at the archive's root.
+    `model` is a package folder whose `task.py` defines `load`; `weights` is the folder with the
+    files for `load`, which are put at the archive's root.
     """
-    for needed in (model / "task.py", weights):
-        if not needed.exists():
-            raise ArchiveError(f"{needed} is missing")
+    for path in (model / "task.py", weights):
+        if not path.exists():
+            raise ArchiveError(f"{path} does not exist")
     store.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="archive-") as scratch:
         contents = Path(scratch) / "contents"
-        shutil.copytree(weights, contents, ignore=LEFT_OUT)
+        shutil.copytree(weights, contents, ignore=EXCLUDED)
         for package in PACKAGES:
             if (contents / package).exists():
-                raise ArchiveError(f"{weights / package}: the archive has a package of this name")
+                raise ArchiveError(
+                    f"{weights / package}: the name is used by a package of the archive; rename it"
+                )
             source = model if package == "model" else ROOT / package
-            shutil.copytree(source, contents / package, ignore=LEFT_OUT)
+            shutil.copytree(source, contents / package, ignore=EXCLUDED)
         verify(contents)
         _pack(name, contents, Path(scratch))
-        # Moved in one step, so that a server never reads half an archive.
+        # Replaced in one step, so that a server never reads an incomplete archive.
         target = store / f"{name}.mar"
         shutil.copyfile(Path(scratch) / target.name, target.with_suffix(".part"))
         os.replace(target.with_suffix(".part"), target)
@@ -56,9 +57,9 @@ def build(name: str, model: Path, weights: Path, store: Path) -> Path:
 
 
 def verify(contents: Path) -> None:
-    """Load an archive's contents by themselves and keep their golden request beside them.
+    """Check the model's golden prediction and write its golden request into the contents.
 
-    Raises ArchiveError where the model does not answer its golden instance.
+    The contents are imported in isolation. Raises ArchiveError if the prediction is wrong.
     """
     program = (
         "import json, pathlib, torch\n"
@@ -68,7 +69,7 @@ def verify(contents: Path) -> None:
         "golden.check(task)\n"
         f"pathlib.Path({GOLDEN_REQUEST!r}).write_text(json.dumps(golden.request(task)))\n"
     )
-    # -I and a folder of its own: nothing but the archive's contents and the installed packages.
+    # -I: only the archive's contents and the installed packages can be imported.
     isolated = f"import sys; sys.path.insert(0, '.'); sys.dont_write_bytecode = True\n{program}"
     done = subprocess.run(
         [sys.executable, "-I", "-c", isolated],
@@ -79,14 +80,14 @@ def verify(contents: Path) -> None:
         check=False,
     )
     if done.returncode != 0:
-        reason = (done.stderr.strip() or "no word on why").splitlines()[-1]
-        raise ArchiveError(f"the model does not answer its golden instance: {reason}")
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise ArchiveError(f"the model fails its golden instance: {reason}")
 
 
 def _pack(name: str, contents: Path, target: Path) -> None:
     archiver = [
         *(sys.executable, "-m", "model_archiver.model_packaging", "--force"),
-        *(f"--model-name={name}", "--version=1.0", f"--handler={ENTRY}"),
+        *(f"--model-name={name}", "--version=1.0", f"--handler={HANDLER_FILE}"),
         *(f"--extra-files={contents}", f"--export-path={target}"),
     ]
     done = subprocess.run(archiver, capture_output=True, text=True, timeout=300, check=False)
@@ -95,20 +96,31 @@ def _pack(name: str, contents: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Build the archive; exit with the error if that fails."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.archive", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--name", default="digits", help="of the archive (%(default)s)")
-    parser.add_argument("--model", type=Path, default=ROOT / "model", help="package with task.py")
-    parser.add_argument("--weights", type=Path, default="build/model", help="(%(default)s)")
-    parser.add_argument("--store", type=Path, default="build/model-store", help="(%(default)s)")
+    parser.add_argument("--name", default="digits", help="name of the archive (%(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=ROOT / "model", help="folder of the package with task.py"
+    )
+    parser.add_argument(
+        "--weights", type=Path, default="build/model", help="folder of the weights (%(default)s)"
+    )
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default="build/model-store",
+        help="folder for the archive (%(default)s)",
+    )
     args = parser.parse_args()
     try:
         path = build(args.name, args.model, args.weights, args.store)
     except ArchiveError as error:
         sys.exit(f"serving.archive: {error}")
-    print(f"{path}  {path.stat().st_size / 1024:.0f} KiB, answers its golden instance")
+    print(
+        f"{path}  {path.stat().st_size / 1024:.0f} KiB; the golden instance gets the expected prediction"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Log lines: what TorchServe's processes say, taken in; what the container says, written out.
+"""Parse the log lines of TorchServe's processes, and write the container's log.
 
-One JSON object a line in Cloud Logging's own fields, so that severity, time and labels are what
-they are there; or, for people, one line of text. Never what a client sent: who writes a message
-sees to that.
+Each line is a JSON object with Cloud Logging's fields, or text. Callers must keep the contents of
+requests out of their messages.
 Source: https://docs.cloud.google.com/logging/docs/structured-logging
 """
 
@@ -22,111 +21,111 @@ TRACE = "logging.googleapis.com/trace"
 
 
 class LogRecord(NamedTuple):
-    """One thing that one of TorchServe's processes said."""
+    """One log record of one of TorchServe's processes."""
 
     severity: str
     """One of SEVERITIES."""
     message: str
-    """With its traceback, if it has one."""
+    """Includes the traceback, if there is one."""
     process: str
-    """torchserve: Java; worker: a process that runs the model."""
+    """torchserve (Java) or worker (a process that runs the model)."""
     requests: tuple[str, ...] = ()
-    """The ids of the requests that the worker was at."""
+    """The IDs of the requests that the worker was processing."""
     trace: str = ""
-    """The trace that they belong to, where it is one."""
+    """The trace of these requests, if they have one in common."""
 
     def __str__(self) -> str:
-        """Return it for people."""
+        """Return the record as text."""
         return f"{self.severity} {self.process}: {self.message}"
 
 
 def parse_line(text: str) -> LogRecord:
-    """Take in a line of Java's standard output, in which the workers' lines are wrapped.
+    """Parse a line of Java's standard output, which also contains the workers' lines.
 
-    serving/log4j2.xml writes JSON; Java itself, before that is read, writes text.
+    serving/log4j2.xml makes Java write JSON; before it is loaded, Java writes text.
     """
-    said = _object(text)
-    if said is None or "message" not in said:
+    fields = _parse_object(text)
+    if fields is None or "message" not in fields:
         return LogRecord("INFO", text, "torchserve")
-    severity, message = str(said.get("severity")), str(said["message"])
+    severity, message = str(fields.get("severity")), str(fields["message"])
     severity = severity if severity in SEVERITIES else "INFO"
-    if said.get("logger") != "MODEL_LOG":
+    if fields.get("logger") != "MODEL_LOG":
         return LogRecord(severity, message, "torchserve")
-    own = _object(message)
-    # A handler may print anything, and JSON too.
+    own = _parse_object(message)
+    # A handler may print anything, including JSON.
     if (
         own is None
         or own.get("severity") not in SEVERITIES
         or not isinstance(own.get("requests"), list)
     ):
         return LogRecord(severity, message, "worker")
-    requests = tuple(str(each) for each in own["requests"])
+    requests = tuple(str(request) for request in own["requests"])
     trace = str(own.get("trace", ""))
     return LogRecord(own["severity"], str(own.get("message")), "worker", requests, trace)
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def _parse_object(text: str) -> dict[str, Any] | None:
     if not text.startswith("{"):
         return None
     try:
-        found = json.loads(text)
+        document = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return document if isinstance(document, dict) else None
 
 
 class Log:
-    """Writes lines to a stream, from any thread."""
+    """Writes log lines to a stream; safe for threads."""
 
     def __init__(self, *, as_text: bool = False, stream: TextIO | None = None) -> None:
-        """`as_text` is whether they are for people; `stream` is standard output unless given."""
+        """Write text or JSON to a stream, by default standard output."""
         self._stream, self._lock = stream or sys.stdout, threading.Lock()
         self.configure(as_text=as_text)
 
     def configure(
         self, *, as_text: bool, level: str = "INFO", labels: Mapping[str, str] | None = None
     ) -> None:
-        """Write otherwise: `level` is the least severity, `labels` go with every line of JSON."""
-        self._as_text, self._least = as_text, SEVERITIES.index(level)
+        """Set the format, the minimum severity and the labels of each JSON line."""
+        self._as_text, self._min_rank = as_text, SEVERITIES.index(level)
         self._labels = dict(labels or {})
 
     def write(
-        self, severity: str, message: str, process: str = "entrypoint", **more: object
+        self, severity: str, message: str, process: str = "entrypoint", **fields: object
     ) -> None:
-        """Write a line; `more` are fields of it."""
-        if severity in SEVERITIES and SEVERITIES.index(severity) < self._least:
+        """Write a line; `fields` are added to a JSON line."""
+        if severity in SEVERITIES and SEVERITIES.index(severity) < self._min_rank:
             return
         if self._as_text:
-            start = "" if process == "entrypoint" else f"{process}: "
-            text = f"{time.strftime('%H:%M:%S')} {severity:7} {start}{message}"
+            prefix = "" if process == "entrypoint" else f"{process}: "
+            text = f"{time.strftime('%H:%M:%S')} {severity:7} {prefix}{message}"
         else:
-            said = {"severity": severity, "time": _now(), "message": message, **more}
-            text = json.dumps(said | {LABELS: {**self._labels, "process": process}})
-        self._put(f"{text}\n")
+            line = {"severity": severity, "time": _format_now(), "message": message, **fields}
+            text = json.dumps(line | {LABELS: {**self._labels, "process": process}})
+        self._write_line(f"{text}\n")
 
     def pass_through(self, lines: IO[str] | None) -> threading.Thread:
-        """Write the lines of a process as they are, until it ends.
+        """Copy the lines of a process, from a thread, until it ends.
 
-        There is one writer to standard output: what several write to a pipe is torn.
+        Only this process writes to standard output: lines of several writers would be mixed.
         """
         assert lines is not None
 
         def read() -> None:
             with lines:
                 for text in lines:
-                    self._put(text)
+                    self._write_line(text)
 
         thread = threading.Thread(target=read, daemon=True)
         thread.start()
         return thread
 
-    def _put(self, text: str) -> None:
+    def _write_line(self, text: str) -> None:
         with self._lock:
             self._stream.write(text)
             self._stream.flush()
 
     def install_excepthook(self, process: str) -> None:
-        """Write what nobody catches, on whatever thread, as one line."""
+        """Write the uncaught exceptions of all threads, each as one line."""
 
         def write(
             kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
@@ -135,20 +134,20 @@ class Log:
             self.write("CRITICAL", text.rstrip("\n"), process)
 
         sys.excepthook = write
-        threading.excepthook = lambda told: write(told.exc_type, told.exc_value, told.exc_traceback)
+        threading.excepthook = lambda args: write(args.exc_type, args.exc_value, args.exc_traceback)
 
     def info(self, message: str) -> None:
-        """Write what the entrypoint does."""
+        """Write a message of the entrypoint."""
         self.write("INFO", message)
 
-    def forward(self, line: LogRecord) -> None:
-        """Write what TorchServe's processes said."""
-        more: dict[str, object] = {"requests": list(line.requests)} if line.requests else {}
-        if line.trace:
-            more[TRACE] = line.trace
-        self.write(line.severity, line.message, line.process, **more)
+    def forward(self, record: LogRecord) -> None:
+        """Write a record of one of TorchServe's processes."""
+        fields: dict[str, object] = {"requests": list(record.requests)} if record.requests else {}
+        if record.trace:
+            fields[TRACE] = record.trace
+        self.write(record.severity, record.message, record.process, **fields)
 
 
-def _now() -> str:
-    """Return the time as RFC 3339 has it, in UTC with microseconds."""
+def _format_now() -> str:
+    """Return the time in UTC with microseconds, in RFC 3339's format."""
     return f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"

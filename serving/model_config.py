@@ -1,4 +1,4 @@
-"""What make tune found for a model: a model-config.yaml in its archive, in TorchServe's words."""
+"""The layout that `make tune` found: model-config.yaml in an archive, with TorchServe's keys."""
 
 from pathlib import PurePosixPath
 from typing import Any
@@ -9,60 +9,61 @@ from serving.errors import ArchiveError
 from serving.layout import Layout, choose_layout, max_workers
 
 CONFIG = PurePosixPath("model/model-config.yaml")
-"""In the archive. It is not declared to TorchServe, which would follow it on any machine."""
+"""The path in the archive. The manifest does not name it: TorchServe would use it on any machine."""
 KEYS = ("minWorkers", "batchSize", "maxBatchDelay", "threads", "cores")
-"""TorchServe's own, and two of ours: a layout is right only for the cores it was measured on."""
+"""TorchServe's keys and two of this project; a layout is valid only for its number of cores."""
 
 
 class ModelConfigError(ArchiveError):
-    """The file is not what make tune writes."""
+    """The file is not one that `make tune` writes."""
 
 
-def render(found: Layout, cores: int, measured: dict[str, Any]) -> str:
-    """Return the text of the file; `measured` is kept in it to be read by people."""
+def render(layout: Layout, cores: int, measured: dict[str, Any]) -> str:
+    """Return the text of the file; `measured` is included for information."""
     settings = {
-        "minWorkers": found.workers,
-        "maxWorkers": found.workers,
-        "batchSize": found.batch_size,
-        "maxBatchDelay": found.batch_delay_ms,
-        "threads": found.threads,
+        "minWorkers": layout.workers,
+        "maxWorkers": layout.workers,
+        "batchSize": layout.batch_size,
+        "maxBatchDelay": layout.batch_delay_ms,
+        "threads": layout.threads,
         "cores": cores,
     }
     text: str = yaml.safe_dump({**settings, "measured": measured}, sort_keys=False)
-    return f"# By make tune; followed where there are {cores} cores. maxBatchDelay in ms.\n{text}"
+    return f"# Written by make tune; used on machines with {cores} cores. maxBatchDelay is in ms.\n{text}"
 
 
 def parse(text: str | bytes) -> tuple[Layout, int]:
-    """Return the layout in a file and the cores it is for; raise BadConfig."""
+    """Return the layout of a file and its number of cores; raise ModelConfigError."""
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ModelConfigError(f"{CONFIG.name} is no YAML: {error}") from error
+        raise ModelConfigError(f"{CONFIG.name} is not YAML: {error}") from error
     if not isinstance(config, dict):
         raise ModelConfigError(f"{CONFIG.name}: expected a mapping")
     for key in KEYS:
-        least = 0 if key == "maxBatchDelay" else 1
-        if type(config.get(key)) is not int or config[key] < least:
+        minimum = 0 if key == "maxBatchDelay" else 1
+        if type(config.get(key)) is not int or config[key] < minimum:
             raise ModelConfigError(
-                f"{CONFIG.name}: {key}: expected an integer from {least} on, got {config.get(key)}"
+                f"{CONFIG.name}: {key}: expected an integer of at least {minimum}, "
+                f"got {config.get(key)}"
             )
     workers, batch, delay, threads, cores = (config[key] for key in KEYS)
     return Layout(workers, threads, batch, delay, CONFIG.name), cores
 
 
 def resolve_layout(
-    text: str | bytes | None, cores: int, memory: int | None, pass_ms: float
+    text: str | bytes | None, cores: int, memory_bytes: int | None, inference_ms: float
 ) -> Layout:
-    """Return the tuned layout where it fits the machine, else the default; raise BadConfig.
+    """Return the tuned layout if it fits the machine, else the default; raise ModelConfigError.
 
-    `text` is the file's, None where there is none; the rest is as for machine.layout.
+    `text` is the file's, None if there is none; the other parameters are those of choose_layout.
     """
-    default = choose_layout(cores, memory, pass_ms)
+    default = choose_layout(cores, memory_bytes, inference_ms)
     if text is None:
         return default
-    found, tuned_for = parse(text)
-    if tuned_for != cores:
-        return default._replace(source=f"default, {CONFIG.name} is for {tuned_for} cores")
-    if found.workers > max_workers(cores, memory):
+    tuned, tuned_cores = parse(text)
+    if tuned_cores != cores:
+        return default._replace(source=f"default, {CONFIG.name} is for {tuned_cores} cores")
+    if tuned.workers > max_workers(cores, memory_bytes):
         return default._replace(source=f"default, {CONFIG.name} needs more memory")
-    return found
+    return tuned

@@ -1,4 +1,4 @@
-"""Send a picture to a served model and show the answer as a person would want to see it."""
+"""Send an image to a served model; print the image, its label, scores and the latency."""
 
 import argparse
 import base64
@@ -12,95 +12,106 @@ from typing import Any
 import requests
 from PIL import Image, UnidentifiedImageError
 
-WIDTH = 28
-"""Columns of the terminal that a picture takes."""
+from serving.errors import ServingError
+
+IMAGE_COLUMNS = 28
+"""The width of the printed image."""
 TIMEOUT_S = 60
 HELD_OUT = Path("build/model/held-out")
 
 
-class PredictError(Exception):
-    """Why there is no prediction; for people."""
+class PredictError(ServingError):
+    """The server gave no prediction."""
 
 
-def predict(url: str, picture: bytes, top_k: int) -> tuple[dict[str, Any], float]:
-    """Return the prediction for a picture, and the milliseconds that it took; raise NoAnswer."""
-    instance = {"b64": base64.b64encode(picture).decode()}
+def predict(url: str, image: bytes, top_k: int) -> tuple[dict[str, Any], float]:
+    """Return the prediction for an image and the latency in ms; raise PredictError."""
+    instance = {"b64": base64.b64encode(image).decode()}
     body = {"instances": [instance], "parameters": {"top_k": top_k}}
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
         response = requests.post(url, json=body, timeout=TIMEOUT_S)
     except requests.RequestException as error:
-        raise PredictError(f"{url}: {error}. Is it running? Start it with: make serve") from None
-    milliseconds = (time.perf_counter() - began) * 1000
+        raise PredictError(
+            f"{url}: {error}; is the server running? Start it with: make serve"
+        ) from None
+    latency_ms = (time.perf_counter() - start) * 1000
     if not response.ok:
-        raise PredictError(f"{url} answers {response.status_code}: {_reason(response.content)}")
-    return response.json()["predictions"][0], milliseconds
+        raise PredictError(
+            f"{url} responded with {response.status_code}: {_read_message(response.content)}"
+        )
+    return response.json()["predictions"][0], latency_ms
 
 
-def blocks(picture: Image.Image) -> str:
-    """Draw a picture in half blocks: two of its rows a line, light pixels filled."""
-    grey = picture.convert("L")
-    height = max(round(grey.height * WIDTH / grey.width / 2), 1) * 2
-    grey = grey.resize((WIDTH, height), Image.Resampling.BOX)
+def render_image(image: Image.Image) -> str:
+    """Draw an image with half blocks: two rows of pixels per line, light pixels filled."""
+    grey = image.convert("L")
+    height = max(round(grey.height * IMAGE_COLUMNS / grey.width / 2), 1) * 2
+    grey = grey.resize((IMAGE_COLUMNS, height), Image.Resampling.BOX)
     low, high = (int(level) for level in grey.getextrema())  # type: ignore[arg-type]
     lit = [value > (low + high) / 2 for value in grey.tobytes()]
     lines = []
     for row in range(0, height, 2):
-        pairs = zip(lit[row * WIDTH :][:WIDTH], lit[(row + 1) * WIDTH :][:WIDTH], strict=True)
+        upper_row = lit[row * IMAGE_COLUMNS :][:IMAGE_COLUMNS]
+        lower_row = lit[(row + 1) * IMAGE_COLUMNS :][:IMAGE_COLUMNS]
+        pairs = zip(upper_row, lower_row, strict=True)
         lines.append("".join(" ▄▀█"[2 * upper + lower] for upper, lower in pairs))
     return "\n".join(lines)
 
 
-def bars(scores: dict[str, float]) -> str:
-    """Write a line a label: its score as a bar and in percent."""
-    wide = max(map(len, scores))
+def render_scores(scores: dict[str, float]) -> str:
+    """Return a line per label: the score in percent and as a bar."""
+    label_width = max(map(len, scores))
     return "\n".join(
-        f"  {label:>{wide}}  {score:6.1%}  {'█' * round(score * 30)}"
+        f"  {label:>{label_width}}  {score:6.1%}  {'█' * round(score * 30)}"
         for label, score in scores.items()
     )
 
 
-def _reason(body: bytes) -> str:
+def _read_message(body: bytes) -> str:
     try:
         return str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return body[:300].decode(errors="replace")
 
 
-def _default_picture() -> Path:
-    kept = sorted(HELD_OUT.glob("*.png"))
-    if not kept:
-        sys.exit(f"serving.predict: no pictures in {HELD_OUT}: run make model, or give IMAGE=path")
-    return random.choice(kept)
+def _choose_image() -> Path:
+    images = sorted(HELD_OUT.glob("*.png"))
+    if not images:
+        raise PredictError(f"no images in {HELD_OUT}; run: make model, or set IMAGE=path")
+    return random.choice(images)
 
 
 def main() -> None:
-    """Run the command line."""
+    """Print the prediction for an image; exit with the error if there is none."""
     parser = argparse.ArgumentParser(prog="python -m serving.predict", description=__doc__)
     parser.add_argument(
         "image",
         type=Path,
         nargs="?",
-        help="PNG, JPEG or WebP (default: one of the held-out digits)",
+        help="PNG, JPEG or WebP (default: a random held-out digit)",
     )
-    parser.add_argument("--url", default="http://127.0.0.1:8080/predictions/digits")
-    parser.add_argument("--top-k", type=int, default=3, help="scores to show (%(default)s)")
+    parser.add_argument(
+        "--url", default="http://127.0.0.1:8080/predictions/digits", help="(%(default)s)"
+    )
+    parser.add_argument("--top-k", type=int, default=3, help="number of scores (%(default)s)")
     args = parser.parse_args()
-    path = args.image or _default_picture()
     try:
-        with Image.open(path) as picture:
-            drawn = blocks(picture)
-        prediction, milliseconds = predict(args.url, path.read_bytes(), args.top_k)
-        print(f"{path}\n\n{drawn}\n")
-    except (OSError, UnidentifiedImageError) as error:
-        sys.exit(f"serving.predict: {path}: {error}")
+        path = args.image or _choose_image()
+        try:
+            with Image.open(path) as image:
+                drawn = render_image(image)
+        except (OSError, UnidentifiedImageError) as error:
+            raise PredictError(f"{path}: {error}") from error
+        prediction, latency_ms = predict(args.url, path.read_bytes(), args.top_k)
     except PredictError as error:
         sys.exit(f"serving.predict: {error}")
-    if "scores" not in prediction:
-        print(json.dumps(prediction, indent=2))
+    print(f"{path}\n\n{drawn}\n")
+    if "scores" in prediction:
+        print(f"label: {prediction['label']}\n\n{render_scores(prediction['scores'])}\n")
     else:
-        print(f"It is {prediction['label']}.\n\n{bars(prediction['scores'])}\n")
-    print(f"{milliseconds:.1f} ms")
+        print(json.dumps(prediction, indent=2))
+    print(f"{latency_ms:.1f} ms")
 
 
 if __name__ == "__main__":

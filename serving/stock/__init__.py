@@ -1,5 +1,5 @@
-"""Moving here with a stock .mar, as Google's prebuilt PyTorch images serve it.
+"""Support for stock .mar archives, as Google's prebuilt PyTorch images serve them.
 
-`make migrate MAR=model.mar` says what will work. How such an archive is served is in
-`serving/stock/manifest.py` and `serving/stock/stock_handler.py`.
+`inspect.py` reports what will work (`make migrate MAR=model.mar`); `manifest.py` adapts an archive,
+and `stock_handler.py` serves it. See docs/migration.md.
 """

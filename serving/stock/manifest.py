@@ -1,4 +1,4 @@
-"""What a .mar says of itself, and how a stock one is made ready to be served here."""
+"""Read the manifest of a .mar, and adapt a stock archive to be served here."""
 
 import json
 import shutil
@@ -9,24 +9,24 @@ from typing import Any, NamedTuple
 from serving.errors import ArchiveError
 
 ROOT = Path(__file__).resolve().parents[2]
-ENTRY = Path(__file__).with_name("stock_handler.py")
-SERVED_BY = "vertex_stock_handler.py"
-"""The entry's name in the archive: one that no handler of a user's has."""
-CORE = "vertex_core"
-"""The folder in the archive with the envelope: `handler` is a name that archives use themselves."""
-STOCK = "stock"
-"""The manifest's key for the name and the handler that a stock archive came with."""
-OURS = "vertex_handler.py"
-"""The handler of an archive of this project's."""
+HANDLER_FILE = Path(__file__).with_name("stock_handler.py")
+ADAPTED_HANDLER = "vertex_stock_handler.py"
+"""The name of HANDLER_FILE in an adapted archive, chosen not to collide with the user's files."""
+ENVELOPE_PACKAGE = "vertex_core"
+"""The package with the envelope in an adapted archive, which may have its own `handler`."""
+STOCK_KEY = "stock"
+"""The manifest's key for the original name and handler of a stock archive."""
+PROJECT_HANDLER = "vertex_handler.py"
+"""The handler of archives of this project."""
 MANIFEST = "MAR-INF/MANIFEST.json"
 
 
 class Manifest(NamedTuple):
-    """What of an archive's manifest matters here."""
+    """The fields of an archive's manifest that are used here."""
 
     name: str
     handler: str
-    """FILE.py, FILE.py:FUNCTION, or the name of one of TorchServe's own handlers."""
+    """FILE.py, FILE.py:FUNCTION, or the name of a handler of TorchServe's own."""
     model_file: str | None
     serialized_file: str | None
     requirements_file: str | None
@@ -35,17 +35,17 @@ class Manifest(NamedTuple):
 
 
 def open_archive(archive: Path) -> zipfile.ZipFile:
-    """Open a .mar; raise ArchiveError."""
+    """Open a .mar for reading; raise ArchiveError."""
     try:
         return zipfile.ZipFile(archive)
     except FileNotFoundError:
-        raise ArchiveError(f"{archive} does not exist: run make archive") from None
+        raise ArchiveError(f"{archive} does not exist; run: make archive") from None
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ArchiveError(f"{archive} is no archive: {error}") from error
+        raise ArchiveError(f"{archive} is not a .mar archive: {error}") from error
 
 
 def read_bytes(archive: Path, name: str) -> bytes | None:
-    """Return a file of a .mar, or of the folder of an unpacked one; None where it has none."""
+    """Return a file of a .mar, or of an unpacked one's folder; None if it does not exist."""
     try:
         if archive.is_dir():
             return (archive / name).read_bytes()
@@ -56,11 +56,12 @@ def read_bytes(archive: Path, name: str) -> bytes | None:
 
 
 def read_manifest(archive: Path) -> Manifest:
-    """Read the manifest of a .mar, or of the folder of an unpacked one; raise ArchiveError."""
+    """Return the manifest of a .mar, or of an unpacked one's folder; raise ArchiveError."""
     text = read_bytes(archive, MANIFEST)
     if text is None:
-        reason = "torch-model-archiver makes such archives"
-        raise ArchiveError(f"{archive.name}: {MANIFEST} is missing: {reason}")
+        raise ArchiveError(
+            f"{archive.name}: {MANIFEST} is missing; build the archive with torch-model-archiver"
+        )
     try:
         model = json.loads(text)["model"]
         return Manifest(
@@ -74,27 +75,28 @@ def read_manifest(archive: Path) -> Manifest:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveError(
-            f"{MANIFEST} is not what torch-model-archiver writes: {type(error).__name__}: {error}"
+            f"{MANIFEST} is invalid: {type(error).__name__}: {error}; build the archive with "
+            "torch-model-archiver"
         ) from error
 
 
 def adapt(contents: Path, name: str) -> Manifest:
-    """Make an unpacked archive one that is served as `name`; raise ArchiveError.
+    """Adapt an unpacked archive to be served as `name`; return its original manifest.
 
-    A stock archive gets our entry before its own handler; its files stay as they are. Returns
-    the manifest as it was.
+    A stock archive gets StockHandler in front of its own handler; its files are not changed.
+    Raises ArchiveError.
     """
-    found, file = read_manifest(contents), contents / MANIFEST
+    original, file = read_manifest(contents), contents / MANIFEST
     document: dict[str, Any] = json.loads(file.read_bytes())
     document["model"]["modelName"] = name
-    if found.handler != OURS:
+    if original.handler != PROJECT_HANDLER:
         document["model"] |= {
-            "handler": SERVED_BY,
-            STOCK: {"name": found.name, "handler": found.handler},
+            "handler": ADAPTED_HANDLER,
+            STOCK_KEY: {"name": original.name, "handler": original.handler},
         }
-        shutil.copyfile(ENTRY, contents / SERVED_BY)
-        (contents / CORE).mkdir()
+        shutil.copyfile(HANDLER_FILE, contents / ADAPTED_HANDLER)
+        (contents / ENVELOPE_PACKAGE).mkdir()
         for module in ("__init__.py", "envelope.py", "errors.py"):
-            shutil.copyfile(ROOT / "handler" / module, contents / CORE / module)
+            shutil.copyfile(ROOT / "handler" / module, contents / ENVELOPE_PACKAGE / module)
     file.write_text(json.dumps(document, indent=2))
-    return found
+    return original

@@ -1,8 +1,8 @@
-"""The entry of a stock archive: its own handler and TorchServe's JSON envelope, errors told apart.
+"""The handler of an adapted stock archive: calls the archive's own handler, isolates its errors.
 
-What the archive's handler answers is passed on untouched. What TorchServe's envelope would
-turn into a 503 for everybody (a body that is no JSON, no instances, base64 that is none, a
-handler that raises) becomes an error for the one request that it belongs to.
+The own handler's responses are returned unchanged, through TorchServe's JSON envelope. Where the
+envelope would fail a whole batch with a 503 (a body that is not JSON, missing instances, invalid
+base64, an exception), only the request concerned gets an error here.
 """
 
 import binascii
@@ -19,7 +19,7 @@ from ts.utils.util import PredictionException
 if TYPE_CHECKING:
     from handler import envelope
     from handler.errors import Internal, InvalidArgument, RequestError
-else:  # in an archive it lies under a name of its own: archives have a `handler` themselves
+else:  # the name in an archive, which may have a `handler` of its own
     from vertex_core import envelope
     from vertex_core.errors import Internal, InvalidArgument, RequestError
 
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 
 class StockHandler:
-    """Serves a handler made for `service_envelope=json`, request by request."""
+    """Serves a handler made for `service_envelope=json`, with a status per request."""
 
     def initialize(self, context: Any) -> None:
-        """Load the archive's own handler as TorchServe does; raise what it raises."""
+        """Load the archive's own handler as TorchServe does; raise its errors."""
         properties, stock = context.system_properties, context.manifest["model"]["stock"]
         try:
             service = TsModelLoader().load(
@@ -44,7 +44,7 @@ class StockHandler:
                 context.metrics,
             )
         except Exception as error:
-            # TorchServe logs the traceback and retries; this line is for who reads the log's end.
+            # TorchServe logs the traceback and retries; this line gives the reason at the log's end.
             reason = " ".join(str(error).split())
             log.error("cannot serve this archive: %s: %s", type(error).__name__, reason)
             raise
@@ -52,50 +52,50 @@ class StockHandler:
         self._entry = service._entry_point
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
-        """Answer a batch of requests, each with its own status."""
+        """Return a body for each request of a batch, and set its status on the context."""
         rows: dict[int, list[Any]] = {}
         answers: dict[int, str | RequestError] = {}
         for index, item in enumerate(data):
             try:
-                rows[index] = _instances(item)
+                rows[index] = _parse_instances(item)
             except RequestError as error:
                 answers[index] = error
-        answers |= self._answer(rows, context)
-        return [_write(answers[index], context, index) for index in range(len(data))]
+        answers |= self._predict(rows, context)
+        return [_set_response(answers[index], context, index) for index in range(len(data))]
 
-    def _answer(self, rows: dict[int, list[Any]], context: Any) -> dict[int, str | RequestError]:
-        """Give requests to the archive's handler, together; where that fails, one by one."""
+    def _predict(self, rows: dict[int, list[Any]], context: Any) -> dict[int, str | RequestError]:
+        """Pass requests to the archive's handler together; if that fails, one by one."""
         if not rows:
             return {}
         try:
-            # The envelope decodes base64 in place, and a request may have to go again.
-            bodies = [{"body": {"instances": _copy(one)}} for one in rows.values()]
-            texts = self._entry(bodies, self._part(context, list(rows)))
-        except Exception as error:  # noqa: BLE001  whatever it is, _fault logs or answers it
+            # Copied, because the envelope decodes base64 in place and a request may be repeated.
+            bodies = [{"body": {"instances": _copy(instances)}} for instances in rows.values()]
+            texts = self._entry(bodies, self._select_requests(context, list(rows)))
+        except Exception as error:  # noqa: BLE001  _to_request_error logs or answers it
             if len(rows) > 1:
                 return {
                     index: answer
-                    for index, one in rows.items()
-                    for answer in self._answer({index: one}, context).values()
+                    for index, instances in rows.items()
+                    for answer in self._predict({index: instances}, context).values()
                 }
-            return {next(iter(rows)): _fault(error)}
+            return {next(iter(rows)): _to_request_error(error)}
         if not isinstance(texts, list) or len(texts) != len(rows):
-            kind = f"{len(texts)} answers" if isinstance(texts, list) else type(texts).__name__
-            log.error("the archive's handler gave %s to %d requests", kind, len(rows))
-            return dict.fromkeys(rows, Internal("the archive's handler gave no predictions"))
+            kind = f"{len(texts)} responses" if isinstance(texts, list) else type(texts).__name__
+            log.error("the archive's handler returned %s for %d requests", kind, len(rows))
+            return dict.fromkeys(rows, Internal("the archive's handler returned no predictions"))
         return dict(zip(rows, texts, strict=True))
 
-    def _part(self, context: Any, chosen: list[int]) -> Any:
-        """Return a context for some of the batch's requests."""
+    def _select_requests(self, context: Any, indices: list[int]) -> Any:
+        """Return a copy of the context with only these requests of the batch."""
         part = copy.copy(context)
         part.model_name = self._name
-        part.request_processor = [context.request_processor[index] for index in chosen]
-        part.request_ids = {n: context.request_ids[index] for n, index in enumerate(chosen)}
+        part.request_processor = [context.request_processor[index] for index in indices]
+        part.request_ids = {n: context.request_ids[index] for n, index in enumerate(indices)}
         return part
 
 
-def _instances(item: dict[str, Any]) -> list[Any]:
-    """Take the instances out of a request; raise InvalidArgument for what cannot be decoded."""
+def _parse_instances(item: dict[str, Any]) -> list[Any]:
+    """Return a request's instances; raise InvalidArgument if they cannot be decoded."""
     body = item.get("body", item.get("data"))
     if not isinstance(body, (bytes, bytearray)):
         raise InvalidArgument("expected a JSON body with Content-Type: application/json")
@@ -103,40 +103,40 @@ def _instances(item: dict[str, Any]) -> list[Any]:
     if isinstance(instances[0], dict):
         for index, instance in enumerate(instances):
             if not isinstance(instance, dict):
-                raise InvalidArgument(f"instances[{index}]: expected an object, as instances[0] is")
-            for where, value in [("", instance), *((f".{k}", v) for k, v in instance.items())]:
+                raise InvalidArgument(f"instances[{index}]: expected an object, like instances[0]")
+            for field, value in [("", instance), *((f".{k}", v) for k, v in instance.items())]:
                 if isinstance(value, dict) and list(value) == ["b64"]:
-                    _see_that_it_decodes(value["b64"], f"instances[{index}]{where}.b64")
+                    _check_base64(value["b64"], f"instances[{index}]{field}.b64")
     return instances
 
 
 def _copy(instances: list[Any]) -> list[Any]:
-    """Copy what the envelope changes: the list, and the objects in it."""
-    return [dict(one) if isinstance(one, dict) else one for one in instances]
+    """Copy what the envelope changes: the list and the objects in it."""
+    return [dict(item) if isinstance(item, dict) else item for item in instances]
 
 
-def _see_that_it_decodes(text: Any, where: str) -> None:
+def _check_base64(text: Any, path: str) -> None:
     if not isinstance(text, str):
-        raise InvalidArgument(f"{where}: expected a string")
+        raise InvalidArgument(f"{path}: expected a string")
     try:
-        junk = bool(text) and not b64decode(text)
+        is_invalid = bool(text) and not b64decode(text)
     except (binascii.Error, ValueError) as error:
-        raise InvalidArgument(f"{where}: not base64: {error}") from None
-    if junk:
-        raise InvalidArgument(f"{where}: not base64")
+        raise InvalidArgument(f"{path}: not base64: {error}") from None
+    if is_invalid:
+        raise InvalidArgument(f"{path}: not base64")
 
 
-def _fault(error: Exception) -> RequestError:
-    """Say whose fault it is that the archive's handler raised; log it where it is not plain."""
+def _to_request_error(error: Exception) -> RequestError:
+    """Return the 400 or 500 for an exception of the archive's handler; log those with a 500."""
     if isinstance(error, UnidentifiedImageError):
-        return InvalidArgument("an instance is no picture that can be read")
+        return InvalidArgument("an instance is not an image in a readable format")
     if isinstance(error, PredictionException) and 400 <= error.error_code < 500:
         return InvalidArgument(error.message)
     log.error("the archive's handler failed", exc_info=error)
     return Internal(f"the archive's handler failed: {type(error).__name__}")
 
 
-def _write(answer: str | RequestError, context: Any, index: int) -> str:
+def _set_response(answer: str | RequestError, context: Any, index: int) -> str:
     if context.get_response_content_type(index) is None:
         context.set_response_content_type(index, "application/json")
     if not isinstance(answer, RequestError):

@@ -56,7 +56,7 @@ def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_millisecond
     done = program("serving.predict", "--url", url(served))
     assert done.returncode == 0, done.stderr
     assert "█" in done.stdout
-    assert re.search(r"^It is \d\.$", done.stdout, re.MULTILINE)
+    assert re.search(r"^label: \d$", done.stdout, re.MULTILINE)
     assert re.search(r"^  \d +\d+\.\d%  █", done.stdout, re.MULTILINE)
     assert re.search(r"^\d+\.\d ms$", done.stdout, re.MULTILINE)
 
@@ -66,14 +66,14 @@ def test_predict_takes_a_picture_of_one_s_own(served: LocalServer, tmp_path: Pat
     path = tmp_path / "seven.png"
     draw_seven().save(path)
     done = program("serving.predict", "--url", url(served), str(path))
-    assert "It is 7." in done.stdout, done.stderr
+    assert "label: 7\n" in done.stdout, done.stderr
 
 
 @shared
 def test_predict_says_what_the_server_did_not_like(served: LocalServer) -> None:
     done = program("serving.predict", "--url", url(served).replace("digits", "letters"))
     assert done.returncode == 1
-    assert "answers 404: " in done.stderr
+    assert "responded with 404: " in done.stderr
 
 
 def test_predict_says_what_to_do_where_nothing_answers(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 def test_a_missing_archive_is_named() -> None:
     done = program("serving.local", "--archive", "build/none.mar")
     assert done.returncode == 1
-    assert "build/none.mar does not exist: run make archive" in done.stderr
+    assert "build/none.mar does not exist; run: make archive" in done.stderr
 
 
 @shared

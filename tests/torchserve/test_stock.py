@@ -86,7 +86,7 @@ BETTER = {
     "cut base64": (request_body({"b64": picture(1)}, {"b64": "abcde"}), 400, "instances[1].b64"),
     "base64 that is a number": (request_body({"data": {"b64": 3}}), 400, "instances[0].data.b64"),
     "mixed kinds": (request_body({"b64": picture(1)}, 3), 400, "instances[1]: expected an object"),
-    "no picture": (request_body({"b64": "AAAA"}), 400, "no picture"),
+    "no picture": (request_body({"b64": "AAAA"}), 400, "not an image"),
     "a wrong shape": (request_body([1, 2, 3]), 500, "handler failed: RuntimeError"),
 }
 

@@ -36,9 +36,9 @@ def test_an_archive_comes_before_weights(found: list[str], chosen: Selection) ->
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (["a.mar", "b.mar"], "more than one archive, and none is model.mar: a.mar, b.mar"),
+        (["a.mar", "b.mar"], "several archives, but no model.mar: a.mar, b.mar"),
         (["folder/a.mar"], "neither a .mar nor this model's weights"),
-        (["weights.safetensors"], "golden.json, model.json missing among weights.safetensors"),
+        (["weights.safetensors"], "golden.json, model.json missing in weights.safetensors"),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_the_reason(found: list[str], reason: str) -> None:
@@ -80,7 +80,7 @@ def test_an_image_has_one_archive(tmp_path: Path, count: int) -> None:
 
 def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "x.mar").write_bytes(b"not a zip")
-    with pytest.raises(ArchiveError, match=r"x\.mar is no archive"):
+    with pytest.raises(ArchiveError, match=r"x\.mar is not a \.mar archive"):
         artifact.read_golden_request(tmp_path / "x.mar")
 
 
@@ -116,16 +116,20 @@ def link(name: str) -> zipfile.ZipInfo:
 UP = ("../up.py", "a/../../up.py", "/etc/up.py", "..", "a\\..\\up.py", "..\\up.py")
 REFUSED = {
     **{
-        name: ([("handler.py", b""), (name, b"")], r"'.+' points out of the archive") for name in UP
+        name: ([("handler.py", b""), (name, b"")], r"'.+' points outside the archive")
+        for name in UP
     },
-    "a link": ([(link("weights"), b"/etc/passwd")], "'weights' is no file; links and devices are"),
+    "a link": (
+        [(link("weights"), b"/etc/passwd")],
+        "'weights' is not a regular file; links and devices are",
+    ),
     "200 MiB of zeros": (
         [("zeros", bytes(200 << 20))],
-        " would unpack to 200 MiB, over 100 times its size",
+        " would unpack to 200 MiB; the limit is 100 times its size",
     ),
     "too many files": (
         [(f"{n}", b"") for n in range(artifact.MAX_FILES + 1)],
-        " has 20001 files, at most 20000 are taken",
+        " has 20001 files; the limit is 20000",
     ),
 }
 
@@ -167,7 +171,7 @@ def test_an_archive_of_another_kind_is_refused(
     content[at] = byte  # the entry's own header, and the directory's
     content[content.index(b"PK\x01\x02") + at + 2] = byte
     archive.write_bytes(content)
-    with pytest.raises(ArchiveError, match=rf"evil\.mar.* {reason}|is no archive"):
+    with pytest.raises(ArchiveError, match=rf"evil\.mar.* {reason}|is not a \.mar archive"):
         artifact.unpack(archive, tmp_path)
 
 
@@ -175,14 +179,16 @@ def test_an_archive_of_another_kind_is_refused(
 def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "MAR-INF").mkdir()
     (tmp_path / "MAR-INF" / "MANIFEST.json").write_bytes(text)
-    with pytest.raises(ArchiveError, match="is not what torch-model-archiver writes"):
+    with pytest.raises(
+        ArchiveError, match=r"is invalid: .*; build the archive with torch-model-archiver"
+    ):
         manifest.adapt(tmp_path, "model")
 
 
 @pytest.mark.parametrize("name", artifact.BACKEND_FILES)
 def test_unreadable_choice_of_a_backend_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xff")
-    with pytest.raises(ArchiveError, match=f"{name} is not what model.export writes"):
+    with pytest.raises(ArchiveError, match=f"{name} is invalid: "):
         artifact.read_inference_ms(tmp_path)
 
 
@@ -190,7 +196,9 @@ def test_only_the_archive_that_is_pinned_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "bucket").mkdir()
     archive = zipped(tmp_path / "bucket", ("handler.py", b""))
     pin = hashlib.sha256(b"another").hexdigest()
-    with pytest.raises(ArchiveError, match=f"its SHA-256 is [0-9a-f]+, ARCHIVE_SHA256 says {pin}"):
+    with pytest.raises(
+        ArchiveError, match=f"its SHA-256 is [0-9a-f]+, but ARCHIVE_SHA256 has {pin}"
+    ):
         artifact.fetch(files.Folder(tmp_path / "bucket"), archive, tmp_path / "store", pin)
     assert not list((tmp_path / "store" / "model").iterdir())
 
@@ -199,7 +207,7 @@ def test_a_pin_without_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "weights.safetensors").touch()
     baked = zipped(tmp_path, ("weights.safetensors", b""), ("handler.py", b""))
-    with pytest.raises(ArchiveError, match="ARCHIVE_SHA256 is set, and there is no archive"):
+    with pytest.raises(ArchiveError, match="ARCHIVE_SHA256 is set, but there is no archive"):
         artifact.fetch(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store", "0" * 64)
 
 

@@ -57,7 +57,7 @@ FAULTS = {
     ),
     "swapped archive": (
         {"MODEL_STORE": "{cases}/swapped"},
-        r"digits\.mar: its SHA-256 is [0-9a-f]{64}, digits\.mar\.sha256 says 0{64}",
+        r"digits\.mar: its SHA-256 is [0-9a-f]{64}, but digits\.mar\.sha256 has 0{64}",
     ),
     "no bucket": (
         {"AIP_STORAGE_URI": "gs://no-such-bucket/x"},
@@ -65,7 +65,7 @@ FAULTS = {
     ),
     "weights with another golden instance": (
         {"AIP_STORAGE_URI": "{cases}/other-weights"},
-        "the model does not answer its golden instance: ",
+        "the model fails its golden instance: ",
     ),
 }
 

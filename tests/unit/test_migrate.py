@@ -97,7 +97,7 @@ def test_habits_that_do_not_fit_the_envelope_are_pointed_at(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"no", r"x\.mar is no archive"),
+        (b"no", r"x\.mar is not a \.mar archive"),
         (b"PK\5\6" + bytes(18), r"x\.mar: MAR-INF/MANIFEST\.json is missing"),
     ],
     ids=["no zip", "an empty zip"],

@@ -48,13 +48,16 @@ def test_a_file_is_followed_where_it_fits_and_elsewhere_the_default_serves_and_s
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: [", "no YAML"),
+        ("a: [", "not YAML"),
         ("- 1", "expected a mapping"),
-        ("minWorkers: 0", "minWorkers: expected an integer from 1 on, got 0"),
-        ("{minWorkers: 1, batchSize: true}", "batchSize: expected an integer from 1 on, got True"),
+        ("minWorkers: 0", "minWorkers: expected an integer of at least 1, got 0"),
+        (
+            "{minWorkers: 1, batchSize: true}",
+            "batchSize: expected an integer of at least 1, got True",
+        ),
         (
             "{minWorkers: 1, batchSize: 1, maxBatchDelay: -1}",
-            "maxBatchDelay: expected an integer from 0",
+            "maxBatchDelay: expected an integer of at least 0",
         ),
         ("{minWorkers: 1, batchSize: 1, maxBatchDelay: 0, threads: 1}", "cores: expected"),
     ],
