@@ -1,6 +1,6 @@
-"""Cloud Functions: the same models without a container. One folder a function.
+"""Cloud Functions that serve the same models without a container, one folder per function.
 
-main.py is what functions-framework runs, requirements.txt what Google installs beside it. The
-catalogue names what else of this project a function consists of; `source.py` lays all of it out in
-build/functions/NAME, from where the function is run here and deployed.
+functions-framework runs main.py; Google installs requirements.txt. `registry` lists the other files of this project
+that a function needs, and `packaging` copies them all to build/functions/NAME, where the function is run and
+from where it is deployed.
 """

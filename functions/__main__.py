@@ -1,4 +1,4 @@
-"""Run a function here, put its model into a bucket, deploy it."""
+"""Run Cloud Functions locally, upload their models, and deploy them."""
 
 import argparse
 import sys
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from deploy import settings
 from deploy.errors import UserError
-from functions import packaging
-from functions.deploy import Target, default_uri, deploy
+from functions.deploy import Target, default_model_uri, deploy
+from functions.packaging import assemble
 from functions.registry import FUNCTIONS, Function
 from functions.serve import serve
 
 
 def main(words: list[str] | None = None) -> None:
-    """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused."""
+    """Run a command; exit codes: 0 success, 1 error, 2 invalid arguments, 130 Ctrl-C."""
     args = _parser().parse_args(words)
     try:
         args.run(FUNCTIONS[args.name], args)
@@ -24,12 +24,12 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _serve(function: Function, args: argparse.Namespace) -> None:
-    from functions import upload  # noqa: PLC0415  Google's library takes a second
+    from functions import upload  # noqa: PLC0415  the import of Google's client takes a second
 
     uri = args.storage or ""
     if function.model and not uri:
-        upload.made(function)
-        uri = str(function.made)
+        upload.find_model_files(function)
+        uri = str(function.model_folder)
     if uri and not uri.startswith("gs://"):
         uri = str(Path(uri).resolve())
     serve(function, args.host, args.port, uri)
@@ -41,18 +41,27 @@ def _upload(function: Function, args: argparse.Namespace) -> None:
     project, region, uri = args.project or "", args.region or "us-central1", args.storage
     if not uri:
         found = _settings(args)
-        project, region, uri = found.project, found.region, default_uri(function, found.project)
-    upload.upload(function, uri.rstrip("/"), project, region)
+        project, region, uri = (
+            found.project,
+            found.region,
+            default_model_uri(function, found.project),
+        )
+    upload.upload_model(function, uri.rstrip("/"), project, region)
 
 
 def _deploy(function: Function, args: argparse.Namespace) -> None:
     found = _settings(args)
     if not args.dry_run:
         settings.save_defaults(found)
-    uri = (args.storage or default_uri(function, found.project)).rstrip("/")
-    public, account = args.allow_unauthenticated, args.service_account
-    to = Target(found.project, found.region, uri, public, account)
-    deploy(function, to, dry_run=args.dry_run)
+    uri = (args.storage or default_model_uri(function, found.project)).rstrip("/")
+    target = Target(
+        project=found.project,
+        region=found.region,
+        uri=uri,
+        allow_unauthenticated=args.allow_unauthenticated,
+        service_account=args.service_account,
+    )
+    deploy(function, target, dry_run=args.dry_run)
 
 
 def _settings(args: argparse.Namespace) -> settings.Settings:
@@ -64,37 +73,46 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, text: str, run: object) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=text, description=text)
-        one.add_argument("name", choices=FUNCTIONS, help="of the function")
-        one.set_defaults(run=run)
-        return one
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("name", choices=FUNCTIONS, help="the function")
+        command.set_defaults(run=run)
+        return command
 
-    def add_storage(one: argparse.ArgumentParser, text: str) -> None:
-        one.add_argument("--storage", metavar="URI", help=text)
+    def add_storage(command: argparse.ArgumentParser, text: str) -> None:
+        command.add_argument("--storage", metavar="URI", help=text)
 
-    def add_place(one: argparse.ArgumentParser) -> None:
-        one.add_argument("--project", help="(default: the one last used)")
-        one.add_argument("--region", help="(default: the one last used, or us-central1)")
+    def add_location(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--project", help="(default: that of the last command)")
+        command.add_argument("--region", help="(default: that of the last command, or us-central1)")
 
-    one = add("serve", "run it here with functions-framework, until Ctrl-C", _serve)
-    one.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
-    one.add_argument("--port", type=int, default=8080, help="(%(default)s)")
-    add_storage(one, "where its model lies: gs://BUCKET/FOLDER (default: where it was made)")
-    text = "lay its source out in build/functions, as it is run and deployed"
-    add("source", text, lambda function, _: print(packaging.lay_out(function)))
-    one = add("upload", "put its model into a bucket", _upload)
-    add_storage(one, "gs://BUCKET/FOLDER (default: gs://PROJECT-models/NAME)")
-    add_place(one)
-    one = add("deploy", "deploy it with gcloud, as a function of the second generation", _deploy)
-    add_storage(one, "where its model lies (default: gs://PROJECT-models/NAME)")
-    add_place(one)
-    one.add_argument(
-        "--service-account", default="", metavar="EMAIL", help="(default: the project's own)"
+    command = add("serve", "run a function locally with functions-framework", _serve)
+    command.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
+    command.add_argument("--port", type=int, default=8080, help="(%(default)s)")
+    add_storage(
+        command, "location of the model: gs://BUCKET/FOLDER or a folder (default: in build/)"
     )
-    one.add_argument(
-        "--allow-unauthenticated", action="store_true", help="anybody may ask it, and you pay"
+    text = "copy the source of a function, as it is deployed, to build/functions/NAME"
+    add("source", text, lambda function, _: print(assemble(function)))
+    command = add("upload", "upload the model of a function to a bucket", _upload)
+    add_storage(command, "gs://BUCKET/FOLDER (default: gs://PROJECT-models/NAME)")
+    add_location(command)
+    command = add("deploy", "deploy a function with gcloud", _deploy)
+    add_storage(command, "location of the model (default: gs://PROJECT-models/NAME)")
+    add_location(command)
+    command.add_argument(
+        "--service-account",
+        default="",
+        metavar="EMAIL",
+        help="identity of the function (default: the project's default service account)",
     )
-    one.add_argument("--dry-run", action="store_true", help="print gcloud's line, run nothing")
+    command.add_argument(
+        "--allow-unauthenticated",
+        action="store_true",
+        help="let anyone call the function, at your cost",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="print gcloud's command without running it"
+    )
     return parser
 
 

@@ -1,118 +1,122 @@
-"""Deploy a function with gcloud: everything that can be wrong is looked at before it begins."""
+"""Deploy a function with gcloud, after its model in the bucket has been checked."""
 
 import functools
 import shlex
 import tempfile
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import storage
 from deploy.errors import UserError
 from deploy.programs import Programs
-from functions import packaging
+from functions.packaging import assemble
 from functions.registry import RUNTIME, Function
+from functions.sample_request import curl_options
 from storage.files import StorageError
 from storage.lazy import PIN_VARIABLE, URI_VARIABLE, sha256
 
-LIMIT_S = 1200
-"""How long gcloud may take: a build with torch in it takes some five minutes."""
+TIMEOUT_S = 1200
+"""Limit for gcloud: a build with torch takes about five minutes."""
 
 
-class Target(NamedTuple):
-    """Where a function goes."""
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where and how a function is deployed."""
 
     project: str
     region: str
     uri: str
-    """gs://BUCKET/FOLDER of its model"""
-    public: bool
-    """whether anybody may ask it"""
+    """gs://BUCKET/FOLDER of the model."""
+    allow_unauthenticated: bool
     service_account: str
-    """e-mail of what it runs as; empty: the project's default"""
+    """The function's identity, an e-mail address; empty: the project's default service account."""
 
 
-def default_uri(function: Function, project: str) -> str:
-    """Return where a function's model lies unless something else is said."""
+def default_model_uri(function: Function, project: str) -> str:
+    """Return the URI of a function's model if none is given."""
     return f"gs://{project}-models/{function.name}"
 
 
-def command(function: Function, to: Target, folder: Path, environ: dict[str, str]) -> list[str]:
-    """Return the words of `gcloud functions deploy`."""
+def deploy(function: Function, target: Target, *, dry_run: bool = False) -> None:
+    """Deploy a function, and print how to call and delete it; raise UserError."""
+    environ = _build_environment(function, target.uri)
+    command = build_gcloud_command(function, target, assemble(function), environ)
+    programs = Programs(functools.partial(print, flush=True), dry_run, TIMEOUT_S)
+    failed = UserError(
+        "gcloud functions deploy failed; its output above has the reason",
+        "docs/functions.md lists the requirements; run the same command again to continue",
+    )
+    programs.run(command, failed, show_output=True)
+    if dry_run:
+        return
+    name = _identify(function, target)
+    url = programs.run(
+        ["gcloud", "functions", "describe", *name, "--format=value(serviceConfig.uri)"], failed
+    ).strip()
+    authorization = ' -H "Authorization: Bearer $(gcloud auth print-identity-token)"'
+    options = f"{'' if target.allow_unauthenticated else authorization} {curl_options(function)}"
+    print(f"\n{function.name} is deployed at {url}:\n\n  curl{options} {url}\n")
+    print(f"It costs nothing while idle. To delete it: gcloud functions delete {shlex.join(name)}")
+
+
+def build_gcloud_command(
+    function: Function, target: Target, source: Path, environ: dict[str, str]
+) -> list[str]:
+    """Return the arguments of `gcloud functions deploy`."""
     variables = "^;^" + ";".join(f"{name}={value}" for name, value in environ.items())
     return [
         "gcloud",
         "functions",
         "deploy",
-        *_there(function, to),
+        *_identify(function, target),
         f"--runtime={RUNTIME}",
-        f"--source={folder}",
+        f"--source={source}",
         f"--entry-point={function.name}",
         "--trigger-http",
-        "--allow-unauthenticated" if to.public else "--no-allow-unauthenticated",
+        "--allow-unauthenticated" if target.allow_unauthenticated else "--no-allow-unauthenticated",
         f"--memory={function.memory}",
         f"--cpu={function.cpu}",
         f"--concurrency={function.concurrency}",
         f"--timeout={function.timeout_s}s",
         "--min-instances=0",
-        f"--max-instances={function.most_instances}",
+        f"--max-instances={function.max_instances}",
         *([f"--set-env-vars={variables}"] if environ else ["--clear-env-vars"]),
-        *([f"--service-account={to.service_account}"] if to.service_account else []),
+        *([f"--service-account={target.service_account}"] if target.service_account else []),
         "--format=none",
         "--quiet",
     ]
 
 
-def deploy(function: Function, to: Target, *, dry_run: bool = False) -> None:
-    """Deploy a function, and say how it is asked and ended; raise Stop."""
-    environ = _environment(function, to.uri)
-    words, there = command(function, to, packaging.lay_out(function), environ), _there(function, to)
-    programs = Programs(functools.partial(print, flush=True), dry_run, LIMIT_S)
-    failed = UserError(
-        "gcloud functions deploy failed, as it says above",
-        "docs/functions.md says what it needs; the same command again goes on",
-    )
-    programs.run(words, failed, show_output=True)
-    if dry_run:
-        return
-    described = ["gcloud", "functions", "describe", *there, "--format=value(serviceConfig.uri)"]
-    url = programs.run(described, failed).strip()
-    token = "" if to.public else ' -H "Authorization: Bearer $(gcloud auth print-identity-token)"'
-    print(f"\n{function.name} answers at {url}:\n\n  curl{token} {function.example()} {url}\n")
-    print(f"At rest it costs nothing. To end it: gcloud functions delete {shlex.join(there)}")
+def _identify(function: Function, target: Target) -> list[str]:
+    return [function.name, "--gen2", f"--project={target.project}", f"--region={target.region}"]
 
 
-def _there(function: Function, to: Target) -> list[str]:
-    return [function.name, "--gen2", f"--project={to.project}", f"--region={to.region}"]
-
-
-def _environment(function: Function, uri: str) -> dict[str, str]:
-    """Return a function's variables; raise Stop where its model is not in the bucket."""
+def _build_environment(function: Function, uri: str) -> dict[str, str]:
+    """Return a function's variables; raise UserError if its model is not in the bucket."""
     if not function.model:
         return {}
     if storage.split_uri(uri) is None:
-        raise UserError(
-            f"{uri}: a function fetches its model from a bucket", "STORAGE=gs://BUCKET/FOLDER"
-        )
+        raise UserError(f"{uri}: expected a bucket for the model", "STORAGE=gs://BUCKET/FOLDER")
     try:
-        pins = _pins(function, uri)
+        checksums = _fetch_checksums(function, uri)
     except StorageError as error:
         raise UserError(
             str(error), f"make upload-model NAME={function.name} STORAGE={uri}"
         ) from None
-    # Who can write to the bucket cannot change what is served: another file needs a deployment.
-    return {URI_VARIABLE: uri, PIN_VARIABLE: pins}
+    # Write access to the bucket is not enough to change the model: other files need a deployment.
+    return {URI_VARIABLE: uri, PIN_VARIABLE: checksums}
 
 
-def _pins(function: Function, uri: str) -> str:
-    """Return the SHA-256 of a model's files in its bucket, commas between; raise StorageError."""
+def _fetch_checksums(function: Function, uri: str) -> str:
+    """Return the SHA-256 of each model file in the bucket, separated by commas; raise StorageError."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        closing(storage.open_storage(uri, print)) as there,
+        closing(storage.open_storage(uri, print)) as source,
     ):
-        found = there.list_files()
-        if missing := [each for each in function.model if each not in found]:
-            raise StorageError(f"{uri}: {', '.join(missing)} missing in it")
+        available = source.list_files()
+        if missing := [name for name in function.model if name not in available]:
+            raise StorageError(f"{uri}: {', '.join(missing)} not found")
         for name in function.model:
-            there.fetch(name, Path(folder) / name)
+            source.fetch(name, Path(folder) / name)
         return ",".join(sha256(Path(folder) / name) for name in function.model)

@@ -1,4 +1,4 @@
-"""What a function is asked, and what it says: bodies within bounds, one argument, plain text."""
+"""Read arguments and bodies within size limits, and write plain text responses."""
 
 import json
 from http import HTTPStatus
@@ -6,78 +6,78 @@ from typing import Any, Final
 
 from flask import Request, Response
 
-LARGEST: Final = 1 << 20
-"""Bytes of a body: a sentence, or four numbers."""
-MOST_READ: Final = 64 << 20
-"""Bytes that are read of a body which is too large, so that its client hears the answer. Cloud Run
-itself lets no more than 32 MiB through."""
-PIECE: Final = 1 << 16
+MAX_BODY_BYTES: Final = 1 << 20
+"""Limit of a body that has one argument."""
+MAX_READ_BYTES: Final = 64 << 20
+"""A body over the limit is read up to here, so that its client receives the error. Cloud Run accepts 32 MiB."""
+CHUNK_BYTES: Final = 1 << 16
 METHODS: Final = "GET, HEAD, POST"
 
 
 class HTTPError(Exception):
-    """What the client has to mend, in words for the client, and its HTTP status."""
+    """A request is invalid. The client gets the text, with the HTTP status."""
 
     def __init__(self, reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
         super().__init__(reason)
         self.status = status
 
 
-def argument(request: Request, name: str, absent: Any = None) -> Any:
-    """Return an argument of a GET's or POST's query, or of its JSON body; raise Refused.
-
-    `absent` is returned where neither names it.
-    """
+def get_argument(request: Request, name: str, default: Any = None) -> Any:
+    """Return an argument from the query or from the JSON body; raise HTTPError."""
     if request.method not in METHODS.split(", "):
         raise HTTPError(f"expected {METHODS}", HTTPStatus.METHOD_NOT_ALLOWED)
     if name in request.args:
         return request.args[name]
-    sent = body(request, LARGEST)
-    if not sent.strip():
-        return absent
+    body = read_body(request, MAX_BODY_BYTES)
+    if not body.strip():
+        return default
     try:
-        document = json.loads(sent)
+        document = json.loads(body)
     except RecursionError:
         raise HTTPError("the body is nested too deeply") from None
     except ValueError as error:
         raise HTTPError(f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise HTTPError(f'the body: expected an object, {{"{name}": ...}}; got {shown(document)}')
-    return document.get(name, absent)
+        raise HTTPError(
+            f'the body: expected an object, {{"{name}": ...}}; got {truncate_json(document)}'
+        )
+    return document.get(name, default)
 
 
-def body(request: Request, most: int) -> bytes:
-    """Return a body of at most so many bytes, its length announced or not; raise Refused (413)."""
-    # No Content-Type makes a form of it: `curl -d` announces one whatever it sends.
-    pieces, got = [], 0
-    while got <= MOST_READ and (piece := request.stream.read(PIECE)):
-        got += len(piece)
-        if got <= most:
-            pieces.append(piece)
-    if got > most:
-        reason = f"the request is larger than the limit of {most} bytes"
+def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body, with or without Content-Length; raise HTTPError (413) if it is too large."""
+    # The stream ignores Content-Type; `curl -d` declares a form, which flask would parse.
+    chunks, size = [], 0
+    while size <= MAX_READ_BYTES and (chunk := request.stream.read(CHUNK_BYTES)):
+        size += len(chunk)
+        if size <= max_bytes:
+            chunks.append(chunk)
+    if size > max_bytes:
+        reason = f"the request is larger than the limit of {max_bytes} bytes"
         raise HTTPError(reason, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    return b"".join(pieces)
+    return b"".join(chunks)
 
 
-def shown(value: Any) -> str:
-    """Write what a client sent into a reason: as JSON, ASCII alone, and not too much of it."""
-    written = json.dumps(value)
-    return written if len(written) <= 40 else f"{written[:40]}..."
+def truncate_json(value: Any) -> str:
+    """Return a client's value as short ASCII JSON, for an error message."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def text(said: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    """Answer in plain text, which no browser takes for a page; raise Refused for no Unicode."""
+def plain_text(text: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """Return a text response that browsers do not render as HTML; raise HTTPError if it is not Unicode."""
     try:
-        encoded = said.encode()
+        encoded = text.encode()
     except UnicodeEncodeError as error:
-        raise HTTPError(f"not to be written as UTF-8: {error.reason}") from None
-    return respond(encoded, "text/plain; charset=utf-8", status)
+        raise HTTPError(f"cannot be encoded as UTF-8: {error.reason}") from None
+    return build_response(encoded, "text/plain; charset=utf-8", status)
 
 
-def respond(content: bytes | str, kind: str, status: HTTPStatus, allow: str = METHODS) -> Response:
-    """Answer with content of a kind; a 405 says what is allowed."""
+def build_response(
+    content: bytes | str, content_type: str, status: HTTPStatus, allow: str = METHODS
+) -> Response:
+    """Return a response; a 405 has the `Allow` header."""
     headers = {"X-Content-Type-Options": "nosniff"}
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = allow
-    return Response(content, status, headers, content_type=kind)
+    return Response(content, status, headers, content_type=content_type)

@@ -1,4 +1,4 @@
-"""Put a function's model into a bucket."""
+"""Upload a function's model to a bucket."""
 
 import contextlib
 import time
@@ -13,36 +13,37 @@ from functions.registry import Function
 from storage.lazy import sha256
 
 
-def upload(function: Function, uri: str, project: str, region: str) -> None:
-    """Put the model into gs://BUCKET/FOLDER, and make the bucket where it is missing; raise Stop."""
-    files = made(function)
-    where = storage.split_uri(uri)
-    if where is None:
+def upload_model(function: Function, uri: str, project: str, region: str) -> None:
+    """Upload the model to gs://BUCKET/FOLDER; create the bucket if it is missing. Raise UserError."""
+    files = find_model_files(function)
+    parts = storage.split_uri(uri)
+    if parts is None:
         raise UserError(
             f"{uri}: expected gs://BUCKET/FOLDER", f"STORAGE=gs://my-bucket/{function.name}"
         )
-    name, folder = where
+    name, folder = parts
     with storage_errors(uri), contextlib.closing(Client(project=project or "unused")) as client:
         bucket = get_or_create(
             client, name, region, project=project, hint="STORAGE=gs://another-name/…"
         )
         for file in files:
-            began, path = time.monotonic(), f"{folder}/{file.name}".lstrip("/")
-            # A whole object replaces a whole object: nobody ever fetches half of it.
+            start, path = time.monotonic(), f"{folder}/{file.name}".lstrip("/")
+            # An upload replaces the object atomically: a client never fetches a part of it.
             bucket.blob(path).upload_from_filename(str(file), checksum="crc32c", timeout=TIMEOUT_S)
-            size, took = file.stat().st_size / 1024, time.monotonic() - began
-            print(f"gs://{name}/{path}: {size:.0f} KiB in {took:.1f} s", flush=True)
+            size, duration_s = file.stat().st_size / 1024, time.monotonic() - start
+            print(f"gs://{name}/{path}: {size:.0f} KiB in {duration_s:.1f} s", flush=True)
     for file in files:
         if file.name in function.model:
             print(f"SHA-256 of {file.name}: {sha256(file)}")
 
 
-def made(function: Function) -> list[Path]:
-    """Return the files of a function's model; raise Stop where one is missing."""
+def find_model_files(function: Function) -> list[Path]:
+    """Return the local files of a function's model; raise UserError if one is missing."""
     if not function.model:
         raise UserError(f"{function.name} has no model", "NAME=knn or NAME=digits")
-    for name in function.model:
-        if not (function.made / name).is_file():
-            raise UserError(f"{function.made / name} does not exist", function.make)
-    optional = [function.made / name for name in function.optional]
-    return [*(function.made / name for name in function.model), *filter(Path.is_file, optional)]
+    files = [function.model_folder / name for name in function.model]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file} does not exist", function.build_command)
+    optional = [function.model_folder / name for name in function.optional]
+    return [*files, *filter(Path.is_file, optional)]

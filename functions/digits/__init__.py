@@ -1,1 +1,1 @@
-"""The container's model and core as a function: the same requests, the same answers."""
+"""The container's handler and model as a function, with the same requests and responses."""

@@ -1,1 +1,1 @@
-"""The smallest function: says what it is told."""
+"""The smallest function: it returns the message of the request."""

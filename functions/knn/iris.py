@@ -1,4 +1,4 @@
-"""The classifier as a file, and its input as a client sends it. Knows nothing of the web."""
+"""Read and write the classifier's file, and parse its input; independent of HTTP."""
 
 import math
 import re
@@ -13,75 +13,76 @@ from sklearn.neighbors import KNeighborsClassifier
 
 FILE = "knn.skops"
 VERSION = 1
-"""Of what is in the file: {"version", "scikit-learn", "model"}."""
+"""The version of the file's content: {"version", "scikit-learn", "model"}."""
 FEATURES = ("sepal length", "sepal width", "petal length", "petal width")
-"""Each in centimetres."""
+"""In centimetres."""
 EXPECTED = 'expected four numbers, as "5,3,1,0" or [5, 3, 1, 0]'
 TRUSTED = ["sklearn.metrics._dist_metrics.EuclideanDistance64", "sklearn.neighbors._kd_tree.KDTree"]
-"""Types beyond skops's own list that the file may hold. Nothing else in it is ever made."""
+"""Types beyond skops's own list that may be created from the file."""
 NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
 class ModelFileError(Exception):
-    """A file that is not the classifier that this function was made for."""
+    """The file is not a classifier for this version of the function."""
 
 
 class InputError(Exception):
-    """What the client has to mend."""
+    """The input is invalid. The client gets the text."""
 
 
 def save(model: KNeighborsClassifier, file: Path) -> None:
-    """Write a classifier."""
+    """Write a classifier to a file."""
     skops.io.dump({"version": VERSION, "scikit-learn": sklearn.__version__, "model": model}, file)
 
 
 def load(folder: Path) -> KNeighborsClassifier:
-    """Read FOLDER/knn.skops; raise BadModel. No code that it might carry is run."""
+    """Read FOLDER/knn.skops without executing code from it; raise ModelFileError."""
     try:
         with warnings.catch_warnings():
-            # Said below, in one sentence.
+            # The version is checked below.
             warnings.simplefilter("ignore", InconsistentVersionWarning)
-            found = skops.io.load(folder / FILE, trusted=TRUSTED)
-    except Exception as error:  # whatever is in the file, it is no model
+            content = skops.io.load(folder / FILE, trusted=TRUSTED)
+    except Exception as error:  # skops may raise anything for a file that is not a model
         raise ModelFileError(f"{FILE} cannot be read: {error}") from error
-    if not isinstance(found, dict) or found.get("version") != VERSION:
-        version = found.get("version") if isinstance(found, dict) else None
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        version = content.get("version") if isinstance(content, dict) else None
         raise ModelFileError(
-            f"{FILE} is of version {version}, this function is for version {VERSION}: "
-            "python -m functions.knn.train, and upload it"
+            f"{FILE} has version {version}, expected {VERSION}: "
+            "run python -m functions.knn.train, and upload the file"
         )
-    if found.get("scikit-learn") != sklearn.__version__:
+    if content.get("scikit-learn") != sklearn.__version__:
         raise ModelFileError(
-            f"{FILE} was trained with scikit-learn {found.get('scikit-learn')}, this function has "
-            f"{sklearn.__version__}: train it again, and upload it"
+            f"{FILE} was trained with scikit-learn {content.get('scikit-learn')}, expected "
+            f"{sklearn.__version__}: train and upload it again"
         )
-    model = found.get("model")
+    model = content.get("model")
     if not isinstance(model, KNeighborsClassifier) or model.n_features_in_ != len(FEATURES):
-        raise ModelFileError(f"{FILE} holds no KNeighborsClassifier of {len(FEATURES)} features")
+        raise ModelFileError(f"{FILE} has no KNeighborsClassifier of {len(FEATURES)} features")
     return model
 
 
-def measurements(value: Any) -> list[float]:
-    """Read four numbers out of "5,3,1,0", or of an array of numbers or decimal strings.
+def parse_measurements(value: Any) -> list[float]:
+    """Return the four numbers in "5,3,1,0", or in an array of numbers or decimal strings.
 
-    Raises BadInput with what was expected and what came.
+    Raises InputError.
     """
     if not isinstance(value, (str, list)):
-        raise InputError(f"{EXPECTED}; got {_kind(value)}")
+        raise InputError(f"{EXPECTED}; got {_json_type(value)}")
     if not value or (isinstance(value, str) and not value.strip()):
-        raise InputError(f"{EXPECTED}; got an empty {'string' if value == '' else _kind(value)}")
-    found = value.split(",") if isinstance(value, str) else value
-    if len(found) != len(FEATURES):
-        raise InputError(f"{EXPECTED}; got {len(found)}")
-    return [_number(name, each) for name, each in zip(FEATURES, found, strict=True)]
+        raise InputError(
+            f"{EXPECTED}; got an empty {'string' if value == '' else _json_type(value)}"
+        )
+    items = value.split(",") if isinstance(value, str) else value
+    if len(items) != len(FEATURES):
+        raise InputError(f"{EXPECTED}; got {len(items)}")
+    return [_parse_number(name, item) for name, item in zip(FEATURES, items, strict=True)]
 
 
-def _number(name: str, value: Any) -> float:
-    """Return one number; raise BadInput."""
+def _parse_number(name: str, value: Any) -> float:
     if isinstance(value, str) and NUMBER.fullmatch(value) is None:
         raise InputError(f"{name}: expected a number; got {ascii(value)[:40]}")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise InputError(f"{name}: expected a number; got {_kind(value)}")
+        raise InputError(f"{name}: expected a number; got {_json_type(value)}")
     try:
         number = float(value)
     except OverflowError:
@@ -91,6 +92,6 @@ def _number(name: str, value: Any) -> float:
     return number
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")

@@ -31,7 +31,7 @@ def only(stack: Stack) -> Any:
 def answering(done: Result) -> Endpoint:
     """Return the URL that a deployment says its function answers at."""
     assert done.code == 0, done.err
-    url = re.search(r"answers at (\S+):\n", done.out)
+    url = re.search(r"is deployed at (\S+):\n", done.out)
     assert url is not None, done.out
     return Endpoint(url[1] + "/")
 
@@ -72,7 +72,7 @@ def test_deployed_again_it_may_be_opened_to_everybody(stack: Stack, python: Run)
     [
         ("knn", [], "make upload-model NAME=knn STORAGE="),
         ("digits", [], "make upload-model NAME=digits STORAGE="),
-        ("digits", ["model.json"], "weights.safetensors, golden.json missing in it"),
+        ("digits", ["model.json"], "weights.safetensors, golden.json not found"),
     ],
 )
 def test_without_its_whole_model_nothing_is_begun(
@@ -106,7 +106,7 @@ def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
         answer = endpoint.post(cases.CASES[0].body)
         cases.check_answer(cases.CASES[0], answer.code, answer.body)
     config = only(stack).service_config
-    pins = ",".join(sha256(ROOT / function.made / each) for each in function.model)
+    pins = ",".join(sha256(ROOT / function.model_folder / each) for each in function.model)
     assert dict(config.environment_variables) == {"STORAGE_URI": uri, "MODEL_SHA256": pins}
     assert config.available_memory == function.memory
     assert config.max_instance_request_concurrency == function.concurrency

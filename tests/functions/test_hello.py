@@ -54,7 +54,7 @@ def test_it_says_its_message(
         (b"[1]", "the body: expected an object"),
         (b'{"message": 5}', "message: expected a string; got 5"),
         (b'{"message": null}', "message: expected a string; got null"),
-        (b'{"message": "\\ud800"}', "not to be written as UTF-8"),
+        (b'{"message": "\\ud800"}', "cannot be encoded as UTF-8"),
         pytest.param(b"[" * 100_000, "nested too deeply", id="nested"),
         # Refused without being computed.
         pytest.param(b"[" + b"9" * 900_000 + b"]", "the body is not JSON", id="a million digits"),

@@ -154,13 +154,13 @@ GOOD = KNeighborsClassifier().fit([[0] * 4] * 5, [0] * 5)
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (document(GOOD, version=2), "is of version 2, this function is for version 1"),
-        (document(GOOD, made_with="0.24.2"), "was trained with scikit-learn 0.24.2, this function"),
-        (GOOD, "is of version None"),
-        (document(DummyClassifier().fit([[0] * 4], [0])), "holds no KNeighborsClassifier of 4"),
+        (document(GOOD, version=2), "has version 2, expected 1"),
+        (document(GOOD, made_with="0.24.2"), "was trained with scikit-learn 0.24.2, expected"),
+        (GOOD, "has version None"),
+        (document(DummyClassifier().fit([[0] * 4], [0])), "has no KNeighborsClassifier of 4"),
         (
             document(KNeighborsClassifier().fit([[0] * 3] * 5, [0] * 5)),
-            "holds no KNeighborsClassifier of 4 features",
+            "has no KNeighborsClassifier of 4 features",
         ),
         (document(Stranger().fit([[0] * 4] * 5, [0] * 5)), "Untrusted types"),
         (b"\x80\x04cposix\nsystem\n(S'touch /tmp/owned'\ntR.", "cannot be read"),

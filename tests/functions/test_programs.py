@@ -35,8 +35,8 @@ def run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEPLOY_API_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
-    KNN.made.mkdir(parents=True)
-    shutil.copy(trained, KNN.made)
+    KNN.model_folder.mkdir(parents=True)
+    shutil.copy(trained, KNN.model_folder)
 
     def _run(line: str) -> tuple[str, str]:
         done = run_main(command_line.main, line, capsys)
@@ -69,7 +69,10 @@ def test_a_model_goes_into_a_bucket(run: Run, emulator: str, trained: Path) -> N
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("serve digits", f"build/model/weights.safetensors does not exist\n  {DIGITS.make}"),
+        (
+            "serve digits",
+            f"build/model/weights.safetensors does not exist\n  {DIGITS.build_command}",
+        ),
         ("upload hello --storage gs://bucket/x", "hello has no model"),
         ("upload knn --storage bucket/x", "expected gs://BUCKET/FOLDER"),
         (

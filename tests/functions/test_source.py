@@ -33,7 +33,7 @@ def test_each_requirement_is_the_version_that_is_tested_here(function: Function)
 
 @functions
 def test_all_that_is_imported_is_required_or_goes_along(function: Function, tmp_path: Path) -> None:
-    folder = packaging.lay_out(function, tmp_path)
+    folder = packaging.assemble(function, tmp_path)
     wanted = pins(folder / "requirements.txt").keys()
     provided = importlib.metadata.packages_distributions()
     along = {path.stem for path in folder.iterdir()} | sys.stdlib_module_names
@@ -58,7 +58,7 @@ def imported(file: Path) -> set[str]:
 
 
 def test_digits_leaves_at_home_what_only_training_and_torchserve_need(tmp_path: Path) -> None:
-    laid_out = packaging.lay_out(FUNCTIONS["digits"], tmp_path)
+    laid_out = packaging.assemble(FUNCTIONS["digits"], tmp_path)
     files = {str(path.relative_to(laid_out)) for path in laid_out.rglob("*") if path.is_file()}
     assert files >= {"main.py", "requirements.txt", "handler/batch.py", "model/task.py"}
     unwanted = r"model/(train|export)|handler/vertex_handler|functions/[a-z]+/main|.*(\.md|\.pyc)$"
@@ -68,13 +68,13 @@ def test_digits_leaves_at_home_what_only_training_and_torchserve_need(tmp_path: 
 def test_laid_out_again_only_what_changed_is_written_and_nothing_else_stays(
     tmp_path: Path,
 ) -> None:
-    laid_out = packaging.lay_out(FUNCTIONS["hello"], tmp_path)
+    laid_out = packaging.assemble(FUNCTIONS["hello"], tmp_path)
     (laid_out / "main.py").write_text("spoilt")
     (laid_out / "__pycache__").mkdir()
     (laid_out / "__pycache__" / "main.pyc").write_bytes(b"\0")
     same = laid_out / "functions" / "http.py"
     before = same.stat().st_ctime_ns
-    packaging.lay_out(FUNCTIONS["hello"], tmp_path)
+    packaging.assemble(FUNCTIONS["hello"], tmp_path)
     assert (laid_out / "main.py").read_text() != "spoilt"
     assert {path.name for path in laid_out.rglob("*") if path.is_file()} == {
         "main.py",
