@@ -1,1 +1,1 @@
-"""Measurements: each a program that starts what it measures, side by side, and writes a table."""
+"""Benchmarks: programs that start the servers which they measure, side by side, and write a table."""

@@ -1,7 +1,8 @@
-"""Compare ours with the bare limit, TorchServe as its samples set it up, and the peers.
+"""Compare our server's throughput with the ceiling, stock TorchServe and the peers.
 
-All run at once and are loaded in turn (A B C, B C A, ...), so that what else the machine does
-affects all of them alike. The results are medians of the rounds, and their ratios.
+The ceiling is the model without a server; the peers are FastAPI, LitServe, BentoML and Mosec. All
+servers run at the same time and are measured in turn (A B C, B C A, ...), so that other load on the
+machine affects all of them equally. The results are the medians of the rounds, and their ratios.
 """
 
 import argparse
@@ -10,82 +11,96 @@ import sys
 from collections.abc import Callable
 
 from benchmarks import results, servers, workloads
-from benchmarks.ceiling import limit
-from benchmarks.load import Load, WrkMissingError
-from benchmarks.results import Cell, Row
-from benchmarks.servers import Served
+from benchmarks.ceiling import run_ceiling
+from benchmarks.errors import BenchmarkError
+from benchmarks.load import LoadResult
+from benchmarks.results import LoadProfile, Row
+from benchmarks.servers import RunningServer
 from benchmarks.workloads import BUILD, Workload
 from contract.docker import DockerError
 from serving import resources
 
-CELLS = (Cell(1, 1), Cell(8, 1), Cell(32, 1), Cell(4, 16))
-Ask = Callable[[Cell, float], Load]
+PROFILES = (LoadProfile(1, 1), LoadProfile(8, 1), LoadProfile(32, 1), LoadProfile(4, 16))
+WARM_UP = (PROFILES[2], PROFILES[2], PROFILES[0])
+Measure = Callable[[LoadProfile, float], LoadResult]
 
 
 def main() -> None:
-    """Parse the command line, measure, print a table and write it to build/bench."""
+    """Parse the options, measure, print a table and write it to build/bench."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--workload", choices=["SMALL", "REAL", "both"], default="both")
-    add("--rounds", type=int, default=3, help="turns of each (%(default)s)")
-    add("--seconds", type=float, default=3, help="of a turn, at least (%(default)s)")
-    add("--image", help="ours: this image (default: ours without a container)")
-    add("--docker", default="docker", help="(%(default)s)")
-    add("--only", help="names of contestants, separated by commas (all)")
+    add(
+        "--workload",
+        choices=["SMALL", "REAL", "both"],
+        default="both",
+        help="the models (default: both)",
+    )
+    add("--rounds", type=int, default=3, help="rounds per server (default: %(default)s)")
+    add("--seconds", type=float, default=3, help="minimum time of a round (default: %(default)s)")
+    add("--image", help="the image of our server (default: our server without a container)")
+    add("--docker", default="docker", help="the Docker client (default: %(default)s)")
+    add("--only", help="compare only with these servers, separated by commas")
     args = parser.parse_args()
-    makers = {"SMALL": workloads.small, "REAL": workloads.real}
-    chosen = [name for name in makers if args.workload in (name, "both")]
+    factories = {"SMALL": workloads.small, "REAL": workloads.real}
+    names = [name for name in factories if args.workload in (name, "both")]
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
-        rows = [row for name in chosen for row in _run(makers[name](), args)]
-    except (WrkMissingError, servers.StartError, DockerError) as error:
+        rows = [row for name in names for row in _run(factories[name](), args)]
+    except (BenchmarkError, DockerError) as error:
         sys.exit(f"benchmarks: {error}")
-    file = results.write(rows, BUILD)
-    print(f"\n{results.table(rows)}\n\n{file}")
+    file = results.write_rows(rows, BUILD)
+    print(f"\n{results.format_table(rows)}\n\n{file}")
 
 
 def _run(workload: Workload, args: argparse.Namespace) -> list[Row]:
     cores = resources.cores()
     with contextlib.ExitStack() as stack:
-        asked: dict[str, Ask] = {}
-        bare = stack.enter_context(limit(workload, cores))
-        asked[results.LIMIT] = lambda cell, s: bare.press(cell.clients, cell.instances, s)
-        others = [servers.STOCK, *servers.peers(cores)]
+        measures: dict[str, Measure] = {}
+        ceiling = stack.enter_context(run_ceiling(workload, cores))
+        measures[results.CEILING] = lambda profile, s: ceiling.measure(*profile, s)
+        specs = [servers.STOCK, *servers.peer_specs(cores)]
         if args.image:
-            served = stack.enter_context(servers.container(args.image, args.docker, workload))
-            asked[results.OURS] = _asker(workload, served)
+            server = stack.enter_context(servers.run_container(args.image, args.docker, workload))
+            measures[results.OURS] = _measure_with(workload, server)
         else:
-            others.insert(0, servers.ours())
+            specs.insert(0, servers.our_spec())
         if args.only:
-            chosen = (results.OURS, *args.only.split(","))
-            others = [each for each in others if each.name.startswith(chosen)]
-        for each in others:
-            print(f"{workload.name}: starting {each.label}", flush=True)
-            variables = servers.environment(each, workload)
-            starting = servers.started(each, workload.archive, workload.body(1), variables)
-            asked[each.label] = _asker(workload, stack.enter_context(starting))
-        for ask in asked.values():
-            for cell in (CELLS[2], CELLS[2], CELLS[0]):  # warms up
-                ask(cell, args.seconds)
-        return [row for cell in CELLS for row in _cell(workload, cell, asked, args)]
+            names = (results.OURS, *args.only.split(","))
+            specs = [spec for spec in specs if spec.name.startswith(names)]
+        for spec in specs:
+            print(f"{workload.name}: starting {spec.label}", flush=True)
+            environment = servers.build_environment(spec, workload)
+            context = servers.run_server(
+                spec, workload.archive, workload.write_body(1), environment
+            )
+            measures[spec.label] = _measure_with(workload, stack.enter_context(context))
+        for measure in measures.values():
+            for profile in WARM_UP:
+                measure(profile, args.seconds)
+        return [row for profile in PROFILES for row in _compare(workload, profile, measures, args)]
 
 
-def _asker(workload: Workload, served: Served) -> Ask:
-    return lambda cell, s: served.press(workload.body(cell.instances), cell.clients, s)
+def _measure_with(workload: Workload, server: RunningServer) -> Measure:
+    return lambda profile, seconds: server.measure(
+        workload.write_body(profile.instances), profile.clients, seconds
+    )
 
 
-def _cell(
-    workload: Workload, cell: Cell, asked: dict[str, Ask], args: argparse.Namespace
+def _compare(
+    workload: Workload,
+    profile: LoadProfile,
+    measures: dict[str, Measure],
+    args: argparse.Namespace,
 ) -> list[Row]:
-    names = list(asked)
-    seconds = args.seconds * workload.longer * (2 if cell.instances > 1 else 1)
-    loads: dict[str, list[Load]] = {name: [] for name in names}
-    for turn in range(args.rounds):
-        first = turn % len(names)
+    names = list(measures)
+    seconds = args.seconds * workload.duration_factor * (2 if profile.instances > 1 else 1)
+    loads: dict[str, list[LoadResult]] = {name: [] for name in names}
+    for number in range(args.rounds):
+        first = number % len(names)
         for name in names[first:] + names[:first]:
-            loads[name].append(asked[name](cell, seconds))
-        print(f"{workload.name}: {cell}: round {turn + 1} of {args.rounds}", flush=True)
-    return results.rows(workload.name, cell, loads)
+            loads[name].append(measures[name](profile, seconds))
+        print(f"{workload.name}: {profile}: round {number + 1} of {args.rounds}", flush=True)
+    return results.summarize(workload.name, profile, loads)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The bare limit: decode, preprocess and forward in processes of their own, with no server.
+"""The ceiling: the model without a server. Processes decode, preprocess and run the network.
 
-The passes are as large as the clients would allow: with 32 clients and two processes, sixteen
-requests at once, up to the largest batch that the servers may make too.
+A pass has the largest batch that the clients allow: with 32 clients and two processes, 16 requests,
+up to the maximum batch size of the servers.
 """
 
 import contextlib
@@ -15,71 +15,73 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Load
+from benchmarks.load import LoadResult
 from benchmarks.workloads import Workload
 
 _task: Any = None
-"""The loaded task; each process has its own."""
+"""The task that a process has loaded."""
 
 
-class Limit:
-    """Processes that compute, one a core."""
+class Ceiling:
+    """A pool with one process per core; it is measured like a server."""
 
     def __init__(self, pool: ProcessPoolExecutor, workload: Workload, cores: int) -> None:
         self._pool, self._workload, self._cores = pool, workload, cores
-        # One client has one process, with one thread or all, whichever is faster.
+        # For one client: one process, with one thread or all, whichever is faster.
         trials = {threads: self._run(1, 1, threads, 1, 2) for threads in {1, cores}}
-        self._threads_alone = max(trials, key=lambda threads: trials[threads].requests_s)
+        self._single_client_threads = max(trials, key=lambda n: trials[n].requests_per_s)
 
-    def press(self, clients: int, instances: int, seconds: float) -> Load:
-        """Compute as many requests as possible in some seconds."""
+    def measure(self, clients: int, instances: int, seconds: float) -> LoadResult:
+        """Process as many requests as possible in `seconds`."""
         if clients == 1:
-            return self._run(1, instances, self._threads_alone, 1, seconds)
-        largest = max(self._workload.largest_batch // instances, 1)
-        at_once = min(max(clients // self._cores, 1), largest)
-        return self._run(self._cores, instances, 1, at_once, seconds)
+            return self._run(1, instances, self._single_client_threads, 1, seconds)
+        max_requests = max(self._workload.max_batch_size // instances, 1)
+        requests_per_pass = min(max(clients // self._cores, 1), max_requests)
+        return self._run(self._cores, instances, 1, requests_per_pass, seconds)
 
     def _run(
-        self, processes: int, instances: int, threads: int, at_once: int, seconds: float
-    ) -> Load:
-        body = self._workload.body(instances).read_text()
-        began = time.monotonic()  # the same clock for all processes of a machine
-        order = (threads, body, at_once, began + seconds)
-        futures = [self._pool.submit(_work, *order) for _ in range(processes)]
-        times = sorted(1000 * taken for future in futures for taken in future.result())
-        spent = time.monotonic() - began
-        p99 = times[min(len(times) * 99 // 100, len(times) - 1)]
-        return Load(len(times) * at_once / spent, statistics.median(times), p99, 0)
+        self, processes: int, instances: int, threads: int, requests_per_pass: int, seconds: float
+    ) -> LoadResult:
+        body = self._workload.write_body(instances).read_text()
+        started = time.monotonic()  # all processes of a machine share this clock
+        arguments = (threads, body, requests_per_pass, started + seconds)
+        futures = [self._pool.submit(_run_passes, *arguments) for _ in range(processes)]
+        times_ms = sorted(1000 * pass_s for future in futures for pass_s in future.result())
+        duration_s = time.monotonic() - started
+        p99_ms = times_ms[min(len(times_ms) * 99 // 100, len(times_ms) - 1)]
+        requests_per_s = len(times_ms) * requests_per_pass / duration_s
+        return LoadResult(requests_per_s, statistics.median(times_ms), p99_ms, 0)
 
 
 @contextlib.contextmanager
-def limit(workload: Workload, cores: int) -> Iterator[Limit]:
-    """Start the processes, with the workload's model loaded in each."""
+def run_ceiling(workload: Workload, cores: int) -> Iterator[Ceiling]:
+    """Start the processes; each loads the workload's model."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(cores, spawn, initializer=_load, initargs=(workload.folder,)) as pool:
-        yield Limit(pool, workload, cores)
+        yield Ceiling(pool, workload, cores)
 
 
 def _load(folder: Path) -> None:
-    global _task  # noqa: PLW0603  one to a process
+    global _task  # noqa: PLW0603  one per process
     sys.path.insert(0, str(folder))
-    import torch  # noqa: PLC0415  in the process that needs it
+    import torch  # noqa: PLC0415  only in the pool's processes
 
-    from model.task import load  # noqa: PLC0415  the archive's
+    from model.task import load  # noqa: PLC0415  from the archive
 
     _task = load(folder, torch.device("cpu"))
 
 
-def _work(threads: int, body: str, at_once: int, until: float) -> list[float]:
-    """Compute until a time; return the seconds of each pass."""
+def _run_passes(threads: int, body: str, requests_per_pass: int, deadline: float) -> list[float]:
+    """Run passes until a time of the monotonic clock; return the seconds of each."""
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    taken: list[float] = []
-    while (began := time.monotonic()) < until or not taken:
-        asked = [one for _ in range(at_once) for one in json.loads(body)["instances"]]
-        tensors = [_task.preprocess(instance) for instance in asked]
+    times_s: list[float] = []
+    while (started := time.monotonic()) < deadline or not times_s:
+        bodies = [body] * requests_per_pass
+        instances = [instance for each in bodies for instance in json.loads(each)["instances"]]
+        tensors = [_task.preprocess(instance) for instance in instances]
         with torch.inference_mode():
             _task.inference(torch.stack(tensors))
-        taken.append(time.monotonic() - began)
-    return taken
+        times_s.append(time.monotonic() - started)
+    return times_s

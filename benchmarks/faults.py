@@ -1,9 +1,9 @@
-"""Break a running container in every known way, under load, and print what each fault cost.
+"""Inject faults into a running container under load, and print the effect of each.
 
-Each fault gets a container of its own, as Vertex AI would run it: restarted when it ends. Eight
-clients send requests without a pause, each on a connection that it keeps, from before the fault
-until the container has been healthy for a while again. They are clients of this program, because
-wrk and its like do not record when each failed request began and ended.
+Each fault gets a new container that is restarted when it exits, as on Vertex AI. Eight clients send
+requests without a pause, each on a persistent connection, from before the fault until the container
+has been healthy for a while. They are clients of this program, because load generators such as wrk
+do not record when each failed request started and ended.
 """
 
 import argparse
@@ -21,63 +21,67 @@ from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from benchmarks import image
+from benchmarks.errors import BenchmarkError
 from benchmarks.image import PREDICT, PYTHON, Client, Server
-from benchmarks.results import machine
+from benchmarks.results import describe_cpu
 from contract.docker import DockerError
 from serving import archive
 
-BEFORE_S, AFTER_S, MIN_S, MAX_S = 3.0, 5.0, 15.0, 150.0
+WARM_UP_S, SETTLE_S, MIN_S, MAX_S = 3.0, 5.0, 15.0, 150.0
+"""Load before a fault; health that ends the observation after it; limits of the observation."""
 CLIENTS = 8
-LIMITS = ("--memory", "2g", "--memory-swap", "2g", "--tmpfs", "/tmp:size=96m")
-RIGHTS = ("--restart", "on-failure", "--read-only", "--cap-drop", "ALL")
-REASON = "cannot serve: "
-"""The last line of a container that ends begins with this, followed by the reason."""
+RESOURCE_OPTIONS = ("--memory", "2g", "--memory-swap", "2g", "--tmpfs", "/tmp:size=96m")
+SANDBOX_OPTIONS = ("--restart", "on-failure", "--read-only", "--cap-drop", "ALL")
+EXIT_REASON = "cannot serve: "
+"""The prefix of the last log line of a container that exits; the reason follows."""
 TABLE = """\
-| fault | sent | not answered | losses end after | health not 200 for | slowest request | restarts | last line |
+| fault | sent | failed | last failure after | health not 200 for | slowest request | restarts | last line |
 |---|---|---|---|---|---|---|---|"""
-KILL = """
+KILL_SCRIPT = """
 import os, pathlib, sys
 for entry in sorted(pathlib.Path("/proc").glob("[0-9]*"), key=lambda entry: int(entry.name)):
-    words = (entry / "cmdline").read_bytes().decode()
-    if sys.argv[1] in words and int(entry.name) not in (1, os.getpid()):
+    command = (entry / "cmdline").read_bytes().decode()
+    if sys.argv[1] in command and int(entry.name) not in (1, os.getpid()):
         os.kill(int(entry.name), 9)
         break
 """
-FILL = """
+FILL_SCRIPT = """
 import os, time
-ends = time.monotonic() + 10
-with open("/tmp/filled", "wb", buffering=0) as file:
-    while time.monotonic() < ends:  # also takes what other processes free meanwhile
+deadline = time.monotonic() + 10
+with open("/tmp/fill", "wb", buffering=0) as file:
+    while time.monotonic() < deadline:  # also fills what other processes free meanwhile
         try:
             file.write(bytes(1 << 16))
         except OSError:
             time.sleep(0.01)
-os.unlink("/tmp/filled")
+os.unlink("/tmp/fill")
 """
 
 
 class Outcome(NamedTuple):
-    """The result of one request; times in seconds."""
+    """The result of one request."""
 
-    began: float
+    started: float
+    """Time of the monotonic clock in seconds."""
     ended: float
     result: int | str
+    """The status, or the reason if there is no response."""
 
 
 class Fault(NamedTuple):
-    """A way to break a container."""
+    """A fault and the requests that are sent during it."""
 
     name: str
     inject: Callable[[Server], None]
     instance: Callable[[int], Any] = lambda index: index
-    """The instance of the request of a number that rises."""
+    """Returns the instance of a request by its number."""
     padding: int = 0
-    """Bytes that each request has more; nginx buffers large ones in /tmp."""
+    """Additional bytes of each request; nginx buffers large requests in /tmp."""
 
 
 @contextlib.contextmanager
-def load(host: str, fault: Fault) -> Iterator[list[Outcome]]:
-    """Let clients send requests without a pause while the block runs; yield what came of them."""
+def run_load(host: str, fault: Fault) -> Iterator[list[Outcome]]:
+    """Send requests without a pause while the block runs; yield the growing list of outcomes."""
     outcomes: list[Outcome] = []
     stop = Event()
 
@@ -85,20 +89,20 @@ def load(host: str, fault: Fault) -> Iterator[list[Outcome]]:
         client = Client(host, 90)
         while not stop.is_set():
             body = _body(fault.instance(number)) + b" " * fault.padding
-            began = time.monotonic()
+            started = time.monotonic()
             result = client.send(PREDICT, body)
-            outcomes.append(Outcome(began, time.monotonic(), result))
+            outcomes.append(Outcome(started, time.monotonic(), result))
             number += CLIENTS
             if result == 503 or isinstance(result, str):
-                time.sleep(0.1)  # as a client that was told to try again
+                time.sleep(0.1)  # like a client that respects Retry-After
 
     with ThreadPoolExecutor(CLIENTS) as clients:
-        sending = clients.map(send, range(CLIENTS))
+        futures = clients.map(send, range(CLIENTS))
         try:
             yield outcomes
         finally:
             stop.set()
-        list(sending)  # raises what a client raised
+        list(futures)  # raises a client's exception
 
 
 def _body(instance: Any) -> bytes:
@@ -109,8 +113,8 @@ def _run(program: str, server: Server, *arguments: str) -> None:
     server.container.exec(PYTHON, "-c", program, *arguments, detach=True)
 
 
-def _kill(what: str) -> Callable[[Server], None]:
-    return lambda server: _run(KILL, server, what)
+def _kill(command: str) -> Callable[[Server], None]:
+    return lambda server: _run(KILL_SCRIPT, server, command)
 
 
 def _send(instance: str) -> Callable[[Server], None]:
@@ -125,91 +129,93 @@ FAULTS = [
     Fault("kill -9 the JVM", _kill("org.pytorch.serve.ModelServer")),
     Fault("kill -9 nginx", _kill("nginx: master")),
     Fault("kill -9 nginx's worker process", _kill("nginx: worker")),
-    Fault("/tmp is full for 10 s", partial(_run, FILL)),
-    Fault("the same, requests of 900 kB", partial(_run, FILL), padding=900_000),
-    Fault("a request that takes all memory of a 2 GB cgroup", _send("hog")),
+    Fault("/tmp is full for 10 s", partial(_run, FILL_SCRIPT)),
+    Fault("/tmp is full for 10 s, requests of 900 kB", partial(_run, FILL_SCRIPT), padding=900_000),
+    Fault("a request that exhausts the memory of a 2 GB cgroup", _send("hog")),
     Fault("one instance in fifty raises", lambda _: None, lambda n: n if n % 50 else "raise"),
     Fault("a request that hangs", _send("hang")),
 ]
 
 
 def measure(docker: str, tag: str, models: Path, fault: Fault) -> str:
-    """Start a container, break it under load, and watch it until it is healthy again.
+    """Start a container, inject a fault under load, wait until it is healthy; return a line of the table.
 
-    Returns a line of the table. All but restarts and the container's last reason for its end count
-    from the fault on; a request is lost that got no predictions.
+    Requests count from the fault on; those without predictions have failed. Restarts and the last exit
+    reason are the container's.
     """
     model = ("--volume", f"{models}:/mnt/models:ro", "--env", "AIP_STORAGE_URI=/mnt/models")
-    with image.running(docker, tag, *LIMITS, *RIGHTS, *model) as server:
-        with load(server.host, fault) as outcomes:
-            time.sleep(BEFORE_S)
-            broken = time.monotonic()
+    with image.running(docker, tag, *RESOURCE_OPTIONS, *SANDBOX_OPTIONS, *model) as server:
+        with run_load(server.host, fault) as outcomes:
+            time.sleep(WARM_UP_S)
+            injected = time.monotonic()
             fault.inject(server)
-            unhealthy_s = _watch(server, outcomes, broken)
+            unhealthy_s = _wait_until_recovered(server, outcomes, injected)
         restarts = server.container.inspect("{{.RestartCount}}")
-        reasons = [line for line in server.container.logs().splitlines() if REASON in line]
-    since = [one for one in outcomes if one.ended > broken]
-    lost = [one for one in since if one.result != 200]
-    results = collections.Counter(str(one.result) for one in lost)
-    lost_s = max((one.ended - broken for one in lost), default=0.0)
-    slowest_s = max((one.ended - one.began for one in since), default=0.0)
+        reasons = [line for line in server.container.logs().splitlines() if EXIT_REASON in line]
+    outcomes = [each for each in outcomes if each.ended > injected]
+    failed = [each for each in outcomes if each.result != 200]
+    results = collections.Counter(str(each.result) for each in failed)
+    last_failure_s = max((each.ended - injected for each in failed), default=0.0)
+    slowest_s = max((each.ended - each.started for each in outcomes), default=0.0)
     cells = [
         fault.name,
-        str(len(since)),
+        str(len(outcomes)),
         ", ".join(f"{count} x {result}" for result, count in sorted(results.items())) or "0",
-        *(f"{seconds:.1f} s" for seconds in (lost_s, unhealthy_s, slowest_s)),
+        *(f"{seconds:.1f} s" for seconds in (last_failure_s, unhealthy_s, slowest_s)),
         restarts,
-        reasons[-1].split(REASON)[1] if reasons else "",
+        reasons[-1].split(EXIT_REASON)[1] if reasons else "",
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _watch(server: Server, outcomes: list[Outcome], broken: float) -> float:
-    """Return the seconds without health, once nothing has been lost for AFTER_S."""
-    well_since, unhealthy_for, last = time.monotonic(), 0.0, time.monotonic()
+def _wait_until_recovered(server: Server, outcomes: list[Outcome], injected: float) -> float:
+    """Return the seconds without health, after SETTLE_S without failures or after MAX_S."""
+    recovered, unhealthy_s, last_check = time.monotonic(), 0.0, time.monotonic()
     while True:
-        well = server.is_healthy()
+        healthy = server.is_healthy()
         now = time.monotonic()
-        lost = [one for one in outcomes[-200:] if one.result != 200 and one.ended > last]
-        if not well:
-            unhealthy_for += now - last
-        # The failures that the clients cause themselves never end.
-        if not well or (lost and outcomes[-1].result != 200):
-            well_since = now
-        answered = outcomes and now - max(o.ended for o in outcomes[-50:]) < 1
-        settled = now - well_since > AFTER_S and now - broken > MIN_S and answered
-        if settled or now - broken > MAX_S:
-            return unhealthy_for
-        last = now
+        failed = [o for o in outcomes[-200:] if o.result != 200 and o.ended > last_check]
+        if not healthy:
+            unhealthy_s += now - last_check
+        # Failures that the requests themselves cause occur throughout, and do not count.
+        if not healthy or (failed and outcomes[-1].result != 200):
+            recovered = now
+        responding = outcomes and now - max(o.ended for o in outcomes[-50:]) < 1
+        settled = now - recovered > SETTLE_S and now - injected > MIN_S and responding
+        if settled or now - injected > MAX_S:
+            return unhealthy_s
+        last_check = now
         time.sleep(0.1)
 
 
 def main() -> None:
-    """Parse the command line, measure, and print a Markdown table."""
+    """Parse the options, inject the faults, and print a Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("image")
-    parser.add_argument("--docker", default="docker", help="(%(default)s)")
+    parser.add_argument("image", help="the image to test")
+    parser.add_argument(
+        "--docker", default="docker", help="the Docker client (default: %(default)s)"
+    )
     parser.add_argument("--only", default="", help="only faults whose name contains this")
     args = parser.parse_args()
     print(TABLE)
     try:
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-            models = _pack(Path(folder))
+            models = _build_archive(Path(folder))
             for fault in [each for each in FAULTS if args.only in each.name]:
                 print(measure(args.docker, args.image, models, fault), flush=True)
-    except DockerError as error:
+    except (BenchmarkError, DockerError) as error:
         sys.exit(f"benchmarks.faults: {error}")
-    print(f"\n{machine()}, which the clients share with the container.")
+    print(f"\n{describe_cpu()}, shared by the clients and the container.")
 
 
-def _pack(folder: Path) -> Path:
-    """Pack the model that fails on request; return the folder of the archive."""
+def _build_archive(folder: Path) -> Path:
+    """Build the archive of the model that fails on request; return its folder."""
     weights, models = folder / "weights", folder / "models"
     weights.mkdir()
     (weights / "weights.txt").write_text("none\n")
-    packed = archive.build("model", Path(__file__).with_name("faulty"), weights, models)
-    for path, mode in ((folder, 0o755), (models, 0o755), (packed, 0o644)):
-        path.chmod(mode)  # the container's user is another
+    mar = archive.build("model", Path(__file__).with_name("faulty"), weights, models)
+    for path, mode in ((folder, 0o755), (models, 0o755), (mar, 0o644)):
+        path.chmod(mode)  # for the container's user
     return models
 
 

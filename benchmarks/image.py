@@ -1,13 +1,13 @@
 """A running container of the image under measurement, and a client for it."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import requests
 
+from benchmarks.errors import StartError
 from contract.docker import Container, Docker
 
 PORT, HEALTH, PREDICT = 8080, "/ping", "/predict"
@@ -19,19 +19,22 @@ VARIABLES = {
 }
 PYTHON = "/opt/venv/bin/python"
 START_TIMEOUT_S = 180
-MEMORY = "from telemetry import processes; print(sum(processes.memory().values()))"
+MEMORY_SCRIPT = """
+from serving.telemetry import processes
+print(sum(processes.memory_bytes().values()))
+"""
 
 
 class Client:
-    """A client with one connection that it keeps, as Vertex AI does."""
+    """A client with one persistent connection, as Vertex AI uses."""
 
     def __init__(self, host: str, timeout_s: float) -> None:
         self._url, self._timeout_s = f"http://{host}:{PORT}", timeout_s
         self._session = requests.Session()
-        self._session.trust_env = False  # a proxy does not know Docker's addresses
+        self._session.trust_env = False  # requests to a container must bypass a proxy
 
     def send(self, path: str, body: bytes | None = None) -> int | str:
-        """Send a GET, or a POST of `body`; return the status, or why there is none."""
+        """Send a GET, or a POST of `body`; return the status, or the reason if there is none."""
         url, headers = self._url + path, {"Content-Type": "application/json"}
         request = requests.Request("POST" if body else "GET", url, headers, data=body).prepare()
         try:
@@ -39,11 +42,11 @@ class Client:
         except requests.Timeout:
             return "timed out"
         except requests.RequestException:
-            return "cut off"
+            return "connection lost"
 
 
 class Server(NamedTuple):
-    """A container and its address on Docker's bridge."""
+    """A container and its address on Docker's bridge network."""
 
     container: Container
     host: str
@@ -54,12 +57,12 @@ class Server(NamedTuple):
         return f"http://{self.host}:{PORT}{PREDICT}"
 
     def is_healthy(self) -> bool:
-        """Return whether the health route answers 200."""
+        """Return whether the health route returns 200."""
         return Client(self.host, 10).send(HEALTH) == 200
 
     def memory_mb(self) -> float:
         """Return the memory of all its processes (PSS)."""
-        return int(self.container.exec(PYTHON, "-c", MEMORY)) / 1e6
+        return int(self.container.exec(PYTHON, "-c", MEMORY_SCRIPT)) / 1e6
 
 
 @contextlib.contextmanager
@@ -69,9 +72,9 @@ def running(
     *options: str,
     is_ready: Callable[[Server], bool] = Server.is_healthy,
 ) -> Iterator[Server]:
-    """Start a container with options of `docker run` and remove it at the end; raise DockerError.
+    """Start a container with options of `docker run`, wait until `is_ready`, and remove it afterwards.
 
-    The block runs once `is_ready`; the program ends if it never is.
+    Raises DockerError, and StartError if the container is not ready within START_TIMEOUT_S.
     """
     container = Docker(docker).start(image, *options, env=VARIABLES)
     try:
@@ -79,7 +82,8 @@ def running(
         deadline = time.monotonic() + START_TIMEOUT_S
         while not is_ready(server):
             if time.monotonic() > deadline:
-                sys.exit(f"not ready within {START_TIMEOUT_S} s:\n{container.logs(tail=5)}")
+                log = container.logs(tail=5)
+                raise StartError(f"{image} is not ready after {START_TIMEOUT_S} s:\n{log}")
             time.sleep(0.02)
         yield server
     finally:

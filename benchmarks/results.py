@@ -1,4 +1,4 @@
-"""The results of a run of `make bench`: a table for people, a JSON file for programs."""
+"""The results of `make bench`: a table in Markdown and a JSON file."""
 
 import datetime
 import json
@@ -10,30 +10,30 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.load import Load, median
+from benchmarks.load import LoadResult, median
 
-LIMIT, OURS, STOCK = "bare limit", "ours", "stock TorchServe"
+CEILING, OURS, STOCK = "ceiling", "ours", "stock TorchServe"
 
 
-class Cell(NamedTuple):
+class LoadProfile(NamedTuple):
     """How the servers are loaded."""
 
     clients: int
     instances: int
-    """In each request."""
+    """Per request."""
 
     def __str__(self) -> str:
         return f"{self.clients} x {self.instances}"
 
 
 class Row(NamedTuple):
-    """One contestant in one cell; README.md of this folder says what each key means."""
+    """One server under one load profile; README.md of this folder describes the keys."""
 
     workload: str
-    contestant: str
+    server: str
     clients: int
     instances: int
-    requests_s: float
+    requests_per_s: float
     spread: tuple[float, float]
     p50_ms: float
     p99_ms: float
@@ -41,109 +41,112 @@ class Row(NamedTuple):
     ours_over_this: float
 
 
-def rows(workload: str, cell: Cell, loads: dict[str, list[Load]]) -> list[Row]:
-    """Return a row for each contestant: medians of its turns."""
-    ours = median(loads[OURS]).requests_s
-    found = []
-    for name, each in loads.items():
-        rates, middle = [round(load.requests_s, 2) for load in each], median(each)
-        found.append(
+def summarize(
+    workload: str, profile: LoadProfile, results: dict[str, list[LoadResult]]
+) -> list[Row]:
+    """Return a row for each server, with the medians of its rounds."""
+    ours = median(results[OURS]).requests_per_s
+    rows = []
+    for server, rounds in results.items():
+        rates, middle = [round(each.requests_per_s, 2) for each in rounds], median(rounds)
+        rows.append(
             Row(
                 workload,
-                name,
-                *cell,
-                round(middle.requests_s, 2),
+                server,
+                *profile,
+                round(middle.requests_per_s, 2),
                 (min(rates), max(rates)),
                 round(middle.p50_ms, 3),
                 round(middle.p99_ms, 3),
-                sum(load.failed for load in each),
-                round(ours / max(middle.requests_s, 1e-9), 3),
+                sum(each.failed for each in rounds),
+                round(ours / max(middle.requests_per_s, 1e-9), 3),
             )
         )
-    return found
+    return rows
 
 
-def ratios(measured: list[Row]) -> list[dict[str, Any]]:
-    """Return, for each workload and cell, ours over the limit, the stock and the best peer."""
-    cells: dict[tuple[str, Cell], list[Row]] = {}
-    for row in measured:
-        cells.setdefault((row.workload, Cell(row.clients, row.instances)), []).append(row)
-    found = []
-    for (workload, cell), here in cells.items():
-        over = {row.contestant: row.ours_over_this for row in here}
-        peers = [name for name in over if name not in (LIMIT, OURS, STOCK)]
-        best = min(peers, key=lambda name: over[name], default="no peer")
-        compared = {
+def compute_ratios(rows: list[Row]) -> list[dict[str, Any]]:
+    """Return our rate over those of the ceiling, stock TorchServe and the best peer, by load profile."""
+    groups: dict[tuple[str, LoadProfile], list[Row]] = {}
+    for row in rows:
+        profile = LoadProfile(row.clients, row.instances)
+        groups.setdefault((row.workload, profile), []).append(row)
+    ratios = []
+    for (workload, profile), group in groups.items():
+        ours_over = {row.server: row.ours_over_this for row in group}
+        peers = [server for server in ours_over if server not in (CEILING, OURS, STOCK)]
+        best = min(peers, key=lambda server: ours_over[server], default="no peer")
+        comparison = {
             "best_peer": best,
-            "ours_over_best_peer": over.get(best),
-            "ours_over_limit": over.get(LIMIT),
-            "ours_over_stock": over.get(STOCK),
+            "ours_over_best_peer": ours_over.get(best),
+            "ours_over_ceiling": ours_over.get(CEILING),
+            "ours_over_stock": ours_over.get(STOCK),
         }
-        found.append({"workload": workload, **cell._asdict(), **compared})
-    return found
+        ratios.append({"workload": workload, **profile._asdict(), **comparison})
+    return ratios
 
 
-def table(measured: list[Row]) -> str:
+def format_table(rows: list[Row]) -> str:
     """Return the rows and the ratios as Markdown."""
     lines = [
-        "| workload | clients x instances | contestant | requests/s | lowest to highest "
+        "| workload | clients x instances | server | requests/s | min to max "
         "| p50 ms | p99 ms | ours / this |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in measured:
+    for row in rows:
         low, high = row.spread
         failed = f", {row.failed} failed" if row.failed else ""
         lines.append(
-            f"| {row.workload} | {row.clients} x {row.instances} | {row.contestant} | "
-            f"{row.requests_s:.1f}{failed} | {low:.1f} to {high:.1f} | {row.p50_ms:.2f} | "
+            f"| {row.workload} | {row.clients} x {row.instances} | {row.server} | "
+            f"{row.requests_per_s:.1f}{failed} | {low:.1f} to {high:.1f} | {row.p50_ms:.2f} | "
             f"{row.p99_ms:.2f} | {row.ours_over_this:.2f} |"
         )
     lines += [
         "",
-        "| workload | clients x instances | ours / best peer | ours / limit | ours / stock |",
+        "| workload | clients x instances | ours / best peer | ours / ceiling | ours / stock |",
         "|---|---|---|---|---|",
     ]
-    for ratio in ratios(measured):
+    for ratio in compute_ratios(rows):
         lines.append(
             f"| {ratio['workload']} | {ratio['clients']} x {ratio['instances']} | "
-            f"{_text(ratio['ours_over_best_peer'])} ({ratio['best_peer']}) | "
-            f"{_text(ratio['ours_over_limit'])} | {_text(ratio['ours_over_stock'])} |"
+            f"{_format(ratio['ours_over_best_peer'])} ({ratio['best_peer']}) | "
+            f"{_format(ratio['ours_over_ceiling'])} | {_format(ratio['ours_over_stock'])} |"
         )
     return "\n".join(lines)
 
 
-def _text(ratio: float | None) -> str:
+def _format(ratio: float | None) -> str:
     return "not run" if ratio is None else f"{ratio:.2f}"
 
 
-def write(measured: list[Row], folder: Path) -> Path:
+def write_rows(rows: list[Row], folder: Path) -> Path:
     """Write FOLDER/run-TIME.json, and the table as run-TIME.md; return the JSON file."""
-    rows_ = [row._asdict() for row in measured]
-    file = save("run", {"rows": rows_, "ratios": ratios(measured)}, folder)
-    file.with_suffix(".md").write_text(table(measured) + "\n")
+    documents = [row._asdict() for row in rows]
+    file = write_json("run", {"rows": documents, "ratios": compute_ratios(rows)}, folder)
+    file.with_suffix(".md").write_text(format_table(rows) + "\n")
     return file
 
 
-def save(name: str, measured: dict[str, Any], folder: Path) -> Path:
-    """Write FOLDER/NAME-TIME.json, with the time and the machine beside what was measured; return it."""
+def write_json(name: str, results: dict[str, Any], folder: Path) -> Path:
+    """Write FOLDER/NAME-TIME.json with the results, the time and the machine; return the file."""
     ended = datetime.datetime.now(datetime.UTC)
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    about = {
-        "cpu": machine(),
+    machine = {
+        "cpu": describe_cpu(),
         "memory_gib": round(memory_bytes / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    document = {"ended": ended.isoformat(timespec="seconds"), "machine": about, **measured}
+    document = {"ended": ended.isoformat(timespec="seconds"), "machine": machine, **results}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}-{ended:%Y%m%d-%H%M%S}.json"
     file.write_text(json.dumps(document, indent=2) + "\n")
     return file
 
 
-def machine() -> str:
-    """Return the machine's processor and number of cores."""
+def describe_cpu() -> str:
+    """Return the machine's processor and the number of available cores."""
     model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     cores = len(os.sched_getaffinity(0))
     return f"{model[1] if model else 'unknown processor'}, {cores} cores"

@@ -1,4 +1,4 @@
-"""The servers of one archive: ours, TorchServe as its samples set it up, and the peers."""
+"""The servers of one archive: ours, stock TorchServe, and the peers."""
 
 import contextlib
 import os
@@ -14,107 +14,111 @@ from typing import NamedTuple
 import requests
 
 from benchmarks import image
-from benchmarks.load import Load, press
+from benchmarks.errors import StartError
+from benchmarks.load import LoadResult, run_wrk
 from benchmarks.workloads import BUILD, Workload
 from serving.torchserve import find_free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS_BIN = BUILD.resolve() / "venv" / "bin"
-"""Of the peers' own environment, which make bench creates."""
+"""The programs of the peers' environment, which `make bench` creates."""
 
 
-class StartError(Exception):
-    """A contestant does not answer."""
-
-
-class Contestant(NamedTuple):
-    """One way of serving."""
+class ServerSpec(NamedTuple):
+    """A server and how to start it."""
 
     name: str
     command: str
-    """With {python}, {port}, {archive} (a .mar) and {model} (its name) to be filled in."""
+    """Placeholders: {python}, {port}, {archive} (a .mar) and {model} (its name)."""
     route: str
     workers: int = 0
-    """0: its own choice."""
+    """0: the server's default. The threads likewise."""
     threads: int = 0
 
     @property
     def label(self) -> str:
-        """The name, and the layout where it is given."""
+        """The name, followed by the layout if it is set."""
         return f"{self.name} {self.workers}x{self.threads}" if self.workers else self.name
 
 
-STOCK = Contestant(
+STOCK = ServerSpec(
     "stock TorchServe",
     "{python} -m benchmarks.stock --archive {archive} --port {port}",
     "/predictions/stock",
 )
-"""TorchServe as Google's samples start it, with its own workers and threads."""
+"""TorchServe as Google's samples start it, with its default workers and threads."""
 PEERS = [
-    Contestant("FastAPI", "python -m benchmarks.peers.fastapi_app", "/predict"),
-    Contestant("LitServe", "python -m benchmarks.peers.litserve_app", "/predict"),
-    Contestant(
+    ServerSpec("FastAPI", "python -m benchmarks.peers.fastapi_app", "/predict"),
+    ServerSpec("LitServe", "python -m benchmarks.peers.litserve_app", "/predict"),
+    ServerSpec(
         "BentoML", "bentoml serve benchmarks.peers.bentoml_app:Inference --port {port}", "/predict"
     ),
-    Contestant(
+    ServerSpec(
         "Mosec", "python -m benchmarks.peers.mosec_app --port {port} --timeout 60000", "/inference"
     ),
 ]
 
 
-def peers(cores: int) -> list[Contestant]:
-    """Return the peers, each with a process a core and with one process that has all cores."""
+def peer_specs(cores: int) -> list[ServerSpec]:
+    """Return the peers, each with one process per core and with one process for all cores."""
     layouts = [(cores, 1)] if cores == 1 else [(cores, 1), (1, cores)]
     return [peer._replace(workers=w, threads=t) for peer in PEERS for w, t in layouts]
 
 
-def ours(layout: str = "") -> Contestant:
-    """Return ours without a container and nginx, with a layout as serving.local takes it."""
+def our_spec(layout: str = "") -> ServerSpec:
+    """Return our server without a container and nginx; `layout` is that of serving.local."""
     command = "{python} -m serving.local --archive {archive} --port {port}"
     options = f" --layout {layout}" if layout else ""
-    return Contestant(f"ours {layout}".strip(), command + options, "/predictions/{model}")
+    return ServerSpec(f"ours {layout}".strip(), command + options, "/predictions/{model}")
 
 
-class Served(NamedTuple):
-    """A contestant that runs, or is stopped while another has its turn."""
+class RunningServer(NamedTuple):
+    """A server that was started; it is paused while another is measured."""
 
     url: str
-    group: int | None
-    """Its process group; None for a container, which is not stopped."""
+    process_group: int | None
+    """None for a container, which is not paused."""
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all of its processes, if it is not a container."""
-        if self.group:
-            os.killpg(self.group, number)
+    def resume(self) -> None:
+        """Continue all processes of the server."""
+        if self.process_group:
+            os.killpg(self.process_group, signal.SIGCONT)
 
-    def press(self, body: Path, clients: int, seconds: float, settle_s: float = 0.7) -> Load:
-        """Let it continue for one run of load, and stop it again: some poll for work all the time.
+    def pause(self) -> None:
+        """Stop all processes of the server: some servers poll when idle."""
+        if self.process_group:
+            os.killpg(self.process_group, signal.SIGSTOP)
 
-        `settle_s` passes before and after, so that no request runs into the next one's turn.
+    def measure(
+        self, body: Path, clients: int, seconds: float, settle_s: float = 0.7
+    ) -> LoadResult:
+        """Resume the server, run a load on it and pause it.
+
+        `settle_s` passes before and after the load, so that no request is in flight when it is paused.
         """
-        self.signal(signal.SIGCONT)
+        self.resume()
         time.sleep(settle_s)
-        load = press(self.url, body, clients, seconds)
+        result = run_wrk(self.url, body, clients, seconds)
         time.sleep(settle_s)
-        self.signal(signal.SIGSTOP)
-        return load
+        self.pause()
+        return result
 
 
 @contextlib.contextmanager
-def started(
-    contestant: Contestant, archive: Path, body: Path, environment: dict[str, str] | None = None
-) -> Iterator[Served]:
-    """Start a contestant on a free port; yield it, stopped, once it answers the request `body`.
+def run_server(
+    spec: ServerSpec, archive: Path, body: Path, environment: dict[str, str] | None = None
+) -> Iterator[RunningServer]:
+    """Start a server on a free port, and yield it, paused, after it has answered the request `body`.
 
-    It logs to a file beside `body`. Raises DidNotStart.
+    Its log is a file beside `body`. Raises StartError.
     """
     port, model = str(find_free_port()), archive.stem
-    filled = {"python": sys.executable, "port": port, "archive": str(archive), "model": model}
-    url = f"http://127.0.0.1:{port}{contestant.route.format(**filled)}"
-    log = body.with_name(f"{model} {contestant.label}.log".replace(" ", "-"))
+    values = {"python": sys.executable, "port": port, "archive": str(archive), "model": model}
+    url = f"http://127.0.0.1:{port}{spec.route.format(**values)}"
+    log = body.with_name(f"{model} {spec.label}.log".replace(" ", "-"))
     with log.open("w") as output:
         process = subprocess.Popen(
-            [word.format(**filled) for word in contestant.command.split()],
+            [word.format(**values) for word in spec.command.split()],
             env=(environment or dict(os.environ)) | {"PORT": port},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -123,25 +127,25 @@ def started(
             cwd=ROOT,
         )
         try:
-            _wait_for(url, body.read_bytes(), process)
-            served = Served(url, process.pid)
-            served.signal(signal.SIGSTOP)
-            yield served
+            _wait_until_ready(url, body.read_bytes(), process, log)
+            server = RunningServer(url, process.pid)
+            server.pause()
+            yield server
         finally:
-            _end(process)
+            _stop(process)
 
 
-def environment(contestant: Contestant, workload: Workload) -> dict[str, str]:
-    """Return the variables that a contestant is started with."""
+def build_environment(spec: ServerSpec, workload: Workload) -> dict[str, str]:
+    """Return the environment variables of a server."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "TS_"))}
-    if contestant.name.startswith(("ours", "stock")):
+    if spec.name.startswith(("ours", "stock")):
         return inherited
     return inherited | {
         "ARCHIVE": str(workload.folder.resolve()),
-        "WORKERS": str(contestant.workers),
-        "THREADS": str(contestant.threads),
-        "OMP_NUM_THREADS": str(contestant.threads),
-        "LARGEST_BATCH": str(workload.largest_batch),
+        "WORKERS": str(spec.workers),
+        "THREADS": str(spec.threads),
+        "OMP_NUM_THREADS": str(spec.threads),
+        "MAX_BATCH_SIZE": str(workload.max_batch_size),
         "PYTHONPATH": str(ROOT),
         "PATH": f"{PEERS_BIN}:{os.environ['PATH']}",
         "BENTOML_DO_NOT_TRACK": "True",
@@ -149,21 +153,21 @@ def environment(contestant: Contestant, workload: Workload) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def container(tag: str, docker: str, workload: Workload) -> Iterator[Served]:
-    """Start the image `tag` with the workload's archive; yield it once it is healthy."""
+def run_container(tag: str, docker: str, workload: Workload) -> Iterator[RunningServer]:
+    """Start the image `tag` with the workload's archive, and yield it once it is healthy."""
     folder = (BUILD / f"{workload.name}-served").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(workload.archive, folder / "model.mar")
     mount = ("--volume", f"{folder}:/mnt/model:ro", "--env", "AIP_STORAGE_URI=/mnt/model")
     with image.running(docker, tag, *mount) as server:
-        yield Served(server.url, None)
+        yield RunningServer(server.url, None)
 
 
-def _wait_for(url: str, body: bytes, process: subprocess.Popen[bytes]) -> None:
-    """Return once a request is answered; raise DidNotStart."""
+def _wait_until_ready(url: str, body: bytes, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once a request succeeds; raise StartError."""
     headers = {"Content-Type": "application/json"}
     deadline = time.monotonic() + image.START_TIMEOUT_S
-    problem = "no answer"
+    problem = "the server exited"
     while time.monotonic() < deadline and process.poll() is None:
         try:
             requests.post(url, body, headers=headers, timeout=30).raise_for_status()
@@ -171,10 +175,10 @@ def _wait_for(url: str, body: bytes, process: subprocess.Popen[bytes]) -> None:
         except requests.RequestException as error:
             problem = str(error)
         time.sleep(0.2)
-    raise StartError(f"{url}: {problem}")
+    raise StartError(f"{url}: {problem}; its log: {log}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     for number, timeout_s in ((signal.SIGCONT, 0.1), (signal.SIGTERM, 10), (signal.SIGKILL, 10)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""Measure the image's start to its first right answer, and its size."""
+"""Measure an image's time from its start to the first correct prediction, and its size."""
 
 import argparse
 import statistics
@@ -6,8 +6,9 @@ import sys
 import time
 
 from benchmarks import image
+from benchmarks.errors import BenchmarkError
 from benchmarks.image import PREDICT, Client, Server
-from benchmarks.results import save
+from benchmarks.results import write_json
 from benchmarks.workloads import BUILD, DIGITS
 from contract.docker import Docker, DockerError
 from serving import artifact
@@ -23,41 +24,43 @@ PARTS = {
 
 
 def main() -> None:
-    """Parse the command line, measure, print the figures and write them to build/bench."""
+    """Parse the options, measure, print the results and write them to build/bench."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
-    parser.add_argument("image")
-    parser.add_argument("--docker", default="docker", help="(%(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="(%(default)s)")
+    parser.add_argument("image", help="the image to measure")
+    parser.add_argument(
+        "--docker", default="docker", help="the Docker client (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="starts (default: %(default)s)")
     args = parser.parse_args()
     try:
-        starts_s = [_start_s(args) for _ in range(args.rounds)]
-        sizes = _sizes(Docker(args.docker), args.image)
-    except DockerError as error:
+        times_s = [_measure_start_s(args) for _ in range(args.rounds)]
+        sizes = _measure_sizes_mb(Docker(args.docker), args.image)
+    except (BenchmarkError, DockerError) as error:
         sys.exit(f"benchmarks.startup: {error}")
-    start_s = round(statistics.median(starts_s), 2)
-    file = save("start", {"start_s": start_s, "image_mb": sizes}, BUILD)
+    start_s = round(statistics.median(times_s), 2)
+    file = write_json("startup", {"start_s": start_s, "image_mb": sizes}, BUILD)
     print(f"{file.read_text()}{file}")
 
 
-def _start_s(args: argparse.Namespace) -> float:
-    """Return the seconds from `docker run` to the first right answer."""
+def _measure_start_s(args: argparse.Namespace) -> float:
+    """Return the time from `docker run` to the first correct prediction."""
     body = artifact.read_golden_request(DIGITS)
 
     def predicts(server: Server) -> bool:
         return Client(server.host, 10).send(PREDICT, body) == 200
 
-    began = time.monotonic()
+    started = time.monotonic()
     with image.running(args.docker, args.image, is_ready=predicts):
-        return time.monotonic() - began
+        return time.monotonic() - started
 
 
-def _sizes(docker: Docker, tag: str) -> dict[str, float]:
-    """Return megabytes of the image and of its parts."""
+def _measure_sizes_mb(docker: Docker, tag: str) -> dict[str, float]:
+    """Return the sizes of the image and of its parts."""
     sizes = {"image": int(docker("image", "inspect", "--format", "{{.Size}}", tag)) / 1e6}
     for name, folders in PARTS.items():
         du = docker("run", "--rm", "--user", "0", "--entrypoint", "du", tag, "-scB1", *folders)
         sizes[name] = int(du.splitlines()[-1].split()[0]) / 1e6
-    return {name: round(megabytes, 1) for name, megabytes in sizes.items()}
+    return {name: round(size, 1) for name, size in sizes.items()}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Find workers x threads, batch size and batch delay for this machine and this model.
+"""Find the fastest worker layout for this machine and model, and write it to model/model-config.yaml.
 
-A champion is challenged: both run at once and are asked in turn, so that what else the machine
-does falls on both. The first champion is the default for these cores, and a challenger must be
-clearly better to take its place.
+It tries workers x threads, then batch sizes, then batch delays. Two layouts run at the same time and are
+measured in turn, so that other load on the machine affects both. The search starts with the default
+layout for this number of cores; a candidate replaces the best layout only if it is clearly better.
 """
 
 import argparse
@@ -13,173 +13,195 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.load import Load, WrkMissingError, median
-from benchmarks.servers import Served, StartError, ours, started
+from benchmarks.errors import BenchmarkError, StartError
+from benchmarks.load import LoadResult, median
+from benchmarks.servers import RunningServer, our_spec, run_server
 from serving import artifact, model_config, resources
 from serving.errors import ArchiveError
 from serving.layout import Layout, choose_layout, max_workers
 
 REQUEST = Path("build/tune/request.json")
-CLEARLY = 1.03
-"""By this factor better, in the median and in most turns: less is the machine's noise."""
-MOST_BATCH = 256
-DELAYS_MS = (2, 5, 10, 20)
-MOST_THREADS = 16
+MIN_IMPROVEMENT = 1.03
+"""A candidate must be better by this factor, in the median and in most rounds: less is noise."""
+MAX_BATCH_SIZE = 256
+BATCH_DELAYS_MS = (2, 5, 10, 20)
+MAX_THREADS = 16
 SETTLE_S = 0.3
+WARM_UP_S = 2
 
 
 class Objective(NamedTuple):
-    """What is to be best."""
+    """The criterion by which layouts are compared."""
 
     clients: int
-    p99_ms: float
+    max_p99_ms: float
     latency: bool
-    """The time of one answer, in place of answers a second."""
+    """Minimise the median latency, instead of maximising throughput within max_p99_ms."""
 
-    def better(self, challenger: Load, champion: Load) -> bool:
-        """Return whether one result is clearly better than another."""
+    def is_better(self, candidate: LoadResult, best: LoadResult) -> bool:
+        """Return whether a candidate's result is clearly better."""
         if self.latency:
-            return challenger.p50_ms * CLEARLY < champion.p50_ms
-        allowed = challenger.p99_ms <= self.p99_ms
-        if allowed != (champion.p99_ms <= self.p99_ms):
+            return candidate.p50_ms * MIN_IMPROVEMENT < best.p50_ms
+        allowed = candidate.p99_ms <= self.max_p99_ms
+        if allowed != (best.p99_ms <= self.max_p99_ms):
             return allowed
         if not allowed:
-            return challenger.p99_ms * CLEARLY < champion.p99_ms
-        return challenger.requests_s > champion.requests_s * CLEARLY
+            return candidate.p99_ms * MIN_IMPROVEMENT < best.p99_ms
+        return candidate.requests_per_s > best.requests_per_s * MIN_IMPROVEMENT
 
 
-class Champion:
-    """The best layout so far, and who beats it."""
+class Tuner:
+    """Compares candidates with the best layout so far."""
 
-    def __init__(self, first: Layout, objective: Objective, args: argparse.Namespace) -> None:
-        self.layout, self.objective, self._args = first, objective, args
-        self.load: Load | None = None
+    def __init__(self, initial: Layout, objective: Objective, args: argparse.Namespace) -> None:
+        self.best, self.objective, self._args = initial, objective, args
+        self.result: LoadResult | None = None
+        """The result of the best layout; None until a candidate was compared with it."""
 
-    def challenge(self, layout: Layout) -> bool:
-        """Put a layout beside the champion and return whether it takes its place."""
-        if layout == self.layout:
+    def compare(self, candidate: Layout) -> bool:
+        """Measure a candidate and the best layout; return whether the candidate replaces it."""
+        if candidate == self.best:
             return False
-        champions, challengers = self.duel(layout)
-        champion, challenger = median(champions), median(challengers)
-        turns = zip(challengers, champions, strict=True)
-        most = sum(self.objective.better(*turn) for turn in turns) * 2 > len(champions)
-        won = most and self.objective.better(challenger, champion)
+        best_rounds, candidate_rounds = self.measure(candidate)
+        best, result = median(best_rounds), median(candidate_rounds)
+        rounds = zip(candidate_rounds, best_rounds, strict=True)
+        rounds_won = sum(self.objective.is_better(*each) for each in rounds)
+        better = rounds_won * 2 > len(best_rounds) and self.objective.is_better(result, best)
         print(
-            f"  {_short(layout):<10} {_told(challenger)}   beside {_short(self.layout)} "
-            f"{_told(champion)}: {'better' if won else 'no better'}",
+            f"  {_option(candidate):<10} {_format(result)}   compared with {_option(self.best)} "
+            f"{_format(best)}: {'better' if better else 'not better'}",
             flush=True,
         )
-        self.load = challenger if won else champion
-        self.layout = layout if won else self.layout
-        return won
+        self.result = result if better else best
+        self.best = candidate if better else self.best
+        return better
 
-    def duel(self, layout: Layout) -> list[list[Load]]:
-        """Ask the champion and another layout in turn, and return what came of each's turns."""
+    def measure(self, candidate: Layout) -> tuple[list[LoadResult], list[LoadResult]]:
+        """Run the best layout and a candidate side by side; return the results of each's rounds."""
+        results: tuple[list[LoadResult], list[LoadResult]] = ([], [])
         with contextlib.ExitStack() as stack:
-            both = [
-                stack.enter_context(started(ours(_short(each)), self._args.archive, REQUEST))
-                for each in (self.layout, layout)
+            servers = [
+                stack.enter_context(
+                    run_server(our_spec(_option(layout)), self._args.archive, REQUEST)
+                )
+                for layout in (self.best, candidate)
             ]
-            loads: list[list[Load]] = [[], []]
-            for served in both:
-                self._ask(served, 2)
-            for turn in range(self._args.rounds):
-                for which in (0, 1) if turn % 2 else (1, 0):
-                    loads[which].append(self._ask(both[which], self._args.seconds))
-        return loads
+            for server in servers:
+                self._run_load(server, WARM_UP_S)
+            for number in range(self._args.rounds):
+                for index in (0, 1) if number % 2 else (1, 0):
+                    results[index].append(self._run_load(servers[index], self._args.seconds))
+        return results
 
-    def climb(self, layouts: Iterable[Layout]) -> bool:
-        """Challenge with one after the other for as long as each is better than the one before."""
-        won = False
-        for layout in layouts:
-            if not self.challenge(layout):
+    def climb(self, candidates: Iterable[Layout]) -> bool:
+        """Compare candidates in order while each is better; return whether the first was better."""
+        improved = False
+        for candidate in candidates:
+            if not self.compare(candidate):
                 break
-            won = True
-        return won
+            improved = True
+        return improved
 
-    def _ask(self, served: Served, seconds: float) -> Load:
-        load = served.press(REQUEST, self.objective.clients, seconds, SETTLE_S)
-        if load.failed:
-            raise StartError(f"{served.url}: {load.failed} requests failed")
-        return load
-
-
-def spreads(cores: int, room: int) -> list[tuple[int, int]]:
-    """Return the workers x threads to try, no more threads in all than there are cores."""
-    threads = [1 << power for power in range(min(cores, MOST_THREADS).bit_length())]
-    return sorted({(max(min(cores // each, room), 1), each) for each in threads}, reverse=True)
+    def _run_load(self, server: RunningServer, seconds: float) -> LoadResult:
+        result = server.measure(REQUEST, self.objective.clients, seconds, SETTLE_S)
+        if result.failed:
+            raise StartError(f"{server.url}: {result.failed} requests failed")
+        return result
 
 
-def find(champion: Champion, cores: int, room: int) -> None:
-    """Try all that may be better: the spread first, for the rest depends on it."""
+def worker_thread_pairs(cores: int, max_workers: int) -> list[tuple[int, int]]:
+    """Return the (workers, threads) to try; their product is at most the number of cores."""
+    threads = [1 << power for power in range(min(cores, MAX_THREADS).bit_length())]
+    pairs = {(max(min(cores // count, max_workers), 1), count) for count in threads}
+    return sorted(pairs, reverse=True)
+
+
+def search(tuner: Tuner, cores: int, max_workers: int) -> None:
+    """Compare all candidates: first workers x threads, because the rest depends on them."""
     print("workers x threads:", flush=True)
-    for workers, threads in spreads(cores, room):
-        champion.challenge(champion.layout._replace(workers=workers, threads=threads))
-    if champion.objective.clients == 1:
-        return  # one client's request is alone in its batch, and waits for nobody
+    for workers, threads in worker_thread_pairs(cores, max_workers):
+        tuner.compare(tuner.best._replace(workers=workers, threads=threads))
+    if tuner.objective.clients == 1:
+        return  # with one client each batch has one request, which does not wait
     print("batch size:", flush=True)
-    first = champion.layout
-    smaller = [first.batch_size >> power for power in range(1, 9)]
-    larger = [first.batch_size << power for power in range(1, 9)]
-    if not champion.climb(first._replace(batch_size=n) for n in smaller if n):
-        champion.climb(first._replace(batch_size=n) for n in larger if n <= MOST_BATCH)
+    initial = tuner.best
+    smaller = [initial.batch_size >> power for power in range(1, 9)]
+    larger = [initial.batch_size << power for power in range(1, 9)]
+    if not tuner.climb(initial._replace(batch_size=n) for n in smaller if n):
+        tuner.climb(initial._replace(batch_size=n) for n in larger if n <= MAX_BATCH_SIZE)
     print("batch delay:", flush=True)
-    first = champion.layout
-    champion.climb(first._replace(batch_delay_ms=ms) for ms in DELAYS_MS)
+    initial = tuner.best
+    tuner.climb(initial._replace(batch_delay_ms=ms) for ms in BATCH_DELAYS_MS)
 
 
 def main() -> None:
-    """Run the command line."""
-    args = _arguments()
+    """Parse the options, search for the best layout and write it to a file."""
+    args = _parse_arguments()
     cores, memory = resources.cores(), resources.memory_limit()
     REQUEST.parent.mkdir(parents=True, exist_ok=True)
     try:
         golden = artifact.read_golden_request(args.archive)
         REQUEST.write_bytes(args.request.read_bytes() if args.request else golden)
-        first = choose_layout(cores, memory, artifact.read_inference_ms(args.archive))
+        initial = choose_layout(cores, memory, artifact.read_inference_ms(args.archive))
         latency = args.objective == "latency"
         objective = Objective(1 if latency else args.clients, args.p99_ms, latency)
-        champion = Champion(first, objective, args)
-        print(f"{cores} cores; to begin with {first}", flush=True)
-        began = time.monotonic()
-        find(champion, cores, max_workers(cores, memory))
-    except (WrkMissingError, StartError, ArchiveError, OSError) as error:
+        tuner = Tuner(initial, objective, args)
+        print(f"{cores} cores; initial layout: {initial}", flush=True)
+        started = time.monotonic()
+        search(tuner, cores, max_workers(cores, memory))
+    except (BenchmarkError, ArchiveError, OSError) as error:
         sys.exit(f"benchmarks.tune: {error}")
-    if champion.load is None:
-        sys.exit("benchmarks.tune: one core leaves nothing to choose for one client")
+    if tuner.result is None:
+        sys.exit("benchmarks.tune: with one core and one client there is only one layout")
     measured = {"objective": args.objective, "clients": objective.clients}
-    measured |= {name: round(getattr(champion.load, name), 2) for name in Load._fields[:4]}
-    args.out.write_text(model_config.render(champion.layout, cores, measured))
-    print(f"\n{_short(champion.layout)} after {time.monotonic() - began:.0f} s: {measured}")
-    if not latency and champion.load.p99_ms > args.p99_ms:
+    measured |= {name: round(getattr(tuner.result, name), 2) for name in LoadResult._fields[:4]}
+    args.out.write_text(model_config.render(tuner.best, cores, measured))
+    print(f"\n{_option(tuner.best)} after {time.monotonic() - started:.0f} s: {measured}")
+    if not latency and tuner.result.p99_ms > args.p99_ms:
         print(
-            f"none kept a p99 of {args.p99_ms:g} ms with {args.clients} clients; this is the lowest"
+            f"no layout has a p99 within {args.p99_ms:g} ms with {args.clients} clients; "
+            "this one has the lowest p99"
         )
-    print(f"{args.out}: make archive packs it; it is followed where there are {cores} cores")
+    print(f"wrote {args.out} for machines with {cores} cores; make archive packs it")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tune",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    best = "most requests a second within --p99-ms, or quickest answer to one client (%(default)s)"
-    add("--objective", choices=["throughput", "latency"], default="throughput", help=best)
-    add("--p99-ms", type=float, default=250, help="(%(default)s)")
-    add("--clients", type=int, default=32, help="at once (%(default)s)")
-    add("--request", type=Path, help="file of a body to ask with (the golden one)")
-    add("--archive", type=Path, default="build/model-store/digits.mar")
-    add("--out", type=Path, default=Path(model_config.CONFIG), help="(%(default)s)")
-    add("--rounds", type=int, default=3, help="turns of each (%(default)s)")
-    add("--seconds", type=float, default=2, help="of a turn (%(default)s)")
+    add(
+        "--objective",
+        choices=["throughput", "latency"],
+        default="throughput",
+        help="throughput: the most requests per second within --p99-ms; latency: the lowest median "
+        "latency of one client (default: %(default)s)",
+    )
+    add("--p99-ms", type=float, default=250, help="maximum p99 latency (default: %(default)s)")
+    add("--clients", type=int, default=32, help="concurrent clients (default: %(default)s)")
+    add("--request", type=Path, help="file with a request body (default: the smoke request)")
+    add(
+        "--archive",
+        type=Path,
+        default="build/model-store/digits.mar",
+        help="the model (default: %(default)s)",
+    )
+    out = Path(model_config.CONFIG)
+    add("--out", type=Path, default=out, help="the file to write (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="rounds per comparison (default: %(default)s)")
+    add("--seconds", type=float, default=2, help="time of a round (default: %(default)s)")
     return parser.parse_args()
 
 
-def _short(layout: Layout) -> str:
-    """Write it as serving.local --layout reads it."""
+def _option(layout: Layout) -> str:
+    """Return a layout in the format of serving.local --layout."""
     return f"{layout.workers}x{layout.threads},{layout.batch_size},{layout.batch_delay_ms}"
 
 
-def _told(load: Load) -> str:
-    return f"{load.requests_s:.0f}/s p50 {load.p50_ms:.1f} p99 {load.p99_ms:.1f} ms"
+def _format(result: LoadResult) -> str:
+    return f"{result.requests_per_s:.0f}/s p50 {result.p50_ms:.1f} p99 {result.p99_ms:.1f} ms"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is asked of every contestant: an archive, and requests for it."""
+"""The workloads: each is a model's archive and requests for it."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image, ImageOps
 
-from benchmarks.real.network import drawn
+from benchmarks.real.network import create_network
 from benchmarks.real.task import load
 from serving import archive
 from task.backends.measure import measure_backends
@@ -19,26 +19,26 @@ from task.backends.measure import measure_backends
 BUILD = Path("build/bench")
 DIGITS = Path("build/model-store/digits.mar")
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
-"""Photographs that come with scikit-image."""
+"""Photographs in scikit-image."""
 SIZE = (500, 375)
-"""Pixels: what ImageNet's pictures have on average."""
+"""Pixels; the average size of ImageNet's pictures."""
 
 
 class Workload(NamedTuple):
-    """One model and what it is asked."""
+    """A model and its requests."""
 
     name: str
     archive: Path
     folder: Path
-    """The archive, unpacked."""
+    """The unpacked archive."""
     instances: list[Any]
-    largest_batch: int
-    """Requests in one pass, for all contestants that make batches."""
-    longer: float = 1
-    """How much longer a turn has to be: of few requests the last ones weigh too much."""
+    max_batch_size: int
+    """For all servers that batch requests."""
+    duration_factor: float = 1
+    """Slow models need longer runs: with few requests the unfinished ones distort the rate."""
 
-    def body(self, instances: int) -> Path:
-        """Write a request of so many instances and return its file."""
+    def write_body(self, instances: int) -> Path:
+        """Write a request with this number of instances and return its file."""
         file = BUILD / f"{self.name}-{instances}.json"
         chosen = [self.instances[index % len(self.instances)] for index in range(instances)]
         file.write_text(json.dumps({"instances": chosen}))
@@ -55,30 +55,31 @@ def real() -> Workload:
     """Return the photographs: JPEGs of 500x375, ResNet-18."""
     weights = BUILD / "REAL-weights"
     weights.mkdir(parents=True, exist_ok=True)
-    instances = [photograph(name) for name in PHOTOGRAPHS]
+    instances = [load_photograph(name) for name in PHOTOGRAPHS]
     _prepare(weights, instances)
-    built = archive.build("photographs", Path(__file__).with_name("real"), weights, BUILD)
-    return Workload("REAL", built, _unpack("REAL", built), instances, 8, longer=2)
+    mar = archive.build("photographs", Path(__file__).with_name("real"), weights, BUILD)
+    return Workload("REAL", mar, _unpack("REAL", mar), instances, 8, duration_factor=2)
 
 
-def photograph(name: str, size: tuple[int, int] = SIZE) -> dict[str, str]:
-    """Return an instance, a JPEG of a size and of the quality that cameras and web sites use."""
-    from skimage import data  # noqa: PLC0415  half a second, for those who need it
+def load_photograph(name: str, size: tuple[int, int] = SIZE) -> dict[str, str]:
+    """Return an instance: a photograph as a JPEG of quality 90, which cameras and websites use."""
+    from skimage import data  # noqa: PLC0415  the import takes half a second
 
-    shown = Image.fromarray(getattr(data, name)()).convert("RGB")
+    photograph = Image.fromarray(getattr(data, name)()).convert("RGB")
     file = io.BytesIO()
-    ImageOps.fit(shown, size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
+    ImageOps.fit(photograph, size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
     return {"b64": base64.b64encode(file.getvalue()).decode()}
 
 
 def _prepare(weights: Path, instances: list[Any]) -> None:
-    """Write backend.json, the fastest backend here, and golden.json, what the model answers with it."""
+    """Write backend.json, the fastest backend, and golden.json, the model's prediction with it."""
     golden = {"instance": instances[0], "expected": {}}
     (weights / "golden.json").write_text(json.dumps(golden))
     if not (weights / "backend.json").exists():
         task = load(weights, torch.device("cpu"))
         pixels = torch.stack([task.preprocess(instance) for instance in instances * 2])
-        measurements = measure_backends(drawn(), task.normalised(pixels), (1, 4, 8), rounds=5)
+        normalised = task.normalise(pixels)
+        measurements = measure_backends(create_network(), normalised, (1, 4, 8), rounds=5)
         measurements.write(weights)
         print(measurements.format_table(), flush=True)
     task = load(weights, torch.device("cpu"))

@@ -1,5 +1,5 @@
--- What wrk sends and prints. Arguments: the file of the request body, and requests a second; 0: each
--- client sends its next request as soon as it has its answer.
+-- The requests that wrk sends and the summary that it prints. Arguments: the file of the request body, and
+-- the requests per second of all clients; with 0 each client sends its next request after each response.
 
 local ffi = require("ffi")
 ffi.cdef("typedef struct { long s, us; } now_t; int gettimeofday(now_t *now, void *zone);")
@@ -21,13 +21,13 @@ function init(args)
   wrk.headers["Content-Type"] = "application/json"
   file:close()
   refused = 0
-  local rate, slot = tonumber(args[2]), milliseconds()
+  local rate, next_send = tonumber(args[2]), milliseconds()
   if rate > 0 then
-    -- Whichever connection is free takes the next moment of one schedule for all, at random
-    -- distances, so that the rate does not depend on how quickly the server answers.
+    -- All connections share one schedule with random intervals: the next free connection takes the next
+    -- time slot, so that the rate does not depend on the response times.
     function delay()
-      slot = slot - 1000 * math.log(1 - math.random()) / rate
-      return math.max(slot - milliseconds(), 0)
+      next_send = next_send - 1000 * math.log(1 - math.random()) / rate
+      return math.max(next_send - milliseconds(), 0)
     end
   end
 end

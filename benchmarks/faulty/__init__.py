@@ -1,1 +1,1 @@
-"""A model that fails in every way on request."""
+"""A model that fails on request, for the fault injection of `make faults`."""

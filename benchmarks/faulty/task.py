@@ -1,4 +1,4 @@
-"""Doubles a number; an instance that is a word makes it fail in the way that the word says."""
+"""Doubles a number; the instances "raise", "hog" and "hang" cause the failures of the same name."""
 
 import time
 from pathlib import Path
@@ -18,9 +18,9 @@ class Faulty:
     golden = Golden(1, 2.0)
 
     def preprocess(self, instance: JSON) -> Tensor:
-        """Take a number, or "raise", "hog", "hang"."""
+        """Turn a number, "hog" or "hang" into a tensor; raise RuntimeError for "raise"."""
         if instance == "raise":
-            raise RuntimeError("as it was asked to")
+            raise RuntimeError("requested by the instance")
         if instance in ("hog", "hang"):
             return torch.tensor([HOG if instance == "hog" else HANG])
         if not isinstance(instance, (int, float)):
@@ -28,12 +28,12 @@ class Faulty:
         return torch.tensor([float(instance)])
 
     def inference(self, batch: Tensor) -> Tensor:
-        """Double each; take all the memory there is, or for ever, where one asks for it."""
+        """Double each number; allocate memory without limit for HOG, and sleep for HANG."""
         if bool((batch == HANG).any()):
             time.sleep(3600)
-        hoard = []
+        allocated = []
         while bool((batch == HOG).any()):
-            hoard.append(torch.ones(1 << 22))
+            allocated.append(torch.ones(1 << 22))
         return batch * 2
 
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> JSON:  # noqa: ARG002
@@ -42,5 +42,5 @@ class Faulty:
 
 
 def load(folder: Path, device: torch.device) -> Faulty:  # noqa: ARG001
-    """Nothing is loaded."""
+    """Return the task, which has no weights."""
     return Faulty()

@@ -1,1 +1,1 @@
-"""Other servers of the same archive, each set up as its own documentation advises."""
+"""Other servers of the same archive, each configured as its documentation recommends."""

@@ -1,10 +1,10 @@
-"""BentoML: a worker process a core, adaptive batching."""
+"""BentoML: worker processes, adaptive batching."""
 
 from typing import Any
 
 import bentoml
 
-from benchmarks.peers.core import LARGEST_BATCH, WORKERS, Core
+from benchmarks.peers.core import MAX_BATCH_SIZE, WORKERS, Core
 
 
 @bentoml.service(workers=WORKERS, traffic={"timeout": 60}, logging={"access": {"enabled": False}})
@@ -15,7 +15,7 @@ class Inference:
         self.core = Core()
 
     @bentoml.api(
-        route="/predict", batchable=True, max_batch_size=LARGEST_BATCH, max_latency_ms=10_000
+        route="/predict", batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=10_000
     )
     def predict(self, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (predictions,) = self.core.predict([instances])

@@ -1,4 +1,4 @@
-"""What all peers call: an archive's task, without the handler's care for bad input."""
+"""The archive's task, which all peers call; it lacks the handler's validation of requests."""
 
 import os
 import sys
@@ -9,11 +9,11 @@ import orjson
 import torch
 
 ARCHIVE = Path(os.environ["ARCHIVE"])
-"""A folder: the archive, unpacked."""
+"""The folder of the unpacked archive."""
 WORKERS = int(os.environ["WORKERS"])
 THREADS = int(os.environ["THREADS"])
 PORT = int(os.environ["PORT"])
-LARGEST_BATCH = int(os.environ["LARGEST_BATCH"])
+MAX_BATCH_SIZE = int(os.environ["MAX_BATCH_SIZE"])
 
 sys.path.insert(0, str(ARCHIVE))
 
@@ -22,21 +22,21 @@ class Core:
     """A loaded task."""
 
     def __init__(self) -> None:
-        from model.task import load  # noqa: PLC0415  the archive's, which is on the path by now
+        from model.task import load  # noqa: PLC0415  from the archive, on sys.path
 
         torch.set_num_threads(THREADS)
         self.task = load(ARCHIVE, torch.device("cpu"))
 
     def predict(self, requests: list[list[Any]]) -> list[list[Any]]:
-        """Answer the instances of many requests in one pass."""
-        tensors = [self.task.preprocess(one) for instances in requests for one in instances]
+        """Return the predictions of several requests' instances, from one pass."""
+        tensors = [self.task.preprocess(each) for instances in requests for each in instances]
         with torch.inference_mode():
             rows = iter(self.task.inference(torch.stack(tensors)))
         return [
             [self.task.postprocess(next(rows), {}) for _ in instances] for instances in requests
         ]
 
-    def answer(self, body: bytes) -> bytes:
-        """Answer one request's JSON with JSON."""
+    def predict_json(self, body: bytes) -> bytes:
+        """Return the response to a request, both JSON."""
         (predictions,) = self.predict([orjson.loads(body)["instances"]])
         return orjson.dumps({"predictions": predictions})

@@ -1,8 +1,7 @@
-"""FastAPI under uvicorn: uvloop, httptools, a process a core, the model called where it is asked.
+"""FastAPI on uvicorn, with uvloop and httptools: worker processes, no batching.
 
-The body is taken raw and read with orjson: no pydantic models, which cost more. The route is a
-coroutine that does not hand the work to a thread: with one core to a process a thread only adds
-a switch.
+The body is parsed with orjson, which is faster than pydantic models. The coroutine calls the model
+directly: with one core per process, a thread would only add a context switch.
 """
 
 import uvicorn
@@ -16,14 +15,14 @@ core: Core | None = None
 
 @app.on_event("startup")
 def _load() -> None:
-    global core  # noqa: PLW0603  one to a process, made after uvicorn has started it
+    global core  # noqa: PLW0603  one per process, created after uvicorn has started it
     core = Core()
 
 
 @app.post("/predict")
 async def predict(request: Request) -> Response:
     assert core is not None
-    return Response(core.answer(await request.body()), media_type="application/json")
+    return Response(core.predict_json(await request.body()), media_type="application/json")
 
 
 if __name__ == "__main__":

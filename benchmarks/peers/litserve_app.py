@@ -1,18 +1,18 @@
-"""LitServe: a worker process a core, batches, its fast queue."""
+"""LitServe: worker processes, batching, the fast queue."""
 
 from typing import Any
 
 import litserve
 from litserve import LitAPI
 
-from benchmarks.peers.core import LARGEST_BATCH, PORT, WORKERS, Core
+from benchmarks.peers.core import MAX_BATCH_SIZE, PORT, WORKERS, Core
 
 
 class Inference(LitAPI):
-    """What LitServe calls; it makes lists of requests of what is decoded, and takes them apart again."""
+    """LitServe's API; LitServe collects decoded requests in a list and splits the list of outputs."""
 
     def setup(self, device: str) -> None:  # noqa: ARG002
-        """Load the model in its worker."""
+        """Load the model in the worker process."""
         self.core = Core()
 
     def decode_request(self, request: dict[str, Any]) -> Any:
@@ -26,7 +26,7 @@ class Inference(LitAPI):
 
 
 if __name__ == "__main__":
-    api = Inference(max_batch_size=LARGEST_BATCH, batch_timeout=0.001)
+    api = Inference(max_batch_size=MAX_BATCH_SIZE, batch_timeout=0.001)
     server = litserve.LitServer(
         api, accelerator="cpu", workers_per_device=WORKERS, fast_queue=True, timeout=60
     )

@@ -1,15 +1,15 @@
-"""Mosec: a front end in Rust, a worker process a core, a batch of what is queued."""
+"""Mosec: a frontend in Rust, worker processes, batches of the queued requests."""
 
 from typing import Any
 
 import orjson
 from mosec import Server, Worker
 
-from benchmarks.peers.core import LARGEST_BATCH, WORKERS, Core
+from benchmarks.peers.core import MAX_BATCH_SIZE, WORKERS, Core
 
 
 class Inference(Worker):
-    """Reads, passes and writes in one process: a second stage would only move the bytes on."""
+    """Parses, predicts and serializes in one process: a second stage would only copy the bytes."""
 
     def __init__(self) -> None:
         self.core = Core()
@@ -26,5 +26,5 @@ class Inference(Worker):
 
 if __name__ == "__main__":
     server = Server()
-    server.append_worker(Inference, num=WORKERS, max_batch_size=LARGEST_BATCH, max_wait_time=1)
+    server.append_worker(Inference, num=WORKERS, max_batch_size=MAX_BATCH_SIZE, max_wait_time=1)
     server.run()

@@ -1,1 +1,1 @@
-"""A model of real size for the benchmarks: ResNet-18 on photographs."""
+"""A model of realistic size for the benchmarks: ResNet-18 on photographs."""

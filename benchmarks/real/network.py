@@ -1,10 +1,10 @@
-"""ResNet-18, as K. He and others describe it in "Deep Residual Learning for Image Recognition"."""
+"""ResNet-18 of K. He et al., "Deep Residual Learning for Image Recognition", with random weights."""
 
 import torch
 from torch import Tensor, nn
 
 SIDE = 224
-"""Height and width, in pixels, of the picture that the network reads."""
+"""Height and width of the input in pixels."""
 
 
 class ResNet18(nn.Module):
@@ -29,7 +29,7 @@ class ResNet18(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions and a way around them."""
+    """A residual block: two convolutions and a shortcut."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ class Block(nn.Module):
             nn.ReLU(),
             *_convolution(channels_out, channels_out, 3),
         )
-        self.around: nn.Module = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
-            self.around = nn.Sequential(*_convolution(channels_in, channels_out, 1, stride))
+            self.shortcut = nn.Sequential(*_convolution(channels_in, channels_out, 1, stride))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Add what the path makes of the features to the features."""
-        return (self.path(features) + self.around(features)).relu()  # type: ignore[no-any-return]
+        """Return the sum of the path and the shortcut, after ReLU."""
+        return (self.path(features) + self.shortcut(features)).relu()  # type: ignore[no-any-return]
 
 
 def _convolution(
@@ -58,8 +58,8 @@ def _stage(channels_in: int, channels_out: int, stride: int) -> tuple[nn.Module,
     return Block(channels_in, channels_out, stride), Block(channels_out, channels_out, 1)
 
 
-def drawn(seed: int = 0) -> ResNet18:
-    """Return a network with weights drawn from a seed, in evaluation mode."""
+def create_network(seed: int = 0) -> ResNet18:
+    """Return a network with random weights from a seed, in evaluation mode."""
     torch.manual_seed(seed)
     net = ResNet18()
     for module in net.modules():

@@ -1,6 +1,6 @@
-"""Photographs in, the likeliest of a thousand classes out: a typical image classifier.
+"""A typical image classifier: a photograph in, the most likely of a thousand classes out.
 
-The weights are drawn, not trained: what an answer costs does not depend on them. The imports are
+The weights are random, because the time of a prediction does not depend on them. The imports are
 relative because this folder is the package `model` in an archive.
 """
 
@@ -20,21 +20,21 @@ from . import network
 from .network import SIDE
 
 TOP_K = 5
-CROPPED = 0.875
-"""How much of the shorter side is kept, in the middle: 224 of 256 in the usual words."""
-MEAN, SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""Of ImageNet's pixels, from 0 to 255, as every network trained on it takes them."""
+CROP_RATIO = 0.875
+"""The side of the centre crop, as a part of the shorter side: the usual 224 of 256."""
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+"""Mean and standard deviation of ImageNet's pixels, from 0 to 255."""
 
 
 def load(folder: Path, device: torch.device) -> "PhotographTask":
-    """Draw the weights, and load golden.json."""
-    net = network.drawn().to(device)
+    """Create the network, and load golden.json."""
+    net = network.create_network().to(device)
     golden = Golden(**json.loads((folder / "golden.json").read_text()))
     return PhotographTask(net, folder, device, golden)
 
 
 class PhotographTask:
-    """The classes of a photograph."""
+    """Predicts the class of a photograph."""
 
     def __init__(
         self, net: torch.nn.Module, folder: Path, device: torch.device, golden: Golden
@@ -44,33 +44,33 @@ class PhotographTask:
         self.backend = task.backends.load_backend(net, folder, channels_last)
         self.device, self.golden = device, golden
         self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
-        self._spread = torch.tensor(SPREAD, device=device).view(3, 1, 1)
+        self._std = torch.tensor(STD, device=device).view(3, 1, 1)
 
     def preprocess(self, instance: JSON) -> Tensor:
-        """Turn {"b64": a picture} into (224, 224, 3) uint8, its middle scaled; raise BadInstance."""
+        """Turn {"b64": a picture} into (224, 224, 3) uint8, a scaled centre crop; raise BadInstance."""
         picture = read_image(instance, "RGB", draft_side=2 * SIDE)
         width, height = picture.size
-        side = min(width, height) * CROPPED
+        side = min(width, height) * CROP_RATIO
         left, top = (width - side) / 2, (height - side) / 2
-        middle = (left, top, left + side, top + side)
+        centre = (left, top, left + side, top + side)
         bilinear = Image.Resampling.BILINEAR
-        small = picture.resize((SIDE, SIDE), bilinear, middle, reducing_gap=2.0)
+        small = picture.resize((SIDE, SIDE), bilinear, centre, reducing_gap=2.0)
         return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).view(SIDE, SIDE, 3)
 
     def inference(self, batch: Tensor) -> Tensor:
         """Turn (N, 224, 224, 3) uint8 into (N, classes) probabilities."""
-        return self.backend(self.normalised(batch)).softmax(1)
+        return self.backend(self.normalise(batch)).softmax(1)
 
-    def normalised(self, batch: Tensor) -> Tensor:
-        """Turn (N, 224, 224, 3) uint8 into (N, 3, 224, 224) float32 as the network takes it."""
+    def normalise(self, batch: Tensor) -> Tensor:
+        """Turn (N, 224, 224, 3) uint8 into (N, 3, 224, 224) float32, the network's input."""
         pixels = batch.to(self.device).permute(0, 3, 1, 2).float()
-        return pixels.sub_(self._mean).div_(self._spread)
+        return pixels.sub_(self._mean).div_(self._std)
 
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> dict[str, Any]:  # noqa: ARG002
-        """Turn (classes,) probabilities into the likeliest class, and the five likeliest.
+        """Turn (classes,) probabilities into the most likely class, and the five most likely.
 
-        Drawn weights give some classes nearly the same score, so that another backend or batch size
-        may rank them otherwise; the likeliest leads by far and is what the golden request expects.
+        With random weights some scores are nearly equal, so their order may depend on the backend and the
+        batch size. The highest score leads by far: the golden request expects only its class.
         """
         scores, classes = row.topk(TOP_K)
         return {

@@ -1,1 +1,1 @@
-"""TorchServe as Google's samples for custom containers set it up."""
+"""TorchServe in the configuration of Google's samples for custom containers."""

@@ -1,4 +1,4 @@
-"""Start TorchServe as the samples do, with the task of an archive of ours, until it is ended."""
+"""Run TorchServe as Google's samples do, with the task of one of our archives, until it is stopped."""
 
 import argparse
 import json
@@ -22,39 +22,41 @@ grpc_inference_port={grpc}
 grpc_management_port={grpc_management}
 service_envelope=json
 """
-"""The samples' own: addresses and the envelope. Only the ports differ, to run beside the rest."""
+"""The samples' addresses and envelope; the ports differ, because other servers run at the same time."""
 
 
 def main() -> None:
-    """Parse the command line, pack the archive and run TorchServe."""
+    """Parse the options, write the archive and run TorchServe."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stock", description=__doc__)
-    parser.add_argument("--archive", type=Path, required=True)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--archive", type=Path, required=True, help="a .mar of ours")
+    parser.add_argument("--port", type=int, required=True, help="of the inference API")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="stock-") as scratch:
-        folder = Path(scratch)
-        _pack(args.archive, folder / "stock.mar")
+    with tempfile.TemporaryDirectory(prefix="stock-") as temporary:
+        folder = Path(temporary)
+        _write_archive(args.archive, folder / "stock.mar")
         ports = {name: find_free_port() for name in re.findall(r"{(\w+)}", CONFIG)}
         (folder / "config.properties").write_text(CONFIG.format(**ports | {"port": args.port}))
-        home = Path(java.find().executable).resolve().parent.parent
+        java_home = Path(java.find().executable).resolve().parent.parent
         options = (
             "--start --foreground --ts-config config.properties --models stock=stock.mar "
             "--model-store . --disable-token-auth --no-config-snapshots"
         )
-        words = [str(Path(sys.executable).with_name("torchserve")), *options.split()]
-        subprocess.run(words, cwd=folder, env=os.environ | {"JAVA_HOME": str(home)}, check=False)
+        command = [str(Path(sys.executable).with_name("torchserve")), *options.split()]
+        subprocess.run(
+            command, cwd=folder, env=os.environ | {"JAVA_HOME": str(java_home)}, check=False
+        )
 
 
-def _pack(archive: Path, target: Path) -> None:
-    """Write an archive with the same contents and the samples' handler."""
-    with zipfile.ZipFile(archive) as ours, zipfile.ZipFile(target, "w") as packed:
-        for name in ours.namelist():
+def _write_archive(archive: Path, target: Path) -> None:
+    """Write an archive with the same content and the handler of this folder."""
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as mar:
+        for name in source.namelist():
             if name not in (MANIFEST, "vertex_handler.py"):
-                packed.writestr(name, ours.read(name))
-        manifest = json.loads(ours.read(MANIFEST))
+                mar.writestr(name, source.read(name))
+        manifest = json.loads(source.read(MANIFEST))
         manifest["model"] |= {"modelName": "stock", "handler": HANDLER.name}
-        packed.writestr(MANIFEST, json.dumps(manifest))
-        packed.write(HANDLER, HANDLER.name)
+        mar.writestr(MANIFEST, json.dumps(manifest))
+        mar.write(HANDLER, HANDLER.name)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A handler as the samples have it: preprocess, inference, postprocess, behind the JSON envelope.
+"""A handler like that of the samples: preprocess, inference, postprocess, with the JSON envelope.
 
-The task and the engine are those of our own archive; what differs is the server.
+The task and its backend are those of our archive, so that only the servers differ.
 """
 
 import base64
@@ -11,15 +11,15 @@ import torch
 
 
 class StockHandler:
-    """Answers the instances of one request."""
+    """Predicts the instances of one request."""
 
     def initialize(self, context: Any) -> None:
-        from model.task import load  # noqa: PLC0415  the archive's
+        from model.task import load  # noqa: PLC0415  from the archive
 
         self.task = load(Path(context.system_properties["model_dir"]), torch.device("cpu"))
 
     def handle(self, data: list[bytes], _context: Any) -> list[Any]:
-        # The envelope has decoded the base64; the task takes a request's own words.
+        # The envelope has decoded the base64; the task expects the JSON of a request.
         instances = [{"b64": base64.b64encode(picture).decode()} for picture in data]
         tensors = torch.stack([self.task.preprocess(instance) for instance in instances])
         with torch.inference_mode():
