@@ -1,1 +1,1 @@
-"""The programs of the image: what configures, starts, watches and drains nginx and TorchServe."""
+"""The entrypoint of the image: configures, starts, supervises and stops nginx and TorchServe."""

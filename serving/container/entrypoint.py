@@ -34,8 +34,8 @@ DEFAULT_MODEL_STORE = "/opt/model-store"
 TORCHSERVE_JARS = Path("/opt/torchserve")
 """TorchServe's Java, and Netty's native library: Java would unpack it in /tmp, which may be noexec."""
 SHUTDOWN_DELAY_S = 5
-"""After SIGTERM health is 503, but predictions are accepted for this long: load balancers need
-time to notice."""
+"""After SIGTERM, health is 503 but predictions are accepted for this long: load balancers need
+time to react."""
 DRAIN_TIMEOUT_S = 15
 """How long the requests in flight may take after that."""
 TORCHSERVE_STOP_TIMEOUT_S = 3
@@ -63,21 +63,21 @@ def run(log: Log) -> None:
         telemetry = TelemetryProcess(config, log) if config.has_telemetry else None
         store = folder / "store"
         path = store / artifact.MODEL_NAME if config.storage_uri else baked.path
-        settings = _torchserve_settings(path, folder, config, telemetry.port if telemetry else None)
-        log.info(f"model={settings.model_name} {config}")
+        server_config = _server_config(path, folder, config, telemetry.port if telemetry else None)
+        log.info(f"model={server_config.model_name} {config}")
 
         # nginx comes first: Vertex AI expects an open port within 40 s, and 503 until ready.
-        nginx = Nginx(config, settings, folder / "torchserve.sock", log)
+        nginx = Nginx(config, server_config, folder / "torchserve.sock", log)
         served = _fetch_model(config, baked, store, log)
-        settings = artifact.with_layout(settings, served)
+        server_config = artifact.with_layout(server_config, served)
         if telemetry:
-            telemetry.start(settings, manifest.read_manifest(served.path).version)
-        log.info(f"Starting TorchServe: {settings.summary}")
-        server = Server(settings, java.find(), log.forward)
+            telemetry.start(server_config, manifest.read_manifest(served.path).version)
+        log.info(f"Starting TorchServe: {server_config.summary}")
+        server = Server(server_config, java.find(), log.forward)
         Supervisor(
             nginx=nginx,
             server=server,
-            probe=probe.create_probe(settings, served.golden_request),
+            probe=probe.create_probe(server_config, served.golden_request),
             log=log,
             telemetry=telemetry,
         ).run()
@@ -89,14 +89,7 @@ def run(log: Log) -> None:
             time.sleep(SHUTDOWN_DELAY_S)
     finally:
         _ignore_signals()
-        if nginx:
-            nginx.stop(DRAIN_TIMEOUT_S)
-        if telemetry:
-            telemetry.terminate()
-        if server:
-            server.stop(TORCHSERVE_STOP_TIMEOUT_S)
-        if telemetry:
-            telemetry.stop(TELEMETRY_STOP_TIMEOUT_S)
+        _stop(nginx, server, telemetry)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -107,11 +100,11 @@ def _create_run_folder() -> Path:
         raise StartupError(f"no writable folder: {error}; mount one with --tmpfs /tmp") from error
 
 
-def _torchserve_settings(
+def _server_config(
     path: Path, folder: Path, config: Config, telemetry_port: int | None
 ) -> TorchServeConfig:
     memory = resources.memory_limit()
-    settings = TorchServeConfig(
+    server_config = TorchServeConfig(
         archive=path,
         run_dir=folder,
         layout=choose_layout(resources.cores(), memory),
@@ -124,13 +117,13 @@ def _torchserve_settings(
         telemetry_port=telemetry_port,
         patched=config.torchserve_patches,
     )
-    if settings.max_requests_in_heap(config.max_request_bytes) < 1:
+    if server_config.max_requests_in_heap(config.max_request_bytes) < 1:
         raise StartupError(
             f"MAX_REQUEST_BYTES={config.max_request_bytes}: too large for Java's heap of "
-            f"{settings.heap_bytes} bytes (a quarter of the container's memory), which must hold three "
+            f"{server_config.heap_bytes} bytes (a quarter of the container's memory), which must hold three "
             "copies of a request; lower it or raise the memory"
         )
-    return settings
+    return server_config
 
 
 def _fetch_model(config: Config, baked: Artifact, store: Path, log: Log) -> Artifact:
@@ -149,6 +142,18 @@ def _fetch_model(config: Config, baked: Artifact, store: Path, log: Log) -> Arti
         kind = "a stock archive without a golden request; health follows TorchServe's workers"
     log.info(f"{uri}: {kind}")
     return served
+
+
+def _stop(nginx: Nginx | None, server: Server | None, telemetry: TelemetryProcess | None) -> None:
+    """Finish the requests in flight, then stop the processes that have started."""
+    if nginx:
+        nginx.stop(DRAIN_TIMEOUT_S)
+    if telemetry:
+        telemetry.terminate()
+    if server:
+        server.stop(TORCHSERVE_STOP_TIMEOUT_S)
+    if telemetry:
+        telemetry.stop(TELEMETRY_STOP_TIMEOUT_S)
 
 
 def _request_shutdown(number: int, _frame: FrameType | None) -> None:

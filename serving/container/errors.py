@@ -1,4 +1,4 @@
-"""The container's errors. Each text is the container's last log line."""
+"""The errors that end the container. Its last log line has their text."""
 
 from serving.errors import ServingError
 
@@ -12,4 +12,4 @@ class ConfigError(ContainerError):
 
 
 class StartupError(ContainerError):
-    """The container cannot start, or cannot go on serving."""
+    """The container cannot start or cannot continue to serve."""

@@ -25,10 +25,10 @@ SEVERITY = {"debug": "DEBUG", "info": "INFO", "notice": "INFO", "warn": "WARNING
 ERROR_LINE = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(\w+)\] \d+#\d+: (.*)")
 
 
-def build_config(config: Config, settings: TorchServeConfig, socket: Path) -> str:
+def build_config(config: Config, server_config: TorchServeConfig, socket: Path) -> str:
     """Return nginx.conf; `socket` is TorchServe's."""
     values = {
-        "RUN": settings.run_dir,
+        "RUN": server_config.run_dir,
         "SOCKET": socket,
         "CONNECTIONS": min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         "PORT": config.port,
@@ -36,12 +36,12 @@ def build_config(config: Config, settings: TorchServeConfig, socket: Path) -> st
         "HEALTH_ROUTE": config.health_route,
         "PREDICT_ROUTE": "/*" if config.any_route else config.predict_route,
         "PREDICT_LOCATION": '~ "^/."' if config.any_route else f'= "{config.predict_route}"',
-        "MODEL": settings.model_name,
+        "MODEL": server_config.model_name,
         "MAX_REQUEST_BYTES": config.max_request_bytes,
-        "MAX_REQUESTS": settings.max_queued_requests * 3 // 4,
-        "MAX_LARGE_REQUESTS": settings.max_requests_in_heap(config.max_request_bytes),
-        "MAX_MEDIUM_REQUESTS": settings.max_requests_in_heap(1_000_000),
-        "TIMEOUT_S": settings.response_timeout_s + 5,
+        "MAX_REQUESTS": server_config.max_queued_requests * 3 // 4,
+        "MAX_LARGE_REQUESTS": server_config.max_requests_in_heap(config.max_request_bytes),
+        "MAX_MEDIUM_REQUESTS": server_config.max_requests_in_heap(1_000_000),
+        "TIMEOUT_S": server_config.response_timeout_s + 5,
         "LOG_ALL": int(config.log_all_requests),
         "LOG_FORMAT": config.log_format,
         "MIN_RANK": SEVERITIES.index(config.log_level),
@@ -50,8 +50,8 @@ def build_config(config: Config, settings: TorchServeConfig, socket: Path) -> st
         "TRACE_PREFIX": config.trace_prefix,
         # A request without a trace gets its own ID as the trace's, if traces are exported.
         "DEFAULT_TRACE_ID": "$request_id" if config.otlp else "",
-        "EVENT_LOG": _event_log(settings.telemetry_port),
-        "SENT_TIME": "$msec" if settings.telemetry_port else "",
+        "EVENT_LOG": _event_log(server_config.telemetry_port),
+        "SENT_TIME": "$msec" if server_config.telemetry_port else "",
         "METRICS_PORT": config.metrics_port or "",
     }
     text = TEMPLATE.read_text()
@@ -80,12 +80,14 @@ def _redact(text: str) -> str:
 class Nginx:
     """A running nginx. It answers 503 until `set_ready` is called."""
 
-    def __init__(self, config: Config, settings: TorchServeConfig, socket: Path, log: Log) -> None:
+    def __init__(
+        self, config: Config, server_config: TorchServeConfig, socket: Path, log: Log
+    ) -> None:
         """Start nginx; its error log is written to `log`."""
-        file = settings.run_dir / "nginx.conf"
-        file.write_text(build_config(config, settings, socket))
-        self._ready = settings.run_dir / "ready"
-        self._draining = settings.run_dir / "draining"
+        file = server_config.run_dir / "nginx.conf"
+        file.write_text(build_config(config, server_config, socket))
+        self._ready = server_config.run_dir / "ready"
+        self._draining = server_config.run_dir / "draining"
         self._log = log
         self.process = subprocess.Popen(
             ["nginx", "-e", "stderr", "-c", str(file)],

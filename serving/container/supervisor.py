@@ -13,7 +13,7 @@ from serving.logs import Log
 from serving.torchserve import Server
 
 MAX_WORKER_FAILURES = 3
-"""The container ends after this many workers failed in a row."""
+"""The container ends if this many workers fail in a row."""
 STARTUP_TIMEOUT_S = 1200
 """How long a model may take until its first healthy probe."""
 UNRESPONSIVE_TIMEOUT_S = 120
@@ -41,9 +41,9 @@ class Supervisor:
         timeout_s, failed_probes = STARTUP_TIMEOUT_S, 0
         while True:
             self._check_processes()
-            answer = self.probe(PROBE_TIMEOUT_S)
+            result = self.probe(PROBE_TIMEOUT_S)
             now = time.monotonic()
-            if answer.healthy:
+            if result.healthy:
                 if not self.nginx.is_ready:
                     self.log.info(f"ready after {now - unready_since:.1f} s")
                     self.nginx.set_ready()
@@ -54,7 +54,7 @@ class Supervisor:
                 if failed_probes > MAX_FAILED_PROBES and self.nginx.is_ready:
                     self.nginx.set_unavailable()
                     unready_since = now
-                    self.log.info(f"not ready: {answer.detail}")
+                    self.log.info(f"not ready: {result.detail}")
                 self._check_model(now - healthy_at, timeout_s)
             self._wait(PROBE_INTERVAL_S if self.nginx.is_ready else 0.25)
 

@@ -35,10 +35,10 @@ class TelemetryProcess:
         port: int = self._socket.getsockname()[1]
         return port
 
-    def start(self, settings: TorchServeConfig, version: str) -> None:
+    def start(self, server_config: TorchServeConfig, version: str) -> None:
         """Start the process, before any worker; `version` is the archive's."""
-        self._settings, self._version = settings, version
-        self._start(settings.layout.workers)
+        self._server_config, self._version = server_config, version
+        self._start(server_config.layout.workers)
 
     def supervise(self) -> None:
         """Log the end of the process; restart it after the delay."""
@@ -59,7 +59,7 @@ class TelemetryProcess:
 
     def _start(self, workers_to_start: int) -> None:
         labels = dict(self._config.labels)
-        model = {"model": self._settings.model_name, "version": self._version} | labels
+        model = {"model": self._server_config.model_name, "version": self._version} | labels
         log = {
             "as_text": self._config.log_format == "text",
             "level": self._config.log_level,
@@ -70,7 +70,7 @@ class TelemetryProcess:
             [
                 *(sys.executable, "-m", "serving.telemetry"),
                 f"--socket={fd}",
-                f"--run={self._settings.run_dir}",
+                f"--run={self._server_config.run_dir}",
                 f"--model={json.dumps(model)}",
                 f"--workers={workers_to_start}",
                 f"--log={json.dumps(log)}",
