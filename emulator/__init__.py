@@ -1,4 +1,4 @@
-"""Google's control plane, stood in for, so that the real gcloud and the real SDK can be driven offline.
+"""An emulator of Google's control plane, to run the real gcloud and the real SDK without an account.
 
-It knows nothing of deploy/: they meet over HTTP alone. README.md says what it proves and what not.
+It imports nothing of deploy/ and meets it over HTTP only. README.md describes what it proves and its limits.
 """

@@ -1,4 +1,4 @@
-"""Stand in for Google's control plane on this machine, until Ctrl-C."""
+"""Run an emulator of Google's control plane on this machine, until Ctrl-C."""
 
 import argparse
 import logging
@@ -8,43 +8,55 @@ import sys
 import threading
 
 from emulator.config import EmulatorConfig
-from emulator.stack import MissingProgramError, running
+from emulator.errors import EmulatorError
+from emulator.stack import running
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the options of `python -m emulator`; print a warning for a deprecated one."""
+    parser = argparse.ArgumentParser(prog="python -m emulator", description=__doc__)
+    add = parser.add_argument
+    add("--port", type=int, default=0, help="port of the control plane (default: a free one)")
+    add("--project", default="emulator", help="project ID in the printed variables (%(default)s)")
+    docker = os.environ.get("DOCKER", "docker")
+    add("--docker", default=docker, help="Docker client, name or path (%(default)s)")
+    timeout = "seconds that a deployed model may take to become healthy (%(default)s)"
+    seconds = EmulatorConfig.ready_timeout_s
+    add("--ready-timeout", type=float, default=seconds, metavar="S", help=timeout)
+    add("--patience", type=float, help=argparse.SUPPRESS)  # the name in version 0.1
+    add("--cpus", type=int, default=EmulatorConfig.cpu_quota, help="quota of cores (%(default)s)")
+    quota = EmulatorConfig.accelerator_quota
+    accelerators = "quota of each accelerator type (%(default)s)"
+    add("--accelerators", type=int, default=quota, help=accelerators)
+    args = parser.parse_args()
+    if args.patience is not None:
+        print("--patience is deprecated: use --ready-timeout", file=sys.stderr)
+        args.ready_timeout = args.patience
+    return args
 
 
 def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m emulator", description=__doc__)
-    add = parser.add_argument
-    add("--port", type=int, default=0, help="of the control plane (default: a free one)")
-    add("--project", default="rehearsal", help="in the printed variables (%(default)s)")
-    add("--docker", default=os.environ.get("DOCKER", "docker"), help="the client (%(default)s)")
-    patience = "how long a model may take to get healthy (%(default)s)"
-    add(
-        "--patience", type=float, default=EmulatorConfig.ready_timeout_s, metavar="S", help=patience
-    )
-    add("--cpus", type=int, default=EmulatorConfig.cpus, help="the quota of cores (%(default)s)")
-    accelerators = "the quota of each accelerator (%(default)s)"
-    add("--accelerators", type=int, default=EmulatorConfig.accelerators, help=accelerators)
-    args = parser.parse_args()
+    """Run the emulator until SIGINT or SIGTERM."""
+    args = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = EmulatorConfig(
         docker=args.docker,
-        ready_timeout_s=args.patience,
-        cpus=args.cpus,
-        accelerators=args.accelerators,
+        ready_timeout_s=args.ready_timeout,
+        cpu_quota=args.cpus,
+        accelerator_quota=args.accelerators,
     )
-    over = threading.Event()
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, lambda *_: over.set())
+    stopped = threading.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stopped.set())
     try:
-        with running(config, port=args.port) as stage:
+        with running(config, port=args.port) as stack:
             print("\nIn another terminal:\n")
-            for name, value in stage.environment(args.project).items():
+            for name, value in stack.environment(args.project).items():
                 print(f"  export {name}={value}")
-            print("\nCtrl-C ends it, and every container that it started.", flush=True)
-            over.wait()
-    except MissingProgramError as error:
-        sys.exit(f"rehearsal: {error}")
+            print("\nCtrl-C stops the emulator and every container that it started.", flush=True)
+            stopped.wait()
+    except EmulatorError as error:
+        sys.exit(f"emulator: {error}")
 
 
 if __name__ == "__main__":

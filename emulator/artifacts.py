@@ -1,4 +1,4 @@
-"""Buckets, as Vertex AI uses them: on the storage emulator, with Google's own client."""
+"""Objects in Cloud Storage, read and written as Vertex AI does: Google's client on the storage emulator."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,24 +11,24 @@ from google.cloud.storage import Client
 from emulator.config import EmulatorConfig
 from emulator.errors import ApiError, failed_precondition, invalid_argument
 
-COPIES = "vertex-copies"
+COPIES_BUCKET = "vertex-copies"
 
 
 @contextlib.contextmanager
 def storage_client(config: EmulatorConfig) -> Iterator[Client]:
-    """Give a client; it is closed afterwards, as the emulator hears one connection at a time."""
-    options = {"api_endpoint": config.storage}
-    made = Client("rehearsal", AnonymousCredentials(), client_options=options)
+    """Yield a client and close it: the storage emulator handles one connection at a time."""
+    options = {"api_endpoint": config.storage_url}
+    client = Client("emulator", AnonymousCredentials(), client_options=options)
     try:
-        yield made
+        yield client
     except GoogleAPIError as error:
         raise failed_precondition(f"Cloud Storage: {error}") from error
     finally:
-        made.close()
+        client.close()
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Return a gs:// URI's bucket and path; raise Refused."""
+    """Return the bucket and the path of a gs:// URI; raise ApiError."""
     bucket, _, path = uri.removeprefix("gs://").partition("/")
     if not uri.startswith("gs://") or not bucket:
         raise invalid_argument(f"{uri} is not a Cloud Storage URI (gs://BUCKET/PATH).")
@@ -36,28 +36,28 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def copy_artifacts(config: EmulatorConfig, model: v1.Model) -> str:
-    """Copy a model's artifacts into a bucket of Google's own; return the folder's URI, or ""."""
+    """Copy a model's artifacts into a bucket of Vertex AI; return the folder's URI, or ""."""
     if not model.artifact_uri:
         return ""
     bucket, path = split_uri(model.artifact_uri.rstrip("/") + "/")
     folder = f"{model.name}/{model.version_id}/"
     with storage_client(config) as storage:
         try:
-            target = storage.get_bucket(COPIES)
+            target = storage.get_bucket(COPIES_BUCKET)
         except NotFound:
-            target = storage.create_bucket(COPIES)
-        found = list(storage.list_blobs(bucket, prefix=path))
-        if not found:
+            target = storage.create_bucket(COPIES_BUCKET)
+        blobs = list(storage.list_blobs(bucket, prefix=path))
+        if not blobs:
             raise ApiError("NOT_FOUND", f"There is nothing under {model.artifact_uri}.")
-        for blob in found:
+        for blob in blobs:
             target.blob(folder + blob.name.removeprefix(path)).upload_from_string(
                 blob.download_as_bytes()
             )
-    return f"gs://{COPIES}/{folder}"
+    return f"gs://{COPIES_BUCKET}/{folder}"
 
 
 def read_objects(config: EmulatorConfig, uris: list[str]) -> list[bytes]:
-    """Return the contents of objects; a * at a URI's end stands for the rest of a name."""
+    """Return the contents of objects. A URI that ends in * matches every object with that prefix."""
     contents = []
     with storage_client(config) as storage:
         for uri in uris:

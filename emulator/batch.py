@@ -1,4 +1,4 @@
-"""Batch prediction: JSON lines from a bucket through a container of the model, and back into a bucket."""
+"""Batch prediction: JSON lines from a bucket, through a container of the model, into a bucket."""
 
 import json
 import threading
@@ -8,24 +8,25 @@ from google.cloud import aiplatform_v1 as v1
 
 from emulator import artifacts, containers
 from emulator.errors import invalid_argument, unimplemented
-from emulator.jobs import Jobs, stop_if
+from emulator.jobs import JobType, raise_if_cancelled
 from emulator.state import State, canonical_name, find_model
 
 TIMEOUT_S = 60
+"""How long the container may take for one request."""
 
 
 def create(state: State, request: v1.CreateBatchPredictionJobRequest) -> v1.BatchPredictionJob:
-    """Begin a job; a client asks for its state."""
+    """Start a job."""
     job = v1.BatchPredictionJob(request.batch_prediction_job)
     model = find_model(state, job.model)
     if "dedicated_resources" not in job:
         raise invalid_argument("Models of custom containers need dedicated_resources.")
     formats = (job.input_config.instances_format, job.output_config.predictions_format)
     if formats != ("jsonl", "jsonl"):
-        raise unimplemented("the rehearsal reads and writes jsonl only")
+        raise unimplemented("the emulator supports the format jsonl only")
     job.name = f"{canonical_name(request.parent)}/batchPredictionJobs/{state.next_id()}"
     job.model, job.model_version_id = f"{model.name}@{model.version_id}", model.version_id
-    return JOBS.begin(state, job, lambda cancelled: _run(state, job, model, cancelled))
+    return JOBS.start(state, job, lambda cancelled: _run(state, job, model, cancelled))
 
 
 def _run(
@@ -40,29 +41,30 @@ def _run(
     deployed = v1.DeployedModel(
         id="0", dedicated_resources=v1.DedicatedResources(machine_spec=machine)
     )
-    storage = artifacts.copy_artifacts(state.config, model)
-    env = containers.container_env(v1.Endpoint(name=job.name), deployed, model, storage)
+    artifacts_uri = artifacts.copy_artifacts(state.config, model)
+    env = containers.container_env(v1.Endpoint(name=job.name), deployed, model, artifacts_uri)
     replica = containers.Replica(state.config, model, env, machine)
-    good: list[str] = []
-    bad: list[str] = []
+    predictions: list[str] = []
+    errors: list[str] = []
     try:
         replica.start(cancelled)
         size = job.manual_batch_tuning_parameters.batch_size or 64
         for first in range(0, len(instances), size):
-            stop_if(cancelled)
-            well, lines = _predict(replica, job, instances[first : first + size])
-            (good if well else bad).extend(lines)
+            raise_if_cancelled(cancelled)
+            succeeded, lines = _predict(replica, job, instances[first : first + size])
+            (predictions if succeeded else errors).extend(lines)
     finally:
         replica.stop()
-    job.completion_stats.successful_count, job.completion_stats.failed_count = len(good), len(bad)
-    where = job.output_config.gcs_destination.output_uri_prefix.rstrip("/")
-    folder = f"{where}/prediction-{model.display_name}-{job.name.rsplit('/', 1)[-1]}"
+    job.completion_stats.successful_count = len(predictions)
+    job.completion_stats.failed_count = len(errors)
+    prefix = job.output_config.gcs_destination.output_uri_prefix.rstrip("/")
+    folder = f"{prefix}/prediction-{model.display_name}-{job.name.rsplit('/', 1)[-1]}"
     files = {
-        "prediction.results-00000-of-00001": good,
-        "prediction.errors_stats-00000-of-00001": bad,
+        "prediction.results-00000-of-00001": predictions,
+        "prediction.errors_stats-00000-of-00001": errors,
     }
-    for name, written in files.items():
-        text = "".join(f"{line}\n" for line in written)
+    for name, lines in files.items():
+        text = "".join(f"{line}\n" for line in lines)
         artifacts.write_object(state.config, f"{folder}/{name}", text.encode())
     job.output_info.gcs_output_directory = folder
 
@@ -70,19 +72,24 @@ def _run(
 def _predict(
     replica: containers.Replica, job: v1.BatchPredictionJob, instances: list[Any]
 ) -> tuple[bool, list[str]]:
-    """Send one batch; return whether it was answered, and a line for each of its instances."""
+    """Send one batch; return whether it succeeded, and one line of JSON per instance."""
     body: dict[str, Any] = {"instances": instances}
     if job.model_parameters:
         body["parameters"] = v1.BatchPredictionJob.to_dict(job)["model_parameters"]
     response = replica.predict(json.dumps(body).encode(), "application/json", TIMEOUT_S)
-    well, answer = response.status_code == 200, response.json()
-    key, each = (
-        ("prediction", answer["predictions"]) if well else ("error", [answer] * len(instances))
-    )
-    pairs = zip(instances, each, strict=True)
-    return well, [json.dumps({"instance": instance, key: value}) for instance, value in pairs]
+    succeeded, content = response.status_code == 200, response.json()
+    key = "prediction" if succeeded else "error"
+    results = content["predictions"] if succeeded else [content] * len(instances)
+    pairs = zip(instances, results, strict=True)
+    return succeeded, [
+        json.dumps({"instance": instance, key: result}) for instance, result in pairs
+    ]
 
 
-LISTING = v1.ListBatchPredictionJobsResponse
-JOBS = Jobs("BatchPredictionJob", lambda state: state.batch_jobs, LISTING, v1.JobState)
+JOBS = JobType(
+    "BatchPredictionJob",
+    lambda state: state.batch_jobs,
+    v1.ListBatchPredictionJobsResponse,
+    v1.JobState,
+)
 METHODS = {"CreateBatchPredictionJob": create, **JOBS.methods()}

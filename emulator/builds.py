@@ -1,4 +1,4 @@
-"""Cloud Build: a build's steps, run in order with this machine's own engine."""
+"""Cloud Build: the steps of a build, run in order by the local Docker engine."""
 
 import io
 import logging
@@ -13,34 +13,34 @@ from pathlib import Path
 from google.cloud.devtools import cloudbuild_v1 as cb
 from google.longrunning import operations_pb2
 
-from contract.docker import Container, DockerError
+from contract.docker import DockerError
 from emulator import artifacts, containers, operations
 from emulator.errors import ApiError, invalid_argument
-from emulator.resources import listed
-from emulator.state import State, canonical_name, now, project_number
+from emulator.resources import list_response
+from emulator.state import FailedStep, State, canonical_name, now, project_number
 
 Build, Status = cb.Build, cb.Build.Status
 VARIABLE = re.compile(r"\$(?:\$|([A-Z_][A-Z0-9_]*)\b|\{([A-Z_][A-Z0-9_]*)\})")
-OF_TRIGGERS = (
+TRIGGER_SUBSTITUTIONS = (
     "REPO_NAME REPO_FULL_NAME BRANCH_NAME TAG_NAME REF_NAME TRIGGER_NAME COMMIT_SHA REVISION_ID SHORT_SHA "
     "SERVICE_ACCOUNT_EMAIL SERVICE_ACCOUNT"
 )
-"""Built-in substitutions that are empty in a build that no trigger began."""
+"""Built-in substitutions that are empty in a build without a trigger."""
 INVALID = "invalid value for 'build.substitutions'"
 SOCKET = "/var/run/docker.sock"
-log = logging.getLogger("rehearsal")
+log = logging.getLogger("emulator")
 
 
 def create(state: State, request: cb.CreateBuildRequest) -> operations_pb2.Operation:
-    """Begin a build; raise Refused where its substitutions do not match its steps."""
+    """Start a build; raise ApiError if its steps do not match its substitutions."""
     build = cb.Build(request.build)
     for name, value in state.config.substitutions.items():
         if name in build.substitutions:
             build.substitutions[name] = value
-    where = request.parent or f"projects/{request.project_id}/locations/global"
-    build.project_id = where.split("/")[1]
-    build.id = str(uuid.uuid4())
-    build.name = f"projects/{project_number(build.project_id)}/locations/{where.rsplit('/', 1)[-1]}/builds/{build.id}"
+    parent = request.parent or f"projects/{request.project_id}/locations/global"
+    build.project_id, build.id = parent.split("/")[1], str(uuid.uuid4())
+    location = f"projects/{project_number(build.project_id)}/locations/{parent.rsplit('/', 1)[-1]}"
+    build.name = f"{location}/builds/{build.id}"
     build.create_time, build.status = now(), Status.QUEUED
     build.log_url = (
         f"https://console.cloud.google.com/cloud-build/builds/{build.id}?project={build.project_id}"
@@ -51,103 +51,105 @@ def create(state: State, request: cb.CreateBuildRequest) -> operations_pb2.Opera
     state.builds[build.name] = build
     metadata = cb.BuildOperationMetadata(build=build)
     work = partial(_run, state, build, expanded)
-    return operations.start(state, canonical_name(where), "CreateBuild", work, metadata)
+    return operations.start(state, canonical_name(parent), "CreateBuild", work, metadata)
 
 
 def get(state: State, request: cb.GetBuildRequest) -> cb.Build:
     """Return a build."""
-    wanted = (request.name or request.id).rsplit("/", 1)[-1]
+    build_id = (request.name or request.id).rsplit("/", 1)[-1]
     for name, build in state.builds.items():
-        if name.endswith(f"/{wanted}"):
+        if name.endswith(f"/{build_id}"):
             return build
-    raise ApiError("NOT_FOUND", f"Build not found: {wanted}")
+    raise ApiError("NOT_FOUND", f"Build not found: {build_id}")
 
 
-def list_(state: State, request: cb.ListBuildsRequest) -> cb.ListBuildsResponse:
-    """Return a project's builds, the newest first."""
-    # gcloud asks for status="WORKING" OR status="QUEUED"; page reads no OR.
-    wanted = set(re.findall(r'status="([A-Z_]+)"', request.filter))
+def list_builds(state: State, request: cb.ListBuildsRequest) -> cb.ListBuildsResponse:
+    """Return the builds of a project, newest first."""
+    # gcloud sends status="WORKING" OR status="QUEUED"; resources.paginate supports no OR.
+    statuses = set(re.findall(r'status="([A-Z_]+)"', request.filter))
     parent = canonical_name(request.parent or f"projects/{request.project_id}/locations/global")
     builds = [
-        each
-        for each in reversed(list(state.builds.values()))
-        if canonical_name(each.name).startswith(f"{parent}/")
-        and (not wanted or each.status.name in wanted)
+        build
+        for build in reversed(list(state.builds.values()))
+        if canonical_name(build.name).startswith(f"{parent}/")
+        and (not statuses or build.status.name in statuses)
     ]
     pages = cb.ListBuildsRequest(page_size=request.page_size, page_token=request.page_token)
-    return listed(cb.ListBuildsResponse, builds, pages)
+    return list_response(cb.ListBuildsResponse, builds, pages)
 
 
 def expand_substitutions(build: cb.Build) -> cb.Build:
-    """Return a build with its substitutions put in; raise Refused as Cloud Build does."""
-    given = dict(build.substitutions)
-    known = {
+    """Return a copy of a build with its substitutions replaced; raise Cloud Build's ApiError."""
+    own = dict(build.substitutions)
+    builtin = {
         "PROJECT_ID": build.project_id,
         "PROJECT_NUMBER": project_number(build.project_id),
         "BUILD_ID": build.id,
         "LOCATION": build.name.split("/")[3],
     }
-    known |= dict.fromkeys(OF_TRIGGERS.split(), "")
+    builtin |= dict.fromkeys(TRIGGER_SUBSTITUTIONS.split(), "")
     used: set[str] = set()
     loose = build.options.substitution_option == cb.BuildOptions.SubstitutionOption.ALLOW_LOOSE
 
-    def put(text: str, values: dict[str, str]) -> str:
-        def one(match: re.Match[str]) -> str:
+    def expand(text: str, values: dict[str, str]) -> str:
+        def replace(match: re.Match[str]) -> str:
             name = match[1] or match[2]
             if name is None:
                 return "$"
             used.add(name)
             if name not in values and not loose:
-                kind = (
+                expected = (
                     "matched in the substitution data"
                     if name[0] == "_"
                     else "a valid built-in substitution"
                 )
-                raise invalid_argument(f'{INVALID}: key in the template "{name}" is not {kind}')
+                raise invalid_argument(f'{INVALID}: key in the template "{name}" is not {expected}')
             return values.get(name, "")
 
-        return VARIABLE.sub(one, text)
+        return VARIABLE.sub(replace, text)
 
     if build.options.dynamic_substitutions:
-        for _ in given:  # a value may name another, and that one a third
-            given = {key: put(value, known | given) for key, value in given.items()}
-    values = known | given
-    done = cb.Build(build)
-    for step in done.steps:
-        # Cloud Build does not look into scripts.
+        for _ in own:  # a value may name another one, which may name a third
+            own = {name: expand(value, builtin | own) for name, value in own.items()}
+    values = builtin | own
+    expanded = cb.Build(build)
+    for step in expanded.steps:
+        # Cloud Build does not replace substitutions in scripts.
         step.name, step.entrypoint, step.dir_ = (
-            put(text, values) for text in (step.name, step.entrypoint, step.dir_)
+            expand(text, values) for text in (step.name, step.entrypoint, step.dir_)
         )
-        step.args = [put(text, values) for text in step.args]
-        step.env = [put(text, values) for text in step.env]
-    done.images = [put(text, values) for text in build.images]
-    done.tags = [put(text, values) for text in build.tags]
-    done.options.env = [put(text, values) for text in build.options.env]
-    done.service_account = put(build.service_account, values)
-    done.logs_bucket = put(build.logs_bucket, values)
-    if (unused := set(given) - used) and not loose:
-        where = f'key "{sorted(unused)[0]}" in the substitution data'
-        raise invalid_argument(f"{INVALID}: {where} is not matched in the template")
-    done.substitutions = given
-    return done
+        step.args = [expand(text, values) for text in step.args]
+        step.env = [expand(text, values) for text in step.env]
+    expanded.images = [expand(text, values) for text in build.images]
+    expanded.tags = [expand(text, values) for text in build.tags]
+    expanded.options.env = [expand(text, values) for text in build.options.env]
+    expanded.service_account = expand(build.service_account, values)
+    expanded.logs_bucket = expand(build.logs_bucket, values)
+    if (unused := set(own) - used) and not loose:
+        key = f'key "{sorted(unused)[0]}" in the substitution data'
+        raise invalid_argument(f"{INVALID}: {key} is not matched in the template")
+    expanded.substitutions = own
+    return expanded
 
 
 def _run(state: State, build: cb.Build, expanded: cb.Build, _: operations.Operation) -> cb.Build:
     build.status, build.start_time = Status.WORKING, now()
-    until = time.monotonic() + (expanded.timeout.total_seconds() if "timeout" in expanded else 3600)
+    timeout_s = expanded.timeout.total_seconds() if "timeout" in expanded else 3600
+    deadline = time.monotonic() + timeout_s
     build.status_detail = ""
     try:
         with tempfile.TemporaryDirectory(prefix="build-", ignore_cleanup_errors=True) as folder:
             workspace = Path(folder, "workspace")
             workspace.mkdir()
-            _unpack(state, expanded, workspace)
+            _unpack_source(state, expanded, workspace)
             for index, step in enumerate(expanded.steps):
                 build.steps[index].status = Status.WORKING
-                ok = _run_step(state, step, expanded, workspace, max(until - time.monotonic(), 0.1))
-                build.steps[index].status = Status.SUCCESS if ok else Status.FAILURE
-                if not ok:
-                    late = time.monotonic() > until
-                    build.status = Status.TIMEOUT if late else Status.FAILURE
+                left_s = max(deadline - time.monotonic(), 0.1)
+                succeeded = _run_step(state, step, expanded, workspace, left_s)
+                build.steps[index].status = Status.SUCCESS if succeeded else Status.FAILURE
+                if not succeeded:
+                    timed_out = time.monotonic() > deadline
+                    build.status = Status.TIMEOUT if timed_out else Status.FAILURE
                     build.status_detail = f'build step {index} "{step.name}" failed'
                     break
             else:
@@ -164,29 +166,27 @@ def _run(state: State, build: cb.Build, expanded: cb.Build, _: operations.Operat
     return build
 
 
-def _unpack(state: State, build: cb.Build, workspace: Path) -> None:
+def _unpack_source(state: State, build: cb.Build, workspace: Path) -> None:
     source = build.source.storage_source
     if source.bucket:
-        content = artifacts.read_objects(state.config, [f"gs://{source.bucket}/{source.object_}"])[
-            0
-        ]
+        uri = f"gs://{source.bucket}/{source.object_}"
+        (content,) = artifacts.read_objects(state.config, [uri])
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(workspace, filter="data")
 
 
 def _run_step(
-    state: State, step: cb.BuildStep, build: cb.Build, workspace: Path, left_s: float
+    state: State, step: cb.BuildStep, build: cb.Build, workspace: Path, timeout_s: float
 ) -> bool:
-    """Run one step as its container; return whether it succeeded."""
-    title, command = step.id or step.name, list(step.args)
-    image = containers.local_image(state.config, step.name)
+    """Run one step in its container, log its output, and return whether it succeeded."""
+    name, command = step.id or step.name, list(step.args)
     options = [
         "--network=host",
         f"--label={containers.LABEL}",
         f"--volume={workspace}:/workspace",
         f"--volume={SOCKET}:{SOCKET}",
         f"--workdir={Path('/workspace') / step.dir_}",
-        *(f"--env={each}" for each in (*build.options.env, *step.env, *state.step_env)),
+        *(f"--env={variable}" for variable in (*build.options.env, *step.env, *state.step_env)),
     ]
     if step.script:
         script = workspace.with_name(f"{workspace.name}.script")
@@ -196,21 +196,35 @@ def _run_step(
         options += [f"--volume={script}:/builder/script:ro", "--entrypoint=/builder/script"]
     elif step.entrypoint:
         options.append(f"--entrypoint={step.entrypoint}")
-    log.info("build step %s: %s %s", title, step.entrypoint, " ".join(command)[:200])
-    container: Container | None = None
+    log.info("build step %s: %s %s", name, step.entrypoint, " ".join(command)[:200])
+    if "timeout" in step:
+        timeout_s = min(timeout_s, step.timeout.total_seconds())
+    succeeded, output = _run_container(
+        state, containers.local_image(state.config, step.name), options, command, timeout_s
+    )
+    for line in output.splitlines():
+        log.info("  | %s", line)
+    if not succeeded:
+        state.failed_steps.append(FailedStep(name, output))
+    return succeeded
+
+
+def _run_container(
+    state: State, image: str, options: list[str], command: list[str], timeout_s: float
+) -> tuple[bool, str]:
+    """Run a container to its end; return whether it succeeded, and its output or Docker's error."""
+    docker = state.config.engine
     try:
-        limit_s = min(left_s, step.timeout.total_seconds() if "timeout" in step else left_s)
-        container = state.config.engine.start(image, *options, command=command)
-        code = state.config.engine("wait", container.name, timeout_s=limit_s)
-        for line in container.logs().splitlines():
-            log.info("  | %s", line)
+        container = docker.start(image, *options, command=command)
     except DockerError as error:
-        log.info("build step %s: %s", title, error)
-        return False
+        return False, str(error)
+    try:
+        exit_code = docker("wait", container.name, timeout_s=timeout_s)
+        return exit_code == "0", container.logs()
+    except DockerError as error:
+        return False, f"{container.logs()}\n{error}"
     finally:
-        if container:
-            container.remove()
-    return code == "0"
+        container.remove()
 
 
 def _push(state: State, image: str) -> cb.BuiltImage:
@@ -220,10 +234,10 @@ def _push(state: State, image: str) -> cb.BuiltImage:
     return cb.BuiltImage(name=image, digest=digests.split()[0].partition("@")[2])
 
 
-def service_account(
+def get_service_account(
     _: State, request: cb.GetDefaultServiceAccountRequest
 ) -> cb.DefaultServiceAccount:
-    """Return what builds run as."""
+    """Return the service account that builds use by default."""
     project = project_number(request.name.split("/")[1])
     return cb.DefaultServiceAccount(
         name=request.name, service_account_email=f"{project}-compute@developer.gserviceaccount.com"
@@ -231,8 +245,8 @@ def service_account(
 
 
 METHODS = {
-    "GetDefaultServiceAccount": service_account,
+    "GetDefaultServiceAccount": get_service_account,
     "CreateBuild": create,
     "GetBuild": get,
-    "ListBuilds": list_,
+    "ListBuilds": list_builds,
 }

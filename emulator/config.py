@@ -1,4 +1,4 @@
-"""Configuration of the emulator: quotas, limits, timeouts and the programs it uses."""
+"""The emulator's configuration: quotas, limits, timeouts, and the addresses of the programs beside it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,31 +8,34 @@ from contract.docker import Docker
 
 @dataclass(frozen=True, kw_only=True)
 class EmulatorConfig:
-    """How strict this Google is; the defaults are the documented ones but for the patience."""
+    """How strict the emulator is. The defaults are Google's documented ones, except ready_timeout_s."""
 
     docker: str = "docker"
-    storage: str = ""
-    """URL of the storage emulator, as clients on this machine and containers reach it."""
+    """Name or path of the Docker client."""
+    storage_url: str = ""
+    """URL of the storage emulator, reachable from this machine and from containers."""
     registry: str = ""
-    """host:port of the registry that stands for Artifact Registry."""
+    """host:port of the registry that holds Artifact Registry's images."""
     images: Mapping[str, str] = field(default_factory=dict)
-    """Names that mean an image on this machine: name → ID."""
+    """Image name → ID of a local image to use for it."""
     substitutions: Mapping[str, str] = field(default_factory=dict)
-    """Values that Cloud Build takes in place of a build's own, if it has them."""
+    """Substitutions that override those of a build, if the build has them."""
     ready_timeout_s: float = 180
-    """How long a model may take to get healthy. Google waits some 20 minutes."""
-    cpus: int = 42
+    """How long a deployed model may take to become healthy. Google waits about 20 minutes."""
+    cpu_quota: int = 42
     """The quota custom_model_serving_cpus."""
-    accelerators: int = 0
-    """The quota of each kind of accelerator; a new project has none."""
+    accelerator_quota: int = 0
+    """The quota of each accelerator type; 0 in a new project."""
     max_shared_bytes: int = 1_572_864
+    """Maximum size of a request, and of a response, at a shared endpoint."""
     max_dedicated_bytes: int = 10 * 2**20
     shared_timeout_s: float = 60
+    """How long a prediction at a shared endpoint may take."""
     dedicated_timeout_s: float = 600
     probe_interval_s: float = 10
-    """How often the container of a deployed model is probed."""
+    """Interval between health probes of a deployed model's container."""
 
     @property
     def engine(self) -> Docker:
-        """The engine that runs containers."""
+        """The client of the Docker engine that runs the containers."""
         return Docker(self.docker)

@@ -1,4 +1,4 @@
-"""What is refused, in Google's words and shape."""
+"""The emulator's errors. ApiError has the codes, messages and JSON of Google's APIs."""
 
 from typing import Any
 
@@ -9,8 +9,12 @@ from grpc import StatusCode
 _GRPC = {status.value[0]: status for status in StatusCode}
 
 
-class ApiError(Exception):
-    """A request that is answered by an error, or an operation that ends in one."""
+class EmulatorError(Exception):
+    """Base class of the emulator's errors."""
+
+
+class ApiError(EmulatorError):
+    """The error with which a request is answered, or with which an operation ends."""
 
     def __init__(
         self, status: str, message: str, details: list[dict[str, Any]] | None = None
@@ -21,50 +25,50 @@ class ApiError(Exception):
         self.code: int = code_pb2.Code.Value(status)
 
     @property
-    def http(self) -> int:
-        """The HTTP status that Google's clients read as this code."""
+    def http_status(self) -> int:
+        """The HTTP status that Google's clients map to this code."""
         return int(exception_class_for_grpc_status(_GRPC[self.code]).code or 500)
 
-    def body(self) -> dict[str, Any]:
-        """Return what goes over HTTP."""
-        error = {"code": self.http, "message": self.message, "status": self.status}
+    def to_json(self) -> dict[str, Any]:
+        """Return the body of the HTTP response."""
+        error = {"code": self.http_status, "message": self.message, "status": self.status}
         return {"error": error | ({"details": self.details} if self.details else {})}
 
 
 def invalid_argument(message: str) -> ApiError:
-    """Return INVALID_ARGUMENT, for a request that no state of the resources makes right."""
+    """Return INVALID_ARGUMENT: the request is wrong whatever the state of the resources."""
     return ApiError("INVALID_ARGUMENT", message)
 
 
 def failed_precondition(message: str) -> ApiError:
-    """Return FAILED_PRECONDITION, for a request that another state of the resources makes right."""
+    """Return FAILED_PRECONDITION: the request is wrong for the current state of the resources."""
     return ApiError("FAILED_PRECONDITION", message)
 
 
 def unimplemented(message: str) -> ApiError:
-    """Return UNIMPLEMENTED, for what Google does and the rehearsal does not."""
+    """Return UNIMPLEMENTED: Google supports the request, the emulator does not."""
     return ApiError("UNIMPLEMENTED", message)
 
 
-def not_found(what: str, name: str) -> ApiError:
-    """Return what Google says of a resource that is not there."""
-    return ApiError("NOT_FOUND", f"{what} `{name}` not found.")
+def not_found(resource_type: str, name: str) -> ApiError:
+    """Return Google's error for a resource that does not exist."""
+    return ApiError("NOT_FOUND", f"{resource_type} `{name}` not found.")
 
 
 def permission_denied(permission: str, resource: str) -> ApiError:
-    """Return what Google says to somebody whose roles do not reach."""
-    where = f"//aiplatform.googleapis.com/{resource}"
-    message = f"Permission '{permission}' denied on resource '{where}' (or it may not exist)."
+    """Return Google's error for a caller without a permission on a resource."""
+    uri = f"//aiplatform.googleapis.com/{resource}"
+    message = f"Permission '{permission}' denied on resource '{uri}' (or it may not exist)."
     metadata = {"permission": permission, "resource": resource}
     return _forbidden(message, "IAM_PERMISSION_DENIED", "aiplatform.googleapis.com", metadata)
 
 
 def service_disabled(service: str, project: str) -> ApiError:
-    """Return what Google says where an API was never enabled."""
-    where = f"https://console.developers.google.com/apis/api/{service}/overview?project={project}"
+    """Return Google's error for an API that is not enabled in a project."""
+    url = f"https://console.developers.google.com/apis/api/{service}/overview?project={project}"
     message = (
         f"{service} has not been used in project {project} before or it is disabled. "
-        f"Enable it by visiting {where} then retry."
+        f"Enable it by visiting {url} then retry."
     )
     metadata = {"service": service, "consumer": f"projects/{project}"}
     return _forbidden(message, "SERVICE_DISABLED", "googleapis.com", metadata)

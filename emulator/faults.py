@@ -1,4 +1,4 @@
-"""Failures on demand: what Google refuses, breaks and drops, for as many requests as were asked for."""
+"""Fault injection: errors that a test orders for the next requests to a method."""
 
 import threading
 from dataclasses import dataclass, field
@@ -11,42 +11,42 @@ KINDS = ("denied", "disabled", "refused", "failing", "cut")
 
 @dataclass
 class Fault:
-    """One kind of failure, of one method of Google's."""
+    """One kind of error for one method; README.md describes the kinds."""
 
     kind: str
     rpc: str
-    """Such as DeployModel; GetOperation for polling."""
+    """Name of the method, such as DeployModel; GetOperation for polling; * for any."""
     times: int = 1
-    """How often it strikes; -1: every time."""
+    """Number of requests that fail; -1: all of them."""
     detail: str = ""
     """denied: the permission; disabled: the API; refused and failing: STATUS message."""
 
 
 @dataclass
 class Faults:
-    """The failures that are still to come."""
+    """The injected faults, in order."""
 
     pending: list[Fault] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, wanted: dict[str, Any]) -> None:
-        """Order a failure; raise Refused where it is none."""
+    def add(self, content: dict[str, Any]) -> None:
+        """Add a fault, given its fields; raise ApiError if they are invalid."""
         try:
-            fault = Fault(**wanted)
+            fault = Fault(**content)
         except TypeError as error:
             raise invalid_argument(str(error)) from None
         if fault.kind not in KINDS:
-            raise invalid_argument(f"kind is one of {', '.join(KINDS)}")
+            raise invalid_argument(f"kind: expected one of {', '.join(KINDS)}, got {fault.kind!r}")
         with self.lock:
             self.pending.append(fault)
 
     def clear(self) -> None:
-        """Let everything work again."""
+        """Remove all faults."""
         with self.lock:
             self.pending.clear()
 
     def take(self, rpc: str, *kinds: str) -> Fault | None:
-        """Return the fault that is due for a method, if any, and count it."""
+        """Return the first fault of these kinds for a method, if any, and count it down."""
         with self.lock:
             for fault in self.pending:
                 if fault.kind in kinds and fault.rpc in (rpc, "*") and fault.times:
@@ -56,7 +56,7 @@ class Faults:
 
 
 def to_error(fault: Fault, resource: str) -> ApiError:
-    """Return the error that a fault of kind denied, disabled, refused or failing means."""
+    """Return the error for a fault of kind denied, disabled, refused or failing."""
     if fault.kind == "denied":
         return permission_denied(fault.detail, resource)
     if fault.kind == "disabled":

@@ -1,4 +1,4 @@
-"""Jobs: each runs in the background, may be cancelled, and is deleted once it is over."""
+"""Jobs: they run in the background, can be cancelled, and can be deleted once they have ended."""
 
 import threading
 from collections.abc import Callable
@@ -10,28 +10,32 @@ from google.rpc import status_pb2
 
 from emulator import operations
 from emulator.errors import ApiError, failed_precondition
-from emulator.resources import Kind, Method
+from emulator.resources import Method, ResourceType
 from emulator.state import State, now
 
 
-class Jobs(Kind):
-    """One kind of job."""
+class JobType(ResourceType):
+    """A resource type whose resources are jobs."""
 
     def __init__(
-        self, name: str, kept: Callable[[State], dict[str, Any]], listing: Any, states: Any
+        self,
+        name: str,
+        collection: Callable[[State], dict[str, Any]],
+        list_response_type: Any,
+        states: Any,
     ) -> None:
-        """`states` is the enum of its states: JobState or PipelineState."""
-        super().__init__(name, kept, listing)
-        self._states = {state.name.partition("_STATE_")[2]: state for state in states}
+        """`states` is the enum of the job's states: JobState or PipelineState."""
+        super().__init__(name, collection, list_response_type)
+        self._states = {member.name.partition("_STATE_")[2]: member for member in states}
         self._cancelled: dict[str, threading.Event] = {}
 
-    def begin(self, state: State, job: Any, work: Callable[[threading.Event], None]) -> Any:
-        """Keep a job under its name and run it; return it as it is at its beginning.
+    def start(self, state: State, job: Any, work: Callable[[threading.Event], None]) -> Any:
+        """Store a job under its name, run it in the background, and return a copy in its first state.
 
-        It succeeds unless `work` raises Refused; `work` raises CANCELLED once its event is set.
+        The job succeeds unless `work` raises ApiError. `work` must raise CANCELLED once its event is set.
         """
         job.state, job.create_time = self._states["PENDING"], now()
-        self.kept(state)[job.name] = job
+        self.collection(state)[job.name] = job
         cancelled = self._cancelled[job.name] = threading.Event()
 
         def run(_: operations.Operation) -> Empty:
@@ -51,15 +55,15 @@ class Jobs(Kind):
         return type(job)(job)
 
     def cancel(self, state: State, request: Any) -> Empty:
-        """Ask a job to end."""
+        """Request that a job ends."""
         self._cancelled[self.get(state, request).name].set()
         return Empty()
 
     def delete(self, state: State, request: Any) -> Operation:
-        """Delete a job that is over."""
+        """Delete a job that has ended."""
         job = self.get(state, request)
         if job.state in (self._states["PENDING"], self._states["RUNNING"]):
-            raise failed_precondition(f"{job.name} is not over: cancel it first.")
+            raise failed_precondition(f"{job.name} has not ended: cancel it first.")
         return super().delete(state, request)
 
     def methods(self) -> dict[str, Method]:
@@ -67,7 +71,7 @@ class Jobs(Kind):
         return {**super().methods(), f"Cancel{self.name}": self.cancel}
 
 
-def stop_if(cancelled: threading.Event) -> None:
-    """Raise Refused once a job was cancelled."""
+def raise_if_cancelled(cancelled: threading.Event) -> None:
+    """Raise ApiError CANCELLED if a job was cancelled."""
     if cancelled.is_set():
         raise ApiError("CANCELLED", "The job was cancelled.")

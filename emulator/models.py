@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from emulator import containers, operations
 from emulator.errors import ApiError, failed_precondition, invalid_argument, unimplemented
-from emulator.resources import listed, under
+from emulator.resources import Method, children, list_response
 from emulator.state import State, canonical_name, find_deployments, find_model, now
 
 LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}")
@@ -18,15 +18,13 @@ ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]")
 
 
 def upload(state: State, request: v1.UploadModelRequest) -> Operation:
-    """Begin a new model, or a new version of `parent_model`."""
+    """Start to add a model, or a version of `parent_model`."""
     model = v1.Model(request.model)
     if "container_spec" not in model:
-        raise unimplemented(
-            "the rehearsal serves custom containers only: container_spec is missing"
-        )
+        raise unimplemented("the emulator serves custom containers only: container_spec is missing")
     _check_aliases(model.version_aliases)
     check_labels(model.labels)
-    name = _target(state, request)
+    name = _target_name(state, request)
 
     def work(_: operations.Operation) -> v1.UploadModelResponse:
         containers.pull_image(state.config, model.container_spec.image_uri)
@@ -34,75 +32,58 @@ def upload(state: State, request: v1.UploadModelRequest) -> Operation:
         model.supported_deployment_resources_types = [resources]
         model.supported_input_storage_formats = ["jsonl"]
         model.supported_output_storage_formats = ["jsonl"]
-        _add(state, name, model)
+        _add_version(state, name, model)
         return v1.UploadModelResponse(model=name, model_version_id=model.version_id)
 
     return operations.start(state, name, "UploadModel", work)
 
 
-def _target(state: State, request: v1.UploadModelRequest) -> str:
-    """Return the name of the model that gets a first or a new version; raise Refused."""
-    if request.parent_model:
-        return str(find_model(state, request.parent_model).name)
-    if request.model_id and not ID.fullmatch(request.model_id):
-        raise invalid_argument(f"Invalid model_id {request.model_id}: expected {ID.pattern}")
-    name = f"{canonical_name(request.parent)}/models/{request.model_id or state.next_id()}"
-    if name in state.models:
-        raise ApiError("ALREADY_EXISTS", f"Model {name} already exists.")
-    return name
-
-
-def _check_aliases(aliases: Iterable[str]) -> None:
-    for alias in aliases:
-        if not ALIAS.fullmatch(alias):
-            raise invalid_argument(f"Invalid version alias {alias}: expected {ALIAS.pattern}")
-
-
 def get(state: State, request: v1.GetModelRequest) -> v1.Model:
-    """Return a version: the default one unless NAME@VERSION or NAME@ALIAS says which."""
-    return _seen(state, find_model(state, request.name))
+    """Return the version in NAME@VERSION or NAME@ALIAS, or the default version of NAME."""
+    return _with_deployments(state, find_model(state, request.name))
 
 
-def list_(state: State, request: v1.ListModelsRequest) -> v1.ListModelsResponse:
+def list_models(state: State, request: v1.ListModelsRequest) -> v1.ListModelsResponse:
     """Return the default version of every model."""
-    names = [next(iter(versions.values())).name for versions in under(state.models, request.parent)]
-    found = [_seen(state, find_model(state, name)) for name in names]
-    return listed(v1.ListModelsResponse, found, request)
+    models = children(state.models, request.parent)
+    names = [next(iter(versions.values())).name for versions in models]
+    defaults = [_with_deployments(state, find_model(state, name)) for name in names]
+    return list_response(v1.ListModelsResponse, defaults, request)
 
 
 def list_versions(
     state: State, request: v1.ListModelVersionsRequest
 ) -> v1.ListModelVersionsResponse:
-    """Return every version of one model."""
+    """Return every version of a model."""
     versions = state.models[find_model(state, request.name).name].values()
-    found = [_seen(state, version) for version in versions]
-    return listed(v1.ListModelVersionsResponse, found, request)
+    items = [_with_deployments(state, version) for version in versions]
+    return list_response(v1.ListModelVersionsResponse, items, request)
 
 
 def merge_aliases(state: State, request: v1.MergeVersionAliasesRequest) -> v1.Model:
-    """Give aliases to a version, taking them from the one that had them; "-alias" takes one away."""
+    """Move aliases to a version; "-alias" removes one."""
     with state.lock:
         model = find_model(state, request.name)
         _check_aliases(alias.removeprefix("-") for alias in request.version_aliases)
-        gone = {alias[1:] for alias in request.version_aliases if alias.startswith("-")}
-        if "default" in gone:
+        removed = {alias[1:] for alias in request.version_aliases if alias.startswith("-")}
+        if "default" in removed:
             raise invalid_argument(
-                "The default alias cannot be removed, only given to another version."
+                "The default alias cannot be removed, only moved to another version."
             )
-        model.version_aliases = [alias for alias in model.version_aliases if alias not in gone]
-        given = [alias for alias in request.version_aliases if not alias.startswith("-")]
-        _move(state.models[model.name], model, given)
-        return _seen(state, model)
+        model.version_aliases = [a for a in model.version_aliases if a not in removed]
+        added = [alias for alias in request.version_aliases if not alias.startswith("-")]
+        _move_aliases(state.models[model.name], model, added)
+        return _with_deployments(state, model)
 
 
 def delete(state: State, request: v1.DeleteModelRequest) -> Operation:
-    """Delete a model with all its versions, unless one of them is deployed."""
+    """Start to delete a model with all its versions, unless one of them is deployed."""
     model = find_model(state, request.name)
-    _refuse_deployed(find_deployments(state, model.name), model.name)
+    _check_not_deployed(find_deployments(state, model.name), model.name)
 
     def work(_: operations.Operation) -> Empty:
         with state.lock:
-            _refuse_deployed(find_deployments(state, model.name), model.name)
+            _check_not_deployed(find_deployments(state, model.name), model.name)
             state.models.pop(model.name, None)
         return Empty()
 
@@ -110,16 +91,17 @@ def delete(state: State, request: v1.DeleteModelRequest) -> Operation:
 
 
 def delete_version(state: State, request: v1.DeleteModelVersionRequest) -> Operation:
-    """Delete one version, unless it is deployed or the default of several."""
+    """Start to delete a version, unless it is deployed or the default of several."""
     model = find_model(state, request.name)
     if "@" not in request.name:
         raise invalid_argument("A version is needed: NAME@VERSION")
-    _refuse_deployed(find_deployments(state, model.name, model.version_id), request.name)
+    _check_not_deployed(find_deployments(state, model.name, model.version_id), request.name)
     if len(state.models[model.name]) == 1:
         return delete(state, v1.DeleteModelRequest(name=model.name))
     if "default" in model.version_aliases:
-        message = "The default version of a model with several versions cannot be deleted."
-        raise failed_precondition(message)
+        raise failed_precondition(
+            "The default version of a model with several versions cannot be deleted."
+        )
 
     def work(_: operations.Operation) -> Empty:
         state.models[model.name].pop(model.version_id, None)
@@ -128,56 +110,77 @@ def delete_version(state: State, request: v1.DeleteModelVersionRequest) -> Opera
     return operations.start(state, model.name, "DeleteModelVersion", work)
 
 
-def _move(versions: dict[str, v1.Model], model: v1.Model, aliases: list[str]) -> None:
-    for other in versions.values():
-        other.version_aliases = [alias for alias in other.version_aliases if alias not in aliases]
-    model.version_aliases = [*model.version_aliases, *dict.fromkeys(aliases)]
-
-
-def _seen(state: State, model: v1.Model) -> v1.Model:
-    """Return a model as a client sees it: with the places where it is deployed."""
-    shown = v1.Model(model)
-    shown.deployed_models = [
-        v1.DeployedModelRef(endpoint=endpoint, deployed_model_id=number)
-        for endpoint, number in find_deployments(state, model.name, model.version_id)
-    ]
-    return shown
-
-
-def _refuse_deployed(where: list[tuple[str, str]], name: str) -> None:
-    if where:
-        places = ", ".join(f"{endpoint} (deployed model {number})" for endpoint, number in where)
-        raise failed_precondition(
-            f"Model {name} cannot be deleted: it is deployed to {places}. Undeploy it first."
-        )
-
-
-def _add(state: State, bare: str, model: v1.Model) -> None:
-    """Keep a model as the newest version of its name, the default one where it is the first."""
-    with state.lock:
-        versions = state.models.setdefault(bare, {})
-        model.name, model.etag = bare, state.next_id()
-        model.version_id = str(max(map(int, versions), default=0) + 1)
-        model.create_time = model.update_time = now()
-        model.version_create_time = model.version_update_time = now()
-        aliases = [*model.version_aliases, *(["default"] if not versions else [])]
-        model.version_aliases = []
-        versions[model.version_id] = model
-        _move(versions, model, aliases)
-
-
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Raise Refused for a label that Google would not take."""
+    """Raise ApiError for a label that Google rejects."""
     for key, value in labels.items():
         if not LABEL.fullmatch(f"{key}={value}"):
             expected = "lowercase letters, digits, _ and -, 63 at most"
             raise invalid_argument(f"Invalid label {key}={value}: {expected}")
 
 
-METHODS = {
+def _check_aliases(aliases: Iterable[str]) -> None:
+    for alias in aliases:
+        if not ALIAS.fullmatch(alias):
+            raise invalid_argument(f"Invalid version alias {alias}: expected {ALIAS.pattern}")
+
+
+def _check_not_deployed(deployments: list[tuple[str, str]], name: str) -> None:
+    if deployments:
+        places = ", ".join(
+            f"{endpoint} (deployed model {number})" for endpoint, number in deployments
+        )
+        raise failed_precondition(
+            f"Model {name} cannot be deleted: it is deployed to {places}. Undeploy it first."
+        )
+
+
+def _target_name(state: State, request: v1.UploadModelRequest) -> str:
+    """Return the name of the model that gets the uploaded version; raise ApiError."""
+    if request.parent_model:
+        return str(find_model(state, request.parent_model).name)
+    if request.model_id and not ID.fullmatch(request.model_id):
+        raise invalid_argument(f"Invalid model_id {request.model_id}: expected {ID.pattern}")
+    model_id = request.model_id or state.next_id()
+    name = f"{canonical_name(request.parent)}/models/{model_id}"
+    if name in state.models:
+        raise ApiError("ALREADY_EXISTS", f"Model {name} already exists.")
+    return name
+
+
+def _add_version(state: State, name: str, model: v1.Model) -> None:
+    """Add the newest version of a model; the first one becomes the default."""
+    with state.lock:
+        versions = state.models.setdefault(name, {})
+        model.name, model.etag = name, state.next_id()
+        model.version_id = str(max(map(int, versions), default=0) + 1)
+        model.create_time = model.update_time = now()
+        model.version_create_time = model.version_update_time = now()
+        aliases = [*model.version_aliases, *(["default"] if not versions else [])]
+        model.version_aliases = []
+        versions[model.version_id] = model
+        _move_aliases(versions, model, aliases)
+
+
+def _move_aliases(versions: Mapping[str, v1.Model], model: v1.Model, aliases: list[str]) -> None:
+    for other in versions.values():
+        other.version_aliases = [alias for alias in other.version_aliases if alias not in aliases]
+    model.version_aliases = [*model.version_aliases, *dict.fromkeys(aliases)]
+
+
+def _with_deployments(state: State, model: v1.Model) -> v1.Model:
+    """Return a copy of a model with the references to its deployments that clients get."""
+    copy = v1.Model(model)
+    copy.deployed_models = [
+        v1.DeployedModelRef(endpoint=endpoint, deployed_model_id=number)
+        for endpoint, number in find_deployments(state, model.name, model.version_id)
+    ]
+    return copy
+
+
+METHODS: dict[str, Method] = {
     "UploadModel": upload,
     "GetModel": get,
-    "ListModels": list_,
+    "ListModels": list_models,
     "ListModelVersions": list_versions,
     "MergeVersionAliases": merge_aliases,
     "DeleteModel": delete,

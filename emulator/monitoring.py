@@ -1,4 +1,4 @@
-"""Cloud Monitoring's time series of the predictions that were answered here."""
+"""Cloud Monitoring: time series of the predictions that the emulator answered."""
 
 import math
 import re
@@ -7,8 +7,8 @@ import time
 from google.cloud import monitoring_v3 as m3
 
 from emulator.errors import invalid_argument, unimplemented
-from emulator.prediction import PredictionRecord
-from emulator.state import State
+from emulator.resources import Method
+from emulator.state import PredictionRecord, State
 
 ONLINE = "aiplatform.googleapis.com/prediction/online/"
 COUNT, LATENCIES = f"{ONLINE}response_count", f"{ONLINE}prediction_latencies"
@@ -16,43 +16,53 @@ Aligner = m3.Aggregation.Aligner
 
 
 def list_series(state: State, request: m3.ListTimeSeriesRequest) -> m3.ListTimeSeriesResponse:
-    """Return one point a series for the whole interval, of response_count or prediction_latencies."""
-    wanted = dict(re.findall(r'([\w.]+)\s*=\s*"([^"]*)"', request.filter))
-    metric = wanted.get("metric.type", "")
-    begin, end = request.interval.start_time.timestamp(), request.interval.end_time.timestamp()
-    if end <= begin:
+    """Return response_count or prediction_latencies, with one point per series for the interval."""
+    labels = dict(re.findall(r'([\w.]+)\s*=\s*"([^"]*)"', request.filter))
+    metric = labels.get("metric.type", "")
+    start, end = request.interval.start_time.timestamp(), request.interval.end_time.timestamp()
+    if end <= start:
         raise invalid_argument("interval.startTime must be before interval.endTime")
-    rows = [
-        row
-        for row in state.predictions
-        if begin <= row.at <= min(end, time.time())
-        and wanted.get("resource.labels.endpoint_id", row.endpoint) == row.endpoint
-        and wanted.get("metric.labels.deployed_model_id", row.deployed) == row.deployed
+    records = [
+        record
+        for record in state.predictions
+        if start <= record.time_s <= min(end, time.time())
+        and labels.get("resource.labels.endpoint_id", record.endpoint_id) == record.endpoint_id
+        and labels.get("metric.labels.deployed_model_id", record.deployed_model_id)
+        == record.deployed_model_id
     ]
     groups: dict[tuple[str, ...], list[PredictionRecord]] = {}
-    for row in rows:
-        code = [str(row.code)] if metric == COUNT else []
-        groups.setdefault((row.endpoint, row.deployed, *code), []).append(row)
+    for record in records:
+        code = [str(record.status_code)] if metric == COUNT else []
+        key = (record.endpoint_id, record.deployed_model_id, *code)
+        groups.setdefault(key, []).append(record)
     return m3.ListTimeSeriesResponse(
-        time_series=[_series(metric, request, key, rows) for key, rows in groups.items()]
+        time_series=[_series(metric, request, key, group) for key, group in groups.items()]
     )
+
+
+def percentile(values: list[float], percent: int) -> float:
+    """Return the smallest of the values that at least `percent` of them do not exceed."""
+    return sorted(values)[max(math.ceil(len(values) * percent / 100) - 1, 0)]
 
 
 def _series(
     metric: str,
     request: m3.ListTimeSeriesRequest,
     key: tuple[str, ...],
-    rows: list[PredictionRecord],
+    records: list[PredictionRecord],
 ) -> m3.TimeSeries:
     labels = dict(zip(("deployed_model_id", "response_code"), key[1:], strict=False))
     aligner = request.aggregation.per_series_aligner
     if metric == COUNT and aligner == Aligner.ALIGN_DELTA:
-        value = m3.TypedValue(int64_value=len(rows))
+        value = m3.TypedValue(int64_value=len(records))
     elif metric == LATENCIES and "PERCENTILE" in aligner.name:
-        ms = [row.ms for row in rows]
-        value = m3.TypedValue(double_value=percentile(ms, int(aligner.name.rsplit("_", 1)[1])))
+        latencies_ms = [record.latency_ms for record in records]
+        percent = int(aligner.name.rsplit("_", 1)[1])
+        value = m3.TypedValue(double_value=percentile(latencies_ms, percent))
     else:
-        raise unimplemented(f"the rehearsal does not keep {metric or 'that'} with {aligner.name}")
+        raise unimplemented(
+            f"the emulator does not support the metric {metric!r} with the aligner {aligner.name}"
+        )
     return m3.TimeSeries(
         metric={"type": metric, "labels": labels},
         resource={"type": "aiplatform.googleapis.com/Endpoint", "labels": {"endpoint_id": key[0]}},
@@ -60,9 +70,4 @@ def _series(
     )
 
 
-def percentile(values: list[float], percent: int) -> float:
-    """Return the smallest value that `percent` of the values do not exceed."""
-    return sorted(values)[max(math.ceil(len(values) * percent / 100) - 1, 0)]
-
-
-METHODS = {"ListTimeSeries": list_series}
+METHODS: dict[str, Method] = {"ListTimeSeries": list_series}

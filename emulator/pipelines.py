@@ -1,6 +1,6 @@
-"""Pipeline jobs and their schedules: held to Google's types, and to what the pipeline itself declares.
+"""Vertex AI Pipelines: jobs and schedules, validated against Google's types and the pipeline's own declarations.
 
-No step is run, and no clock: a job goes through its states and its tasks through theirs.
+No step is run and no schedule is triggered: a job and its tasks only pass through their states.
 """
 
 import graphlib
@@ -15,39 +15,40 @@ from google.protobuf.json_format import MessageToDict
 from emulator import artifacts
 from emulator.errors import ApiError, failed_precondition, invalid_argument, unimplemented
 from emulator.faults import to_error
-from emulator.jobs import Jobs, stop_if
-from emulator.resources import Kind
+from emulator.jobs import JobType, raise_if_cancelled
+from emulator.resources import Method, ResourceType
 from emulator.state import State, canonical_name, now
 
 Task = v1.PipelineTaskDetail.State
-IDENTITY = re.compile("[a-z][-a-z0-9]{0,127}")
+JOB_ID = re.compile("[a-z][-a-z0-9]{0,127}")
 CRON = re.compile(
     r"((CRON_)?TZ=[A-Za-z_]+(/[A-Za-z_+\-0-9]+)* )?[\d*/,\-A-Za-z]+( [\d*/,\-A-Za-z]+){4}"
 )
-KINDS = {"NUMBER_INTEGER": float, "NUMBER_DOUBLE": float, "STRING": str, "BOOLEAN": bool}
+PARAMETER_TYPES = {"NUMBER_INTEGER": float, "NUMBER_DOUBLE": float, "STRING": str, "BOOLEAN": bool}
 TASK_S = 0.05
+"""Duration of a task."""
 
 
 def create(state: State, request: v1.CreatePipelineJobRequest) -> v1.PipelineJob:
-    """Begin a job; raise Refused where it is not one."""
+    """Start a job; raise ApiError if it is invalid."""
     job = v1.PipelineJob(request.pipeline_job)
     _check(state, job)
-    identity = request.pipeline_job_id or f"job-{state.next_id()}"
-    if not IDENTITY.fullmatch(identity):
-        raise invalid_argument(f"pipeline_job_id: {identity} does not match {IDENTITY.pattern}")
-    job.name = f"{canonical_name(request.parent)}/pipelineJobs/{identity}"
+    job_id = request.pipeline_job_id or f"job-{state.next_id()}"
+    if not JOB_ID.fullmatch(job_id):
+        raise invalid_argument(f"pipeline_job_id: {job_id} does not match {JOB_ID.pattern}")
+    job.name = f"{canonical_name(request.parent)}/pipelineJobs/{job_id}"
     if job.name in state.pipeline_jobs:
         raise ApiError("ALREADY_EXISTS", f"The PipelineJob {job.name} already exists.")
-    return JOBS.begin(state, job, lambda cancelled: _run(state, job, cancelled))
+    return JOBS.start(state, job, lambda cancelled: _run(state, job, cancelled))
 
 
 def create_schedule(state: State, request: v1.CreateScheduleRequest) -> v1.Schedule:
-    """Keep a schedule; raise Refused where its clock or its job is none."""
+    """Create a schedule; raise ApiError if its cron expression or its job is invalid."""
     schedule = v1.Schedule(request.schedule)
     if not CRON.fullmatch(schedule.cron):
         raise invalid_argument(f"Invalid cron schedule: {schedule.cron!r}")
     if "create_pipeline_job_request" not in schedule:
-        raise unimplemented("the rehearsal schedules pipeline jobs alone")
+        raise unimplemented("the emulator supports schedules of pipeline jobs only")
     _check(state, schedule.create_pipeline_job_request.pipeline_job)
     schedule.name = f"{canonical_name(request.parent)}/schedules/{state.next_id()}"
     schedule.state, schedule.create_time = v1.Schedule.State.ACTIVE, now()
@@ -56,7 +57,7 @@ def create_schedule(state: State, request: v1.CreateScheduleRequest) -> v1.Sched
 
 
 def _check(state: State, job: v1.PipelineJob) -> None:
-    """Raise Refused where a pipeline names what it does not have, or is given what it does not take."""
+    """Raise ApiError if a job's spec has dangling references, or its parameters or bucket are wrong."""
     spec = MessageToDict(v1.PipelineJob.pb(job))["pipelineSpec"]
     if not spec.get("pipelineInfo", {}).get("name") or "root" not in spec:
         raise invalid_argument("pipeline_spec: pipelineInfo.name and root are required.")
@@ -65,12 +66,14 @@ def _check(state: State, job: v1.PipelineJob) -> None:
     for name, task in _tasks(spec).items():
         component = components.get(task["componentRef"]["name"])
         if component is None:
-            raise invalid_argument(f"pipeline_spec: task {name} is of no component.")
+            raise invalid_argument(f"pipeline_spec: the component of task {name} does not exist.")
         executor = executors.get(component.get("executorLabel"), {})
         if not executor.get("container", {}).get("image"):
             raise invalid_argument(f"pipeline_spec: task {name} has no container image.")
-        if strangers := set(task.get("dependentTasks", ())) - set(_tasks(spec)):
-            raise invalid_argument(f"pipeline_spec: task {name} waits for {strangers}.")
+        if unknown := set(task.get("dependentTasks", ())) - set(_tasks(spec)):
+            raise invalid_argument(
+                f"pipeline_spec: task {name} depends on unknown tasks: {unknown}."
+            )
     declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     _check_parameters(declared, job.runtime_config)
     bucket, _ = artifacts.split_uri(job.runtime_config.gcs_output_directory)
@@ -80,46 +83,41 @@ def _check(state: State, job: v1.PipelineJob) -> None:
 
 
 def _check_parameters(declared: dict[str, Any], config: v1.PipelineJob.RuntimeConfig) -> None:
-    given = MessageToDict(v1.PipelineJob.RuntimeConfig.pb(config)).get("parameterValues", {})
-    for name, value in given.items():
+    values = MessageToDict(v1.PipelineJob.RuntimeConfig.pb(config)).get("parameterValues", {})
+    for name, value in values.items():
         if name not in declared:
-            raise invalid_argument(f"runtime_config: {name} is no input of the pipeline.")
-        wanted = KINDS.get(declared[name]["parameterType"])
-        if wanted and (
-            not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)
+            raise invalid_argument(f"runtime_config: {name} is not an input of the pipeline.")
+        type_name = declared[name]["parameterType"]
+        expected = PARAMETER_TYPES.get(type_name)
+        if expected and (
+            not isinstance(value, expected) or isinstance(value, bool) != (expected is bool)
         ):
-            kind = declared[name]["parameterType"]
-            raise invalid_argument(f"runtime_config: {name} is {value!r}, not a {kind}.")
+            raise invalid_argument(f"runtime_config: {name} is {value!r}, not a {type_name}.")
     for name, definition in declared.items():
-        if (
-            name not in given
-            and "defaultValue" not in definition
-            and not definition.get("isOptional")
-        ):
-            raise invalid_argument(f"runtime_config: the input {name} is not given.")
+        optional = "defaultValue" in definition or definition.get("isOptional")
+        if name not in values and not optional:
+            raise invalid_argument(f"runtime_config: the input {name} is missing.")
 
 
 def _tasks(spec: dict[str, Any]) -> dict[str, Any]:
     return dict(spec["root"].get("dag", {}).get("tasks", {}))
 
 
-def _in_order(spec: dict[str, Any]) -> list[str]:
-    """Return the tasks, each after those that it waits for; raise Refused for a circle."""
-    tasks = _tasks(spec)
-    before = {name: task.get("dependentTasks", ()) for name, task in tasks.items()}
+def _sort_tasks(spec: dict[str, Any]) -> list[str]:
+    """Return the tasks, each after those that it depends on; raise ApiError for a cycle."""
+    dependencies = {name: task.get("dependentTasks", ()) for name, task in _tasks(spec).items()}
     try:
-        return list(graphlib.TopologicalSorter(before).static_order())
+        return list(graphlib.TopologicalSorter(dependencies).static_order())
     except graphlib.CycleError as error:
-        raise invalid_argument(f"pipeline_spec: {error.args[1]} wait for each other.") from None
+        raise invalid_argument(f"pipeline_spec: {error.args[1]} depend on each other.") from None
 
 
 def _run(state: State, job: v1.PipelineJob, cancelled: threading.Event) -> None:
-    """Let a job's tasks go by; a fault of the method RunPipelineJob lets the first of them fail."""
+    """Set the states of a job's tasks in turn. A fault of the method RunPipelineJob fails the first task."""
     fault = state.faults.take("RunPipelineJob", "failing")
-    for name in _in_order(MessageToDict(v1.PipelineJob.pb(job))["pipelineSpec"]):
-        stop_if(cancelled)
-        number = int(state.next_id())
-        job.job_detail.task_details.append({"task_name": name, "task_id": number})
+    for name in _sort_tasks(MessageToDict(v1.PipelineJob.pb(job))["pipelineSpec"]):
+        raise_if_cancelled(cancelled)
+        job.job_detail.task_details.append({"task_name": name, "task_id": int(state.next_id())})
         task = job.job_detail.task_details[-1]
         task.state = Task.RUNNING
         time.sleep(TASK_S)
@@ -128,11 +126,14 @@ def _run(state: State, job: v1.PipelineJob, cancelled: threading.Event) -> None:
             raise to_error(fault, job.name)
 
 
-JOBS = Jobs(
-    "PipelineJob", lambda state: state.pipeline_jobs, v1.ListPipelineJobsResponse, v1.PipelineState
+JOBS = JobType(
+    "PipelineJob",
+    lambda state: state.pipeline_jobs,
+    v1.ListPipelineJobsResponse,
+    v1.PipelineState,
 )
-SCHEDULES = Kind("Schedule", lambda state: state.schedules, v1.ListSchedulesResponse)
-METHODS = {
+SCHEDULES = ResourceType("Schedule", lambda state: state.schedules, v1.ListSchedulesResponse)
+METHODS: dict[str, Method] = {
     "CreatePipelineJob": create,
     "CreateSchedule": create_schedule,
     **JOBS.methods(),

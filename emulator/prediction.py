@@ -1,119 +1,120 @@
-"""Predictions: through the traffic split to a replica, within Google's limits."""
+"""Predictions: routed by the traffic split to a replica, within Google's limits."""
 
 import json
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import requests
 from google.cloud import aiplatform_v1 as v1
 
-from emulator import endpoints
-from emulator.containers import ReplicaPool
+from emulator.endpoints import ENDPOINTS
 from emulator.errors import ApiError, failed_precondition, invalid_argument
-from emulator.state import State
+from emulator.state import PredictionRecord, State
 
 STATUSES = (
     "INVALID_ARGUMENT UNAUTHENTICATED PERMISSION_DENIED NOT_FOUND ABORTED RESOURCE_EXHAUSTED CANCELLED "
     "UNIMPLEMENTED UNAVAILABLE DEADLINE_EXCEEDED"
 )
-"""What Google calls a container's HTTP status, where it has a name for it."""
-NAMES = {ApiError(status, "").http: status for status in STATUSES.split()}
-
-
-class PredictionRecord(NamedTuple):
-    """What Cloud Monitoring keeps of one prediction."""
-
-    at: float
-    endpoint: str
-    deployed: str
-    code: int
-    ms: float
+STATUS_BY_HTTP_STATUS = {ApiError(status, "").http_status: status for status in STATUSES.split()}
+"""HTTP status of a container's response → Google's name for it."""
 
 
 class WeightedRoundRobin:
-    """Picks deployed models in the split's proportions, evenly spread: of any 100 picks, its percents."""
+    """Picks deployed models in the proportions of a split: any 100 picks match its percentages exactly."""
 
     def __init__(self) -> None:
-        self._owed: dict[str, int] = {}
+        self._credits: dict[str, int] = {}
 
     def pick(self, split: Mapping[str, int]) -> str:
-        """Return who is next; raise Refused where nobody is."""
-        shares = {number: percent for number, percent in split.items() if percent > 0}
-        if not shares:
+        """Return the next deployed model's ID; raise ApiError if none has traffic."""
+        percents = {number: percent for number, percent in split.items() if percent > 0}
+        if not percents:
             raise failed_precondition("The endpoint has no deployed model that receives traffic.")
-        self._owed = {
-            number: self._owed.get(number, 0) + percent for number, percent in shares.items()
+        self._credits = {
+            number: self._credits.get(number, 0) + percent for number, percent in percents.items()
         }
-        chosen = max(self._owed, key=lambda number: self._owed[number])
-        self._owed[chosen] -= 100
-        return chosen
+        picked = max(self._credits, key=lambda number: self._credits[number])
+        self._credits[picked] -= 100
+        return picked
 
 
-_turns: dict[str, WeightedRoundRobin] = {}
+_balancers: dict[str, WeightedRoundRobin] = {}
+"""Endpoint → its balancer."""
 
 
 def predict(state: State, name: str, body: bytes, *, dedicated: bool) -> bytes:
-    """Answer :predict: the container's predictions and who made them; raise Refused."""
-    reply, deployed = forward(state, name, body, "application/json", dedicated=dedicated)
-    if reply.status_code != 200:
-        raise _failed(reply)
+    """Return the response to :predict: the container's, with the deployed model's fields; raise ApiError."""
+    response, deployed = raw_predict(state, name, body, "application/json", dedicated=dedicated)
+    if response.status_code != 200:
+        raise _container_error(response)
     try:
-        answer = reply.json()
+        content = response.json()
     except ValueError:
         raise ApiError("INTERNAL", "The container's answer is not JSON.") from None
-    by = {
+    fields = {
         "deployedModelId": deployed.id,
         "model": deployed.model.partition("@")[0],
         "modelDisplayName": deployed.display_name,
         "modelVersionId": deployed.model_version_id,
     }
-    return json.dumps(answer | by).encode()
+    return json.dumps(content | fields).encode()
 
 
-def forward(
-    state: State, name: str, body: bytes, kind: str, *, dedicated: bool
+def raw_predict(
+    state: State, name: str, body: bytes, content_type: str, *, dedicated: bool
 ) -> tuple[requests.Response, v1.DeployedModel]:
-    """Send a body to whom the split chooses, within the endpoint's limits; raise Refused."""
-    endpoint = endpoints.KIND.find(state, name)
-    if endpoint.dedicated_endpoint_enabled and not dedicated:
-        message = (
-            "This endpoint is a dedicated endpoint and cannot be accessed through the shared one. "
-            f"Please access the endpoint using its dedicated dns name '{endpoint.dedicated_endpoint_dns}'"
-        )
-        raise failed_precondition(message)
-    if dedicated and not endpoint.dedicated_endpoint_enabled:
-        raise ApiError("NOT_FOUND", f"{name} is not a dedicated endpoint.")
-    limit = state.config.max_dedicated_bytes if dedicated else state.config.max_shared_bytes
-    if len(body) > limit:
-        raise invalid_argument(f"Request payload size exceeds the limit: {limit} bytes.")
+    """Send a body to a deployed model, within the endpoint's limits; return its response and the model.
+
+    Raises:
+        ApiError: wrong domain for the endpoint, a limit exceeded, no replica, or no response.
+
+    """
+    endpoint = ENDPOINTS.find(state, name)
+    _check_domain(endpoint, dedicated=dedicated)
+    config = state.config
+    max_bytes = config.max_dedicated_bytes if dedicated else config.max_shared_bytes
+    timeout_s = config.dedicated_timeout_s if dedicated else config.shared_timeout_s
+    if len(body) > max_bytes:
+        raise invalid_argument(f"Request payload size exceeds the limit: {max_bytes} bytes.")
     with state.lock:
-        chosen = _turns.setdefault(endpoint.name, WeightedRoundRobin()).pick(endpoint.traffic_split)
-        deployed = next(each for each in endpoint.deployed_models if each.id == chosen)
-        pool: ReplicaPool = state.pools[endpoint.name, chosen]
-    began = time.monotonic()
+        balancer = _balancers.setdefault(endpoint.name, WeightedRoundRobin())
+        deployed_id = balancer.pick(endpoint.traffic_split)
+        deployed = next(d for d in endpoint.deployed_models if d.id == deployed_id)
+        pool = state.pools[endpoint.name, deployed_id]
+    start = time.monotonic()
     status = 503
     try:
-        limit_s = state.config.dedicated_timeout_s if dedicated else state.config.shared_timeout_s
-        reply = pool.pick().predict(body, kind, limit_s)
-        status = reply.status_code
+        response = pool.pick().predict(body, content_type, timeout_s)
+        status = response.status_code
     except requests.Timeout:
         status = 504
         raise ApiError("DEADLINE_EXCEEDED", "The container did not answer in time.") from None
     except requests.RequestException as error:
         raise ApiError("UNAVAILABLE", f"upstream connect error or disconnect: {error!r}") from None
     finally:
-        ms = (time.monotonic() - began) * 1000
+        latency_ms = (time.monotonic() - start) * 1000
+        endpoint_id = endpoint.name.rsplit("/", 1)[-1]
         state.predictions.append(
-            PredictionRecord(time.time(), endpoint.name.rsplit("/", 1)[-1], chosen, status, ms)
+            PredictionRecord(time.time(), endpoint_id, deployed_id, status, latency_ms)
         )
-    if len(reply.content) > limit:
-        raise ApiError("INTERNAL", f"Response size exceeds the limit: {limit} bytes.")
-    return reply, deployed
+    if len(response.content) > max_bytes:
+        raise ApiError("INTERNAL", f"Response size exceeds the limit: {max_bytes} bytes.")
+    return response, deployed
 
 
-def _failed(reply: requests.Response) -> ApiError:
-    """Return a container's error with its status and words: what a client sees of it is not documented."""
-    code = reply.status_code
-    status = NAMES.get(code, "INVALID_ARGUMENT" if code < 500 else "INTERNAL")
-    return ApiError(status, reply.content.decode(errors="replace"))
+def _check_domain(endpoint: v1.Endpoint, *, dedicated: bool) -> None:
+    """Raise ApiError if a request arrived at the other domain than the endpoint's."""
+    if endpoint.dedicated_endpoint_enabled and not dedicated:
+        raise failed_precondition(
+            "This endpoint is a dedicated endpoint and cannot be accessed through the shared one. "
+            f"Please access the endpoint using its dedicated dns name '{endpoint.dedicated_endpoint_dns}'"
+        )
+    if dedicated and not endpoint.dedicated_endpoint_enabled:
+        raise ApiError("NOT_FOUND", f"{endpoint.name} is not a dedicated endpoint.")
+
+
+def _container_error(response: requests.Response) -> ApiError:
+    """Return a container's error with its status and body. Google does not document what clients get."""
+    code = response.status_code
+    status = STATUS_BY_HTTP_STATUS.get(code, "INVALID_ARGUMENT" if code < 500 else "INTERNAL")
+    return ApiError(status, response.content.decode(errors="replace"))

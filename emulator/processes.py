@@ -1,4 +1,4 @@
-"""Processes on this machine, their ports, and requests to them."""
+"""Local processes, their ports, and HTTP requests to them."""
 
 import contextlib
 import socket
@@ -14,17 +14,17 @@ POLL_S = 0.05
 
 
 def free_port(host: str) -> int:
-    """Return a port that nothing listens on."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def wait_for_port(process: Process, host: str, port: int, within_s: float) -> bool:
-    """Wait until a process listens on a port; return whether it does."""
-    until = time.monotonic() + within_s
-    while process.poll() is None and time.monotonic() < until:
+def wait_for_port(process: Process, host: str, port: int, timeout_s: float) -> bool:
+    """Wait until a process listens on a port; return False if it exits or the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as probe:
             probe.settimeout(1)
             if probe.connect_ex((host, port)) == 0:
@@ -33,18 +33,18 @@ def wait_for_port(process: Process, host: str, port: int, within_s: float) -> bo
     return False
 
 
-def terminate(process: Process, within_s: float = 10) -> None:
-    """End a process: SIGTERM, and SIGKILL if it takes longer than that."""
+def terminate(process: Process, timeout_s: float = 10) -> None:
+    """Send SIGTERM to a process, and SIGKILL if it does not exit in time."""
     process.terminate()
     try:
-        process.wait(within_s)
+        process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(within_s)
+        process.wait(timeout_s)
 
 
 def send_request(verb: str, url: str, timeout_s: float, **options: Any) -> requests.Response:
-    """Send one request over a connection of its own; no proxies, no redirects, no session."""
+    """Send one request over its own connection, without proxies, redirects or a session."""
     request = requests.Request(verb, url, **options).prepare()
     with contextlib.closing(HTTPAdapter()) as adapter:
         response = adapter.send(request, timeout=timeout_s)

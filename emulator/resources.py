@@ -1,7 +1,7 @@
-"""What every kind of resource has: get, list with its filters and pages, and delete."""
+"""Methods that all resource types share: get, list with filters and pages, and delete."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from google.cloud import aiplatform_v1 as v1
@@ -13,45 +13,50 @@ from emulator.errors import invalid_argument, not_found, unimplemented
 from emulator.state import State, canonical_name
 
 Method = Callable[[State, Any], Any]
+"""Implementation of one of Google's methods: state, request → response, or ApiError."""
 
 
-class Kind:
-    """One kind of resource, such as PipelineJob: the methods that need nothing but its collection."""
+class ResourceType:
+    """A resource type, such as PipelineJob, with the methods that depend on nothing else."""
 
     metadata: Any = v1.DeleteOperationMetadata
-    """Of the operation that deletes one."""
+    """Type of a delete operation's metadata."""
 
-    def __init__(self, name: str, kept: Callable[[State], dict[str, Any]], listing: Any) -> None:
-        """`kept` returns the resources by name; `listing` is the type of the list method's response."""
-        self.name, self.kept, self._listing = name, kept, listing
+    def __init__(
+        self, name: str, collection: Callable[[State], dict[str, Any]], list_response_type: Any
+    ) -> None:
+        """Describe a type; `collection` returns its resources by name."""
+        self.name, self.collection = name, collection
+        self._list_response_type = list_response_type
 
     def find(self, state: State, name: str) -> Any:
-        """Return a resource by its name; raise Refused."""
-        found = self.kept(state).get(canonical_name(name))
-        if found is None:
+        """Return a resource by its name; raise ApiError if it does not exist."""
+        resource = self.collection(state).get(canonical_name(name))
+        if resource is None:
             raise not_found(self.name, name)
-        return found
+        return resource
 
     def get(self, state: State, request: Any) -> Any:
-        """Return a resource; raise Refused."""
+        """Return a resource."""
         return self.find(state, request.name)
 
     def list(self, state: State, request: Any) -> Any:
-        """Return a location's resources; the location `-` stands for all of them."""
-        return listed(self._listing, under(self.kept(state), request.parent), request)
+        """Return the resources of a location; the location `-` means all locations."""
+        resources = children(self.collection(state), request.parent)
+        return list_response(self._list_response_type, resources, request)
 
     def delete(self, state: State, request: Any) -> Operation:
-        """Begin to delete a resource."""
+        """Start to delete a resource."""
         self.get(state, request)
         name = canonical_name(request.name)
 
         def work(_: operations.Operation) -> Empty:
-            self.kept(state).pop(name, None)
+            self.collection(state).pop(name, None)
             return Empty()
 
-        # Some resources have no operations of their own in Google's clients' routes: the location has.
+        # The routes in Google's clients have no operations below some resources, but below every location.
         rpc = f"Delete{self.name}"
-        return operations.start(state, place(name), rpc, work, self.metadata())
+        return operations.start(state, location_path(name), rpc, work, self.metadata())
 
     def methods(self) -> dict[str, Method]:
         """Return the methods by Google's names."""
@@ -62,47 +67,48 @@ class Kind:
         }
 
 
-def place(name: str) -> str:
-    """Return the project and location in a resource's name."""
+def location_path(name: str) -> str:
+    """Return the projects/PROJECT/locations/LOCATION part of a resource's name."""
     return "/".join(canonical_name(name).split("/")[:4])
 
 
-def under(kept: dict[str, Any], parent: str) -> list[Any]:
-    """Return the resources of a parent; `-` in its name stands for any."""
+def children(collection: Mapping[str, Any], parent: str) -> list[Any]:
+    """Return the resources below a parent; `-` in its name matches any location."""
     pattern = re.compile(re.escape(canonical_name(parent)).replace("/\\-", "/[^/]+") + "/.*")
-    return [resource for name, resource in kept.items() if pattern.fullmatch(name)]
+    return [resource for name, resource in collection.items() if pattern.fullmatch(name)]
 
 
-def listed(response: Any, items: Iterable[Any], request: Any) -> Any:
-    """Return a list method's response of this type, with the items on the page that was requested."""
-    found, token = page(items, request)
-    return response(**{next(iter(response.meta.fields)): found, "next_page_token": token})
+def list_response(response_type: Any, items: Iterable[Any], request: Any) -> Any:
+    """Return a list method's response with the items on the requested page."""
+    page, token = paginate(items, request)
+    return response_type(**{next(iter(response_type.meta.fields)): page, "next_page_token": token})
 
 
-def page(items: Iterable[Any], request: Any) -> tuple[list[Any], str]:
-    """Return the items of a list request's page that its filter lets through, and the next page's token."""
-    found = list(items)
-    if wanted := getattr(request, "filter", ""):
-        for clause in re.split(r"\s+AND\s+", wanted):
-            found = [item for item in found if _matches(item, clause.strip())]
+def paginate(items: Iterable[Any], request: Any) -> tuple[list[Any], str]:
+    """Return the items that match a request's filter, on its page, and the next page's token."""
+    matching = list(items)
+    if expression := getattr(request, "filter", ""):
+        for clause in re.split(r"\s+AND\s+", expression):
+            matching = [item for item in matching if _matches(item, clause.strip())]
     if getattr(request, "order_by", ""):
-        raise unimplemented("the rehearsal lists in the order of creation only")
+        raise unimplemented("the emulator lists resources in the order of their creation only")
     first = int(request.page_token or 0)
-    size = request.page_size or 100
-    return found[first : first + size], str(first + size) if len(found) > first + size else ""
+    end = first + (request.page_size or 100)
+    return matching[first:end], str(end) if len(matching) > end else ""
 
 
 def _matches(item: Any, clause: str) -> bool:
-    """Return whether an item matches one clause of a filter, such as labels.team="x"; raise Refused."""
+    """Return whether an item matches one clause of a filter, such as labels.team="x"; raise ApiError."""
     match = re.fullmatch(r'([\w.\-]+)\s*(!?=)\s*"?([^"]*)"?', clause)
     if match is None:
-        raise unimplemented(f"the rehearsal does not read the filter {clause!r}")
-    key, sign, value = match.groups()
+        raise unimplemented(f"the emulator does not support the filter {clause!r}")
+    key, operator, expected = match.groups()
     if key.startswith("labels."):
-        return bool(item.labels.get(key.removeprefix("labels.")) == value) == (sign == "=")
+        return bool(item.labels.get(key.removeprefix("labels.")) == expected) == (operator == "=")
     name = {"model": "name", "endpoint": "name", "model_id": "name"}.get(key, key)
     if not hasattr(item, name):
         raise invalid_argument(f"Invalid filter: no field {key}")
-    have = str(getattr(item, name))
-    same = have.rsplit("/", 1)[-1] == value.rsplit("/", 1)[-1] if name == "name" else have == value
-    return same == (sign != "!=")
+    value = str(getattr(item, name))
+    if name == "name":
+        value, expected = value.rsplit("/", 1)[-1], expected.rsplit("/", 1)[-1]
+    return (value == expected) == (operator == "=")

@@ -1,14 +1,17 @@
-"""The stand-in over HTTP: one server for every API that is rehearsed."""
+"""The emulator's HTTP server: one server for all emulated APIs."""
 
 import json
 import logging
 import re
 import socket
+import ssl
 import threading
 import traceback
+from collections.abc import Iterable
 from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
 
-from google.api import httpbody_pb2  # noqa: F401  rawPredict's type holds one
+from google.api import httpbody_pb2  # noqa: F401  a field of rawPredict's request type
 from google.cloud import resourcemanager_v3
 from google.iam.v1 import iam_policy_pb2
 from werkzeug import Request, Response
@@ -30,97 +33,105 @@ from emulator import (
 )
 from emulator.errors import ApiError, unimplemented
 from emulator.faults import to_error
+from emulator.resources import Method
 from emulator.state import State, project_number
 
-log = logging.getLogger("rehearsal")
-# Service Usage: a client's library is not worth this one question.
+log = logging.getLogger("emulator")
+FAULTS = "/emulator/faults"
+OLD_FAULTS = "/rehearsal/faults"
+"""The path in version 0.1; it is removed in the next release."""
+# The one method of Service Usage; its response is written here to save a dependency on its client.
 SERVICE = re.compile(r"/v1/(projects/[^/]+/services/[a-z.]+)")
-RAW = "X-Vertex-AI-Endpoint-Id", "X-Vertex-AI-Deployed-Model-Id"
+RAW_PREDICT_HEADERS = "X-Vertex-AI-Endpoint-Id", "X-Vertex-AI-Deployed-Model-Id"
 
 
-def permissions(
+def check_permissions(
     state: State, request: iam_policy_pb2.TestIamPermissionsRequest
 ) -> iam_policy_pb2.TestIamPermissionsResponse:
-    """Return the permissions that the caller has: all, but for those that a fault denies."""
-    refused = {
+    """Return the permissions that the caller has: all, except those that a fault denies."""
+    denied = {
         fault.detail for fault in state.faults.pending if fault.kind == "denied" and fault.times
     }
-    granted = [each for each in request.permissions if each not in refused]
+    granted = [permission for permission in request.permissions if permission not in denied]
     return iam_policy_pb2.TestIamPermissionsResponse(permissions=granted)
 
 
-def project(_: State, request: resourcemanager_v3.GetProjectRequest) -> resourcemanager_v3.Project:
-    """Return a project; every ID is one."""
-    identity = request.name.split("/")[1]
+def get_project(
+    _: State, request: resourcemanager_v3.GetProjectRequest
+) -> resourcemanager_v3.Project:
+    """Return a project; a project exists for every ID."""
+    project_id = request.name.split("/")[1]
     return resourcemanager_v3.Project(
-        name=f"projects/{project_number(identity)}", project_id=identity, state="ACTIVE"
+        name=f"projects/{project_number(project_id)}", project_id=project_id, state="ACTIVE"
     )
 
 
 MODULES = (models, endpoints, batch, builds, repositories, monitoring, functions, pipelines)
-METHODS: dict[str, Any] = {
-    "TestIamPermissions": permissions,
-    "GetProject": project,
-    **{name: method for module in MODULES for name, method in module.METHODS.items()},
+METHODS: dict[str, Method] = {
+    "TestIamPermissions": check_permissions,
+    "GetProject": get_project,
+    **{rpc: method for module in MODULES for rpc, method in module.METHODS.items()},
 }
 
 
-class Quiet(WSGIRequestHandler):
-    """Logs through logging, one line a request."""
+class RequestHandler(WSGIRequestHandler):
+    """Writes one log line per request."""
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:  # noqa: ARG002  werkzeug's names
-        """Write one line."""
+        """Write the line: status, method and path."""
         log.info("%s %s %s", code, self.command, self.path.partition("?")[0])
 
 
 class App:
-    """Answers every request: by a method's answer, or by Google's error."""
+    """WSGI application that answers every request with a method's response or Google's error."""
 
     def __init__(self, state: State, *, dedicated: bool = False) -> None:
-        """Serve the shared domain, or the one of dedicated endpoints."""
+        """Serve the shared domain, or the domain of dedicated endpoints."""
         self.state, self.dedicated = state, dedicated
 
-    def __call__(self, environ: dict[str, Any], start: Any) -> Any:
-        """Answer one request, as WSGI has it."""
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
         request = Request(environ)
         try:
-            response = self._answer(request)
+            response = self._handle(request)
         except ApiError as error:
-            response = _written(error.body(), error.http)
+            response = _json_response(error.to_json(), error.http_status)
         except ConnectionAbortedError:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             response = Response(status=500)
-        except Exception as error:  # noqa: BLE001  a client must get an answer, and this log the reason
+        except Exception as error:  # noqa: BLE001  the client gets a response, the log the traceback
             log.error("%s", traceback.format_exc())
-            response = _written(ApiError("INTERNAL", f"the stand-in failed: {error!r}").body(), 500)
-        return response(environ, start)
+            internal = ApiError("INTERNAL", f"the emulator failed: {error!r}")
+            response = _json_response(internal.to_json(), 500)
+        return response(environ, start_response)
 
-    def _answer(self, request: Request) -> Response:
+    def _handle(self, request: Request) -> Response:
         body = request.get_data()
-        if request.path.startswith("/rehearsal/"):
-            return self._control(request, body)
+        if request.path.startswith(("/emulator/", OLD_FAULTS)):
+            return self._handle_control(request, body)
         if request.path.startswith(storage_proxy.PATHS):
-            return storage_proxy.relay(self.state.config, request)
+            return storage_proxy.forward(self.state.config, request)
         if service := SERVICE.fullmatch(request.path):
-            return _written({"name": service[1], "state": "ENABLED"})
+            return _json_response({"name": service[1], "state": "ENABLED"})
         if operations.PATH.fullmatch(request.path):
-            self._strike("GetOperation", request.path)
-            return _written(operations.answer(self.state, request.path))
-        route, variables = transcoding.find(request.method, request.path)
+            self._raise_fault("GetOperation", request.path)
+            return _json_response(operations.handle(self.state, request.path))
+        route, variables = transcoding.find_route(request.method, request.path)
         resource = next(iter(variables.values()), "")
-        self._strike(route.rpc, resource)
+        self._raise_fault(route.rpc, resource)
         if route.rpc in ("Predict", "RawPredict", "StreamRawPredict"):
             return self._predict(route.rpc, request, variables["endpoint"], body)
         method = METHODS.get(route.rpc)
         if method is None:
             raise unimplemented(
-                f"the rehearsal does not do {route.rpc}; its README says what it does"
+                f"the emulator does not support {route.rpc}; emulator/README.md lists what it supports"
             )
         query = {name: request.args.getlist(name) for name in request.args}
-        _, call = transcoding.parse(request.method, request.path, query, body)
-        return _written(transcoding.as_json(method(self.state, call)))
+        message = transcoding.parse_request(request.method, request.path, query, body)
+        return _json_response(transcoding.to_json(method(self.state, message)))
 
-    def _strike(self, rpc: str, resource: str) -> None:
+    def _raise_fault(self, rpc: str, resource: str) -> None:
+        """Raise the error of the next fault for a method, if any; ConnectionAbortedError for `cut`."""
         fault = self.state.faults.take(rpc, "denied", "disabled", "refused", "cut")
         if fault and fault.kind == "cut":
             raise ConnectionAbortedError
@@ -129,37 +140,52 @@ class App:
 
     def _predict(self, rpc: str, request: Request, endpoint: str, body: bytes) -> Response:
         if rpc == "Predict":
-            transcoding.parse(request.method, request.path, {}, body)
-            answer = prediction.predict(self.state, endpoint, body, dedicated=self.dedicated)
-            return Response(answer, mimetype="application/json")
-        kind = request.headers.get("Content-Type", "application/octet-stream")
-        reply, by = prediction.forward(self.state, endpoint, body, kind, dedicated=self.dedicated)
-        headers = dict(zip(RAW, (endpoint.rsplit("/", 1)[-1], by.id), strict=True))
-        kind = reply.headers.get("Content-Type", "")
-        return Response(reply.content, reply.status_code, headers, content_type=kind)
+            transcoding.parse_request(request.method, request.path, {}, body)
+            content = prediction.predict(self.state, endpoint, body, dedicated=self.dedicated)
+            return Response(content, mimetype="application/json")
+        content_type = request.headers.get("Content-Type", "application/octet-stream")
+        response, deployed = prediction.raw_predict(
+            self.state, endpoint, body, content_type, dedicated=self.dedicated
+        )
+        ids = (endpoint.rsplit("/", 1)[-1], deployed.id)
+        return Response(
+            response.content,
+            response.status_code,
+            dict(zip(RAW_PREDICT_HEADERS, ids, strict=True)),
+            content_type=response.headers.get("Content-Type", ""),
+        )
 
-    def _control(self, request: Request, body: bytes) -> Response:
-        """Answer what only a rehearsal has: faults ordered and taken back."""
-        if request.path == "/rehearsal/faults" and request.method == "POST":
+    def _handle_control(self, request: Request, body: bytes) -> Response:
+        """Answer a request for the emulator itself: inject or clear faults, upload a source."""
+        if request.path == OLD_FAULTS:
+            log.warning("%s is deprecated: use %s", OLD_FAULTS, FAULTS)
+        if request.path in (FAULTS, OLD_FAULTS) and request.method == "POST":
             self.state.faults.add(json.loads(body))
-        elif request.path == "/rehearsal/faults" and request.method == "DELETE":
+        elif request.path in (FAULTS, OLD_FAULTS) and request.method == "DELETE":
             self.state.faults.clear()
         elif request.path.startswith(functions.UPLOADS) and request.method == "PUT":
             self.state.uploads[request.path.removeprefix(functions.UPLOADS)] = body
         else:
-            raise ApiError("NOT_FOUND", "POST or DELETE /rehearsal/faults")
-        return _written({})
+            raise ApiError("NOT_FOUND", f"expected POST or DELETE {FAULTS}")
+        return _json_response({})
 
 
 def serve(
-    state: State, host: str, port: int, *, dedicated: bool = False, context: Any = None
+    state: State,
+    host: str,
+    port: int,
+    *,
+    dedicated: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> BaseWSGIServer:
-    """Begin to answer in the background; return the server, to be shut down."""
+    """Start to serve in the background; return the server, which the caller shuts down."""
     app = App(state, dedicated=dedicated)
-    server = make_server(host, port, app, threaded=True, request_handler=Quiet, ssl_context=context)
+    server = make_server(
+        host, port, app, threaded=True, request_handler=RequestHandler, ssl_context=ssl_context
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
 
-def _written(content: dict[str, Any], status: int = 200) -> Response:
+def _json_response(content: dict[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(content), status, mimetype="application/json")

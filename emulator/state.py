@@ -1,21 +1,48 @@
-"""What the stand-in keeps, in memory: the resources, under Google's own names, and how strict it is."""
+"""The emulator's state, in memory: the resources of all projects under Google's resource names."""
 
 import re
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from google.cloud import aiplatform_v1 as v1
+from google.cloud import artifactregistry_v1 as ar
+from google.cloud import functions_v2 as gf
+from google.cloud.devtools import cloudbuild_v1 as cb
+from google.iam.v1 import policy_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from emulator.config import EmulatorConfig
+from emulator.containers import ReplicaPool
 from emulator.errors import not_found
 from emulator.faults import Faults
+
+if TYPE_CHECKING:
+    from emulator.functions import FunctionProcess
+    from emulator.operations import Operation
+
+
+class PredictionRecord(NamedTuple):
+    """The part of one prediction that Cloud Monitoring records."""
+
+    time_s: float
+    """Unix time of the response."""
+    endpoint_id: str
+    deployed_model_id: str
+    status_code: int
+    latency_ms: float
+
+
+class FailedStep(NamedTuple):
+    """A step of an emulated build that failed."""
+
+    name: str
+    log: str
 
 
 @dataclass
 class State:
-    """Every resource of every project. Hold `lock` while reading or changing more than one."""
+    """All resources. Hold `lock` while reading or changing more than one."""
 
     config: EmulatorConfig
     faults: Faults = field(default_factory=Faults)
@@ -23,81 +50,82 @@ class State:
     models: dict[str, dict[str, v1.Model]] = field(default_factory=dict)
     """Name → version → model."""
     endpoints: dict[str, v1.Endpoint] = field(default_factory=dict)
-    pools: dict[tuple[str, str], Any] = field(default_factory=dict)
-    """(endpoint, deployed model's ID) → the replicas that serve it."""
-    operations: dict[str, Any] = field(default_factory=dict)
+    pools: dict[tuple[str, str], ReplicaPool] = field(default_factory=dict)
+    """(endpoint, deployed model's ID) → its replicas."""
+    operations: dict[str, "Operation"] = field(default_factory=dict)
     batch_jobs: dict[str, v1.BatchPredictionJob] = field(default_factory=dict)
     pipeline_jobs: dict[str, v1.PipelineJob] = field(default_factory=dict)
     schedules: dict[str, v1.Schedule] = field(default_factory=dict)
-    repositories: dict[str, Any] = field(default_factory=dict)
-    builds: dict[str, Any] = field(default_factory=dict)
+    repositories: dict[str, ar.Repository] = field(default_factory=dict)
+    builds: dict[str, cb.Build] = field(default_factory=dict)
+    failed_steps: list[FailedStep] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)
-    """Functions' sources, zipped, by the object's name."""
-    functions: dict[str, Any] = field(default_factory=dict)
-    services: dict[str, Any] = field(default_factory=dict)
-    """Function → the process that answers for it."""
-    iam_policies: dict[str, Any] = field(default_factory=dict)
-    """Service → its IAM policy."""
-    predictions: list[Any] = field(default_factory=list)
-    """What Cloud Monitoring knows: one entry a prediction."""
+    """Object name → zipped source of a function."""
+    functions: dict[str, gf.Function] = field(default_factory=dict)
+    function_processes: dict[str, "FunctionProcess"] = field(default_factory=dict)
+    iam_policies: dict[str, policy_pb2.Policy] = field(default_factory=dict)
+    """Cloud Run service → its policy."""
+    predictions: list[PredictionRecord] = field(default_factory=list)
     step_env: tuple[str, ...] = ()
-    """NAME=value pairs with which a build's steps come here and not to Google."""
+    """NAME=value pairs that direct the steps of a build to the emulator."""
     url: str = ""
-    """Of the control plane."""
+    """URL of the control plane."""
     dedicated_host: str = ""
     """host:port of the dedicated endpoints."""
     _last_id: int = 1000
 
     def next_id(self) -> str:
-        """Return a number that nothing else has."""
+        """Return a number that no other resource has."""
         with self.lock:
             self._last_id += 1
             return str(self._last_id)
 
 
 def now() -> Timestamp:
-    """Return this moment as Google writes it."""
-    stamp = Timestamp()
-    stamp.GetCurrentTime()
-    stamp.nanos -= stamp.nanos % 1000
-    return stamp
+    """Return the current time with Google's precision, microseconds."""
+    timestamp = Timestamp()
+    timestamp.GetCurrentTime()
+    timestamp.nanos -= timestamp.nanos % 1000
+    return timestamp
 
 
 def project_number(project: str) -> str:
-    """Return a project's number; one is made up for every ID that is asked for."""
-    return (
-        project
-        if project.isdigit()
-        else str(10**11 + sum(ord(c) * 31**i for i, c in enumerate(project)) % 10**10)
-    )
+    """Return the number of a project. Every ID is accepted: the number is computed from it."""
+    if project.isdigit():
+        return project
+    return str(10**11 + sum(ord(c) * 31**i for i, c in enumerate(project)) % 10**10)
 
 
 def canonical_name(name: str) -> str:
-    """Return a resource's name with the project's number in it, as Google keeps them."""
+    """Return a resource's name with the project's number in place of its ID, as Google stores it."""
     return re.sub(r"^projects/([^/]+)", lambda match: f"projects/{project_number(match[1])}", name)
 
 
-def location(name: str) -> str:
-    """Return the region in a name."""
+def get_region(name: str) -> str:
+    """Return the region in a resource's name."""
     return name.split("/")[3]
 
 
 def find_model(state: State, name: str) -> v1.Model:
-    """Return the version that NAME, NAME@VERSION or NAME@ALIAS means; raise Refused."""
-    bare, _, wanted = canonical_name(name).partition("@")
-    versions = state.models.get(bare)
-    if versions:
-        for version in versions.values():
-            if wanted == version.version_id or (wanted or "default") in version.version_aliases:
-                return version
+    """Return the model version named NAME, NAME@VERSION or NAME@ALIAS; raise ApiError."""
+    model_name, _, version_or_alias = canonical_name(name).partition("@")
+    for version in state.models.get(model_name, {}).values():
+        if (
+            version_or_alias == version.version_id
+            or (version_or_alias or "default") in version.version_aliases
+        ):
+            return version
     raise not_found("Model", name)
 
 
-def find_deployments(state: State, bare: str, version: str | None = None) -> list[tuple[str, str]]:
-    """Return the (endpoint, deployed model's ID) pairs that serve a model, or one version of it."""
+def find_deployments(
+    state: State, model_name: str, version_id: str | None = None
+) -> list[tuple[str, str]]:
+    """Return (endpoint, deployed model's ID) of each deployment of a model, or of one version."""
     return [
         (endpoint.name, deployed.id)
         for endpoint in state.endpoints.values()
         for deployed in endpoint.deployed_models
-        if deployed.model.partition("@")[0] == bare and version in (None, deployed.model_version_id)
+        if deployed.model.partition("@")[0] == model_name
+        and version_id in (None, deployed.model_version_id)
     ]

@@ -1,7 +1,7 @@
-"""gcloud's way to the storage emulator, which does not read the header that gcloud sends with an upload.
+"""Proxy between gcloud and the storage emulator, which cannot parse a header of gcloud's uploads.
 
-gcloud writes `boundary='…'`, in single quotes: Cloud Storage takes it, Python's e-mail parser, by which
-the emulator reads uploads, does not. Nothing else is changed on the way.
+gcloud sends `boundary='…'` in single quotes. Cloud Storage accepts it; Python's e-mail parser, with which
+the storage emulator reads uploads, does not. Nothing else is changed.
 """
 
 import re
@@ -13,10 +13,11 @@ from emulator.config import EmulatorConfig
 
 PATHS = ("/storage/", "/upload/storage/", "/download/storage/")
 HOP_BY_HOP = {"connection", "transfer-encoding", "content-encoding", "content-length", "keep-alive"}
+TIMEOUT_S = 120
 
 
-def relay(config: EmulatorConfig, request: Request) -> Response:
-    """Pass a request on to the emulator, and its answer back."""
+def forward(config: EmulatorConfig, request: Request) -> Response:
+    """Send a request to the storage emulator and return its response."""
     path = request.full_path.rstrip("?")
     headers = {
         name: value for name, value in request.headers if name.lower() not in ("host", "connection")
@@ -25,11 +26,11 @@ def relay(config: EmulatorConfig, request: Request) -> Response:
         headers["Content-Type"] = re.sub(
             "boundary='([^']*)'", r'boundary="\1"', headers["Content-Type"]
         )
-    # One connection a request: the emulator hears one at a time.
+    # One connection per request: the storage emulator handles one at a time.
     headers["Connection"] = "close"
-    url, body = config.storage + path, request.get_data()
-    reply = processes.send_request(request.method, url, 120, data=body, headers=headers)
-    kept = [
-        (name, value) for name, value in reply.headers.items() if name.lower() not in HOP_BY_HOP
+    url, body = config.storage_url + path, request.get_data()
+    response = processes.send_request(request.method, url, TIMEOUT_S, data=body, headers=headers)
+    end_to_end = [
+        (name, value) for name, value in response.headers.items() if name.lower() not in HOP_BY_HOP
     ]
-    return Response(reply.content, reply.status_code, kept)
+    return Response(response.content, response.status_code, end_to_end)

@@ -1,8 +1,7 @@
-"""HTTP to Google's own published types and back.
+"""Transcoding between HTTP and Google's published message types.
 
-The routes are not written here: they are read from the HTTP config inside Google's own clients
-(google-cloud-aiplatform, -artifact-registry, -build, -resource-manager), and so are the types; what
-is required is read from those types' own documentation.
+Routes come from the HTTP rules in Google's own clients (google-cloud-aiplatform, -artifact-registry, -build,
+-resource-manager, -functions), and so do the types. Required fields come from the types' documentation.
 """
 
 import json
@@ -27,108 +26,110 @@ SERVICES = {
     "google.cloud.resourcemanager_v3": "projects",
     "google.cloud.functions_v2": "function_service",
 }
-"""Google's packages, and the modules of the services in them."""
+"""Google's packages → the modules of the services in them."""
 RUN = "/v1/{resource=projects/*/locations/*/services/*}"
 IAM = "google.iam.v1.iam_policy_pb2"
 SERIES = "/v3/{name=projects/*}/timeSeries"
-BY_HAND = (
+EXTRA_ROUTES = (
     # google-cloud-monitoring has no REST client to read this rule from.
     ("google.cloud.monitoring_v3", "ListTimeSeries", "get", SERIES, None),
     ("google.cloud.resourcemanager_v3", "GetProject", "get", "/v1/{name=projects/*}", None),
-    # Cloud Run's, for who may invoke a function.
+    # Cloud Run's methods that control who may invoke a function.
     (IAM, "GetIamPolicy", "get", f"{RUN}:getIamPolicy", None),
     (IAM, "SetIamPolicy", "post", f"{RUN}:setIamPolicy", "*"),
 )
-# Operations and locations are mixed into every client; operations.py answers for all of them.
+# Every client has the methods for operations and locations; operations.py implements those that are needed.
 MIXED_IN = re.compile("(Get|List|Cancel|Delete|Wait)(Operation|Location)s?|(Get|Set)IamPolicy")
-SYSTEM = {"alt", "$alt", "key", "fields", "prettyPrint", "quotaUser", "access_token", "callback"}
+SYSTEM_PARAMETERS = frozenset(
+    {"alt", "$alt", "key", "fields", "prettyPrint", "quotaUser", "access_token", "callback"}
+)
+INVALID_JSON = "Invalid JSON payload received."
 
 
 class Route(NamedTuple):
-    """One of Google's methods as HTTP knows it."""
+    """The HTTP rule of one of Google's methods."""
 
     rpc: str
     verb: str
     path: re.Pattern[str]
     variables: tuple[str, ...]
     body: str | None
-    """The field that the body is; "*": the whole request; None: there is no body."""
-    request: Any
-    """The request's type: a proto-plus class or a plain protobuf one."""
+    """The field that the body holds; "*": the body is the whole request; None: there is no body."""
+    request_type: Any
+    """A proto-plus or a protobuf class."""
 
 
 @cache
 def routes() -> tuple[Route, ...]:
-    """Read every route from Google's clients."""
+    """Return every route of Google's clients."""
     return tuple(_read_routes())
 
 
-def find(verb: str, path: str) -> tuple[Route, dict[str, str]]:
-    """Return the route of a path and its variables; raise Refused."""
-    known = False
+def find_route(verb: str, path: str) -> tuple[Route, dict[str, str]]:
+    """Return the route of a request and the variables in its path; raise ApiError."""
+    path_exists = False
     for route in routes():
         if match := route.path.fullmatch(path):
-            known = True
-            if route.verb == verb.lower() and route.request is not None:
-                found = zip(route.variables, match.groups(), strict=True)
-                return route, {name: unquote(value) for name, value in found}
-    if known:
+            path_exists = True
+            if route.verb == verb.lower() and route.request_type is not None:
+                variables = zip(route.variables, match.groups(), strict=True)
+                return route, {name: unquote(value) for name, value in variables}
+    if path_exists:
         raise unimplemented(f"{verb} is not a method of {path}")
     raise ApiError(
-        "NOT_FOUND", f"Google publishes no method of the APIs rehearsed here for {verb} {path}"
+        "NOT_FOUND", f"Google publishes no method of the emulated APIs for {verb} {path}"
     )
 
 
-def parse(verb: str, path: str, query: Mapping[str, list[str]], body: bytes) -> tuple[Route, Any]:
-    """Read a request into Google's type for it; return it with its route.
+def parse_request(verb: str, path: str, query: Mapping[str, list[str]], body: bytes) -> Any:
+    """Return a request as a message of Google's type for it.
 
     Raises:
-        Refused: no such method, an unknown field, a value of a wrong type, or a required one missing.
+        ApiError: unknown method, unknown field, value of a wrong type, or missing required field.
 
     """
-    route, variables = find(verb, path)
-    kind = descriptor(route.request)
+    route, variables = find_route(verb, path)
+    descriptor = get_descriptor(route.request_type)
     if route.body is None:
         content: dict[str, Any] = {}
-        # Google ignores the empty object that some clients send beside a GET.
+        # Google ignores the empty object that some clients send with a GET.
         if body.strip() not in (b"", b"{}"):
             raise invalid_argument(f"{route.rpc} has no body")
     else:
-        sent = _json(body)
-        content = sent
+        content = _parse_json(body)
         if route.body != "*":
-            content = {kind.fields_by_name[route.body].json_name: sent}
+            content = {descriptor.fields_by_name[route.body].json_name: content}
     for name, values in query.items():
-        if name not in SYSTEM and not name.startswith("$."):
-            _put(content, kind, name.split("."), values)
+        if name not in SYSTEM_PARAMETERS and not name.startswith("$."):
+            _set_field(content, descriptor, name.split("."), values)
     for name, value in variables.items():
-        _put(content, kind, name.split("."), [value])
-    request = _fill(route.request, content)
-    # Cloud Build's methods have two paths each; what the other one carries is not missing.
-    elsewhere = {name for other in routes() if other.rpc == route.rpc for name in other.variables}
-    # An update gives the fields that its mask names, and no others.
-    deep = "update_mask" not in kind.fields_by_name
-    _demand(request, route.request, "", deep=deep, spared=elsewhere)
-    return route, request
+        _set_field(content, descriptor, name.split("."), [value])
+    request = _parse_message(route.request_type, content)
+    # Cloud Build's methods have two paths each: the variables of the other path are not required.
+    optional = {name for other in routes() if other.rpc == route.rpc for name in other.variables}
+    # An update has only the fields that its mask names.
+    recursive = "update_mask" not in descriptor.fields_by_name
+    _check_required(request, route.request_type, "", recursive=recursive, optional=optional)
+    return request
 
 
-def as_json(answer: Any) -> dict[str, Any]:
-    """Write one of Google's types as its REST API does."""
-    written: dict[str, Any] = json_format.MessageToDict(plain(answer))
-    return written
+def to_json(value: Any) -> dict[str, Any]:
+    """Return a message as the JSON of Google's REST APIs."""
+    content: dict[str, Any] = json_format.MessageToDict(to_protobuf(value))
+    return content
 
 
-def plain(value: Any) -> message.Message:
-    """Return one of Google's types as protobuf's, whether proto-plus made it or protobuf."""
-    found: message.Message = type(value).pb(value) if isinstance(value, proto.Message) else value
-    return found
+def to_protobuf(value: Any) -> message.Message:
+    """Return the protobuf message of a proto-plus or protobuf message."""
+    protobuf: message.Message = type(value).pb(value) if isinstance(value, proto.Message) else value
+    return protobuf
 
 
-def descriptor(kind: Any) -> Descriptor:
-    """Return a type's descriptor, whether proto-plus made it or protobuf."""
-    plain = kind.pb() if issubclass(kind, proto.Message) else kind
-    found: Descriptor = plain.DESCRIPTOR
-    return found
+def get_descriptor(message_type: Any) -> Descriptor:
+    """Return the descriptor of a proto-plus or protobuf class."""
+    is_proto_plus = issubclass(message_type, proto.Message)
+    descriptor: Descriptor = (message_type.pb() if is_proto_plus else message_type).DESCRIPTOR
+    return descriptor
 
 
 def _read_routes() -> Iterator[Route]:
@@ -138,67 +139,68 @@ def _read_routes() -> Iterator[Route]:
             base = import_module(f"{package}.services.{module}.transports.rest_base")
             transport = getattr(base, f"_Base{service}RestTransport")
             for name in dir(transport):
-                rule = getattr(getattr(transport, name), "_get_http_options", None)
-                if rule and name.startswith("_Base") and not MIXED_IN.fullmatch(name[5:]):
-                    for option in rule():
+                get_options = getattr(getattr(transport, name), "_get_http_options", None)
+                rpc = name.removeprefix("_Base")
+                if get_options and rpc != name and not MIXED_IN.fullmatch(rpc):
+                    for option in get_options():
                         verb, uri, body = option["method"], option["uri"], option.get("body")
-                        yield _route(package, name[5:], verb, uri, body)
-    for by_hand in BY_HAND:
-        yield _route(*by_hand)
+                        yield _route(package, rpc, verb, uri, body)
+    for extra in EXTRA_ROUTES:
+        yield _route(*extra)
 
 
 def _route(package: str, rpc: str, verb: str, template: str, body: str | None) -> Route:
     variables: list[str] = []
 
-    def group(match: re.Match[str]) -> str:
+    def to_group(match: re.Match[str]) -> str:
         variables.append(match[1])
         return "(" + (match[2] or "*").replace("**", ".+").replace("*", "[^/:]+") + ")"
 
     template = template.replace(":", r"\:").replace("$", r"\$")
-    pattern = re.sub(r"\{([a-z_.]+)(?:=([^}]+))?\}", group, template)
-    kind = _type(package, rpc)
-    return Route(rpc, verb, re.compile(pattern), tuple(variables), body, kind)
+    pattern = re.compile(re.sub(r"\{([a-z_.]+)(?:=([^}]+))?\}", to_group, template))
+    return Route(rpc, verb, pattern, tuple(variables), body, _request_type(package, rpc))
 
 
-def _type(package: str, rpc: str) -> Any:
+def _request_type(package: str, rpc: str) -> Any:
     if rpc == "TestIamPermissions":
-        return import_module("google.iam.v1.iam_policy_pb2").TestIamPermissionsRequest
+        package = IAM
     return getattr(import_module(package), f"{rpc}Request", None)
 
 
-def _json(body: bytes) -> Any:
+def _parse_json(body: bytes) -> Any:
     try:
         return json.loads(body or b"{}")
     except ValueError as error:
-        raise invalid_argument(f"Invalid JSON payload received. {error}") from None
+        raise invalid_argument(f"{INVALID_JSON} {error}") from None
 
 
-def _put(content: Any, kind: Descriptor, path: list[str], values: list[str]) -> None:
-    """Set a field, named in the query or the path, in the JSON that is to be parsed."""
+def _set_field(content: Any, descriptor: Descriptor, path: list[str], values: list[str]) -> None:
+    """Set a field from the query or the path in the JSON of a request."""
     for index, name in enumerate(path):
-        field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
+        field = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
         if field is None:
-            where = ".".join(path)
+            full_name = ".".join(path)
             raise invalid_argument(
-                f'Invalid JSON payload received. Unknown name "{where}": Cannot bind query parameter. '
-                f"Field '{where}' could not be found in request message."
+                f'{INVALID_JSON} Unknown name "{full_name}": Cannot bind query parameter. '
+                f"Field '{full_name}' could not be found in request message."
             )
         if index == len(path) - 1:
             if not isinstance(content, dict):
                 raise invalid_argument("Invalid value: expected an object")
             content[field.json_name] = (
-                list(values) if field.is_repeated else _value(field, values[-1])
+                list(values) if field.is_repeated else _parse_value(field, values[-1])
             )
         else:
-            content, kind = content.setdefault(field.json_name, {}), field.message_type
+            content = content.setdefault(field.json_name, {})
+            descriptor = field.message_type
 
 
-def _value(field: FieldDescriptor, text: str) -> Any:
+def _parse_value(field: FieldDescriptor, text: str) -> Any:
     if (
         field.message_type is not None
         and field.message_type.full_name == "google.protobuf.FieldMask"
     ):
-        # Google takes both spellings, its own parser only one.
+        # Google accepts snake_case and camelCase, protobuf's parser camelCase only.
         return re.sub("_([a-z])", lambda match: match[1].upper(), text)
     if field.type == FieldDescriptor.TYPE_BOOL:
         return {"true": True, "false": False}.get(text.lower(), text)
@@ -207,62 +209,65 @@ def _value(field: FieldDescriptor, text: str) -> Any:
     return text
 
 
-def _fill(kind: Any, content: dict[str, Any]) -> Any:
+def _parse_message(message_type: Any, content: dict[str, Any]) -> Any:
     try:
-        if not issubclass(kind, proto.Message):
-            return json_format.ParseDict(content, kind())
-        plain: message.Message = kind.pb()()
-        json_format.ParseDict(content, plain)
-        return kind.wrap(plain)
+        if not issubclass(message_type, proto.Message):
+            return json_format.ParseDict(content, message_type())
+        protobuf: message.Message = message_type.pb()()
+        json_format.ParseDict(content, protobuf)
+        return message_type.wrap(protobuf)
     except json_format.ParseError as error:
-        raise invalid_argument(f"Invalid JSON payload received. {_said(error)}") from None
+        raise invalid_argument(f"{INVALID_JSON} {_to_google_message(error)}") from None
 
 
-def _said(error: json_format.ParseError) -> str:
-    """Return a parser's complaint as Google words an unknown field, and as it is otherwise."""
+def _to_google_message(error: json_format.ParseError) -> str:
+    """Return Google's message for an unknown field, and protobuf's for any other error."""
     unknown = re.search(r'has no field named "([^"]+)" at "([^"]+)"', str(error))
     if unknown is None:
         return str(error)
-    where = unknown[2].partition(".")[2]
-    at = f" at '{where}'" if where else ""
-    return f'Unknown name "{unknown[1]}"{at}: Cannot find field.'
+    parent = unknown[2].partition(".")[2]
+    location = f" at '{parent}'" if parent else ""
+    return f'Unknown name "{unknown[1]}"{location}: Cannot find field.'
 
 
-def _demand(request: Any, kind: Any, at: str, *, deep: bool, spared: Collection[str] = ()) -> None:
-    """Refuse a message in which a field is missing whose documentation begins with Required."""
-    if not issubclass(kind, proto.Message):
+def _check_required(
+    request: Any, message_type: Any, prefix: str, *, recursive: bool, optional: Collection[str] = ()
+) -> None:
+    """Raise ApiError if a field is missing whose documentation begins with Required."""
+    if not issubclass(message_type, proto.Message):
         return
-    plain = kind.pb(request)
-    needed = required(kind)
-    for field in plain.DESCRIPTOR.fields:
-        where = f"{at}{field.name}"
-        if not _is_set(plain, field):
-            # An enum's first value may be meant; it is not written.
-            wanted = field.name in needed and field.name not in spared
-            if wanted and field.type != FieldDescriptor.TYPE_ENUM:
-                raise invalid_argument(f"Required field is not set: {where}.")
+    protobuf = message_type.pb(request)
+    required = required_fields(message_type) - set(optional)
+    for field in protobuf.DESCRIPTOR.fields:
+        name = f"{prefix}{field.name}"
+        if not _is_set(protobuf, field):
+            # An enum's first value is not serialized, so it cannot be told from a missing one.
+            if field.name in required and field.type != FieldDescriptor.TYPE_ENUM:
+                raise invalid_argument(f"Required field is not set: {name}.")
             continue
-        inner = kind.meta.fields[field.name].message if field.name in kind.meta.fields else None
-        if not deep or not isinstance(inner, type) or not issubclass(inner, proto.Message):
+        fields = message_type.meta.fields
+        inner = fields[field.name].message if field.name in fields else None
+        if not recursive or not isinstance(inner, type) or not issubclass(inner, proto.Message):
             continue
-        values = getattr(request, field.name)
+        value = getattr(request, field.name)
         if not field.is_repeated:
-            _demand(values, inner, f"{where}.", deep=True)
+            _check_required(value, inner, f"{name}.", recursive=True)
         elif not field.message_type.GetOptions().map_entry:
-            for index, value in enumerate(values):
-                _demand(value, inner, f"{where}[{index}].", deep=True)
+            for index, item in enumerate(value):
+                _check_required(item, inner, f"{name}[{index}].", recursive=True)
 
 
-def _is_set(plain: message.Message, field: FieldDescriptor) -> bool:
+def _is_set(protobuf: message.Message, field: FieldDescriptor) -> bool:
     if field.has_presence:
-        return bool(plain.HasField(field.name))
-    value = getattr(plain, field.name)
+        return bool(protobuf.HasField(field.name))
+    value = getattr(protobuf, field.name)
     return bool(value) if field.is_repeated else bool(value != field.default_value)
 
 
 @cache
-def required(kind: Any) -> frozenset[str]:
-    """Return the fields that Google's documentation of a type calls required."""
+def required_fields(message_type: Any) -> frozenset[str]:
+    """Return the fields of a type whose documentation begins with Required."""
+    documentation = message_type.__doc__ or ""
     return frozenset(
-        re.findall(r"^ {8}(\w+) \([^\n]*\):\n +Required\.", kind.__doc__ or "", re.MULTILINE)
+        re.findall(r"^ {8}(\w+) \([^\n]*\):\n +Required\.", documentation, re.MULTILINE)
     )

@@ -1,7 +1,7 @@
-"""The whole story on one machine with no account: python -m emulator.walkthrough, or make rehearse.
+"""Run every command of this project against the emulator: python -m emulator.walkthrough, or make e2e.
 
-Cloud Build, Artifact Registry, the model, the endpoint, predictions, a second version, canary, promote,
-rollback, and back to nothing; with the real gcloud, a real registry and the real image.
+Cloud Build, Artifact Registry, model, endpoint, predictions, second version, canary, promote, rollback and
+teardown, with the real gcloud, a real registry and the real image. No account is needed.
 """
 
 import argparse
@@ -21,35 +21,46 @@ from pathlib import Path
 from contract.docker import Docker, DockerError
 from emulator import artifacts, processes
 from emulator.config import EmulatorConfig
-from emulator.stack import MissingProgramError, Stack, running
+from emulator.errors import EmulatorError
+from emulator.stack import Stack, running
 
-PROJECT, REGION = "rehearsal", "us-central1"
-LOG = Path("build/rehearsal.log")
-REQUEST = Path("build/rehearsal.json")
+PROJECT, REGION = "emulator", "us-central1"
+LOG = Path("build/e2e.log")
+REQUEST = Path("build/e2e.json")
 LOG_FORMAT = "%(asctime)s %(message)s"
-STEP_S = 1200
+COMMAND_TIMEOUT_S = 1200
+FAILED_STEP_LINES = 40
+"""Number of lines of a failed build step's log that are printed."""
 TESTS = "tests/container -k wire_contract"
-"""What of the image's tests Cloud Build runs here: enough to show that its step can; make test runs all."""
+"""The image's tests that Cloud Build runs here: enough to show that the step works. make test runs all."""
 
 
-class StepFailedError(Exception):
-    """A step of the story did not do what it must."""
+class StepFailedError(EmulatorError):
+    """A command of the walkthrough failed or had the wrong effect."""
 
 
 class Walkthrough:
-    """Runs the steps and shows them."""
+    """Runs commands against the emulator and prints them with their output."""
 
-    def __init__(self, stage: Stack) -> None:
-        self.stage = stage
-        self.env = {**os.environ, **stage.environment(PROJECT), "PYTHONUNBUFFERED": "1"}
-        self.began = time.monotonic()
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.env = {**os.environ, **stack.environment(PROJECT), "PYTHONUNBUFFERED": "1"}
+        self.start = time.monotonic()
 
-    def chapter(self, title: str) -> None:
-        """Show where the story is."""
-        print(f"\n── {title} ({time.monotonic() - self.began:.0f} s)", flush=True)
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the walkthrough started."""
+        return time.monotonic() - self.start
+
+    def print_heading(self, title: str) -> None:
+        """Print the heading of a section."""
+        print(f"\n── {title} ({self.elapsed_s:.0f} s)", flush=True)
 
     def run(self, command: str, *, fails: bool = False) -> str:
-        """Run a command line, show it with what it prints, and return that; raise Failed."""
+        """Run a command and return its output; raise StepFailedError.
+
+        If the command fails because a step of an emulated build failed, print the end of the step's log.
+        """
         print(f"\n$ {command}", flush=True)
         lines = []
         process = subprocess.Popen(
@@ -60,119 +71,128 @@ class Walkthrough:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        ending = threading.Timer(STEP_S, process.kill)
-        ending.start()
+        timeout = threading.Timer(COMMAND_TIMEOUT_S, process.kill)
+        timeout.start()
         with process:
             assert process.stdout is not None
             for line in process.stdout:
                 if "Using endpoint [" not in line:
                     lines.append(line)
                     print(f"  {line}", end="", flush=True)
-        ending.cancel()
+        timeout.cancel()
         if (process.returncode != 0) != fails:
+            self._print_failed_steps()
             raise StepFailedError(f"{command}: exit code {process.returncode}")
         return "".join(lines)
 
-    def expect(self, what: bool, text: str) -> None:
-        """Raise Failed where something is not as the story has it."""
-        if not what:
-            raise StepFailedError(text)
+    def check(self, condition: bool, message: str) -> None:
+        """Raise StepFailedError with the message if the condition is false."""
+        if not condition:
+            raise StepFailedError(message)
+
+    def _print_failed_steps(self) -> None:
+        for step in self.stack.state.failed_steps:
+            lines = step.log.splitlines()[-FAILED_STEP_LINES:]
+            print(f"\nBuild step {step.name} failed. The last {len(lines)} lines of its log:")
+            print("\n".join(f"  | {line}" for line in lines), flush=True)
 
 
-def with_gcloud(story: Walkthrough, image: str) -> None:
-    """Go through upload, create, deploy, predict, undeploy and delete with nothing but gcloud."""
-    where = f"by-hand --region={REGION}"
-    listing = f"gcloud ai models list --region={REGION}"
-    story.run(
-        f"gcloud ai models upload --model-id={where} --display-name=by-hand --container-image-uri={image} "
+def run_with_gcloud(walkthrough: Walkthrough, image: str) -> None:
+    """Upload, create, deploy, predict, undeploy and delete with gcloud only."""
+    run, check = walkthrough.run, walkthrough.check
+    name = f"by-hand --region={REGION}"
+    run(
+        f"gcloud ai models upload --model-id={name} --display-name=by-hand --container-image-uri={image} "
         "--container-ports=8080 --container-health-route=/ping --container-predict-route=/predictions/digits"
     )
-    story.run(f"gcloud ai endpoints create --endpoint-id={where} --display-name=by-hand")
-    story.run(
-        f"gcloud ai endpoints deploy-model {where} --model=by-hand --display-name=by-hand "
+    run(f"gcloud ai endpoints create --endpoint-id={name} --display-name=by-hand")
+    run(
+        f"gcloud ai endpoints deploy-model {name} --model=by-hand --display-name=by-hand "
         "--machine-type=e2-standard-2 --min-replica-count=1 --max-replica-count=1 --traffic-split=0=100"
     )
-    predict = f"gcloud ai endpoints predict {where} --json-request={REQUEST} --format=json"
-    answer = json.loads(story.run(predict))
-    complete = "deployedModelId" in answer and bool(answer["predictions"])
-    story.expect(complete, "no predictions from gcloud")
-    raw = story.run(
-        f"gcloud ai endpoints raw-predict {where} --request=@{REQUEST} "
+    response = json.loads(
+        run(f"gcloud ai endpoints predict {name} --json-request={REQUEST} --format=json")
+    )
+    check("deployedModelId" in response and response["predictions"], "predict: no predictions")
+    raw = run(
+        f"gcloud ai endpoints raw-predict {name} --request=@{REQUEST} "
         "--http-headers=Content-Type=application/json"
     )
-    same = json.loads(raw)["predictions"] == answer["predictions"]
-    story.expect(same, "raw-predict answers otherwise than predict")
-    story.run(f"gcloud ai endpoints delete {where}", fails=True)
-    deployed = f"--deployed-model-id={answer['deployedModelId']}"
-    story.run(f"gcloud ai endpoints undeploy-model {where} {deployed}")
-    story.run(f"gcloud ai endpoints delete {where}")
-    story.run(f"gcloud ai models delete {where}")
-    story.expect("by-hand" not in story.run(listing), "the model is still there")
+    same = json.loads(raw)["predictions"] == response["predictions"]
+    check(same, "raw-predict and predict returned different predictions")
+    run(f"gcloud ai endpoints delete {name}", fails=True)
+    deployed = f"--deployed-model-id={response['deployedModelId']}"
+    run(f"gcloud ai endpoints undeploy-model {name} {deployed}")
+    run(f"gcloud ai endpoints delete {name}")
+    run(f"gcloud ai models delete {name}")
+    models = run(f"gcloud ai models list --region={REGION}")
+    check("by-hand" not in models, "the deleted model is still listed")
 
 
-def with_deploy(story: Walkthrough) -> None:
-    """Go through everything that make offers: a second version, canary, promote, rollback, teardown."""
-    story.run(f"make -s deploy-endpoint PROJECT={PROJECT} REGION={REGION}")
-    again = story.run("make -s deploy-endpoint")
-    story.expect("nothing changed" in again, "run twice, it changed something")
-    second = story.stage.folder / "second.toml"
+def run_with_make(walkthrough: Walkthrough) -> None:
+    """Deploy, then a second version as canary, promote, rollback, batch prediction and teardown."""
+    run, check = walkthrough.run, walkthrough.check
+    run(f"make -s deploy-endpoint PROJECT={PROJECT} REGION={REGION}")
+    output = run("make -s deploy-endpoint")
+    check("nothing changed" in output, "the second make deploy-endpoint changed something")
+    second = walkthrough.stack.folder / "second.toml"
     second.write_text(Path("deploy.toml").read_text() + '\nACCESS_LOG = "all"\n')
     options = f"--settings {second} --traffic 20 --watch 15s --max-error-rate 1% --max-p95 5s"
-    with background_traffic(story.stage, PROJECT, REQUEST.read_bytes(), pause_s=0.05):
-        story.run(f'make -s canary ARGS="{options}"')
-    story.run("make -s status")
-    story.run("make -s promote")
-    story.run("make -s rollback")
+    with background_traffic(walkthrough.stack, PROJECT, REQUEST.read_bytes(), pause_s=0.05):
+        run(f'make -s canary ARGS="{options}"')
+    run("make -s status")
+    run("make -s promote")
+    run("make -s rollback")
     lines = [json.dumps(instance) for instance in json.loads(REQUEST.read_text())["instances"]]
-    bucket = "rehearsal-batch"
-    with artifacts.storage_client(story.stage.state.config) as storage:
+    bucket = "emulator-batch"
+    with artifacts.storage_client(walkthrough.stack.state.config) as storage:
         storage.create_bucket(bucket).blob("in.jsonl").upload_from_string("\n".join(lines))
     files = f"--input gs://{bucket}/in.jsonl --output gs://{bucket}/out"
-    story.run(f"{sys.executable} -m deploy batch-predict --version 1 {files}")
-    story.run('make -s teardown ARGS="--yes"')
-    left = story.run("make -s status")
-    story.expect("nothing is running" in left, "something is left that costs")
+    run(f"{sys.executable} -m deploy batch-predict --version 1 {files}")
+    run('make -s teardown ARGS="--yes"')
+    status = run("make -s status")
+    check("nothing is running" in status, "resources are left after the teardown")
 
 
 @contextlib.contextmanager
 def background_traffic(
-    stage: Stack, project: str, request: bytes, *, pause_s: float
+    stack: Stack, project: str, request: bytes, *, pause_s: float
 ) -> Iterator[None]:
-    """Send a request to a project's endpoint again and again meanwhile, for a canary that is watched."""
-    over = threading.Event()
-    where = f"projects/{project}/locations/{REGION}/endpoints/digits:predict"
+    """Send a request to a project's endpoint repeatedly, so that a canary has traffic to analyze."""
+    stopped = threading.Event()
+    endpoint = f"projects/{project}/locations/{REGION}/endpoints/digits"
 
     def send() -> None:
-        while not over.wait(pause_s):
-            processes.send_request("POST", f"{stage.url}/v1/{where}", 90, data=request)
+        while not stopped.wait(pause_s):
+            url = f"{stack.url}/v1/{endpoint}:predict"
+            processes.send_request("POST", url, 90, data=request)
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
     yield
-    over.set()
+    stopped.set()
     thread.join(60)
 
 
-def chapters(story: Walkthrough) -> Iterator[str]:
-    """Tell the story, chapter by chapter."""
+def run_all(walkthrough: Walkthrough) -> None:
+    """Run all sections of the walkthrough."""
     held_out = json.loads(Path("build/model/held-out/instances.json").read_text())["instances"]
     REQUEST.write_text(json.dumps({"instances": held_out[:2], "parameters": {"top_k": 2}}))
-    yield "Cloud Build: build, test, push, upload"
-    story.run(f'make -s build-cloud PROJECT={PROJECT} REGION={REGION} ARGS="--serve upload"')
+    walkthrough.print_heading("Cloud Build: build, test, push, upload")
+    walkthrough.run(f'make -s build-cloud PROJECT={PROJECT} REGION={REGION} ARGS="--serve upload"')
     repository = f"{REGION}-docker.pkg.dev/{PROJECT}/models"
-    story.run(f"gcloud artifacts docker images list {repository} --include-tags")
-    models = story.run(f"gcloud ai models list --region={REGION}")
-    story.expect("digits" in models, "the build uploaded no model")
-    image = f"{repository}/digits:latest"
-    yield "gcloud"
-    with_gcloud(story, image)
-    yield "make deploy-endpoint, canary, promote, rollback, teardown"
-    with_deploy(story)
+    walkthrough.run(f"gcloud artifacts docker images list {repository} --include-tags")
+    models = walkthrough.run(f"gcloud ai models list --region={REGION}")
+    walkthrough.check("digits" in models, "the build uploaded no model")
+    walkthrough.print_heading("gcloud")
+    run_with_gcloud(walkthrough, f"{repository}/digits:latest")
+    walkthrough.print_heading("make deploy-endpoint, canary, promote, rollback, teardown")
+    run_with_make(walkthrough)
 
 
 @contextlib.contextmanager
-def cleaned_up(docker: Docker) -> Iterator[None]:
-    """Remove what cloudbuild.yaml leaves on the machine of a build, unless it was there before."""
+def build_leftovers_removed(docker: Docker) -> Iterator[None]:
+    """Remove the image and the folder that cloudbuild.yaml leaves behind, unless they existed before."""
     ci_image, checks = "ci-image", Path("/tmp/checks")  # noqa: S108  named there
     had_ci_image, had_checks = bool(docker("images", "--quiet", ci_image)), checks.exists()
     try:
@@ -186,28 +206,27 @@ def cleaned_up(docker: Docker) -> Iterator[None]:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Start the emulator and run the walkthrough; exit with 1 and a message if it fails."""
     parser = argparse.ArgumentParser(
         prog="python -m emulator.walkthrough",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     docker = os.environ.get("DOCKER", "docker")
-    parser.add_argument("--docker", default=docker, help="the client to use (%(default)s)")
+    parser.add_argument(
+        "--docker", default=docker, help="Docker client, name or path (%(default)s)"
+    )
     args = parser.parse_args()
     LOG.parent.mkdir(exist_ok=True)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, filename=LOG, filemode="w")
     try:
         config = EmulatorConfig(docker=args.docker, substitutions={"_TESTS": TESTS})
-        with running(config) as stage, cleaned_up(config.engine):
-            story = Walkthrough(stage)
-            for title in chapters(story):
-                story.chapter(title)
-            print(
-                f"\nThe whole story took {time.monotonic() - story.began:.0f} s. What the control plane saw: {LOG}"
-            )
-    except (MissingProgramError, StepFailedError) as error:
-        sys.exit(f"rehearsal: {error}\n  what the control plane saw: {LOG}")
+        with running(config) as stack, build_leftovers_removed(config.engine):
+            walkthrough = Walkthrough(stack)
+            run_all(walkthrough)
+            print(f"\nAll steps passed in {walkthrough.elapsed_s:.0f} s. The emulator's log: {LOG}")
+    except EmulatorError as error:
+        sys.exit(f"e2e: {error}\n  the emulator's log: {LOG}")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -54,11 +54,11 @@ def shared_stack(tiny: str) -> Iterator[Stack]:
         images={f"{TINY}:{tag}": tiny for tag in (1, 2, 3)},
         ready_timeout_s=READY_TIMEOUT_S,
         probe_interval_s=1,
-        cpus=16,
+        cpu_quota=16,
         shared_timeout_s=2,
     )
     try:
-        with running(config, say=lambda _: None) as started:
+        with running(config, report=lambda _: None) as started:
             yield started
     except MissingProgramError as error:
         pytest.skip(str(error))

@@ -1,4 +1,4 @@
-"""`make rehearse`, as it is typed, in a copy of this repository: it writes into build/."""
+"""`make e2e` in a copy of this repository, because it writes into build/."""
 
 import re
 from pathlib import Path
@@ -8,19 +8,19 @@ import pytest
 from tests.container.conftest import DOCKER
 from tests.programs import copy_repository, require_programs, run_program
 
-pytestmark = [pytest.mark.full, pytest.mark.xdist_group("rehearsal")]
-LIMIT_S = 1500
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("e2e")]
+TIMEOUT_S = 1500
 
 
-def test_make_rehearse_goes_from_a_build_to_a_teardown(tmp_path: Path) -> None:
+def test_make_e2e_runs_everything_from_build_to_teardown(tmp_path: Path) -> None:
     require_programs("gcloud", "docker-registry")
     copy_repository(tmp_path)
-    command = ["make", "rehearse", f"DOCKER={DOCKER}"]
-    done = run_program(command, cwd=tmp_path, timeout_s=LIMIT_S)
-    assert done.code == 0, done.out[-3000:] + done.err
-    nothing, _, end = done.out.strip().splitlines()[-3:]
-    assert "nothing is running" in nothing
-    assert end.startswith("The whole story took ")
-    # Of the image's tests its build ran the few that the rehearsal chooses, and the contract suite.
-    log = (tmp_path / "build/rehearsal.log").read_text()
+    command = ["make", "e2e", f"DOCKER={DOCKER}"]
+    result = run_program(command, cwd=tmp_path, timeout_s=TIMEOUT_S)
+    assert result.code == 0, result.out[-3000:] + result.err
+    cost, _, summary = result.out.strip().splitlines()[-3:]
+    assert "nothing is running" in cost
+    assert summary.startswith("All steps passed in ")
+    # The build ran the few tests of the image that the walkthrough selects, and the contract suite.
+    log = (tmp_path / "build/e2e.log").read_text()
     assert re.search(r"\d+ passed, \d+ deselected", log), log[-3000:]

@@ -102,7 +102,11 @@ def deploying(deployed: Any, split: Any = None) -> Any:
         ("DELETE endpoints/nothing", {}, "404 NOT_FOUND"),
         ("GET endpoints?pageSise=3", None, 'Unknown name "pageSise"'),
         ("POST models:uplaod", {}, "404 NOT_FOUND: Google publishes no method"),
-        ("POST models/m:export", {}, "501 UNIMPLEMENTED: the rehearsal does not do ExportModel"),
+        (
+            "POST models/m:export",
+            {},
+            "501 UNIMPLEMENTED: the emulator does not support ExportModel",
+        ),
     ],
 )
 def test_what_google_would_refuse_is_refused(

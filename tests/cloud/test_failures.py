@@ -106,7 +106,7 @@ def test_rejection_has_a_message_and_a_hint_and_a_repeated_command_succeeds(
 ) -> None:
     line, fault, expected, hints = case
     if fault:
-        stack.fault(*fault)
+        stack.inject_fault(*fault)
     failed = deploy(line)
     assert failed.code == 1
     assert expected in message(failed.err)
@@ -135,7 +135,7 @@ def test_rejection_has_a_message_and_a_hint_and_a_repeated_command_succeeds(
 def test_transient_errors_are_retried(
     deploy: Run, stack: Stack, kind: str, rpc: str, detail: str
 ) -> None:
-    stack.fault(kind, rpc, detail, times=2)
+    stack.inject_fault(kind, rpc, detail, times=2)
     done = deploy("deploy")
     assert done.code == 0, done.err
     assert not any(each.times for each in stack.state.faults.pending), "it was not called"
@@ -145,7 +145,7 @@ def test_transient_errors_are_retried(
 
 def test_repeated_deploy_waits_for_the_pending_operation(deploy: Run, stack: Stack) -> None:
     assert deploy("deploy").code == 0
-    stack.fault("refused", "GetOperation", "INVALID_ARGUMENT stop here")
+    stack.inject_fault("refused", "GetOperation", "INVALID_ARGUMENT stop here")
     assert deploy("deploy", **SECOND).code == 1
     done = deploy("deploy", **SECOND)
     assert done.code == 0, done.err

@@ -116,7 +116,7 @@ def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
 def test_what_gcloud_refuses_ends_with_its_words_and_no_traceback(
     stack: Stack, python: Run
 ) -> None:
-    stack.fault("denied", "CreateFunction", "cloudfunctions.functions.create")
+    stack.inject_fault("denied", "CreateFunction", "cloudfunctions.functions.create")
     done = python(f"-m functions deploy hello {TO}")
     assert done.code == 1
     assert "cloudfunctions.functions.create" in done.err

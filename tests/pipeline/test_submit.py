@@ -136,7 +136,7 @@ def test_bucket_of_that_name_in_another_project_is_not_used(
 def test_failure_is_reported_with_its_reason(
     pipeline: Run, stack: Stack, fault: tuple[str, str, str], out: str, err: list[str]
 ) -> None:
-    stack.fault(*fault)
+    stack.inject_fault(*fault)
     ran = pipeline(f"submit {IMAGE} --wait")
     assert ran.code == 1
     assert out in ran.out
@@ -162,9 +162,9 @@ def test_schedule_is_created_listed_and_deleted(pipeline: Run, stack: Stack) -> 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("runtimeConfig.parameterValues.colour", "red", "colour is no input"),
+        ("runtimeConfig.parameterValues.colour", "red", "colour is not an input"),
         ("runtimeConfig.parameterValues.epochs", "five", "epochs is 'five'"),
-        ("pipelineSpec.components", None, "is of no component"),
+        ("pipelineSpec.components", None, "does not exist"),
         ("runtimeConfig.gcsOutputDirectory", "/tmp/x", "not a Cloud Storage URI"),
         ("runtimeConfig.gcsOutputDirectory", "gs://none/x", "none does not exist"),
         ("runtimeConfig.gcsOutputDirectory", None, "is not a Cloud Storage URI"),
