@@ -14,7 +14,7 @@ from tests.container.conftest import DOCKER, HARDENED, VERTEX, Container, Start,
 from tests.http import JSON_TYPE, Endpoint, wait_for
 from tests.images import ARCHIVE, MODEL, request_body
 from tests.stock import archive as stock
-from tests.torchserve.test_stock import BETTER, SAME
+from tests.torchserve.test_stock import ERRORS, SAME
 
 WEIGHTS = ("weights.safetensors", "model.json", "golden.json")
 HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
@@ -78,7 +78,7 @@ def test_stock_archive_in_a_mounted_folder_is_served_on_googles_default_routes(
     answer = endpoint.post(SAME["three pictures"])
     assert answer.code == 200, answer
     assert len(json.loads(answer.body)["predictions"]) == 3
-    body, code, reason = BETTER["cut base64"]
+    body, code, reason = ERRORS["cut base64"]
     answer = endpoint.post(body)
     assert (answer.code, reason in answer.body) == (code, True), answer
 

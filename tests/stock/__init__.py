@@ -1,1 +1,1 @@
-"""A stock archive in the manner of TorchServe's MNIST tutorial: none of this project in it."""
+"""A stock archive like that of TorchServe's MNIST tutorial, independent of this project."""

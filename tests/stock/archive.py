@@ -1,4 +1,4 @@
-"""Packs the stock archive with torch-model-archiver, as its user does; changes archives."""
+"""Build the stock archive with torch-model-archiver, and replace files in archives."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 
 def pack(folder: Path, handler: Path = HERE / "mnist_handler.py", *more: str) -> Path:
-    """Write model.mar into a folder and return its path; the weights are of a fixed seed."""
+    """Write model.mar into a folder and return its path; its weights have a fixed seed."""
     torch.manual_seed(7)
     weights = folder / "mnist_cnn.pt"
     torch.save(Net().state_dict(), weights)
@@ -28,10 +28,10 @@ def pack(folder: Path, handler: Path = HERE / "mnist_handler.py", *more: str) ->
 
 
 def changed(archive: Path, target: Path, name: str, content: bytes) -> Path:
-    """Write a copy of an archive, over it or elsewhere, with another content of one file."""
+    """Write a copy of an archive with one file's content replaced; return its path."""
     with zipfile.ZipFile(archive) as old:
-        files = {each: old.read(each) for each in old.namelist()}
+        files = {file: old.read(file) for file in old.namelist()}
     with zipfile.ZipFile(target, "w") as new:
-        for each, data in (files | {name: content}).items():
-            new.writestr(each, data)
+        for file, data in (files | {name: content}).items():
+            new.writestr(file, data)
     return target

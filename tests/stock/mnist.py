@@ -1,4 +1,4 @@
-"""The network of a stock archive: its model file, which holds exactly one class."""
+"""The model file of the stock archive; TorchServe requires exactly one class in it."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 class Net(nn.Module):
-    """28x28 grey pixels -> the log-probabilities of ten digits."""
+    """N x 1 x 28 x 28 grey pixels -> the log-probabilities of ten digits, N x 10."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The handler of a stock archive: TorchServe's own base class, and its habits."""
+"""The handler of the stock archive, based on TorchServe's BaseHandler."""
 
 import io
 from typing import Any
@@ -11,10 +11,10 @@ from ts.torch_handler.base_handler import BaseHandler
 
 
 class MNISTDigitClassifier(BaseHandler):  # type: ignore[misc]
-    """Takes pictures as bytes (the envelope's {"b64": ...}), under `data`, or as rows of pixels."""
+    """Accepts images as bytes (the envelope's {"b64": ...}), under `data`, or as rows of pixels."""
 
     def preprocess(self, data: list[Any]) -> Tensor:
-        """Stack what came to N x 1 x 28 x 28."""
+        """Return the images as N x 1 x 28 x 28."""
         images = []
         for row in data:
             image = row.get("data") if isinstance(row, dict) else row
@@ -27,7 +27,7 @@ class MNISTDigitClassifier(BaseHandler):  # type: ignore[misc]
         return torch.stack(images).to(self.device)
 
     def postprocess(self, data: Tensor) -> list[Any]:
-        """Return the label and the probabilities of each."""
+        """Return each label and its probabilities."""
         probabilities = data.exp()
         return [
             {"label": int(row.argmax()), "scores": [round(p, 4) for p in row.tolist()]}

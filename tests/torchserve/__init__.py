@@ -1,1 +1,1 @@
-"""A real TorchServe, started by the fixtures."""
+"""Tests of a real TorchServe, which the fixtures start."""

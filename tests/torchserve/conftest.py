@@ -1,4 +1,4 @@
-"""TorchServe for the tests of this folder: as this project runs it, and by its own command."""
+"""TorchServe for these tests: as this project runs it, and by the command `torchserve`."""
 
 import contextlib
 import os
@@ -89,17 +89,17 @@ def serving(
 ) -> Iterator[Endpoint]:
     """Serve an archive on a free port for as long as the block lasts.
 
-    `request` is what it is probed with in place of its golden request.
+    `request` replaces its golden request in health probes.
     """
     with tempfile.TemporaryDirectory(prefix="ts-") as run:
         address = f"http://127.0.0.1:{torchserve.find_free_port()}"
-        settings = torchserve.TorchServeConfig(
+        config = torchserve.TorchServeConfig(
             archive=archive, run_dir=Path(run), layout=layout, address=address
         )
-        server = torchserve.Server(settings, java.find(), print)
+        server = torchserve.Server(config, java.find(), print)
         try:
-            asked = request or artifact.read_golden_request(archive)
-            local.wait_until_ready(server, probe.create_probe(settings, asked))
+            probe_request = request or artifact.read_golden_request(archive)
+            local.wait_until_ready(server, probe.create_probe(config, probe_request))
             yield Endpoint(f"{address}/predictions/{archive.stem}")
         finally:
             server.stop()
@@ -107,7 +107,7 @@ def serving(
 
 @contextmanager
 def stock_torchserve(archive: Path, request: bytes, *more_settings: str) -> Iterator[Endpoint]:
-    """Serve an archive by the command `torchserve`, and give it once it answers the request."""
+    """Serve an archive by the command `torchserve` during the block, which begins once it answers."""
     kinds = ("inference_address", "management_address", "metrics_address")
     ports = {kind: torchserve.find_free_port() for kind in kinds}
     settings = [
@@ -126,8 +126,8 @@ def stock_torchserve(archive: Path, request: bytes, *more_settings: str) -> Iter
             *("--ncs", "--disable-token-auth", "--ts-config", "config.properties"),
             *("--model-store", str(archive.parent), "--models", f"{archive.stem}={archive.name}"),
         ]
-        home = str(Path(java.find().executable).parent.parent)
-        environ = os.environ | {"JAVA_HOME": home, "LOG_LOCATION": run, "TEMP": run}
+        java_home = str(Path(java.find().executable).parent.parent)
+        environ = os.environ | {"JAVA_HOME": java_home, "LOG_LOCATION": run, "TEMP": run}
         server = subprocess.Popen(
             command, env=environ, cwd=run, stdout=log, stderr=log, start_new_session=True
         )
@@ -144,7 +144,7 @@ def stock_torchserve(archive: Path, request: bytes, *more_settings: str) -> Iter
             wait_for(answers, 90, "stock TorchServe")
             yield endpoint
         finally:
-            # Its Python front forwards no signal: the whole group has to go.
+            # Its Python process forwards no signals, so the whole group is killed.
             os.killpg(server.pid, signal.SIGKILL)
             server.wait(10)
 

@@ -1,4 +1,4 @@
-"""An archive is self-contained, and holds whatever model is put behind the one seam."""
+"""Archives: of any model, self-contained, and served by stock TorchServe too."""
 
 import json
 import time
@@ -46,9 +46,7 @@ def toy(tmp_path: Path) -> tuple[Path, Path]:
     return model, weights
 
 
-def test_a_text_model_of_some_lines_takes_the_digits_place(
-    toy: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_text_model_is_served(toy: tuple[Path, Path], tmp_path: Path) -> None:
     with serving(archive.build("vowels", *toy, tmp_path / "store")) as endpoint:
         good = endpoint.post(images.request_body("queue", "sky", "banana"))
         bad = endpoint.post(images.request_body("queue", 3))
@@ -58,7 +56,7 @@ def test_a_text_model_of_some_lines_takes_the_digits_place(
     assert json.loads(bad.body)["error"]["message"] == "instances[1]: expected a text"
 
 
-def test_a_model_that_misses_its_golden_instance_makes_no_archive(
+def test_model_that_fails_its_golden_instance_gets_no_archive(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (toy[1] / "vowels.txt").write_text("xyz")
@@ -67,15 +65,15 @@ def test_a_model_that_misses_its_golden_instance_makes_no_archive(
     assert not (tmp_path / "store" / "vowels.mar").exists()
 
 
-def test_training_stays_at_home() -> None:
+def test_archive_has_no_training_code() -> None:
     with zipfile.ZipFile(images.ARCHIVE) as contents:
-        inside = {name for name in contents.namelist() if name.endswith(".py")}
-    assert {"vertex_handler.py", "model/task.py"} <= inside
-    assert not [name for name in inside if "train" in name]
+        sources = {name for name in contents.namelist() if name.endswith(".py")}
+    assert {"vertex_handler.py", "model/task.py"} <= sources
+    assert not [name for name in sources if "train" in name]
 
 
 @pytest.mark.full
-def test_torchserve_s_own_command_with_its_own_defaults_serves_the_archive() -> None:
+def test_torchserves_own_command_serves_the_archive_with_its_defaults() -> None:
     with stock_torchserve(images.ARCHIVE, cases.CASES[0].body) as endpoint:
         for case in cases.CASES[:12]:
             answer = endpoint.post(case.body)
@@ -84,9 +82,9 @@ def test_torchserve_s_own_command_with_its_own_defaults_serves_the_archive() -> 
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("vowels", "reason"), [("x", "GoldenMismatch: golden"), ("kill", "out of memory")]
+    ("vowels", "reason"), [("x", "GoldenMismatchError: golden"), ("kill", "out of memory")]
 )
-def test_archive_that_cannot_be_loaded_is_given_up_with_the_reason(
+def test_archive_that_cannot_be_loaded_is_reported_with_the_reason(
     toy: tuple[Path, Path], tmp_path: Path, vowels: str, reason: str
 ) -> None:
     model, weights = toy
@@ -96,7 +94,7 @@ def test_archive_that_cannot_be_loaded_is_given_up_with_the_reason(
     )
     path = archive.build("vowels", model, weights, tmp_path / "store")
     changed(path, path, "vowels.txt", vowels.encode())
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(local.ServeError, match=reason), serving(path):
         pytest.fail("it serves")
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - start < 60

@@ -1,4 +1,4 @@
-"""The archive in a real TorchServe: the wire contract, batching, and other people's garbage."""
+"""The archive in a real TorchServe: requests and responses, batching, isolation of bad requests."""
 
 import json
 
@@ -12,18 +12,18 @@ pytestmark = pytest.mark.xdist_group("torchserve")
 
 
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
-def test_torchserve_keeps_the_wire_contract(digits: Endpoint, case: cases.Case) -> None:
+def test_torchserve_answers_every_case_as_specified(digits: Endpoint, case: cases.Case) -> None:
     answer = digits.post(case.body)
     cases.check_answer(case, answer.code, answer.body)
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_fifteen_clients_never_see_the_sixteenth_s_garbage(digits: Endpoint) -> None:
+def test_invalid_request_does_not_affect_others_in_its_batch(digits: Endpoint) -> None:
     shown = held_out(15)
     alone = [digits.post(request_body(base64)).body for base64, _ in shown]
-    garbage = b'{"instances": [{"b64": "!!"}]}'
+    invalid = b'{"instances": [{"b64": "!!"}]}'
     *good, bad = send_concurrently(
-        digits, [*(request_body(base64) for base64, _ in shown), garbage], rounds=20
+        digits, [*(request_body(base64) for base64, _ in shown), invalid], rounds=20
     )
     assert {answer.code for answer in bad} == {400}
     for answers, expected in zip(good, alone, strict=True):
@@ -32,7 +32,7 @@ def test_fifteen_clients_never_see_the_sixteenth_s_garbage(digits: Endpoint) -> 
         assert labels == {json.loads(expected)["predictions"][0]["label"]}
 
 
-def test_a_body_that_is_not_called_json_is_told_so(digits: Endpoint) -> None:
+def test_body_with_another_content_type_gets_400(digits: Endpoint) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = digits.post(request_body(cases.INSTANCE), form)
     assert answer.code == 400

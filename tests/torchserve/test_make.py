@@ -1,4 +1,4 @@
-"""What a newcomer types, and what it leaves behind."""
+"""`make serve`, `make predict` and the Makefile: output, errors, and the processes they end."""
 
 import json
 import re
@@ -32,12 +32,12 @@ def served() -> Iterator[LocalServer]:
             local.stop(signal.SIGINT)
 
 
-# The tests of one server, in one worker; the last of them stops it.
+# These tests share one server and run in one worker; the last one stops it.
 shared = pytest.mark.xdist_group("make")
 
 
 @shared
-def test_it_says_which_java_and_prints_a_curl_line_that_works(served: LocalServer) -> None:
+def test_serve_prints_its_java_and_a_working_curl_command(served: LocalServer) -> None:
     assert re.search(r"^Java \d+ from .+: /", served.output, re.MULTILINE)
     (line,) = re.findall(r"^ +(curl .*)$", served.output, re.MULTILINE)
     done = run(*shlex.split(line), "--silent", "--max-time", "30")
@@ -50,7 +50,7 @@ def url(served: LocalServer) -> str:
 
 
 @shared
-def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_milliseconds(
+def test_predict_prints_image_label_scores_and_latency(
     served: LocalServer,
 ) -> None:
     done = program("serving.predict", "--url", url(served))
@@ -62,7 +62,7 @@ def test_predict_shows_a_held_out_digit_its_label_its_scores_and_the_millisecond
 
 
 @shared
-def test_predict_takes_a_picture_of_one_s_own(served: LocalServer, tmp_path: Path) -> None:
+def test_predict_accepts_an_image_file(served: LocalServer, tmp_path: Path) -> None:
     path = tmp_path / "seven.png"
     draw_seven().save(path)
     done = program("serving.predict", "--url", url(served), str(path))
@@ -70,13 +70,13 @@ def test_predict_takes_a_picture_of_one_s_own(served: LocalServer, tmp_path: Pat
 
 
 @shared
-def test_predict_says_what_the_server_did_not_like(served: LocalServer) -> None:
+def test_predict_prints_the_servers_error(served: LocalServer) -> None:
     done = program("serving.predict", "--url", url(served).replace("digits", "letters"))
     assert done.returncode == 1
     assert "responded with 404: " in done.stderr
 
 
-def test_predict_says_what_to_do_where_nothing_answers(tmp_path: Path) -> None:
+def test_predict_without_a_server_prints_how_to_start_it(tmp_path: Path) -> None:
     done = program("serving.predict", "--url", f"http://127.0.0.1:{find_free_port()}/x")
     assert done.returncode == 1
     assert "Start it with: make serve" in done.stderr
@@ -84,7 +84,7 @@ def test_predict_says_what_to_do_where_nothing_answers(tmp_path: Path) -> None:
     assert "No such file" in missing.stderr
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_port_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = program("serving.local", "--port", port)
@@ -92,22 +92,22 @@ def test_a_port_that_is_taken_is_named() -> None:
     assert f"cannot listen on port {port} of 127.0.0.1: Address already in use" in done.stderr
 
 
-def test_a_missing_archive_is_named() -> None:
+def test_missing_archive_is_reported() -> None:
     done = program("serving.local", "--archive", "build/none.mar")
     assert done.returncode == 1
     assert "build/none.mar does not exist; run: make archive" in done.stderr
 
 
 @shared
-def test_the_readme_s_request_is_answered_as_the_readme_says(served: LocalServer) -> None:
+def test_readmes_request_gets_the_readmes_answer(served: LocalServer) -> None:
     text = (ROOT / "README.md").read_text()
     (line,) = re.findall(r"^\$ (curl .*\n .*)$", text, re.MULTILINE)
     line = line.replace("http://127.0.0.1:8080/predictions/digits", url(served))
     done = run("bash", "-c", f"{line} --silent --max-time 30")
     (printed,) = re.findall(r"^\{.predictions.*$", text, re.MULTILINE)
-    answer, wanted = json.loads(done.stdout), json.loads(printed)
-    assert answer["predictions"][0]["label"] == wanted["predictions"][0]["label"]
-    assert len(answer["predictions"][0]["scores"]) == len(wanted["predictions"][0]["scores"])
+    answer, expected = json.loads(done.stdout), json.loads(printed)
+    assert answer["predictions"][0]["label"] == expected["predictions"][0]["label"]
+    assert len(answer["predictions"][0]["scores"]) == len(expected["predictions"][0]["scores"])
 
 
 def assert_leaves_no_process(local: LocalServer, number: signal.Signals, at_least: int) -> None:
@@ -119,12 +119,12 @@ def assert_leaves_no_process(local: LocalServer, number: signal.Signals, at_leas
 
 
 @shared
-def test_ctrl_c_leaves_no_process_behind(served: LocalServer) -> None:
+def test_ctrl_c_stops_every_process(served: LocalServer) -> None:
     assert_leaves_no_process(served, signal.SIGINT, at_least=2)  # Java and a worker
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_other_signals_leave_no_process_behind_either_even_during_the_start(
+def test_other_signals_stop_every_process_even_at_startup(
     number: signal.Signals,
 ) -> None:
     local = LocalServer("--port", str(find_free_port()))
@@ -136,17 +136,17 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run("make", "--file", str(ROOT / "Makefile"), *arguments, folder=folder)
 
 
-def test_without_python_and_uv_make_says_in_one_line_what_to_install(tmp_path: Path) -> None:
+def test_make_without_python_and_uv_prints_what_to_install(tmp_path: Path) -> None:
     done = make(tmp_path, "--silent", ".venv/bin/python", "PYTHON=no-python", "UV=")
     assert done.returncode == 2
     assert "\nPython 3.11 is missing: install python3.11 and python3.11-venv, or uv" in done.stderr
 
 
-def test_serving_needs_no_package_of_the_others_and_paths_may_have_spaces(tmp_path: Path) -> None:
+def test_serve_installs_only_its_own_packages_and_paths_may_have_spaces(tmp_path: Path) -> None:
     clone = tmp_path / "a folder with spaces"
     for name in ("handler", "task", "model", "serving", "requirements"):
         shutil.copytree(ROOT / name, clone / name)
-    # As after their installation, the later ones last.
+    # In the order in which an installation creates them.
     for name in (".venv/bin/python", ".venv/serving", "build/model/weights.safetensors"):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).touch()
@@ -179,7 +179,7 @@ PROGRAMS = ("model.train", "model.export", "serving.archive", "serving.local", "
 
 
 @pytest.mark.parametrize("name", [*PROGRAMS, "benchmarks"])
-def test_every_program_explains_itself(name: str) -> None:
+def test_every_program_has_a_help_text(name: str) -> None:
     done = program(name, "--help")
     assert done.returncode == 0
     assert f"usage: python -m {name}" in done.stdout

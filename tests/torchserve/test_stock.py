@@ -1,4 +1,4 @@
-"""A stock archive, served by stock TorchServe and by ours: the same answers, better errors."""
+"""A stock archive in stock TorchServe and here: the same answers, better errors."""
 
 import json
 import tempfile
@@ -21,14 +21,14 @@ pytestmark = [pytest.mark.full, pytest.mark.xdist_group("stock")]
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """Return a folder with model.mar; its path is short, as unix sockets ask for."""
+    """Return a folder with model.mar; its path is short, as unix sockets require."""
     with tempfile.TemporaryDirectory(prefix="mar-") as made:
         stock.pack(Path(made))
         yield Path(made)
 
 
 @pytest.fixture(scope="module")
-def theirs(folder: Path) -> Iterator[Endpoint]:
+def stock_server(folder: Path) -> Iterator[Endpoint]:
     """Serve the archive as Google's prebuilt images do: TorchServe's command and JSON envelope."""
     settings = ("service_envelope=json", "disable_token_authorization=true")
     with stock_torchserve(folder / "model.mar", SAME["one picture"], *settings) as endpoint:
@@ -36,14 +36,14 @@ def theirs(folder: Path) -> Iterator[Endpoint]:
 
 
 @pytest.fixture(scope="module")
-def ours(folder: Path) -> Iterator[Endpoint]:
+def our_server(folder: Path) -> Iterator[Endpoint]:
     """Serve the same archive as the container does."""
     with tempfile.TemporaryDirectory(prefix="store-") as store:
-        taken = artifact.fetch(storage.open_storage(str(folder), print), ARCHIVE, Path(store))
-        assert taken.stock
-        assert taken.golden_request is None
+        fetched = artifact.fetch(storage.open_storage(str(folder), print), ARCHIVE, Path(store))
+        assert fetched.stock
+        assert fetched.golden_request is None
         layout = Layout(workers=1, threads=1, batch_size=8, batch_delay_ms=50)
-        with serving(taken.path, SAME["one picture"], layout) as endpoint:
+        with serving(fetched.path, SAME["one picture"], layout) as endpoint:
             yield endpoint
 
 
@@ -69,16 +69,16 @@ SAME = {
 
 
 @pytest.mark.parametrize("body", SAME.values(), ids=SAME.keys())
-def test_a_stock_archive_answers_as_stock_torchserve_does(
-    theirs: Endpoint, ours: Endpoint, body: bytes
+def test_stock_archive_answers_as_in_stock_torchserve(
+    stock_server: Endpoint, our_server: Endpoint, body: bytes
 ) -> None:
-    expected, got = theirs.post(body), ours.post(body)
+    expected, got = stock_server.post(body), our_server.post(body)
     assert expected.code == got.code == 200, (expected, got)
     assert json.loads(got.body) == json.loads(expected.body)
     assert got.headers["content-type"] == "application/json"
 
 
-BETTER = {
+ERRORS = {
     "no JSON": (b"{", 400, "not JSON"),
     "no instances": (b"{}", 400, "instances: missing"),
     "an empty array": (b'{"instances": []}', 400, "empty array"),
@@ -91,27 +91,31 @@ BETTER = {
 }
 
 
-@pytest.mark.parametrize(("body", "code", "reason"), BETTER.values(), ids=BETTER.keys())
-def test_what_stock_torchserve_calls_unavailable_gets_a_reason(
-    theirs: Endpoint, ours: Endpoint, body: bytes, code: int, reason: str
+@pytest.mark.parametrize(("body", "code", "reason"), ERRORS.values(), ids=ERRORS.keys())
+def test_503_of_stock_torchserve_is_an_error_with_a_reason(
+    stock_server: Endpoint, our_server: Endpoint, body: bytes, code: int, reason: str
 ) -> None:
-    got = ours.post(body)
+    got = our_server.post(body)
     assert got.code == code, got
     assert reason in json.loads(got.body)["error"]["message"]
-    if not reason.endswith("not base64"):  # which stock TorchServe takes for an empty picture
-        assert theirs.post(body).code == 503
+    if not reason.endswith("not base64"):  # stock TorchServe decodes it to an empty image
+        assert stock_server.post(body).code == 503
 
 
-def test_one_bad_request_does_not_harm_the_others_of_its_batch(ours: Endpoint) -> None:
+def test_bad_request_does_not_affect_others_in_its_batch(our_server: Endpoint) -> None:
     good = SAME["three pictures"]
-    answers = send_concurrently(ours, [good, request_body([1, 2, 3]), good, b"{", good], rounds=10)
+    answers = send_concurrently(
+        our_server, [good, request_body([1, 2, 3]), good, b"{", good], rounds=10
+    )
     codes = [{answer.code for answer in client} for client in answers]
     assert codes == [{200}, {500}, {200}, {400}, {200}]
-    alone = ours.post(good).body
+    alone = our_server.post(good).body
     assert {answer.body for client in answers[::2] for answer in client} == {alone}
 
 
-def test_make_migrate_says_that_it_works_and_shows_the_answer(folder: Path, tmp_path: Path) -> None:
+def test_migrate_reports_that_the_archive_works_and_prints_the_answer(
+    folder: Path, tmp_path: Path
+) -> None:
     request_file = tmp_path / "request.json"
     request_file.write_bytes(SAME["one picture"])
     done = program("serving.stock", str(folder / "model.mar"), "--request", str(request_file))
@@ -121,7 +125,7 @@ def test_make_migrate_says_that_it_works_and_shows_the_answer(folder: Path, tmp_
     assert f"make serve STORAGE={folder}" in done.stdout
 
 
-def test_make_migrate_says_why_an_archive_does_not_load(tmp_path: Path) -> None:
+def test_migrate_reports_why_an_archive_does_not_load(tmp_path: Path) -> None:
     handler = tmp_path / "broken_handler.py"
     handler.write_text(
         "class Handler:\n    def initialize(self, context):\n        1 / 0\n"

@@ -1,4 +1,4 @@
-"""What is served: chosen among the files that were found, and unpacked."""
+"""Selecting, checking and unpacking what is served."""
 
 import hashlib
 import stat
@@ -15,22 +15,25 @@ from serving.errors import ArchiveError
 from serving.stock import manifest
 from storage import files
 
-NEEDED = ["golden.json", "model.json", "weights.safetensors"]
+REQUIRED = ["golden.json", "model.json", "weights.safetensors"]
 
 
 @pytest.mark.parametrize(
-    ("found", "chosen"),
+    ("found", "expected"),
     [
         (["x.mar"], Selection("x.mar", [])),
         (["model.mar", "older.mar", "notes.txt"], Selection("model.mar", [])),
-        ([GOLDEN_REQUEST, "model.mar", *NEEDED], Selection("model.mar", [GOLDEN_REQUEST])),
-        ([*NEEDED, "held-out/3.png", ".hidden", GOLDEN_REQUEST], Selection(None, NEEDED)),
-        ([*NEEDED, "../up.txt", "a/../../up.txt", "/root.txt", "code.py"], Selection(None, NEEDED)),
-        ([*NEEDED, "t/words.txt"], Selection(None, [*NEEDED[:2], "t/words.txt", NEEDED[2]])),
+        ([GOLDEN_REQUEST, "model.mar", *REQUIRED], Selection("model.mar", [GOLDEN_REQUEST])),
+        ([*REQUIRED, "held-out/3.png", ".hidden", GOLDEN_REQUEST], Selection(None, REQUIRED)),
+        (
+            [*REQUIRED, "../up.txt", "a/../../up.txt", "/root.txt", "code.py"],
+            Selection(None, REQUIRED),
+        ),
+        ([*REQUIRED, "t/words.txt"], Selection(None, [*REQUIRED[:2], "t/words.txt", REQUIRED[2]])),
     ],
 )
-def test_an_archive_comes_before_weights(found: list[str], chosen: Selection) -> None:
-    assert artifact.select_files(found, NEEDED) == chosen
+def test_archive_is_preferred_to_weights(found: list[str], expected: Selection) -> None:
+    assert artifact.select_files(found, REQUIRED) == expected
 
 
 @pytest.mark.parametrize(
@@ -41,9 +44,9 @@ def test_an_archive_comes_before_weights(found: list[str], chosen: Selection) ->
         (["weights.safetensors"], "golden.json, model.json missing in weights.safetensors"),
     ],
 )
-def test_what_cannot_be_served_is_refused_with_the_reason(found: list[str], reason: str) -> None:
+def test_unsuitable_files_are_refused_with_the_reason(found: list[str], reason: str) -> None:
     with pytest.raises(ArchiveError, match=reason):
-        artifact.select_files(found, NEEDED)
+        artifact.select_files(found, REQUIRED)
 
 
 URIS = (
@@ -52,17 +55,17 @@ URIS = (
 
 
 @pytest.mark.parametrize("uri", ["", *URIS.split()])
-def test_an_address_that_is_none_of_a_bucket_or_a_folder_is_refused(uri: str) -> None:
+def test_invalid_uri_is_refused(uri: str) -> None:
     with pytest.raises(files.StorageError, match="expected gs://BUCKET/FOLDER, or the path"):
         storage.open_storage(uri, print)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(files.StorageError, match="missing: folder not found; is it mounted"):
         storage.open_storage(f"{tmp_path}/missing", print).list_files()
 
 
-def test_one_archive_of_several_may_be_named(tmp_path: Path) -> None:
+def test_one_archive_of_several_can_be_selected(tmp_path: Path) -> None:
     for name in ("a.mar", "b.mar"):
         (tmp_path / name).touch()
     assert list(storage.open_storage(f"{tmp_path}/b.mar", print).list_files()) == ["b.mar"]
@@ -71,21 +74,21 @@ def test_one_archive_of_several_may_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_an_image_has_one_archive(tmp_path: Path, count: int) -> None:
+def test_image_without_exactly_one_archive_is_refused(tmp_path: Path, count: int) -> None:
     for number in range(count):
         (tmp_path / f"m{number}.mar").touch()
     with pytest.raises(ArchiveError, match=rf"expected one \.mar, found {count}"):
         artifact.find_baked_in(tmp_path)
 
 
-def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_file_that_is_not_an_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "x.mar").write_bytes(b"not a zip")
     with pytest.raises(ArchiveError, match=r"x\.mar is not a \.mar archive"):
         artifact.read_golden_request(tmp_path / "x.mar")
 
 
 @pytest.mark.parametrize(
-    ("uri", "where"),
+    ("uri", "location"),
     [
         ("gs://bucket", ("bucket", "")),
         ("gs://bucket/", ("bucket", "")),
@@ -93,12 +96,12 @@ def test_what_is_no_archive_is_refused_with_the_reason(tmp_path: Path) -> None:
         ("gs://bucket/a folder?#", ("bucket", "a folder?#")),
     ],
 )
-def test_a_bucket_s_uri_is_split(uri: str, where: tuple[str, str]) -> None:
-    assert storage.split_uri(uri) == where
+def test_bucket_uri_is_split(uri: str, location: tuple[str, str]) -> None:
+    assert storage.split_uri(uri) == location
 
 
-def zipped(folder: Path, *entries: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
-    """Write an archive, whatever its entries are called."""
+def write_zip(folder: Path, *entries: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
+    """Write an archive with any entry names."""
     archive = folder / "evil.mar"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as contents:
         for name, data in entries:
@@ -106,21 +109,21 @@ def zipped(folder: Path, *entries: tuple[str | zipfile.ZipInfo, bytes]) -> Path:
     return archive
 
 
-def link(name: str) -> zipfile.ZipInfo:
+def make_link(name: str) -> zipfile.ZipInfo:
     """Return an entry that is a symbolic link."""
     entry = zipfile.ZipInfo(name)
     entry.external_attr = (stat.S_IFLNK | 0o777) << 16
     return entry
 
 
-UP = ("../up.py", "a/../../up.py", "/etc/up.py", "..", "a\\..\\up.py", "..\\up.py")
-REFUSED = {
+OUTSIDE = ("../up.py", "a/../../up.py", "/etc/up.py", "..", "a\\..\\up.py", "..\\up.py")
+MALICIOUS = {
     **{
         name: ([("handler.py", b""), (name, b"")], r"'.+' points outside the archive")
-        for name in UP
+        for name in OUTSIDE
     },
     "a link": (
-        [(link("weights"), b"/etc/passwd")],
+        [(make_link("weights"), b"/etc/passwd")],
         "'weights' is not a regular file; links and devices are",
     ),
     "200 MiB of zeros": (
@@ -134,19 +137,19 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("entries", "reason"), REFUSED.values(), ids=REFUSED.keys())
-def test_an_archive_that_is_made_to_do_harm_is_refused_before_it_is_unpacked(
+@pytest.mark.parametrize(("entries", "reason"), MALICIOUS.values(), ids=MALICIOUS.keys())
+def test_malicious_archive_is_refused_before_it_is_unpacked(
     tmp_path: Path, entries: list[tuple[str | zipfile.ZipInfo, bytes]], reason: str
 ) -> None:
-    archive = zipped(tmp_path, *entries)
+    archive = write_zip(tmp_path, *entries)
     (tmp_path / "out").mkdir()
     with pytest.raises(ArchiveError, match=rf"evil\.mar:? ?{reason}"):
         artifact.unpack(archive, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_archive_that_says_less_than_it_holds_is_refused(tmp_path: Path) -> None:
-    archive = zipped(tmp_path, ("zeros", bytes(1000)))
+def test_archive_with_a_false_size_is_refused(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path, ("zeros", bytes(1000)))
     content = archive.read_bytes()
     size = (1000).to_bytes(4, "little")
     assert content.count(size) == 2  # the entry's own, and the directory's
@@ -156,27 +159,27 @@ def test_an_archive_that_says_less_than_it_holds_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("at", "byte", "reason"),
+    ("offset", "byte", "reason"),
     [
         (8, 99, "cannot be unpacked here: That compression method"),
         (4, 99, "is damaged|cannot be unpacked here"),
     ],
     ids=["another compression", "a later version"],
 )
-def test_an_archive_of_another_kind_is_refused(
-    tmp_path: Path, at: int, byte: int, reason: str
+def test_archive_with_unsupported_features_is_refused(
+    tmp_path: Path, offset: int, byte: int, reason: str
 ) -> None:
-    archive = zipped(tmp_path, ("handler.py", b"x" * 100))
+    archive = write_zip(tmp_path, ("handler.py", b"x" * 100))
     content = bytearray(archive.read_bytes())
-    content[at] = byte  # the entry's own header, and the directory's
-    content[content.index(b"PK\x01\x02") + at + 2] = byte
+    content[offset] = byte  # the entry's own header, and the directory's
+    content[content.index(b"PK\x01\x02") + offset + 2] = byte
     archive.write_bytes(content)
     with pytest.raises(ArchiveError, match=rf"evil\.mar.* {reason}|is not a \.mar archive"):
         artifact.unpack(archive, tmp_path)
 
 
 @pytest.mark.parametrize("text", [b"\xff", b'{"model":' * 3000], ids=["no UTF-8", "nested"])
-def test_a_manifest_that_cannot_be_read_is_refused(tmp_path: Path, text: bytes) -> None:
+def test_unreadable_manifest_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "MAR-INF").mkdir()
     (tmp_path / "MAR-INF" / "MANIFEST.json").write_bytes(text)
     with pytest.raises(
@@ -192,21 +195,21 @@ def test_unreadable_choice_of_a_backend_is_refused(tmp_path: Path, name: str) ->
         artifact.read_inference_ms(tmp_path)
 
 
-def test_only_the_archive_that_is_pinned_is_unpacked(tmp_path: Path) -> None:
+def test_archive_with_another_sha256_is_not_unpacked(tmp_path: Path) -> None:
     (tmp_path / "bucket").mkdir()
-    archive = zipped(tmp_path / "bucket", ("handler.py", b""))
-    pin = hashlib.sha256(b"another").hexdigest()
+    archive = write_zip(tmp_path / "bucket", ("handler.py", b""))
+    expected = hashlib.sha256(b"another").hexdigest()
     with pytest.raises(
-        ArchiveError, match=f"its SHA-256 is [0-9a-f]+, but ARCHIVE_SHA256 has {pin}"
+        ArchiveError, match=f"its SHA-256 is [0-9a-f]+, but ARCHIVE_SHA256 has {expected}"
     ):
-        artifact.fetch(files.Folder(tmp_path / "bucket"), archive, tmp_path / "store", pin)
+        artifact.fetch(files.Folder(tmp_path / "bucket"), archive, tmp_path / "store", expected)
     assert not list((tmp_path / "store" / "model").iterdir())
 
 
-def test_a_pin_without_an_archive_is_refused(tmp_path: Path) -> None:
+def test_expected_sha256_without_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "weights.safetensors").touch()
-    baked = zipped(tmp_path, ("weights.safetensors", b""), ("handler.py", b""))
+    baked = write_zip(tmp_path, ("weights.safetensors", b""), ("handler.py", b""))
     with pytest.raises(ArchiveError, match="ARCHIVE_SHA256 is set, but there is no archive"):
         artifact.fetch(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store", "0" * 64)
 
@@ -217,7 +220,7 @@ def test_backend_of_fetched_weights_replaces_that_of_the_baked_in_weights(
     (tmp_path / "bucket").mkdir()
     for name in ("weights.safetensors", "engine.json"):
         (tmp_path / "bucket" / name).touch()
-    baked = zipped(tmp_path, *((name, b"") for name in ("weights.safetensors", "backend.json")))
+    baked = write_zip(tmp_path, *((name, b"") for name in ("weights.safetensors", "backend.json")))
     monkeypatch.setattr(artifact, "verify", lambda _: None)
     with pytest.raises(ArchiveError, match="MANIFEST"):  # the archive of this test has none
         artifact.fetch(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store")

@@ -1,4 +1,4 @@
-"""TorchServe on this machine is stopped, whenever the signal to stop arrives."""
+"""`make serve` stops TorchServe at any time that a signal arrives."""
 
 import signal
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from serving.artifact import Artifact
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Handle the signals as the program does, and restore what was before."""
-    before = {each: signal.signal(each, signal.default_int_handler) for each in local.STOP_SIGNALS}
+    """Handle signals as the program does; restore the handlers afterwards."""
+    before = {stop: signal.signal(stop, signal.default_int_handler) for stop in local.STOP_SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -21,7 +21,7 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", local.STOP_SIGNALS)
-def test_signal_during_the_start_of_java_still_stops_it(
+def test_signal_during_the_start_of_java_stops_it(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = []

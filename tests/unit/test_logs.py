@@ -1,4 +1,4 @@
-"""What the container's processes say, as Cloud Logging takes it."""
+"""Log lines: parsing those of TorchServe, and writing them for Cloud Logging."""
 
 import io
 import json
@@ -13,41 +13,43 @@ from serving import logs
 from serving.logs import Log, LogRecord
 
 
-def written(stream: io.StringIO) -> dict[str, object]:
-    """Return the one line that was written, as its fields."""
+def parse_only_line(stream: io.StringIO) -> dict[str, object]:
+    """Return the fields of the only line that was written."""
     text = stream.getvalue()
     assert text.endswith("\n")
     assert text.count("\n") == 1
-    found = json.loads(text)
-    assert isinstance(found, dict)
-    return found
+    fields = json.loads(text)
+    assert isinstance(fields, dict)
+    return fields
 
 
-def java(logger: str, message: str, severity: str = "INFO") -> str:
-    """Return a line as serving/log4j2.xml has Java write it."""
+def java_line(logger: str, message: str, severity: str = "INFO") -> str:
+    """Return a line as Java writes it with serving/log4j2.xml."""
     return json.dumps({"severity": severity, "logger": logger, "message": message})
 
 
 @pytest.mark.parametrize(
-    ("text", "line"),
+    ("text", "record"),
     [
         (
-            java("BatchAggregator", "a\n\tat b", "ERROR"),
+            java_line("BatchAggregator", "a\n\tat b", "ERROR"),
             LogRecord("ERROR", "a\n\tat b", "torchserve"),
         ),
         (
-            java("MODEL_LOG", '{"severity": "ERROR", "message": "x\\ny", "requests": ["7", "8"]}'),
+            java_line(
+                "MODEL_LOG", '{"severity": "ERROR", "message": "x\\ny", "requests": ["7", "8"]}'
+            ),
             LogRecord("ERROR", "x\ny", "worker", ("7", "8")),
         ),
         (
-            java(
+            java_line(
                 "MODEL_LOG",
                 '{"severity": "ERROR", "message": "x", "requests": ["7"], "trace": "t"}',
             ),
             LogRecord("ERROR", "x", "worker", ("7",), "t"),
         ),
         *(
-            (java("MODEL_LOG", printed), LogRecord("INFO", printed, "worker"))
+            (java_line("MODEL_LOG", printed), LogRecord("INFO", printed, "worker"))
             for printed in (
                 "printed by a handler",
                 '{"my": "json"}',
@@ -58,9 +60,9 @@ def java(logger: str, message: str, severity: str = "INFO") -> str:
                 '{"severity": ["INFO"], "message": "m", "requests": []}',
             )
         ),
-        (java("BatchAggregator", "m", "BOGUS"), LogRecord("INFO", "m", "torchserve")),
+        (java_line("BatchAggregator", "m", "BOGUS"), LogRecord("INFO", "m", "torchserve")),
         (
-            java("BatchAggregator", '{"severity": "ERROR", "message": "not a worker"}'),
+            java_line("BatchAggregator", '{"severity": "ERROR", "message": "not a worker"}'),
             LogRecord("INFO", '{"severity": "ERROR", "message": "not a worker"}', "torchserve"),
         ),
         *(
@@ -69,18 +71,18 @@ def java(logger: str, message: str, severity: str = "INFO") -> str:
         ),
     ],
 )
-def test_what_java_and_its_workers_say_is_told_apart(text: str, line: LogRecord) -> None:
-    assert logs.parse_line(text) == line
+def test_lines_of_java_and_of_workers_are_distinguished(text: str, record: LogRecord) -> None:
+    assert logs.parse_line(text) == record
 
 
-def test_a_line_has_cloud_logging_s_fields() -> None:
+def test_json_line_has_cloud_loggings_fields() -> None:
     stream = io.StringIO()
     log = Log(stream=stream)
     log.configure(as_text=False, labels={"endpoint_id": "12"})
     log.forward(
         LogRecord("ERROR", "a traceback\n  of two lines", "worker", ("7",), "projects/p/traces/t")
     )
-    found = written(stream)
+    found = parse_only_line(stream)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(found.pop("time")))
     assert found == {
         "severity": "ERROR",
@@ -91,17 +93,17 @@ def test_a_line_has_cloud_logging_s_fields() -> None:
     }
 
 
-def test_what_is_less_than_the_level_is_left_out() -> None:
+def test_lines_below_the_level_are_not_written() -> None:
     stream = io.StringIO()
     log = Log(stream=stream)
     log.configure(as_text=False, level="ERROR")
     for severity in ("DEBUG", "INFO", "WARNING"):
         log.write(severity, "no")
     log.write("ERROR", "yes")
-    assert written(stream)["message"] == "yes"
+    assert parse_only_line(stream)["message"] == "yes"
 
 
-def test_people_get_text() -> None:
+def test_text_format_has_time_severity_and_process() -> None:
     stream = io.StringIO()
     log = Log(as_text=True, stream=stream)
     log.info("ready")
@@ -112,7 +114,7 @@ def test_people_get_text() -> None:
     )
 
 
-def test_what_nobody_catches_is_one_line_on_whatever_thread(
+def test_uncaught_exception_of_any_thread_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
@@ -122,12 +124,12 @@ def test_what_nobody_catches_is_one_line_on_whatever_thread(
     thread = threading.Thread(target=[].pop)
     thread.start()
     thread.join(5)
-    found = written(stream)
+    found = parse_only_line(stream)
     assert found["severity"] == "CRITICAL"
     assert "IndexError: pop from empty list" in str(found["message"])
 
 
-def test_the_lines_of_other_processes_are_written_whole_by_the_one_writer() -> None:
+def test_lines_of_other_processes_are_not_mixed() -> None:
     stream, (reading, writing) = io.StringIO(), os.pipe()
     log = Log(stream=stream)
     thread = log.pass_through(os.fdopen(reading))

@@ -1,4 +1,4 @@
-"""What `make migrate` reads in an archive, without running it."""
+"""The findings of `make migrate` about an archive's files."""
 
 import json
 import zipfile
@@ -22,10 +22,10 @@ class Handler(BaseHandler):
 """
 
 
-def findings(
+def inspect_files(
     tmp_path: Path, files: Mapping[str, str], **manifest: str
 ) -> list[tuple[bool | None, str]]:
-    """Read an archive of these files and return what works, and the text."""
+    """Inspect an archive of these files; return each finding's state and text."""
     path = tmp_path / "model.mar"
     model = {"modelName": "model", "handler": "handler.py", **manifest}
     with zipfile.ZipFile(path, "w") as archive:
@@ -69,10 +69,10 @@ CASES = {
 
 
 @pytest.mark.parametrize(("files", "manifest", "reasons"), CASES.values(), ids=CASES.keys())
-def test_what_will_not_work_is_named_with_what_to_do(
+def test_missing_files_and_packages_are_reported_with_what_to_do(
     tmp_path: Path, files: Mapping[str, str], manifest: dict[str, str], reasons: list[str]
 ) -> None:
-    bad = [text for works, text in findings(tmp_path, files, **manifest) if not works]
+    bad = [text for works, text in inspect_files(tmp_path, files, **manifest) if not works]
     for reason in reasons:
         assert any(reason in text for text in bad), bad
     assert len(bad) == len(reasons)
@@ -85,13 +85,15 @@ def test_what_will_not_work_is_named_with_what_to_do(
         ('return [row["instances"] for row in data]', 'reads "instances"'),
     ],
 )
-def test_habits_that_do_not_fit_the_envelope_are_pointed_at(
+def test_code_that_does_not_fit_the_envelope_is_reported(
     tmp_path: Path, body: str, reason: str
 ) -> None:
     source = f"class Handler:\n    def handle(self, data, context):\n        {body}\n"
-    look = [text for works, text in findings(tmp_path, {"handler.py": source}) if works is None]
-    assert len(look) == 1
-    assert reason in look[0]
+    checks = [
+        text for works, text in inspect_files(tmp_path, {"handler.py": source}) if works is None
+    ]
+    assert len(checks) == 1
+    assert reason in checks[0]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,9 @@ def test_habits_that_do_not_fit_the_envelope_are_pointed_at(
     ],
     ids=["no zip", "an empty zip"],
 )
-def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_file_that_is_not_an_archive_is_refused(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
     (tmp_path / "x.mar").write_bytes(content)
     with pytest.raises(ArchiveError, match=reason):
         inspect.read_archive(tmp_path / "x.mar")

