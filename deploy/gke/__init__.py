@@ -1,1 +1,1 @@
-"""The same image on Google Kubernetes Engine: `python -m deploy.gke`, behind make deploy-gke."""
+"""Deployment of the image to Google Kubernetes Engine: `python -m deploy.gke`, used by make deploy-gke."""

@@ -1,8 +1,7 @@
-"""Put the image on a GKE cluster, as kubernetes/ says, and take it away again.
+"""Deploy the image to a GKE cluster with the manifests in kubernetes/, or delete the deployment.
 
-Of deploy.toml it takes the project, the region, the name (it becomes the namespace), the image,
-artifact_uri, service_account, the accelerator and [env]; how many pods, and of what size, is in
-kubernetes/.
+deploy.toml sets the project, the region, the name (used as the namespace), the image, artifact_uri, service_account,
+the accelerator and [env]. The manifests set the number and size of the pods.
 """
 
 import argparse
@@ -10,38 +9,43 @@ import argparse
 from deploy import cli, programs, settings
 from deploy.errors import UserError
 from deploy.gke.cluster import Cluster
-from deploy.gke.overlay import KUBECONFIG
+from deploy.gke.kubectl import Kubectl
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run the command line; exit codes: 0 done, 1 stopped with the reason, 2 misused, 130 interrupted."""
-    args = _parser().parse_args(words)
-    cli.run("deploy.gke", lambda: _run(args), "The same command goes on from here.")
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; exit codes: 0 success, 1 failure (the reason is printed), 2 wrong usage, 130 interrupted."""
+    args = _build_parser().parse_args(arguments)
+    cli.run("deploy.gke", lambda: _run(args), "Run the same command to continue.")
 
 
 def _run(args: argparse.Namespace) -> None:
-    found = settings.load(vars(args), file=args.settings)
+    configuration = settings.load(vars(args), file=args.settings)
     if not args.cluster:
         raise UserError(
-            "no cluster is named",
-            f"CLUSTER=…, one of: gcloud container clusters list --project={found.project}",
+            "no cluster given",
+            f"CLUSTER=…, one of: gcloud container clusters list --project={configuration.project}",
         )
     programs.require("gcloud", "kubectl", "gke-gcloud-auth-plugin")
     if not args.dry_run:
-        settings.save_defaults(found)
-    run = programs.Programs(cli.report, args.dry_run, environ={"KUBECONFIG": str(KUBECONFIG)})
-    there = Cluster(args.cluster, args.location or found.region, found, run)
+        settings.save_defaults(configuration)
+    cluster = Cluster(
+        name=args.cluster,
+        location=args.location or configuration.region,
+        settings=configuration,
+        kubectl=Kubectl.create(cli.report, dry_run=args.dry_run),
+    )
     if args.command == "deploy":
-        from deploy.gcp import CloudClients  # noqa: PLC0415  nothing else waits for Google's libraries
+        from deploy.gcp import CloudClients  # noqa: PLC0415  only this command needs Google's libraries
 
-        there.deploy(
-            CloudClients.create(found, cli.report, dry_run=args.dry_run), queue_wait=args.queue_wait
+        cluster.deploy(
+            CloudClients.create(configuration, cli.report, dry_run=args.dry_run),
+            queue_wait=args.queue_wait,
         )
     else:
-        there.undeploy(yes=args.yes)
+        cluster.undeploy(yes=args.yes)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deploy.gke",
         description=__doc__,
@@ -50,20 +54,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=text, description=text)
-        one.add_argument("--cluster", default="", help="the cluster's name")
-        one.add_argument("--location", default="", help="its region or zone (default: the region)")
-        settings.add_options(one, ("project", "region", "image"))
-        return one
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--cluster", default="", help="the cluster's name")
+        text = "the cluster's region or zone (default: the region of the settings)"
+        command.add_argument("--location", default="", help=text)
+        settings.add_options(command, ("project", "region", "image"))
+        return command
 
-    one = add("deploy", "let three pods and more of the image answer in a cluster")
-    one.add_argument(
+    command = add("deploy", "deploy the image to a cluster, as three or more pods")
+    command.add_argument(
         "--queue-wait",
         action="store_true",
-        help="scale by what requests wait, too: needs the Prometheus adapter (docs/kubernetes.md)",
+        help="scale by the queue wait of requests, too; needs the Prometheus adapter (docs/kubernetes.md)",
     )
-    one = add("undeploy", "delete all of that; it asks first")
-    one.add_argument("--yes", action="store_true", help="ask nothing")
+    command = add("undeploy", "delete the deployment, after a confirmation")
+    command.add_argument("--yes", action="store_true", help="skip the confirmation")
     return parser
 
 

@@ -1,6 +1,6 @@
-"""Render folders of kustomize and hold every object strictly against the published schemas.
+"""Render kustomize folders and validate every object strictly against the published schemas.
 
-It runs in build/kubernetes, which has a kubectl and the schemas: make manifests.
+It runs in the environment build/kubernetes, which has kubectl and the schemas: make manifests.
 """
 
 import argparse
@@ -16,67 +16,67 @@ import kubernetes_validate
 import yaml
 
 VERSIONS = ("1.35", "1.36", "1.37")
-"""Of Kubernetes: those that it still mends."""
+"""The versions of Kubernetes that still get fixes."""
 KUBECTL = Path(sys.executable).with_name("kubectl")
 CRDS: dict[str, Any] = json.loads(Path(__file__).with_name("crds.json").read_text())
 PREDICTOR = CRDS["InferenceService serving.kserve.io/v1beta1"]["properties"]["predictor"]
-"""What KServe knows beside a pod's own fields."""
+"""KServe's fields of a predictor, beside those of a pod."""
 
 
-def rendered(folder: Path) -> list[dict[str, Any]]:
-    """Return the objects that a folder makes; exit with kubectl's own words where it makes none."""
-    words = [str(KUBECTL), "kustomize", str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+def render(folder: Path) -> list[dict[str, Any]]:
+    """Return the objects that a folder renders to; exit with kubectl's error if it is invalid."""
+    command = [str(KUBECTL), "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         sys.exit(f"{folder}: {done.stderr.strip()}")
     return [each for each in yaml.safe_load_all(done.stdout) if each]
 
 
-def faults(thing: dict[str, Any], version: str) -> Iterator[str]:
-    """Say what of an object a version of Kubernetes would refuse, and where."""
-    named = f"{thing['kind']} {thing['metadata']['name']}"
-    schema = CRDS.get(f"{thing['kind']} {thing['apiVersion']}")
+def find_errors(manifest: dict[str, Any], version: str) -> Iterator[str]:
+    """Yield the reasons why a version of Kubernetes would reject an object, with the field."""
+    name = f"{manifest['kind']} {manifest['metadata']['name']}"
+    schema = CRDS.get(f"{manifest['kind']} {manifest['apiVersion']}")
     try:
         if schema is None:
-            kubernetes_validate.validate(thing, version, strict=True)
+            kubernetes_validate.validate(manifest, version, strict=True)
             return
-        # What every object has is checked by one that has nothing else.
-        plain = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": thing["metadata"]}
+        # The fields that every object has are validated in an object without others.
+        plain = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": manifest["metadata"]}
         kubernetes_validate.validate(plain, version, strict=True)
         fields: dict[str, Any] = {"apiVersion": {}, "kind": {}, "metadata": {}, "spec": schema}
-        jsonschema.validate(thing, {"properties": fields, "additionalProperties": False})
-        if thing["kind"] == "InferenceService":
-            predictor = thing["spec"]["predictor"]
+        jsonschema.validate(manifest, {"properties": fields, "additionalProperties": False})
+        if manifest["kind"] == "InferenceService":
+            predictor = manifest["spec"]["predictor"]
             pod = {k: v for k, v in predictor.items() if k not in PREDICTOR["properties"]}
             pod["containers"] = predictor["containers"]
             whole = plain | {"kind": "Pod", "spec": pod}
             kubernetes_validate.validate(whole, version, strict=True)
     except jsonschema.ValidationError as error:
-        where = ".".join(str(each) for each in error.absolute_path)
-        yield f"{named}: {where or 'itself'}: {error.message}"
+        path = ".".join(str(each) for each in error.absolute_path)
+        yield f"{name}: {path or 'top level'}: {error.message}"
     except kubernetes_validate.SchemaNotFoundError:
-        yield f"{named}: no schema of {thing['apiVersion']} {thing['kind']} in Kubernetes {version}, nor in crds.json"
+        yield f"{name}: no schema of {manifest['apiVersion']} {manifest['kind']} for Kubernetes {version}"
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run the command line; exit codes: 0 all valid, 1 not, 2 misused."""
+def main(arguments: list[str] | None = None) -> None:
+    """Validate folders; exit codes: 0 all valid, 1 invalid, 2 wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m deploy.gke.validate", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    found = False
-    for folder in parser.parse_args(words).folders:
-        things = rendered(folder)
-        wrong = [
-            f"{folder}, Kubernetes {version}: {fault}"
+    failed = False
+    for folder in parser.parse_args(arguments).folders:
+        manifests = render(folder)
+        errors = [
+            f"{folder}, Kubernetes {version}: {error}"
             for version in VERSIONS
-            for thing in things
-            for fault in faults(thing, version)
+            for manifest in manifests
+            for error in find_errors(manifest, version)
         ]
-        found = found or bool(wrong)
-        if wrong:
-            print("\n".join(wrong), file=sys.stderr)
+        failed = failed or bool(errors)
+        if errors:
+            print("\n".join(errors), file=sys.stderr)
         else:
-            print(f"{folder}: {len(things)} objects, valid in Kubernetes {', '.join(VERSIONS)}")
-    sys.exit(1 if found else 0)
+            print(f"{folder}: {len(manifests)} objects, valid in Kubernetes {', '.join(VERSIONS)}")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""kubernetes/ without a cluster: rendered, held against schemas, its pods run by Docker, deployed to a stand-in."""
+"""Tests of kubernetes/ without a cluster: schemas, the pod in Docker, and deployments to a fake cluster."""

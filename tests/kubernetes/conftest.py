@@ -1,4 +1,4 @@
-"""The manifests as kubectl renders them, and the image that they start."""
+"""The manifests as rendered by kubectl, and a network without egress."""
 
 import os
 import subprocess
@@ -17,12 +17,12 @@ BIN = ROOT / "build" / "kubernetes" / "bin"
 OVERLAYS = ("any", "gke-cpu", "gke-gpu", "kserve")
 MANIFESTS = ROOT / "kubernetes"
 
-Thing = dict[str, Any]
+Manifest = dict[str, Any]
 
 
 @cache
-def rendered(folder: Path) -> tuple[Thing, ...]:
-    """Return the objects that a folder makes."""
+def render(folder: Path) -> tuple[Manifest, ...]:
+    """Return the objects that a folder renders to."""
     assert (BIN / "kubectl").exists(), "no kubectl in build/kubernetes: make build/kubernetes/ready"
     done = subprocess.run(
         [BIN / "kubectl", "kustomize", folder],
@@ -35,15 +35,15 @@ def rendered(folder: Path) -> tuple[Thing, ...]:
     return tuple(yaml.safe_load_all(done.stdout))
 
 
-def overlay(name: str) -> dict[str, Thing]:
-    """Return an overlay's objects by their kind; there is one of each."""
-    found = {each["kind"]: each for each in rendered(MANIFESTS / "overlays" / name)}
-    assert len(found) == len(rendered(MANIFESTS / "overlays" / name))
+def overlay(name: str) -> dict[str, Manifest]:
+    """Return an overlay's objects by kind; there is one of each."""
+    found = {each["kind"]: each for each in render(MANIFESTS / "overlays" / name)}
+    assert len(found) == len(render(MANIFESTS / "overlays" / name))
     return found
 
 
-def pod(name: str) -> Thing:
-    """Return the pod that an overlay makes."""
+def pod(name: str) -> Manifest:
+    """Return an overlay's pod specification."""
     found = overlay(name)
     if "InferenceService" in found:
         return dict(found["InferenceService"]["spec"]["predictor"])
@@ -51,8 +51,8 @@ def pod(name: str) -> Thing:
 
 
 @pytest.fixture(scope="session")
-def network(image: str) -> Iterator[str]:  # noqa: F811, ARG001  it needs an engine
-    """Make a network that nothing leaves, as the NetworkPolicy says."""
+def network(image: str) -> Iterator[str]:  # noqa: F811, ARG001  it needs Docker
+    """Create a network without egress, like the NetworkPolicy."""
     name = f"kubernetes-tests-{os.getpid()}"
     docker("network", "create", "--internal", name)
     yield name

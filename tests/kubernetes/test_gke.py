@@ -1,4 +1,4 @@
-"""python -m deploy.gke: the real gcloud, kubectl and their plugin, against a stand-in for GKE and a cluster."""
+"""python -m deploy.gke with the real gcloud, kubectl and their plugin, against a fake cluster."""
 
 import io
 import re
@@ -15,44 +15,47 @@ from deploy import fingerprint
 from deploy.cli import confirm
 from deploy.errors import UserError
 from deploy.gke import __main__ as command_line
-from deploy.gke.overlay import WRITTEN
+from deploy.gke.overlay import OVERLAYS
 from tests.images import ROOT
+from tests.kubernetes import fake_cluster, node
 from tests.kubernetes.conftest import BIN
-from tests.kubernetes.node import environ
-from tests.kubernetes.stand_in import KINDS, World, environment, standing_in
+from tests.kubernetes.fake_cluster import KINDS, FakeCluster
 from tests.programs import Result, require_programs, run_main
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 DIGEST = f"sha256:{'a' * 64}"
 NAME = "us-central1-docker.pkg.dev/my-project/models/digits"
-TO = f"--project my-project --region us-central1 --cluster c1 --image {NAME}@{DIGEST}"
+TARGET = f"--project my-project --region us-central1 --cluster c1 --image {NAME}@{DIGEST}"
 KINDS_APPLIED = {kind for kinds in KINDS.values() for kind in kinds}
 Gke = Callable[..., Result]
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    with standing_in() as world:
-        yield world
+def cluster() -> Iterator[FakeCluster]:
+    with fake_cluster.running() as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def gke(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    cluster: FakeCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> Gke:
-    """Return a function that runs python -m deploy.gke, from a folder that has what it reads."""
+    """Return a function that runs python -m deploy.gke from a folder with its input files."""
     require_programs("gcloud", "gke-gcloud-auth-plugin")
     for name in ("kubernetes", "deploy.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fingerprint, "ARCHIVE", ROOT / "build/model-store/digits.mar")
-    for variable, value in environment(world, tmp_path).items():
+    for variable, value in fake_cluster.environment(cluster, tmp_path).items():
         monkeypatch.setenv(variable, value)
 
-    def run(line: str, says: str = "", **more: str) -> Result:
+    def run(line: str, stdin: str = "", **variables: str) -> Result:
         with monkeypatch.context() as patch:
-            patch.setattr(sys, "stdin", io.StringIO(says))
-            for variable, value in more.items():
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            for variable, value in variables.items():
                 patch.setenv(variable, value)
             return run_main(command_line.main, line, capfd)
 
@@ -60,55 +63,60 @@ def gke(
 
 
 @pytest.mark.full
-def test_it_is_deployed_by_digest_and_undeployed_when_one_agrees(world: World, gke: Gke) -> None:
-    done = gke(f"deploy {TO}")
+def test_image_is_deployed_by_digest_and_deleted_after_confirmation(
+    cluster: FakeCluster, gke: Gke
+) -> None:
+    done = gke(f"deploy {TARGET}")
     assert done.code == 0, done.err
-    assert world.names() == {f"{kind}/digits" for kind in KINDS_APPLIED}
-    # It was kubectl's plugin that said who asks.
-    assert world.tokens == {"Bearer a-token"}
-    assert f"'image': '{NAME}@{DIGEST}'" in str(world.objects)
+    assert cluster.names() == {f"{kind}/digits" for kind in KINDS_APPLIED}
+    # kubectl's plugin sent the token.
+    assert cluster.tokens == {"Bearer a-token"}
+    assert f"'image': '{NAME}@{DIGEST}'" in str(cluster.objects)
     assert "successfully rolled out" in done.out
 
-    done = gke("undeploy --cluster c1", says="digits\n")
+    done = gke("undeploy --cluster c1", stdin="digits\n")
     assert done.code == 0, done.err
     assert "deployment.apps/digits\n" in done.out.partition("This will be deleted:")[2]
-    assert world.names() == {"Namespace/digits"}
-    assert "nothing changed" in gke("undeploy --cluster c1").out
+    assert cluster.names() == {"Namespace/digits"}
+    assert "nothing to delete" in gke("undeploy --cluster c1").out
 
 
 @pytest.mark.parametrize(
-    ("says", "why"), [("no\n", "nothing was deleted"), ("", "no terminal to confirm")]
+    ("stdin", "reason"), [("no\n", "nothing was deleted"), ("", "nobody is there")]
 )
-def test_without_the_name_nothing_is_deleted(
-    monkeypatch: pytest.MonkeyPatch, says: str, why: str
+def test_nothing_is_deleted_unless_the_name_is_typed(
+    monkeypatch: pytest.MonkeyPatch, stdin: str, reason: str
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(says))
-    with pytest.raises(UserError, match=why):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    with pytest.raises(UserError, match=reason):
         confirm("digits", [], yes=False)
 
 
-def test_a_dry_run_prints_the_lines_and_asks_nobody(world: World, gke: Gke) -> None:
-    done = gke(f"deploy {TO} --dry-run")
+def test_dry_run_prints_the_commands_and_sends_no_request(cluster: FakeCluster, gke: Gke) -> None:
+    done = gke(f"deploy {TARGET} --dry-run")
     assert done.code == 0, done.err
     assert re.findall("would run (.+)", done.out) == [
         "gcloud container clusters get-credentials c1 --location=us-central1 --project=my-project",
         "kubectl apply --server-side -k build/gke/digits",
         "kubectl rollout status deployment/digits --namespace digits --timeout=10m",
     ]
-    assert not world.tokens
+    assert not cluster.tokens
     assert gke("undeploy --cluster c1 --project my-project --dry-run").code == 0
-    assert not world.tokens
+    assert not cluster.tokens
 
 
-def test_the_image_of_these_sources_is_looked_up_in_the_registry(world: World, gke: Gke) -> None:
-    here = {"DEPLOY_REGISTRY": world.url.removeprefix("http://"), "DEPLOY_API_ENDPOINT": world.url}
+def test_image_of_the_sources_is_looked_up_in_the_registry(cluster: FakeCluster, gke: Gke) -> None:
+    variables = {
+        "DEPLOY_REGISTRY": cluster.url.removeprefix("http://"),
+        "DEPLOY_API_ENDPOINT": cluster.url,
+    }
     line = "deploy --project my-project --cluster c1 --dry-run"
-    missing = gke(line, **here)
+    missing = gke(line, **variables)
     assert missing.code == 1
     assert "is not in the registry" in missing.err
     assert "make push" in missing.err
-    world.digest = DIGEST
-    done = gke(line, **here)
+    cluster.digest = DIGEST
+    done = gke(line, **variables)
     assert done.code == 0, done.err
     assert f"/my-project/models/digits@{DIGEST}" in done.out
 
@@ -121,7 +129,7 @@ def test_the_image_of_these_sources_is_looked_up_in_the_registry(world: World, g
             {"served": {name: KINDS[name] for name in ("v1", "apps/v1")}},
             "--queue-wait",
             [
-                "does not serve gateway.networking.k8s.io, networking.gke.io, "
+                "lacks the APIs gateway.networking.k8s.io, networking.gke.io, "
                 "monitoring.googleapis.com, custom.metrics.k8s.io",
                 "--gateway-api=standard",
                 "--update-addons=HttpLoadBalancing=ENABLED",
@@ -133,45 +141,47 @@ def test_the_image_of_these_sources_is_looked_up_in_the_registry(world: World, g
         pytest.param(
             {"stuck": True},
             "",
-            ["exceeded its progress deadline", "its last line"],
+            ["exceeded its progress deadline", "the last line of a container's log"],
             marks=pytest.mark.full,
         ),
     ],
     ids=["no digest", "APIs missing", "no cluster", "pods never ready"],
 )
-def test_what_stops_a_deployment_is_said_with_what_to_do(
-    world: World, gke: Gke, state: dict[str, Any], options: str, messages: list[str]
+def test_deployment_that_cannot_succeed_fails_with_a_hint(
+    cluster: FakeCluster, gke: Gke, state: dict[str, Any], options: str, messages: list[str]
 ) -> None:
     for name, value in state.items():
-        setattr(world, name, value)
-    done = gke(f"deploy {TO} {options}")
+        setattr(cluster, name, value)
+    done = gke(f"deploy {TARGET} {options}")
     assert done.code == 1
     for each in messages:
         assert each in done.err
-    assert world.stuck or not world.objects
+    assert cluster.stuck or not cluster.objects
 
 
 @pytest.mark.parametrize("program", ["gcloud", "kubectl", "gke-gcloud-auth-plugin"])
-def test_a_missing_program_is_named_with_where_it_comes_from(
+def test_missing_program_is_named_with_how_to_install_it(
     gke: Gke, tmp_path: Path, program: str
 ) -> None:
-    there = tmp_path / "bin"
-    there.mkdir()
+    folder = tmp_path / "bin"
+    folder.mkdir()
     for each in {"gcloud", "kubectl", "gke-gcloud-auth-plugin"} - {program}:
-        (there / each).touch(0o755)
-    done = gke(f"deploy {TO}", PATH=str(there))
+        (folder / each).touch(0o755)
+    done = gke(f"deploy {TARGET}", PATH=str(folder))
     assert done.code == 1
     assert f"{program} is not installed" in done.err
 
 
-def test_deploy_toml_says_what_is_served_and_as_whom(gke: Gke, tmp_path: Path) -> None:
+def test_deploy_toml_sets_names_model_account_accelerator_and_variables(
+    gke: Gke, tmp_path: Path
+) -> None:
     (tmp_path / "ours.toml").write_text(
         'name = "flowers"\nartifact_uri = "gs://b/flowers"\nservice_account = "s@p.iam.gserviceaccount.com"\n'
         'accelerator_type = "NVIDIA_TESLA_T4"\naccelerator_count = 2\n[env]\nACCESS_LOG = "all"\n'
     )
-    done = gke(f"deploy {TO} --dry-run --settings ours.toml --queue-wait")
+    done = gke(f"deploy {TARGET} --dry-run --settings ours.toml --queue-wait")
     assert done.code == 0, done.err
-    render = [str(BIN / "kubectl"), "kustomize", str(tmp_path / WRITTEN / "flowers")]
+    render = [str(BIN / "kubectl"), "kustomize", str(tmp_path / OVERLAYS / "flowers")]
     text = subprocess.run(render, capture_output=True, timeout=30, check=True).stdout
     found = {each["kind"]: each for each in yaml.safe_load_all(text)}
     assert found["Namespace"]["metadata"]["name"] == "flowers"
@@ -188,8 +198,8 @@ def test_deploy_toml_says_what_is_served_and_as_whom(gke: Gke, tmp_path: Path) -
         "ACCESS_LOG": "all",
         "GOOGLE_CLOUD_PROJECT": "my-project",
     }
-    assert environ(pod).items() >= variables.items()
-    # A model that is fetched may take its 20 minutes, and leaves the cluster to do so.
+    assert node.environment(pod).items() >= variables.items()
+    # Fetching the model may take 20 minutes, and needs egress.
     assert container["startupProbe"]["failureThreshold"] == 1200
     assert found["NetworkPolicy"]["spec"]["egress"]
     assert len(found["HorizontalPodAutoscaler"]["spec"]["metrics"]) == 2

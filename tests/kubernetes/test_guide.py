@@ -1,4 +1,4 @@
-"""docs/kubernetes.md does what it says: its commands are run, its overlay is rendered, its messages are said."""
+"""docs/kubernetes.md: its commands print what it shows, its overlay is valid, and its error messages exist."""
 
 import os
 import re
@@ -9,8 +9,8 @@ import pytest
 
 from tests.cloud.guide import GOOGLE, run, shown
 from tests.images import ROOT
-from tests.kubernetes.conftest import MANIFESTS, rendered
-from tests.kubernetes.stand_in import environment, standing_in
+from tests.kubernetes import fake_cluster
+from tests.kubernetes.conftest import MANIFESTS, render
 from tests.kubernetes.test_manifests import validate
 from tests.programs import require_programs
 
@@ -20,14 +20,14 @@ IMAGE = f"us-central1-docker.pkg.dev/my-project/models/digits@sha256:{'a' * 64}"
 
 
 @pytest.mark.full
-def test_every_command_prints_what_the_guide_shows(tmp_path: Path) -> None:
+def test_commands_print_what_the_guide_shows(tmp_path: Path) -> None:
     require_programs("gcloud", "gke-gcloud-auth-plugin")
-    with standing_in() as world:
+    with fake_cluster.running() as cluster:
         env = {
             **os.environ,
-            **environment(world, tmp_path),
+            **fake_cluster.environment(cluster, tmp_path),
             "DEPLOY_IMAGE": IMAGE,
-            "DEPLOY_API_ENDPOINT": world.url,
+            "DEPLOY_API_ENDPOINT": cluster.url,
         }
         for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
             env.pop(name, None)
@@ -35,17 +35,17 @@ def test_every_command_prints_what_the_guide_shows(tmp_path: Path) -> None:
         for each in commands:
             run(each, each.command, env, ROOT)
         assert len(commands) == 3
-        assert world.names() == {"Namespace/digits"}
+        assert cluster.names() == {"Namespace/digits"}
 
 
-def test_the_overlay_of_one_s_own_is_valid_and_takes_what_it_names(tmp_path: Path) -> None:
+def test_overlay_in_the_guide_is_valid_and_takes_effect(tmp_path: Path) -> None:
     (text,) = re.findall(r"```yaml\n(.+?)```", GUIDE.read_text(), re.DOTALL)
     shutil.copytree(MANIFESTS, tmp_path / "kubernetes")
     (tmp_path / "flowers").mkdir()
     (tmp_path / "flowers" / "kustomization.yaml").write_text(text)
     done = validate(tmp_path / "flowers")
     assert done.returncode == 0, done.stderr
-    found = {each["kind"]: each for each in rendered(tmp_path / "flowers")}
+    found = {each["kind"]: each for each in render(tmp_path / "flowers")}
     (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
     assert container["image"].startswith("registry.example.com/models/flowers@sha256:9f86")
     assert found["Ingress"]["spec"]["rules"][0]["host"] == "flowers.example.com"
@@ -54,6 +54,8 @@ def test_the_overlay_of_one_s_own_is_valid_and_takes_what_it_names(tmp_path: Pat
     assert len(found["HorizontalPodAutoscaler"]["spec"]["metrics"]) == 2
 
 
-@pytest.mark.parametrize("said", re.findall(r"^\| `([^`]+)` \|", GUIDE.read_text(), re.MULTILINE))
-def test_every_message_in_the_table_is_one_that_is_really_said(said: str) -> None:
-    assert any(said in file.read_text() for file in (ROOT / "deploy").rglob("*.py"))
+@pytest.mark.parametrize(
+    "message", re.findall(r"^\| `([^`]+)` \|", GUIDE.read_text(), re.MULTILINE)
+)
+def test_error_messages_in_the_guide_exist(message: str) -> None:
+    assert any(message in file.read_text() for file in (ROOT / "deploy").rglob("*.py"))

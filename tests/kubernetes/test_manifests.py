@@ -1,4 +1,4 @@
-"""The manifests: valid, of one piece, and as large and as patient as the container that they start."""
+"""The manifests: valid, consistent, and with the sizes and timeouts of the container."""
 
 import json
 import shutil
@@ -15,26 +15,36 @@ from serving.container import entrypoint, supervisor
 from serving.layout import choose_layout, max_workers
 from serving.torchserve import TorchServeConfig
 from tests.images import ARCHIVE, ROOT
-from tests.kubernetes.conftest import BIN, MANIFESTS, OVERLAYS, Thing, overlay, pod, rendered
-from tests.kubernetes.node import INJECTED, KSERVE, POD, SCHEDULED, SECURITY, environ, number
+from tests.kubernetes.conftest import BIN, MANIFESTS, OVERLAYS, Manifest, overlay, pod, render
+from tests.kubernetes.node import (
+    INJECTED,
+    KSERVE,
+    POD_FIELDS,
+    SCHEDULED,
+    SECURITY,
+    environment,
+    parse_quantity,
+)
 from tests.programs import require_programs
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 LAYERED = ("any", "gke-cpu", "gke-gpu")
-"""Those that have a Deployment, and may take the components."""
+"""The overlays with a Deployment, which support the components."""
 BASE = pod("any")
 (CONTAINER,) = BASE["containers"]
 
 
 def validate(*folders: Path) -> subprocess.CompletedProcess[str]:
-    """Run the program of make manifests."""
-    words = [str(BIN / "python"), "-m", "deploy.gke.validate", *map(str, folders)]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    """Run the program behind make manifests."""
+    command = [str(BIN / "python"), "-m", "deploy.gke.validate", *map(str, folders)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.fixture
 def combined(tmp_path: Path) -> list[Path]:
-    """Return a folder for each overlay, with every component on top of it."""
+    """Return a folder for each overlay with all components."""
     shutil.copytree(MANIFESTS, tmp_path / "kubernetes")
     components = [f"../kubernetes/components/{each}" for each in ("bucket", "queue-wait")]
     for name in LAYERED:
@@ -45,15 +55,15 @@ def combined(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.full
-def test_every_object_of_every_overlay_is_valid_in_three_versions(combined: list[Path]) -> None:
+def test_every_object_of_every_overlay_is_valid_in_all_versions(combined: list[Path]) -> None:
     folders = [*(MANIFESTS / "overlays" / name for name in OVERLAYS), *combined]
     done = validate(*folders)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("valid in Kubernetes 1.35, 1.36, 1.37") == len(folders)
 
 
-def test_each_of_these_versions_has_schemas_of_its_own() -> None:
-    """For a version that it does not know, kubernetes_validate takes the next older one."""
+def test_each_version_has_schemas_of_its_own() -> None:
+    """For a version without schemas, kubernetes_validate would use the next older one."""
     check = (
         "import kubernetes_validate as k; from deploy.gke.validate import VERSIONS\n"
         "assert set(VERSIONS) <= {k.utils.major_minor(each) for each in k.utils.all_versions()}"
@@ -62,7 +72,7 @@ def test_each_of_these_versions_has_schemas_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "says"),
+    ("file", "old", "new", "message"),
     [
         ("base/deployment.yaml", "periodSeconds", "periodSecond", "'periodSecond' was unexpected"),
         ("base/autoscaler.yaml", "averageUtilization: 60", "averageUtilization: much", "'much'"),
@@ -70,8 +80,8 @@ def test_each_of_these_versions_has_schemas_of_its_own() -> None:
         ("overlays/gke-cpu/monitoring.yaml", "PodMonitoring", "PodWatching", "no schema of"),
     ],
 )
-def test_a_mistake_is_named_with_where_it_stands(
-    tmp_path: Path, file: str, old: str, new: str, says: str
+def test_mistake_is_reported_with_its_field(
+    tmp_path: Path, file: str, old: str, new: str, message: str
 ) -> None:
     shutil.copytree(MANIFESTS, tmp_path / "kubernetes")
     broken = tmp_path / "kubernetes" / file
@@ -79,11 +89,11 @@ def test_a_mistake_is_named_with_where_it_stands(
     broken.write_text(broken.read_text().replace(old, new))
     done = validate(tmp_path / "kubernetes/overlays/gke-cpu")
     assert done.returncode == 1
-    assert says in done.stderr
+    assert message in done.stderr
 
 
 def fields(content: Any, name: str) -> Iterator[Any]:
-    """Return every field of this name, however deep."""
+    """Yield the values of all fields of this name, at any depth."""
     if isinstance(content, dict):
         yield from ([content[name]] if name in content else [])
         content = list(content.values())
@@ -93,7 +103,7 @@ def fields(content: Any, name: str) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_whatever_selects_pods_selects_ours(name: str) -> None:
+def test_selectors_match_the_pods(name: str) -> None:
     found = overlay(name)
     if name == "kserve":
         labels = {"serving.kserve.io/inferenceservice": "digits"}
@@ -110,16 +120,16 @@ def test_whatever_selects_pods_selects_ours(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERED)
-def test_what_names_another_object_names_one_that_is_there(name: str) -> None:
-    found, variables = overlay(name), environ(pod(name))
-    assert variables == environ(BASE)
+def test_references_between_objects_resolve(name: str) -> None:
+    found, variables = overlay(name), environment(pod(name))
+    assert variables == environment(BASE)
     ports = {each["name"] for each in pod(name)["containers"][0]["ports"]}
     service = found["Service"]["metadata"]["name"]
     (port,) = found["Service"]["spec"]["ports"]
     assert port["targetPort"] in ports
     target = found["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
     assert found[target["kind"]]["metadata"]["name"] == target["name"]
-    # An apply would undo what the autoscaler decided.
+    # Otherwise an apply would override the autoscaler.
     assert "replicas" not in found["Deployment"]["spec"]
     assert found["ServiceAccount"]["metadata"]["name"] == pod(name)["serviceAccountName"]
     if name == "any":
@@ -143,10 +153,10 @@ def test_what_names_another_object_names_one_that_is_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_ports_probes_and_policies_follow_the_container_s_variables(name: str) -> None:
+def test_ports_probes_and_policies_match_the_container_s_variables(name: str) -> None:
     (container,) = pod(name)["containers"]
     ports = {each["name"]: str(each["containerPort"]) for each in container["ports"]}
-    variables = environ(pod(name))
+    variables = environment(pod(name))
     assert ports == {"http": variables["AIP_HTTP_PORT"], "metrics": variables["METRICS_PORT"]}
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[kind]["httpGet"] == {
@@ -163,44 +173,44 @@ def test_ports_probes_and_policies_follow_the_container_s_variables(name: str) -
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_the_grace_period_holds_the_whole_way_out(name: str) -> None:
+def test_grace_period_covers_the_shutdown(name: str) -> None:
     spec = pod(name)
     pause_s = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    way_out = (
+    shutdown_s = (
         pause_s
         + entrypoint.SHUTDOWN_DELAY_S
         + entrypoint.DRAIN_TIMEOUT_S
         + entrypoint.TORCHSERVE_STOP_TIMEOUT_S
     )
-    assert way_out < spec["terminationGracePeriodSeconds"] <= way_out + 10
+    assert shutdown_s < spec["terminationGracePeriodSeconds"] <= shutdown_s + 10
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_the_container_ends_by_itself_with_the_reason_before_it_is_ended(name: str) -> None:
+def test_container_exits_with_a_reason_before_the_liveness_probe_fails(name: str) -> None:
     (container,) = pod(name)["containers"]
     assert (
-        lasts(container["livenessProbe"])
+        seconds_to_failure(container["livenessProbe"])
         > supervisor.UNRESPONSIVE_TIMEOUT_S + supervisor.PROBE_TIMEOUT_S
     )
-    # A pod that is not ready is out of the way long before.
-    assert lasts(container["readinessProbe"]) <= 5
+    # A pod that is not ready gets no requests long before.
+    assert seconds_to_failure(container["readinessProbe"]) <= 5
 
 
-def lasts(probe: Thing) -> int:
-    """Return the seconds until a probe that fails has its way."""
+def seconds_to_failure(probe: Manifest) -> int:
+    """Return the seconds until a failing probe takes effect."""
     return int(probe["periodSeconds"] * probe["failureThreshold"])
 
 
-def test_a_model_from_a_bucket_has_as_long_as_the_container_gives_it(combined: list[Path]) -> None:
+def test_startup_probe_allows_for_fetching_a_model(combined: list[Path]) -> None:
     for folder in combined:
-        found = {each["kind"]: each for each in rendered(folder)}
+        found = {each["kind"]: each for each in render(folder)}
         (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
-        assert lasts(container["startupProbe"]) == supervisor.STARTUP_TIMEOUT_S
-        opened = found["NetworkPolicy"]["spec"]["egress"]
-        assert set(fields(opened, "port")) == {53, 80, 443, 988}
+        assert seconds_to_failure(container["startupProbe"]) == supervisor.STARTUP_TIMEOUT_S
+        egress = found["NetworkPolicy"]["spec"]["egress"]
+        assert set(fields(egress, "port")) == {53, 80, 443, 988}
 
 
-def test_a_balancer_waits_longer_than_the_container_does() -> None:
+def test_load_balancer_s_timeout_exceeds_the_container_s() -> None:
     default = overlay("gke-cpu")["GCPBackendPolicy"]["spec"]["default"]
     settings = TorchServeConfig(
         archive=ARCHIVE,
@@ -213,33 +223,34 @@ def test_a_balancer_waits_longer_than_the_container_does() -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_requests_are_limits_and_hold_a_worker_for_each_core(name: str) -> None:
-    limits = pod(name)["containers"][0]["resources"]
-    assert limits["requests"] == limits["limits"]
-    cores, memory = int(limits["limits"]["cpu"]), int(number(limits["limits"]["memory"]))
+def test_resource_requests_equal_limits_and_fit_a_worker_per_core(name: str) -> None:
+    resource = pod(name)["containers"][0]["resources"]
+    limits = resource["limits"]
+    assert resource["requests"] == limits
+    cores, memory = int(limits["cpu"]), int(parse_quantity(limits["memory"]))
     assert max_workers(cores, memory) >= cores
     layout = choose_layout(cores, memory)
     assert (layout.workers, layout.threads) == (2, 1)
     if name != "gke-gpu":
-        # No memory is paid for that nothing may use.
+        # No memory is reserved that cannot be used.
         assert max_workers(cores + 1, memory) == cores
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_it_asks_for_no_more_than_pod_security_s_restricted_level_allows(name: str) -> None:
+def test_pod_meets_pod_security_s_restricted_level(name: str) -> None:
     labels = overlay(name)["Namespace"]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     spec = pod(name)
     (container,) = spec["containers"]
-    # The node knows neither init containers nor the host's network, processes and IPC.
-    assert not set(spec) - SCHEDULED - INJECTED - KSERVE - POD
+    # node.py supports neither init containers nor the host's network, processes and IPC.
+    assert not set(spec) - SCHEDULED - INJECTED - KSERVE - POD_FIELDS
     assert [set(each) for each in spec["volumes"]] == [{"name", "emptyDir"}]
     assert spec["securityContext"] | container["securityContext"] == SECURITY
     assert spec["automountServiceAccountToken"] is False
-    assert container["image"] == f"{IMAGE}@sha256:{'0' * 64}", "not by a digest alone"
+    assert container["image"] == f"{IMAGE}@sha256:{'0' * 64}", "the image is not given by a digest"
 
 
-def test_kserve_starts_the_very_same_pod_under_its_own_names() -> None:
+def test_kserve_s_pod_differs_only_in_names_and_routes() -> None:
     theirs, found = pod("kserve"), overlay("any")
     (container,) = theirs["containers"]
     names = {"name": CONTAINER["name"], "env": CONTAINER["env"]}
@@ -249,7 +260,7 @@ def test_kserve_starts_the_very_same_pod_under_its_own_names() -> None:
     # The routes of KServe's V1 protocol.
     model = f"/v1/models/{overlay('kserve')['InferenceService']['metadata']['name']}"
     routes = {"AIP_HEALTH_ROUTE": model, "AIP_PREDICT_ROUTE": f"{model}:predict"}
-    assert environ(theirs) == environ(BASE) | routes
+    assert environment(theirs) == environment(BASE) | routes
     for field in set(BASE) - {"containers", "topologySpreadConstraints"}:
         assert theirs[field] == BASE[field], field
     autoscaler = found["HorizontalPodAutoscaler"]["spec"]
@@ -260,20 +271,20 @@ def test_kserve_starts_the_very_same_pod_under_its_own_names() -> None:
     assert theirs["deploymentStrategy"] == found["Deployment"]["spec"]["strategy"]
 
 
-def adapter_rule() -> Thing:
-    """Return the rule by which the Prometheus adapter serves the wait of requests."""
+def adapter_rule() -> Manifest:
+    """Return the Prometheus adapter's rule for the queue wait."""
     values = yaml.safe_load((MANIFESTS / "components/queue-wait/adapter.yaml").read_text())
     (rule,) = values["rules"]["custom"]
     return dict(rule)
 
 
-def test_the_autoscaler_uses_the_metric_of_the_adapter_s_rule(combined: list[Path]) -> None:
-    found = {each["kind"]: each for each in rendered(combined[0])}
+def test_autoscaler_uses_the_metric_of_the_adapter_s_rule(combined: list[Path]) -> None:
+    found = {each["kind"]: each for each in render(combined[0])}
     (wait,) = fields(found["HorizontalPodAutoscaler"], "pods")
     assert wait["metric"]["name"] == adapter_rule()["name"]["as"]
     assert adapter_rule()["seriesQuery"].startswith("serving_queue_wait_seconds_sum{")
-    # In seconds: half of the tenth that people notice.
-    assert number(wait["target"]["averageValue"]) == 0.05
+    # In seconds: half of 0.1 s, which users notice.
+    assert parse_quantity(wait["target"]["averageValue"]) == 0.05
 
 
 RULE_TEST = """
@@ -292,11 +303,11 @@ tests:
 """
 
 
-def test_the_adapter_s_rule_is_the_mean_wait_of_each_pod(tmp_path: Path) -> None:
+def test_adapter_s_rule_computes_the_mean_wait_of_each_pod(tmp_path: Path) -> None:
     require_programs("promtool")
     query = adapter_rule()["metricsQuery"].replace("<<.GroupBy>>", "pod")
     query = query.replace("<<.LabelMatchers>>", 'namespace="digits",pod=~"busy|idle"')
     (tmp_path / "rule.yaml").write_text(RULE_TEST.replace("QUERY", json.dumps(query)))
-    words = ["promtool", "test", "rules", str(tmp_path / "rule.yaml")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    command = ["promtool", "test", "rules", str(tmp_path / "rule.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

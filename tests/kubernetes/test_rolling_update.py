@@ -1,7 +1,7 @@
-"""A rolling update of three pods behind an nginx, under load: no request is lost.
+"""A rolling update of three pods behind nginx, under load: no request is lost.
 
-Docker plays the nodes (node.py), this file the Deployment's controller and the Service: the balancer
-goes on sending to a pod for some seconds after it was deleted, as in every cluster.
+Docker emulates the nodes (node.py); this file emulates the Deployment's controller and the Service. As in a real
+cluster, the load balancer continues to send requests to a pod for some seconds after its deletion.
 """
 
 import threading
@@ -20,12 +20,12 @@ from tests.container.conftest import Container, Start, container_starter, docker
 from tests.http import Endpoint
 from tests.kubernetes import node
 from tests.kubernetes.conftest import overlay, pod
-from tests.kubernetes.node import Running
+from tests.kubernetes.node import RunningPod
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("kubernetes")]
 LAG_S = entrypoint.SHUTDOWN_DELAY_S + 2
-"""Seconds for which the balancer still sends requests to a pod that was deleted: longer than the
-container alone would answer them, and long for kube-proxy."""
+"""How long the load balancer still sends requests to a deleted pod: longer than the container alone would accept
+them, and long for kube-proxy."""
 CLIENTS, PAUSE_S = 4, 0.1
 NGINX = """
 worker_processes 1;
@@ -47,7 +47,7 @@ http {
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_connect_timeout 2s;
-            # Neither does kube-proxy try another pod.
+            # Like kube-proxy, do not try another pod.
             proxy_next_upstream off;
         }
     }
@@ -57,17 +57,17 @@ RUN_NGINX = ("-e", "stderr", "-c", "/conf/nginx.conf", "-g", "daemon off;")
 
 
 class Cluster:
-    """As many pods as the autoscaler keeps at least, the image's own nginx before them, and who changes both."""
+    """The autoscaler's minimum of pods, behind the nginx of the image, and operations on them."""
 
     def __init__(self, folder: Path, start: Start, image: str, network: str) -> None:
         """Start the pods, wait until they are ready, and start nginx with its configuration in `folder`."""
         self._start, self._network, self._folder = start, network, folder
         self._pool, self._lock = ThreadPoolExecutor(16), threading.Lock()
-        self._leaving: list[Future[int]] = []
+        self._terminating: list[Future[int]] = []
         count = overlay("gke-cpu")["HorizontalPodAutoscaler"]["spec"]["minReplicas"]
         self.pods = [node.run(pod("gke-cpu"), start, network) for _ in range(count)]
         for each in self.pods:
-            each.start_up()
+            each.wait_until_ready()
         folder.chmod(0o755)
         self._configure()
         options = (f"--network={network}", "--tmpfs=/tmp", f"--volume={folder}:/conf:ro")
@@ -75,35 +75,35 @@ class Cluster:
         self.balancer = Container(docker.start(image, *options, nginx, command=RUN_NGINX).name)
 
     def endpoint(self) -> Endpoint:
-        """Return the URL that predicts, at the balancer."""
-        return self.balancer.endpoint(8080, node.environ(pod("gke-cpu"))["AIP_PREDICT_ROUTE"])
+        """Return the prediction URL at the load balancer."""
+        return self.balancer.endpoint(8080, node.environment(pod("gke-cpu"))["AIP_PREDICT_ROUTE"])
 
     def update(self) -> None:
-        """Replace every pod as the Deployment's strategy says."""
+        """Replace every pod by the Deployment's strategy."""
         strategy = overlay("gke-cpu")["Deployment"]["spec"]["strategy"]["rollingUpdate"]
         assert strategy == {"maxSurge": 1, "maxUnavailable": 0}
         for old in list(self.pods):
             new = node.run(pod("gke-cpu"), self._start, self._network)
-            new.start_up()
-            self._send_to([new], [])
+            new.wait_until_ready()
+            self._change_backends([new], [])
             self.delete(old)
 
-    def delete(self, old: Running) -> None:
-        """Begin to end a pod as its manifest says; the balancer follows after LAG_S."""
+    def delete(self, old: RunningPod) -> None:
+        """Start to terminate a pod as its manifest specifies; the load balancer stops sending after LAG_S."""
 
-        def forget() -> int:
+        def remove_later() -> int:
             time.sleep(LAG_S)
-            self._send_to([], [old])
+            self._change_backends([], [old])
             return 0
 
-        self._leaving += [self._pool.submit(old.terminate), self._pool.submit(forget)]
+        self._terminating += [self._pool.submit(old.terminate), self._pool.submit(remove_later)]
 
-    def settle(self) -> set[int]:
-        """Wait until every deleted pod has ended; return their exit codes."""
-        return {each.result(90) for each in self._leaving}
+    def wait_for_deletions(self) -> set[int]:
+        """Wait until every deleted pod has exited; return the exit codes."""
+        return {each.result(90) for each in self._terminating}
 
-    def _send_to(self, added: list[Running], removed: list[Running]) -> None:
-        """Change the balancer's pods; requests under way stay where they are."""
+    def _change_backends(self, added: list[RunningPod], removed: list[RunningPod]) -> None:
+        """Change the load balancer's pods; requests in progress stay at their pod."""
         with self._lock:
             self.pods = [each for each in [*self.pods, *added] if each not in removed]
             self._configure()
@@ -129,12 +129,12 @@ def cluster(
 
 @contextmanager
 def load(endpoint: Endpoint) -> Iterator[Counter[str]]:
-    """Send requests all the time; count the answers, by status or by the name of the error."""
+    """Send requests continuously; count the responses by status or error name."""
     counted: Counter[str] = Counter()
-    over, body = threading.Event(), cases.CASES[0].body
+    stop, body = threading.Event(), cases.CASES[0].body
 
     def client() -> None:
-        while not over.wait(PAUSE_S):
+        while not stop.wait(PAUSE_S):
             try:
                 counted[str(endpoint.post(body).code)] += 1
             except OSError as error:
@@ -145,16 +145,16 @@ def load(endpoint: Endpoint) -> Iterator[Counter[str]]:
         try:
             yield counted
         finally:
-            over.set()
+            stop.set()
     for each in clients:
         each.result()
 
 
-def test_an_update_of_all_three_loses_no_request(cluster: Cluster) -> None:
+def test_rolling_update_loses_no_request(cluster: Cluster) -> None:
     before = set(map(id, cluster.pods))
     with load(cluster.endpoint()) as counted:
         cluster.update()
-        codes = cluster.settle()
+        codes = cluster.wait_for_deletions()
     assert set(counted) == {"200"}, counted
     assert counted["200"] > 100
     assert codes == {0}, "a pod was killed at the end of its grace period"

@@ -1,0 +1,42 @@
+"""kubectl for one cluster, with a kubeconfig in build/, so that the user's own kubeconfig stays unchanged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.errors import UserError
+from deploy.programs import Programs
+
+KUBECONFIG = Path("build/gke/kubeconfig")
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """Runs kubectl, and gcloud to connect it to a cluster."""
+
+    programs: Programs
+
+    @classmethod
+    def create(cls, report: Callable[[str], None], *, dry_run: bool) -> "Kubectl":
+        """Return a Kubectl that reports its commands, and in a dry run does not run them."""
+        return cls(Programs(report, dry_run, environ={"KUBECONFIG": str(KUBECONFIG)}))
+
+    def connect(self, cluster: str, location: str, project: str) -> None:
+        """Write the cluster's credentials to the kubeconfig; raise UserError if gcloud fails."""
+        target = [f"--location={location}", f"--project={project}"]
+        error = UserError(
+            f"cannot connect to the cluster {cluster} in {location}; the reason is printed above",
+            f"list the clusters: gcloud container clusters list --project={project}\n"
+            f"  create this one: gcloud container clusters create-auto {cluster} {' '.join(target)}\n"
+            "  for a zonal cluster, pass its zone as --location",
+        )
+        command = ["gcloud", "container", "clusters", "get-credentials", cluster, *target]
+        self.programs.run(command, error, show_output=True)
+
+    def run(self, *arguments: str, error: UserError) -> None:
+        """Run a command and show its output; raise `error` if it fails."""
+        self.programs.run(["kubectl", *arguments], error, show_output=True)
+
+    def query(self, *arguments: str, error: UserError) -> str:
+        """Run a read-only command and return its output; raise `error` if it fails."""
+        return self.programs.run(["kubectl", *arguments], error)
