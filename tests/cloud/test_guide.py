@@ -39,7 +39,7 @@ def env(stack: Stack, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
     del found["CLOUDSDK_CORE_PROJECT"]
     gcloud = ["gcloud", "config"]
     assert run_program([*gcloud, "set", "project", PROJECT], found).code == 0
-    (ROOT / "build/deploy/rehearsed.toml").unlink(missing_ok=True)
+    (ROOT / "build/deploy/emulator.toml").unlink(missing_ok=True)
     instances = json.loads(HELD_OUT.read_text())["instances"][:1]
     with background_traffic(
         stack, PROJECT, json.dumps({"instances": instances}).encode(), pause_s=0.1
