@@ -1,4 +1,4 @@
-"""Pages whose commands are run, and must print what the page shows."""
+"""Runs the commands in a page's console blocks, and compares their output with the page's."""
 
 import re
 import shlex
@@ -8,31 +8,31 @@ from typing import NamedTuple
 
 from tests.programs import run_program
 
-ELSEWHERE, GOOGLE = "# ten minutes", "# real cloud"
+SLOW, REAL_CLOUD = "# ten minutes", "# real cloud"
 
 
-class Shown(NamedTuple):
-    """A command of a page and what it is shown to print."""
+class Example(NamedTuple):
+    """A command in a page, with its output."""
 
     command: str
     output: str
-    another: bool
-    """whether another image is meant from here on"""
+    uses_new_image: bool
+    """whether the command and those after it deploy another image"""
 
 
-def shown(page: Path) -> Iterator[Shown]:
-    """Read a page."""
-    found = re.findall(
+def read_examples(page: Path) -> Iterator[Example]:
+    """Yield the commands in a page's console blocks."""
+    blocks = re.findall(
         r"(<!-- another image -->\n)?```console\n(.+?)```", page.read_text(), re.DOTALL
     )
-    for another, block in found:
+    for new_image, block in blocks:
         for index, part in enumerate(re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]):
             command, _, output = part.partition("\n")
-            yield Shown(command.strip(), output, bool(another) and index == 0)
+            yield Example(command.strip(), output, bool(new_image) and index == 0)
 
 
-def pattern(output: str) -> str:
-    """Return what an output must match: … is anything, alone on a line any number of lines."""
+def output_pattern(output: str) -> str:
+    """Return the regular expression of an output, in which … is any text, or on a line of its own any lines."""
     lines = [
         r"(?:.*\n)*?"
         if line.strip() == "…"
@@ -43,15 +43,15 @@ def pattern(output: str) -> str:
     return "".join(lines)
 
 
-def run(each: Shown, command: str, env: Mapping[str, str], cwd: Path) -> None:
-    """Run a command of a page, and compare what it prints with what the page shows."""
+def check_example(example: Example, command: str, env: Mapping[str, str], cwd: Path) -> None:
+    """Run `command` in place of the example's, and compare its output with the example's."""
     done = run_program(shlex.split(command), env, cwd=cwd, timeout_s=300)
     assert done.code == 0, f"{command}\n{done.out}\n{done.err}"
     lines = [line.strip() for line in done.out.splitlines()]
-    # How far something is, now and then, is what a page does not show: it depends on the machine.
-    told = "".join(
+    # A page does not show the lines with the elapsed time, which depend on the machine.
+    output = "".join(
         f"{line}\n" for line in lines if line and not re.fullmatch(r"(\d+ min )?\d+ s …", line)
     )
-    assert re.fullmatch(pattern(each.output), told), (
-        f"$ {command}\n{told}\n--- the guide:\n{each.output}"
+    assert re.fullmatch(output_pattern(example.output), output), (
+        f"$ {command}\n{output}\n--- the page:\n{example.output}"
     )

@@ -14,7 +14,7 @@ from functions.registry import FUNCTIONS
 from storage.lazy import sha256
 from tests import cases
 from tests.cloud.conftest import PROJECT, REGION, Run
-from tests.cloud.guide import ELSEWHERE, GOOGLE, run, shown
+from tests.cloud.guide import REAL_CLOUD, SLOW, check_example, read_examples
 from tests.http import Endpoint
 from tests.images import ROOT
 from tests.programs import Result
@@ -143,9 +143,9 @@ def test_a_source_that_lacks_a_module_is_not_deployed(
 @pytest.mark.full
 def test_every_command_of_the_guide_prints_what_it_shows(stack: Stack) -> None:
     env, ran = stack.environment("my-project"), 0
-    for each in shown(ROOT / "docs" / "functions.md"):
-        if not each.command.endswith((ELSEWHERE, GOOGLE)):
-            run(each, each.command, env, ROOT)
+    for each in read_examples(ROOT / "docs" / "functions.md"):
+        if not each.command.endswith((SLOW, REAL_CLOUD)):
+            check_example(each, each.command, env, ROOT)
             ran += 1
     assert ran >= 5
     assert not stack.state.functions

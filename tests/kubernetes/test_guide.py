@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cloud.guide import GOOGLE, run, shown
+from tests.cloud.guide import REAL_CLOUD, check_example, read_examples
 from tests.images import ROOT
 from tests.kubernetes import fake_cluster
 from tests.kubernetes.conftest import MANIFESTS, render
@@ -31,9 +31,9 @@ def test_commands_print_what_the_guide_shows(tmp_path: Path) -> None:
         }
         for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
             env.pop(name, None)
-        commands = [each for each in shown(GUIDE) if not each.command.endswith(GOOGLE)]
+        commands = [each for each in read_examples(GUIDE) if not each.command.endswith(REAL_CLOUD)]
         for each in commands:
-            run(each, each.command, env, ROOT)
+            check_example(each, each.command, env, ROOT)
         assert len(commands) == 3
         assert cluster.names() == {"Namespace/digits"}
 

@@ -7,18 +7,18 @@ import pytest
 from emulator.stack import Stack
 from pipeline.__main__ import build_parser
 from pipeline.evaluate import build_parser as build_evaluate_parser
-from tests.cloud.guide import Shown, run, shown
+from tests.cloud.guide import Example, check_example, read_examples
 from tests.images import ROOT
 from tests.pipeline.conftest import Clone
 from tests.programs import run_program
 
 pytestmark = [pytest.mark.xdist_group("pipeline"), pytest.mark.full]
 GUIDE = ROOT / "docs" / "pipeline.md"
-COMMANDS = list(shown(GUIDE))
+COMMANDS = list(read_examples(GUIDE))
 
 
 @pytest.mark.parametrize("each", COMMANDS, ids=lambda each: each.command.partition("#")[0].strip())
-def test_options_of_each_command_in_the_guide_exist(clone: Clone, each: Shown) -> None:
+def test_options_of_each_command_in_the_guide_exist(clone: Clone, each: Example) -> None:
     arguments = shlex.split(each.command, comments=True)
     if arguments[0] == "make":
         # make -n prints the command without running it.
@@ -35,4 +35,4 @@ def test_commands_shown_with_an_output_print_it(clone: Clone, stack: Stack) -> N
     with_output = [each for each in COMMANDS if each.output.strip()]
     assert len(with_output) == 5
     for each in with_output:
-        run(each, each.command, stack.environment("my-project"), clone.root)
+        check_example(each, each.command, stack.environment("my-project"), clone.root)
