@@ -46,8 +46,8 @@ def main() -> None:
         sys.exit(f"\n{failing} of {len(findings)} findings will not work without a change")
     folder = args.archive.resolve().parent
     print(
-        "\nThe archive works with this image: upload the model with it and with the artifact URI "
-        "of today.\nOn this machine: make run STORAGE="
+        "\nThe archive works with this image: upload the model with it and with its "
+        "current artifact URI.\nOn this machine: make run STORAGE="
         f"{folder}, or without Docker: make serve STORAGE={folder}"
     )
 
