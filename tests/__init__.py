@@ -1,1 +1,1 @@
-"""The tests, in a folder for each thing that it takes to run them or that they are about."""
+"""The tests, in one folder per subject or requirement, such as a Docker engine; see each folder."""

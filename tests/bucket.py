@@ -1,4 +1,4 @@
-"""Buckets for the tests: a storage emulator, and files in it."""
+"""Buckets for the tests: an emulator of Cloud Storage, and files in it."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ from tests.http import wait_for
 
 @contextlib.contextmanager
 def storage_emulator(host: str = "127.0.0.1", folder: Path | None = None) -> Iterator[str]:
-    """Run a storage emulator at an address of this machine and give its URL.
+    """Run a storage emulator on an address of this machine, and yield its URL.
 
-    In FOLDER/BUCKET/NAME lie the objects, where they can be damaged; without one, in memory.
+    It stores objects in memory, or as FOLDER/BUCKET/NAME, where a test can damage them.
     """
-    port, environ = find_free_port(), dict(os.environ)
+    port, env = find_free_port(), dict(os.environ)
     command = [
         str(Path(sys.executable).with_name("gcp-storage-emulator")),
         "start",
@@ -31,9 +31,9 @@ def storage_emulator(host: str = "127.0.0.1", folder: Path | None = None) -> Ite
     if folder is None:
         command.append("--in-memory")
     else:
-        environ |= {"STORAGE_BASE": str(folder.parent), "STORAGE_DIR": folder.name}
+        env |= {"STORAGE_BASE": str(folder.parent), "STORAGE_DIR": folder.name}
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env
     ) as server:
         try:
             wait_for(lambda: is_port_open(port, host), 30, "the storage emulator")
@@ -43,30 +43,30 @@ def storage_emulator(host: str = "127.0.0.1", folder: Path | None = None) -> Ite
 
 
 def create_bucket(emulator: str, bucket: str, folder: str, *files: Path) -> str:
-    """Put files into a folder of a new bucket and return its URI."""
+    """Create a bucket with files in a folder, and return the folder's URI."""
     with open_client(emulator) as storage:
-        made = storage.create_bucket(bucket)
+        created = storage.create_bucket(bucket)
         for file in files:
-            made.blob(f"{folder}/{file.name}").upload_from_filename(str(file))
+            created.blob(f"{folder}/{file.name}").upload_from_filename(str(file))
     return f"gs://{bucket}/{folder}"
 
 
 @contextlib.contextmanager
 def open_client(emulator: str) -> Iterator[Client]:
-    """Give a client, and close it: the emulator hears one connection at a time."""
-    made = Client(
+    """Yield a client, and close it: the emulator serves one connection at a time."""
+    storage = Client(
         project="test",
         credentials=AnonymousCredentials(),
         client_options={"api_endpoint": emulator},
     )
     try:
-        yield made
+        yield storage
     finally:
-        made.close()
+        storage.close()
 
 
 def is_port_open(port: int, host: str = "127.0.0.1") -> bool:
-    """Return whether something accepts connections at a port."""
+    """Return whether a server accepts connections on a port."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((host, port)) == 0

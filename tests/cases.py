@@ -1,7 +1,7 @@
-"""The wire contract as one table, for the core, the real TorchServe and the image alike.
+"""Requests and the expected responses, as one table for the handler, TorchServe, the image and the function.
 
-A request that can be read: 200 and one prediction per instance. One that cannot: its own
-4xx in Google's error shape, whose message says where and what was expected.
+A valid request gets 200 and one prediction per instance. An invalid request gets a 4xx in Google's
+error format; its message names the location of the error and what was expected.
 """
 
 import json
@@ -21,23 +21,23 @@ ROWS = [
 
 
 class Case(NamedTuple):
-    """One request and what must come back."""
+    """A request and the expected response."""
 
     name: str
     body: bytes
     code: int
     expected: str
-    """A part of the error's message; for a 200 the labels that are read, as "3,7"."""
+    """A part of the error message; with a 200 the predicted labels, such as "3,7"."""
 
 
 def accepted(name: str, labels: str, *instances: Any, **parameters: Any) -> Case:
-    """Return a request that is answered."""
+    """Return a valid request."""
     return Case(name, images.request_body(*instances, **parameters), 200, labels)
 
 
-def rejected(name: str, says: str, *instances: Any, **parameters: Any) -> Case:
-    """Return a request that is refused for its instances or parameters."""
-    return Case(name, images.request_body(*instances, **parameters), 400, says)
+def rejected(name: str, message: str, *instances: Any, **parameters: Any) -> Case:
+    """Return a request with invalid instances or parameters."""
+    return Case(name, images.request_body(*instances, **parameters), 400, message)
 
 
 CASES = [
@@ -52,66 +52,82 @@ CASES = [
     accepted("base64 without padding", LABEL, BASE64.rstrip("=")),
     accepted("28 rows of 28 integers", "7", ROWS),
     accepted("28 rows of 28 fractions", "7", [[v / 255 for v in row] for row in ROWS]),
-    accepted("a channel first", "7", [ROWS]),
+    accepted("the channel dimension first", "7", [ROWS]),
     accepted("rows as data", "7", {"data": ROWS}),
     accepted("black on white", "7", SEVEN),
-    accepted("mixed kinds in one request", f"7,{LABEL},7", ROWS, INSTANCE, SEVEN),
+    accepted("instances of mixed formats", f"7,{LABEL},7", ROWS, INSTANCE, SEVEN),
     accepted("JPEG", "7", images.image_base64(images.draw_seven(), "JPEG")),
     accepted("WebP", "7", images.image_base64(images.draw_seven(), "WEBP")),
     accepted("top_k as the SDK sends it", LABEL, INSTANCE, top_k=2.0),
     Case(
         "parameters null", images.request_body(BASE64)[:-1] + b', "parameters": null}', 200, LABEL
     ),
-    Case("no JSON", b"<xml/>", 400, "the body is not JSON"),
+    Case("not JSON", b"<xml/>", 400, "the body is not JSON"),
     Case("an empty body", b"", 400, "the body is not JSON"),
-    Case("no UTF-8", b"\xff\xfe\xfd", 400, "the body is not JSON"),
+    Case("not UTF-8", b"\xff\xfe\xfd", 400, "the body is not JSON"),
     Case("a million arrays", b'{"instances": [' + b"[]," * 10**6 + b"[]]}", 400, "arrays and"),
     Case("nested ten thousand deep", b"[" * 10_000, 400, "nested too deeply"),
     Case("NaN", b'{"instances":[NaN]}', 400, "NaN is not a JSON number"),
     Case("Infinity", b'{"instances":[-Infinity]}', 400, "-Infinity is not a JSON number"),
-    Case("an array", b"[1]", 400, "expected an object"),
+    Case("an array instead of an object", b"[1]", 400, "expected an object"),
     Case("no instances", b'{"parameters":{}}', 400, "instances: missing"),
-    Case("instances no array", b'{"instances":{"b64":""}}', 400, "instances: expected an array"),
-    Case("no instance", b'{"instances":[]}', 400, "instances: expected at least one"),
+    Case(
+        "instances not an array", b'{"instances":{"b64":""}}', 400, "instances: expected an array"
+    ),
+    Case("empty instances", b'{"instances":[]}', 400, "instances: expected at least one"),
     rejected("100,000 instances", "instances: expected at most 4096; got 100000", *[0] * 100_000),
-    Case("parameters no object", b'{"instances":[1],"parameters":3}', 400, "parameters: expected"),
-    rejected("base64 that is not", "instances[0]: not base64", {"b64": "!!"}),
+    Case(
+        "parameters not an object", b'{"instances":[1],"parameters":3}', 400, "parameters: expected"
+    ),
+    rejected("invalid base64", "instances[0]: not base64", {"b64": "!!"}),
     rejected("empty base64", "instances[0]: the base64 text is empty", {"b64": ""}),
-    rejected("no picture", "instances[0]: not a PNG, JPEG or WebP image", "aGVsbG8gd29ybGQ="),
-    rejected("an object of another kind", "instances[0]: expected an image as", {"x": 1}),
+    rejected(
+        "base64 of another format",
+        "instances[0]: not a PNG, JPEG or WebP image",
+        "aGVsbG8gd29ybGQ=",
+    ),
+    rejected("an object with unknown keys", "instances[0]: expected an image as", {"x": 1}),
     rejected("null", "instances[0]: expected an image as", None),
     rejected("27 rows", "instances[0]: expected 28 rows of 28 numbers; got 27 rows", ROWS[1:]),
     rejected("a short row", "instances[0]: row 27: expected 28 numbers; got 1", [*ROWS[1:], [1]]),
     rejected(
-        "words for pixels",
+        "strings as pixels",
         "row 0: expected numbers up to 1,000,000; got a string",
         [["x"] * 28, *ROWS[1:]],
     ),
-    rejected("the second of three", "instances[1]: not base64", INSTANCE, {"b64": "*"}, INSTANCE),
-    rejected("every bad one is named", "instances[2]: ", {"b64": "*"}, INSTANCE, None),
-    rejected("half a top_k", "parameters.top_k: expected a whole number", INSTANCE, top_k=3.5),
-    rejected("no top_k", "parameters.top_k: expected a whole number", INSTANCE, top_k=0),
+    rejected(
+        "the second of three instances invalid",
+        "instances[1]: not base64",
+        INSTANCE,
+        {"b64": "*"},
+        INSTANCE,
+    ),
+    rejected("every invalid instance is named", "instances[2]: ", {"b64": "*"}, INSTANCE, None),
+    rejected(
+        "a fractional top_k", "parameters.top_k: expected a whole number", INSTANCE, top_k=3.5
+    ),
+    rejected("top_k 0", "parameters.top_k: expected a whole number", INSTANCE, top_k=0),
     rejected("top_k true", "parameters.top_k: expected a whole number", INSTANCE, top_k=True),
-    rejected("a parameter misspelt", "parameters.topk: unknown parameter", INSTANCE, topk=3),
+    rejected("an unknown parameter", "parameters.topk: unknown parameter", INSTANCE, topk=3),
     rejected(
         "an unknown on_error", 'parameters.on_error: expected "return"', INSTANCE, on_error="x"
     ),
 ]
 
 
-def check_answer(case: Case, code: int, body: str | bytes) -> None:
-    """Assert that an answer keeps what the case promises."""
-    answer = json.loads(body)
-    assert code == case.code, answer
+def check_response(case: Case, code: int, body: str | bytes) -> None:
+    """Assert that a response is the expected one of a case."""
+    document = json.loads(body)
+    assert code == case.code, document
     if code == 200:
-        assert list(answer) == ["predictions"]
-        predictions = answer["predictions"]
+        assert list(document) == ["predictions"]
+        predictions = document["predictions"]
         assert [p["label"] for p in predictions] == case.expected.split(",")
         for prediction in predictions:
             assert max(prediction["scores"].values()) == prediction["score"]
             assert prediction["scores"][prediction["label"]] == prediction["score"]
     else:
-        error = answer["error"]
+        error = document["error"]
         assert error["code"] == code
         assert error["status"] == "INVALID_ARGUMENT"
         assert case.expected in error["message"]

@@ -1,4 +1,4 @@
-"""What holds for every test: under REQUIRE_ALL a test that skips has failed."""
+"""For all tests: if REQUIRE_ALL is set, a skipped test fails."""
 
 import os
 from collections.abc import Generator
@@ -8,10 +8,10 @@ import pytest
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn a skip into a failure that quotes its reason, where nothing may be missing."""
+    """Report a skipped test as failed, with the reason of the skip, if REQUIRE_ALL is set."""
     report = yield
     if report.skipped and os.environ.get("REQUIRE_ALL"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
-        report.longrepr = f"REQUIRE_ALL is set, and this was skipped. {reason}"
+        report.longrepr = f"skipped, but REQUIRE_ALL is set. {reason}"
     return report

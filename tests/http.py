@@ -1,4 +1,4 @@
-"""A client for the tests, one request, one answer, every wait bounded; and servers of theirs."""
+"""HTTP for the tests: a client with timeouts, a server of a Flask application, and waiting."""
 
 import concurrent.futures
 import contextlib
@@ -18,7 +18,7 @@ JSON_TYPE = {"Content-Type": "application/json"}
 
 
 class Response(NamedTuple):
-    """What came back."""
+    """A response; the names of its headers are in lower case."""
 
     code: int
     body: str
@@ -26,12 +26,12 @@ class Response(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """A URL that predicts."""
+    """The URL of a predict route."""
 
     url: str
 
     def post(self, body: bytes, headers: dict[str, str] = JSON_TYPE) -> Response:
-        """Send a request to predict."""
+        """Send a POST to the URL."""
         return self.send("POST", urlsplit(self.url).path, body, headers)
 
     def send(
@@ -41,14 +41,14 @@ class Endpoint(NamedTuple):
         body: bytes | Iterable[bytes] = b"",
         headers: dict[str, str] | None = None,
     ) -> Response:
-        """Send any request to the same host; what is no bytes goes in chunks."""
+        """Send a request to the same host; a body that is not bytes is sent in chunks."""
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             text = response.read().decode()
-            names = {name.lower(): value for name, value in response.getheaders()}
-            return Response(response.status, text, names)
+            lower_case = {name.lower(): value for name, value in response.getheaders()}
+            return Response(response.status, text, lower_case)
         finally:
             connection.close()
 
@@ -57,7 +57,7 @@ class Endpoint(NamedTuple):
 def serve_app(
     app: Flask, host: str = "127.0.0.1", context: ssl.SSLContext | None = None
 ) -> Iterator[str]:
-    """Serve an application on a free port of an address; give host:port."""
+    """Serve an application on a free port of `host`; yield HOST:PORT."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server(host, 0, app, threaded=True, ssl_context=context)
     with contextlib.ExitStack() as stack:
@@ -67,16 +67,16 @@ def serve_app(
         yield f"{host}:{server.port}"
 
 
-def wait_for(condition: Callable[[], object], within_s: float, what: str) -> None:
-    """Call `condition` until it is true; fail with `what` was waited for."""
-    deadline = time.monotonic() + within_s
+def wait_for(condition: Callable[[], object], timeout_s: float, description: str) -> None:
+    """Call `condition` until it is true; after `timeout_s` fail with `description`."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
+        assert time.monotonic() < deadline, f"{description}: not within {timeout_s} s"
         time.sleep(0.1)
 
 
 def send_concurrently(endpoint: Endpoint, bodies: list[bytes], rounds: int) -> list[list[Response]]:
-    """Send each body `rounds` times, one client a body, all at once; answers by client."""
+    """Send each body `rounds` times, one client per body, all at once; return responses by client."""
 
     def client(body: bytes) -> list[Response]:
         return [endpoint.post(body) for _ in range(rounds)]

@@ -1,4 +1,4 @@
-"""A receiver of metrics and traces for the tests; it takes what OpenTelemetry's own types hold."""
+"""A receiver of metrics and traces for the tests; it parses them with OpenTelemetry's own types."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,39 +17,39 @@ REQUEST_TYPES: dict[str, Any] = {
 
 
 class ReceivedTelemetry:
-    """What came."""
+    """The requests that a receiver got."""
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
 
     def _all(self, kind: str) -> list[Any]:
-        return [part for one in list(self.requests) for part in getattr(one, kind, [])]
+        return [part for request in list(self.requests) for part in getattr(request, kind, [])]
 
     def spans(self) -> list[Any]:
-        scopes = [each for sent in self._all("resource_spans") for each in sent.scope_spans]
+        scopes = [each for resource in self._all("resource_spans") for each in resource.scope_spans]
         return [span for scope in scopes for span in scope.spans]
 
     def metrics(self, service: str) -> dict[str, Any]:
-        """Return the last of each metric that a service sent, by its name."""
-        scopes = [each for sent in self._of(service) for each in sent.scope_metrics]
+        """Return the latest value of each metric of a service, by name."""
+        scopes = [each for resource in self._of(service) for each in resource.scope_metrics]
         return {metric.name: metric for scope in scopes for metric in scope.metrics}
 
     def resource(self, service: str) -> dict[str, str]:
-        """Return what a service said of itself."""
+        """Return the resource attributes of a service."""
         return _attributes(self._of(service)[-1])
 
     def _of(self, service: str) -> list[Any]:
-        sent = self._all("resource_metrics")
-        return [each for each in sent if _attributes(each)["service.name"] == service]
+        resources = self._all("resource_metrics")
+        return [each for each in resources if _attributes(each)["service.name"] == service]
 
 
-def _attributes(sent: Any) -> dict[str, str]:
-    return {each.key: each.value.string_value for each in sent.resource.attributes}
+def _attributes(message: Any) -> dict[str, str]:
+    return {each.key: each.value.string_value for each in message.resource.attributes}
 
 
 @contextlib.contextmanager
 def run_receiver(host: str) -> Iterator[tuple[str, ReceivedTelemetry]]:
-    """Listen at an address of this machine; give the URL and what comes."""
+    """Receive OTLP over HTTP on an address of this machine; yield the URL and the requests."""
     received, app = ReceivedTelemetry(), Flask(__name__)
 
     @app.post("/v1/<kind>")

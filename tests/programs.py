@@ -1,4 +1,4 @@
-"""Programs that the tests run: in this process, in one of their own, and tools that must be installed."""
+"""Running programs in tests, in this process or in a new one, and the tools that they require."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ import pytest
 from tests.images import ROOT
 
 MAKE_VARIABLES = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
-"""Variables by which a make above hands its own options on."""
+"""Variables by which make passes its options to programs; they would affect the make of a test."""
 
 INSTALL_HINTS = {
     "docker-registry": "Debian's package docker-registry",
@@ -23,18 +23,18 @@ INSTALL_HINTS = {
     "prometheus": "Debian's package prometheus",
     "promtool": "Debian's package prometheus",
 }
-"""Where each program comes from."""
+"""How to install each program."""
 
 
 def require_programs(*programs: str) -> None:
-    """Skip with the reason if a program is missing; REQUIRE_ALL makes that a failure."""
+    """Skip the test if a program is missing; with REQUIRE_ALL the test fails."""
     for program in programs:
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed: {INSTALL_HINTS[program]}")
 
 
 class Result(NamedTuple):
-    """A program that ended."""
+    """The exit code and output of a program."""
 
     code: int
     out: str
@@ -44,27 +44,27 @@ class Result(NamedTuple):
 def run_main(
     main: Callable[[list[str]], object], line: str, capture: pytest.CaptureFixture[str]
 ) -> Result:
-    """Run a program's `main` in this process with the words of a command line."""
+    """Run a program's `main` in this process with the arguments in `line`."""
     code: Any = 0
     capture.readouterr()
     try:
         main(shlex.split(line))
-    except SystemExit as end:
-        code = end.code
+    except SystemExit as error:
+        code = error.code
     return Result(code, *capture.readouterr())
 
 
 def run_program(
-    words: Sequence[str],
+    command: Sequence[str],
     env: Mapping[str, str] | None = None,
     *,
     cwd: Path = ROOT,
     timeout_s: float = 180,
 ) -> Result:
-    """Run a program, with these variables beside the ones that the tests have."""
+    """Run a program with the environment of the tests, updated with `env`."""
     inherited = {name: value for name, value in os.environ.items() if name not in MAKE_VARIABLES}
-    done = subprocess.run(
-        words,
+    completed = subprocess.run(
+        command,
         cwd=cwd,
         env={**inherited, **(env or {})},
         stdin=subprocess.DEVNULL,
@@ -73,16 +73,16 @@ def run_program(
         timeout=timeout_s,
         check=False,
     )
-    return Result(done.returncode, done.stdout, done.stderr)
+    return Result(completed.returncode, completed.stdout, completed.stderr)
 
 
 def copy_repository(root: Path) -> None:
-    """Copy this repository into a folder as git would clone it, with the trained model and its archive.
+    """Copy this repository's files into a folder, with the trained model and its archive.
 
-    Its environment for Python is this one.
+    The copy uses the Python environment of the tests.
     """
-    listed = run_program(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"])
-    for name in filter(None, listed.out.split("\0")):
+    files = run_program(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"])
+    for name in filter(None, files.out.split("\0")):
         if (ROOT / name).exists():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name, follow_symlinks=False)
@@ -90,4 +90,4 @@ def copy_repository(root: Path) -> None:
         shutil.copytree(ROOT / "build" / folder, root / "build" / folder)
     (root / ".venv").symlink_to(sys.prefix)
     for lock in (root / "requirements").glob("*.lock"):
-        os.utime(lock, (0, 0))  # or make takes .venv for older than they are
+        os.utime(lock, (0, 0))  # otherwise .venv is older, and make installs it again

@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes one target: https://prometheus.io, Debian's package prometheus."""
+"""A Prometheus server (https://prometheus.io, Debian's package prometheus) that scrapes one target."""
 
 import contextlib
 import json
@@ -15,27 +15,25 @@ from tests.images import ROOT
 
 
 class Prometheus(NamedTuple):
-    """One that runs."""
+    """A running server."""
 
     url: str
 
     def get(self, path: str, **query: str | float) -> Any:
-        """Return the data of an answer of its HTTP API."""
-        answer = requests.get(f"{self.url}/api/v1/{path}", params=query, timeout=10)
-        assert answer.ok, f"{query}: {answer.text}"
-        return answer.json()["data"]
+        """Return the data of a response of the HTTP API."""
+        response = requests.get(f"{self.url}/api/v1/{path}", params=query, timeout=10)
+        assert response.ok, f"{query}: {response.text}"
+        return response.json()["data"]
 
-    def query_range(
-        self, expression: str, began: float, ended: float, step_s: float
-    ) -> list[float]:
-        """Return an expression's values over a time, of all its series."""
-        found = self.get("query_range", query=expression, start=began, end=ended, step=step_s)
-        return [float(value) for each in found["result"] for _, value in each["values"]]
+    def query_range(self, expression: str, start: float, end: float, step_s: float) -> list[float]:
+        """Return the values of all series of an expression between two Unix times."""
+        data = self.get("query_range", query=expression, start=start, end=end, step=step_s)
+        return [float(value) for series in data["result"] for _, value in series["values"]]
 
 
 @contextlib.contextmanager
 def run_prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
-    """Run one in a folder of its own, which scrapes HOST:PORT each second."""
+    """Run a server in `folder` that scrapes `target`, HOST:PORT, every second."""
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(ROOT / "deploy" / "monitoring" / "rules.yaml")],
@@ -43,7 +41,7 @@ def run_prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
     port = find_free_port()
-    words = [
+    command = [
         "prometheus",
         f"--config.file={folder / 'prometheus.yml'}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -51,19 +49,19 @@ def run_prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
         "--storage.tsdb.retention.time=2h",
         "--log.level=error",
     ]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL, text=True) as process:
-        running = Prometheus(f"http://127.0.0.1:{port}")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, text=True) as process:
+        server = Prometheus(f"http://127.0.0.1:{port}")
 
         def is_up() -> bool:
-            assert process.poll() is None, "Prometheus ended"
+            assert process.poll() is None, "Prometheus exited"
             with contextlib.suppress(requests.ConnectionError, AssertionError):
-                found = running.get("query", query="up")["result"]
-                return bool(found) and found[0]["value"][1] == "1"
+                result = server.get("query", query="up")["result"]
+                return bool(result) and result[0]["value"][1] == "1"
             return False
 
         try:
-            wait_for(is_up, 30, "an answer of the target")
-            yield running
+            wait_for(is_up, 30, "a scrape of the target")
+            yield server
         finally:
             process.terminate()
             wait_or_kill(process, 10)

@@ -104,7 +104,7 @@ def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
         assert endpoint.post(b'{"input_data": "5,3,1,0"}').body == "Belongs to class: [0]"
     else:
         answer = endpoint.post(cases.CASES[0].body)
-        cases.check_answer(cases.CASES[0], answer.code, answer.body)
+        cases.check_response(cases.CASES[0], answer.code, answer.body)
     config = only(stack).service_config
     pins = ",".join(sha256(ROOT / function.model_folder / each) for each in function.model)
     assert dict(config.environment_variables) == {"STORAGE_URI": uri, "MODEL_SHA256": pins}

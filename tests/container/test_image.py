@@ -35,7 +35,7 @@ pytestmark = pytest.mark.xdist_group("container")
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_response_is_the_wire_contracts(endpoint: Endpoint, case: cases.Case) -> None:
     answer = endpoint.post(case.body)
-    cases.check_answer(case, answer.code, answer.body)
+    cases.check_response(case, answer.code, answer.body)
     assert answer.headers["content-type"] == "application/json"
 
 
@@ -237,7 +237,7 @@ def test_port_opens_at_once_and_health_is_503_until_the_model_is_ready(
     container, codes = short_lived
     assert set(codes) == {503, 200}
     answer = container.endpoint(9000, PREDICT).post(cases.CASES[0].body)
-    cases.check_answer(cases.CASES[0], answer.code, answer.body)
+    cases.check_response(cases.CASES[0], answer.code, answer.body)
 
 
 def test_sigterm_turns_health_to_503_and_accepted_requests_are_answered(

@@ -139,7 +139,7 @@ def test_archive_in_a_mounted_folder_is_served_on_any_path_with_an_invoke_prefix
     endpoint = container.endpoint(9000, "/any/path/at:all")
     for case in cases.CASES[:5]:
         answer = endpoint.post(case.body)
-        cases.check_answer(case, answer.code, answer.body)
+        cases.check_response(case, answer.code, answer.body)
     assert endpoint.send("POST", "/", cases.CASES[0].body).code == 404
     assert endpoint.send("GET", "/models").code == 405
     posted = endpoint.send("POST", "/models?url=http://x/y.mar")

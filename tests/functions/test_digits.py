@@ -31,7 +31,7 @@ def digits(emulator: str) -> Iterator[FlaskClient]:
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_it_keeps_the_wire_contract(digits: FlaskClient, case: cases.Case) -> None:
     answer = digits.post("/", data=case.body, headers=JSON_TYPE)
-    cases.check_answer(case, answer.status_code, answer.text)
+    cases.check_response(case, answer.status_code, answer.text)
     assert answer.headers["Content-Type"] == "application/json"
 
 
@@ -67,7 +67,7 @@ def test_a_client_of_the_endpoint_s_path_needs_to_change_the_host_alone(
     path = "/v1/projects/p/locations/us-central1/endpoints/1:predict"
     for case in (cases.CASES[0], cases.CASES[-1]):
         answer = live("digits").send("POST", path, case.body, JSON_TYPE)
-        cases.check_answer(case, answer.code, answer.body)
+        cases.check_response(case, answer.code, answer.body)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["its length announced", "in chunks"])

@@ -77,7 +77,7 @@ def test_torchserves_own_command_serves_the_archive_with_its_defaults() -> None:
     with stock_torchserve(images.ARCHIVE, cases.CASES[0].body) as endpoint:
         for case in cases.CASES[:12]:
             answer = endpoint.post(case.body)
-            cases.check_answer(case, answer.code, answer.body)
+            cases.check_response(case, answer.code, answer.body)
 
 
 @pytest.mark.full

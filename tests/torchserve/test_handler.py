@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("torchserve")
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_torchserve_answers_every_case_as_specified(digits: Endpoint, case: cases.Case) -> None:
     answer = digits.post(case.body)
-    cases.check_answer(case, answer.code, answer.body)
+    cases.check_response(case, answer.code, answer.body)
     assert answer.headers["content-type"] == "application/json"
 
 

@@ -47,7 +47,7 @@ def test_switch_selects_bytecode_and_worker_keeps_the_answers_and_is_logged(
     assert any(worker in command for command in commands)
     for case in cases.CASES:
         answer = endpoint.post(case.body)
-        cases.check_answer(case, answer.code, answer.body)
+        cases.check_response(case, answer.code, answer.body)
 
 
 def test_other_values_of_the_switch_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,13 +19,13 @@ def task() -> Task:
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_request_gets_the_response_of_the_table(task: Task, case: cases.Case) -> None:
     (response,) = predict(task, case.body)
-    cases.check_answer(case, response.code, response.body)
+    cases.check_response(case, response.code, response.body)
 
 
 def test_all_requests_of_the_table_in_one_batch_get_the_same_responses(task: Task) -> None:
     responses = predict(task, *(case.body for case in cases.CASES))
     for case, response in zip(cases.CASES, responses, strict=True):
-        cases.check_answer(case, response.code, response.body)
+        cases.check_response(case, response.code, response.body)
 
 
 def test_weights_of_another_network_version_are_refused(tmp_path: Path) -> None:
