@@ -82,7 +82,7 @@ def test_image_is_deployed_by_digest_and_deleted_after_confirmation(
 
 
 @pytest.mark.parametrize(
-    ("stdin", "reason"), [("no\n", "nothing was deleted"), ("", "nobody is there")]
+    ("stdin", "reason"), [("no\n", "nothing was deleted"), ("", "no terminal to confirm")]
 )
 def test_nothing_is_deleted_unless_the_name_is_typed(
     monkeypatch: pytest.MonkeyPatch, stdin: str, reason: str
