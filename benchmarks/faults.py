@@ -28,7 +28,7 @@ from contract.docker import DockerError
 from serving import archive
 
 WARM_UP_S, SETTLE_S, MIN_S, MAX_S = 3.0, 5.0, 15.0, 150.0
-"""Load before a fault; health that ends the observation after it; limits of the observation."""
+"""Seconds: the load before a fault, the health that ends the observation, and its minimum and maximum."""
 CLIENTS = 8
 RESOURCE_OPTIONS = ("--memory", "2g", "--memory-swap", "2g", "--tmpfs", "/tmp:size=96m")
 SANDBOX_OPTIONS = ("--restart", "on-failure", "--read-only", "--cap-drop", "ALL")

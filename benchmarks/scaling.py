@@ -32,7 +32,7 @@ PEAK_CLIENTS, OVERLOAD_INSTANCES, OVERLOAD_FACTORS = 32, 16, (0.5, 1.5, 2, 4)
 OVERLOAD_DURATION_FACTOR = 3
 """Runs under overload are longer: a request in a full queue takes a second or more."""
 MAX_WAIT_S, MAX_CLIENTS = 3, 2000
-"""There are enough clients for requests that wait up to MAX_WAIT_S, so that none delays the next."""
+"""There are enough clients that requests can wait MAX_WAIT_S without delaying later ones."""
 STEADY_CLIENTS, STEADY_RATE_PER_S = 32, 90
 Row = dict[str, Any]
 
@@ -101,7 +101,7 @@ def _measure_axis(axis: str, server: Server, args: argparse.Namespace) -> list[R
 
 
 def overload_points(peak_per_s: float, body: Path) -> list[Point]:
-    """Return points that offer OVERLOAD_FACTORS times the peak, with clients for MAX_WAIT_S of it."""
+    """Return points that offer OVERLOAD_FACTORS times the peak; MAX_WAIT_S sets their clients."""
     rates = [factor * peak_per_s for factor in OVERLOAD_FACTORS]
     clients = [min(round(rate * MAX_WAIT_S) + 1, MAX_CLIENTS) for rate in rates]
     return [

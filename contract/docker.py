@@ -88,7 +88,7 @@ class Container:
     """Its ID or name."""
 
     def inspect(self, template: str) -> str:
-        """Return what a Go template gives, such as `{{.State.ExitCode}}`."""
+        """Return the result of a Go template, such as `{{.State.ExitCode}}`."""
         return self.docker("inspect", "--format", template, self.name)
 
     @property
