@@ -226,7 +226,7 @@ def unpack(archive: Path, target: Path) -> None:
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
             raise ArchiveError(f"{archive.name} is damaged: {error}") from error
         except (NotImplementedError, RecursionError) as error:
-            raise ArchiveError(f"{archive.name} cannot be unpacked here: {error}") from error
+            raise ArchiveError(f"{archive.name} cannot be unpacked: {error}") from error
 
 
 def _check_entry(archive: str, entry: zipfile.ZipInfo) -> None:

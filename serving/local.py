@@ -129,13 +129,13 @@ def start_server(
 
     `log` receives each line of TorchServe's log.
     """
-    found = java.find()
-    log(f"Java {found.version} from {found.source}: {found.executable}")
+    runtime = java.find()
+    log(f"Java {runtime.version} from {runtime.source}: {runtime.executable}")
     log(f"Starting TorchServe: {config.summary}")
     server = None
     try:
         with _signals_deferred():
-            server = Server(config, found, lambda record: log(f"  {record}"))
+            server = Server(config, runtime, lambda record: log(f"  {record}"))
         wait_until_ready(server, probe.create_probe(config, golden_request))
         yield server
     finally:
@@ -174,14 +174,14 @@ def _check_port_is_free(host: str, port: int) -> None:
         except OSError as error:
             raise ServeError(
                 f"cannot listen on port {port} of {host}: {error.strerror}; "
-                "set another one with PORT="
+                "choose another with PORT="
             ) from None
 
 
-def wait_until_ready(server: Server, ask: Callable[[float], probe.ProbeResult]) -> None:
+def wait_until_ready(server: Server, send_probe: Callable[[float], probe.ProbeResult]) -> None:
     """Return once the model answers; raise ServeError if it cannot."""
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
-    while not ask(30).healthy:
+    while not send_probe(30).healthy:
         if server.process.poll() is not None:
             raise ServeError(f"TorchServe ended with exit code {server.process.returncode}")
         if server.failures.count >= MAX_WORKER_FAILURES:

@@ -82,9 +82,9 @@ def test_json_line_has_cloud_loggings_fields() -> None:
     log.forward(
         LogRecord("ERROR", "a traceback\n  of two lines", "worker", ("7",), "projects/p/traces/t")
     )
-    found = parse_only_line(stream)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(found.pop("time")))
-    assert found == {
+    fields = parse_only_line(stream)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", str(fields.pop("time")))
+    assert fields == {
         "severity": "ERROR",
         "message": "a traceback\n  of two lines",
         "requests": ["7"],
@@ -124,9 +124,9 @@ def test_uncaught_exception_of_any_thread_is_one_line(
     thread = threading.Thread(target=[].pop)
     thread.start()
     thread.join(5)
-    found = parse_only_line(stream)
-    assert found["severity"] == "CRITICAL"
-    assert "IndexError: pop from empty list" in str(found["message"])
+    fields = parse_only_line(stream)
+    assert fields["severity"] == "CRITICAL"
+    assert "IndexError: pop from empty list" in str(fields["message"])
 
 
 def test_lines_of_other_processes_are_not_mixed() -> None:

@@ -78,6 +78,46 @@ def test_class_of_another_torchserve_is_not_patched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("patched", "delay_ms", "has_grpc", "expected"),
+    [
+        (True, 0, True, {bytecode_patches.NO_GRPC, bytecode_patches.NO_BATCH_DELAY}),
+        (True, 20, True, {bytecode_patches.NO_GRPC}),
+        (False, 0, True, set()),
+        (False, 0, False, {bytecode_patches.NO_GRPC}),  # the image's slim jar
+    ],
+)
+def test_switch_and_batch_delay_select_the_patches(
+    tmp_path: Path,
+    patched: bool,
+    delay_ms: int,
+    has_grpc: bool,
+    expected: set[bytecode_patches.Patch],
+) -> None:
+    released = torchserve.find_package_dir() / "frontend" / "model-server.jar"
+    with (
+        zipfile.ZipFile(released) as old,
+        zipfile.ZipFile(tmp_path / "model-server.jar", "w") as new,
+    ):
+        for patch in (bytecode_patches.NO_GRPC, bytecode_patches.NO_BATCH_DELAY):
+            new.writestr(patch.class_file, old.read(patch.class_file))
+        if has_grpc:
+            new.writestr("io/grpc/Server.class", b"")
+    config = TorchServeConfig(
+        archive=tmp_path / "m.mar",
+        run_dir=tmp_path,
+        layout=Layout(1, 1, batch_delay_ms=delay_ms),
+        address="unix:/none",
+        jar_dir=tmp_path,
+        patched=patched,
+    )
+    command = torchserve.build_command(config, java.Java("java", 17, "a test"), tmp_path / "p")
+    written = {path.name for path in (tmp_path / "classes").rglob("*.class")}
+    assert written == {Path(patch.class_file).name for patch in expected}
+    assert f"{tmp_path}/*" in " ".join(command)
+    assert any("serving/worker" in argument for argument in command) == patched
+
+
+@pytest.mark.parametrize(
     ("memory", "heap"), [(None, 512), (8 * GIB, 512), (GIB, 256), (GIB // 4, 128)]
 )
 def test_heap_is_a_quarter_of_the_memory_within_limits(memory: int | None, heap: int) -> None:
