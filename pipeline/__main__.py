@@ -227,7 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     target = argparse.ArgumentParser(add_help=False)
-    default = "(default: for run none; else that of deploy.toml, or the last one)"
+    default = "(default: that of deploy.toml, or the last one; run uses no default)"
     target.add_argument("--project", help=f"Google Cloud project {default}")
     target.add_argument("--region", help=f"region {default}")
     options = [_pipeline_options(), target]

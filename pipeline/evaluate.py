@@ -104,8 +104,10 @@ def build_parser() -> argparse.ArgumentParser:
     description = str(__doc__).partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=description)
     add = parser.add_argument
-    add("--model", type=Path, default="build/model", help="the candidate's folder (%(default)s)")
-    add("--out", type=Path, default="build/evaluation", help="the report's folder (%(default)s)")
+    text = "the candidate's folder (%(default)s)"
+    add("--model", type=Path, default="build/model", metavar="FOLDER", help=text)
+    text = "the report's folder (%(default)s)"
+    add("--out", type=Path, default="build/evaluation", metavar="FOLDER", help=text)
     text = "the serving model: a URL, an archive of this project, `endpoint` (that of deploy.toml) or `none` (default)"
     add("--serving", default="none", metavar="MODEL", help=text)
     add("--data", type=Path, metavar="FOLDER", help="as for model.train: a folder per class")
