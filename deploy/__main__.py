@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         return command.add_argument
 
     yes: dict[str, Any] = {"action": "store_true", "help": "delete without a prompt"}
-    version = {"default": "", "help": "version of the model (default: that of the image)"}
+    version = {"default": "", "help": "version of the model (default: the version of the image)"}
     file: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 
     option = add(
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         rollout.deploy_all,
         "build, upload and deploy what is missing, and send the endpoint a request",
     )
-    text = "image or request.json for that request (default: a held-out digit)"
+    text = "image file or request.json for that request (default: a held-out digit)"
     option("--request", help=text, **file)
 
     option = add(
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     option = add("predict", predict.predict, "send a request and print the response")
-    text = "image or request.json (default: a held-out digit)"
+    text = "image file or request.json (default: a held-out digit)"
     option("source", nargs="?", help=text, **file)
 
     option = add(

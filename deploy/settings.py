@@ -102,7 +102,7 @@ class Settings(BaseModel):
     shared_memory_mb: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """shared memory of the container; 0: Vertex AI's default"""
     wait_minutes: Annotated[int, Field(ge=1, le=600)] = 60
-    """timeout for waiting for an operation, which then continues at Google"""
+    """minutes to wait for an operation; afterwards it continues at Google"""
     env: Environment = Field(default_factory=dict)
     """environment variables of the container: the table [env] in deploy.toml"""
     api_endpoint: str = ""
@@ -189,9 +189,7 @@ def save_defaults(settings: Settings) -> None:
 
 def add_options(parser: argparse.ArgumentParser, names: Collection[str] = FIELDS.keys()) -> None:
     """Add --dry-run, --settings, and an option for each of these settings except the table [env]."""
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the calls that would change something"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="print the changes, and make none")
     parser.add_argument(
         "--settings",
         type=Path,

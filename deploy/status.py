@@ -31,11 +31,11 @@ def status(cloud: "CloudClients") -> None:
     for operation in state.pending if state else vertex.pending_operations(s.endpoint):
         operation_id = operation.rpartition("/")[2]
         cloud.report(f"  pending: operation {operation_id} (a model that it deploys will cost)")
-    for endpoint in vertex.list_endpoints():
-        if endpoint.deployed and endpoint.id != s.name:
-            cloud.report(f"  another endpoint, {endpoint.id}:")
+    for endpoint_id, endpoint in vertex.list_endpoints().items():
+        if endpoint.deployed and endpoint_id != s.name:
+            cloud.report(f"  another endpoint, {endpoint_id}:")
             for each in endpoint.deployed:
-                share = endpoint.split.get(each.id, 0)
+                share = endpoint.share(each.id)
                 cloud.report(f"    {share:3} %  {each.model} {_describe(each)}")
                 running.append((each.machine, each.replicas.minimum))
     for job in vertex.list_batch_jobs():

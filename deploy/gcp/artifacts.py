@@ -53,17 +53,14 @@ class ArtifactRegistry:
         request = ar.CreateRepositoryRequest(
             parent=self._settings.location, repository_id=name, repository=repository
         )
-        create = self._service.create_repository
-        self._client.run_operation(
-            self._service, create, request, f"creating the repository {name}"
-        )
+        doing = f"creating the repository {name}"
+        self._client.run_operation(self._service.create_repository, request, doing)
 
     def delete_images(self) -> None:
         """Delete the images of this name from the repository."""
         name = f"{self._repository}/packages/{self._settings.name}"
         request = ar.DeletePackageRequest(name=name)
-        delete = self._service.delete_package
-        self._client.run_operation(self._service, delete, request, "deleting the images")
+        self._client.run_operation(self._service.delete_package, request, "deleting the images")
 
     @property
     def _repository(self) -> str:

@@ -188,16 +188,12 @@ class Client:
             self._raise(error, doing)
 
     def run_operation(
-        self,
-        service: OperationsService,
-        call: Callable[..., Operation],
-        request: object,
-        doing: str,
-        usual: str = "",
+        self, call: Callable[..., Operation], request: object, doing: str, usual: str = ""
     ) -> None:
-        """Start a long-running operation with a method of `service`, and wait for its end."""
+        """Start a long-running operation with a service's method, and wait for its end."""
         started = self.change(call, request, doing)
         if started is not None:
+            service = getattr(call, "__self__")  # noqa: B009  mypy: Callable has no __self__
             self.wait(service, started.operation.name, doing, usual)
 
     def wait(self, service: OperationsService, operation: str, doing: str, usual: str = "") -> None:

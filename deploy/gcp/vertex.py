@@ -48,16 +48,6 @@ class BatchRequest:
     replicas: int = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """An endpoint of the region, whoever created it."""
-
-    id: str
-    deployed: tuple[DeployedModel, ...]
-    split: Mapping[str, int]
-    """Deployed model's ID → percent."""
-
-
 class VertexAI:
     """A client for the endpoint and the model of the settings."""
 
@@ -85,19 +75,16 @@ class VertexAI:
             dedicated=endpoint.dedicated_endpoint_enabled,
         )
 
-    def list_endpoints(self) -> list[Endpoint]:
-        """Return all endpoints of the region."""
-        listed = self._client.list_all(
-            self._endpoints.list_endpoints, parent=self._settings.location
-        )
-        return [
-            Endpoint(
-                id=endpoint.name.rpartition("/")[2],
-                deployed=_deployed_models(endpoint),
-                split=dict(endpoint.traffic_split),
+    def list_endpoints(self) -> dict[str, EndpointState]:
+        """Return the models and traffic splits of all endpoints in the region, by the endpoint's ID."""
+        location = self._settings.location
+        endpoints = self._client.list_all(self._endpoints.list_endpoints, parent=location)
+        return {
+            each.name.rpartition("/")[2]: EndpointState(
+                _deployed_models(each), dict(each.traffic_split)
             )
-            for endpoint in listed
-        ]
+            for each in endpoints
+        }
 
     def create_endpoint(self) -> None:
         """Create the endpoint."""
@@ -109,7 +96,7 @@ class VertexAI:
         )
         request = v1.CreateEndpointRequest(parent=s.location, endpoint=endpoint, endpoint_id=s.name)
         doing = f"creating the endpoint {s.name}"
-        self._client.run_operation(self._endpoints, self._endpoints.create_endpoint, request, doing)
+        self._client.run_operation(self._endpoints.create_endpoint, request, doing)
 
     def update_endpoint(
         self, etag: str, labels: Mapping[str, str], split: Mapping[str, int] | None = None
@@ -131,7 +118,7 @@ class VertexAI:
         """Delete the endpoint."""
         request = v1.DeleteEndpointRequest(name=self._settings.endpoint)
         delete = self._endpoints.delete_endpoint
-        self._client.run_operation(self._endpoints, delete, request, "deleting the endpoint")
+        self._client.run_operation(delete, request, "deleting the endpoint")
 
     # Deployed models
 
@@ -147,7 +134,7 @@ class VertexAI:
         request = v1.DeployModelRequest(endpoint=s.endpoint, deployed_model=deployed)
         doing = f"deploying version {version} on {s.min_replicas} x {s.machine_type}"
         deploy = self._endpoints.deploy_model
-        self._client.run_operation(self._endpoints, deploy, request, doing, "5 to 20 minutes")
+        self._client.run_operation(deploy, request, doing, "5 to 20 minutes")
 
     def set_replicas(self, deployed_id: str, replicas: Replicas) -> None:
         """Change a deployed model's number of replicas and its scaling target."""
@@ -159,7 +146,7 @@ class VertexAI:
         )
         doing = f"scaling deployed model {deployed_id} to {replicas.minimum} to {replicas.maximum} replicas"
         mutate = self._endpoints.mutate_deployed_model
-        self._client.run_operation(self._endpoints, mutate, request, doing)
+        self._client.run_operation(mutate, request, doing)
 
     def undeploy_model(self, deployed_id: str) -> None:
         """Undeploy a deployed model."""
@@ -167,7 +154,7 @@ class VertexAI:
             endpoint=self._settings.endpoint, deployed_model_id=deployed_id
         )
         undeploy, doing = self._endpoints.undeploy_model, f"undeploying {deployed_id}"
-        self._client.run_operation(self._endpoints, undeploy, request, doing, "a few minutes")
+        self._client.run_operation(undeploy, request, doing, "a few minutes")
 
     # Operations
 
@@ -221,7 +208,7 @@ class VertexAI:
         else:
             request.parent_model = s.model
         upload = self._models.upload_model
-        self._client.run_operation(self._models, upload, request, "uploading the model")
+        self._client.run_operation(upload, request, "uploading the model")
 
     def set_default_version(self, version: str) -> None:
         """Give a version the alias "default"."""
@@ -235,7 +222,7 @@ class VertexAI:
         """Delete the model with all its versions."""
         request = v1.DeleteModelRequest(name=self._settings.model)
         delete = self._models.delete_model
-        self._client.run_operation(self._models, delete, request, "deleting the model")
+        self._client.run_operation(delete, request, "deleting the model")
 
     # Predictions
 
