@@ -64,7 +64,7 @@ def watch_canary(cloud: "CloudClients", version: str, limits: Limits) -> str | N
     Raises UserError if the canary got fewer than MIN_SAMPLES requests.
     """
     state = cloud.vertex.endpoint_state() or EndpointState()
-    deployed_id = next((each.id for each in state.deployed if each.version == version), "")
+    deployed_id = next((model.id for model in state.deployed if model.version == version), "")
     pause_s = EMULATOR_POLL_S if cloud.settings.api_endpoint else POLL_S
     cloud.report(
         f"→ watching version {version} for {limits.minutes:g} min "

@@ -45,7 +45,7 @@ class DeployedModel:
     replicas: Replicas
     since: str = ""
     """ISO 8601"""
-    model: str = ""
+    model_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class EndpointState:
     @property
     def versions(self) -> list[str]:
         """The versions that are deployed."""
-        return [each.version for each in self.deployed]
+        return [model.version for model in self.deployed]
 
     @property
     def goal(self) -> "Goal | None":
@@ -84,7 +84,7 @@ class EndpointState:
         """The version that served all traffic last, or else the one with the most traffic."""
         if self.history and (self.history[0] in self.versions or not self.versions):
             return self.history[0]
-        busiest = max(self.deployed, key=lambda each: self.share(each.id), default=None)
+        busiest = max(self.deployed, key=lambda model: self.share(model.id), default=None)
         return busiest.version if busiest and self.share(busiest.id) else None
 
     def share(self, deployed_id: str) -> int:
@@ -196,9 +196,11 @@ def promote(state: EndpointState) -> Goal | None:
             raise UserError(missing, "run canary again, or rollback")
         return Goal("promote", goal.version)
     others = [
-        each for each in state.deployed if each.version != state.primary and state.share(each.id)
+        model
+        for model in state.deployed
+        if model.version != state.primary and state.share(model.id)
     ]
-    newest = max(others, key=lambda each: each.since, default=None)
+    newest = max(others, key=lambda model: model.since, default=None)
     return Goal("promote", newest.version) if newest else None
 
 
@@ -213,7 +215,7 @@ def rollback(state: EndpointState) -> Goal:
         return unfinished
     previous = [version for version in state.history if version != primary]
     is_started = unfinished is not None and unfinished.version != primary
-    is_shared = any(each.version != primary and state.share(each.id) for each in state.deployed)
+    is_shared = any(model.version != primary and state.share(model.id) for model in state.deployed)
     is_finished = primary is not None and state.labels.get(ROLLED_BACK_TO) == primary
     target = primary
     if not (is_started or is_shared or is_finished):
@@ -242,9 +244,9 @@ def next_step(  # noqa: PLR0911  a return for each step
     split, labels = _split(state, goal, target), _labels_for(state, goal)
     if dict(state.split) != split or labels != dict(state.labels):
         return SetTraffic(split, labels)
-    for each in state.deployed:
-        if each.id not in _to_keep(state, goal, target):
-            return Undeploy(each.id)
+    for model in state.deployed:
+        if model.id not in _to_keep(state, goal, target):
+            return Undeploy(model.id)
     if goal.verb != "canary" and state.default != goal.version:
         return SetDefault(goal.version)
     if GOAL in state.labels:
@@ -258,16 +260,16 @@ def apply(  # noqa: PLR0911  a return for each step
     """Return the state after a step, for dry runs and tests."""
     match step:
         case Wait(operation):
-            left = tuple(each for each in state.pending if each != operation)
-            return replace(state, pending=left)
+            pending = tuple(name for name in state.pending if name != operation)
+            return replace(state, pending=pending)
         case Deploy(version):
             new_id = f"new-{len(state.deployed) + 1}"
             added = DeployedModel(new_id, version, machine, replicas, since="~")
             return replace(state, deployed=(*state.deployed, added))
         case SetReplicas(deployed_id, new):
             scaled = (
-                replace(each, replicas=new) if each.id == deployed_id else each
-                for each in state.deployed
+                replace(model, replicas=new) if model.id == deployed_id else model
+                for model in state.deployed
             )
             return replace(state, deployed=tuple(scaled))
         case SetLabels(labels):
@@ -275,7 +277,7 @@ def apply(  # noqa: PLR0911  a return for each step
         case SetTraffic(split, labels):
             return replace(state, labels=labels, split=split)
         case Undeploy(deployed_id):
-            others = tuple(each for each in state.deployed if each.id != deployed_id)
+            others = tuple(model for model in state.deployed if model.id != deployed_id)
             shares = {key: share for key, share in state.split.items() if key != deployed_id}
             return replace(state, deployed=others, split=shares if others else {})
         case SetDefault(version):
@@ -292,34 +294,38 @@ def _is_reached(state: EndpointState, goal: Goal, machine: Machine, replicas: Re
 def _target(state: EndpointState, goal: Goal, machine: Machine) -> DeployedModel | None:
     """Return the deployed model of a goal's version: of several the one with most traffic, then the newest."""
     candidates = [
-        each
-        for each in state.deployed
-        if each.version == goal.version
-        and (goal.verb in ("rollback", "promote") or each.machine == machine)
+        model
+        for model in state.deployed
+        if model.version == goal.version
+        and (goal.verb in ("rollback", "promote") or model.machine == machine)
     ]
-    return max(candidates, key=lambda each: (state.share(each.id), each.since), default=None)
+    return max(candidates, key=lambda model: (state.share(model.id), model.since), default=None)
 
 
 def _baseline(state: EndpointState, target: DeployedModel) -> DeployedModel:
     """Return the deployed model that keeps the traffic which a canary does not get; raise UserError."""
-    others = [each for each in state.deployed if each.id != target.id]
-    primary = [each for each in others if each.version == state.primary] or others
+    others = [model for model in state.deployed if model.id != target.id]
+    primary = [model for model in others if model.version == state.primary] or others
     if not primary:
         raise UserError(
             "no other version is deployed: a canary needs one that serves the rest of the traffic",
             "python -m deploy deploy",
         )
-    return max(primary, key=lambda each: (state.share(each.id), each.since))
+    return max(primary, key=lambda model: (state.share(model.id), model.since))
 
 
 def _split(state: EndpointState, goal: Goal, target: DeployedModel) -> dict[str, int]:
     """Return the traffic split of a goal over all models that are deployed now."""
-    shares = dict.fromkeys((each.id for each in state.deployed), 0)
+    shares = dict.fromkeys((model.id for model in state.deployed), 0)
     if goal.verb == "canary":
         shares[_baseline(state, target).id] = 100 - goal.percent
     shares[target.id] = goal.percent
     # Google may leave a model without traffic out of the split, or list it with 0: both mean the same.
-    return {each: share for each, share in shares.items() if share or each in state.split}
+    return {
+        deployed_id: share
+        for deployed_id, share in shares.items()
+        if share or deployed_id in state.split
+    }
 
 
 def _to_keep(state: EndpointState, goal: Goal, target: DeployedModel) -> set[str]:
@@ -329,8 +335,8 @@ def _to_keep(state: EndpointState, goal: Goal, target: DeployedModel) -> set[str
         kept.add(_baseline(state, target).id)
     elif goal.verb in ("deploy", "promote"):
         previous = [version for version in _history_after(state, goal) if version != goal.version]
-        idle = [each for each in state.deployed if each.version in previous[:1]]
-        kept |= {max(idle, key=lambda each: each.since).id} if idle else set()
+        idle = [model for model in state.deployed if model.version in previous[:1]]
+        kept |= {max(idle, key=lambda model: model.since).id} if idle else set()
     return kept
 
 
@@ -342,7 +348,7 @@ def _history_after(state: EndpointState, goal: Goal) -> tuple[str, ...]:
         return history
     if goal.verb == "rollback":
         return history[history.index(version) :] if version in history else (version,)
-    return (version, *(each for each in history if each != version))
+    return (version, *(older for older in history if older != version))
 
 
 def _labels_for(state: EndpointState, goal: Goal) -> dict[str, str]:

@@ -56,7 +56,7 @@ def reconcile(cloud: "CloudClients", goal: Goal, state: EndpointState) -> bool:
 def check_ownership(cloud: "CloudClients", state: EndpointState) -> None:
     """Raise UserError if the endpoint also serves another model."""
     name = cloud.settings.name
-    if others := sorted({each.model for each in state.deployed} - {name, ""}):
+    if others := sorted({model.model_name for model in state.deployed} - {name, ""}):
         raise UserError(
             f"the endpoint {name} also serves another model: {', '.join(others)}",
             "undeploy that model, or set another name in deploy.toml",
@@ -96,8 +96,10 @@ def _take(cloud: "CloudClients", step: plan.Step, state: EndpointState) -> None:
         case plan.SetLabels(labels):
             vertex.update_endpoint(state.etag, labels)
         case plan.SetTraffic(split, labels):
-            versions = {each.id: each.version for each in state.deployed}
-            shares = [f"version {versions[each]} {share} %" for each, share in split.items()]
+            versions = {model.id: model.version for model in state.deployed}
+            shares = [
+                f"version {versions[deployed_id]} {share} %" for deployed_id, share in split.items()
+            ]
             cloud.report(f"→ traffic: {', '.join(shares)}")
             vertex.update_endpoint(state.etag, labels, split)
         case plan.Undeploy(deployed_id):

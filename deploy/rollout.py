@@ -99,7 +99,7 @@ def check_permissions(cloud: "CloudClients") -> None:
         required += [*REQUIRED["push"], *REQUIRED["repository"]]
         required += REQUIRED["build"] if s.builder == "cloud" else ()
     missing = cloud.iam.missing_permissions(required)
-    fatal = [each for each in missing if each.startswith(GRANTED_BY_PROJECT)]
+    fatal = [permission for permission in missing if permission.startswith(GRANTED_BY_PROJECT)]
     if fatal:
         commands = dict.fromkeys(grant_command(s.project, permission) for permission in fatal)
         raise UserError(
@@ -125,9 +125,9 @@ def _report_serving(cloud: "CloudClients", version: str) -> None:
     if cloud.dry_run:
         return
     deployed = (cloud.vertex.endpoint_state() or EndpointState()).deployed
-    cost = estimate((each.machine, each.replicas.minimum) for each in deployed)
+    cost = estimate((model.machine, model.replicas.minimum) for model in deployed)
     cloud.report(f"  cost: {cost}; to end it: python -m deploy teardown")
-    if idle := [each.version for each in deployed if each.version != version]:
+    if idle := [model.version for model in deployed if model.version != version]:
         cloud.report(
             f"  this includes version {idle[0]}, kept for a fast rollback; to end it: python -m deploy undeploy --idle"
         )

@@ -21,12 +21,12 @@ def status(cloud: "CloudClients") -> None:
         cloud.report(f"  endpoint {s.name}: does not exist (make deploy-endpoint creates it)")
     else:
         cloud.report(f"  endpoint {s.name}: {len(state.deployed)} deployed")
-        for each in state.deployed:
-            version = versions.get(each.version)
+        for model in state.deployed:
+            version = versions.get(model.version)
             commit = version.labels.get("git-commit", "")[:7] if version else ""
             suffix = f", commit {commit}" if commit else ""
-            cloud.report(f"    {state.share(each.id):3} %  {_describe(each)}{suffix}")
-            running.append((each.machine, each.replicas.minimum))
+            cloud.report(f"    {state.share(model.id):3} %  {_describe(model)}{suffix}")
+            running.append((model.machine, model.replicas.minimum))
         _report_advice(cloud, state)
     for operation in state.pending if state else vertex.pending_operations(s.endpoint):
         operation_id = operation.rpartition("/")[2]
@@ -34,10 +34,10 @@ def status(cloud: "CloudClients") -> None:
     for endpoint_id, endpoint in vertex.list_endpoints().items():
         if endpoint.deployed and endpoint_id != s.name:
             cloud.report(f"  another endpoint, {endpoint_id}:")
-            for each in endpoint.deployed:
-                share = endpoint.share(each.id)
-                cloud.report(f"    {share:3} %  {each.model} {_describe(each)}")
-                running.append((each.machine, each.replicas.minimum))
+            for model in endpoint.deployed:
+                share = endpoint.share(model.id)
+                cloud.report(f"    {share:3} %  {model.model_name} {_describe(model)}")
+                running.append((model.machine, model.replicas.minimum))
     for job in vertex.list_batch_jobs():
         resources = job.dedicated_resources
         machine, count = resources.machine_spec.machine_type, resources.starting_replica_count
@@ -55,14 +55,14 @@ def _report_advice(cloud: "CloudClients", state: EndpointState) -> None:
         cloud.report(
             f"    not finished: {goal.verb} of version {goal.version}; run it again, or: python -m deploy rollback"
         )
-    if idle := [each for each in state.deployed if not state.share(each.id)]:
-        hour = estimate((each.machine, each.replicas.minimum) for each in idle).hour
-        versions = ", ".join(each.version for each in idle)
+    if idle := [model for model in state.deployed if not state.share(model.id)]:
+        hour = estimate((model.machine, model.replicas.minimum) for model in idle).hour
+        versions = ", ".join(model.version for model in idle)
         cloud.report(
             f"    version {versions} has no traffic: it is kept for a fast rollback, at ${hour:.2f} an hour"
         )
         cloud.report("      (to end it: python -m deploy undeploy --idle)")
-    if state.deployed and not any(state.share(each.id) for each in state.deployed):
+    if state.deployed and not any(state.share(model.id) for model in state.deployed):
         cloud.report("    no version has traffic; to change that: python -m deploy deploy")
 
 

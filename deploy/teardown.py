@@ -24,24 +24,24 @@ def undeploy(cloud: "CloudClients", *, version: str, idle: bool, yes: bool) -> N
     check_ownership(cloud, state)
     state = _cancel_pending(cloud, state)
     chosen = [
-        each
-        for each in state.deployed
-        if (not idle or not state.share(each.id)) and version in ("", each.version)
+        model
+        for model in state.deployed
+        if (not idle or not state.share(model.id)) and version in ("", model.version)
     ]
     if not chosen:
         cloud.report("no such version is deployed: nothing changed")
         return
-    serving = [each for each in chosen if state.share(each.id)]
+    serving = [model for model in chosen if state.share(model.id)]
     if serving and len(chosen) < len(state.deployed):
-        share = sum(state.share(each.id) for each in serving)
+        share = sum(state.share(model.id) for model in serving)
         raise UserError(
             f"version {version} still serves {share} %",
             "move its traffic first (promote or rollback), or omit --version to undeploy all",
         )
     if serving:
         items = [
-            f"version {each.version}, which serves: the endpoint will answer no request"
-            for each in serving
+            f"version {model.version}, which serves: the endpoint will answer no request"
+            for model in serving
         ]
         confirm(cloud.settings.name, items, yes=yes or cloud.dry_run)
     _undeploy(cloud, state, chosen)
@@ -66,7 +66,7 @@ def teardown(cloud: "CloudClients", *, keep_images: bool, yes: bool) -> None:
         cloud.report(f"nothing named {s.name} exists in {s.project}, {s.region}: nothing changed")
         return
     if state and state.deployed:
-        cost = estimate((each.machine, each.replicas.minimum) for each in state.deployed)
+        cost = estimate((model.machine, model.replicas.minimum) for model in state.deployed)
         cloud.report(f"current cost: {cost}")
     confirm(s.name, items, yes=yes or cloud.dry_run)
     _delete_endpoint(cloud)
@@ -84,8 +84,9 @@ def teardown(cloud: "CloudClients", *, keep_images: bool, yes: bool) -> None:
 def _describe(state: EndpointState) -> list[str]:
     """Return a line for each deployed model, and one for pending operations."""
     lines = [
-        f"  version {each.version}, {each.replicas.minimum} x {each.machine.type}, {state.share(each.id)} % of traffic"
-        for each in state.deployed
+        f"  version {model.version}, {model.replicas.minimum} x {model.machine.type}, "
+        f"{state.share(model.id)} % of traffic"
+        for model in state.deployed
     ]
     if state.pending:
         lines.append(f"  {len(state.pending)} pending operations: they are cancelled or waited for")
@@ -134,16 +135,16 @@ def _cancel_pending(cloud: "CloudClients", state: EndpointState) -> EndpointStat
 
 def _undeploy(cloud: "CloudClients", state: EndpointState, chosen: Sequence[DeployedModel]) -> None:
     """Undeploy models, the one with most traffic last: Vertex AI undeploys one with traffic only if it is the last."""
-    vertex, ordered = cloud.vertex, sorted(chosen, key=lambda each: state.share(each.id))
+    vertex, ordered = cloud.vertex, sorted(chosen, key=lambda model: state.share(model.id))
     if len(ordered) > 1 and 0 < state.share(ordered[-1].id) < 100:
         vertex.update_endpoint(state.etag, state.labels, {ordered[-1].id: 100})
-    for each in ordered:
+    for model in ordered:
 
-        def exists(deployed_id: str = each.id) -> bool:
+        def exists(deployed_id: str = model.id) -> bool:
             deployed = (vertex.endpoint_state() or EndpointState()).deployed
             return deployed_id in [other.id for other in deployed]
 
-        _delete(cloud, functools.partial(vertex.undeploy_model, each.id), exists)
+        _delete(cloud, functools.partial(vertex.undeploy_model, model.id), exists)
 
 
 def _delete(

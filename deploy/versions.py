@@ -21,7 +21,7 @@ def choose(cloud: "CloudClients", version: str) -> str:
     """Return `version` if it exists, else raise UserError; if it is empty, return the image's version."""
     if not version:
         return ensure_uploaded(cloud)
-    if version not in [each.version_id for each in cloud.vertex.versions()]:
+    if version not in [existing.version_id for existing in cloud.vertex.versions()]:
         missing = f"version {version} of {cloud.settings.name} does not exist"
         raise UserError(missing, "python -m deploy status")
     return version

@@ -64,7 +64,11 @@ class VertexAI:
         endpoint = self._client.find(self._endpoints.get_endpoint, name=name)
         if endpoint is None:
             return EndpointState(pending=pending) if pending else None
-        default = (each.version_id for each in self.versions() if "default" in each.version_aliases)
+        default = (
+            version.version_id
+            for version in self.versions()
+            if "default" in version.version_aliases
+        )
         return EndpointState(
             deployed=_deployed_models(endpoint),
             split=dict(endpoint.traffic_split),
@@ -80,10 +84,10 @@ class VertexAI:
         location = self._settings.location
         endpoints = self._client.list_all(self._endpoints.list_endpoints, parent=location)
         return {
-            each.name.rpartition("/")[2]: EndpointState(
-                _deployed_models(each), dict(each.traffic_split)
+            endpoint.name.rpartition("/")[2]: EndpointState(
+                _deployed_models(endpoint), dict(endpoint.traffic_split)
             )
-            for each in endpoints
+            for endpoint in endpoints
         }
 
     def create_endpoint(self) -> None:
@@ -161,8 +165,9 @@ class VertexAI:
     def pending_operations(self, resource: str) -> tuple[str, ...]:
         """Return the names of the operations on a resource that have not ended."""
         request = operations_pb2.ListOperationsRequest(name=resource)
-        found = self._client.find(self._endpoints.list_operations, request=request)
-        return tuple(each.name for each in found.operations if not each.done) if found else ()
+        response = self._client.find(self._endpoints.list_operations, request=request)
+        operations = response.operations if response else ()
+        return tuple(operation.name for operation in operations if not operation.done)
 
     def wait(self, operation: str, doing: str) -> None:
         """Wait until an operation ends; raise UserError if it fails."""
@@ -368,7 +373,7 @@ def _resources(machine: Machine, replicas: Replicas) -> v1.DedicatedResources:
 
 
 def _deployed_models(endpoint: v1.Endpoint) -> tuple[DeployedModel, ...]:
-    return tuple(_deployed_model(each) for each in endpoint.deployed_models)
+    return tuple(map(_deployed_model, endpoint.deployed_models))
 
 
 def _deployed_model(deployed: v1.DeployedModel) -> DeployedModel:
@@ -385,5 +390,5 @@ def _deployed_model(deployed: v1.DeployedModel) -> DeployedModel:
         ),
         replicas=Replicas(resources.min_replica_count, resources.max_replica_count, percent),
         since=deployed.create_time.isoformat() if deployed.create_time else "",
-        model=model.rpartition("/")[2],
+        model_name=model.rpartition("/")[2],
     )

@@ -50,8 +50,8 @@ def test_commands_deploy_release_and_delete_a_model(
     assert traffic_by_version(stack) == {"1": 100}
     requests_sent.clear()
     assert "nothing changed" in deploy("endpoint").out
-    changing = [each for each in requests_sent if not each.startswith(("GET", "HEAD"))]
-    assert [each.rpartition(":")[2] for each in changing] == ["testIamPermissions", "predict"]
+    changing = [request for request in requests_sent if not request.startswith(("GET", "HEAD"))]
+    assert [request.rpartition(":")[2] for request in changing] == ["testIamPermissions", "predict"]
     for line, shares in (
         ("canary --traffic 10", {"1": 90, "2": 10}),
         ("promote", {"1": 0, "2": 100}),
@@ -83,9 +83,9 @@ def test_dry_run_prints_the_calls_and_changes_nothing(
     assert "would call " in done.out
     assert COMMANDS[line] in done.out
     changing = [
-        each
-        for each in requests_sent
-        if not each.startswith(("GET", "HEAD")) and "testIam" not in each
+        request
+        for request in requests_sent
+        if not request.startswith(("GET", "HEAD")) and "testIam" not in request
     ]
     assert changing == []
     assert traffic_by_version(stack) == before
@@ -114,7 +114,7 @@ def test_dry_run_of_build_prints_the_programs_and_runs_none(
     assert "would call ArtifactRegistry.CreateRepository" in done.out
     for program in programs:
         assert f"would run {program}" in done.out
-    assert not [each for each in requests_sent if not each.startswith(("GET", "HEAD"))]
+    assert not [request for request in requests_sent if not request.startswith(("GET", "HEAD"))]
 
 
 @pytest.mark.full
@@ -125,4 +125,6 @@ def test_dedicated_endpoint_is_created_and_called_at_its_own_domain(
     assert done.code == 0, done.err
     assert "from deployed model" in done.out
     assert deploy("predict --dedicated").code == 0
-    assert [each.dedicated_endpoint_enabled for each in stack.state.endpoints.values()] == [True]
+    assert [endpoint.dedicated_endpoint_enabled for endpoint in stack.state.endpoints.values()] == [
+        True
+    ]

@@ -110,7 +110,7 @@ def test_rejection_has_a_message_and_a_hint_and_a_repeated_command_succeeds(
     failed = deploy(line)
     assert failed.code == 1
     assert expected in message(failed.err)
-    assert all(each in failed.err for each in hints), failed.err
+    assert all(hint in failed.err for hint in hints), failed.err
     assert count_containers(stack) == 0
     assert fault != DENIED or not stack.state.models
     stack.clear_faults()
@@ -138,7 +138,7 @@ def test_transient_errors_are_retried(
     stack.inject_fault(kind, rpc, detail, times=2)
     done = deploy("deploy")
     assert done.code == 0, done.err
-    assert not any(each.times for each in stack.state.faults.pending), "it was not called"
+    assert not any(fault.times for fault in stack.state.faults.pending), "it was not called"
     assert traffic_by_version(stack) == {"1": 100}
     assert count_containers(stack) == 1
 

@@ -55,21 +55,23 @@ def test_every_command_prints_the_output_in_the_guide(
 ) -> None:
     with artifacts.storage_client(stack.state.config) as storage:
         instances = json.loads(HELD_OUT.read_text())["instances"][:2]
-        lines = "\n".join(json.dumps(each) for each in instances)
+        lines = "\n".join(json.dumps(instance) for instance in instances)
         storage.create_bucket("my-bucket").blob("instances.jsonl").upload_from_string(lines)
     ran = 0
-    for each in read_examples(GUIDE):
-        if each.command.endswith((SLOW, REAL_CLOUD)):
+    for example in read_examples(GUIDE):
+        if example.command.endswith((SLOW, REAL_CLOUD)):
             continue
-        if each.uses_new_image:
+        if example.uses_new_image:
             assert run_program([DOCKER, "tag", image, f"{image}-2"]).code == 0
             env["DEPLOY_IMAGE"] = f"{image}-2"
-        command = each.command.replace("--watch 10m", "--watch 5s").replace("=IMAGE", f"={image}")
+        command = example.command.replace("--watch 10m", "--watch 5s").replace(
+            "=IMAGE", f"={image}"
+        )
         if "=DEPLOYED" in command:
             name = f"projects/{project_number(PROJECT)}/locations/{REGION}/endpoints/by-hand"
             (deployed,) = stack.state.endpoints[name].deployed_models
             command = command.replace("=DEPLOYED", f"={deployed.id}")
-        check_example(each, command, env, ROOT)
+        check_example(example, command, env, ROOT)
         ran += 1
     assert ran > 20
     assert not stack.state.endpoints
@@ -86,9 +88,9 @@ def test_commands_that_need_google_exist_in_gcloud_with_their_options(
     with open(f"{root}/data/cli/gcloud_completions.py") as file:
         exec(file.read(), names)  # noqa: S102  gcloud's own table of its commands
     commands = [
-        each.command.removesuffix(REAL_CLOUD)
-        for each in read_examples(ROOT / "docs" / page)
-        if each.command.endswith(REAL_CLOUD)
+        example.command.removesuffix(REAL_CLOUD)
+        for example in read_examples(ROOT / "docs" / page)
+        if example.command.endswith(REAL_CLOUD)
     ]
     assert len(commands) >= minimum
     for command in commands:
@@ -114,9 +116,9 @@ def _option_names(flags: dict[str, Any]) -> set[str]:
 
 def test_slow_commands_are_run_by_other_tests() -> None:
     slow = [
-        each.command.removesuffix(SLOW).strip()
-        for each in read_examples(GUIDE)
-        if each.command.endswith(SLOW)
+        example.command.removesuffix(SLOW).strip()
+        for example in read_examples(GUIDE)
+        if example.command.endswith(SLOW)
     ]
     assert sorted(slow) == ["make build-cloud", "make e2e"]
     # tests/cloud/test_e2e.py runs make e2e, which runs make build-cloud.

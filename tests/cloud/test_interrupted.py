@@ -78,8 +78,8 @@ def test_command_interrupted_at_any_change_is_finished_by_running_it_again(
     before, expected = COMMANDS[line]
     for count in range(1, MAX_CHANGES):
         deploy_tags(deploy, "1")
-        for each in before:
-            assert deploy(each, DEPLOY_IMAGE="cloud-tests/tiny:2").code == 0
+        for earlier in before:
+            assert deploy(earlier, DEPLOY_IMAGE="cloud-tests/tiny:2").code == 0
         stop_after(count)
         stopped = deploy(line, DEPLOY_IMAGE="cloud-tests/tiny:2")
         stop_after(0)

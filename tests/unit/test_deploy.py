@@ -260,7 +260,9 @@ def test_change_with_a_broken_connection_is_not_repeated_but_its_attempt_is() ->
 
 
 def test_every_required_permission_has_a_role() -> None:
-    for permission in (each for required in roles.REQUIRED.values() for each in required):
+    for permission in (
+        permission for required in roles.REQUIRED.values() for permission in required
+    ):
         command = roles.grant_command("my-project", permission)
         assert command.startswith("gcloud projects add-iam-policy-binding my-project")
 
@@ -324,7 +326,7 @@ def test_fingerprint_covers_all_files_that_the_dockerfile_copies() -> None:
     copied = [word for word in words if not word.startswith("--") and "ARCHIVE" not in word]
     assert copied
     for word in copied:
-        covered = any(Path(word).is_relative_to(each) for each in fingerprint.IMAGE_SOURCES)
+        covered = any(Path(word).is_relative_to(source) for source in fingerprint.IMAGE_SOURCES)
         assert covered or fingerprint.ARCHIVE.is_relative_to(word), word
 
 

@@ -47,10 +47,10 @@ def _with_id(state: EndpointState, machine: Machine) -> EndpointState:
     """Give a new deployed model an ID and a time, as Vertex AI does."""
     count = len(state.deployed)
 
-    def rename(each: DeployedModel) -> DeployedModel:
-        if not each.id.startswith("new"):
-            return each
-        return replace(each, id=f"{count}-{each.version}-{machine.type}", since=f"2026-{count}")
+    def rename(model: DeployedModel) -> DeployedModel:
+        if not model.id.startswith("new"):
+            return model
+        return replace(model, id=f"{count}-{model.version}-{machine.type}", since=f"2026-{count}")
 
     return replace(state, deployed=tuple(map(rename, state.deployed)))
 
@@ -81,7 +81,7 @@ def after(lines: str) -> EndpointState:
 
 
 def traffic(state: EndpointState) -> dict[str, int]:
-    return {each.version: state.share(each.id) for each in state.deployed}
+    return {model.version: state.share(model.id) for model in state.deployed}
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ CASES = [
 
 def interrupted_states(state: EndpointState, goal: Goal) -> Iterator[EndpointState]:
     """Yield every state that an interruption can leave, with and without a pending operation."""
-    for each in (state, *(changed for _, changed in steps(state, goal))):
-        yield each
-        yield replace(each, pending=("operations/1",))
+    for interrupted in (state, *(changed for _, changed in steps(state, goal))):
+        yield interrupted
+        yield replace(interrupted, pending=("operations/1",))
 
 
 @pytest.mark.parametrize(("start", "line"), CASES)
@@ -219,7 +219,7 @@ def test_last_command_wins_after_random_interruptions() -> None:
                 if chance.random() < 0.3:
                     break
             assert sum(state.split.values()) in (0, 100)
-            assert set(state.split) <= {each.id for each in state.deployed}
+            assert set(state.split) <= {model.id for model in state.deployed}
         state = reached(state, Goal("deploy", "9"))
         assert traffic(state)["9"] == 100
         assert len(state.deployed) <= 2
@@ -227,9 +227,9 @@ def test_last_command_wins_after_random_interruptions() -> None:
 
 def test_another_machine_type_needs_another_deployment_of_the_same_version() -> None:
     state = reached(after("deploy 1, deploy 2"), Goal("deploy", "2"), machine=LARGE)
-    assert [(each.version, each.machine) for each in state.deployed if state.share(each.id)] == [
-        ("2", LARGE)
-    ]
+    assert [
+        (model.version, model.machine) for model in state.deployed if state.share(model.id)
+    ] == [("2", LARGE)]
     assert state.history == ("2", "1")
     assert traffic(state) == {"1": 0, "2": 100}
 
