@@ -9,7 +9,8 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,9 @@ BATCH_DELAYS_MS = (2, 5, 10, 20)
 MAX_THREADS = 16
 SETTLE_S = 0.3
 WARM_UP_S = 2
+
+Measure = Callable[[Layout, Layout], list[list[LoadResult]]]
+"""Measures two layouts; returns the results of each layout's rounds."""
 
 
 class Objective(NamedTuple):
@@ -53,8 +57,8 @@ class Objective(NamedTuple):
 class Tuner:
     """Compares candidates with the best layout so far."""
 
-    def __init__(self, initial: Layout, objective: Objective, args: argparse.Namespace) -> None:
-        self.best, self.objective, self._args = initial, objective, args
+    def __init__(self, initial: Layout, objective: Objective, measure: Measure) -> None:
+        self.best, self.objective, self._measure = initial, objective, measure
         self.result: LoadResult | None = None
         """The result of the best layout; None until a candidate was compared with it."""
 
@@ -62,7 +66,7 @@ class Tuner:
         """Measure a candidate and the best layout; return whether the candidate replaces it."""
         if candidate == self.best:
             return False
-        best_rounds, candidate_rounds = self.measure(candidate)
+        best_rounds, candidate_rounds = self._measure(self.best, candidate)
         best, result = median(best_rounds), median(candidate_rounds)
         rounds = zip(candidate_rounds, best_rounds, strict=True)
         rounds_won = sum(self.objective.is_better(*each) for each in rounds)
@@ -76,23 +80,6 @@ class Tuner:
         self.best = candidate if better else self.best
         return better
 
-    def measure(self, candidate: Layout) -> tuple[list[LoadResult], list[LoadResult]]:
-        """Run the best layout and a candidate side by side; return the results of each's rounds."""
-        results: tuple[list[LoadResult], list[LoadResult]] = ([], [])
-        with contextlib.ExitStack() as stack:
-            servers = [
-                stack.enter_context(
-                    run_server(our_spec(_option(layout)), self._args.archive, REQUEST)
-                )
-                for layout in (self.best, candidate)
-            ]
-            for server in servers:
-                self._run_load(server, WARM_UP_S)
-            for number in range(self._args.rounds):
-                for index in (0, 1) if number % 2 else (1, 0):
-                    results[index].append(self._run_load(servers[index], self._args.seconds))
-        return results
-
     def climb(self, candidates: Iterable[Layout]) -> bool:
         """Compare candidates in order while each is better; return whether the first was better."""
         improved = False
@@ -102,11 +89,29 @@ class Tuner:
             improved = True
         return improved
 
-    def _run_load(self, server: RunningServer, seconds: float) -> LoadResult:
-        result = server.measure(REQUEST, self.objective.clients, seconds, SETTLE_S)
+
+def measure_side_by_side(
+    *layouts: Layout, archive: Path, clients: int, rounds: int, seconds: float
+) -> list[list[LoadResult]]:
+    """Run a server for each layout at the same time; return the results of its rounds."""
+
+    def run_load(server: RunningServer, seconds: float) -> LoadResult:
+        result = server.measure(REQUEST, clients, seconds, SETTLE_S)
         if result.failed:
             raise StartError(f"{server.url}: {result.failed} requests failed")
         return result
+
+    results: list[list[LoadResult]] = [[] for _ in layouts]
+    with contextlib.ExitStack() as stack:
+        specs = [our_spec(_option(layout)) for layout in layouts]
+        servers = [stack.enter_context(run_server(spec, archive, REQUEST)) for spec in specs]
+        for server in servers:
+            run_load(server, WARM_UP_S)
+        for number in range(rounds):
+            order = range(len(servers)) if number % 2 else reversed(range(len(servers)))
+            for index in order:
+                results[index].append(run_load(servers[index], seconds))
+    return results
 
 
 def worker_thread_pairs(cores: int, max_workers: int) -> list[tuple[int, int]]:
@@ -145,7 +150,14 @@ def main() -> None:
         initial = choose_layout(cores, memory, artifact.read_inference_ms(args.archive))
         latency = args.objective == "latency"
         objective = Objective(1 if latency else args.clients, args.p99_ms, latency)
-        tuner = Tuner(initial, objective, args)
+        measure = partial(
+            measure_side_by_side,
+            archive=args.archive,
+            clients=objective.clients,
+            rounds=args.rounds,
+            seconds=args.seconds,
+        )
+        tuner = Tuner(initial, objective, measure)
         print(f"{cores} cores; initial layout: {initial}", flush=True)
         started = time.monotonic()
         search(tuner, cores, max_workers(cores, memory))
