@@ -1,4 +1,4 @@
-"""The base class of the errors that end `make serve`, `make migrate` or the container."""
+"""The errors of this package: each program prints the text as its last line and ends."""
 
 
 class ServingError(Exception):

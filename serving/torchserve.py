@@ -103,6 +103,7 @@ def render_properties(config: TorchServeConfig) -> str:
         "minWorkers": layout.workers,
         "maxWorkers": layout.workers,
         "batchSize": layout.batch_size,
+        # Patched for no delay, TorchServe stops collecting queued requests after these 100 ms.
         "maxBatchDelay": layout.batch_delay_ms or (100 if config.patched else 1),
         "responseTimeout": config.response_timeout_s,
         "startupTimeout": 600,
