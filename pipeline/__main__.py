@@ -54,16 +54,8 @@ def run(args: argparse.Namespace) -> None:
             "start Docker, or pass --until archive",
         )
     parameters = json.dumps(_parameters(args, builder="local"))
-    command = [
-        str(_find_kfp_python()),
-        "-m",
-        "pipeline.local_runner",
-        "--root",
-        str(FOLDER),
-        "--until",
-        until,
-    ]
-    command += ["--parameters", parameters, "--cached", *_cached(args)]
+    command = [str(_find_kfp_python()), "-m", "pipeline.local_runner", f"--root={FOLDER}"]
+    command += [f"--until={until}", f"--parameters={parameters}", "--cached", *_cached(args)]
     records = FOLDER / "runs" / f"{time.strftime('%Y-%m-%d-%H-%M-%S')}.jsonl"
     records.parent.mkdir(parents=True, exist_ok=True)
     log = records.with_suffix(".log")

@@ -32,7 +32,7 @@ def _run(args: argparse.Namespace) -> None:
         name=args.cluster,
         location=args.location or configuration.region,
         settings=configuration,
-        kubectl=Kubectl.create(cli.report, dry_run=args.dry_run),
+        kubectl=Kubectl(report=cli.report, dry_run=args.dry_run),
     )
     if args.command == "deploy":
         from deploy.gcp import CloudClients  # noqa: PLC0415  only this command needs Google's libraries

@@ -29,13 +29,9 @@ class Cluster:
     settings: Settings
     kubectl: Kubectl
 
-    @property
-    def _dry_run(self) -> bool:
-        return self.kubectl.programs.dry_run
-
     def deploy(self, cloud: "CloudClients", *, queue_wait: bool) -> None:
         """Apply the manifests with the image of the settings, and wait for the rollout; raise UserError."""
-        report = self.kubectl.programs.report
+        report = self.kubectl.report
         found = find_image(cloud)
         if found is None or not re.search("@sha256:[0-9a-f]{64}$", found.uri):
             raise UserError(
@@ -46,7 +42,7 @@ class Cluster:
         content = overlay.deployment_kustomization(self.settings, found.uri, queue_wait=queue_wait)
         folder = overlay.write_overlay(self.settings, content)
         self._connect()
-        if not self._dry_run:
+        if not self.kubectl.dry_run:
             self._check_apis(queue_wait=queue_wait)
         self.kubectl.run(
             *("apply", "--server-side", "-k", str(folder)),
@@ -64,7 +60,7 @@ class Cluster:
                 f"{kubectl} get pods, then describe or logs of one: the last line of a container's log has the reason",
             ),
         )
-        if self._dry_run:
+        if self.kubectl.dry_run:
             report(f"to see the manifests: kubectl kustomize {folder}")
             return
         report(
@@ -79,10 +75,10 @@ class Cluster:
 
         Raise UserError if it is not confirmed or the cluster cannot be reached.
         """
-        report = self.kubectl.programs.report
+        report = self.kubectl.report
         folder = overlay.write_overlay(self.settings, overlay.deletion_kustomization(self.settings))
         self._connect()
-        if not self._dry_run:
+        if not self.kubectl.dry_run:
             found = self.kubectl.query(
                 *("get", "--ignore-not-found", "-k", str(folder), "--output=name"),
                 error=UserError(
@@ -100,7 +96,7 @@ class Cluster:
                 "run the same command again",
             ),
         )
-        if not self._dry_run:
+        if not self.kubectl.dry_run:
             report(
                 "deleted. The cluster and the empty namespace remain: "
                 f"kubectl delete namespace {self.settings.name}"

@@ -10,16 +10,18 @@ from deploy.programs import Programs
 KUBECONFIG = Path("build/gke/kubeconfig")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kubectl:
     """Runs kubectl, and gcloud to connect it to a cluster."""
 
-    programs: Programs
+    report: Callable[[str], None]
+    """Prints the commands that change something."""
+    dry_run: bool
+    """Whether all commands are printed instead of run."""
 
-    @classmethod
-    def create(cls, report: Callable[[str], None], *, dry_run: bool) -> "Kubectl":
-        """Return a Kubectl that reports its commands, and in a dry run does not run them."""
-        return cls(Programs(report, dry_run, environ={"KUBECONFIG": str(KUBECONFIG)}))
+    @property
+    def _programs(self) -> Programs:
+        return Programs(self.report, self.dry_run, environ={"KUBECONFIG": str(KUBECONFIG)})
 
     def connect(self, cluster: str, location: str, project: str) -> None:
         """Write the cluster's credentials to the kubeconfig; raise UserError if gcloud fails."""
@@ -31,12 +33,12 @@ class Kubectl:
             "  for a zonal cluster, pass its zone as --location",
         )
         command = ["gcloud", "container", "clusters", "get-credentials", cluster, *target]
-        self.programs.run(command, error, show_output=True)
+        self._programs.run(command, error, show_output=True)
 
     def run(self, *arguments: str, error: UserError) -> None:
         """Run a command and show its output; raise `error` if it fails."""
-        self.programs.run(["kubectl", *arguments], error, show_output=True)
+        self._programs.run(["kubectl", *arguments], error, show_output=True)
 
     def query(self, *arguments: str, error: UserError) -> str:
         """Run a read-only command and return its output; raise `error` if it fails."""
-        return self.programs.run(["kubectl", *arguments], error)
+        return self._programs.run(["kubectl", *arguments], error)
