@@ -16,7 +16,7 @@ SERVER = Path(__file__).with_name("faulty_server.py")
 
 
 class LocalProcess:
-    """A running faulty_server.py; 127.0.0.2 is the address that one on loopback only lacks."""
+    """A running faulty_server.py. A server that listens only on 127.0.0.1 is not reachable at 127.0.0.2."""
 
     address = "127.0.0.2"
 
