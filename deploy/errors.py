@@ -1,11 +1,11 @@
-"""The program's errors: one sentence each, and a hint on what to do."""
+"""The errors of `deploy`: each has a message of one sentence and a hint on what to do."""
 
 
 class DeployError(Exception):
-    """Why a command stopped. The state on Google Cloud stays consistent, so the command can be run again."""
+    """The base class of these errors. The command that raises one can be run again."""
 
     def __init__(self, message: str, hint: str = "") -> None:
-        """Take what is wrong, in one sentence, and what to do: a command where there is one."""
+        """Store what is wrong, in one sentence, and what to do, if possible as a command."""
         super().__init__(message)
         self.message, self.hint = message, hint
 
@@ -18,7 +18,7 @@ class TransientError(DeployError):
     """A broken connection, a busy API or a conflict: fetch the state again and retry."""
 
     def __init__(self, message: str) -> None:
-        """Take what happened, in one sentence."""
+        """Store what happened, in one sentence."""
         super().__init__(message, "run the same command again")
 
 

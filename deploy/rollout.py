@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def deploy_all(cloud: "CloudClients", request: Path | None) -> None:
     """Build, upload, create and deploy what is missing, and send the endpoint a request."""
     if request is not None:
-        predict.build_request(request)  # reports an invalid request before anything is started
+        predict.build_request(request)  # raises the error of an invalid file before anything starts
     check_permissions(cloud)
     _deploy(cloud, versions.ensure_uploaded(cloud))
     if not cloud.dry_run:

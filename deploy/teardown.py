@@ -63,7 +63,9 @@ def teardown(cloud: "CloudClients", *, keep_images: bool, yes: bool) -> None:
     ]
     check_ownership(cloud, state or EndpointState())
     if not items:
-        cloud.report(f"nothing named {s.name} exists in {s.project}, {s.region}: nothing changed")
+        cloud.report(
+            f"no resources of {s.name} to delete in {s.project}, {s.region}: nothing changed"
+        )
         return
     if state and state.deployed:
         cost = estimate((model.machine, model.replicas.minimum) for model in state.deployed)
@@ -78,7 +80,9 @@ def teardown(cloud: "CloudClients", *, keep_images: bool, yes: bool) -> None:
         _delete(cloud, cloud.artifacts.delete_images, cloud.artifacts.has_images)
     if sources:
         cloud.storage.delete_objects(source_folder(s))
-    cloud.report(f"everything {'would be' if cloud.dry_run else 'is'} deleted: no more costs")
+    cloud.report(
+        f"all of this {'would be' if cloud.dry_run else 'is'} deleted: no more hourly costs"
+    )
 
 
 def _describe(state: EndpointState) -> list[str]:

@@ -357,11 +357,13 @@ def set_fields(spec: v1.ModelContainerSpec) -> dict[str, Any]:
 
 
 def _resources(machine: Machine, replicas: Replicas) -> v1.DedicatedResources:
-    spec = v1.MachineSpec(
-        machine_type=machine.type,
-        accelerator_type=machine.accelerator_type or None,
-        accelerator_count=machine.accelerator_count,
-    )
+    accelerator = machine.accelerator_type or None
+    try:
+        spec = v1.MachineSpec(machine_type=machine.type, accelerator_type=accelerator)
+    except KeyError:
+        hint = "https://cloud.google.com/vertex-ai/docs/predictions/configure-compute lists them"
+        raise UserError(f"unknown accelerator_type {accelerator!r}", hint) from None
+    spec.accelerator_count = machine.accelerator_count
     metric = GPU_METRIC if machine.accelerator_count else CPU_METRIC
     scaling = v1.AutoscalingMetricSpec(metric_name=metric, target=replicas.cpu_percent)
     return v1.DedicatedResources(

@@ -72,7 +72,7 @@ def test_image_is_built_once_and_deleted_with_its_sources_by_teardown(
         assert done.code == 0, done.err
         assert not uploaded()
     assert "the images" in done.out
-    assert "nothing named digits exists" in deploy("teardown", **CLOUD_BUILD).out
+    assert "no resources of digits to delete" in deploy("teardown", **CLOUD_BUILD).out
 
 
 def test_second_command_waits_for_the_build_of_an_interrupted_one(
