@@ -24,9 +24,9 @@ class Limits:
 
     minutes: float
     """how long the canary is watched"""
-    error_rate: float = 0.01
+    error_rate: float
     """5xx of all responses, 0 to 1"""
-    p95_ms: float = float("inf")
+    p95_ms: float
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ class GoogleError:
     reason: str = ""
     """of the ErrorInfo, such as SERVICE_DISABLED"""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    doing: str = ""
+    action: str = ""
     """what failed, such as "deploying version 3\""""
 
 
 def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa: PLR0911  one return for each case
     """Return the message and the hint for an error of Google's."""
     project, text = settings.project, error.message
-    while_ = f" while {error.doing}" if error.doing else ""
+    while_ = f" while {error.action}" if error.action else ""
     logs = (
         f"gcloud logging read 'resource.type=\"aiplatform.googleapis.com/Endpoint\"' --project={project} "
         "--limit=50 --freshness=1h"

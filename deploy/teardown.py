@@ -128,7 +128,7 @@ def _cancel_pending(cloud: "CloudClients", state: EndpointState) -> EndpointStat
             continue
         # Errors do not matter: a cancelled operation ends in one, and the state that is fetched
         # afterwards shows what is left.
-        wait = functools.partial(vertex.wait, doing="waiting for a pending operation")
+        wait = functools.partial(vertex.wait, action="waiting for a pending operation")
         for step in (vertex.cancel_operation, wait):
             try:
                 step(operation)

@@ -53,8 +53,8 @@ class ArtifactRegistry:
         request = ar.CreateRepositoryRequest(
             parent=self._settings.location, repository_id=name, repository=repository
         )
-        doing = f"creating the repository {name}"
-        self._client.run_operation(self._service.create_repository, request, doing)
+        action = f"creating the repository {name}"
+        self._client.run_operation(self._service.create_repository, request, action)
 
     def delete_images(self) -> None:
         """Delete the images of this name from the repository."""

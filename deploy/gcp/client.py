@@ -166,7 +166,7 @@ class Client:
 
     # Changes
 
-    def change(self, call: Callable[..., Result], request: object, doing: str) -> Result | None:
+    def change(self, call: Callable[..., Result], request: object, action: str) -> Result | None:
         """Call a method that changes something, once; with `dry_run`, print the call and return None.
 
         Raises TransientError if the connection breaks: the change may or may not have been made.
@@ -179,24 +179,26 @@ class Client:
         try:
             return call(request, timeout=TIMEOUT_S, retry=None)
         except exceptions.Conflict as error:
-            raise TransientError(f"{_text(error)} ({doing})") from None
+            raise TransientError(f"{_text(error)} ({action})") from None
         except RETRYABLE as error:
             if isinstance(error, exceptions.TooManyRequests) and "quota" in str(error).lower():
-                self._raise(error, doing)
-            raise TransientError(f"{_summary(error)} ({doing})") from None
+                self._raise(error, action)
+            raise TransientError(f"{_summary(error)} ({action})") from None
         except PERMANENT as error:
-            self._raise(error, doing)
+            self._raise(error, action)
 
     def run_operation(
-        self, call: Callable[..., Operation], request: object, doing: str, usual: str = ""
+        self, call: Callable[..., Operation], request: object, action: str, usual: str = ""
     ) -> None:
         """Start a long-running operation with a service's method, and wait for its end."""
-        started = self.change(call, request, doing)
+        started = self.change(call, request, action)
         if started is not None:
             service = getattr(call, "__self__")  # noqa: B009  mypy: Callable has no __self__
-            self.wait(service, started.operation.name, doing, usual)
+            self.wait(service, started.operation.name, action, usual)
 
-    def wait(self, service: OperationsService, operation: str, doing: str, usual: str = "") -> None:
+    def wait(
+        self, service: OperationsService, operation: str, action: str, usual: str = ""
+    ) -> None:
         """Wait until an operation of `service` ends, and report progress; raise UserError if it fails.
 
         `usual` is how long such an operation usually takes.
@@ -207,10 +209,10 @@ class Client:
             half_minutes = (time.monotonic() - started_s) // 30
             return f"{_format_duration(half_minutes * 30)} …" if half_minutes else ""
 
-        self.report(f"→ {doing}" + (f" (usually {usual})" if usual else ""))
+        self.report(f"→ {action}" + (f" (usually {usual})" if usual else ""))
         request = operations_pb2.GetOperationRequest(name=operation)
         timed_out = UserError(
-            f"timed out after {self.settings.wait_minutes} minutes ({doing}); the operation continues at Google",
+            f"timed out after {self.settings.wait_minutes} minutes ({action}); the operation continues at Google",
             "run the same command again: it waits for the same operation",
         )
         # None: Google no longer keeps the operation.
@@ -222,18 +224,24 @@ class Client:
         )
         if result is not None and result.HasField("error"):
             status = code_pb2.Code.Name(result.error.code)
-            error = GoogleError(status, result.error.message, doing=doing)
+            error = GoogleError(status, result.error.message, action=action)
             raise to_user_error(error, self.settings)
         self.report(f"  done after {_format_duration(time.monotonic() - started_s)}")
 
     def retry_transient(self, attempt: Callable[[], Result]) -> Result:
-        """Call `attempt` until it raises no TransientError. It has to fetch the state before it changes it."""
+        """Call `attempt` until it raises no TransientError, at most MAX_ATTEMPTS times.
+
+        `attempt` has to fetch the state before it changes it.
+        """
         for _ in range(MAX_ATTEMPTS):
             try:
                 return attempt()
             except TransientError as error:
-                self.report(f"  {error}; retrying")
-        raise UserError(f"the connection broke {MAX_ATTEMPTS} times", "run the same command again")
+                message = str(error)
+                self.report(f"  {message}; retrying")
+        raise UserError(
+            f"gave up after {MAX_ATTEMPTS} attempts: {message}", "run the same command again"
+        )
 
     def report_call(self, rpc: str, request: Any) -> None:
         """Report a call that is not made in a dry run, with its request as JSON."""
@@ -245,15 +253,15 @@ class Client:
 
     # Errors
 
-    def user_error(self, error: exceptions.GoogleAPICallError, doing: str = "") -> UserError:
-        """Return the message and hint for an error of Google's; `doing` says during what."""
+    def user_error(self, error: exceptions.GoogleAPICallError, action: str = "") -> UserError:
+        """Return the message and hint for an error of Google's during an action."""
         reason, metadata = error.reason or "", dict(error.metadata or {})
-        parsed = GoogleError(_status(error), _text(error), reason, metadata, doing)
+        parsed = GoogleError(_status(error), _text(error), reason, metadata, action)
         return to_user_error(parsed, self.settings)
 
-    def _raise(self, error: Exception, doing: str = "") -> NoReturn:
+    def _raise(self, error: Exception, action: str = "") -> NoReturn:
         if isinstance(error, exceptions.GoogleAPICallError):
-            raise self.user_error(error, doing) from None
+            raise self.user_error(error, action) from None
         raise UserError(
             f"no credentials: {error}".partition("\n")[0], "gcloud auth application-default login"
         ) from None

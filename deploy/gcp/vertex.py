@@ -99,8 +99,8 @@ class VertexAI:
             labels={"created-by": "deploy"},
         )
         request = v1.CreateEndpointRequest(parent=s.location, endpoint=endpoint, endpoint_id=s.name)
-        doing = f"creating the endpoint {s.name}"
-        self._client.run_operation(self._endpoints.create_endpoint, request, doing)
+        action = f"creating the endpoint {s.name}"
+        self._client.run_operation(self._endpoints.create_endpoint, request, action)
 
     def update_endpoint(
         self, etag: str, labels: Mapping[str, str], split: Mapping[str, int] | None = None
@@ -115,8 +115,8 @@ class VertexAI:
             endpoint.traffic_split = dict(split)
             paths.append("traffic_split")
         request = v1.UpdateEndpointRequest(endpoint=endpoint, update_mask={"paths": paths})
-        doing = "setting the labels" if split is None else "setting the traffic split"
-        self._client.change(self._endpoints.update_endpoint, request, doing)
+        action = "setting the labels" if split is None else "setting the traffic split"
+        self._client.change(self._endpoints.update_endpoint, request, action)
 
     def delete_endpoint(self) -> None:
         """Delete the endpoint."""
@@ -136,9 +136,9 @@ class VertexAI:
             dedicated_resources=_resources(s.machine, s.replicas),
         )
         request = v1.DeployModelRequest(endpoint=s.endpoint, deployed_model=deployed)
-        doing = f"deploying version {version} on {s.min_replicas} x {s.machine_type}"
+        action = f"deploying version {version} on {s.min_replicas} x {s.machine_type}"
         deploy = self._endpoints.deploy_model
-        self._client.run_operation(deploy, request, doing, "5 to 20 minutes")
+        self._client.run_operation(deploy, request, action, "5 to 20 minutes")
 
     def set_replicas(self, deployed_id: str, replicas: Replicas) -> None:
         """Change a deployed model's number of replicas and its scaling target."""
@@ -148,17 +148,17 @@ class VertexAI:
             deployed_model=v1.DeployedModel(id=deployed_id, dedicated_resources=resources),
             update_mask={"paths": [f"dedicated_resources.{field}" for field in REPLICA_FIELDS]},
         )
-        doing = f"scaling deployed model {deployed_id} to {replicas.minimum} to {replicas.maximum} replicas"
+        action = f"scaling deployed model {deployed_id} to {replicas.minimum} to {replicas.maximum} replicas"
         mutate = self._endpoints.mutate_deployed_model
-        self._client.run_operation(mutate, request, doing)
+        self._client.run_operation(mutate, request, action)
 
     def undeploy_model(self, deployed_id: str) -> None:
         """Undeploy a deployed model."""
         request = v1.UndeployModelRequest(
             endpoint=self._settings.endpoint, deployed_model_id=deployed_id
         )
-        undeploy, doing = self._endpoints.undeploy_model, f"undeploying {deployed_id}"
-        self._client.run_operation(undeploy, request, doing, "a few minutes")
+        undeploy, action = self._endpoints.undeploy_model, f"undeploying {deployed_id}"
+        self._client.run_operation(undeploy, request, action, "a few minutes")
 
     # Operations
 
@@ -169,15 +169,15 @@ class VertexAI:
         operations = response.operations if response else ()
         return tuple(operation.name for operation in operations if not operation.done)
 
-    def wait(self, operation: str, doing: str) -> None:
+    def wait(self, operation: str, action: str) -> None:
         """Wait until an operation ends; raise UserError if it fails."""
-        self._client.wait(self._endpoints, operation, doing)
+        self._client.wait(self._endpoints, operation, action)
 
     def cancel_operation(self, operation: str) -> None:
         """Request the cancellation of an operation."""
         request = operations_pb2.CancelOperationRequest(name=operation)
-        doing = f"cancelling {operation.rpartition('/')[2]}"
-        self._client.change(self._endpoints.cancel_operation, request, doing)
+        action = f"cancelling {operation.rpartition('/')[2]}"
+        self._client.change(self._endpoints.cancel_operation, request, action)
 
     # Models
 
@@ -220,8 +220,8 @@ class VertexAI:
         request = v1.MergeVersionAliasesRequest(
             name=f"{self._settings.model}@{version}", version_aliases=["default"]
         )
-        doing = f"making version {version} the default"
-        self._client.change(self._models.merge_version_aliases, request, doing)
+        action = f"making version {version} the default"
+        self._client.change(self._models.merge_version_aliases, request, action)
 
     def delete_model(self) -> None:
         """Delete the model with all its versions."""

@@ -214,7 +214,7 @@ SETTINGS = Settings(project="my-project")
 def test_google_error_becomes_a_message_and_a_hint(
     status: str, text: str, message: str, hint: str
 ) -> None:
-    error = to_user_error(GoogleError(status, text, doing="deploying 3"), SETTINGS)
+    error = to_user_error(GoogleError(status, text, action="deploying 3"), SETTINGS)
     assert message in error.message
     assert hint in error.hint
 
@@ -255,8 +255,10 @@ def test_change_with_a_broken_connection_is_not_repeated_but_its_attempt_is() ->
         CLIENT.retry_transient(Mock(side_effect=[*[TransientError("broken")] * 2, "made"]))
         == "made"
     )
-    with pytest.raises(UserError, match="the connection broke 8 times"):
-        CLIENT.retry_transient(Mock(side_effect=TransientError("broken")))
+    always_broken = Mock(side_effect=TransientError("broken"))
+    with pytest.raises(UserError, match="gave up after 8 attempts: broken"):
+        CLIENT.retry_transient(always_broken)
+    assert always_broken.call_count == client.MAX_ATTEMPTS
 
 
 def test_every_required_permission_has_a_role() -> None:
