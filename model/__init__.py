@@ -1,4 +1,4 @@
-"""The model that a user replaces with their own: network, weights, and the task made of them.
+"""The example model, to be replaced by yours: network, weights, and the task that serves them.
 
-The folder goes into the archive, except for `train/`, `trained/` and `export/`.
+The folder is packed into the archive, except for `train/`, `trained/` and `export/`.
 """

@@ -1,12 +1,12 @@
-"""The digit network: four small convolutions and one linear layer, some 40,000 weights."""
+"""The digit network: four small convolutions and one linear layer, about 40,000 weights."""
 
 from torch import Tensor, nn
 
 VERSION = 1
-"""Raised whenever the layers change, so that weights of another shape are refused by name."""
+"""Increases when the layers change, so that weights for other layers are rejected with a clear error."""
 
 SIDE = 28
-"""Height and width, in pixels, of the picture that the network reads."""
+"""Height and width of the network's input, in pixels."""
 
 
 class DigitNet(nn.Module):
@@ -26,9 +26,9 @@ class DigitNet(nn.Module):
         )
         self.classify = nn.Sequential(nn.Dropout(0.3), nn.Linear(64 * 3 * 3, classes))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return the logits of each picture."""
-        logits: Tensor = self.classify(self.features(pictures))
+    def forward(self, ink: Tensor) -> Tensor:
+        """Return the logits of each image."""
+        logits: Tensor = self.classify(self.features(ink))
         return logits
 
 

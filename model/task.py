@@ -1,6 +1,6 @@
-"""What the handler calls: a digit's picture in, a label and its scores out.
+"""The task of the example model: classify an image of a digit, and return its label and scores.
 
-This is the file to replace with your own; `task/__init__.py` says what it owes the handler.
+Replace this file to serve your own model. `task/__init__.py` documents the interface.
 """
 
 import json
@@ -12,20 +12,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model import network, picture
+from model import network
+from model.decode import decode_instance
 from model.normalise import normalise
 from task import JSON, BadParameter, Golden
 from task.backends import Backend, load_backend
 
 TOP_K = 3
-"""How many scores a prediction lists where `parameters.top_k` does not say."""
+"""The number of scores in a prediction, if `parameters.top_k` is not set."""
 
 
 def load(folder: Path, device: torch.device) -> "DigitTask":
     """Load model.json, golden.json and weights.safetensors from a folder.
 
-    Raises FileNotFoundError or ValueError with the reason if they do not fit this network;
-    KeyError or RuntimeError if model.json lacks a name or a tensor has another shape.
+    Raises FileNotFoundError or ValueError if they do not fit this network, KeyError if model.json lacks
+    a key, and RuntimeError if a tensor has another shape.
     """
     net, labels = read_network(folder)
     example = torch.zeros(1, 1, network.SIDE, network.SIDE, device=device)
@@ -34,16 +35,16 @@ def load(folder: Path, device: torch.device) -> "DigitTask":
 
 
 def read_network(folder: Path) -> tuple[nn.Module, list[str]]:
-    """Load the network and its labels alone; raise as `load` does."""
-    about = json.loads((folder / "model.json").read_text())
-    if about["network_version"] != network.VERSION:
+    """Load only the network and its labels; raise as `load` does."""
+    metadata = json.loads((folder / "model.json").read_text())
+    if metadata["network_version"] != network.VERSION:
         raise ValueError(
-            f"the weights are for network version {about['network_version']}, this code has "
+            f"the weights are for network version {metadata['network_version']}, this code has "
             f"version {network.VERSION}: train again"
         )
-    net = network.DigitNet(classes=len(about["labels"]))
+    net = network.DigitNet(classes=len(metadata["labels"]))
     net.load_state_dict(read_weights(folder / "weights.safetensors"))
-    return net.eval(), about["labels"]
+    return net.eval(), metadata["labels"]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -51,27 +52,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path.name} is no safetensors file, or is damaged: {error}") from error
+        raise ValueError(f"{path.name} is damaged or not a safetensors file: {error}") from error
 
 
 class DigitTask:
-    """Handwritten digits, or whatever classes the network was trained on."""
+    """Classifies images of handwritten digits, or of the classes that the network was trained on."""
 
     def __init__(
-        self, run: Backend, device: torch.device, labels: list[str], golden: Golden
+        self, backend: Backend, device: torch.device, labels: list[str], golden: Golden
     ) -> None:
-        self.run, self.device, self.labels, self.golden = run, device, labels, golden
+        self.backend, self.device, self.labels, self.golden = backend, device, labels, golden
 
     def preprocess(self, instance: JSON) -> Tensor:
-        """Turn a picture in any accepted shape into (1, 28, 28) uint8; raise BadInstance."""
-        return normalise(picture.read(instance)).unsqueeze(0)
+        """Return an image in any accepted shape as (1, 28, 28) uint8; raise BadInstance."""
+        return normalise(decode_instance(instance)).unsqueeze(0)
 
     def inference(self, batch: Tensor) -> Tensor:
-        """Turn (N, 1, 28, 28) uint8 pictures into (N, classes) probabilities."""
-        return self.run(batch.to(self.device) / 255).softmax(dim=1)
+        """Return (N, classes) probabilities for (N, 1, 28, 28) uint8 images."""
+        return self.backend(batch.to(self.device) / 255).softmax(dim=1)
 
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> dict[str, Any]:
-        """Turn (classes,) probabilities into the label, its score and the top k scores."""
+        """Return the label, its score and the top k scores for (classes,) probabilities."""
         scores, classes = row.topk(self._top_k(parameters))
         ranked = {
             self.labels[index]: round(score, 6)
@@ -87,5 +88,5 @@ class DigitTask:
         # The Python SDK sends every number as a float.
         if type(top_k) not in (int, float) or top_k != top_k // 1 or top_k < 1:
             got = json.dumps(top_k)[:20]
-            raise BadParameter(f"top_k: expected a whole number from 1 on; got {got}")
+            raise BadParameter(f"top_k: expected a whole number of at least 1; got {got}")
         return int(min(top_k, len(self.labels)))

@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.train.data import DataError, load
-from model.train.evaluate import Shown
+from model.train.data import DataError, load_data
+from model.train.evaluation import Sample
 from pipeline import report
 from pipeline.errors import PredictionError
 from pipeline.held_out import draw_held_out
@@ -32,7 +32,7 @@ def main() -> None:
     """Evaluate, and write and print the report; the exit code is 0 whether or not the candidate passes."""
     args = build_parser().parse_args(replace_old_names(sys.argv[1:]))
     try:
-        data = load(args.data)
+        data = load_data(args.data)
         shown = draw_held_out(data, args.eval_pictures)
         candidate = predict_labels(folder_predictor(args.model), shown)
         predict = _select_predictor(args)
@@ -68,7 +68,7 @@ def check_accuracy(
     return True, f"{compared}, within the tolerance of {tolerance:.1%}"
 
 
-def predict_labels(predict: Predict, shown: list[Shown]) -> list[str]:
+def predict_labels(predict: Predict, shown: list[Sample]) -> list[str]:
     """Return the label that a model predicts for each picture; raise PredictionError."""
     requests: list[Request] = [[]]
     for each in shown:

@@ -7,17 +7,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.train.data import Data, DataError, load
-from model.train.evaluate import SMALL_SCAN, Shown, redraw
-from model.train.write import write_held_out
+from model.train.data import Data, DataError, load_data
+from model.train.evaluation import SMALL_SCAN, Sample, draw_samples
+from model.train.writing import write_held_out
 
 SEED = 1
 """Not the seed of the evaluation after training: other pictures by the same writers."""
 
 
-def draw_held_out(data: Data, limit: int = 0) -> list[Shown]:
+def draw_held_out(data: Data, limit: int = 0) -> list[Sample]:
     """Return the held-out pictures, drawn in each variant of the evaluation; about `limit` pictures, all if 0."""
-    return redraw(data, SEED, limit)
+    return draw_samples(data, SEED, limit)
 
 
 def main() -> None:
@@ -29,11 +29,11 @@ def main() -> None:
     )
     args = parser.parse_args()
     try:
-        shown = draw_held_out(load(args.data))
+        shown = draw_held_out(load_data(args.data))
     except DataError as error:
         sys.exit(f"pipeline.held_out: {error}")
     count = write_held_out(
-        args.model / "held-out", [each for each in shown if each.way == SMALL_SCAN]
+        args.model / "held-out", [each for each in shown if each.variant == SMALL_SCAN]
     )
     print(f"{args.model}/held-out: {count} pictures")
 

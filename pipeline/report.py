@@ -10,7 +10,7 @@ from typing import Any
 
 from sklearn.metrics import confusion_matrix
 
-from model.train.evaluate import Shown, accuracies, write_report
+from model.train.evaluation import Sample, accuracy_by_variant, write_report
 
 ALL = "all pictures"
 
@@ -20,7 +20,7 @@ class Comparison:
     """The predictions of two models for the same pictures."""
 
     labels: list[str]
-    shown: list[Shown]
+    shown: list[Sample]
     candidate: list[str]
     """The label predicted for each picture."""
     serving: list[str] | None
@@ -28,12 +28,14 @@ class Comparison:
 
     def accuracy(self, predictions: list[str]) -> float:
         """Return the share of all pictures that were predicted right."""
-        return accuracies([each._replace(way=ALL) for each in self.shown], predictions)[ALL]
+        return accuracy_by_variant(
+            [each._replace(variant=ALL) for each in self.shown], predictions
+        )[ALL]
 
     def accuracy_by_variant(self) -> Iterator[tuple[str, float, float | None]]:
         """Yield (variant, candidate's accuracy, serving model's accuracy), the total last."""
         candidate, serving = (
-            accuracies(self.shown, predictions) | {ALL: self.accuracy(predictions)}
+            accuracy_by_variant(self.shown, predictions) | {ALL: self.accuracy(predictions)}
             if predictions
             else {}
             for predictions in (self.candidate, self.serving)

@@ -1,1 +1,1 @@
-"""From examples to weights: `python -m model.train`. Not packed into the archive."""
+"""Train the network: `python -m model.train`. Not packed into the archive."""

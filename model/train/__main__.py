@@ -1,4 +1,4 @@
-"""Train the digit network, evaluate it, and write what the archive carries."""
+"""Train the digit network, evaluate it, and write the files of the archive."""
 
 import argparse
 import sys
@@ -7,61 +7,76 @@ from pathlib import Path
 import torch
 
 from model import network
-from model.train.data import DataError, load
-from model.train.evaluate import SMALL_SCAN, accuracies, predict, redraw, write_report
-from model.train.fit import BATCH, draw_all, fit
-from model.train.write import write_held_out, write_model
+from model.train.data import DataError, load_data
+from model.train.evaluation import (
+    SMALL_SCAN,
+    accuracy_by_variant,
+    draw_samples,
+    predict,
+    write_report,
+)
+from model.train.training import BATCH_SIZE, draw_examples, train_network
+from model.train.writing import write_held_out, write_model
 
 
 def main() -> None:
-    """Train as the command line says."""
-    args = _arguments()
+    """Train with the options of the command line; write weights to --out and a report to --report."""
+    args = _parse_arguments()
     try:
-        data = load(args.data)
+        data = load_data(args.data)
     except DataError as error:
         sys.exit(f"model.train: {error}")
     examples = len(data.training)
     print(f"{examples} examples, {len(data.held_out)} held out: {data.source}", flush=True)
     torch.manual_seed(args.seed)
-    drawn, targets = draw_all(data.training, args.pictures)
-    net = fit(drawn, targets, len(data.labels), args.epochs)
+    images, targets = draw_examples(data.training, args.pictures)
+    net = train_network(images, targets, len(data.labels), args.epochs)
 
-    shown = redraw(data, args.seed)
-    answers, scores = predict(net, shown, data.labels)
-    accuracy = {way: round(share, 4) for way, share in accuracies(shown, answers).items()}
-    print("\nHeld-out digits read right:")
-    for way, share in accuracy.items():
-        print(f"  {share:6.1%}  {way}")
-    print(f"\n{write_report(args.report, shown, answers, data.labels)}\n")
+    samples = draw_samples(data, args.seed)
+    predicted, scores = predict(net, samples, data.labels)
+    accuracy = {
+        variant: round(share, 4)
+        for variant, share in accuracy_by_variant(samples, predicted).items()
+    }
+    print("\nAccuracy on held-out digits:")
+    for variant, share in accuracy.items():
+        print(f"  {share:6.1%}  {variant}")
+    print(f"\n{write_report(args.report, samples, predicted, data.labels)}\n")
 
-    scans = [index for index, each in enumerate(shown) if each.way == SMALL_SCAN]
-    right = [index for index in scans if shown[index].label == answers[index]]
-    if not right:
-        sys.exit("model.train: no held-out picture was read right; train on more pictures")
-    surest = shown[max(right, key=scores.__getitem__)]
+    scans = [index for index, sample in enumerate(samples) if sample.variant == SMALL_SCAN]
+    correct = [index for index in scans if samples[index].label == predicted[index]]
+    if not correct:
+        sys.exit("model.train: no held-out image was classified correctly; train on more images")
+    golden = samples[max(correct, key=scores.__getitem__)]
     options = {name: getattr(args, name) for name in ("pictures", "epochs", "seed")}
-    about = {
+    metadata = {
         "network_version": network.VERSION,
         "labels": data.labels,
         "metrics": {"held_out_accuracy": accuracy},
         "training": {"data": data.source, "examples": examples, **options},
     }
-    write_held_out(args.out / "held-out", [shown[index] for index in scans])
-    write_model(args.out, net, about, surest)
-    print(f"weights, labels, metrics   {args.out}/\nmisread digits, confusion  {args.report}/")
+    write_held_out(args.out / "held-out", [samples[index] for index in scans])
+    write_model(args.out, net, metadata, golden)
+    print(f"weights, labels, metrics       {args.out}/")
+    print(f"misread digits, confusion      {args.report}/")
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
     add = parser.add_argument
-    add("--data", type=Path, metavar="FOLDER", help="with a folder of pictures per class")
-    add("--out", type=Path, default="build/model", help="weights (%(default)s)")
-    add("--report", type=Path, default="build/report", help="(%(default)s)")
-    add("--seed", type=int, default=0, help="(%(default)s)")
-    add("--pictures", type=int, default=60_000, help="to draw (%(default)s)")
-    add("--epochs", type=int, default=6, help="(%(default)s)")
+    add(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="images in one folder per class (default: scikit-learn's digits)",
+    )
+    add("--out", type=Path, default="build/model", help="folder for the weights (%(default)s)")
+    add("--report", type=Path, default="build/report", help="folder for the report (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of all random numbers (%(default)s)")
+    add("--pictures", type=int, default=60_000, help="number of images to draw (%(default)s)")
+    add("--epochs", type=int, default=6, help="passes over these images (%(default)s)")
     args = parser.parse_args()
-    for name, minimum in (("pictures", BATCH), ("epochs", 1)):
+    for name, minimum in (("pictures", BATCH_SIZE), ("epochs", 1)):
         if getattr(args, name) < minimum:
             parser.error(f"--{name}: expected {minimum} or more")
     return args

@@ -1,4 +1,4 @@
-"""The pictures to learn from: scikit-learn's digits, or a folder with a folder per class."""
+"""Load the images to train on: scikit-learn's digits, or a folder with one subfolder per class."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,20 +12,20 @@ from model.train.glyphs import draw_glyphs
 from task import BadInstance
 from task.images import decode_image
 
-HELD_OUT = 0.15
-"""The share of each class, the last of it, that is kept for the evaluation."""
+HELD_OUT_SHARE = 0.15
+"""The share of each class, its last images, that is held out for evaluation."""
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 
 
 class Example(NamedTuple):
-    """A square of mode "L", ink bright on black with room around it; the index of its label."""
+    """A square image of mode "L", ink bright on black with a margin, and the index of its label."""
 
-    picture: Image.Image
+    image: Image.Image
     target: int
 
 
 class Data(NamedTuple):
-    """What to train on and what to evaluate with; the two share no picture."""
+    """Images for training and, disjoint from these, for evaluation."""
 
     source: str
     labels: list[str]
@@ -34,65 +34,65 @@ class Data(NamedTuple):
 
 
 class DataError(Exception):
-    """A data folder that cannot be trained on; the text says what to change."""
+    """A folder cannot be used for training. The text says what to change."""
 
 
-def load(folder: Path | None) -> Data:
-    """Return the pictures of FOLDER/LABEL/*.png (or .jpg, .jpeg, .webp), the digits if None.
+def load_data(folder: Path | None) -> Data:
+    """Return the images of FOLDER/LABEL/*.png (or .jpg, .jpeg, .webp), or the digits for None.
 
-    Raises BadData.
+    Raises DataError.
     """
-    return _split(str(folder), _folder(folder)) if folder else _digits()
+    return _split(str(folder), _load_folder(folder)) if folder else _load_digits()
 
 
-def _digits() -> Data:
-    """Return scikit-learn's 1,797 scans of 8x8, and glyphs to train on.
+def _load_digits() -> Data:
+    """Return scikit-learn's 1,797 scans of 8x8 pixels, and glyphs for training.
 
-    The scans are in the order of their writers, so the held-out ones are by other people.
+    The scans are ordered by writer, so the held-out ones are by other people.
     """
-    pictures: dict[str, list[Image.Image]] = {label: [] for label in "0123456789"}
-    bunch = load_digits()
-    for scan, target in zip(bunch.images, bunch.target, strict=True):
-        pictures[str(target)].append(Image.fromarray((scan * 255 / 16).astype(np.uint8)))
-    data = _split("scikit-learn's digits, and glyphs.txt", pictures)
+    images: dict[str, list[Image.Image]] = {label: [] for label in "0123456789"}
+    digits = load_digits()
+    for scan, target in zip(digits.images, digits.target, strict=True):
+        images[str(target)].append(Image.fromarray((scan * 255 / 16).astype(np.uint8)))
+    data = _split("scikit-learn's digits, and glyphs.txt", images)
     data.training.extend(Example(glyph, int(label)) for label, glyph in draw_glyphs())
     return data
 
 
-def _folder(path: Path) -> dict[str, list[Image.Image]]:
+def _load_folder(path: Path) -> dict[str, list[Image.Image]]:
     files = {
         entry.name: sorted(file for file in entry.iterdir() if file.suffix.lower() in SUFFIXES)
         for entry in sorted(path.glob("*/"))
     }
     if len(files) < 2 or min(map(len, files.values())) < 2:
+        counts = ", ".join(f"{label}: {len(paths)}" for label, paths in files.items())
         raise DataError(
-            f"{path} needs a folder of pictures per class, at least two classes and at least two "
-            f"pictures ({', '.join(SUFFIXES)}) of each; got "
-            f"{', '.join(f'{label}: {len(of)}' for label, of in files.items()) or 'no folder'}"
+            f"{path}: expected one subfolder per class, at least two classes, each with at least two "
+            f"images ({', '.join(SUFFIXES)}); got {counts or 'no subfolder'}"
         )
-    return {label: [_read(file) for file in of_label] for label, of_label in files.items()}
+    return {label: [_load_image(file) for file in paths] for label, paths in files.items()}
 
 
-def _read(file: Path) -> Image.Image:
+def _load_image(file: Path) -> Image.Image:
     try:
         if digit := crop_to_ink(decode_image(file.read_bytes())):
             return digit
     except BadInstance as error:
         raise DataError(f"{file}: {error}") from error
-    raise DataError(f"{file}: the picture is blank")
+    raise DataError(f"{file}: the image is blank")
 
 
-def _split(source: str, pictures: dict[str, list[Image.Image]]) -> Data:
-    data = Data(source, list(pictures), training=[], held_out=[])
-    for target, of_class in enumerate(pictures.values()):
-        examples = [Example(_frame(picture), target) for picture in of_class]
-        count = min(round(len(examples) * (1 - HELD_OUT)), len(examples) - 1)
+def _split(source: str, images: dict[str, list[Image.Image]]) -> Data:
+    data = Data(source, list(images), training=[], held_out=[])
+    for target, of_class in enumerate(images.values()):
+        examples = [Example(_add_margin(image), target) for image in of_class]
+        count = min(round(len(examples) * (1 - HELD_OUT_SHARE)), len(examples) - 1)
         data.training.extend(examples[:count])
         data.held_out.extend(examples[count:])
     return data
 
 
-def _frame(digit: Image.Image) -> Image.Image:
-    """Lay a digit into the middle of a square, with an eighth of its longer side around it."""
+def _add_margin(digit: Image.Image) -> Image.Image:
+    """Centre a digit in a square, with a margin of an eighth of its longer side."""
     framed = ImageOps.expand(digit, max(max(digit.size) // 8, 1))
     return ImageOps.pad(framed, (max(framed.size), max(framed.size)))

@@ -1,4 +1,4 @@
-"""Digits drawn by the forms in glyphs.txt, which have ways of writing that the scans lack."""
+"""Draw digits in the forms of glyphs.txt, which the scans do not have."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,28 +8,28 @@ from PIL import Image, ImageDraw
 from scipy.interpolate import make_interp_spline
 
 SIDE, PEN = 110, 7
-"""Pixels: a picture's side, an eighth of it left blank at each edge; the pen's width."""
+"""Pixels: the side of an image, with a blank margin of an eighth at each edge; the width of the pen."""
 STROKE_SHIFT, POINT_SHIFT = 2.5, 3.5
-"""Standard deviations of how strokes and points move, in hundredths of a digit's height."""
+"""Standard deviations of the shifts of strokes and points, in hundredths of a digit's height."""
 COUNT = 150
-"""How many digits of each label are drawn: about as many as there are scans."""
+"""The number of digits drawn for each label: about the number of scans."""
 
 
 def draw_glyphs() -> Iterator[tuple[str, Image.Image]]:
-    """Yield (label, picture): squares of mode "L", ink bright on black."""
+    """Yield (label, image): squares of mode "L", ink bright on black."""
     rng = np.random.default_rng(0)
     text = (Path(__file__).parent / "glyphs.txt").read_text()
     lines = [line.split(maxsplit=1) for line in text.splitlines() if not line.startswith("#")]
     for label in dict.fromkeys(label for label, _ in lines):
-        forms = [form for of, form in lines if of == label]
+        forms = [form for name, form in lines if name == label]
         for number in range(COUNT):
             yield label, _draw(forms[number % len(forms)], rng)
 
 
 def _draw(form: str, rng: np.random.Generator) -> Image.Image:
-    """Draw a variation of a form."""
-    picture = Image.new("L", (SIDE, SIDE))
-    pen = ImageDraw.Draw(picture)
+    """Draw a random variation of a form."""
+    image = Image.new("L", (SIDE, SIDE))
+    pen = ImageDraw.Draw(image)
     for stroke in form.split("/"):
         words = stroke.split()
         points = np.array([word.rstrip("!").split(",") for word in words], dtype=float)
@@ -44,4 +44,4 @@ def _draw(form: str, rng: np.random.Generator) -> Image.Image:
             pen.line(line.flatten().tolist(), 255, PEN, joint="curve")
             for x, y in (piece[0], piece[-1]):
                 pen.circle((x, y), PEN / 2, 255)
-    return picture
+    return image

@@ -108,7 +108,7 @@ def edited(name: str, pattern: bytes, new: bytes) -> Callable[[Path], object]:
         (
             edited("weights.safetensors", rb".{10}\Z", b""),
             [],
-            "weights.safetensors is no safetensors file",
+            "weights.safetensors is damaged or not a safetensors file",
         ),
         (
             lambda folder: (folder / "weights.safetensors").unlink(),

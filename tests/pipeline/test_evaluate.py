@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from model.train.data import load
-from model.train.evaluate import Shown
-from model.train.write import write_held_out
+from model.train.data import load_data
+from model.train.evaluation import Sample
+from model.train.writing import write_held_out
 from pipeline import report
 from pipeline.errors import PredictionError
 from pipeline.evaluate import MAX_REQUEST_BYTES, build_parser, check_accuracy, predict_labels
@@ -22,9 +22,9 @@ from tests.images import ARCHIVE, MODEL
 
 
 @pytest.fixture(scope="module")
-def shown() -> list[Shown]:
+def shown() -> list[Sample]:
     """Return some held-out pictures in each variant."""
-    return draw_held_out(load(None), 40)
+    return draw_held_out(load_data(None), 40)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_candidate_passes_unless_it_is_worse_or_below_the_minimum(
 
 
 def test_folder_archive_and_url_with_the_same_model_predict_the_same(
-    shown: list[Shown],
+    shown: list[Sample],
 ) -> None:
     folder = predict_labels(folder_predictor(MODEL), shown)
     assert sum(each.label == predicted for each, predicted in zip(shown, folder, strict=True)) > 30
@@ -56,8 +56,8 @@ def test_folder_archive_and_url_with_the_same_model_predict_the_same(
         assert predict_labels(url_predictor(endpoint.url), shown) == folder
 
 
-def test_requests_stay_below_the_size_limit_of_an_endpoint(shown: list[Shown]) -> None:
-    noise = [Shown("noise", Image.effect_noise((400, 400), 90), "0") for _ in range(20)]
+def test_requests_stay_below_the_size_limit_of_an_endpoint(shown: list[Sample]) -> None:
+    noise = [Sample("noise", Image.effect_noise((400, 400), 90), "0") for _ in range(20)]
     sent: list[list[str]] = []
 
     def predict(requests: list[list[str]]) -> list[str]:
@@ -70,7 +70,7 @@ def test_requests_stay_below_the_size_limit_of_an_endpoint(shown: list[Shown]) -
 
 
 def test_model_that_cannot_be_compared_with_is_an_error_with_a_hint(
-    tmp_path: Path, shown: list[Shown]
+    tmp_path: Path, shown: list[Sample]
 ) -> None:
     with pytest.raises(PredictionError, match="does not exist; pass an archive, a URL, or none"):
         archive_predictor(tmp_path / "none.mar")
@@ -84,7 +84,7 @@ def test_model_that_cannot_be_compared_with_is_an_error_with_a_hint(
         predict_labels(folder_predictor(tmp_path), shown)
 
 
-def test_weights_without_held_out_pictures_get_some(shown: list[Shown], tmp_path: Path) -> None:
+def test_weights_without_held_out_pictures_get_some(shown: list[Sample], tmp_path: Path) -> None:
     count = write_held_out(tmp_path, shown)
     files = {file.name for file in tmp_path.glob("*.png")}
     assert len(files) == count
@@ -94,7 +94,7 @@ def test_weights_without_held_out_pictures_get_some(shown: list[Shown], tmp_path
 
 
 def test_report_has_metrics_misread_pictures_and_an_html_page(
-    shown: list[Shown], tmp_path: Path
+    shown: list[Sample], tmp_path: Path
 ) -> None:
     right = [each.label for each in shown]
     half = [label if index % 2 else "7" for index, label in enumerate(right)]

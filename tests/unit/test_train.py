@@ -1,4 +1,4 @@
-"""Training on one's own pictures, from a folder to a task that answers."""
+"""Training, from a folder of images to a task that makes predictions."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from handler import golden
 from model.normalise import normalise
 from model.task import load
 from model.train.__main__ import main
-from model.train.evaluate import VARIANTS
+from model.train.evaluation import VARIANTS
 from tests.images import ROOT, image_base64
 
 
@@ -23,67 +23,67 @@ def train(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 def cross(size: int) -> Image.Image:
-    picture = Image.new("RGB", (size, size), "white")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (size, size), "white")
+    pen = ImageDraw.Draw(image)
     pen.line((size // 4, size // 4, 3 * size // 4, 3 * size // 4), "navy", size // 10)
     pen.line((size // 4, 3 * size // 4, 3 * size // 4, size // 4), "navy", size // 10)
-    return picture
+    return image
 
 
 def ring(size: int) -> Image.Image:
-    picture = Image.new("RGB", (size, size), "white")
+    image = Image.new("RGB", (size, size), "white")
     box = (size // 4, size // 4, 3 * size // 4, 3 * size // 4)
-    ImageDraw.Draw(picture).ellipse(box, outline="darkred", width=size // 10)
-    return picture
+    ImageDraw.Draw(image).ellipse(box, outline="darkred", width=size // 10)
+    return image
 
 
 @pytest.mark.full
-def test_a_folder_of_pictures_per_class_becomes_a_model_of_those_classes(
+def test_model_is_trained_on_one_folder_of_images_per_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for label, drawn in (("cross", cross), ("ring", ring)):
+    for label, draw in (("cross", cross), ("ring", ring)):
         (tmp_path / "data" / label).mkdir(parents=True)
         for size in range(40, 100, 10):
-            drawn(size).save(tmp_path / "data" / label / f"{size}.png")
+            draw(size).save(tmp_path / "data" / label / f"{size}.png")
     model, report = tmp_path / "model", tmp_path / "report"
     folders = ("--data", str(tmp_path / "data"), "--out", str(model), "--report", str(report))
     train(monkeypatch, *folders, "--pictures", "512", "--epochs", "5")
-    shown = capsys.readouterr()
-    assert "photographed, black on white" in shown.out
-    assert "training" in shown.err  # the progress bar
+    printed = capsys.readouterr()
+    assert "photographed, black on white" in printed.out
+    assert "training" in printed.err  # the progress bar
 
     task = load(model, torch.device("cpu"))
     golden.check(task)
     (row,) = task.inference(task.preprocess(image_base64(ring(300))).unsqueeze(0))
     assert task.postprocess(row, {})["label"] == "ring"
 
-    about = json.loads((model / "model.json").read_text())
-    assert about["labels"] == ["cross", "ring"]
-    assert about["network_version"] == 1
-    assert about["metrics"]["held_out_accuracy"].keys() == VARIANTS.keys()
+    metadata = json.loads((model / "model.json").read_text())
+    assert metadata["labels"] == ["cross", "ring"]
+    assert metadata["network_version"] == 1
+    assert metadata["metrics"]["held_out_accuracy"].keys() == VARIANTS.keys()
     assert {path.name[:5] for path in (model / "held-out").glob("*.png")} == {"cross", "ring-"}
     with Image.open(report / "misread.png") as misread:
         assert misread.width == 840
     assert "cross" in (report / "confusion.txt").read_text()
 
 
-def test_committed_model_reads_its_held_out_pictures() -> None:
+def test_committed_model_classifies_its_held_out_images() -> None:
     folder = ROOT / "model" / "trained"
     task = load(folder, torch.device("cpu"))
-    assert isinstance(task.run, nn.Module)  # no backend was chosen: eager
+    assert isinstance(task.backend, nn.Module)  # no backend was chosen: eager
     golden.check(task)
     files = sorted((folder / "held-out").glob("*.png"))
     batch = torch.stack([normalise(Image.open(file)).unsqueeze(0) for file in files])
-    answers = [task.postprocess(row, {})["label"] for row in task.inference(batch)]
-    right = [file.name[0] == answer for file, answer in zip(files, answers, strict=True)]
+    predicted = [task.postprocess(row, {})["label"] for row in task.inference(batch)]
+    correct = [file.name[0] == label for file, label in zip(files, predicted, strict=True)]
     assert len(files) == 50
-    assert sum(right) >= 48
-    about = json.loads((folder / "model.json").read_text())
-    assert about["labels"] == list("0123456789")
-    assert min(about["metrics"]["held_out_accuracy"].values()) > 0.95
+    assert sum(correct) >= 48
+    metadata = json.loads((folder / "model.json").read_text())
+    assert metadata["labels"] == list("0123456789")
+    assert min(metadata["metrics"]["held_out_accuracy"].values()) > 0.95
 
 
-def test_a_blank_picture_has_no_confident_answer() -> None:
+def test_blank_image_gets_no_confident_prediction() -> None:
     task = load(ROOT / "model" / "trained", torch.device("cpu"))
     (row,) = task.inference(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
     assert row.max() < 0.5
@@ -92,12 +92,12 @@ def test_a_blank_picture_has_no_confident_answer() -> None:
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({}, "needs a folder of pictures per class"),
-        ({"a/1.png": b"", "b/1.png": b""}, "at least two pictures .*; got a: 1, b: 1"),
+        ({}, "expected one subfolder per class"),
+        ({"a/1.png": b"", "b/1.png": b""}, "at least two images .*; got a: 1, b: 1"),
         ({"a/1.png": b"x", "a/2.png": b"x", "b/1.png": b"", "b/2.png": b""}, "a/1.png: not a PNG"),
     ],
 )
-def test_a_folder_that_cannot_be_trained_on_is_refused_with_the_reason(
+def test_unusable_training_folder_is_rejected_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], reason: str
 ) -> None:
     for name, content in files.items():
@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_trained_on_is_refused_with_the_reason(
         train(monkeypatch, "--data", str(tmp_path))
 
 
-def test_too_few_pictures_are_refused(
+def test_too_small_number_of_images_is_rejected(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

@@ -1,26 +1,26 @@
-"""Every picture of a digit is normalised to the same ink, whether sent as a file or as rows."""
+"""Files and rows of the same digit are decoded and normalised to the same ink."""
 
 import pytest
 import torch
 from PIL import Image
 
 from model import normalise as normalising
-from model import picture
+from model.decode import decode_instance, decode_rows
 from task import BadInstance
 from tests.images import draw_seven, image_base64
 
 
-def normalise(picture: Image.Image) -> torch.Tensor:
-    """Return the ink from 0 to 1, as the network takes it."""
-    return normalising.normalise(picture) / 255
+def normalise(image: Image.Image) -> torch.Tensor:
+    """Return the ink from 0 to 1, the input of the network."""
+    return normalising.normalise(image) / 255
 
 
 PLAIN = normalise(draw_seven())
 
 
-def likeness(shown: Image.Image) -> float:
-    """Return the cosine between a picture's ink and the plain seven's."""
-    ink = normalise(shown)
+def similarity(image: Image.Image) -> float:
+    """Return the cosine between an image's ink and that of the plain seven."""
+    ink = normalise(image)
     return float(torch.cosine_similarity(ink.flatten(), PLAIN.flatten(), dim=0))
 
 
@@ -41,18 +41,18 @@ SEVENS = {
 
 
 @pytest.mark.parametrize("text", SEVENS.values(), ids=SEVENS.keys())
-def test_any_picture_of_a_seven_is_normalised_to_the_same_ink(text: str) -> None:
-    assert likeness(picture.read(text)) > 0.9
+def test_images_of_a_seven_are_normalised_to_the_same_ink(text: str) -> None:
+    assert similarity(decode_instance(text)) > 0.9
 
 
-def test_error_names_rows_among_the_accepted_shapes() -> None:
+def test_error_lists_rows_among_the_accepted_shapes() -> None:
     with pytest.raises(BadInstance, match=r'\{"b64": .*, or 28 rows of 28 numbers; got null'):
-        picture.read(None)
+        decode_instance(None)
 
 
-def test_a_picture_without_ink_is_blank_and_not_an_error() -> None:
+def test_image_without_ink_is_blank_and_not_an_error() -> None:
     assert not normalise(Image.new("L", (60, 60), 200)).any()
-    assert not normalise(picture.from_rows([[0] * 28] * 28)).any()
+    assert not normalise(decode_rows([[0] * 28] * 28)).any()
 
 
 @pytest.mark.parametrize(
@@ -60,22 +60,22 @@ def test_a_picture_without_ink_is_blank_and_not_an_error() -> None:
     [10**400, 1e308, float("inf"), float("nan")],
     ids=["an integer of 400 digits", "1e308", "inf", "nan"],
 )
-def test_numbers_that_are_no_pixels_are_refused(value: float) -> None:
+def test_numbers_out_of_range_are_rejected(value: float) -> None:
     rows = [[value, -value, *[0.0] * 26], *[[0.0] * 28] * 27]
     with pytest.raises(BadInstance):
-        picture.from_rows(rows)
+        decode_rows(rows)
 
 
 @pytest.mark.parametrize("scale", [1e-320, 1 / 255, 1, 1000, -1])
-def test_rows_of_any_range_are_the_same_picture(scale: float) -> None:
+def test_rows_of_any_range_give_the_same_ink(scale: float) -> None:
     drawn = draw_seven(28, paper=0, ink=255)
     pixels = drawn.tobytes()
     rows = [[value * scale for value in pixels[28 * y : 28 * y + 28]] for y in range(28)]
-    assert torch.allclose(normalise(picture.from_rows(rows)), normalise(drawn), atol=0.01)
+    assert torch.allclose(normalise(decode_rows(rows)), normalise(drawn), atol=0.01)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 2), (47, 49)])
-def test_no_shape_of_picture_is_too_odd_to_be_normalised(shape: tuple[int, int]) -> None:
-    shown = Image.effect_noise(shape, 80)
-    assert normalise(shown).shape == (28, 28)
-    assert normalise(shown).isfinite().all()
+def test_image_of_any_shape_is_normalised(shape: tuple[int, int]) -> None:
+    noise = normalise(Image.effect_noise(shape, 80))
+    assert noise.shape == (28, 28)
+    assert noise.isfinite().all()

@@ -1,4 +1,4 @@
-"""From an instance, in any of the shapes that clients send, to a greyscale picture."""
+"""Decode an instance, in any of the accepted shapes, to a greyscale image."""
 
 import torch
 from PIL import Image
@@ -8,27 +8,27 @@ from task import JSON, BadInstance
 from task.images import IMAGE_SHAPES, describe, read_image
 
 DRAFT_SIDE = 256
-"""A JPEG is reduced while it is decoded, its sides no shorter than this: a digit needs no more."""
+"""A JPEG is reduced while it is decoded, to sides of at least this many pixels, enough for a digit."""
 MAX_PIXEL_VALUE = 1_000_000
-"""Pixels given as numbers may be of any range up to this, either side of zero."""
+"""Largest absolute value of a pixel that is sent as a number."""
 SHAPES = f"{IMAGE_SHAPES}, or {SIDE} rows of {SIDE} numbers"
 
 
-def read(instance: JSON) -> Image.Image:
-    """Turn one instance into a picture of mode "L".
+def decode_instance(instance: JSON) -> Image.Image:
+    """Return an instance as an image of mode "L".
 
-    Raises BadInstance if it is none of the shapes named in SHAPES, or cannot be decoded.
+    Raises BadInstance if it has none of the shapes in SHAPES or cannot be decoded.
     """
     match instance:
         case list(rows) | {"data": list(rows)}:
-            return from_rows(rows)
+            return decode_rows(rows)
     return read_image(instance, draft_side=DRAFT_SIDE, expected=SHAPES)
 
 
-def from_rows(rows: list[JSON]) -> Image.Image:
-    """Turn 28 rows of 28 numbers, of any range, into a picture; raise BadInstance."""
+def decode_rows(rows: list[JSON]) -> Image.Image:
+    """Return 28 rows of 28 numbers, of any range, as an image of mode "L"; raise BadInstance."""
     if len(rows) == 1 and isinstance(rows[0], list) and len(rows[0]) == SIDE:
-        return from_rows(rows[0])  # (1, 28, 28): a channel first, as PyTorch users send it
+        return decode_rows(rows[0])  # (1, 28, 28): channels first, as in PyTorch
     if len(rows) != SIDE:
         raise BadInstance(f"expected {SIDE} rows of {SIDE} numbers; got {len(rows)} rows")
     for index, row in enumerate(rows):
@@ -42,7 +42,7 @@ def from_rows(rows: list[JSON]) -> Image.Image:
                     f"row {index}: expected numbers up to {MAX_PIXEL_VALUE:,}; got {got}"
                 )
     pixels = torch.tensor(rows, dtype=torch.float64)
-    # Between 0 and 1, 0 and 255, or whatever: only the contrast matters.
+    # The range may be 0 to 1, 0 to 255 or any other: only the contrast matters.
     low, high = pixels.min(), pixels.max()
     scaled = (pixels - low) / (high - low) * 255 if high > low else pixels * 0
     return Image.frombytes("L", (SIDE, SIDE), bytes(scaled.round().int().flatten().tolist()))
