@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from serving import artifact, torchserve
+from serving import torchserve
 from serving.errors import ArchiveError
 from serving.stock.manifest import Manifest, read_manifest
+from serving.unpacking import unpack
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements" / "serve.lock"
 PACKAGE_NAMES = {
@@ -53,7 +54,7 @@ def read_archive(archive: Path) -> Contents:
         raise ArchiveError(f"{archive} does not exist")
     with tempfile.TemporaryDirectory(prefix="migrate-") as scratch:
         folder = Path(scratch)
-        artifact.unpack(archive, folder)
+        unpack(archive, folder)
         manifest = read_manifest(archive)
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         names = [str(file.relative_to(folder)) for file in files]

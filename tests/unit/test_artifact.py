@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import storage
-from serving import artifact
+from serving import artifact, unpacking
 from serving.archive import GOLDEN_REQUEST
 from serving.artifact import Selection
 from serving.errors import ArchiveError
@@ -131,7 +131,7 @@ MALICIOUS = {
         " would unpack to 200 MiB; the limit is 100 times its size",
     ),
     "too many files": (
-        [(f"{n}", b"") for n in range(artifact.MAX_FILES + 1)],
+        [(f"{n}", b"") for n in range(unpacking.MAX_FILES + 1)],
         " has 20001 files; the limit is 20000",
     ),
 }
@@ -144,7 +144,7 @@ def test_malicious_archive_is_refused_before_it_is_unpacked(
     archive = write_zip(tmp_path, *entries)
     (tmp_path / "out").mkdir()
     with pytest.raises(ArchiveError, match=rf"evil\.mar:? ?{reason}"):
-        artifact.unpack(archive, tmp_path / "out")
+        unpacking.unpack(archive, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -155,7 +155,7 @@ def test_archive_with_a_false_size_is_refused(tmp_path: Path) -> None:
     assert content.count(size) == 2  # the entry's own, and the directory's
     archive.write_bytes(content.replace(size, (10).to_bytes(4, "little")))
     with pytest.raises(ArchiveError, match=r"evil\.mar is damaged"):
-        artifact.unpack(archive, tmp_path)
+        unpacking.unpack(archive, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_archive_with_unsupported_features_is_refused(
     content[content.index(b"PK\x01\x02") + offset + 2] = byte
     archive.write_bytes(content)
     with pytest.raises(ArchiveError, match=rf"evil\.mar.* {reason}|is not a \.mar archive"):
-        artifact.unpack(archive, tmp_path)
+        unpacking.unpack(archive, tmp_path)
 
 
 @pytest.mark.parametrize("text", [b"\xff", b'{"model":' * 3000], ids=["no UTF-8", "nested"])
