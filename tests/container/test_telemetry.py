@@ -288,7 +288,7 @@ def test_scrapers_that_disconnect_are_not_logged(observed: Container, predicting
             scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
             scraper.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert scrape(observed)
-    # After the line of a later request, the log is complete: it has only that line more.
+    # The log is complete once it has a later request's line, which must be the only new one.
     line_of(observed, predicting.post(b"{}").headers["x-request-id"])
     assert len(observed.log_lines()) == before + 1
 

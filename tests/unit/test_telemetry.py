@@ -79,8 +79,8 @@ def test_events_of_a_worker_are_parsed(
     sender.send_started()
     assert isinstance(parse_event(receiver.recv(9999)), WorkerStarted)
     sender.set_timings(batch.Timings(1, 2, 3, 4, 5))
-    about = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "1700000000.123"})
-    sender.send_batch([about, RequestProcessor({})], 7)
+    headers = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "1700000000.123"})
+    sender.send_batch([headers, RequestProcessor({})], 7)
     event = parse_event(receiver.recv(9999))
     assert isinstance(event, BatchAnswered)
     assert event.requests == {REQUEST: 1_700_000_000_123_000_000}
@@ -100,9 +100,9 @@ def test_no_event_is_sent_for_the_entrypoints_probe(
 def test_events_that_could_not_be_sent_are_counted(
     receiver: socket.socket, sender: worker.TelemetrySender
 ) -> None:
-    about = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "0.1"})
-    sender.send_batch([about] * 2000, 7)  # more than a datagram holds
-    sender.send_batch([about], 7)
+    headers = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "0.1"})
+    sender.send_batch([headers] * 2000, 7)  # more than a datagram holds
+    sender.send_batch([headers], 7)
     event = parse_event(receiver.recv(9999))
     assert isinstance(event, BatchAnswered)
     assert event.lost == 1
