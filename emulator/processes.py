@@ -22,7 +22,7 @@ def free_port(host: str) -> int:
 
 
 def wait_for_port(process: Process, host: str, port: int, timeout_s: float) -> bool:
-    """Wait until a process listens on a port; return False if it exits or the time is over."""
+    """Wait until a process listens on a port; return False if it exits or the wait times out."""
     deadline = time.monotonic() + timeout_s
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as probe:

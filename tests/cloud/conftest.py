@@ -1,4 +1,4 @@
-"""A rehearsal: the stand-in, a registry, a storage emulator, and images small enough to be started often."""
+"""Fixtures: the emulator with its registry and storage, a small image, and the programs that use them."""
 
 import shlex
 import shutil
@@ -19,7 +19,7 @@ from emulator.stack import MissingProgramError, Stack, running
 from tests.container.conftest import DOCKER, image  # noqa: F401
 from tests.programs import Result, run_main, run_program
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 PROJECT, REGION = "cloud-tests", "us-central1"
 TINY = "cloud-tests/tiny"
 READY_TIMEOUT_S = 10
@@ -27,28 +27,28 @@ POLL_S = 0.1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let all tests of this folder share one rehearsal, but for those with a group of their own."""
+    """Run the tests of this folder in one worker, so that they share the emulator, unless they have a group."""
     for item in items:
-        if item.path.is_relative_to(HERE) and not item.get_closest_marker("xdist_group"):
+        if item.path.is_relative_to(FOLDER) and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("cloud"))
 
 
 @pytest.fixture(scope="session")
 def tiny(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: F811
-    """Build server.py into an image that no other process has, and return its ID."""
+    """Build an image of server.py that only this process uses; yield its ID."""
     folder, docker = tmp_path_factory.mktemp("tiny"), Docker(DOCKER)
-    shutil.copy(HERE / "server.py", folder)
+    shutil.copy(FOLDER / "server.py", folder)
     (folder / "Dockerfile").write_text(
         f'FROM {image}\nCOPY server.py /server.py\nENTRYPOINT ["/opt/venv/bin/python", "/server.py"]\n'
     )
-    built = docker("build", "--quiet", "--label", LABEL, str(folder), timeout_s=300)
-    yield built
-    docker("image", "rm", "--force", built)
+    image_id = docker("build", "--quiet", "--label", LABEL, str(folder), timeout_s=300)
+    yield image_id
+    docker("image", "rm", "--force", image_id)
 
 
 @pytest.fixture(scope="session")
 def shared_stack(tiny: str) -> Iterator[Stack]:
-    """Start a rehearsal; skip with the reason where a program is missing."""
+    """Start the emulator; skip the test if a program is missing."""
     config = EmulatorConfig(
         docker=DOCKER,
         images={f"{TINY}:{tag}": tiny for tag in (1, 2, 3)},
@@ -58,8 +58,8 @@ def shared_stack(tiny: str) -> Iterator[Stack]:
         shared_timeout_s=2,
     )
     try:
-        with running(config, report=lambda _: None) as started:
-            yield started
+        with running(config, report=lambda _: None) as stack:
+            yield stack
     except MissingProgramError as error:
         pytest.skip(str(error))
 
@@ -69,14 +69,14 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def stack(shared_stack: Stack) -> Iterator[Stack]:
-    """Yield the shared emulator with no resources in it, and delete what the test leaves."""
+    """Yield the shared emulator without resources; delete those that the test leaves."""
     reset(shared_stack)
     yield shared_stack
     reset(shared_stack)
 
 
 def reset(stack: Stack) -> None:
-    """Take away whatever a test left."""
+    """Delete all resources and faults, and stop all containers and functions."""
     state = stack.state
     stack.clear_faults()
     for operation in list(state.operations.values()):
@@ -97,7 +97,7 @@ def deploy(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> Run:
-    """Return a function that runs python -m deploy, in this process."""
+    """Return a function that runs python -m deploy in this process."""
     for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(client, "POLL_S", (POLL_S,))
@@ -125,21 +125,21 @@ def gcloud(stack: Stack) -> Run:
 
 @pytest.fixture
 def python(stack: Stack) -> Run:
-    """Return a function that runs a program with the real SDK."""
+    """Return a function that runs Python with the real SDK."""
     env = stack.environment(PROJECT)
     return lambda line: run_program([sys.executable, *shlex.split(line)], env)
 
 
 def traffic_by_version(stack: Stack, name: str = "digits") -> dict[str, int]:
-    """Return version → percent of everything that is deployed to an endpoint."""
+    """Return version → percent of the traffic, for every model deployed to an endpoint."""
     return {
-        each.model_version_id: endpoint.traffic_split.get(each.id, 0)
+        deployed.model_version_id: endpoint.traffic_split.get(deployed.id, 0)
         for key, endpoint in stack.state.endpoints.items()
         if key.endswith(f"/endpoints/{name}")
-        for each in endpoint.deployed_models
+        for deployed in endpoint.deployed_models
     }
 
 
 def count_containers(stack: Stack) -> int:
-    """Return how many containers of deployed models run, whatever the endpoint says."""
+    """Return the number of running containers of deployed models, listed by an endpoint or not."""
     return sum(len(pool.replicas) for pool in stack.state.pools.values())

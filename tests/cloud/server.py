@@ -1,4 +1,4 @@
-"""The smallest image that keeps Vertex AI's container contract; env FAULT breaks it."""
+"""A minimal image that follows Vertex AI's container contract. The variable FAULT makes it break the contract."""
 
 import json
 import os
@@ -10,8 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 FAULT = os.environ.get("FAULT", "")
 
 
-def predicted(instance: object) -> object:
-    """Return the instance itself, or what it asks for by {"environment": NAME}, {"seconds": S}, {"bytes": N}."""
+def predict(instance: object) -> object:
+    """Return the instance, or run the command in it.
+
+    {"environment": NAME} returns a variable, {"seconds": S} delays, {"bytes": N} returns N characters, and
+    {"exit": true} ends the process.
+    """
     if not isinstance(instance, dict):
         return instance
     if "environment" in instance:
@@ -35,7 +39,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(500, {"error": "broken"})
         if FAULT == "slow":
             time.sleep(0.3)
-        return self.reply(200, {"predictions": [predicted(each) for each in body["instances"]]})
+        predictions = [predict(instance) for instance in body["instances"]]
+        return self.reply(200, {"predictions": predictions})
 
     def reply(self, status: int, content: dict[str, object]) -> None:
         self.send_response(status)
@@ -50,7 +55,6 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     if FAULT == "exits":
         sys.exit("the weights are cut short")
-    signal.signal(
-        signal.SIGTERM, lambda *_: os._exit(0)
-    )  # the first process of a container has no default
+    # The first process of a container has no default action for SIGTERM.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     ThreadingHTTPServer(("0.0.0.0", int(os.environ["AIP_HTTP_PORT"])), Handler).serve_forever()  # noqa: S104

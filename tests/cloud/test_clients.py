@@ -1,4 +1,4 @@
-"""The real gcloud and the real SDK against the stand-in, beyond what `make rehearse` goes through."""
+"""The real gcloud and the real SDK with the emulator: what `make e2e` does not cover."""
 
 import json
 
@@ -21,54 +21,59 @@ UPLOAD = (
 MACHINE = {"machine_type": "e2-standard-2", "min_replica_count": 1, "max_replica_count": 1}
 
 
-def good(run: Run, line: str) -> str:
-    done = run(line)
-    assert done.code == 0, f"{line}\n{done.err}"
-    return str(done.out).strip()
+def succeed(run: Run, line: str) -> str:
+    """Run a command that must succeed; return its output."""
+    result = run(line)
+    assert result.code == 0, f"{line}\n{result.err}"
+    return str(result.out).strip()
 
 
 @pytest.mark.full
-def test_gcloud_versions_and_aliases(gcloud: Run) -> None:
-    good(gcloud, f"{UPLOAD}{TINY}:1 --model-id=m --version-aliases=prod --labels=team=x")
-    good(gcloud, f"{UPLOAD}{TINY}:2 --parent-model=projects/{PROJECT}/locations/{REGION}/models/m")
-    assert good(gcloud, "ai models describe m@prod --format=value(versionId)") == "1"
-    listed = good(gcloud, "ai models list-version m --format=value(versionId)").split()
+def test_gcloud_manages_versions_and_aliases(gcloud: Run) -> None:
+    succeed(gcloud, f"{UPLOAD}{TINY}:1 --model-id=m --version-aliases=prod --labels=team=x")
+    succeed(
+        gcloud, f"{UPLOAD}{TINY}:2 --parent-model=projects/{PROJECT}/locations/{REGION}/models/m"
+    )
+    assert succeed(gcloud, "ai models describe m@prod --format=value(versionId)") == "1"
+    listed = succeed(gcloud, "ai models list-version m --format=value(versionId)").split()
     assert sorted(listed) == ["1", "2"]
-    assert good(gcloud, "ai models list --filter=labels.team=x --format=value(displayName)") == "m"
-    refused = gcloud("ai models delete-version m@1")
-    assert refused.code == 1
-    assert "default version" in refused.err
-    good(gcloud, "ai models delete-version m@2")
+    assert (
+        succeed(gcloud, "ai models list --filter=labels.team=x --format=value(displayName)") == "m"
+    )
+    result = gcloud("ai models delete-version m@1")
+    assert result.code == 1
+    assert "default version" in result.err
+    succeed(gcloud, "ai models delete-version m@2")
 
 
 @pytest.mark.full
-def test_gcloud_endpoints(gcloud: Run) -> None:
-    good(gcloud, f"{UPLOAD}{TINY}:1 --model-id=m")
-    good(gcloud, "ai endpoints create --display-name=e --endpoint-id=e --labels=a=b")
+def test_gcloud_deploys_splits_traffic_and_updates_an_endpoint(gcloud: Run) -> None:
+    succeed(gcloud, f"{UPLOAD}{TINY}:1 --model-id=m")
+    succeed(gcloud, "ai endpoints create --display-name=e --endpoint-id=e --labels=a=b")
     deploy = "ai endpoints deploy-model e --model=m --display-name=d --machine-type=e2-standard-2"
-    good(
+    succeed(
         gcloud,
         f"{deploy} --traffic-split=0=100 --deployed-model-id=11 --autoscaling-metric-specs=cpu-usage=70",
     )
-    good(gcloud, f"{deploy} --traffic-split=0=30,11=70 --deployed-model-id=22")
-    good(
+    succeed(gcloud, f"{deploy} --traffic-split=0=30,11=70 --deployed-model-id=22")
+    succeed(
         gcloud,
         "ai endpoints update e --traffic-split=11=90,22=10 --update-labels=c=d --display-name=f",
     )
-    shown = json.loads(good(gcloud, "ai endpoints describe e --format=json"))
-    assert shown["trafficSplit"] == {"11": 90, "22": 10}
-    assert (shown["labels"], shown["displayName"]) == ({"a": "b", "c": "d"}, "f")
-    for line, said in (
+    endpoint = json.loads(succeed(gcloud, "ai endpoints describe e --format=json"))
+    assert endpoint["trafficSplit"] == {"11": 90, "22": 10}
+    assert (endpoint["labels"], endpoint["displayName"]) == ({"a": "b", "c": "d"}, "f")
+    for line, message in (
         ("undeploy-model e --deployed-model-id=11", "still receives 90"),
         ("delete e", "has deployed"),
         ("describe nothing", "not found"),
     ):
-        assert said in gcloud(f"ai endpoints {line}").err
+        assert message in gcloud(f"ai endpoints {line}").err
 
 
 @pytest.mark.full
-def test_gcloud_sees_what_was_pushed(gcloud: Run, stack: Stack) -> None:
-    good(
+def test_gcloud_lists_and_uploads_a_pushed_image(gcloud: Run, stack: Stack) -> None:
+    succeed(
         gcloud,
         f"artifacts repositories create shown --repository-format=docker --location={REGION}",
     )
@@ -77,23 +82,23 @@ def test_gcloud_sees_what_was_pushed(gcloud: Run, stack: Stack) -> None:
         name = f"{stack.registry}/{PROJECT}/shown/small:{tag}"
         docker("tag", "debian:bookworm-slim", name)
         docker("push", "--quiet", name, timeout_s=300)
-    where = f"{REGION}-docker.pkg.dev/{PROJECT}/shown"
-    shown = json.loads(
-        good(gcloud, f"artifacts docker images list {where} --include-tags --format=json")
+    repository = f"{REGION}-docker.pkg.dev/{PROJECT}/shown"
+    images = json.loads(
+        succeed(gcloud, f"artifacts docker images list {repository} --include-tags --format=json")
     )
-    assert [each["package"] for each in shown] == [f"{where}/small"]
-    assert shown[0]["version"].startswith("sha256:")
-    assert set(",".join(shown[0]["tags"]).replace(" ", "").split(",")) >= {"1", "latest"}
-    uri = f"--container-image-uri={where}/small:1"
-    good(gcloud, f"ai models upload --display-name=m --model-id=pushed {uri}")
+    assert [image["package"] for image in images] == [f"{repository}/small"]
+    assert images[0]["version"].startswith("sha256:")
+    assert set(",".join(images[0]["tags"]).replace(" ", "").split(",")) >= {"1", "latest"}
+    uri = f"--container-image-uri={repository}/small:1"
+    succeed(gcloud, f"ai models upload --display-name=m --model-id=pushed {uri}")
     missing = gcloud(f"ai models upload --display-name=m {uri}234")
     assert "not found" in missing.err
-    good(gcloud, f"artifacts repositories delete shown --location={REGION} --quiet")
+    succeed(gcloud, f"artifacts repositories delete shown --location={REGION} --quiet")
 
 
 @pytest.fixture
 def sdk(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lead the SDK here."""
+    """Direct the SDK to the emulator."""
     for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
     aiplatform.init(
@@ -105,27 +110,28 @@ def sdk(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def uploaded(**more: object) -> aiplatform.Model:
+def upload(**options: object) -> aiplatform.Model:
+    """Upload the small image as a model with the SDK."""
     return aiplatform.Model.upload(
         serving_container_image_uri=f"{TINY}:1",
         serving_container_ports=[8080],
         display_name="m",
         serving_container_health_route="/h",
         serving_container_predict_route="/p",
-        **more,
+        **options,
     )
 
 
 @pytest.mark.usefixtures("sdk")
-def test_the_sdks_registry_of_versions() -> None:
-    first = uploaded(model_id="mm", version_aliases=["prod"], labels={"team": "x"})
-    uploaded(parent_model=first.resource_name, is_default_version=True)
+def test_sdk_manages_versions_and_aliases() -> None:
+    first = upload(model_id="mm", version_aliases=["prod"], labels={"team": "x"})
+    upload(parent_model=first.resource_name, is_default_version=True)
     assert aiplatform.Model("mm").version_id == "2"
     assert aiplatform.Model("mm", version="prod").version_id == "1"
     registry = aiplatform.models.ModelRegistry("mm")
     registry.add_version_aliases(["blue"], "1")
     registry.remove_version_aliases(["prod"], "1")
-    assert {each.version_id: each.version_aliases for each in registry.list_versions()} == {
+    assert {v.version_id: v.version_aliases for v in registry.list_versions()} == {
         "1": ["blue"],
         "2": ["default"],
     }
@@ -135,8 +141,8 @@ def test_the_sdks_registry_of_versions() -> None:
 
 
 @pytest.mark.usefixtures("sdk")
-def test_the_sdks_endpoints() -> None:
-    model, endpoint = uploaded(model_id="mm"), aiplatform.Endpoint.create("e", labels={"a": "b"})
+def test_sdk_deploys_predicts_and_deletes() -> None:
+    model, endpoint = upload(model_id="mm"), aiplatform.Endpoint.create("e", labels={"a": "b"})
     endpoint.deploy(model, **MACHINE)
     endpoint.deploy(model, traffic_percentage=20, **MACHINE)
     assert sorted(endpoint.traffic_split.values()) == [20, 80]
@@ -151,9 +157,8 @@ def test_the_sdks_endpoints() -> None:
     with pytest.raises(exceptions.Conflict, match="already exists"):
         aiplatform.Endpoint.create("again", endpoint_id=endpoint.name)
     endpoint.update(display_name="renamed", labels={"c": "d"})
-    assert [each.name for each in aiplatform.Endpoint.list(filter='display_name="renamed"')] == [
-        endpoint.name
-    ]
+    renamed = aiplatform.Endpoint.list(filter='display_name="renamed"')
+    assert [found.name for found in renamed] == [endpoint.name]
     endpoint.undeploy_all()
     endpoint.delete()
     model.delete()
@@ -163,10 +168,10 @@ def test_the_sdks_endpoints() -> None:
 
 @pytest.mark.full
 @pytest.mark.usefixtures("sdk")
-def test_the_sdks_batch_prediction(stack: Stack) -> None:
+def test_sdk_runs_a_batch_prediction_job(stack: Stack) -> None:
     with artifacts.storage_client(stack.state.config) as storage:
         storage.create_bucket("sdk-batch").blob("in.jsonl").upload_from_string('"a"\n2\n')
-        job = uploaded(model_id="mm").batch_predict(
+        job = upload(model_id="mm").batch_predict(
             job_display_name="j",
             gcs_source="gs://sdk-batch/in.jsonl",
             machine_type="e2-standard-2",
@@ -187,9 +192,9 @@ def test_the_sdks_batch_prediction(stack: Stack) -> None:
 
 @pytest.mark.full
 @pytest.mark.usefixtures("sdk")
-def test_a_dedicated_endpoint_takes_more_and_only_by_its_own_name(stack: Stack) -> None:
+def test_dedicated_endpoint_accepts_large_requests_at_its_own_domain_only(stack: Stack) -> None:
     endpoint = aiplatform.Endpoint.create("e", dedicated_endpoint_enabled=True)
-    endpoint.deploy(uploaded(), **MACHINE)
+    endpoint.deploy(upload(), **MACHINE)
     large = "x" * 3_000_000
     assert endpoint.predict(instances=[large], use_dedicated_endpoint=True).predictions == [large]
     raw = endpoint.raw_predict(

@@ -1,5 +1,6 @@
-"""The stand-in is as strict as Google: types, limits, splits, health, errors. With requests as curl makes them."""
+"""The emulator is as strict as Google about types, limits, traffic splits and health. Requests are plain HTTP."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +9,11 @@ import pytest
 import requests
 
 from contract.docker import Docker
+from emulator.__main__ import parse_arguments
+from emulator.server import FAULTS, OLD_FAULTS
 from emulator.stack import Stack
 from emulator.state import project_number
+from emulator.walkthrough import StepFailedError, Walkthrough
 from tests.cloud.conftest import POLL_S, PROJECT, REGION, TINY
 from tests.container.conftest import DOCKER
 from tests.http import wait_for
@@ -29,34 +33,34 @@ MACHINE = {"machineSpec": {"machineType": "e2-standard-2"}, "minReplicaCount": 1
 Call = Callable[..., Any]
 
 
-class Error(Exception):
-    """The error in a response body."""
+class GoogleError(Exception):
+    """The error in a response or in an operation."""
 
 
 @pytest.fixture
 def call(stack: Stack) -> Call:
-    """Return a function that makes a request and waits for its operation; raise Error."""
+    """Return a function that sends a request and waits for its operation; it raises GoogleError."""
 
-    def ask(verb: str, path: str, content: Any = None) -> Any:
-        reply = requests.request(verb, f"{stack.url}/v1/{path}", json=content, timeout=60)
-        if reply.status_code != 200:
-            error = reply.json()["error"]
-            assert error["code"] == reply.status_code
-            raise Error(f"{reply.status_code} {error['status']}: {error['message']}")
-        answer = reply.json()
-        while "/operations/" in answer.get("name", "") and not answer.get("done"):
+    def send(verb: str, path: str, content: Any = None) -> Any:
+        response = requests.request(verb, f"{stack.url}/v1/{path}", json=content, timeout=60)
+        if response.status_code != 200:
+            error = response.json()["error"]
+            assert error["code"] == response.status_code
+            raise GoogleError(f"{response.status_code} {error['status']}: {error['message']}")
+        result = response.json()
+        while "/operations/" in result.get("name", "") and not result.get("done"):
             time.sleep(POLL_S)
-            answer = requests.get(f"{stack.url}/v1/{answer['name']}", timeout=60).json()
-        if "error" in answer:
-            raise Error(f"{answer['error']['code']}: {answer['error']['message']}")
-        return answer.get("response", answer)
+            result = requests.get(f"{stack.url}/v1/{result['name']}", timeout=60).json()
+        if "error" in result:
+            raise GoogleError(f"{result['error']['code']}: {result['error']['message']}")
+        return result.get("response", result)
 
-    return ask
+    return send
 
 
 @pytest.fixture
 def endpoint(call: Call) -> str:
-    """Return an endpoint that serves the tiny image; the deployed model's ID is in its split."""
+    """Return the name of an endpoint that serves the small image."""
     call("POST", f"{PARENT}/models:upload", {"model": MODEL, "modelId": "digits"})
     call("POST", f"{PARENT}/endpoints?endpointId=e", {"displayName": "e"})
     deployed = {"model": f"{PARENT}/models/digits", "dedicatedResources": MACHINE}
@@ -72,13 +76,13 @@ UPLOAD, DEPLOY = "POST models:upload", "POST endpoints/e:deployModel"
 RESOURCES = {"dedicatedResources": MACHINE}
 
 
-def deploying(deployed: Any, split: Any = None) -> Any:
-    whole = {"model": f"{PARENT}/models/digits"} | deployed
-    return {"deployedModel": whole, "trafficSplit": split or {}}
+def deploy_request(deployed: Any, split: Any = None) -> Any:
+    model = {"model": f"{PARENT}/models/digits"}
+    return {"deployedModel": model | deployed, "trafficSplit": split or {}}
 
 
 @pytest.mark.parametrize(
-    ("line", "content", "said"),
+    ("line", "content", "message"),
     [
         (UPLOAD, {"model": MODEL | {"displayNam": "x"}}, "Unknown name \"displayNam\" at 'model'"),
         (UPLOAD, {"model": MODEL, "modelID": "x"}, 'Unknown name "modelID"'),
@@ -90,13 +94,15 @@ def deploying(deployed: Any, split: Any = None) -> Any:
         (UPLOAD, {"model": MODEL | {"labels": {"A B": "c"}}}, "Invalid label"),
         (
             DEPLOY,
-            deploying({"dedicatedResources": {"machineSpec": {"machineType": "e2-standard-2"}}}),
+            deploy_request(
+                {"dedicatedResources": {"machineSpec": {"machineType": "e2-standard-2"}}}
+            ),
             "not set: deployed_model.dedicated_resources.min_replica_count",
         ),
-        (DEPLOY, deploying({}), "dedicated_resources"),
-        (DEPLOY, deploying(RESOURCES, {"0": 90}), "sum to 100"),
-        (DEPLOY, deploying(RESOURCES, {"0": 50, "77": 50}), "77"),
-        (DEPLOY, deploying({"dedicatedResources": {"machineTypo": "x"}}), "machineTypo"),
+        (DEPLOY, deploy_request({}), "dedicated_resources"),
+        (DEPLOY, deploy_request(RESOURCES, {"0": 90}), "sum to 100"),
+        (DEPLOY, deploy_request(RESOURCES, {"0": 50, "77": 50}), "77"),
+        (DEPLOY, deploy_request({"dedicatedResources": {"machineTypo": "x"}}), "machineTypo"),
         ("GET models/nothing", None, "404 NOT_FOUND"),
         ("POST endpoints/nothing:predict", {"instances": [1]}, "404 NOT_FOUND"),
         ("DELETE endpoints/nothing", {}, "404 NOT_FOUND"),
@@ -109,18 +115,18 @@ def deploying(deployed: Any, split: Any = None) -> Any:
         ),
     ],
 )
-def test_what_google_would_refuse_is_refused(
-    call: Call, line: str, content: Any, said: str
+def test_invalid_requests_get_googles_errors(
+    call: Call, line: str, content: Any, message: str
 ) -> None:
     if line == DEPLOY:
         call("POST", f"{PARENT}/models:upload", {"model": MODEL, "modelId": "digits"})
         call("POST", f"{PARENT}/endpoints?endpointId=e", {"displayName": "e"})
     verb, path = line.split()
-    with pytest.raises(Error, match=said):
+    with pytest.raises(GoogleError, match=message):
         call(verb, f"{PARENT}/{path}", content)
 
 
-def test_the_container_gets_vertex_ais_environment(call: Call, endpoint: str) -> None:
+def test_container_gets_the_variables_of_vertex_ai(call: Call, endpoint: str) -> None:
     number = call("GET", endpoint)["deployedModels"][0]["id"]
     expected = {
         "AIP_HTTP_PORT": "9090",
@@ -139,55 +145,57 @@ def test_the_container_gets_vertex_ais_environment(call: Call, endpoint: str) ->
         "COLOUR": "red",
         "AIP_PROJECT_NUMBER": project_number(PROJECT),
     }
-    asked = {"instances": [{"environment": name} for name in expected]}
-    found = call("POST", f"{endpoint}:predict", asked)["predictions"]
-    assert dict(zip(expected, found, strict=True)) == expected
+    request = {"instances": [{"environment": name} for name in expected]}
+    values = call("POST", f"{endpoint}:predict", request)["predictions"]
+    assert dict(zip(expected, values, strict=True)) == expected
 
 
-def test_requests_and_answers_have_their_limits(call: Call, endpoint: str) -> None:
+def test_predictions_are_limited_in_size_and_time(call: Call, endpoint: str) -> None:
     assert call("POST", f"{endpoint}:predict", {"instances": ["x" * 1_500_000]})
-    for content, said in (
+    for content, message in (
         ({"instances": ["x" * 1_600_000]}, "400 .*Request payload size exceeds the limit: 1572864"),
         ({"instances": [{"bytes": 1_600_000}]}, "Response size exceeds the limit"),
         ({"instances": [{"seconds": 3}]}, "504 DEADLINE_EXCEEDED"),
         ({"instance": [1]}, '400 INVALID_ARGUMENT: .*Unknown name "instance"'),
         ({}, "400 INVALID_ARGUMENT: .*instances"),
     ):
-        with pytest.raises(Error, match=said):
+        with pytest.raises(GoogleError, match=message):
             call("POST", f"{endpoint}:predict", content)
 
 
-def test_a_split_is_kept_to_the_percent(call: Call, endpoint: str) -> None:
+def test_traffic_split_is_exact_over_100_requests(call: Call, endpoint: str) -> None:
     deployed = {"model": f"{PARENT}/models/digits@1", "dedicatedResources": MACHINE}
     first = call("GET", endpoint)["deployedModels"][0]["id"]
     split = {"0": 30, first: 70}
     call("POST", f"{endpoint}:deployModel", {"deployedModel": deployed, "trafficSplit": split})
-    asked_of = [
+    deployed_ids = [
         call("POST", f"{endpoint}:predict", {"instances": [1]})["deployedModelId"]
         for _ in range(100)
     ]
-    assert asked_of.count(first) == 70
-    with pytest.raises(Error, match="traffic"):
+    assert deployed_ids.count(first) == 70
+    with pytest.raises(GoogleError, match="traffic"):
         call("POST", f"{endpoint}:undeployModel", {"deployedModelId": first})
 
 
-def test_a_container_that_dies_is_started_again(call: Call, endpoint: str, stack: Stack) -> None:
-    with pytest.raises(Error, match="503 UNAVAILABLE"):
+def test_container_that_exits_is_restarted(call: Call, endpoint: str, stack: Stack) -> None:
+    with pytest.raises(GoogleError, match="503 UNAVAILABLE"):
         call("POST", f"{endpoint}:predict", {"instances": [{"exit": True}]})
     predict = f"{stack.url}/v1/{endpoint}:predict"
-    wait_for(lambda: requests.post(predict, json={"instances": [1]}, timeout=60).ok, 60, "a start")
+    wait_for(
+        lambda: requests.post(predict, json={"instances": [1]}, timeout=60).ok,
+        60,
+        "the container to restart",
+    )
 
 
-def test_two_who_change_an_endpoint_at_once_do_not_undo_each_other(
-    call: Call, endpoint: str
-) -> None:
+def test_update_with_an_old_etag_is_aborted(call: Call, endpoint: str) -> None:
     etag = call("GET", endpoint)["etag"]
     call("PATCH", f"{endpoint}?updateMask=labels", {"labels": {"a": "1"}, "etag": etag})
-    with pytest.raises(Error, match="409 ABORTED"):
+    with pytest.raises(GoogleError, match="409 ABORTED"):
         call("PATCH", f"{endpoint}?updateMask=labels", {"labels": {"a": "2"}, "etag": etag})
 
 
-def test_what_is_undeployed_answers_no_more_and_nothing_is_left_running(
+def test_undeployed_model_gets_no_requests_and_its_container_is_removed(
     call: Call, endpoint: str, tiny: str
 ) -> None:
     number = call("GET", endpoint)["deployedModels"][0]["id"]
@@ -195,5 +203,37 @@ def test_what_is_undeployed_answers_no_more_and_nothing_is_left_running(
     assert Docker(DOCKER)(*running)
     call("POST", f"{endpoint}:undeployModel", {"deployedModelId": number})
     assert not Docker(DOCKER)(*running)
-    with pytest.raises(Error, match="no deployed model"):
+    with pytest.raises(GoogleError, match="no deployed model"):
         call("POST", f"{endpoint}:predict", {"instances": [1]})
+
+
+def test_last_40_lines_of_a_failed_build_step_are_printed(
+    call: Call, stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = "#!/bin/sh\nfor i in $(seq 50); do echo line $i; done\nexit 3\n"
+    steps = [{"id": "tests", "name": f"{TINY}:1", "script": script}]
+    with pytest.raises(GoogleError, match="build step 0"):
+        call("POST", f"{PARENT}/builds", {"steps": steps})
+    with pytest.raises(StepFailedError, match="false: exit code 1"):
+        Walkthrough(stack).run("false")
+    output = capsys.readouterr().out
+    assert "Build step tests failed" in output
+    assert [int(number) for number in re.findall(r"\| line (\d+)\n", output)] == [*range(11, 51)]
+
+
+def test_the_old_path_of_faults_works_with_a_warning(
+    call: Call, stack: Stack, caplog: pytest.LogCaptureFixture
+) -> None:
+    fault = {"kind": "refused", "rpc": "ListModels", "detail": "INTERNAL broken"}
+    requests.post(f"{stack.url}{OLD_FAULTS}", json=fault, timeout=60).raise_for_status()
+    with pytest.raises(GoogleError, match="500 INTERNAL: broken"):
+        call("GET", f"{PARENT}/models")
+    assert f"{OLD_FAULTS} is deprecated: use {FAULTS}" in caplog.text
+
+
+def test_the_old_name_of_the_option_ready_timeout_works_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["emulator", "--patience", "5"])
+    assert parse_arguments().ready_timeout == 5
+    assert "--patience is deprecated: use --ready-timeout" in capsys.readouterr().err

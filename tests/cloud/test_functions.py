@@ -1,4 +1,4 @@
-"""python -m functions deploy: the real gcloud, the stand-in, and a function that then answers."""
+"""python -m functions deploy, with the real gcloud and the emulator, and the deployed functions."""
 
 import re
 import shutil
@@ -19,129 +19,132 @@ from tests.http import Endpoint
 from tests.images import ROOT
 from tests.programs import Result
 
-TO = f"--project {PROJECT} --region {REGION}"
+OPTIONS = f"--project {PROJECT} --region {REGION}"
 
 
-def only(stack: Stack) -> Any:
-    """Return the one functions_v2.Function that there is."""
+def deployed_function(stack: Stack) -> Any:
+    """Return the only deployed functions_v2.Function."""
     (function,) = stack.state.functions.values()
     return function
 
 
-def answering(done: Result) -> Endpoint:
-    """Return the URL that a deployment says its function answers at."""
-    assert done.code == 0, done.err
-    url = re.search(r"is deployed at (\S+):\n", done.out)
-    assert url is not None, done.out
+def get_endpoint(result: Result) -> Endpoint:
+    """Return the URL that a deployment printed; fail if the deployment failed."""
+    assert result.code == 0, result.err
+    url = re.search(r"is deployed at (\S+):\n", result.out)
+    assert url is not None, result.out
     return Endpoint(url[1] + "/")
 
 
 def new_uri() -> str:
-    """Return a folder of a bucket that nothing else uses."""
+    """Return the URI of a folder in a bucket that no other test uses."""
     return f"gs://functions-{uuid.uuid4()}/models"
 
 
-def test_a_function_is_deployed_and_answers(stack: Stack, python: Run) -> None:
-    done = python(f"-m functions deploy hello {TO}")
-    assert answering(done).post(b'{"message": "rehearsed"}').body == "rehearsed"
-    function = only(stack)
+def test_deployed_function_answers(stack: Stack, python: Run) -> None:
+    result = python(f"-m functions deploy hello {OPTIONS}")
+    assert get_endpoint(result).post(b'{"message": "deployed"}').body == "deployed"
+    function = deployed_function(stack)
     assert function.name == f"projects/{PROJECT}/locations/{REGION}/functions/hello"
     build, service = function.build_config, function.service_config
     assert (build.runtime, build.entry_point) == ("python311", "hello")
-    # Nobody is billed for a crowd, and nothing at rest.
+    # An idle function costs nothing, and a peak of requests is bounded.
     assert (service.min_instance_count, service.max_instance_count) == (0, 5)
     assert not stack.state.iam_policies
-    assert "Authorization: Bearer $(gcloud auth print-identity-token)" in done.out
-    assert "gcloud functions delete hello --gen2" in done.out
+    assert "Authorization: Bearer $(gcloud auth print-identity-token)" in result.out
+    assert "gcloud functions delete hello --gen2" in result.out
 
 
 @pytest.mark.full
-def test_deployed_again_it_may_be_opened_to_everybody(stack: Stack, python: Run) -> None:
-    answering(python(f"-m functions deploy hello {TO}"))
-    done = python(f"-m functions deploy hello {TO} --allow-unauthenticated")
-    answering(done)
+def test_second_deployment_can_allow_unauthenticated_requests(stack: Stack, python: Run) -> None:
+    get_endpoint(python(f"-m functions deploy hello {OPTIONS}"))
+    result = python(f"-m functions deploy hello {OPTIONS} --allow-unauthenticated")
+    get_endpoint(result)
     (policy,) = stack.state.iam_policies.values()
     assert [(b.role, list(b.members)) for b in policy.bindings] == [
         ("roles/run.invoker", ["allUsers"])
     ]
-    assert "Authorization" not in done.out
+    assert "Authorization" not in result.out
 
 
 @pytest.mark.parametrize(
-    ("name", "lies", "says"),
+    ("name", "uploaded", "message"),
     [
         ("knn", [], "make upload-model NAME=knn STORAGE="),
         ("digits", [], "make upload-model NAME=digits STORAGE="),
         ("digits", ["model.json"], "weights.safetensors, golden.json not found"),
     ],
 )
-def test_without_its_whole_model_nothing_is_begun(
-    stack: Stack, python: Run, name: str, lies: list[str], says: str
+def test_function_is_not_deployed_if_a_file_of_its_model_is_missing(
+    stack: Stack, python: Run, name: str, uploaded: list[str], message: str
 ) -> None:
     uri = new_uri()
     bucket, folder = artifacts.split_uri(uri)
     with artifacts.storage_client(stack.state.config) as storage:
-        for each in lies:
-            storage.create_bucket(bucket).blob(f"{folder}/{each}").upload_from_string("{}")
-    done = python(f"-m functions deploy {name} {TO} --storage {uri}")
-    assert done.code == 1
-    assert says in done.err
+        for file in uploaded:
+            storage.create_bucket(bucket).blob(f"{folder}/{file}").upload_from_string("{}")
+    result = python(f"-m functions deploy {name} {OPTIONS} --storage {uri}")
+    assert result.code == 1
+    assert message in result.err
     assert not stack.state.uploads
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["knn", "digits"])
-def test_a_model_is_uploaded_and_pinned_and_its_function_answers(
+def test_function_uses_the_uploaded_model_pinned_by_checksum(
     stack: Stack, python: Run, name: str
 ) -> None:
     uri, function = new_uri(), FUNCTIONS[name]
     if name == "knn":
         assert python("-m functions.knn.train").code == 0
-    uploaded = python(f"-m functions upload {name} {TO} --storage {uri}")
-    assert uploaded.code == 0, uploaded.err
-    endpoint = answering(python(f"-m functions deploy {name} {TO} --storage {uri}"))
+    upload = python(f"-m functions upload {name} {OPTIONS} --storage {uri}")
+    assert upload.code == 0, upload.err
+    endpoint = get_endpoint(python(f"-m functions deploy {name} {OPTIONS} --storage {uri}"))
     if name == "knn":
         assert endpoint.post(b'{"input_data": "5,3,1,0"}').body == "Belongs to class: [0]"
     else:
-        answer = endpoint.post(cases.CASES[0].body)
-        cases.check_response(cases.CASES[0], answer.code, answer.body)
-    config = only(stack).service_config
-    pins = ",".join(sha256(ROOT / function.model_folder / each) for each in function.model)
-    assert dict(config.environment_variables) == {"STORAGE_URI": uri, "MODEL_SHA256": pins}
+        response = endpoint.post(cases.CASES[0].body)
+        cases.check_response(cases.CASES[0], response.code, response.body)
+    config = deployed_function(stack).service_config
+    checksums = [sha256(ROOT / function.model_folder / file) for file in function.model]
+    assert dict(config.environment_variables) == {
+        "STORAGE_URI": uri,
+        "MODEL_SHA256": ",".join(checksums),
+    }
     assert config.available_memory == function.memory
     assert config.max_instance_request_concurrency == function.concurrency
 
 
 @pytest.mark.full
-def test_what_gcloud_refuses_ends_with_its_words_and_no_traceback(
+def test_permission_error_of_gcloud_is_printed_without_a_traceback(
     stack: Stack, python: Run
 ) -> None:
     stack.inject_fault("denied", "CreateFunction", "cloudfunctions.functions.create")
-    done = python(f"-m functions deploy hello {TO}")
-    assert done.code == 1
-    assert "cloudfunctions.functions.create" in done.err
-    assert "docs/functions.md" in done.err
-    assert "Traceback" not in done.err
+    result = python(f"-m functions deploy hello {OPTIONS}")
+    assert result.code == 1
+    assert "cloudfunctions.functions.create" in result.err
+    assert "docs/functions.md" in result.err
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.full
-def test_a_source_that_lacks_a_module_is_not_deployed(
+def test_source_with_a_missing_module_is_not_deployed(
     stack: Stack, python: Run, gcloud: Run, tmp_path: Path
 ) -> None:
-    laid_out = ROOT / python("-m functions source hello").out.strip()
-    source = Path(shutil.copytree(laid_out, tmp_path / "hello"))
+    packaged = ROOT / python("-m functions source hello").out.strip()
+    source = Path(shutil.copytree(packaged, tmp_path / "hello"))
     (source / "functions/http.py").unlink()
-    done = gcloud(
+    result = gcloud(
         f"functions deploy hello --gen2 --region={REGION} --runtime=python311 --source={source} "
         "--entry-point=hello --trigger-http --no-allow-unauthenticated --quiet"
     )
-    assert done.code == 1
-    assert "No module named 'functions.http'" in done.err
+    assert result.code == 1
+    assert "No module named 'functions.http'" in result.err
     assert not stack.state.functions
 
 
 @pytest.mark.full
-def test_every_command_of_the_guide_prints_what_it_shows(stack: Stack) -> None:
+def test_commands_of_the_guide_print_the_output_it_shows(stack: Stack) -> None:
     env, ran = stack.environment("my-project"), 0
     for each in read_examples(ROOT / "docs" / "functions.md"):
         if not each.command.endswith((SLOW, REAL_CLOUD)):
