@@ -17,16 +17,25 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m emulator", description=__doc__)
     add = parser.add_argument
     add("--port", type=int, default=0, help="port of the control plane (default: a free one)")
-    add("--project", default="emulator", help="project ID in the printed variables (%(default)s)")
+    add(
+        "--project",
+        default="emulator",
+        help="project ID in the printed variables (default: %(default)s)",
+    )
     docker = os.environ.get("DOCKER", "docker")
-    add("--docker", default=docker, help="Docker client, name or path (%(default)s)")
-    timeout = "seconds that a deployed model may take to become healthy (%(default)s)"
+    add("--docker", default=docker, help="Docker client, name or path (default: %(default)s)")
+    timeout = "seconds that a deployed model may take to become healthy (default: %(default)s)"
     seconds = EmulatorConfig.ready_timeout_s
     add("--ready-timeout", type=float, default=seconds, metavar="S", help=timeout)
     add("--patience", type=float, help=argparse.SUPPRESS)  # the name in version 0.1
-    add("--cpus", type=int, default=EmulatorConfig.cpu_quota, help="quota of cores (%(default)s)")
+    add(
+        "--cpus",
+        type=int,
+        default=EmulatorConfig.cpu_quota,
+        help="quota of cores (default: %(default)s)",
+    )
     quota = EmulatorConfig.accelerator_quota
-    accelerators = "quota of each accelerator type (%(default)s)"
+    accelerators = "quota of each accelerator type (default: %(default)s)"
     add("--accelerators", type=int, default=quota, help=accelerators)
     args = parser.parse_args()
     if args.patience is not None:

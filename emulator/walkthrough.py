@@ -214,7 +214,7 @@ def main() -> None:
     )
     docker = os.environ.get("DOCKER", "docker")
     parser.add_argument(
-        "--docker", default=docker, help="Docker client, name or path (%(default)s)"
+        "--docker", default=docker, help="Docker client, name or path (default: %(default)s)"
     )
     args = parser.parse_args()
     LOG.parent.mkdir(exist_ok=True)
