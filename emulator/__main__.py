@@ -15,28 +15,18 @@ from emulator.stack import running
 def parse_arguments() -> argparse.Namespace:
     """Parse the options of `python -m emulator`; print a warning for a deprecated one."""
     parser = argparse.ArgumentParser(prog="python -m emulator", description=__doc__)
-    add = parser.add_argument
+    add, config = parser.add_argument, EmulatorConfig()
+    default = "(default: %(default)s)"
     add("--port", type=int, default=0, help="port of the control plane (default: a free one)")
-    add(
-        "--project",
-        default="emulator",
-        help="project ID in the printed variables (default: %(default)s)",
-    )
-    docker = os.environ.get("DOCKER", "docker")
-    add("--docker", default=docker, help="Docker client, name or path (default: %(default)s)")
-    timeout = "seconds that a deployed model may take to become healthy (default: %(default)s)"
-    seconds = EmulatorConfig.ready_timeout_s
-    add("--ready-timeout", type=float, default=seconds, metavar="S", help=timeout)
+    add("--project", default="emulator", help=f"project ID in the printed variables {default}")
+    docker = os.environ.get("DOCKER", config.docker)
+    add("--docker", default=docker, help=f"Docker client, name or path {default}")
+    timeout = f"seconds that a deployed model may take to become healthy {default}"
+    add("--ready-timeout", type=float, default=config.ready_timeout_s, metavar="S", help=timeout)
     add("--patience", type=float, help=argparse.SUPPRESS)  # the name in version 0.1
-    add(
-        "--cpus",
-        type=int,
-        default=EmulatorConfig.cpu_quota,
-        help="quota of cores (default: %(default)s)",
-    )
-    quota = EmulatorConfig.accelerator_quota
-    accelerators = "quota of each accelerator type (default: %(default)s)"
-    add("--accelerators", type=int, default=quota, help=accelerators)
+    add("--cpus", type=int, default=config.cpu_quota, help=f"quota of cores {default}")
+    accelerators = f"quota of each accelerator type {default}"
+    add("--accelerators", type=int, default=config.accelerator_quota, help=accelerators)
     args = parser.parse_args()
     if args.patience is not None:
         print("--patience is deprecated: use --ready-timeout", file=sys.stderr)
