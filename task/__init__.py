@@ -1,8 +1,7 @@
-"""The one seam: what a model owes the handler, in five names.
+"""The interface between the handler and a model.
 
-`model/task.py` has a function `load(folder, device) -> Task`; the handler calls it
-once per worker and then knows nothing but the methods below. This package imports
-neither the handler nor the model, so that both can lean on it.
+`model/task.py` defines `load(folder, device) -> Task`. The handler calls it once per worker, and afterwards only
+the methods below. This package imports neither the handler nor the model.
 """
 
 from pathlib import Path
@@ -11,53 +10,53 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, device
 
 JSON = Any
-"""A value as `json.loads` gives it: None, bool, int, float, str, list or dict."""
+"""A value that `json.loads` returns: None, bool, int, float, str, list or dict."""
 
 
 class BadInstance(Exception):
-    """An instance that the client has to mend; the text says what was wrong and what was expected.
+    """An instance is invalid. The text says what is wrong and what was expected.
 
-    It becomes a 400 that names the instance. Any other exception out of a task is our
-    own fault and becomes a 500, so raise this one only for the client's.
+    The client gets a 400 with this text and the index of the instance. Any other exception of a task is a
+    server error: a 500 without its text.
     """
 
 
 class BadParameter(Exception):
-    """A request's `parameters` that the client has to mend; it becomes a 400 for that request."""
+    """The `parameters` of a request are invalid. The client gets a 400 with this text."""
 
 
 class Golden(NamedTuple):
-    """A request that a healthy model answers as it did when it was trained."""
+    """An instance and its expected prediction, by which a loaded model is checked."""
 
     instance: JSON
-    """One instance, as a client would send it."""
+    """The instance as a client would send it."""
     expected: JSON
-    """The prediction; of an object, the keys that matter are enough."""
+    """The prediction. An object may leave out keys that are not to be compared."""
 
 
 class Task(Protocol):
-    """A model that can be served. Implementations need not inherit from this class."""
+    """A model that can be served. Implementations do not have to inherit from this class."""
 
     golden: Golden
 
     def preprocess(self, instance: JSON) -> Tensor:
-        """Turn one instance into one tensor, of the same shape and dtype for every instance.
+        """Return a tensor, of the same shape and dtype for every instance.
 
-        Raises BadInstance where the instance cannot be read.
+        Raises BadInstance if the instance is invalid.
         """
         ...
 
     def inference(self, batch: Tensor) -> Tensor:
-        """Answer a batch of N stacked tensors with N rows, in the same order.
+        """Return N rows for a batch of N stacked tensors, in the same order.
 
-        The batch comes on the CPU, where `preprocess` left it; the rows may be on any device.
+        The batch is on the CPU, like the tensors of `preprocess`; the rows may be on any device.
         """
         ...
 
     def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> JSON:
-        """Turn one row into one prediction, a value that `json.dumps` takes.
+        """Return the prediction for one row, a value that `json.dumps` accepts.
 
-        Raises BadParameter where `parameters` cannot be followed.
+        Raises BadParameter if `parameters` are invalid.
         """
         ...
 
@@ -66,5 +65,5 @@ class Load(Protocol):
     """The signature of `model.task.load`."""
 
     def __call__(self, folder: Path, device: device) -> Task:
-        """Load what the archive carries in `folder` onto `device`; raise where it cannot."""
+        """Load the archive's files in `folder` onto `device`; raise an exception if they are unusable."""
         ...

@@ -1,8 +1,8 @@
-"""Decode the images that clients send, to greyscale or colour, within limits of size and effort.
+"""Decode clients' images to greyscale or colour, within limits of size and time.
 
     image = read_image(instance, "RGB", draft_side=448)
 
-Every error of the client's is a BadInstance whose text says what was wrong and what was expected.
+Invalid input raises BadInstance, with what is wrong and what was expected.
 """
 
 import base64
@@ -18,24 +18,24 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from task import JSON, BadInstance
 
 Mode = Literal["L", "RGB"]
-"""Pillow's names of eight bits of grey, and of three times eight bits of colour."""
+"""Pillow's modes: 8 bits of grey, or 3 x 8 bits of colour."""
 FORMATS = ("PNG", "JPEG", "WEBP")
-"""The decoders that a client can reach. Pillow has many more, and each can be attacked."""
+"""The decoders that clients can use. Pillow has many more, and each is an attack surface."""
 MAX_PIXELS = 50_000_000
-"""Larger images are refused before they are decoded. The largest cameras have about as many."""
+"""Larger images are rejected before they are decoded. It is about the size of the largest cameras."""
 MAX_DECODED_PIXELS = 12_000_000
-"""The limit on what is held in memory. A JPEG can be reduced while it is decoded: draft_side."""
+"""The limit of a decoded image, for memory. `draft_side` reduces a JPEG while it is decoded."""
 MAX_SCANS = 32
-"""A progressive JPEG has some ten scans, and each costs a pass over all of its pixels."""
+"""A progressive JPEG has about ten scans; decoding each takes a pass over all pixels."""
 IMAGE_SHAPES = (
     'an image as {"b64": "..."}, {"data": {"b64": "..."}}, {"data": "..."}, '
     '{"image": {"b64": "..."}} or a bare base64 string'
 )
-"""What `read_image` accepts, for error messages."""
+"""The shapes that `read_image` accepts, for error messages."""
 MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
-"""A JPEG marker that begins a segment or ends the image; the others are part of the coded data."""
+"""A JPEG marker that begins a segment or ends the image. Other markers are inside of the coded data."""
 START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
-UPRIGHT = {
+TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -44,7 +44,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""The transposition that turns an image upright, by its EXIF orientation (EXIF 2.3, tag 0x0112)."""
+"""The operation that turns an image upright, by EXIF orientation (EXIF 2.3, tag 0x0112)."""
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ def read_image(
 ) -> Image.Image:
     """Decode an instance in any of IMAGE_SHAPES; the options are those of `decode_image`.
 
-    A model that accepts more than images passes a sentence of its own as `expected`: error
-    messages quote it. Raises BadInstance.
+    A model that also accepts other instances passes its own text for error messages as `expected`. Raises
+    BadInstance.
     """
     match instance:
         case str(text) | {"b64": str(text)} | {"data": str(text)} | {"image": str(text)}:
@@ -77,15 +77,15 @@ def read_image(
 def decode_base64(text: str) -> bytes:
     """Decode base64, standard or URL-safe, padded or not, with line breaks or as a data: URL.
 
-    Raises BadInstance, for an empty text too.
+    Raises BadInstance, also for empty text.
     """
     if text.startswith("data:"):
-        head, _, text = text.partition(",")
-        if not head.endswith(";base64"):
-            raise BadInstance("a data: URL must say ;base64")
-    letters = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
+        header, _, text = text.partition(",")
+        if not header.endswith(";base64"):
+            raise BadInstance("expected ;base64 in the data: URL")
+    compact = "".join(text.split()).translate(_URL_SAFE).rstrip("=")
     try:
-        content = base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True)
+        content = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadInstance(f"not base64: {str(error).lower()}") from None
     if not content:
@@ -100,28 +100,28 @@ def decode_image(
     draft_side: int | None = None,
     max_pixels: int = MAX_DECODED_PIXELS,
 ) -> Image.Image:
-    """Decode a PNG, JPEG or WebP file: upright, transparency laid on white, in the given mode.
+    """Decode a PNG, JPEG or WebP file: upright, without transparency, in the given mode.
 
-    With `draft_side` a large JPEG is decoded at a half, a quarter or an eighth of its size, its
-    sides no shorter than this; that saves most of the time. Raises BadInstance, also where the
-    image has more than `max_pixels` then.
+    With `draft_side` a large JPEG is decoded at a half, a quarter or an eighth of its size, with sides of at
+    least `draft_side` pixels, which saves most of the time. Raises BadInstance, also if the decoded image
+    would have more than `max_pixels`.
     """
     try:
         with warnings.catch_warnings():
-            # About large images and odd metadata. What exceeds our limits is an error below.
+            # Pillow warns of large images and invalid metadata; our own limits are checked below.
             warnings.simplefilter("ignore")
             return _decode(content, mode, draft_side, max_pixels)
     except UnidentifiedImageError:
         raise BadInstance(
-            f"not a PNG, JPEG or WebP image; it starts with {content[:8]!r}"
+            f"not a PNG, JPEG or WebP image; the file starts with {content[:8]!r}"
         ) from None
     except Image.DecompressionBombError as error:
         raise BadInstance(f"the image is too large: {error}") from None
     except (BadInstance, MemoryError):
         raise
     except Exception as error:
-        # Pillow raises nearly anything over hostile bytes, AssertionError and IndexError included.
-        # Nothing but Pillow runs in here, so the bytes are at fault.
+        # For hostile bytes Pillow raises nearly any exception, AssertionError and IndexError included.
+        # Only Pillow runs in this block, so the bytes are the cause.
         log.debug("an image could not be decoded", exc_info=True)
         raise BadInstance(f"a damaged {_claimed_format(content)} image: {error}") from None
 
@@ -134,14 +134,14 @@ def _decode(content: bytes, mode: Mode, draft_side: int | None, max_pixels: int)
     image.draft(mode, (draft_side, draft_side) if draft_side else None)
     _check_size(image, max_pixels)
     image.load()
-    # Not ImageOps.exif_transpose: it also rewrites the metadata, and fails on odd ones.
-    turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # ImageOps.exif_transpose would also rewrite the metadata, and fails if they are invalid.
+    operation = TRANSPOSE_BY_ORIENTATION.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     converted = _convert(image, mode)
-    return converted if turn is None else converted.transpose(turn)
+    return converted if operation is None else converted.transpose(operation)
 
 
 def describe(value: JSON) -> str:
-    """Name a JSON value's type for an error message; a number is quoted, shortened."""
+    """Return a JSON value's type for an error message, or a number and its first digits."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
     if value is None:
         return "null"
@@ -152,8 +152,8 @@ _URL_SAFE = str.maketrans("-_", "+/")
 
 
 def _list_keys(keys: dict[str, JSON]) -> str:
-    shown = [key if len(key) <= 20 else f"{key[:20]}..." for key in list(keys)[:5]]
-    return str(shown) if len(keys) <= 5 else f"{shown} and {len(keys) - 5} more"
+    names = [key if len(key) <= 20 else f"{key[:20]}..." for key in list(keys)[:5]]
+    return str(names) if len(keys) <= 5 else f"{names} and {len(keys) - 5} more"
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -163,16 +163,16 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def _count_scans(jpeg: bytes) -> int:
-    """Count the scans of a JPEG's first image; what a phone appends to it does not count.
+    """Return the number of scans of a JPEG's first image; phones append further images.
 
-    Segments are skipped by their length, as the decoder does: a comment or a thumbnail may
-    contain bytes that look like a marker (ITU T.81, B.1.1).
+    Segments are skipped by their length, as in the decoder, because a comment or a thumbnail may contain
+    bytes that look like a marker (ITU T.81, B.1.1).
     """
-    scans, found = 0, MARKER.search(jpeg, 2)
-    while found and found[1] != END_OF_IMAGE:
-        scans += found[1] == START_OF_SCAN
-        length = int.from_bytes(jpeg[found.end() : found.end() + 2], "big")
-        found = MARKER.search(jpeg, found.end() + max(length, 2))
+    scans, marker = 0, MARKER.search(jpeg, 2)
+    while marker and marker[1] != END_OF_IMAGE:
+        scans += marker[1] == START_OF_SCAN
+        length = int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+        marker = MARKER.search(jpeg, marker.end() + max(length, 2))
     return scans
 
 
@@ -186,23 +186,23 @@ def _convert(image: Image.Image, mode: Mode) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _to_eight_bits(image).convert(mode)
     if image.has_transparency_data:
-        return _lay_on_paper(image.convert("RGBA"), mode)
+        return _remove_transparency(image.convert("RGBA"), mode)
     return image.convert(mode)
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16 or more bits a pixel to mode "L"; `convert` would clip them at 255."""
+    """Scale pixels of 16 or more bits to mode "L"; `convert` would clip them at 255."""
     wide = image.convert("I")
     extrema = wide.getextrema()
     high = max(int(extrema[1]), 1)  # type: ignore[arg-type]  # "I" has one band
     return wide.point(lambda level: level * (255 / high)).convert("L")
 
 
-def _lay_on_paper(image: Image.Image, mode: Mode) -> Image.Image:
-    """Lay a transparent drawing on white, or on black where white ink would vanish on white."""
-    for paper in ("white", "black"):
-        sheet = Image.new("RGBA", image.size, paper)
-        laid = Image.alpha_composite(sheet, image).convert(mode)
-        if laid.getcolors(maxcolors=1) is None:
+def _remove_transparency(image: Image.Image, mode: Mode) -> Image.Image:
+    """Compose a transparent image on white, or on black if it is invisible on white."""
+    for colour in ("white", "black"):
+        background = Image.new("RGBA", image.size, colour)
+        composed = Image.alpha_composite(background, image).convert(mode)
+        if composed.getcolors(maxcolors=1) is None:
             break
-    return laid
+    return composed

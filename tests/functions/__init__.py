@@ -1,1 +1,1 @@
-"""Each function under the real functions-framework, its bucket an emulator's."""
+"""Each function in the real functions-framework, with a storage emulator."""

@@ -1,4 +1,4 @@
-"""Functions: in this process for what they answer, and one of each started as a user starts it."""
+"""Functions loaded into this process, and one of each started with make as a user starts it."""
 
 import contextlib
 import functools
@@ -20,13 +20,13 @@ from tests.http import Endpoint, wait_for
 from tests.images import ROOT
 
 VARIABLES = ("STORAGE_URI", "MODEL_SHA256", "STORAGE_EMULATOR_HOST")
-Start = Callable[..., FlaskClient]
-Live = Callable[[str], Endpoint]
+StartFunction = Callable[..., FlaskClient]
+StartLive = Callable[[str], Endpoint]
 
 
 @contextlib.contextmanager
-def in_process(name: str, **environ: str) -> Iterator[FlaskClient]:
-    """Load a function with these variables and give a client of it; a model is fetched when asked for."""
+def load_function(name: str, **environ: str) -> Iterator[FlaskClient]:
+    """Load a function with these variables and yield its client; its model is not fetched yet."""
     with pytest.MonkeyPatch.context() as patch:
         for variable in VARIABLES:
             patch.delenv(variable, raising=False)
@@ -38,22 +38,22 @@ def in_process(name: str, **environ: str) -> Iterator[FlaskClient]:
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Return `in_process` for one test."""
+def start() -> Iterator[StartFunction]:
+    """Return `load_function` for one test."""
     with contextlib.ExitStack() as stack:
-        yield lambda name, **environ: stack.enter_context(in_process(name, **environ))
+        yield lambda name, **environ: stack.enter_context(load_function(name, **environ))
 
 
 @contextlib.contextmanager
-def made(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
-    """Run `make function-NAME` as a user does and give its URL; then press Ctrl-C, and see it end."""
+def run_make(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
+    """Run `make function-NAME` and yield its URL; then send Ctrl-C and check that it ends."""
     port = find_free_port()
-    words = ["make", f"function-{name}", f"PORT={port}", f"STORAGE={storage}"]
-    left = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    command = ["make", f"function-{name}", f"PORT={port}", f"STORAGE={storage}"]
+    inherited = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     with subprocess.Popen(
-        words,
+        command,
         cwd=ROOT,
-        env=left | environ,
+        env=inherited | environ,
         text=True,
         start_new_session=True,
         stdout=subprocess.PIPE,
@@ -67,7 +67,7 @@ def made(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
             )
             yield Endpoint(f"http://127.0.0.1:{port}/")
         finally:
-            # As a terminal does: to all that runs in its foreground.
+            # A terminal sends SIGINT to the whole process group in its foreground.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(make.pid, signal.SIGINT)
             printed, _ = make.communicate(timeout=30)
@@ -79,29 +79,29 @@ def made(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[str]:
-    """Give the URL of a storage emulator."""
+    """Yield the URL of a storage emulator."""
     with bucket.storage_emulator() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file with the classifier that seed 0 gives."""
+    """Return the file of a classifier that was trained with seed 0."""
     file = tmp_path_factory.mktemp("knn") / iris.FILE
     iris.save(train.train(0)[0], file)
     return file
 
 
 @pytest.fixture(scope="session")
-def live(emulator: str, trained: Path) -> Iterator[Live]:
-    """Return a function that gives one of ours as it runs on a user's machine, started once."""
+def live(emulator: str, trained: Path) -> Iterator[StartLive]:
+    """Yield a function that starts `make function-NAME` at its first call, and returns its endpoint."""
     with contextlib.ExitStack() as stack:
 
         @functools.cache
-        def running(name: str) -> Endpoint:
+        def start(name: str) -> Endpoint:
             if name != "knn":
-                return stack.enter_context(made(name))
+                return stack.enter_context(run_make(name))
             uri = bucket.create_bucket(emulator, "irises", "models/knn", trained)
-            return stack.enter_context(made(name, uri, STORAGE_EMULATOR_HOST=emulator))
+            return stack.enter_context(run_make(name, uri, STORAGE_EMULATOR_HOST=emulator))
 
-        yield running
+        yield start

@@ -1,4 +1,4 @@
-"""hello: what it is told, it says."""
+"""hello: returns the message of the request."""
 
 import http.client
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 from flask.testing import FlaskClient
 
-from tests.functions.conftest import Live, in_process
+from tests.functions.conftest import StartLive, load_function
 from tests.http import JSON_TYPE
 
 pytestmark = pytest.mark.xdist_group("functions")
@@ -16,12 +16,12 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 @pytest.fixture(scope="module")
 def hello() -> Iterator[FlaskClient]:
-    with in_process("hello") as client:
+    with load_function("hello") as client:
         yield client
 
 
 @pytest.mark.parametrize(
-    ("asked", "body", "said"),
+    ("request_line", "body", "text"),
     [
         ("GET /", b"", "Hello World!"),
         ("POST /", b"", "Hello World!"),
@@ -34,19 +34,19 @@ def hello() -> Iterator[FlaskClient]:
     ],
 )
 @pytest.mark.parametrize("headers", [{}, JSON_TYPE, FORM], ids=["no type", "JSON", "as curl -d"])
-def test_it_says_its_message(
-    hello: FlaskClient, asked: str, body: bytes, said: str, headers: dict[str, str]
+def test_message_is_returned(
+    hello: FlaskClient, request_line: str, body: bytes, text: str, headers: dict[str, str]
 ) -> None:
-    method, path = asked.split()
-    answer = hello.open(path, method=method, data=body, headers=headers)
-    assert (answer.status_code, answer.text) == (200, said)
-    # A browser must not run what somebody's link made this function say.
-    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    method, path = request_line.split()
+    response = hello.open(path, method=method, data=body, headers=headers)
+    assert (response.status_code, response.text) == (200, text)
+    # A browser must not run a script that a link contains as the message.
+    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [
         (b"{", "the body is not JSON"),
         (b"message=hi", "the body is not JSON"),
@@ -56,32 +56,32 @@ def test_it_says_its_message(
         (b'{"message": null}', "message: expected a string; got null"),
         (b'{"message": "\\ud800"}', "cannot be encoded as UTF-8"),
         pytest.param(b"[" * 100_000, "nested too deeply", id="nested"),
-        # Refused without being computed.
+        # Rejected without converting the digits to a number.
         pytest.param(b"[" + b"9" * 900_000 + b"]", "the body is not JSON", id="a million digits"),
     ],
 )
-def test_what_cannot_be_said_is_a_400_with_the_reason(
-    hello: FlaskClient, body: bytes, says: str
+def test_invalid_message_gets_400_with_the_reason(
+    hello: FlaskClient, body: bytes, message: str
 ) -> None:
-    answer = hello.post("/", data=body, headers=JSON_TYPE)
-    assert answer.status_code == 400
-    assert says in answer.text
+    response = hello.post("/", data=body, headers=JSON_TYPE)
+    assert response.status_code == 400
+    assert message in response.text
 
 
-def test_other_methods_are_a_405(hello: FlaskClient) -> None:
-    answer = hello.delete("/")
-    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, POST")
+def test_other_method_gets_405(hello: FlaskClient) -> None:
+    response = hello.delete("/")
+    assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD, POST")
 
 
-@pytest.mark.parametrize("chunked", [False, True], ids=["its length announced", "in chunks"])
-def test_a_body_beyond_the_limit_is_a_413_that_names_it(live: Live, chunked: bool) -> None:
+@pytest.mark.parametrize("chunked", [False, True], ids=["Content-Length", "chunked"])
+def test_body_over_the_limit_gets_413_with_the_limit(live: StartLive, chunked: bool) -> None:
     body = b" " * (3 << 20)
-    answer = live("hello").send("POST", "/", iter([body, body]) if chunked else body, FORM)
-    assert answer.code == 413
-    assert "limit of 1048576 bytes" in answer.body
+    response = live("hello").send("POST", "/", iter([body, body]) if chunked else body, FORM)
+    assert response.code == 413
+    assert "limit of 1048576 bytes" in response.body
 
 
-def test_who_hangs_up_harms_nobody(live: Live) -> None:
+def test_disconnected_client_does_not_affect_the_next_request(live: StartLive) -> None:
     connection = http.client.HTTPConnection(urlsplit(live("hello").url).netloc, timeout=10)
     connection.putrequest("POST", "/")
     connection.putheader("Content-Length", "100")

@@ -1,4 +1,4 @@
-"""make function-*, make upload-model and python -m functions, as they are typed."""
+"""The commands of python -m functions."""
 
 import shutil
 import socket
@@ -28,9 +28,9 @@ def run(
     emulator: str,
     trained: Path,
 ) -> Run:
-    """Return a function that runs python -m functions in this process, where only knn has its model.
+    """Return a function that runs python -m functions in this process; only knn has a model.
 
-    It returns the reason why the program stopped, empty where it did not, and what it printed.
+    It returns the error, empty for success, and the output.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEPLOY_API_ENDPOINT", "http://127.0.0.1:9")
@@ -39,25 +39,26 @@ def run(
     shutil.copy(trained, KNN.model_folder)
 
     def _run(line: str) -> tuple[str, str]:
-        done = run_main(command_line.main, line, capsys)
-        return str(done.code or ""), done.out
+        result = run_main(command_line.main, line, capsys)
+        return str(result.code or ""), result.out
 
     return _run
 
 
-def test_the_program_ends_with_the_reason_and_no_traceback() -> None:
+def test_error_is_printed_without_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        words = [sys.executable, "-m", "functions", "serve", "hello", "--port", str(port)]
-        done = run_program(words)
-    assert done.code == 1
-    assert done.err.startswith(
+        result = run_program(
+            [sys.executable, "-m", "functions", "serve", "hello", "--port", str(port)]
+        )
+    assert result.code == 1
+    assert result.err.startswith(
         f"functions: port {port} of 127.0.0.1: Address already in use\n  PORT="
     )
-    assert "Traceback" not in done.err
+    assert "Traceback" not in result.err
 
 
-def test_a_model_goes_into_a_bucket(run: Run, emulator: str, trained: Path) -> None:
+def test_model_is_uploaded_to_a_bucket(run: Run, emulator: str, trained: Path) -> None:
     with bucket.open_client(emulator) as client:
         client.create_bucket("uploaded")
     reason, printed = run("upload knn --storage gs://uploaded/models/knn")
@@ -67,7 +68,7 @@ def test_a_model_goes_into_a_bucket(run: Run, emulator: str, trained: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("line", "message"),
     [
         (
             "serve digits",
@@ -84,20 +85,20 @@ def test_a_model_goes_into_a_bucket(run: Run, emulator: str, trained: Path) -> N
         ("deploy hello --project my-project --region us", "a region such as"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_two_lines(run: Run, words: str, says: str) -> None:
-    reason, _ = run(words)
-    assert says in reason
+def test_error_has_the_reason_and_a_hint(run: Run, line: str, message: str) -> None:
+    reason, _ = run(line)
+    assert message in reason
     assert len(reason.splitlines()) == 2
 
 
 @pytest.mark.parametrize("command", ["serve", "source", "upload", "deploy"])
-def test_every_command_explains_itself(run: Run, command: str) -> None:
+def test_help_of_a_command_lists_the_functions(run: Run, command: str) -> None:
     reason, printed = run(f"{command} --help")
     assert not reason
     assert "{hello,knn,digits}" in printed
 
 
-def test_without_gcloud_it_says_where_that_comes_from(
+def test_missing_gcloud_is_reported_with_its_install_page(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")

@@ -17,7 +17,7 @@ from pipeline.held_out import draw_held_out
 from pipeline.options import replace_old_names
 from pipeline.predictors import archive_predictor, folder_predictor, url_predictor
 from pipeline.report import Comparison
-from tests.functions.conftest import made
+from tests.functions.conftest import run_make
 from tests.images import ARCHIVE, MODEL
 
 
@@ -52,7 +52,7 @@ def test_folder_archive_and_url_with_the_same_model_predict_the_same(
     folder = predict_labels(folder_predictor(MODEL), shown)
     assert sum(each.label == predicted for each, predicted in zip(shown, folder, strict=True)) > 30
     assert predict_labels(archive_predictor(ARCHIVE), shown) == folder
-    with made("digits") as endpoint:
+    with run_make("digits") as endpoint:
         assert predict_labels(url_predictor(endpoint.url), shown) == folder
 
 

@@ -1,4 +1,4 @@
-"""Images of every kind are decoded alike, and what is not a whole image is refused."""
+"""Every kind of image is decoded to the same pixels; damaged and oversized images are rejected."""
 
 import base64
 import json
@@ -15,12 +15,12 @@ from tests.images import draw_seven, encode_image, image_base64
 
 
 def difference(image: Image.Image, drawn: Image.Image) -> float:
-    """Return the mean difference of two images of one mode, in levels of 255."""
+    """Return the mean difference of two images of the same mode, in levels of 255."""
     return max(ImageStat.Stat(ImageChops.difference(image, drawn)).mean)
 
 
 def transparent(ink: str) -> Image.Image:
-    """Return ink on nothing."""
+    """Return ink on a transparent background."""
     drawing = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
     drawing.paste(Image.new("RGBA", (100, 100), ink), mask=draw_seven(paper=0, ink=255))
     return drawing
@@ -38,8 +38,8 @@ def rotated_by_exif() -> bytes:
     return encode_image(draw_seven().rotate(90), "JPEG", exif=exif)
 
 
-def odd_exif() -> bytes:
-    """Return a JPEG whose resolution is said in letters, and which lies on its side."""
+def invalid_exif() -> bytes:
+    """Return a rotated JPEG whose EXIF has letters for a resolution."""
     entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack(
         "<HHI4s", 0x011A, 2, 4, b"abc"
     )
@@ -53,10 +53,10 @@ BLACK_ON_WHITE = {
     "colour": encode_image(draw_seven().convert("RGB")),
     "CMYK": encode_image(draw_seven().convert("CMYK"), "JPEG"),
     "one bit": encode_image(draw_seven().convert("1")),
-    "black on nothing": encode_image(transparent("black")),
+    "black on transparent": encode_image(transparent("black")),
     "a palette with transparency": encode_image(transparent("black").quantize(4)),
     "rotated by EXIF": rotated_by_exif(),
-    "odd EXIF": odd_exif(),
+    "invalid EXIF": invalid_exif(),
     "the first image of an animation": encode_image(
         draw_seven(), "WEBP", save_all=True, append_images=[Image.new("L", (100, 100))]
     ),
@@ -65,7 +65,7 @@ BLACK_ON_WHITE = {
 
 DECODED = {name: (content, draw_seven()) for name, content in BLACK_ON_WHITE.items()} | {
     "16 bits, scaled and not clipped": (sixteen_bits(draw_seven(ink=100)), draw_seven(ink=100)),
-    "white on nothing, laid on black": (
+    "white on transparent, on black": (
         encode_image(transparent("white")),
         draw_seven(paper=0, ink=255),
     ),
@@ -74,20 +74,20 @@ DECODED = {name: (content, draw_seven()) for name, content in BLACK_ON_WHITE.ite
 
 @pytest.mark.parametrize("mode", get_args(Mode))
 @pytest.mark.parametrize(("content", "drawn"), DECODED.values(), ids=DECODED.keys())
-def test_every_kind_of_image_is_decoded_alike(
+def test_every_kind_of_image_is_decoded_to_the_same_pixels(
     content: bytes, drawn: Image.Image, mode: Mode
 ) -> None:
     assert difference(decode_image(content, mode), drawn.convert(mode)) < 4
 
 
-def test_colours_are_kept_and_laid_on_white() -> None:
+def test_colours_are_kept_and_composed_on_white() -> None:
     image = read_image(image_base64(transparent("red")), "RGB")
     assert {image.getpixel((0, 0)), image.getpixel((50, 20))} == {(255, 255, 255), (255, 0, 0)}
     jpeg = image_base64(Image.new("RGB", (64, 64), (20, 120, 220)), "JPEG", quality=100)
     assert difference(read_image(jpeg, "RGB"), Image.new("RGB", (64, 64), (20, 120, 220))) < 4
 
 
-def test_jpeg_is_reduced_while_decoded_to_no_less_than_the_draft_side() -> None:
+def test_draft_side_reduces_a_jpeg_to_at_least_this_size() -> None:
     jpeg = image_base64(Image.new("RGB", (800, 600)), "JPEG")
     assert read_image(jpeg, "RGB").size == (800, 600)
     assert read_image(jpeg, "RGB", draft_side=140).size == (200, 150)
@@ -97,7 +97,7 @@ def test_jpeg_is_reduced_while_decoded_to_no_less_than_the_draft_side() -> None:
 
 
 def png(width: int, height: int, colour: int, pixels: bytes, **chunks: bytes) -> bytes:
-    """Write a PNG of eight bits as it should not be written."""
+    """Return an invalid PNG of eight bits."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + data))
@@ -109,20 +109,20 @@ def png(width: int, height: int, colour: int, pixels: bytes, **chunks: bytes) ->
     return b"\x89PNG\r\n\x1a\n" + header + middle + end
 
 
-def hidden(jpeg: bytes) -> bytes:
-    """Put a comment in front that holds a scan's beginning and a picture's end."""
+def with_misleading_comment(jpeg: bytes) -> bytes:
+    """Insert a comment that contains the markers of a scan and of the image's end."""
     return jpeg[:2] + b"\xff\xfe\x00\x0a\xff\xda\xff\xd9AAAA" + jpeg[2:]
 
 
 def enlarged(side: int) -> bytes:
-    """Return a JPEG whose header claims to be a square of this side."""
+    """Return a JPEG whose header has this width and height."""
     jpeg = encode_image(draw_seven(), "JPEG")
     size = jpeg.index(b"\xff\xc0") + 5
     return jpeg[:size] + struct.pack(">HH", side, side) + jpeg[size + 4 :]
 
 
 def scans(count: int) -> bytes:
-    """Return a JPEG that draws its last scan again and again."""
+    """Return a JPEG that repeats its last scan `count` times."""
     whole = encode_image(draw_seven(), "JPEG", progressive=True)
     return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * count + whole[-2:]
 
@@ -130,15 +130,21 @@ def scans(count: int) -> bytes:
 BAD = {
     "a billion pixels": (png(40_000, 25_000, 0, b"\0" * 99), "1000000000|40000x25000"),
     "a JPEG of 64 million pixels": (enlarged(8000), "8000x8000 pixels; the limit is 50,000,000"),
-    "a palette that is missing": (png(2, 2, 3, b"\0\1\1" * 2), "damaged PNG"),
-    "a palette of 300": (png(2, 2, 3, b"\0\1\1" * 2, PLTE=b"abc", tRNS=b"\0" * 300), "damaged PNG"),
-    "a PNG cut short": (BLACK_ON_WHITE["grey"][:-40], "damaged PNG"),
-    "a JPEG cut short": (
+    "a missing palette": (png(2, 2, 3, b"\0\1\1" * 2), "damaged PNG"),
+    "a palette of 300 colours": (
+        png(2, 2, 3, b"\0\1\1" * 2, PLTE=b"abc", tRNS=b"\0" * 300),
+        "damaged PNG",
+    ),
+    "a truncated PNG": (BLACK_ON_WHITE["grey"][:-40], "damaged PNG"),
+    "a truncated JPEG": (
         BLACK_ON_WHITE["CMYK"][: len(BLACK_ON_WHITE["CMYK"]) // 2],
         "damaged JPEG",
     ),
     "a JPEG of very many scans": (scans(40), "more than 32 scans"),
-    "scans behind a comment that looks like an end": (hidden(scans(40)), "more than 32 scans"),
+    "scans after a comment with an end marker": (
+        with_misleading_comment(scans(40)),
+        "more than 32 scans",
+    ),
     "an SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
     "a pickle": (b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00.", "not a PNG, JPEG or WebP"),
     "a GIF": (encode_image(draw_seven(), "GIF"), "not a PNG, JPEG or WebP"),
@@ -146,14 +152,14 @@ BAD = {
 
 
 @pytest.mark.parametrize(("content", "reason"), BAD.values(), ids=BAD.keys())
-def test_incomplete_or_oversized_image_is_refused_with_the_reason(
+def test_damaged_or_oversized_image_is_rejected_with_the_reason(
     content: bytes, reason: str
 ) -> None:
     with pytest.raises(BadInstance, match=reason):
         read_image({"b64": base64.b64encode(content).decode()})
 
 
-REFUSED = {
+REJECTED = {
     '{"picture": "..."}': "got an object with keys \\['picture'\\]",
     '{"b64": 5}': "got an object with keys \\['b64'\\]",
     '{"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1}': "'e'\\] and 1 more",
@@ -164,8 +170,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("instance", "reason"), REFUSED.items())
-def test_other_instances_are_refused_with_what_was_expected(instance: str, reason: str) -> None:
+@pytest.mark.parametrize(("instance", "reason"), REJECTED.items())
+def test_other_instance_is_rejected_with_what_was_expected(instance: str, reason: str) -> None:
     with pytest.raises(BadInstance, match=reason):
         read_image(json.loads(instance))
 
@@ -193,9 +199,9 @@ def test_every_form_of_base64_is_decoded(text: str) -> None:
         ("é", "not base64"),
         ("ab*cd", "not base64"),
         ("abcde", "not base64"),
-        ("data:image/svg+xml,<svg/>", "a data: URL must say ;base64"),
+        ("data:image/svg+xml,<svg/>", "expected ;base64 in the data: URL"),
     ],
 )
-def test_what_is_not_base64_is_refused(text: str, reason: str) -> None:
+def test_invalid_base64_is_rejected(text: str, reason: str) -> None:
     with pytest.raises(BadInstance, match=reason):
         decode_base64(text)
