@@ -1,6 +1,7 @@
 """The evaluation: its pass criteria, the models it can compare with, its options and its report."""
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from model.train.data import load_data
 from model.train.evaluation import Sample
 from model.train.writing import write_held_out
-from pipeline import report
+from pipeline import report, steps
 from pipeline.errors import PredictionError
 from pipeline.evaluate import MAX_REQUEST_BYTES, build_parser, check_accuracy, predict_labels
 from pipeline.held_out import draw_held_out
@@ -124,3 +125,12 @@ def test_old_option_names_work_with_a_warning(capsys: pytest.CaptureFixture[str]
         "warning: --examined is deprecated; use --eval-pictures",
         "warning: --least is deprecated; use --min-accuracy",
     ]
+
+
+def test_old_variable_for_the_programs_python_works_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("PIPELINE_PYTHON", raising=False)
+    monkeypatch.setenv("PROGRAMS", sys.executable)
+    assert steps.run_program("platform", "--terse", quiet=True)
+    assert "PROGRAMS is deprecated; use PIPELINE_PYTHON" in capsys.readouterr().out
