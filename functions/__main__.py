@@ -40,23 +40,23 @@ def _upload(function: Function, args: argparse.Namespace) -> None:
 
     project, region, uri = args.project or "", args.region or "us-central1", args.storage
     if not uri:
-        found = _settings(args)
+        config = _load_settings(args)
         project, region, uri = (
-            found.project,
-            found.region,
-            default_model_uri(function, found.project),
+            config.project,
+            config.region,
+            default_model_uri(function, config.project),
         )
     upload.upload_model(function, uri.rstrip("/"), project, region)
 
 
 def _deploy(function: Function, args: argparse.Namespace) -> None:
-    found = _settings(args)
+    config = _load_settings(args)
     if not args.dry_run:
-        settings.save_defaults(found)
-    uri = (args.storage or default_model_uri(function, found.project)).rstrip("/")
+        settings.save_defaults(config)
+    uri = (args.storage or default_model_uri(function, config.project)).rstrip("/")
     target = Target(
-        project=found.project,
-        region=found.region,
+        project=config.project,
+        region=config.region,
         uri=uri,
         allow_unauthenticated=args.allow_unauthenticated,
         service_account=args.service_account,
@@ -64,7 +64,7 @@ def _deploy(function: Function, args: argparse.Namespace) -> None:
     deploy(function, target, dry_run=args.dry_run)
 
 
-def _settings(args: argparse.Namespace) -> settings.Settings:
+def _load_settings(args: argparse.Namespace) -> settings.Settings:
     return settings.load({"project": args.project, "region": args.region})
 
 

@@ -53,7 +53,7 @@ def predict_batch(
     tensors = [
         tensor
         for request in preprocessed
-        if not isinstance(request, RequestError)
+        if isinstance(request, Preprocessed)
         for tensor in request.tensors
         if isinstance(tensor, Tensor)
     ]
@@ -92,7 +92,7 @@ def _build_response(
     if isinstance(preprocessed, RequestError):
         return envelope.format_error(preprocessed)
     request, tensors = preprocessed
-    # Take this request's rows before anything can fail: those of the next request follow.
+    # Take this request's rows before anything can fail, because those of the next request follow.
     results = [next(rows) if isinstance(each, Tensor) else each for each in tensors]
     if error := find_request_error(request, results):
         return envelope.format_error(error)

@@ -73,12 +73,12 @@ def parse_body(body: bytes | str) -> Request:
 def parse_document(document: JSON) -> Request:
     """Return the request in parsed JSON; raise InvalidArgument."""
     if not isinstance(document, dict):
-        raise InvalidArgument(f"expected an object, {EXAMPLE}; got {_kind(document)}")
+        raise InvalidArgument(f"expected an object, {EXAMPLE}; got {_json_type(document)}")
     if "instances" not in document:
         raise InvalidArgument(f"instances: missing; expected {EXAMPLE}")
     instances, parameters = document["instances"], document.get("parameters")
     if not isinstance(instances, list):
-        raise InvalidArgument(f"instances: expected an array; got {_kind(instances)}")
+        raise InvalidArgument(f"instances: expected an array; got {_json_type(instances)}")
     if not instances:
         raise InvalidArgument("instances: expected at least one; got an empty array")
     if len(instances) > MAX_INSTANCES:
@@ -86,7 +86,7 @@ def parse_document(document: JSON) -> Request:
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, dict):
-        raise InvalidArgument(f"parameters: expected an object; got {_kind(parameters)}")
+        raise InvalidArgument(f"parameters: expected an object; got {_json_type(parameters)}")
     on_error = parameters.get(ON_ERROR)
     if on_error not in (None, "return"):
         raise InvalidArgument('parameters.on_error: expected "return", or leave it out')
@@ -134,6 +134,6 @@ def _reject_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _kind(value: JSON) -> str:
+def _json_type(value: JSON) -> str:
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
     return "null" if value is None else names.get(type(value), "a number")

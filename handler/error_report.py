@@ -1,4 +1,4 @@
-"""Word the errors of a request's instances as one error of the request."""
+"""Combine the errors of a request's instances into one error of the request."""
 
 from collections.abc import Sequence
 

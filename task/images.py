@@ -22,7 +22,7 @@ Mode = Literal["L", "RGB"]
 FORMATS = ("PNG", "JPEG", "WEBP")
 """The decoders that clients can use. Pillow has many more, and each is an attack surface."""
 MAX_PIXELS = 50_000_000
-"""Larger images are rejected before they are decoded. It is about the size of the largest cameras."""
+"""Larger images are rejected before they are decoded. The largest cameras have about this many pixels."""
 MAX_DECODED_PIXELS = 12_000_000
 """The limit of a decoded image, for memory. `draft_side` reduces a JPEG while it is decoded."""
 MAX_SCANS = 32
@@ -33,7 +33,7 @@ IMAGE_SHAPES = (
 )
 """The shapes that `read_image` accepts, for error messages."""
 MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
-"""A JPEG marker that begins a segment or ends the image. Other markers are inside of the coded data."""
+"""A JPEG marker that begins a segment or ends the image. Other markers are part of the coded data."""
 START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
 TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from task.backends.builders import BACKENDS, BASELINE, Backend
 
 FILE, OLD_FILE = "backend.json", "engine.json"
-"""Lies beside the weights; `python -m model.export` writes it. Version 0.1 wrote it under the second name."""
+"""The file beside the weights that names the backend, and its name in version 0.1. `model.export` writes it."""
 MAX_RELATIVE_ERROR = 0.02
 """Largest difference from the baseline's output, relative to the largest value in that output."""
 
