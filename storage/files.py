@@ -54,8 +54,10 @@ class Folder:
         try:
             with source.open("rb"):
                 pass
+        except PermissionError as error:
+            raise StorageError(f"{source}: {PERMISSION_DENIED}") from error
         except OSError as error:
-            raise StorageError(f"{source}: {error.strerror}: {PERMISSION_DENIED}") from error
+            raise StorageError(f"{source}: {error.strerror}") from error
         target.symlink_to(source.absolute())
 
     def close(self) -> None:
