@@ -12,9 +12,9 @@ from functions.registry import FUNCTIONS, Function
 from functions.serve import serve
 
 
-def main(words: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run a command; exit codes: 0 success, 1 error, 2 invalid arguments, 130 Ctrl-C."""
-    args = _parser().parse_args(words)
+    args = _build_parser().parse_args(arguments)
     try:
         args.run(FUNCTIONS[args.name], args)
     except UserError as stop:
@@ -68,13 +68,13 @@ def _load_settings(args: argparse.Namespace) -> settings.Settings:
     return settings.load({"project": args.project, "region": args.region})
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m functions", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, text: str, run: object) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("name", choices=FUNCTIONS, help="the function")
+        command.add_argument("name", choices=FUNCTIONS, help="name of the function")
         command.set_defaults(run=run)
         return command
 
@@ -82,19 +82,28 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--storage", metavar="URI", help=text)
 
     def add_location(command: argparse.ArgumentParser) -> None:
-        command.add_argument("--project", help="(default: that of the last command)")
-        command.add_argument("--region", help="(default: that of the last command, or us-central1)")
+        command.add_argument(
+            "--project", help="Google Cloud project (default: that of the last command)"
+        )
+        command.add_argument(
+            "--region", help="region (default: that of the last command, or us-central1)"
+        )
 
-    command = add("serve", "run a function locally with functions-framework", _serve)
-    command.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
-    command.add_argument("--port", type=int, default=8080, help="(%(default)s)")
+    command = add("serve", "run a function locally with functions-framework, until Ctrl-C", _serve)
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    command.add_argument(
+        "--port", type=int, default=8080, help="port to listen on (default: %(default)s)"
+    )
     add_storage(
-        command, "location of the model: gs://BUCKET/FOLDER or a folder (default: in build/)"
+        command,
+        "location of the model: gs://BUCKET/FOLDER or a folder (default: the one in build/)",
     )
     text = "copy the source of a function, as it is deployed, to build/functions/NAME"
     add("source", text, lambda function, _: print(assemble(function)))
     command = add("upload", "upload the model of a function to a bucket", _upload)
-    add_storage(command, "gs://BUCKET/FOLDER (default: gs://PROJECT-models/NAME)")
+    add_storage(command, "target, gs://BUCKET/FOLDER (default: gs://PROJECT-models/NAME)")
     add_location(command)
     command = add("deploy", "deploy a function with gcloud", _deploy)
     add_storage(command, "location of the model (default: gs://PROJECT-models/NAME)")

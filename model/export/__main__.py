@@ -19,10 +19,16 @@ def main() -> None:
     """Measure with the held-out images of a weights folder and write the choice into that folder."""
     parser = argparse.ArgumentParser(prog="python -m model.export", description=__doc__)
     parser.add_argument(
-        "--model", type=Path, default="build/model", help="folder of the weights (%(default)s)"
+        "--model",
+        type=Path,
+        default="build/model",
+        help="folder of the weights (default: %(default)s)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=25, help="passes per backend and batch size (%(default)s)"
+        "--rounds",
+        type=int,
+        default=25,
+        help="passes per backend and batch size (default: %(default)s)",
     )
     args = parser.parse_args()
     files = sorted((args.model / "held-out").glob("*.png"))

@@ -70,11 +70,26 @@ def _parse_arguments() -> argparse.Namespace:
         metavar="FOLDER",
         help="images in one folder per class (default: scikit-learn's digits)",
     )
-    add("--out", type=Path, default="build/model", help="folder for the weights (%(default)s)")
-    add("--report", type=Path, default="build/report", help="folder for the report (%(default)s)")
-    add("--seed", type=int, default=0, help="seed of all random numbers (%(default)s)")
-    add("--pictures", type=int, default=60_000, help="number of images to draw (%(default)s)")
-    add("--epochs", type=int, default=6, help="passes over these images (%(default)s)")
+    add(
+        "--out",
+        type=Path,
+        default="build/model",
+        help="folder for the weights (default: %(default)s)",
+    )
+    add(
+        "--report",
+        type=Path,
+        default="build/report",
+        help="folder for the report (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
+    add(
+        "--pictures",
+        type=int,
+        default=60_000,
+        help="number of images to draw (default: %(default)s)",
+    )
+    add("--epochs", type=int, default=6, help="passes over these images (default: %(default)s)")
     args = parser.parse_args()
     for name, minimum in (("pictures", BATCH_SIZE), ("epochs", 1)):
         if getattr(args, name) < minimum:
