@@ -1,6 +1,6 @@
 """Resource Manager: the caller's permissions in the project."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from google.cloud import resourcemanager_v3
 
@@ -13,7 +13,7 @@ class IAM:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def missing_permissions(self, permissions: Iterable[str]) -> list[str]:
+    def missing_permissions(self, permissions: Collection[str]) -> list[str]:
         """Return those of the permissions that the caller does not have in the project."""
         request = {
             "resource": f"projects/{self._client.settings.project}",
