@@ -29,7 +29,7 @@ def get_or_create(  # noqa: PLR0913  keyword-only but for the first four
     """Return the bucket `name`; create it in `project` and `region` if it does not exist.
 
     A new bucket has uniform access and no public access. With `own_project_only`, a bucket of another
-    project is rejected even if it can be read: somebody else may have created one with a name that can be
+    project is rejected even if it can be read: another user may have created one with a name that can be
     guessed. `hint` says how to choose another bucket.
 
     Raises:

@@ -241,7 +241,7 @@ def _check_required(
     for field in protobuf.DESCRIPTOR.fields:
         name = f"{prefix}{field.name}"
         if not _is_set(protobuf, field):
-            # An enum's first value is not serialized, so it cannot be told from a missing one.
+            # An enum's first value is not serialized, so it looks like a missing one.
             if field.name in required and field.type != FieldDescriptor.TYPE_ENUM:
                 raise invalid_argument(f"Required field is not set: {name}.")
             continue

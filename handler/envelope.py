@@ -26,7 +26,7 @@ MAX_RESPONSE_BYTES = 10 << 20
 """Bytes of one response: the limit of a dedicated endpoint of Vertex AI."""
 ERROR_HEADER = "X-Handler-Error"
 """A response header that repeats the body of a 500. TorchServe also returns 500 when a worker died; nginx
-tells the two apart by this header."""
+distinguishes the two by this header."""
 MAX_MESSAGE_CHARS = 40_000
 """Characters of an error message."""
 ON_ERROR = "on_error"

@@ -1,0 +1,1 @@
+"""Tests of the pipeline, run locally and against the emulator."""
