@@ -33,13 +33,15 @@ def main() -> None:
     args = build_parser().parse_args(replace_old_names(sys.argv[1:]))
     try:
         data = load_data(args.data)
-        shown = draw_held_out(data, args.eval_pictures)
-        candidate = predict_labels(folder_predictor(args.model), shown)
+        samples = draw_held_out(data, args.eval_pictures)
+        candidate = predict_labels(folder_predictor(args.model), samples)
         predict = _select_predictor(args)
-        serving = predict_labels(predict, shown) if predict else None
+        serving = predict_labels(predict, samples) if predict else None
     except (DataError, PredictionError) as error:
         sys.exit(f"pipeline.evaluate: {error}")
-    comparison = Comparison(labels=data.labels, shown=shown, candidate=candidate, serving=serving)
+    comparison = Comparison(
+        labels=data.labels, samples=samples, candidate=candidate, serving=serving
+    )
     passed, message = check_accuracy(
         comparison.accuracy(candidate),
         comparison.accuracy(serving) if serving else None,
@@ -68,10 +70,10 @@ def check_accuracy(
     return True, f"{compared}, within the tolerance of {tolerance:.1%}"
 
 
-def predict_labels(predict: Predict, shown: list[Sample]) -> list[str]:
+def predict_labels(predict: Predict, samples: list[Sample]) -> list[str]:
     """Return the label that a model predicts for each picture; raise PredictionError."""
     requests: list[Request] = [[]]
-    for each in shown:
+    for each in samples:
         picture, last = each.base64, requests[-1]
         is_full = (
             len(last) == MAX_INSTANCES or sum(map(len, last)) + len(picture) > MAX_REQUEST_BYTES

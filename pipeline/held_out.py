@@ -29,11 +29,11 @@ def main() -> None:
     )
     args = parser.parse_args()
     try:
-        shown = draw_held_out(load_data(args.data))
+        samples = draw_held_out(load_data(args.data))
     except DataError as error:
         sys.exit(f"pipeline.held_out: {error}")
     count = write_held_out(
-        args.model / "held-out", [each for each in shown if each.variant == SMALL_SCAN]
+        args.model / "held-out", [each for each in samples if each.variant == SMALL_SCAN]
     )
     print(f"{args.model}/held-out: {count} pictures")
 

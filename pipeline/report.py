@@ -20,22 +20,22 @@ class Comparison:
     """The predictions of two models for the same pictures."""
 
     labels: list[str]
-    shown: list[Sample]
+    samples: list[Sample]
     candidate: list[str]
     """The label predicted for each picture."""
     serving: list[str] | None
-    """Likewise by the serving model; None if there is none."""
+    """Likewise by the serving model; None without one."""
 
     def accuracy(self, predictions: list[str]) -> float:
         """Return the share of all pictures that were predicted right."""
         return accuracy_by_variant(
-            [each._replace(variant=ALL) for each in self.shown], predictions
+            [each._replace(variant=ALL) for each in self.samples], predictions
         )[ALL]
 
-    def accuracy_by_variant(self) -> Iterator[tuple[str, float, float | None]]:
+    def compare_by_variant(self) -> Iterator[tuple[str, float, float | None]]:
         """Yield (variant, candidate's accuracy, serving model's accuracy), the total last."""
         candidate, serving = (
-            accuracy_by_variant(self.shown, predictions) | {ALL: self.accuracy(predictions)}
+            accuracy_by_variant(self.samples, predictions) | {ALL: self.accuracy(predictions)}
             if predictions
             else {}
             for predictions in (self.candidate, self.serving)
@@ -45,7 +45,9 @@ class Comparison:
 
     def count_only_right(self) -> tuple[int, int]:
         """Return how many pictures only the candidate, and only the serving model, predicted right."""
-        rows = list(zip(self.shown, self.candidate, self.serving or [], strict=bool(self.serving)))
+        rows = list(
+            zip(self.samples, self.candidate, self.serving or [], strict=bool(self.serving))
+        )
         return (
             sum(each.label == candidate != serving for each, candidate, serving in rows),
             sum(each.label == serving != candidate for each, candidate, serving in rows),
@@ -54,7 +56,7 @@ class Comparison:
 
 def write_files(folder: Path, comparison: Comparison, *, passed: bool, message: str) -> None:
     """Write report.json, report.html, misread.png and confusion.txt."""
-    confusion = write_report(folder, comparison.shown, comparison.candidate, comparison.labels)
+    confusion = write_report(folder, comparison.samples, comparison.candidate, comparison.labels)
     misread = base64.b64encode((folder / "misread.png").read_bytes()).decode()
     (folder / "report.html").write_text(
         '<!doctype html><meta charset="utf-8"><title>Evaluation</title>'
@@ -70,7 +72,7 @@ def write_files(folder: Path, comparison: Comparison, *, passed: bool, message: 
 def format_table(comparison: Comparison) -> str:
     """Return a table of both models' accuracies, a row for each variant."""
     lines = [f"{'':36}{'candidate':>10}{'serving':>10}"]
-    for variant, candidate, serving in comparison.accuracy_by_variant():
+    for variant, candidate, serving in comparison.compare_by_variant():
         cell = "-" if serving is None else f"{serving:.1%}"
         lines.append(f"{variant:36}{candidate:>10.1%}{cell:>10}")
     if comparison.serving:
@@ -83,16 +85,16 @@ def format_table(comparison: Comparison) -> str:
 
 def _summarize(comparison: Comparison) -> dict[str, Any]:
     metrics: dict[str, float] = {}
-    for variant, candidate, serving in comparison.accuracy_by_variant():
+    for variant, candidate, serving in comparison.compare_by_variant():
         suffix = "" if variant == ALL else f"_{variant.split(',')[0].replace(' ', '_')}"
         metrics[f"accuracy{suffix}"] = round(candidate, 4)
         if serving is not None:
             metrics[f"serving_accuracy{suffix}"] = round(serving, 4)
     candidate_only, serving_only = comparison.count_only_right()
-    true_labels = [each.label for each in comparison.shown]
+    true_labels = [each.label for each in comparison.samples]
     confusion = confusion_matrix(true_labels, comparison.candidate, labels=comparison.labels)
     return {
-        "pictures": len(comparison.shown),
+        "pictures": len(comparison.samples),
         "metrics": metrics,
         "only_candidate_right": candidate_only,
         "only_serving_right": serving_only,

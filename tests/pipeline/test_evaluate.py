@@ -23,7 +23,7 @@ from tests.images import ARCHIVE, MODEL
 
 
 @pytest.fixture(scope="module")
-def shown() -> list[Sample]:
+def samples() -> list[Sample]:
     """Return some held-out pictures in each variant."""
     return draw_held_out(load_data(None), 40)
 
@@ -48,16 +48,18 @@ def test_candidate_passes_unless_it_is_worse_or_below_the_minimum(
 
 
 def test_folder_archive_and_url_with_the_same_model_predict_the_same(
-    shown: list[Sample],
+    samples: list[Sample],
 ) -> None:
-    folder = predict_labels(folder_predictor(MODEL), shown)
-    assert sum(each.label == predicted for each, predicted in zip(shown, folder, strict=True)) > 30
-    assert predict_labels(archive_predictor(ARCHIVE), shown) == folder
+    folder = predict_labels(folder_predictor(MODEL), samples)
+    assert (
+        sum(each.label == predicted for each, predicted in zip(samples, folder, strict=True)) > 30
+    )
+    assert predict_labels(archive_predictor(ARCHIVE), samples) == folder
     with run_make("digits") as endpoint:
-        assert predict_labels(url_predictor(endpoint.url), shown) == folder
+        assert predict_labels(url_predictor(endpoint.url), samples) == folder
 
 
-def test_requests_stay_below_the_size_limit_of_an_endpoint(shown: list[Sample]) -> None:
+def test_requests_stay_below_the_size_limit_of_an_endpoint(samples: list[Sample]) -> None:
     noise = [Sample("noise", Image.effect_noise((400, 400), 90), "0") for _ in range(20)]
     sent: list[list[str]] = []
 
@@ -65,13 +67,13 @@ def test_requests_stay_below_the_size_limit_of_an_endpoint(shown: list[Sample]) 
         sent.extend(requests)
         return ["0" for request in requests for _ in request]
 
-    assert len(predict_labels(predict, [*shown, *noise])) == len(shown) + 20
+    assert len(predict_labels(predict, [*samples, *noise])) == len(samples) + 20
     assert len(sent) > 2
     assert max(sum(map(len, request)) for request in sent) <= MAX_REQUEST_BYTES
 
 
 def test_model_that_cannot_be_compared_with_is_an_error_with_a_hint(
-    tmp_path: Path, shown: list[Sample]
+    tmp_path: Path, samples: list[Sample]
 ) -> None:
     with pytest.raises(PredictionError, match="does not exist; pass an archive, a URL, or none"):
         archive_predictor(tmp_path / "none.mar")
@@ -80,34 +82,34 @@ def test_model_that_cannot_be_compared_with_is_an_error_with_a_hint(
     with pytest.raises(PredictionError, match="serve it and pass its URL"):
         archive_predictor(tmp_path / "stock.mar")
     with pytest.raises(PredictionError, match=r"http://127\.0\.0\.1:9/: .*refused"):
-        predict_labels(url_predictor("http://127.0.0.1:9/"), shown)
+        predict_labels(url_predictor("http://127.0.0.1:9/"), samples)
     with pytest.raises(PredictionError, match=r"failed: FileNotFoundError: .*model\.json"):
-        predict_labels(folder_predictor(tmp_path), shown)
+        predict_labels(folder_predictor(tmp_path), samples)
 
 
-def test_weights_without_held_out_pictures_get_some(shown: list[Sample], tmp_path: Path) -> None:
-    count = write_held_out(tmp_path, shown)
+def test_weights_without_held_out_pictures_get_some(samples: list[Sample], tmp_path: Path) -> None:
+    count = write_held_out(tmp_path, samples)
     files = {file.name for file in tmp_path.glob("*.png")}
     assert len(files) == count
-    assert {name.split("-")[0] for name in files} == {each.label for each in shown}
+    assert {name.split("-")[0] for name in files} == {each.label for each in samples}
     instances = json.loads((tmp_path / "instances.json").read_text())["instances"]
     assert len(instances) >= 10
 
 
 def test_report_has_metrics_misread_pictures_and_an_html_page(
-    shown: list[Sample], tmp_path: Path
+    samples: list[Sample], tmp_path: Path
 ) -> None:
-    right = [each.label for each in shown]
+    right = [each.label for each in samples]
     half = [label if index % 2 else "7" for index, label in enumerate(right)]
     labels = [str(digit) for digit in range(10)]
-    comparison = Comparison(labels=labels, shown=shown, candidate=half, serving=right)
+    comparison = Comparison(labels=labels, samples=samples, candidate=half, serving=right)
     report.write_files(tmp_path, comparison, passed=False, message="worse & worse")
     content = json.loads((tmp_path / "report.json").read_text())
     lost = sum(label != predicted for label, predicted in zip(right, half, strict=True))
     assert (content["only_candidate_right"], content["only_serving_right"]) == (0, lost)
     assert content["metrics"]["serving_accuracy"] == 1
-    assert content["metrics"]["accuracy"] == pytest.approx(1 - lost / len(shown), abs=1e-4)
-    assert sum(map(sum, content["confusion"])) == content["pictures"] == len(shown)
+    assert content["metrics"]["accuracy"] == pytest.approx(1 - lost / len(samples), abs=1e-4)
+    assert sum(map(sum, content["confusion"])) == content["pictures"] == len(samples)
     assert content["passed"] is False
     with Image.open(tmp_path / "misread.png") as picture:
         assert min(picture.size) > 90

@@ -175,10 +175,10 @@ def test_emulator_rejects_an_invalid_job(
     stack: Stack, path: str, value: str | None, message: str
 ) -> None:
     with artifacts.storage_client(stack.state.config) as client:
-        if client.lookup_bucket("there") is None:
-            client.create_bucket("there")
+        if client.lookup_bucket("pipeline-bucket") is None:
+            client.create_bucket("pipeline-bucket")
     spec = yaml.safe_load((ROOT / "pipeline/pipeline.yaml").read_text())
-    config = {"gcsOutputDirectory": "gs://there/x", "parameterValues": {"epochs": 2}}
+    config = {"gcsOutputDirectory": "gs://pipeline-bucket/x", "parameterValues": {"epochs": 2}}
     url = f"{stack.url}/v1/projects/p/locations/us-central1/pipelineJobs?pipelineJobId=job"
     good = {"displayName": "d", "pipelineSpec": spec, "runtimeConfig": config}
     bad: Any = copy.deepcopy(good)
