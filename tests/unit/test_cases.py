@@ -28,7 +28,7 @@ def test_all_requests_of_the_table_in_one_batch_get_the_same_responses(task: Tas
         cases.check_response(case, response.code, response.body)
 
 
-def test_weights_of_another_network_version_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_version_are_rejected(tmp_path: Path) -> None:
     text = (images.MODEL / "model.json").read_text()
     (tmp_path / "model.json").write_text(
         text.replace('"network_version": ', '"network_version": 9')
