@@ -14,7 +14,7 @@ from torch import Tensor
 from handler import envelope
 from handler.envelope import Request, Response
 from handler.error_report import find_request_error
-from handler.errors import Internal, InvalidArgument, RequestError
+from handler.errors import InternalError, InvalidArgumentError, RequestError
 from handler.preprocessing import Preprocessed, preprocess_requests
 from task import JSON, BadParameter, Task
 
@@ -82,7 +82,7 @@ def _run_pass(task: Task, tensors: list[Tensor]) -> list[Tensor | RequestError]:
     except Exception:  # a task may raise anything
         log.exception("inference failed on %d instances", len(tensors))
         if len(tensors) == 1:
-            return [Internal("inference failed")]
+            return [InternalError("inference failed")]
     return [row for tensor in tensors for row in _run_pass(task, [tensor])]
 
 
@@ -101,10 +101,10 @@ def _build_response(
     except RequestError as error:
         return envelope.format_error(error)
     except BadParameter as error:
-        return envelope.format_error(InvalidArgument(f"parameters.{error}"))
+        return envelope.format_error(InvalidArgumentError(f"parameters.{error}"))
     except Exception:  # a task may raise anything, or return what JSON cannot hold
         log.exception("postprocessing failed")
-        return envelope.format_error(Internal("postprocessing failed"))
+        return envelope.format_error(InternalError("postprocessing failed"))
 
 
 def _postprocess(task: Task, row: Tensor | RequestError, request: Request) -> JSON:

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 # Relative, and no `task` at run time: stock archives carry this module in another package.
-from .errors import Internal, InvalidArgument, RequestError
+from .errors import InternalError, InvalidArgumentError, RequestError
 
 if TYPE_CHECKING:
     from task import JSON
@@ -53,43 +53,45 @@ class Response(NamedTuple):
 
 
 def parse_body(body: bytes | str) -> Request:
-    """Parse a request's body; raise InvalidArgument."""
+    """Parse a request's body; raise InvalidArgumentError."""
     marks = (b"[", b"{", b",") if isinstance(body, bytes) else ("[", "{", ",")
     arrays, objects, commas = (body.count(mark) for mark in marks)  # type: ignore[arg-type]
     if arrays + objects > MAX_CONTAINERS or commas > MAX_VALUES:
-        raise InvalidArgument(
+        raise InvalidArgumentError(
             f"the body has more than {MAX_CONTAINERS} arrays and objects or {MAX_VALUES} values: "
             "send fewer instances in a request, or images as base64"
         )
     try:
         document = json.loads(body, parse_constant=_reject_constant)
     except RecursionError:
-        raise InvalidArgument("the body is nested too deeply") from None
+        raise InvalidArgumentError("the body is nested too deeply") from None
     except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
-        raise InvalidArgument(f"the body is not JSON: {error}") from None
+        raise InvalidArgumentError(f"the body is not JSON: {error}") from None
     return parse_document(document)
 
 
 def parse_document(document: JSON) -> Request:
-    """Return the request in parsed JSON; raise InvalidArgument."""
+    """Return the request in parsed JSON; raise InvalidArgumentError."""
     if not isinstance(document, dict):
-        raise InvalidArgument(f"expected an object, {EXAMPLE}; got {_json_type(document)}")
+        raise InvalidArgumentError(f"expected an object, {EXAMPLE}; got {_json_type(document)}")
     if "instances" not in document:
-        raise InvalidArgument(f"instances: missing; expected {EXAMPLE}")
+        raise InvalidArgumentError(f"instances: missing; expected {EXAMPLE}")
     instances, parameters = document["instances"], document.get("parameters")
     if not isinstance(instances, list):
-        raise InvalidArgument(f"instances: expected an array; got {_json_type(instances)}")
+        raise InvalidArgumentError(f"instances: expected an array; got {_json_type(instances)}")
     if not instances:
-        raise InvalidArgument("instances: expected at least one; got an empty array")
+        raise InvalidArgumentError("instances: expected at least one; got an empty array")
     if len(instances) > MAX_INSTANCES:
-        raise InvalidArgument(f"instances: expected at most {MAX_INSTANCES}; got {len(instances)}")
+        raise InvalidArgumentError(
+            f"instances: expected at most {MAX_INSTANCES}; got {len(instances)}"
+        )
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, dict):
-        raise InvalidArgument(f"parameters: expected an object; got {_json_type(parameters)}")
+        raise InvalidArgumentError(f"parameters: expected an object; got {_json_type(parameters)}")
     on_error = parameters.get(ON_ERROR)
     if on_error not in (None, "return"):
-        raise InvalidArgument('parameters.on_error: expected "return", or leave it out')
+        raise InvalidArgumentError('parameters.on_error: expected "return", or leave it out')
     for_task = {name: value for name, value in parameters.items() if name != ON_ERROR}
     return Request(instances, for_task, returns_errors=on_error is not None)
 
@@ -103,8 +105,8 @@ def format_predictions(values: list[JSON]) -> Response:
     if len(body) > MAX_RESPONSE_BYTES:  # json.dumps writes only ASCII: a character is a byte
         reason = f"the response has {len(body)} bytes, the limit is {MAX_RESPONSE_BYTES}"
         if len(values) > 1:
-            raise InvalidArgument(f"{reason}: send fewer instances in a request")
-        raise Internal(reason)
+            raise InvalidArgumentError(f"{reason}: send fewer instances in a request")
+        raise InternalError(reason)
     return Response(HTTPStatus.OK, body)
 
 

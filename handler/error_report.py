@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from handler.envelope import Request, truncate
-from handler.errors import Internal, InvalidArgument, RequestError
+from handler.errors import InternalError, InvalidArgumentError, RequestError
 
 MAX_REPORTED = 20
 """Failed instances of a request that are reported with their reason; of the others only the indexes are."""
@@ -15,7 +15,7 @@ def find_request_error(request: Request, results: Sequence[object]) -> RequestEr
     """Return the error that fails a request, or None if it continues.
 
     `results` has, for each instance, its result or a RequestError. The error names every failed instance;
-    it is Internal if one of them is. With `on_error` the request continues.
+    it is InternalError if one of them is. With `on_error` the request continues.
     """
     failed = [(index, each) for index, each in enumerate(results) if isinstance(each, RequestError)]
     if not failed or request.returns_errors:
@@ -26,8 +26,8 @@ def find_request_error(request: Request, results: Sequence[object]) -> RequestEr
     ]
     if unreported := [index for index, _ in failed[MAX_REPORTED:]]:
         reasons.append(f"and {len(unreported)} more: {_format_ranges(unreported)}")
-    is_internal = any(isinstance(error, Internal) for _, error in failed)
-    return (Internal if is_internal else InvalidArgument)("; ".join(reasons))
+    is_internal = any(isinstance(error, InternalError) for _, error in failed)
+    return (InternalError if is_internal else InvalidArgumentError)("; ".join(reasons))
 
 
 def _format_ranges(indexes: list[int]) -> str:

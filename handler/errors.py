@@ -25,19 +25,19 @@ class RequestError(Exception):
         return STATUS_NAMES[self.code]
 
 
-class InvalidArgument(RequestError):
+class InvalidArgumentError(RequestError):
     """The client has to change the request: 400."""
 
     code = HTTPStatus.BAD_REQUEST
 
 
-class ResourceExhausted(RequestError):
+class ResourceExhaustedError(RequestError):
     """The request may be valid, but needs more time than a request in a shared batch gets: 429."""
 
     code = HTTPStatus.TOO_MANY_REQUESTS
 
 
-class Internal(RequestError):
+class InternalError(RequestError):
     """The model failed, whatever the client sent: 500. The log has the cause."""
 
     code = HTTPStatus.INTERNAL_SERVER_ERROR

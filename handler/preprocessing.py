@@ -16,7 +16,7 @@ from torch import Tensor
 
 from handler.envelope import Request
 from handler.error_report import find_request_error
-from handler.errors import Internal, InvalidArgument, RequestError, ResourceExhausted
+from handler.errors import InternalError, InvalidArgumentError, RequestError, ResourceExhaustedError
 from task import JSON, BadInstance, Task
 
 PREPROCESS_TIMEOUT_S = 30
@@ -85,7 +85,7 @@ def _preprocess_request(
     def preprocess(item: tuple[int, JSON]) -> Tensor | RequestError:
         index, instance = item
         if index and time.monotonic() > deadline:
-            raise ResourceExhausted(
+            raise ResourceExhaustedError(
                 f"instances[{index}]: not preprocessed within the time limit; "
                 "send fewer or smaller instances in a request, or retry"
             )
@@ -93,7 +93,7 @@ def _preprocess_request(
 
     try:
         tensors = _map_parallel(preprocess, list(enumerate(request.instances)))
-    except ResourceExhausted as error:
+    except ResourceExhaustedError as error:
         return error.with_traceback(None)
     return find_request_error(request, tensors) or Preprocessed(request, tensors)
 
@@ -102,10 +102,10 @@ def _preprocess_instance(task: Task, instance: JSON) -> Tensor | RequestError:
     try:
         return task.preprocess(instance)
     except BadInstance as error:
-        return InvalidArgument(str(error))
+        return InvalidArgumentError(str(error))
     except Exception:  # a task may raise anything
         log.exception("preprocessing failed")
-        return Internal("preprocessing failed")
+        return InternalError("preprocessing failed")
 
 
 def _map_parallel(function: Callable[[T], R], items: list[T]) -> list[R]:

@@ -13,7 +13,7 @@ import torch
 
 from handler import batch, envelope, golden
 from handler.envelope import Request
-from handler.errors import InvalidArgument, RequestError
+from handler.errors import InvalidArgumentError, RequestError
 from model.task import load
 from task import Task
 
@@ -60,7 +60,7 @@ def _parse(item: dict[str, Any]) -> Request | RequestError:
     """Parse a request as TorchServe passes it: raw bytes, or JSON that TorchServe has parsed."""
     try:
         if "body" not in item:
-            raise InvalidArgument("expected a JSON body with Content-Type: application/json")
+            raise InvalidArgumentError("expected a JSON body with Content-Type: application/json")
         body = item["body"]
         if isinstance(body, (bytes, bytearray)):
             return envelope.parse_body(bytes(body))

@@ -13,7 +13,7 @@ JSON = Any
 """A value that `json.loads` returns: None, bool, int, float, str, list or dict."""
 
 
-class BadInstance(Exception):
+class BadInstance(Exception):  # noqa: N818  public interface
     """An instance is invalid. The text says what is wrong and what was expected.
 
     The client gets a 400 with this text and the index of the instance. Any other exception of a task is a
@@ -21,7 +21,7 @@ class BadInstance(Exception):
     """
 
 
-class BadParameter(Exception):
+class BadParameter(Exception):  # noqa: N818  public interface
     """The `parameters` of a request are invalid. The client gets a 400 with this text."""
 
 

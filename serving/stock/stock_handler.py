@@ -18,10 +18,10 @@ from ts.utils.util import PredictionException
 
 if TYPE_CHECKING:
     from handler import envelope
-    from handler.errors import Internal, InvalidArgument, RequestError
+    from handler.errors import InternalError, InvalidArgumentError, RequestError
 else:  # the name in an archive, which may have a `handler` of its own
     from vertex_core import envelope
-    from vertex_core.errors import Internal, InvalidArgument, RequestError
+    from vertex_core.errors import InternalError, InvalidArgumentError, RequestError
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,9 @@ class StockHandler:
         if not isinstance(texts, list) or len(texts) != len(rows):
             kind = f"{len(texts)} responses" if isinstance(texts, list) else type(texts).__name__
             log.error("the archive's handler returned %s for %d requests", kind, len(rows))
-            return dict.fromkeys(rows, Internal("the archive's handler returned no predictions"))
+            return dict.fromkeys(
+                rows, InternalError("the archive's handler returned no predictions")
+            )
         return dict(zip(rows, texts, strict=True))
 
     def _select_requests(self, context: Any, indices: list[int]) -> Any:
@@ -95,15 +97,17 @@ class StockHandler:
 
 
 def _parse_instances(item: dict[str, Any]) -> list[Any]:
-    """Return a request's instances; raise InvalidArgument if they cannot be decoded."""
+    """Return a request's instances; raise InvalidArgumentError if they cannot be decoded."""
     body = item.get("body", item.get("data"))
     if not isinstance(body, (bytes, bytearray)):
-        raise InvalidArgument("expected a JSON body with Content-Type: application/json")
+        raise InvalidArgumentError("expected a JSON body with Content-Type: application/json")
     instances = envelope.parse_body(bytes(body)).instances
     if isinstance(instances[0], dict):
         for index, instance in enumerate(instances):
             if not isinstance(instance, dict):
-                raise InvalidArgument(f"instances[{index}]: expected an object, like instances[0]")
+                raise InvalidArgumentError(
+                    f"instances[{index}]: expected an object, like instances[0]"
+                )
             for field, value in [("", instance), *((f".{k}", v) for k, v in instance.items())]:
                 if isinstance(value, dict) and list(value) == ["b64"]:
                     _check_base64(value["b64"], f"instances[{index}]{field}.b64")
@@ -117,23 +121,23 @@ def _copy(instances: list[Any]) -> list[Any]:
 
 def _check_base64(text: Any, path: str) -> None:
     if not isinstance(text, str):
-        raise InvalidArgument(f"{path}: expected a string")
+        raise InvalidArgumentError(f"{path}: expected a string")
     try:
         is_invalid = bool(text) and not b64decode(text)
     except (binascii.Error, ValueError) as error:
-        raise InvalidArgument(f"{path}: not base64: {error}") from None
+        raise InvalidArgumentError(f"{path}: not base64: {error}") from None
     if is_invalid:
-        raise InvalidArgument(f"{path}: not base64")
+        raise InvalidArgumentError(f"{path}: not base64")
 
 
 def _to_request_error(error: Exception) -> RequestError:
     """Return the 400 or 500 for an exception of the archive's handler; log those with a 500."""
     if isinstance(error, UnidentifiedImageError):
-        return InvalidArgument("an instance is not an image in a readable format")
+        return InvalidArgumentError("an instance is not an image in a readable format")
     if isinstance(error, PredictionException) and 400 <= error.error_code < 500:
-        return InvalidArgument(error.message)
+        return InvalidArgumentError(error.message)
     log.error("the archive's handler failed", exc_info=error)
-    return Internal(f"the archive's handler failed: {type(error).__name__}")
+    return InternalError(f"the archive's handler failed: {type(error).__name__}")
 
 
 def _set_response(answer: str | RequestError, context: Any, index: int) -> str:
