@@ -193,7 +193,7 @@ def _parse_arguments() -> argparse.Namespace:
     )
     add("--p99-ms", type=float, default=250, help="maximum p99 latency (default: %(default)s)")
     add("--clients", type=int, default=32, help="concurrent clients (default: %(default)s)")
-    add("--request", type=Path, help="file with a request body (default: the smoke request)")
+    add("--request", type=Path, help="file with a request body (default: the golden request)")
     add(
         "--archive",
         type=Path,

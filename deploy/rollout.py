@@ -52,7 +52,7 @@ def canary(  # noqa: PLR0913  one parameter for each option
     limits = Limits(minutes=watch, error_rate=max_error_rate, p95_ms=max_p95)
     violation = watch_canary(cloud, version, limits)
     if violation is None:
-        cloud.report(f"version {version} kept within the limits; next: python -m deploy promote")
+        cloud.report(f"version {version} stayed within the limits; next: python -m deploy promote")
         return
     cloud.report(f"version {version}: {violation}; rolling back")
     rollback(cloud)

@@ -18,7 +18,7 @@ ROLLED_BACK = "the canary was rolled back"
     [
         ("wrong", "--watch 30s --max-error-rate 5%", ROLLED_BACK, "responses are errors"),
         ("slow", "--watch 30s --max-p95 100ms", ROLLED_BACK, "(the limit is 100 ms)"),
-        ("none", "--watch 4s --max-p95 5s", "version 2 kept within the limits", ""),
+        ("none", "--watch 4s --max-p95 5s", "version 2 stayed within the limits", ""),
     ],
     ids=lambda case: case[0],
 )

@@ -28,7 +28,7 @@ def running(image: str, network: str) -> Iterator[RunningPod]:
 
 
 def test_pod_is_ready_within_half_of_its_startup_probe(running: RunningPod) -> None:
-    assert not running.probe("readinessProbe"), "ready before the smoke request passed"
+    assert not running.probe("readinessProbe"), "ready before the golden request passed"
     took_s = running.wait_until_ready()
     probe = running.spec["startupProbe"]
     assert took_s < probe["periodSeconds"] * probe["failureThreshold"] / 2
