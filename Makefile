@@ -25,7 +25,7 @@ EXTRAS ?=
 # The function to deploy, or whose model to upload: hello, knn or digits.
 NAME ?= knn
 
-# Where to deploy. Both are remembered; all other settings are in deploy.toml.
+# Where to deploy. Both are saved as defaults; all other settings are in deploy.toml.
 PROJECT ?=
 REGION ?=
 # The GKE cluster, and the overlays that make manifests validates.
@@ -37,7 +37,7 @@ ARGS ?=
 WEIGHTS ?=
 
 INSTANCES ?= build/model/held-out/instances.json
-# The isolation of the container in make contract: vertex, read-only or restricted. RIGHTS is the old name.
+# The isolation of the container in make contract: vertex, read-only or restricted. RIGHTS is the deprecated name.
 SANDBOX ?= vertex
 RIGHTS ?=
 
@@ -159,7 +159,7 @@ push: .venv/ready $(ARCHIVE) ## build the image here and push it to Artifact Reg
 build-cloud: .venv/ready $(ARCHIVE) ## build, test and push the image with Cloud Build
 	@$(DEPLOY) build --builder cloud $(CLOUD)
 
-deploy-endpoint: .venv/ready $(ARCHIVE) ## create or update everything from the image to a Vertex AI endpoint
+deploy-endpoint: .venv/ready $(ARCHIVE) ## build, upload and deploy what is missing, up to a Vertex AI endpoint
 	@$(DEPLOY) endpoint $(CLOUD)
 
 canary: .venv/ready $(ARCHIVE) ## route part of the traffic to this build (ARGS="--traffic 10 --watch 10m")
@@ -297,7 +297,7 @@ faults: .venv/ready ## inject faults into a container of IMAGE under load (ARGS=
 startup: .venv/ready $(ARCHIVE) ## measure the start of IMAGE and its size
 	$(BIN)/python -m benchmarks.startup $(IMAGE) --docker $(DOCKER) $(ARGS)
 
-scaling: .venv/ready $(ARCHIVE) ## measure IMAGE as load, batch and picture size grow (ARGS="--axes clients,overload")
+scaling: .venv/ready $(ARCHIVE) ## measure how IMAGE scales with load, instances and picture size (ARGS="--axes clients,overload")
 	$(BIN)/python -m benchmarks.scaling $(IMAGE) --docker $(DOCKER) $(ARGS)
 
 # The other servers import torch and Pillow from .venv, so that all run the same versions.

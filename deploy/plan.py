@@ -174,7 +174,7 @@ def canary(state: EndpointState, version: str, percent: int) -> Goal:
     """Return the goal of `canary`; raise UserError if no other version serves."""
     if state.primary is None:
         raise UserError(
-            "no version serves traffic yet: a canary needs one to be compared with",
+            "no version serves traffic yet: a canary takes its share from the version that serves",
             "python -m deploy deploy",
         )
     if version == state.primary:

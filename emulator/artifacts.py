@@ -48,7 +48,7 @@ def copy_artifacts(config: EmulatorConfig, model: v1.Model) -> str:
             target = storage.create_bucket(COPIES_BUCKET)
         blobs = list(storage.list_blobs(bucket, prefix=path))
         if not blobs:
-            raise ApiError("NOT_FOUND", f"There is nothing under {model.artifact_uri}.")
+            raise ApiError("NOT_FOUND", f"No objects found under {model.artifact_uri}.")
         for blob in blobs:
             target.blob(folder + blob.name.removeprefix(path)).upload_from_string(
                 blob.download_as_bytes()
@@ -65,7 +65,7 @@ def read_objects(config: EmulatorConfig, uris: list[str]) -> list[bytes]:
             prefix, star, _ = path.partition("*")
             blobs = [b for b in storage.list_blobs(bucket, prefix=prefix) if star or b.name == path]
             if not blobs:
-                raise ApiError("NOT_FOUND", f"There is nothing at {uri}.")
+                raise ApiError("NOT_FOUND", f"No object found at {uri}.")
             contents += [blob.download_as_bytes() for blob in blobs]
     return contents
 

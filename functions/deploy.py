@@ -97,7 +97,7 @@ def _build_environment(function: Function, uri: str) -> dict[str, str]:
     if not function.model:
         return {}
     if storage.split_uri(uri) is None:
-        raise UserError(f"{uri}: expected a bucket for the model", "STORAGE=gs://BUCKET/FOLDER")
+        raise UserError(f"{uri}: expected a bucket for the model", "set STORAGE=gs://BUCKET/FOLDER")
     try:
         checksums = _fetch_checksums(function, uri)
     except StorageError as error:

@@ -61,4 +61,6 @@ def _check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise UserError(f"port {port} of {host}: {error.strerror}", "PORT=…") from None
+            raise UserError(
+                f"port {port} of {host}: {error.strerror}", "choose another with PORT="
+            ) from None

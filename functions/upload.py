@@ -19,7 +19,7 @@ def upload_model(function: Function, uri: str, project: str, region: str) -> Non
     parts = storage.split_uri(uri)
     if parts is None:
         raise UserError(
-            f"{uri}: expected gs://BUCKET/FOLDER", f"STORAGE=gs://my-bucket/{function.name}"
+            f"{uri}: expected gs://BUCKET/FOLDER", f"set STORAGE=gs://my-bucket/{function.name}"
         )
     name, folder = parts
     with storage_errors(uri), contextlib.closing(Client(project=project or "unused")) as client:
@@ -40,7 +40,7 @@ def upload_model(function: Function, uri: str, project: str, region: str) -> Non
 def find_model_files(function: Function) -> list[Path]:
     """Return the local files of a function's model; raise UserError if one is missing."""
     if not function.model:
-        raise UserError(f"{function.name} has no model", "NAME=knn or NAME=digits")
+        raise UserError(f"{function.name} has no model", "set NAME=knn or NAME=digits")
     files = [function.model_folder / name for name in function.model]
     for file in files:
         if not file.is_file():

@@ -219,7 +219,7 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     target = argparse.ArgumentParser(add_help=False)
-    default = "(default: that of deploy.toml, or the last one; run uses no default)"
+    default = "(default: that of deploy.toml, or of the last command; none for run)"
     target.add_argument("--project", help=f"Google Cloud project {default}")
     target.add_argument("--region", help=f"region {default}")
     options = [_pipeline_options(), target]
@@ -245,8 +245,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_command("unschedule", schedules, text, [target], delete=True)
     text = "print the steps that created the local archive, with parameters and hashes"
     add_command("lineage", lambda _: print(lineage.describe(FOLDER / "runs", ARCHIVE)), text)
-    command = add_command("compile", compile_, "compile the pipeline to pipeline/pipeline.yaml")
-    command.add_argument("--out", type=Path, default=COMPILED, help="(default: %(default)s)")
+    command = add_command("compile", compile_, "compile the pipeline to a YAML file")
+    text = "file to write (default: pipeline/pipeline.yaml)"
+    command.add_argument("--out", type=Path, default=COMPILED, metavar="FILE", help=text)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Queries of Google Cloud by the pipeline's steps; each prints its result.
+"""Run one of the Google Cloud queries that the pipeline's steps need, and print its result.
 
 image        the URI of the image in the registry that was built from these sources
 contract     the Cloud Build that tested this image against the container contract
@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("query", choices=QUERIES)
+    parser.add_argument("query", choices=QUERIES, help="described above")
     for name in ("project", "region", "builder"):
-        parser.add_argument(f"--{name}", help="as in deploy.toml")
+        parser.add_argument(f"--{name}", help=f"{name} (default: that of deploy.toml)")
     args = parser.parse_args(arguments)
     query = QUERIES[args.query]
     cli.run("pipeline.checks", lambda: print(query(CloudClients.create(settings.load(vars(args))))))

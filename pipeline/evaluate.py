@@ -106,16 +106,16 @@ def build_parser() -> argparse.ArgumentParser:
     description = str(__doc__).partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=description)
     add = parser.add_argument
-    text = "the candidate's folder (%(default)s)"
+    text = "the candidate's folder (default: %(default)s)"
     add("--model", type=Path, default="build/model", metavar="FOLDER", help=text)
-    text = "the report's folder (%(default)s)"
+    text = "the report's folder (default: %(default)s)"
     add("--out", type=Path, default="build/evaluation", metavar="FOLDER", help=text)
-    text = "the serving model: a URL, an archive of this project, `endpoint` (that of deploy.toml) or `none` (default)"
+    text = "the serving model: a URL, an archive of this project, `endpoint` (of deploy.toml) or `none` (default: none)"
     add("--serving", default="none", metavar="MODEL", help=text)
     add("--data", type=Path, metavar="FOLDER", help="as for model.train: a folder per class")
-    text = "maximum loss of accuracy against the serving model, from 0 to 1 (%(default)s)"
+    text = "maximum loss of accuracy against the serving model, from 0 to 1 (default: %(default)s)"
     add("--tolerance", type=_share, default=0.01, metavar="SHARE", help=text)
-    text = "minimum accuracy, from 0 to 1 (%(default)s)"
+    text = "minimum accuracy, from 0 to 1 (default: %(default)s)"
     add("--min-accuracy", type=_share, default=0.9, metavar="SHARE", help=text)
     text = "approximate number of held-out pictures to use (default: 0, all)"
     add("--eval-pictures", type=int, default=0, metavar="N", help=text)

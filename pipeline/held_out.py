@@ -22,10 +22,16 @@ def draw_held_out(data: Data, limit: int = 0) -> list[Sample]:
 
 def main() -> None:
     """Write held-out pictures beside the weights; exit with the reason if the data is invalid."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.held_out", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.held_out",
+        description="Add held-out pictures to a folder of weights that has none.",
+    )
     parser.add_argument("model", type=Path, help="the folder of the weights")
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="as for model.train: a folder per class"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="images in one folder per class (default: scikit-learn's digits)",
     )
     args = parser.parse_args()
     try:

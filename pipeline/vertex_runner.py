@@ -85,7 +85,7 @@ def build_job(
         )
     except ValueError as error:
         raise UserError(
-            f"the SDK rejected the pipeline's parameters: {error}", "fix the options"
+            f"the SDK rejected the pipeline's parameters: {error}", "fix these options"
         ) from None
 
 

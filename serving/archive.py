@@ -100,18 +100,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m serving.archive", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--name", default="digits", help="name of the archive (%(default)s)")
     parser.add_argument(
-        "--model", type=Path, default=ROOT / "model", help="folder of the package with task.py"
+        "--name", default="digits", help="name of the archive (default: %(default)s)"
     )
     parser.add_argument(
-        "--weights", type=Path, default="build/model", help="folder of the weights (%(default)s)"
+        "--model",
+        type=Path,
+        default=ROOT / "model",
+        help="folder of the package with task.py (default: model)",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default="build/model",
+        help="folder of the weights (default: %(default)s)",
     )
     parser.add_argument(
         "--store",
         type=Path,
         default="build/model-store",
-        help="folder for the archive (%(default)s)",
+        help="folder for the archive (default: %(default)s)",
     )
     args = parser.parse_args()
     try:

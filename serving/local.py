@@ -47,21 +47,25 @@ def main() -> None:
         "--archive",
         type=Path,
         default="build/model-store/digits.mar",
-        help="the .mar to serve (%(default)s)",
+        help="the .mar to serve (default: %(default)s)",
     )
     parser.add_argument(
         "--storage",
         metavar="URI",
-        help="serve the weights or the .mar in gs://BUCKET/FOLDER or /FOLDER instead",
+        help="serve the weights or the .mar in gs://BUCKET/FOLDER or /FOLDER, in place of --archive",
     )
     parser.add_argument(
         "--layout",
         type=parse_layout,
         metavar="WORKERSxTHREADS[,BATCH[,DELAY_MS]]",
-        help="for example 2x1,32,0 (default: the result of make tune, else one for these cores)",
+        help="such as 2x1,32,0 (default: the result of make tune; without it, a layout for these cores)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="port to listen on (%(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=8080, help="port to listen on (default: %(default)s)"
+    )
     args = parser.parse_args()
     # SIGTERM and a closed terminal stop the program as Ctrl-C does. Ctrl-C's own signal is set
     # too, because a shell starts its background jobs with it ignored.

@@ -92,9 +92,13 @@ def main() -> None:
         help="PNG, JPEG or WebP (default: a random held-out digit)",
     )
     parser.add_argument(
-        "--url", default="http://127.0.0.1:8080/predictions/digits", help="(%(default)s)"
+        "--url",
+        default="http://127.0.0.1:8080/predictions/digits",
+        help="URL of the model (default: %(default)s)",
     )
-    parser.add_argument("--top-k", type=int, default=3, help="number of scores (%(default)s)")
+    parser.add_argument(
+        "--top-k", type=int, default=3, help="number of scores (default: %(default)s)"
+    )
     args = parser.parse_args()
     try:
         path = args.image or _choose_image()

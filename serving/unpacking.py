@@ -41,7 +41,7 @@ def _check_entry(archive: str, entry: zipfile.ZipInfo) -> None:
     if path.is_absolute() or ".." in path.parts or {"\0", "\\"} & set(entry.orig_filename):
         raise ArchiveError(f"{label} points outside the archive")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise ArchiveError(f"{label} is not a regular file; links and devices are refused")
+        raise ArchiveError(f"{label} is not a regular file; links and devices are rejected")
     if entry.flag_bits & ENCRYPTED_FLAG:
         raise ArchiveError(f"{label} is encrypted")
 

@@ -63,7 +63,7 @@ class Bucket:
         if blob.crc32c is None or crc32c(target) != blob.crc32c:
             raise StorageError(
                 f"{self._uri}/{name}: the downloaded file has CRC32C {crc32c(target)}, the object "
-                f"has {blob.crc32c}"
+                f"has {blob.crc32c}; start again to fetch it anew"
             )
         duration_s, size = time.monotonic() - start, _format_mb(blob.size)
         self._log(f"fetched {self._uri}/{name}: {size} in {duration_s:.1f} s, checksum verified")

@@ -28,8 +28,8 @@ service_envelope=json
 def main() -> None:
     """Parse the options, write the archive and run TorchServe."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stock", description=__doc__)
-    parser.add_argument("--archive", type=Path, required=True, help="a .mar of ours")
-    parser.add_argument("--port", type=int, required=True, help="of the inference API")
+    parser.add_argument("--archive", type=Path, required=True, help="a .mar of this project")
+    parser.add_argument("--port", type=int, required=True, help="port of the inference API")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="stock-") as temporary:
         folder = Path(temporary)

@@ -109,7 +109,9 @@ class Cluster:
         """Raise UserError if the cluster lacks an API that the manifests use."""
         served = self.kubectl.query(
             "api-versions",
-            error=UserError("the cluster returned an error, printed above", "try again"),
+            error=UserError(
+                "the cluster returned an error, printed above", "run the same command again"
+            ),
         )
         groups = {line.partition("/")[0] for line in served.split()}
         target = f"--location={self.location} --project={self.settings.project}"

@@ -61,7 +61,9 @@ def find_errors(manifest: dict[str, Any], version: str) -> Iterator[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Validate folders; exit codes: 0 all valid, 1 invalid, 2 wrong usage."""
     parser = argparse.ArgumentParser(prog="python -m deploy.gke.validate", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="folder of an overlay"
+    )
     failed = False
     for folder in parser.parse_args(arguments).folders:
         manifests = render(folder)

@@ -122,9 +122,14 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         otlp=optional("OTEL_EXPORTER_OTLP_ENDPOINT", _url) is not None,
     )
     if config.health_route == config.predict_route:
-        raise ConfigError(f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both {config.health_route}")
+        route = config.health_route
+        raise ConfigError(
+            f"AIP_HEALTH_ROUTE and AIP_PREDICT_ROUTE are both {route}: expected two routes"
+        )
     if config.metrics_port == config.port:
-        raise ConfigError(f"METRICS_PORT and AIP_HTTP_PORT are both {config.port}")
+        raise ConfigError(
+            f"METRICS_PORT and AIP_HTTP_PORT are both {config.port}: expected two ports"
+        )
     return config
 
 

@@ -43,7 +43,9 @@ def main() -> None:
         sys.exit(f"serving.stock: {error}")
     failing = sum(finding.works is False for finding in findings)
     if failing:
-        sys.exit(f"\n{failing} of {len(findings)} findings will not work without a change")
+        sys.exit(
+            f"\n{failing} of {len(findings)} findings need a change to the archive or the image"
+        )
     folder = args.archive.resolve().parent
     print(
         "\nThe archive works with this image: upload the model with it and with its "

@@ -53,7 +53,7 @@ def test_error_is_printed_without_traceback() -> None:
         )
     assert result.code == 1
     assert result.err.startswith(
-        f"functions: port {port} of 127.0.0.1: Address already in use\n  PORT="
+        f"functions: port {port} of 127.0.0.1: Address already in use\n  choose another with PORT="
     )
     assert "Traceback" not in result.err
 

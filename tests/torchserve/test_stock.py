@@ -137,4 +137,4 @@ def test_migrate_reports_why_an_archive_does_not_load(tmp_path: Path) -> None:
     done = program("serving.stock", str(stock.pack(tmp_path, handler)))
     assert done.returncode == 1
     assert "FAILS   it does not load: the model cannot be loaded: ZeroDivisionError" in done.stdout
-    assert "1 of 2 findings will not work without a change" in done.stderr
+    assert "1 of 2 findings need a change" in done.stderr
