@@ -82,7 +82,7 @@ LOCKED = --require-hashes -r requirements/$(1).lock
 	@$(BIN)/python -m serving.java || { $(call install,.venv,$(call LOCKED,java)) && $(BIN)/python -m serving.java; }
 	@touch $@
 
-serve: .venv/serving $(if $(STORAGE),,$(ARCHIVE)) ## serve on 127.0.0.1:PORT without Docker, until Ctrl-C (STORAGE=folder or gs://BUCKET/FOLDER: that model)
+serve: .venv/serving $(if $(STORAGE),,$(ARCHIVE)) ## serve on 127.0.0.1:PORT without Docker, until Ctrl-C (STORAGE=folder or gs://BUCKET/FOLDER: serve that model)
 	@exec $(BIN)/python -m serving.local --port $(PORT) $(if $(STORAGE),--storage "$(STORAGE)")
 
 predict: .venv/serving ## send a held-out digit, or IMAGE=path, and show the prediction
@@ -93,7 +93,7 @@ migrate: .venv/ready ## check whether a stock archive works here (MAR=model.mar;
 
 ##@ Model
 
-model: .venv/ready ## train the example model again (DATA=folder: on your pictures, a folder per class)
+model: .venv/ready ## train the example model again (DATA=folder: on your pictures, in one folder per class)
 	$(BIN)/python -m model.train $(if $(DATA),--data $(DATA)) $(ARGS)
 
 # The weights of the repository, unless make model has trained others.
@@ -119,7 +119,7 @@ build/model/backend.json: $(MODEL) $(wildcard task/backends/*.py) | .venv/servin
 $(ARCHIVE): $(MODEL) $(CHOICE) $(wildcard build/model/*.json) $(PACKED) model/. serving/archive.py | .venv/serving
 	$(BIN)/python -m serving.archive
 
-tune: .venv/ready $(ARCHIVE) ## find the fastest worker layout on this machine and store it in the archive
+tune: .venv/ready $(ARCHIVE) ## find the fastest worker layout on this machine and write it to model/model-config.yaml
 	$(BIN)/python -m benchmarks.tune $(ARGS)
 
 ##@ Container
@@ -130,7 +130,7 @@ build: $(ARCHIVE) ## build the container image IMAGE; its contents are listed in
 	  --build-arg REVISION=$(REVISION) --build-arg SOURCE="$(SOURCE)" --build-arg CREATED=$(CREATED) .
 	$(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
 
-run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (STORAGE=: that model)
+run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (STORAGE=…: serve that model)
 	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
 	  --read-only --tmpfs /tmp:size=$(TMP) --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \

@@ -20,7 +20,7 @@ class LoadResult(NamedTuple):
     p50_ms: float
     p99_ms: float
     failed: int
-    """Requests without a response below 400, including the refused ones."""
+    """Requests without a response below 400, including the rejected ones (429)."""
     refused: int = 0
     """Responses with status 429."""
     duration_s: float = 1

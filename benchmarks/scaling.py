@@ -144,7 +144,7 @@ def _wait_until_idle(server: Server, body: Path) -> None:
 
 
 def build_row(axis: str, value: float, result: LoadResult) -> Row:
-    """Return the row of a point; refused requests do not count as answered."""
+    """Return the row of a point; rejected requests (429) do not count as answered."""
     return {
         "axis": axis,
         "value": value,

@@ -82,7 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     serve = ("upload", "deploy", "canary")
     option("--serve", choices=serve, help="command that Cloud Build runs after the build")
 
-    add("upload", versions.upload, "upload the image as a version of the model; prints the version")
+    add(
+        "upload",
+        versions.upload,
+        "upload the image as a version of the model, and print the version",
+    )
 
     option = add(
         "deploy",
@@ -106,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "rollback",
         rollout.rollback,
-        "route all traffic to the previous version, undeploy the other",
+        "route all traffic to the previous version, and undeploy the other",
     )
 
     option = add("predict", predict.predict, "send a request and print the response")
@@ -126,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     add("status", status_module.status, "show what is deployed, its traffic, age and cost")
 
     option = add(
-        "undeploy", teardown.undeploy, "undeploy versions; keeps the endpoint and the model"
+        "undeploy", teardown.undeploy, "undeploy versions, and keep the endpoint and the model"
     )
     option("--version", default="", help="undeploy only this version")
     option("--idle", action="store_true", help="undeploy only versions without traffic")

@@ -189,7 +189,9 @@ def save_defaults(settings: Settings) -> None:
 
 def add_options(parser: argparse.ArgumentParser, names: Collection[str] = FIELDS.keys()) -> None:
     """Add --dry-run, --settings, and an option for each of these settings except the table [env]."""
-    parser.add_argument("--dry-run", action="store_true", help="print the changes, and make none")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the changes without making them"
+    )
     parser.add_argument(
         "--settings",
         type=Path,

@@ -279,10 +279,14 @@ def _pipeline_options() -> argparse.ArgumentParser:
     add("--min-accuracy", type=float, metavar="SHARE", help="minimum accuracy (default: 0.9)")
     add = parser.add_argument_group("canary").add_argument
     add("--traffic", type=int, metavar="PERCENT", help="share of the traffic (default: 10)")
-    text = "time to watch it, such as 10m; it is rolled back if it violates a limit"
+    text = "time to watch the canary, such as 10m; it is rolled back if it exceeds a limit"
     add("--watch", metavar="TIME", help=text)
-    add("--max-error-rate", metavar="RATE", help="limit on its error rate (default: 1%%)")
-    text = "limit on its 95th percentile latency, such as 300ms"
+    add(
+        "--max-error-rate",
+        metavar="RATE",
+        help="maximum share of 5xx among its responses (default: 1%%)",
+    )
+    text = "maximum p95 latency of its responses, such as 300ms"
     add("--max-p95", metavar="TIME", help=text)
     return parser
 

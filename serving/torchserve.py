@@ -46,7 +46,7 @@ class TorchServeConfig:
     max_request_bytes: int = 10 * MEBIBYTE
     """Vertex AI's own limit on a dedicated endpoint is the default."""
     max_queued_requests: int = 256
-    """Requests that may wait for a worker; TorchServe refuses more."""
+    """Requests that may wait for a worker; TorchServe rejects more."""
     response_timeout_s: int = 50
     """The time for one batch, after which its worker is replaced."""
     retry_timeout_s: int = 20
