@@ -191,6 +191,8 @@ made-hello:
 made-knn: $(IRISES)
 # The function's sample request comes from the archive.
 made-digits: .venv/ready $(ARCHIVE)
+made-%:
+	@echo "NAME=$*: expected hello, knn or digits" >&2; exit 1
 
 function-hello function-knn function-digits: function-%: .venv/ready made-%
 	@exec $(FUNCTIONS) serve $* --port $(PORT) $(if $(STORAGE),--storage "$(STORAGE)")

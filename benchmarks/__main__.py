@@ -14,6 +14,7 @@ from benchmarks import results, servers, workloads
 from benchmarks.ceiling import run_ceiling
 from benchmarks.errors import BenchmarkError
 from benchmarks.load import LoadResult
+from benchmarks.options import positive_float, positive_int
 from benchmarks.results import LoadProfile, Row
 from benchmarks.servers import RunningServer
 from benchmarks.workloads import BUILD, Workload
@@ -35,8 +36,13 @@ def main() -> None:
         default="both",
         help="the models (default: both)",
     )
-    add("--rounds", type=int, default=3, help="rounds per server (default: %(default)s)")
-    add("--seconds", type=float, default=3, help="minimum time of a round (default: %(default)s)")
+    add("--rounds", type=positive_int, default=3, help="rounds per server (default: %(default)s)")
+    add(
+        "--seconds",
+        type=positive_float,
+        default=3,
+        help="minimum time of a round (default: %(default)s)",
+    )
     add("--image", help="the image of our server (default: our server without a container)")
     add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--only", help="compare only with these servers, separated by commas")

@@ -197,11 +197,15 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="only faults whose name contains this")
     args = parser.parse_args()
+    faults = [fault for fault in FAULTS if args.only in fault.name]
+    if not faults:
+        names = ", ".join(fault.name for fault in FAULTS)
+        parser.error(f"--only: no fault's name contains {args.only}; the faults are {names}")
     print(TABLE)
     try:
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
             models = _build_archive(Path(folder))
-            for fault in [each for each in FAULTS if args.only in each.name]:
+            for fault in faults:
                 print(measure(args.docker, args.image, models, fault), flush=True)
     except (BenchmarkError, DockerError) as error:
         sys.exit(f"benchmarks.faults: {error}")

@@ -18,6 +18,7 @@ from benchmarks import image, workloads
 from benchmarks.errors import BenchmarkError
 from benchmarks.image import Server
 from benchmarks.load import LoadResult, median, run_wrk
+from benchmarks.options import positive_float, positive_int
 from benchmarks.results import write_json
 from benchmarks.workloads import BUILD
 from contract.docker import DockerError
@@ -58,9 +59,11 @@ def main() -> None:
     add("image", help="the image to measure")
     add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--axes", default=",".join(AXES), help="separated by commas (default: %(default)s)")
-    add("--minutes", type=int, default=5, help="length of that axis (default: %(default)s)")
-    add("--rounds", type=int, default=3, help="runs per point (default: %(default)s)")
-    add("--seconds", type=float, default=3, help="time of a run (default: %(default)s)")
+    add(
+        "--minutes", type=positive_int, default=5, help="length of that axis (default: %(default)s)"
+    )
+    add("--rounds", type=positive_int, default=3, help="runs per point (default: %(default)s)")
+    add("--seconds", type=positive_float, default=3, help="time of a run (default: %(default)s)")
     args = parser.parse_args()
     if unknown := set(args.axes.split(",")) - set(AXES):
         parser.error(f"--axes: unknown: {', '.join(sorted(unknown))}; expected {', '.join(AXES)}")

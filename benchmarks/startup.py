@@ -8,6 +8,7 @@ import time
 from benchmarks import image
 from benchmarks.errors import BenchmarkError
 from benchmarks.image import PREDICT, Client, Server
+from benchmarks.options import positive_int
 from benchmarks.results import write_json
 from benchmarks.workloads import BUILD, DIGITS
 from contract.docker import Docker, DockerError
@@ -30,7 +31,9 @@ def main() -> None:
     parser.add_argument(
         "--docker", default="docker", help="the Docker client (default: %(default)s)"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="starts (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=positive_int, default=7, help="starts (default: %(default)s)"
+    )
     args = parser.parse_args()
     try:
         times_s = [_measure_start_s(args) for _ in range(args.rounds)]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from benchmarks.errors import BenchmarkError, StartError
 from benchmarks.load import LoadResult, median
+from benchmarks.options import positive_float, positive_int
 from benchmarks.servers import RunningServer, our_spec, run_server
 from serving import artifact, model_config, resources
 from serving.errors import ArchiveError
@@ -161,8 +162,10 @@ def main() -> None:
         print(f"{cores} cores; initial layout: {initial}", flush=True)
         started = time.monotonic()
         search(tuner, cores, max_workers(cores, memory))
-    except (BenchmarkError, ArchiveError, OSError) as error:
+    except (BenchmarkError, ArchiveError) as error:
         sys.exit(f"benchmarks.tune: {error}")
+    except OSError as error:
+        sys.exit(f"benchmarks.tune: {error.filename}: {error.strerror}")
     if tuner.result is None:
         sys.exit("benchmarks.tune: with one core and one client there is only one layout")
     measured = {"objective": args.objective, "clients": objective.clients}
@@ -191,8 +194,15 @@ def _parse_arguments() -> argparse.Namespace:
         help="throughput: the most requests per second within --p99-ms; latency: the lowest median "
         "latency of one client (default: %(default)s)",
     )
-    add("--p99-ms", type=float, default=250, help="maximum p99 latency (default: %(default)s)")
-    add("--clients", type=int, default=32, help="concurrent clients (default: %(default)s)")
+    add(
+        "--p99-ms",
+        type=positive_float,
+        default=250,
+        help="maximum p99 latency (default: %(default)s)",
+    )
+    add(
+        "--clients", type=positive_int, default=32, help="concurrent clients (default: %(default)s)"
+    )
     add("--request", type=Path, help="file with a request body (default: the golden request)")
     add(
         "--archive",
@@ -202,8 +212,13 @@ def _parse_arguments() -> argparse.Namespace:
     )
     out = Path(model_config.CONFIG)
     add("--out", type=Path, default=out, help="the file to write (default: %(default)s)")
-    add("--rounds", type=int, default=3, help="rounds per comparison (default: %(default)s)")
-    add("--seconds", type=float, default=2, help="time of a round (default: %(default)s)")
+    add(
+        "--rounds",
+        type=positive_int,
+        default=3,
+        help="rounds per comparison (default: %(default)s)",
+    )
+    add("--seconds", type=positive_float, default=2, help="time of a round (default: %(default)s)")
     return parser.parse_args()
 
 

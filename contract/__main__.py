@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from contract.docker import Docker, DockerError
 from contract.suite import run
-from contract.vertex import LIVENESS_TIMEOUT_S, SANDBOXES, Options
+from contract.vertex import LIVENESS_TIMEOUT_S, SANDBOXES, Options, read_instances
 
 OLD_SANDBOXES = {"vertex": "vertex", "read-only": "read-only", "least": "restricted"}
 """The values of --rights, the old name of --sandbox."""
@@ -50,8 +51,6 @@ def main() -> None:
     add("--health-route", help="the health route of the upload (default: random)")
     add("--predict-route", help="the predict route of the upload (default: random)")
     args = parser.parse_args()
-    if not args.instances.is_file():
-        sys.exit(f"contract: --instances: {args.instances} does not exist")
     options = vars(args)
     if old_name := options.pop("rights"):
         options["sandbox"] = OLD_SANDBOXES[old_name]
@@ -59,6 +58,14 @@ def main() -> None:
             f"contract: --rights (make: RIGHTS) is deprecated; use --sandbox {options['sandbox']} (SANDBOX)",
             file=sys.stderr,
         )
+    try:
+        read_instances(args.instances)
+        Docker(args.docker)("image", "inspect", "--format", "{{.Id}}", args.image)
+    except ValueError as error:
+        sys.exit(f"contract: --instances: {error}")
+    except DockerError as error:
+        reason = str(error).rpartition("\n")[2]
+        sys.exit(f"contract: the image {args.image} cannot be inspected: {reason}")
     sys.exit(run(Options(**options)))
 
 

@@ -15,6 +15,7 @@ from contract.vertex import (
     HEALTH_TIMEOUT_S,
     Server,
     UnreachableError,
+    read_instances,
     variables_for_upload,
     variables_with_default_routes,
 )
@@ -37,15 +38,8 @@ def suite(pytestconfig: pytest.Config) -> Suite:
 
 @pytest.fixture(scope="module")
 def instances(suite: Suite) -> list[Any]:
-    """Return the instances of --instances FILE: {"instances": [...]}, an array, or JSON lines."""
-    text = suite.options.instances.read_text()
-    try:
-        document = json.loads(text)
-    except ValueError:
-        document = [json.loads(line) for line in text.splitlines() if line.strip()]
-    values = document["instances"] if isinstance(document, dict) else document
-    assert values, f"{suite.options.instances} has no instances"
-    return list(values)
+    """Return the instances of --instances FILE."""
+    return read_instances(suite.options.instances)
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ class Docker:
         except subprocess.TimeoutExpired:
             raise DockerError(f"{command}: timed out after {timeout_s:g} s") from None
         except OSError as error:
-            raise DockerError(f"{command}: {error}") from None
+            raise DockerError(f"{self.program} cannot be run: {error.strerror}") from None
         if completed.returncode != 0:
             raise DockerError(f"{command}:\n{(completed.stderr or completed.stdout).strip()}")
         return completed.stdout

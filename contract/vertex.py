@@ -98,6 +98,24 @@ def _random_port() -> int:
     return 20_000 + secrets.randbelow(10_000)
 
 
+def read_instances(path: Path) -> list[Any]:
+    """Return the instances of a file: {"instances": [...]}, an array, or JSON lines; raise ValueError."""
+    try:
+        text = path.read_text()
+        try:
+            document = json.loads(text)
+        except ValueError:
+            document = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    values = document.get("instances") if isinstance(document, dict) else document
+    if not isinstance(values, list) or not values:
+        raise ValueError(f'{path}: expected {{"instances": [...]}}, an array or JSON lines')
+    return values
+
+
 class UnreachableError(AssertionError):
     """The server sent no response; the check that needs one fails."""
 

@@ -60,7 +60,8 @@ def _check_port(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", error)
             raise UserError(
-                f"port {port} of {host}: {error.strerror}", "choose another with PORT="
+                f"cannot listen on port {port} of {host}: {reason}", "choose another with PORT="
             ) from None

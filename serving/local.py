@@ -175,10 +175,10 @@ def _check_port_is_free(host: str, port: int) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", error)
             raise ServeError(
-                f"cannot listen on port {port} of {host}: {error.strerror}; "
-                "choose another with PORT="
+                f"cannot listen on port {port} of {host}: {reason}; choose another with PORT="
             ) from None
 
 

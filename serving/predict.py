@@ -31,10 +31,12 @@ def predict(url: str, image: bytes, top_k: int) -> tuple[dict[str, Any], float]:
     start = time.perf_counter()
     try:
         response = requests.post(url, json=body, timeout=TIMEOUT_S)
-    except requests.RequestException as error:
+    except requests.ConnectionError:
         raise PredictError(
-            f"{url}: {error}; is the server running? Start it with: make serve"
+            f"cannot connect to {url}; is the server running? Start it with: make serve"
         ) from None
+    except requests.RequestException as error:
+        raise PredictError(f"{url}: {error}") from None
     latency_ms = (time.perf_counter() - start) * 1000
     if not response.ok:
         raise PredictError(
@@ -70,9 +72,11 @@ def render_scores(scores: dict[str, float]) -> str:
 
 def _read_message(body: bytes) -> str:
     try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return body[:300].decode(errors="replace")
+        document = json.loads(body)
+        # An error of TorchServe has its message at the top, all others have Google's format.
+        return str(document.get("error", document)["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return body[:300].decode(errors="replace").strip()
 
 
 def _choose_image() -> Path:
@@ -105,8 +109,10 @@ def main() -> None:
         try:
             with Image.open(path) as image:
                 drawn = render_image(image)
-        except (OSError, UnidentifiedImageError) as error:
-            raise PredictError(f"{path}: {error}") from error
+        except UnidentifiedImageError:
+            raise PredictError(f"{path}: not an image in a known format") from None
+        except OSError as error:
+            raise PredictError(f"{path}: {error.strerror or error}") from error
         prediction, latency_ms = predict(args.url, path.read_bytes(), args.top_k)
     except PredictError as error:
         sys.exit(f"serving.predict: {error}")

@@ -74,10 +74,11 @@ class LazyModel(Generic[T]):
             _print(f"the model is loaded, after {time.monotonic() - start:.1f} s")
         except Exception as error:  # any error means that nothing can be served
             reason = " ".join(str(error).split())
-            if not isinstance(error, StorageError):
+            unexpected = not isinstance(error, StorageError)
+            if unexpected:
                 reason = f"{self._environ.get(URI_VARIABLE)}: {type(error).__name__}: {reason}"
             self._error = ModelNotLoadedError(reason)
-            log.exception("the model cannot be loaded: %s", reason)
+            log.error("the model cannot be loaded: %s", reason, exc_info=unexpected)
         finally:
             self._attempts += 1
 

@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--request", type=Path, help="a file with the body of a request to send")
     parser.add_argument("--no-trial", action="store_true", help="only inspect the files")
     args = parser.parse_args()
+    if args.request and not args.request.is_file():
+        sys.exit(f"serving.stock: --request (REQUEST): {args.request} does not exist")
     try:
         contents = inspect.read_archive(args.archive)
         findings = list(inspect.inspect_archive(contents))
@@ -86,7 +88,7 @@ def _serve_once(archive: Path, request: Path | None) -> Finding:
                 result = probe.probe_prediction(address, artifact.MODEL_NAME, body, 60)
         except (*local.ERRORS, OSError) as error:
             return Finding(False, f"it does not load: {error}")
-    return Finding(result.healthy, f"{request} is answered: {result.detail}")
+    return Finding(result.healthy, f"{request}: the response is {result.detail}")
 
 
 if __name__ == "__main__":

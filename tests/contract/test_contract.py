@@ -140,6 +140,29 @@ def test_old_option_is_deprecated(tmp_path: Path) -> None:
     assert "--rights (make: RIGHTS) is deprecated; use --sandbox restricted (SANDBOX)" in output
 
 
+@pytest.mark.parametrize(
+    ("instances", "docker", "reason"),
+    [
+        ("no JSON", "docker", "i is not JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("{}", "docker", 'i: expected {"instances": [...]}, an array or JSON lines'),
+        (
+            "[1]",
+            "no-docker",
+            "the image none cannot be inspected: no-docker cannot be run: No such",
+        ),
+    ],
+)
+def test_wrong_option_is_reported_as_one_line(
+    tmp_path: Path, instances: str, docker: str, reason: str
+) -> None:
+    (tmp_path / "i").write_text(instances)
+    options = ("--instances", str(tmp_path / "i"), "--docker", docker)
+    code, output = run_module("contract", "none", *options)
+    assert code == 1
+    assert output.count("\n") == 1
+    assert reason in output
+
+
 # An image like those of Google's samples: TorchServe, its JSON envelope, its own port.
 SAMPLE = """
 ARG BASE

@@ -124,7 +124,7 @@ def test_migrate_reports_that_the_archive_works_and_prints_the_answer(
     page = (ROOT / "docs" / "migration.md").read_text()
     for line in re.findall("^(?:works   handler|The archive works) .*", page, re.MULTILINE):
         assert line in done.stdout
-    assert f'{request_file} is answered: 200 {{"predictions": [{{"label": ' in done.stdout
+    assert f'{request_file}: the response is 200 {{"predictions": [{{"label": ' in done.stdout
     assert f"make serve STORAGE={folder}" in done.stdout
 
 

@@ -121,3 +121,21 @@ def test_photographs_pass_the_golden_request_with_bfloat16_and_with_other_backen
     subprocess.run(
         [sys.executable, "-I", "-c", script], cwd=workload.folder, check=True, timeout=300
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("benchmarks.tune", "--rounds", "0"), "--rounds: 0: expected a whole number of 1 or more"),
+        (("benchmarks.scaling", "x", "--seconds", "0"), "--seconds: 0: expected a number above 0"),
+        (("benchmarks.faults", "x", "--only", "none"), "--only: no fault's name contains none; "),
+    ],
+)
+def test_wrong_option_ends_a_benchmark_before_it_starts(
+    arguments: tuple[str, ...], reason: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert reason in done.stderr.splitlines()[-1]
