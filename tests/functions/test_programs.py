@@ -53,7 +53,7 @@ def test_error_is_printed_without_traceback() -> None:
         )
     assert result.code == 1
     assert result.err.startswith(
-        f"functions: port {port} of 127.0.0.1: Address already in use\n  choose another with PORT="
+        f"functions: cannot listen on port {port} of 127.0.0.1: Address already in use\n  choose"
     )
     assert "Traceback" not in result.err
 
