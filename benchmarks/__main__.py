@@ -30,19 +30,11 @@ def main() -> None:
     """Parse the options, measure, print a table and write it to build/bench."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add(
-        "--workload",
-        choices=["SMALL", "REAL", "both"],
-        default="both",
-        help="the models (default: both)",
-    )
+    text = "the models (default: both)"
+    add("--workload", choices=["SMALL", "REAL", "both"], default="both", help=text)
     add("--rounds", type=positive_int, default=3, help="rounds per server (default: %(default)s)")
-    add(
-        "--seconds",
-        type=positive_float,
-        default=3,
-        help="minimum time of a round (default: %(default)s)",
-    )
+    text = "minimum time of a round (default: %(default)s)"
+    add("--seconds", type=positive_float, default=3, help=text)
     add("--image", help="the image of our server (default: our server without a container)")
     add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--only", help="compare only with these servers, separated by commas")
@@ -76,9 +68,8 @@ def _run(workload: Workload, args: argparse.Namespace) -> list[Row]:
         for spec in specs:
             print(f"{workload.name}: starting {spec.label}", flush=True)
             environment = servers.build_environment(spec, workload)
-            context = servers.run_server(
-                spec, workload.archive, workload.write_body(1), environment
-            )
+            body = workload.write_body(1)
+            context = servers.run_server(spec, workload.archive, body, environment)
             measures[spec.label] = _measure_with(workload, stack.enter_context(context))
         for measure in measures.values():
             for profile in WARM_UP:
@@ -93,10 +84,7 @@ def _measure_with(workload: Workload, server: RunningServer) -> Measure:
 
 
 def _compare(
-    workload: Workload,
-    profile: LoadProfile,
-    measures: dict[str, Measure],
-    args: argparse.Namespace,
+    workload: Workload, profile: LoadProfile, measures: dict[str, Measure], args: argparse.Namespace
 ) -> list[Row]:
     names = list(measures)
     seconds = args.seconds * workload.duration_factor * (2 if profile.instances > 1 else 1)

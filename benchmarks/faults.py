@@ -118,10 +118,11 @@ def _kill(command: str) -> Callable[[Server], None]:
 
 
 def _send(instance: str) -> Callable[[Server], None]:
-    args = (PREDICT, _body(instance))
-    return lambda server: Thread(
-        target=Client(server.host, 90).send, args=args, daemon=True
-    ).start()
+    def send(server: Server) -> None:
+        args = (PREDICT, _body(instance))
+        Thread(target=Client(server.host, 90).send, args=args, daemon=True).start()
+
+    return send
 
 
 FAULTS = [
@@ -191,11 +192,10 @@ def _wait_until_recovered(server: Server, outcomes: list[Outcome], injected: flo
 def main() -> None:
     """Parse the options, inject the faults, and print a Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("image", help="the image to test")
-    parser.add_argument(
-        "--docker", default="docker", help="the Docker client (default: %(default)s)"
-    )
-    parser.add_argument("--only", default="", help="only faults whose name contains this")
+    add = parser.add_argument
+    add("image", help="the image to test")
+    add("--docker", default="docker", help="the Docker client (default: %(default)s)")
+    add("--only", default="", help="only faults whose name contains this")
     args = parser.parse_args()
     faults = [fault for fault in FAULTS if args.only in fault.name]
     if not faults:

@@ -67,10 +67,7 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def running(
-    docker: str,
-    image: str,
-    *options: str,
-    is_ready: Callable[[Server], bool] = Server.is_healthy,
+    docker: str, image: str, *options: str, is_ready: Callable[[Server], bool] = Server.is_healthy
 ) -> Iterator[Server]:
     """Start a container with options of `docker run`, wait until `is_ready`, and remove it afterwards.
 

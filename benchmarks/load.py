@@ -27,12 +27,10 @@ class LoadResult(NamedTuple):
     duration_s: float = 1
 
 
-def run_wrk(
-    url: str, body: Path, clients: int, seconds: float, rate_per_s: float = 0
-) -> LoadResult:
+def run_wrk(url: str, body: Path, clients: int, seconds: float, rate: float = 0) -> LoadResult:
     """Send requests from `clients`, each with one request at a time; raise WrkMissingError.
 
-    With `rate_per_s` they send that many requests per second in all, at random intervals, regardless of
+    With `rate` they send that many requests per second in all, at random intervals, regardless of
     the response times; `clients` must then exceed the number of requests in flight.
     """
     if not shutil.which("wrk"):
@@ -41,7 +39,7 @@ def run_wrk(
     duration = f"{math.ceil(seconds)}s"
     options = f"--threads 1 --connections {clients} --duration {duration} --timeout 60s"
     completed = subprocess.run(
-        ["wrk", *options.split(), "--script", SCRIPT, url, "--", body, f"{rate_per_s:g}"],
+        ["wrk", *options.split(), "--script", SCRIPT, url, "--", body, f"{rate:g}"],
         capture_output=True,
         text=True,
         timeout=seconds + 120,

@@ -41,13 +41,11 @@ class Row(NamedTuple):
     ours_over_this: float
 
 
-def summarize(
-    workload: str, profile: LoadProfile, results: dict[str, list[LoadResult]]
-) -> list[Row]:
+def summarize(workload: str, profile: LoadProfile, loads: dict[str, list[LoadResult]]) -> list[Row]:
     """Return a row for each server, with the medians of its rounds."""
-    ours = median(results[OURS]).requests_per_s
+    ours = median(loads[OURS]).requests_per_s
     rows = []
-    for server, rounds in results.items():
+    for server, rounds in loads.items():
         rates, middle = [round(each.requests_per_s, 2) for each in rounds], median(rounds)
         rows.append(
             Row(
@@ -89,8 +87,7 @@ def compute_ratios(rows: list[Row]) -> list[dict[str, Any]]:
 def format_table(rows: list[Row]) -> str:
     """Return the rows and the ratios as Markdown."""
     lines = [
-        "| workload | clients x instances | server | requests/s | min to max "
-        "| p50 ms | p99 ms | ours / this |",
+        "| workload | clients x instances | server | requests/s | min to max | p50 ms | p99 ms | ours / this |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -70,9 +70,8 @@ def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         with image.running(args.docker, args.image) as server:
-            rows = [
-                row for axis in args.axes.split(",") for row in _measure_axis(axis, server, args)
-            ]
+            axes = args.axes.split(",")
+            rows = [row for axis in axes for row in _measure_axis(axis, server, args)]
     except (BenchmarkError, DockerError) as error:
         sys.exit(f"benchmarks.scaling: {error}")
     print(write_json("scaling", {"rows": rows}, BUILD))
@@ -93,9 +92,7 @@ def _measure_axis(axis: str, server: Server, args: argparse.Namespace) -> list[R
             args = argparse.Namespace(rounds=args.rounds, seconds=seconds)
             (peak,) = _measure(server, "peak", [Point(1, body, PEAK_CLIENTS)], args)
             if not peak["answered_per_s"]:
-                raise BenchmarkError(
-                    f"no request succeeded within {seconds:g} s: increase --seconds"
-                )
+                raise BenchmarkError(f"no request succeeded in {seconds:g} s: increase --seconds")
             points = overload_points(peak["answered_per_s"], body)
             return [peak, *_measure(server, axis, points, args)]
         case _:

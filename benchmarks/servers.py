@@ -89,17 +89,15 @@ class RunningServer(NamedTuple):
         if self.process_group:
             os.killpg(self.process_group, signal.SIGSTOP)
 
-    def measure(
-        self, body: Path, clients: int, seconds: float, settle_s: float = 0.7
-    ) -> LoadResult:
+    def measure(self, body: Path, clients: int, seconds: float, idle_s: float = 0.7) -> LoadResult:
         """Resume the server, run a load on it and pause it.
 
-        `settle_s` passes before and after the load, so that no request is in flight when it is paused.
+        `idle_s` passes before and after the load, so that no request is in flight when it is paused.
         """
         self.resume()
-        time.sleep(settle_s)
+        time.sleep(idle_s)
         result = run_wrk(self.url, body, clients, seconds)
-        time.sleep(settle_s)
+        time.sleep(idle_s)
         self.pause()
         return result
 

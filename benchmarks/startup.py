@@ -27,13 +27,10 @@ PARTS = {
 def main() -> None:
     """Parse the options, measure, print the results and write them to build/bench."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
-    parser.add_argument("image", help="the image to measure")
-    parser.add_argument(
-        "--docker", default="docker", help="the Docker client (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rounds", type=positive_int, default=7, help="starts (default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("image", help="the image to measure")
+    add("--docker", default="docker", help="the Docker client (default: %(default)s)")
+    add("--rounds", type=positive_int, default=7, help="starts (default: %(default)s)")
     args = parser.parse_args()
     try:
         times_s = [_measure_start_s(args) for _ in range(args.rounds)]

@@ -174,8 +174,7 @@ def main() -> None:
     print(f"\n{_option(tuner.best)} after {time.monotonic() - started:.0f} s: {measured}")
     if not latency and tuner.result.p99_ms > args.p99_ms:
         print(
-            f"no layout has a p99 within {args.p99_ms:g} ms with {args.clients} clients; "
-            "this one has the lowest p99"
+            f"no layout has a p99 within {args.p99_ms:g} ms with {args.clients} clients; this one has the lowest p99"
         )
     print(f"wrote {args.out} for machines with {cores} cores; make archive packs it")
 
@@ -187,37 +186,22 @@ def _parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--objective",
-        choices=["throughput", "latency"],
-        default="throughput",
-        help="throughput: the most requests per second within --p99-ms; latency: the lowest median "
-        "latency of one client (default: %(default)s)",
+    text = (
+        "throughput: the most requests per second within --p99-ms; latency: the lowest median "
+        "latency of one client (default: %(default)s)"
     )
-    add(
-        "--p99-ms",
-        type=positive_float,
-        default=250,
-        help="maximum p99 latency (default: %(default)s)",
-    )
-    add(
-        "--clients", type=positive_int, default=32, help="concurrent clients (default: %(default)s)"
-    )
+    add("--objective", choices=["throughput", "latency"], default="throughput", help=text)
+    text = "maximum p99 latency (default: %(default)s)"
+    add("--p99-ms", type=positive_float, default=250, help=text)
+    text = "concurrent clients (default: %(default)s)"
+    add("--clients", type=positive_int, default=32, help=text)
     add("--request", type=Path, help="file with a request body (default: the golden request)")
-    add(
-        "--archive",
-        type=Path,
-        default="build/model-store/digits.mar",
-        help="the model (default: %(default)s)",
-    )
+    text = "the model (default: %(default)s)"
+    add("--archive", type=Path, default="build/model-store/digits.mar", help=text)
     out = Path(model_config.CONFIG)
     add("--out", type=Path, default=out, help="the file to write (default: %(default)s)")
-    add(
-        "--rounds",
-        type=positive_int,
-        default=3,
-        help="rounds per comparison (default: %(default)s)",
-    )
+    text = "rounds per comparison (default: %(default)s)"
+    add("--rounds", type=positive_int, default=3, help=text)
     add("--seconds", type=positive_float, default=2, help="time of a round (default: %(default)s)")
     return parser.parse_args()
 

@@ -17,36 +17,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m contract", description=__doc__)
     add = parser.add_argument
     add("image", help="the image, HOST/NAME:TAG, which must be on this machine")
-    add(
-        "--instances",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help='valid instances for the model: {"instances": [...]}, an array or JSON lines',
-    )
-    add(
-        "--sandbox",
-        choices=sorted(SANDBOXES),
-        default="vertex",
-        help="the container's isolation. vertex: as on Vertex AI; read-only: a read-only root file system "
+    text = 'valid instances for the model: {"instances": [...]}, an array or JSON lines'
+    add("--instances", type=Path, required=True, metavar="FILE", help=text)
+    text = (
+        "the container's isolation. vertex: as on Vertex AI; read-only: a read-only root file system "
         "and 1 GB of /tmp; restricted: read-only, and also no capabilities, no new privileges, user 10001, "
-        "2 GB of memory, 256 processes (default: %(default)s)",
+        "2 GB of memory, 256 processes (default: %(default)s)"
     )
+    add("--sandbox", choices=sorted(SANDBOXES), default="vertex", help=text)
     add("--rights", choices=sorted(OLD_SANDBOXES), help=argparse.SUPPRESS)
     add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
-    add(
-        "--ready-s",
-        type=float,
-        default=300,
-        help="maximum time until the server is healthy (default: %(default)s)",
-    )
-    add(
-        "--liveness-s",
-        type=float,
-        default=LIVENESS_TIMEOUT_S,
-        help="maximum time until the port is open (default: %(default)s)",
-    )
+    text = "maximum time until the server is healthy (default: %(default)s)"
+    add("--ready-s", type=float, default=300, help=text)
+    text = "maximum time until the port is open (default: %(default)s)"
+    add("--liveness-s", type=float, default=LIVENESS_TIMEOUT_S, help=text)
     add("--port", type=int, help="the port that the model is uploaded with (default: random)")
     add("--health-route", help="the health route of the upload (default: random)")
     add("--predict-route", help="the predict route of the upload (default: random)")
@@ -55,7 +40,7 @@ def main() -> None:
     if old_name := options.pop("rights"):
         options["sandbox"] = OLD_SANDBOXES[old_name]
         print(
-            f"contract: --rights (make: RIGHTS) is deprecated; use --sandbox {options['sandbox']} (SANDBOX)",
+            f"contract: --rights (make: RIGHTS) is deprecated: use --sandbox {options['sandbox']} (SANDBOX)",
             file=sys.stderr,
         )
     try:

@@ -120,9 +120,7 @@ def test_predict_returns_predictions(healthy_server: Server, instances: list[Any
 
 
 @pytest.mark.parametrize("count", [1, 3, 16], ids=lambda count: f"{count} instances")
-def test_one_prediction_per_instance(
-    healthy_server: Server, instances: list[Any], count: int
-) -> None:
+def test_prediction_count(healthy_server: Server, instances: list[Any], count: int) -> None:
     """The response has one prediction for each instance."""
     sent = (instances * count)[:count]
     assert len(parse_predictions(healthy_server.predict({"instances": sent}))) == count

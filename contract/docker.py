@@ -45,9 +45,7 @@ class Docker:
 
         `options` are those of `docker run`; `command` replaces the image's own.
         """
-        variables = [
-            word for name, value in (env or {}).items() for word in ("--env", f"{name}={value}")
-        ]
+        variables = [f"--env={name}={value}" for name, value in (env or {}).items()]
         return Container(self, self("run", "--detach", *options, *variables, image, *command))
 
     def is_available(self) -> bool:

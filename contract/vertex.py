@@ -183,25 +183,17 @@ class Server:
             time.sleep(POLL_INTERVAL_S)
 
     def _send(
-        self, method: str, path: str, body: bytes | None, timeout_s: float
+        self, verb: str, path: str, body: bytes | None, timeout_s: float
     ) -> requests.Response:
         url = f"http://{self.process.address}:{self.variables.port}{path}"
         headers = {"Content-Type": "application/json"} if body is not None else {}
         with requests.Session() as session:
             session.trust_env = False  # requests to a container must bypass a proxy
             try:
-                return session.request(
-                    method,
-                    url,
-                    data=body,
-                    headers=headers,
-                    timeout=timeout_s,
-                    allow_redirects=False,
-                )
+                options: Any = {"timeout": timeout_s, "allow_redirects": False}
+                return session.request(verb, url, data=body, headers=headers, **options)
             except requests.RequestException as error:
                 cause: BaseException = error
                 while cause.__context__:
                     cause = cause.__context__
-                raise UnreachableError(
-                    f"{method} {path}: {type(cause).__name__}: {cause}"
-                ) from None
+                raise UnreachableError(f"{verb} {path}: {type(cause).__name__}: {cause}") from None

@@ -19,10 +19,10 @@ from deploy import (
     predict,
     rollout,
     settings,
+    status,
     teardown,
     versions,
 )
-from deploy import status as status_module
 
 CONTINUES = (
     "Operations that have started continue at Google. Run the same command again to continue from here; "
@@ -30,9 +30,9 @@ CONTINUES = (
 )
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Carry out a command; exit codes: 0 done, 1 error, 2 invalid arguments, 130 interrupted."""
-    args = _parser().parse_args(argv)
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; exit codes: 0 success, 1 error, 2 invalid arguments, 130 interrupted."""
+    args = _build_parser().parse_args(arguments)
     cli.run("deploy", lambda: _run(args), CONTINUES)
 
 
@@ -48,7 +48,7 @@ def _run(args: argparse.Namespace) -> None:
     args.run(cloud, **{name: getattr(args, name) for name in options})
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deploy",
         description=__doc__,
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--version", **version)
     option("--replicas", type=int, default=1, help="number of replicas (default: 1)")
 
-    add("status", status_module.status, "show what is deployed, its traffic, age and cost")
+    add("status", status.status, "show what is deployed, its traffic, age and cost")
 
     option = add(
         "undeploy", teardown.undeploy, "undeploy versions, and keep the endpoint and the model"

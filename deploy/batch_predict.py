@@ -10,31 +10,19 @@ if TYPE_CHECKING:
 
 
 def run_batch(  # noqa: PLR0913  one parameter for each option
-    cloud: "CloudClients",
-    *,
-    source: str,
-    output: str,
-    parameters: Any,
-    version: str,
-    replicas: int,
+    cloud: "CloudClients", *, source: str, output: str, parameters: Any, version: str, replicas: int
 ) -> None:
     """Predict every line of a JSONL file, wait for the job's end, and report the results' folder."""
     from deploy.gcp.vertex import BatchRequest  # noqa: PLC0415  slow: Google's libraries
 
     for uri in (source, output):
         if not uri.startswith("gs://"):
-            raise UserError(
-                f"{uri} is not in Cloud Storage",
-                "expected gs://BUCKET/PATH: Vertex AI reads and writes only there",
-            )
+            hint = "expected gs://BUCKET/PATH: Vertex AI reads and writes only there"
+            raise UserError(f"{uri} is not in Cloud Storage", hint)
     version = versions.choose(cloud, version)
     name = cloud.vertex.start_batch_job(
         BatchRequest(
-            version=version,
-            source=source,
-            output=output,
-            parameters=parameters,
-            replicas=replicas,
+            version=version, source=source, output=output, parameters=parameters, replicas=replicas
         )
     )
     if cloud.dry_run:
@@ -44,10 +32,8 @@ def run_batch(  # noqa: PLR0913  one parameter for each option
     job = cloud.vertex.wait_for_batch_job(name)
     state, stats = cloud.vertex.job_state(job), job.completion_stats
     if state != "SUCCEEDED":
-        raise UserError(
-            f"the job ended as {state.lower()}: {job.error.message}",
-            "run python -m deploy batch-predict with the same arguments again",
-        )
+        hint = "run python -m deploy batch-predict with the same arguments again"
+        raise UserError(f"the job ended as {state.lower()}: {job.error.message}", hint)
     cloud.report(
         f"{stats.successful_count} succeeded, {stats.failed_count} failed; "
         f"results: {job.output_info.gcs_output_directory}"

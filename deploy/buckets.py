@@ -55,9 +55,8 @@ def get_or_create(  # noqa: PLR0913  keyword-only but for the first four
         bucket.iam_configuration.uniform_bucket_level_access_enabled = True
         bucket.iam_configuration.public_access_prevention = "enforced"
         try:
-            created: Bucket = client.create_bucket(
-                bucket, project=project, location=region, timeout=TIMEOUT_S
-            )
+            place = {"project": project, "location": region}
+            created: Bucket = client.create_bucket(bucket, **place, timeout=TIMEOUT_S)
         except Conflict:
             raise taken from None
     report(f"created gs://{name} in {region}, without public access")
@@ -70,16 +69,11 @@ def storage_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except GoogleAuthError as error:
-        first_line = str(error).partition("\n")[0]
-        raise UserError(
-            f"no credentials: {first_line}", "gcloud auth application-default login"
-        ) from None
+        reason = f"no credentials: {error}".partition("\n")[0]
+        raise UserError(reason, "gcloud auth application-default login") from None
     except Forbidden as error:
         bucket = "/".join(uri.split("/")[:3])
-        raise UserError(
-            f"{uri}: permission denied: {error.message}",
-            f"gcloud storage buckets add-iam-policy-binding "
-            f"{bucket} --role=roles/storage.admin --member=user:…",
-        ) from None
+        hint = f"gcloud storage buckets add-iam-policy-binding {bucket} --role=roles/storage.admin --member=user:…"
+        raise UserError(f"{uri}: permission denied: {error.message}", hint) from None
     except (GoogleAPIError, RequestException) as error:
         raise UserError(f"{uri}: {error}", "run the same command again") from None

@@ -50,8 +50,7 @@ def confirm(name: str, items: list[str], *, yes: bool) -> None:
     try:
         answer = input(f"Type the name {name} to continue: ")
     except EOFError:
-        raise UserError(
-            "no terminal to confirm; nothing was deleted", "use --yes to delete without a prompt"
-        ) from None
+        hint = "use --yes to delete without a prompt"
+        raise UserError("no terminal to confirm; nothing was deleted", hint) from None
     if answer.strip() != name:
         raise UserError("not confirmed; nothing was deleted", f"type {name}, or use --yes")

@@ -83,10 +83,9 @@ def find_tested_build(cloud: "CloudClients", tag: str) -> Build | None:
     command = ["gcloud", "builds", "list", "--format=json", "--limit=200"]
     builds: list[Build] = json.loads(cloud.programs.run([*command, *_location(cloud.settings)]))
     for build in builds:
-        passed = [
-            step.get("id") for step in build.get("steps", []) if step.get("status") == "SUCCESS"
-        ]
-        if "tests" in passed and build.get("substitutions", {}).get("_TAG") == tag:
+        statuses = {step.get("id"): step.get("status") for step in build.get("steps", [])}
+        has_tag = build.get("substitutions", {}).get("_TAG") == tag
+        if has_tag and statuses.get("tests") == "SUCCESS":
             return build
     return None
 
@@ -118,10 +117,8 @@ def _wait_for_build(cloud: "CloudClients", build: Build) -> None:
     reported: dict[str, str] = {}
 
     def fetch() -> Build:
-        described = cloud.programs.run(
-            ["gcloud", "builds", "describe", "--format=json", *reference]
-        )
-        current: Build = json.loads(described)
+        command = ["gcloud", "builds", "describe", "--format=json", *reference]
+        current: Build = json.loads(cloud.programs.run(command))
         for step in current.get("steps", []):
             name, status = step.get("id", step["name"]), step.get("status", "QUEUED")
             if reported.get(name, "QUEUED") != status:
@@ -136,10 +133,8 @@ def _wait_for_build(cloud: "CloudClients", build: Build) -> None:
     build = cloud.client.poll(fetch, lambda current: current.get("status") in DONE, timed_out)
     if build["status"] != "SUCCESS":
         detail = build.get("statusDetail") or build.get("failureInfo", {}).get("detail", "")
-        raise UserError(
-            f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}",
-            f"gcloud builds log {' '.join(reference)}",
-        )
+        reason = f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}"
+        raise UserError(reason, f"gcloud builds log {' '.join(reference)}")
 
 
 def _location(settings: Settings) -> list[str]:

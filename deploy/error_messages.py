@@ -33,21 +33,15 @@ def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa:
     )
     if error.reason == "SERVICE_DISABLED":
         service = error.metadata.get("service", "aiplatform.googleapis.com")
-        return UserError(
-            f"the API {service} is not enabled in {project}",
-            f"gcloud services enable {service} --project={project}",
-        )
+        hint = f"gcloud services enable {service} --project={project}"
+        return UserError(f"the API {service} is not enabled in {project}", hint)
     if error.status == "PERMISSION_DENIED":
         named = re.search(r"'([a-z][A-Za-z]+(?:\.[A-Za-z]+)+)'", text)
         permission = error.metadata.get("permission") or (named[1] if named else "")
         if permission:
-            return UserError(
-                f"permission denied{while_}: {permission} is missing in {project}",
-                grant_command(project, permission),
-            )
-        return UserError(
-            f"permission denied{while_}: {text}", "docs/cloud.md has the table of roles"
-        )
+            reason = f"permission denied{while_}: {permission} is missing in {project}"
+            return UserError(reason, grant_command(project, permission))
+        return UserError(f"permission denied{while_}: {text}", "docs/cloud.md lists the roles")
     if error.status == "UNAUTHENTICATED":
         return UserError("not authenticated", "gcloud auth application-default login")
     if "never became ready" in text or "exited unexpectedly" in text:
@@ -55,10 +49,8 @@ def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa:
         what = "the container exited" if exited else "the container did not become healthy"
         last_line = text.partition("last lines:\n")[2].strip().rpartition("\n")[2]
         because = f"; its last line: {last_line}" if last_line else ""
-        return UserError(
-            f"{what}{while_}{because}",
-            f"make contract IMAGE=… reproduces it in seconds; the container's log: {logs}",
-        )
+        hint = f"make contract IMAGE=… reproduces it in seconds; the container's log: {logs}"
+        return UserError(f"{what}{while_}{because}", hint)
     if error.status == "RESOURCE_EXHAUSTED" or "quota" in text.lower():
         return UserError(
             f"quota exceeded{while_}: {text}",
@@ -66,24 +58,17 @@ def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa:
             f"or request more: https://console.cloud.google.com/iam-admin/quotas?project={project}",
         )
     if error.status == "NOT_FOUND" and "mage" in text:
-        return UserError(
-            f"image not found{while_}: {text}", "make build-cloud, or make build and make push"
-        )
+        hint = "make build-cloud, or make build and make push"
+        return UserError(f"image not found{while_}: {text}", hint)
     if "payload size exceeds" in text:
-        return UserError(
-            f"the request is too large: {text}",
-            "send fewer instances, or set dedicated = true in deploy.toml (10 MB)",
-        )
+        hint = "send fewer instances, or set dedicated = true in deploy.toml (10 MB)"
+        return UserError(f"the request is too large: {text}", hint)
     if error.status == "ABORTED":
         return UserError(f"changed by another client{while_}: {text}", "run the same command again")
     if error.status == "CANCELLED":
         return UserError(f"cancelled{while_}", "run the same command again")
     if error.status in ("UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "UNKNOWN"):
-        return UserError(
-            f"Google's API failed{while_}: {text}",
-            "run the same command again: it continues where it stopped",
-        )
-    return UserError(
-        f"request rejected{while_}: {text} ({error.status})",
-        "python -m deploy status shows the current state",
-    )
+        hint = "run the same command again: it continues where it stopped"
+        return UserError(f"Google's API failed{while_}: {text}", hint)
+    hint = "python -m deploy status shows the current state"
+    return UserError(f"request rejected{while_}: {text} ({error.status})", hint)

@@ -178,10 +178,8 @@ def canary(state: EndpointState, version: str, percent: int) -> Goal:
             "python -m deploy deploy",
         )
     if version == state.primary:
-        raise UserError(
-            f"version {version} already serves: a canary has to be another version",
-            "build and upload a new version first",
-        )
+        reason = f"version {version} already serves: a canary has to be another version"
+        raise UserError(reason, "build and upload a new version first")
     return Goal("canary", version, percent)
 
 
@@ -195,11 +193,8 @@ def promote(state: EndpointState) -> Goal | None:
             missing = f"the canary of version {goal.version} is not deployed"
             raise UserError(missing, "run canary again, or rollback")
         return Goal("promote", goal.version)
-    others = [
-        model
-        for model in state.deployed
-        if model.version != state.primary and state.share(model.id)
-    ]
+    shared = [model for model in state.deployed if state.share(model.id)]
+    others = [model for model in shared if model.version != state.primary]
     newest = max(others, key=lambda model: model.since, default=None)
     return Goal("promote", newest.version) if newest else None
 
@@ -307,10 +302,8 @@ def _baseline(state: EndpointState, target: DeployedModel) -> DeployedModel:
     others = [model for model in state.deployed if model.id != target.id]
     primary = [model for model in others if model.version == state.primary] or others
     if not primary:
-        raise UserError(
-            "no other version is deployed: a canary needs one that serves the rest of the traffic",
-            "python -m deploy deploy",
-        )
+        reason = "no other version is deployed: a canary needs one for the rest of the traffic"
+        raise UserError(reason, "python -m deploy deploy")
     return max(primary, key=lambda model: (state.share(model.id), model.since))
 
 
@@ -321,11 +314,7 @@ def _split(state: EndpointState, goal: Goal, target: DeployedModel) -> dict[str,
         shares[_baseline(state, target).id] = 100 - goal.percent
     shares[target.id] = goal.percent
     # Google may leave a model without traffic out of the split, or list it with 0: both mean the same.
-    return {
-        deployed_id: share
-        for deployed_id, share in shares.items()
-        if share or deployed_id in state.split
-    }
+    return {key: share for key, share in shares.items() if share or key in state.split}
 
 
 def _to_keep(state: EndpointState, goal: Goal, target: DeployedModel) -> set[str]:

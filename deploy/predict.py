@@ -48,9 +48,7 @@ def build_request(source: Path | None) -> dict[str, Any]:
     if source is None:
         source = min(HELD_OUT.glob("*.png"), default=None)
     if source is None:
-        raise UserError(
-            f"{HELD_OUT} contains no image", "make model, or name an image or a request.json"
-        )
+        raise UserError(f"{HELD_OUT} has no image", "make model, or name an image or request.json")
     if not source.is_file():
         raise UserError(f"{source} does not exist", "name an image, or a JSON file with instances")
     if source.suffix != ".json":
@@ -61,8 +59,6 @@ def build_request(source: Path | None) -> dict[str, Any]:
         raise UserError(f"{source} is not JSON: {error}", "fix the file") from None
     instances = content.get("instances") if isinstance(content, dict) else None
     if not instances or not isinstance(instances, list):
-        raise UserError(
-            f"{source} is not a prediction request",
-            'expected {"instances": [...], "parameters": {...}}, with at least one instance',
-        )
+        hint = 'expected {"instances": [...], "parameters": {...}}, with at least one instance'
+        raise UserError(f"{source} is not a prediction request", hint)
     return dict(content)

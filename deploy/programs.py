@@ -64,10 +64,8 @@ class Programs:
                 env={**os.environ, **self.environ},
             )
         except subprocess.TimeoutExpired:
-            raise UserError(
-                f"{program} timed out after {self.timeout_s // 60} minutes",
-                "run the same command again",
-            ) from None
+            reason = f"{program} timed out after {self.timeout_s // 60} minutes"
+            raise UserError(reason, "run the same command again") from None
         if done.returncode == 0:
             return done.stdout or ""
         output = (done.stderr or done.stdout or "").strip()
@@ -75,7 +73,5 @@ class Programs:
             print(output, end="\n" if output else "", file=sys.stderr)
             raise failure
         last = "\n".join(output[max(output.rfind("ERROR: "), 0) :].splitlines()[-5:])
-        raise UserError(
-            f"{' '.join(command[:3])} failed{f': {last}' if last else ''}",
-            "fix the cause, and run the same command again",
-        )
+        hint = "fix the cause, and run the same command again"
+        raise UserError(f"{' '.join(command[:3])} failed{f': {last}' if last else ''}", hint)

@@ -57,10 +57,8 @@ def check_ownership(cloud: "CloudClients", state: EndpointState) -> None:
     """Raise UserError if the endpoint also serves another model."""
     name = cloud.settings.name
     if others := sorted({model.model_name for model in state.deployed} - {name, ""}):
-        raise UserError(
-            f"the endpoint {name} also serves another model: {', '.join(others)}",
-            "undeploy that model, or set another name in deploy.toml",
-        )
+        hint = "undeploy that model, or set another name in deploy.toml"
+        raise UserError(f"the endpoint {name} also serves another model: {', '.join(others)}", hint)
 
 
 def check_endpoint_type(cloud: "CloudClients", state: EndpointState) -> None:
@@ -78,9 +76,7 @@ def check_endpoint_type(cloud: "CloudClients", state: EndpointState) -> None:
 def _fetch_state(cloud: "CloudClients") -> EndpointState:
     state = cloud.vertex.endpoint_state()
     if state is None:
-        raise UserError(
-            "the endpoint was deleted during this command", "run the same command again"
-        )
+        raise UserError("the endpoint was deleted meanwhile", "run the same command again")
     return state
 
 
@@ -97,9 +93,7 @@ def _take(cloud: "CloudClients", step: plan.Step, state: EndpointState) -> None:
             vertex.update_endpoint(state.etag, labels)
         case plan.SetTraffic(split, labels):
             versions = {model.id: model.version for model in state.deployed}
-            shares = [
-                f"version {versions[deployed_id]} {share} %" for deployed_id, share in split.items()
-            ]
+            shares = [f"version {versions[key]} {share} %" for key, share in split.items()]
             cloud.report(f"→ traffic: {', '.join(shares)}")
             vertex.update_endpoint(state.etag, labels, split)
         case plan.Undeploy(deployed_id):

@@ -74,9 +74,7 @@ def rollback(cloud: "CloudClients") -> None:
     """Route all traffic to the previous version, and undeploy the other."""
     if cloud.vertex.endpoint_state() is None:
         s = cloud.settings
-        raise UserError(
-            f"the endpoint {s.name} does not exist in {s.region}", "make deploy-endpoint"
-        )
+        raise UserError(f"endpoint {s.name} does not exist in {s.region}", "make deploy-endpoint")
     state = get_or_create_endpoint(cloud)
     goal = plan.rollback(state)
     if reconcile(cloud, goal, state):
@@ -102,9 +100,8 @@ def check_permissions(cloud: "CloudClients") -> None:
     fatal = [permission for permission in missing if permission.startswith(GRANTED_BY_PROJECT)]
     if fatal:
         commands = dict.fromkeys(grant_command(s.project, permission) for permission in fatal)
-        raise UserError(
-            f"permissions are missing in {s.project}: {', '.join(fatal)}", "\n  ".join(commands)
-        )
+        reason = f"permissions are missing in {s.project}: {', '.join(fatal)}"
+        raise UserError(reason, "\n  ".join(commands))
     for permission in missing:
         cloud.report(
             f"the project does not grant {permission}; the repository or the bucket has to grant it"

@@ -113,16 +113,14 @@ class Settings(BaseModel):
     @property
     def machine(self) -> Machine:
         """What each replica runs on."""
-        return Machine(
-            self.machine_type, self.accelerator_type, self.accelerator_count, self.service_account
-        )
+        accelerator, count = self.accelerator_type, self.accelerator_count
+        return Machine(self.machine_type, accelerator, count, self.service_account)
 
     @property
     def replicas(self) -> Replicas:
         """The number of replicas. A maximum below the minimum counts as the minimum."""
-        return Replicas(
-            self.min_replicas, max(self.min_replicas, self.max_replicas), self.cpu_percent
-        )
+        maximum = max(self.min_replicas, self.max_replicas)
+        return Replicas(self.min_replicas, maximum, self.cpu_percent)
 
     @property
     def location(self) -> str:
@@ -224,14 +222,12 @@ def _validate(values: dict[str, Any], source: str, *, strict: bool = True) -> di
         return {name: getattr(checked, name) for name in values}
     name, value = ".".join(map(str, error["loc"])), error["input"]
     if error["type"] == "extra_forbidden":
-        raise UserError(
-            f"{source}: unknown setting {name!r}", f"the settings are: {', '.join(FIELDS)}"
-        )
+        unknown = f"{source}: unknown setting {name!r}"
+        raise UserError(unknown, f"the settings are: {', '.join(FIELDS)}")
     setting = name if isinstance(value, dict) else f"{name} = {value!r}"
     expected = error["msg"].removeprefix("Value error, ").partition(", unable to")[0]
-    raise UserError(
-        f"{source}: {setting} {expected.replace('Input should', 'should')}", "fix this setting"
-    )
+    expected = expected.replace("Input should", "should")
+    raise UserError(f"{source}: {setting} {expected}", "fix this setting")
 
 
 def _check_combinations(settings: Settings, file: Path, *, max_replicas_is_set: bool) -> None:
@@ -245,9 +241,8 @@ def _check_combinations(settings: Settings, file: Path, *, max_replicas_is_set: 
     elif s.accelerator_type and not s.accelerator_count:
         error = f"accelerator_type = {s.accelerator_type!r} without an accelerator_count"
     if error:
-        raise UserError(
-            f"{file}: {error}", "fix it there, or in the option or variable that overrides it"
-        )
+        hint = "fix it there, or in the option or variable that overrides it"
+        raise UserError(f"{file}: {error}", hint)
 
 
 def _saved_defaults(api_endpoint: str) -> Path:
@@ -261,9 +256,7 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}",
-            "name a readable file, or omit --settings",
-        ) from None
+        hint = "name a readable file, or omit --settings"
+        raise UserError(f"{path} cannot be read: {error.strerror}", hint) from None
     except ValueError as error:
         raise UserError(f"{path} is not TOML: {error}", "fix that line") from None

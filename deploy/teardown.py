@@ -34,10 +34,8 @@ def undeploy(cloud: "CloudClients", *, version: str, idle: bool, yes: bool) -> N
     serving = [model for model in chosen if state.share(model.id)]
     if serving and len(chosen) < len(state.deployed):
         share = sum(state.share(model.id) for model in serving)
-        raise UserError(
-            f"version {version} still serves {share} %",
-            "move its traffic first (promote or rollback), or omit --version to undeploy all",
-        )
+        hint = "move its traffic first (promote or rollback), or omit --version to undeploy all"
+        raise UserError(f"version {version} still serves {share} %", hint)
     if serving:
         items = [
             f"version {model.version}, which serves: the endpoint will answer no request"
@@ -63,9 +61,8 @@ def teardown(cloud: "CloudClients", *, keep_images: bool, yes: bool) -> None:
     ]
     check_ownership(cloud, state or EndpointState())
     if not items:
-        cloud.report(
-            f"no resources of {s.name} to delete in {s.project}, {s.region}: nothing changed"
-        )
+        location = f"{s.project}, {s.region}"
+        cloud.report(f"no resources of {s.name} to delete in {location}: nothing changed")
         return
     if state and state.deployed:
         cost = estimate((model.machine, model.replicas.minimum) for model in state.deployed)
@@ -80,9 +77,8 @@ def teardown(cloud: "CloudClients", *, keep_images: bool, yes: bool) -> None:
         _delete(cloud, cloud.artifacts.delete_images, cloud.artifacts.has_images)
     if sources:
         cloud.storage.delete_objects(source_folder(s))
-    cloud.report(
-        f"all of this {'would be' if cloud.dry_run else 'is'} deleted: no more hourly costs"
-    )
+    verb = "would be" if cloud.dry_run else "is"
+    cloud.report(f"all of this {verb} deleted: no more hourly costs")
 
 
 def _describe(state: EndpointState) -> list[str]:

@@ -50,9 +50,8 @@ def copy_artifacts(config: EmulatorConfig, model: v1.Model) -> str:
         if not blobs:
             raise ApiError("NOT_FOUND", f"No objects found under {model.artifact_uri}.")
         for blob in blobs:
-            target.blob(folder + blob.name.removeprefix(path)).upload_from_string(
-                blob.download_as_bytes()
-            )
+            copy = target.blob(folder + blob.name.removeprefix(path))
+            copy.upload_from_string(blob.download_as_bytes())
     return f"gs://{COPIES_BUCKET}/{folder}"
 
 

@@ -32,15 +32,13 @@ def create(state: State, request: v1.CreateBatchPredictionJobRequest) -> v1.Batc
 def _run(
     state: State, job: v1.BatchPredictionJob, model: v1.Model, cancelled: threading.Event
 ) -> None:
-    content = b"\n".join(
-        artifacts.read_objects(state.config, list(job.input_config.gcs_source.uris))
-    )
+    uris = list(job.input_config.gcs_source.uris)
+    content = b"\n".join(artifacts.read_objects(state.config, uris))
     instances = [json.loads(line) for line in content.splitlines() if line.strip()]
     containers.pull_image(state.config, model.container_spec.image_uri)
     machine = job.dedicated_resources.machine_spec
-    deployed = v1.DeployedModel(
-        id="0", dedicated_resources=v1.DedicatedResources(machine_spec=machine)
-    )
+    resources = v1.DedicatedResources(machine_spec=machine)
+    deployed = v1.DeployedModel(id="0", dedicated_resources=resources)
     artifacts_uri = artifacts.copy_artifacts(state.config, model)
     env = containers.container_env(v1.Endpoint(name=job.name), deployed, model, artifacts_uri)
     replica = containers.Replica(state.config, model, env, machine)
@@ -81,9 +79,7 @@ def _predict(
     key = "prediction" if succeeded else "error"
     results = content["predictions"] if succeeded else [content] * len(instances)
     pairs = zip(instances, results, strict=True)
-    return succeeded, [
-        json.dumps({"instance": instance, key: result}) for instance, result in pairs
-    ]
+    return succeeded, [json.dumps({"instance": each, key: result}) for each, result in pairs]
 
 
 JOBS = JobType(

@@ -115,9 +115,8 @@ def expand_substitutions(build: cb.Build) -> cb.Build:
     expanded = cb.Build(build)
     for step in expanded.steps:
         # Cloud Build does not replace substitutions in scripts.
-        step.name, step.entrypoint, step.dir_ = (
-            expand(text, values) for text in (step.name, step.entrypoint, step.dir_)
-        )
+        for field in ("name", "entrypoint", "dir_"):
+            setattr(step, field, expand(getattr(step, field), values))
         step.args = [expand(text, values) for text in step.args]
         step.env = [expand(text, values) for text in step.env]
     expanded.images = [expand(text, values) for text in build.images]
@@ -199,9 +198,8 @@ def _run_step(
     log.info("build step %s: %s %s", name, step.entrypoint, " ".join(command)[:200])
     if "timeout" in step:
         timeout_s = min(timeout_s, step.timeout.total_seconds())
-    succeeded, output = _run_container(
-        state, containers.local_image(state.config, step.name), options, command, timeout_s
-    )
+    image = containers.local_image(state.config, step.name)
+    succeeded, output = _run_container(state, image, options, command, timeout_s)
     for line in output.splitlines():
         log.info("  | %s", line)
     if not succeeded:
@@ -239,9 +237,8 @@ def get_service_account(
 ) -> cb.DefaultServiceAccount:
     """Return the service account that builds use by default."""
     project = project_number(request.name.split("/")[1])
-    return cb.DefaultServiceAccount(
-        name=request.name, service_account_email=f"{project}-compute@developer.gserviceaccount.com"
-    )
+    email = f"{project}-compute@developer.gserviceaccount.com"
+    return cb.DefaultServiceAccount(name=request.name, service_account_email=email)
 
 
 METHODS = {

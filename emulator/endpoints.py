@@ -51,9 +51,8 @@ def create(state: State, request: v1.CreateEndpointRequest) -> Operation:
     endpoint_id = request.endpoint_id or state.next_id()
     name = f"{parent}/endpoints/{endpoint_id}"
     if name in state.endpoints:
-        raise ApiError(
-            "ALREADY_EXISTS", f"Endpoint with ID {endpoint_id} already exists in {request.parent}."
-        )
+        message = f"Endpoint with ID {endpoint_id} already exists in {request.parent}."
+        raise ApiError("ALREADY_EXISTS", message)
 
     def work(_: operations.Operation) -> v1.Endpoint:
         endpoint.name, endpoint.etag = name, state.next_id()
@@ -74,10 +73,8 @@ def update(state: State, request: v1.UpdateEndpointRequest) -> v1.Endpoint:
     with state.lock:
         endpoint, new = ENDPOINTS.find(state, request.endpoint.name), request.endpoint
         if new.etag and new.etag != endpoint.etag:
-            raise ApiError(
-                "ABORTED",
-                f"The etag {new.etag} of {endpoint.name} is out of date: the endpoint was changed since.",
-            )
+            message = f"The etag {new.etag} of {endpoint.name} is out of date: the endpoint was changed since."
+            raise ApiError("ABORTED", message)
         fields = [path.partition(".")[0] for path in request.update_mask.paths]
         for path, field in zip(request.update_mask.paths, fields, strict=True):
             if field not in UPDATABLE_FIELDS:
@@ -150,8 +147,7 @@ def undeploy(state: State, request: v1.UndeployModelRequest) -> Operation:
     split = request.traffic_split or endpoint.traffic_split
     if others and (percent := split.get(target.id, 0)):
         raise failed_precondition(
-            f"Deployed model {target.id} still receives {percent} % of the traffic. "
-            "Update the traffic split first."
+            f"Deployed model {target.id} still receives {percent} % of the traffic. Update the traffic split first."
         )
 
     def work(_: operations.Operation) -> v1.UndeployModelResponse:
@@ -184,9 +180,8 @@ def mutate(state: State, request: v1.MutateDeployedModelRequest) -> Operation:
             resources = target.dedicated_resources
             for field in fields:
                 setattr(resources, field, getattr(new, field))
-            resources.max_replica_count = max(
-                resources.max_replica_count, resources.min_replica_count
-            )
+            minimum = resources.min_replica_count
+            resources.max_replica_count = max(resources.max_replica_count, minimum)
             others = [other for other in endpoint.deployed_models if other.id != target.id]
             endpoint.deployed_models = [*others, target]
             _mark_changed(state, endpoint)

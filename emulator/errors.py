@@ -1,5 +1,6 @@
 """The emulator's errors. ApiError has the codes, messages and JSON of Google's APIs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from google.api_core.exceptions import exception_class_for_grpc_status
@@ -16,12 +17,10 @@ class EmulatorError(Exception):
 class ApiError(EmulatorError):
     """The error with which a request is answered, or with which an operation ends."""
 
-    def __init__(
-        self, status: str, message: str, details: list[dict[str, Any]] | None = None
-    ) -> None:
+    def __init__(self, status: str, message: str, details: Sequence[dict[str, Any]] = ()) -> None:
         """`status` is one of google.rpc.Code's names, such as NOT_FOUND."""
         super().__init__(message)
-        self.status, self.message, self.details = status, message, details or []
+        self.status, self.message, self.details = status, message, list(details)
         self.code: int = code_pb2.Code.Value(status)
 
     @property

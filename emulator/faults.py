@@ -60,8 +60,7 @@ def to_error(fault: Fault, resource: str) -> ApiError:
     if fault.kind == "denied":
         return permission_denied(fault.detail, resource)
     if fault.kind == "disabled":
-        return service_disabled(
-            fault.detail, resource.split("/")[1] if "/" in resource else resource
-        )
+        project = resource.split("/")[1] if "/" in resource else resource
+        return service_disabled(fault.detail, project)
     status, _, message = fault.detail.partition(" ")
     return ApiError(status, message)

@@ -126,9 +126,7 @@ def _check_aliases(aliases: Iterable[str]) -> None:
 
 def _check_not_deployed(deployments: list[tuple[str, str]], name: str) -> None:
     if deployments:
-        places = ", ".join(
-            f"{endpoint} (deployed model {number})" for endpoint, number in deployments
-        )
+        places = ", ".join(f"{each} (deployed model {number})" for each, number in deployments)
         raise failed_precondition(
             f"Model {name} cannot be deleted: it is deployed to {places}. Undeploy it first."
         )

@@ -35,9 +35,8 @@ def list_series(state: State, request: m3.ListTimeSeriesRequest) -> m3.ListTimeS
         code = [str(record.status_code)] if metric == COUNT else []
         key = (record.endpoint_id, record.deployed_model_id, *code)
         groups.setdefault(key, []).append(record)
-    return m3.ListTimeSeriesResponse(
-        time_series=[_series(metric, request, key, group) for key, group in groups.items()]
-    )
+    series = [_series(metric, request, key, group) for key, group in groups.items()]
+    return m3.ListTimeSeriesResponse(time_series=series)
 
 
 def percentile(values: list[float], percent: int) -> float:

@@ -127,10 +127,7 @@ def _run(state: State, job: v1.PipelineJob, cancelled: threading.Event) -> None:
 
 
 JOBS = JobType(
-    "PipelineJob",
-    lambda state: state.pipeline_jobs,
-    v1.ListPipelineJobsResponse,
-    v1.PipelineState,
+    "PipelineJob", lambda state: state.pipeline_jobs, v1.ListPipelineJobsResponse, v1.PipelineState
 )
 SCHEDULES = ResourceType("Schedule", lambda state: state.schedules, v1.ListSchedulesResponse)
 METHODS: dict[str, Method] = {

@@ -94,9 +94,8 @@ def raw_predict(
     finally:
         latency_ms = (time.monotonic() - start) * 1000
         endpoint_id = endpoint.name.rsplit("/", 1)[-1]
-        state.predictions.append(
-            PredictionRecord(time.time(), endpoint_id, deployed_id, status, latency_ms)
-        )
+        record = PredictionRecord(time.time(), endpoint_id, deployed_id, status, latency_ms)
+        state.predictions.append(record)
     if len(response.content) > max_bytes:
         raise ApiError("INTERNAL", f"Response size exceeds the limit: {max_bytes} bytes.")
     return response, deployed

@@ -49,9 +49,8 @@ def check_permissions(
     state: State, request: iam_policy_pb2.TestIamPermissionsRequest
 ) -> iam_policy_pb2.TestIamPermissionsResponse:
     """Return the permissions that the caller has: all, except those that a fault denies."""
-    denied = {
-        fault.detail for fault in state.faults.pending if fault.kind == "denied" and fault.times
-    }
+    pending = [fault for fault in state.faults.pending if fault.times]
+    denied = {fault.detail for fault in pending if fault.kind == "denied"}
     granted = [permission for permission in request.permissions if permission not in denied]
     return iam_policy_pb2.TestIamPermissionsResponse(permissions=granted)
 
@@ -61,9 +60,8 @@ def get_project(
 ) -> resourcemanager_v3.Project:
     """Return a project; a project exists for every ID."""
     project_id = request.name.split("/")[1]
-    return resourcemanager_v3.Project(
-        name=f"projects/{project_number(project_id)}", project_id=project_id, state="ACTIVE"
-    )
+    name = f"projects/{project_number(project_id)}"
+    return resourcemanager_v3.Project(name=name, project_id=project_id, state="ACTIVE")
 
 
 MODULES = (models, endpoints, batch, builds, repositories, monitoring, functions, pipelines)

@@ -173,7 +173,7 @@ def _registry(folder: Path) -> Iterator[str]:
         "version": 0.1,
         "log": {"level": "error"},
         "storage": {
-            "filesystem": {"rootdirectory": str(folder / "registry")},
+            "filesystem": {"rootdirectory": f"{folder}/registry"},
             "delete": {"enabled": True},
         },
         "http": {"addr": f"{HOST}:{port}"},

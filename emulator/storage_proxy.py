@@ -19,18 +19,14 @@ TIMEOUT_S = 120
 def forward(config: EmulatorConfig, request: Request) -> Response:
     """Send a request to the storage emulator and return its response."""
     path = request.full_path.rstrip("?")
-    headers = {
-        name: value for name, value in request.headers if name.lower() not in ("host", "connection")
-    }
-    if "Content-Type" in headers:
-        headers["Content-Type"] = re.sub(
-            "boundary='([^']*)'", r'boundary="\1"', headers["Content-Type"]
-        )
+    dropped = ("host", "connection")
+    headers = {name: value for name, value in request.headers if name.lower() not in dropped}
+    if content_type := headers.get("Content-Type"):
+        headers["Content-Type"] = re.sub("boundary='([^']*)'", r'boundary="\1"', content_type)
     # One connection per request: the storage emulator handles one at a time.
     headers["Connection"] = "close"
     url, body = config.storage_url + path, request.get_data()
     response = processes.send_request(request.method, url, TIMEOUT_S, data=body, headers=headers)
-    end_to_end = [
-        (name, value) for name, value in response.headers.items() if name.lower() not in HOP_BY_HOP
-    ]
+    headers_out = response.headers.items()
+    end_to_end = [(name, value) for name, value in headers_out if name.lower() not in HOP_BY_HOP]
     return Response(response.content, response.status_code, end_to_end)

@@ -76,9 +76,7 @@ def find_route(verb: str, path: str) -> tuple[Route, dict[str, str]]:
                 return route, {name: unquote(value) for name, value in variables}
     if path_exists:
         raise unimplemented(f"{verb} is not a method of {path}")
-    raise ApiError(
-        "NOT_FOUND", f"Google publishes no method of the emulated APIs for {verb} {path}"
-    )
+    raise ApiError("NOT_FOUND", f"The emulated APIs have no method for {verb} {path}")
 
 
 def parse_request(verb: str, path: str, query: Mapping[str, list[str]], body: bytes) -> Any:
@@ -187,19 +185,15 @@ def _set_field(content: Any, descriptor: Descriptor, path: list[str], values: li
         if index == len(path) - 1:
             if not isinstance(content, dict):
                 raise invalid_argument("Invalid value: expected an object")
-            content[field.json_name] = (
-                list(values) if field.is_repeated else _parse_value(field, values[-1])
-            )
+            value = values if field.is_repeated else _parse_value(field, values[-1])
+            content[field.json_name] = value
         else:
             content = content.setdefault(field.json_name, {})
             descriptor = field.message_type
 
 
 def _parse_value(field: FieldDescriptor, text: str) -> Any:
-    if (
-        field.message_type is not None
-        and field.message_type.full_name == "google.protobuf.FieldMask"
-    ):
+    if field.message_type and field.message_type.full_name == "google.protobuf.FieldMask":
         # Google accepts snake_case and camelCase, protobuf's parser camelCase only.
         return re.sub("_([a-z])", lambda match: match[1].upper(), text)
     if field.type == FieldDescriptor.TYPE_BOOL:
@@ -267,7 +261,5 @@ def _is_set(protobuf: message.Message, field: FieldDescriptor) -> bool:
 @cache
 def required_fields(message_type: Any) -> frozenset[str]:
     """Return the fields of a type whose documentation begins with Required."""
-    documentation = message_type.__doc__ or ""
-    return frozenset(
-        re.findall(r"^ {8}(\w+) \([^\n]*\):\n +Required\.", documentation, re.MULTILINE)
-    )
+    pattern = re.compile(r"^ {8}(\w+) \([^\n]*\):\n +Required\.", re.MULTILINE)
+    return frozenset(pattern.findall(message_type.__doc__ or ""))

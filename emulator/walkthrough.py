@@ -110,13 +110,11 @@ def run_with_gcloud(walkthrough: Walkthrough, image: str) -> None:
         f"gcloud ai endpoints deploy-model {name} --model=by-hand --display-name=by-hand "
         "--machine-type=e2-standard-2 --min-replica-count=1 --max-replica-count=1 --traffic-split=0=100"
     )
-    response = json.loads(
-        run(f"gcloud ai endpoints predict {name} --json-request={REQUEST} --format=json")
-    )
+    options = f"--json-request={REQUEST} --format=json"
+    response = json.loads(run(f"gcloud ai endpoints predict {name} {options}"))
     check("deployedModelId" in response and response["predictions"], "predict: no predictions")
     raw = run(
-        f"gcloud ai endpoints raw-predict {name} --request=@{REQUEST} "
-        "--http-headers=Content-Type=application/json"
+        f"gcloud ai endpoints raw-predict {name} --request=@{REQUEST} --http-headers=Content-Type=application/json"
     )
     same = json.loads(raw)["predictions"] == response["predictions"]
     check(same, "raw-predict and predict returned different predictions")
@@ -213,9 +211,8 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     docker = os.environ.get("DOCKER", "docker")
-    parser.add_argument(
-        "--docker", default=docker, help="Docker client, name or path (default: %(default)s)"
-    )
+    text = "Docker client, name or path (default: %(default)s)"
+    parser.add_argument("--docker", default=docker, help=text)
     args = parser.parse_args()
     LOG.parent.mkdir(exist_ok=True)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, filename=LOG, filemode="w")

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from deploy import settings
@@ -13,7 +14,7 @@ from functions.serve import serve
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; exit codes: 0 success, 1 error, 2 invalid arguments, 130 Ctrl-C."""
+    """Run a command; exit codes: 0 success, 1 error, 2 invalid arguments, 130 interrupted."""
     args = _build_parser().parse_args(arguments)
     try:
         args.run(FUNCTIONS[args.name], args)
@@ -40,23 +41,20 @@ def _upload(function: Function, args: argparse.Namespace) -> None:
 
     project, region, uri = args.project or "", args.region or "us-central1", args.storage
     if not uri:
-        config = _load_settings(args)
-        project, region, uri = (
-            config.project,
-            config.region,
-            default_model_uri(function, config.project),
-        )
+        values = _load_settings(args)
+        project, region = values.project, values.region
+        uri = default_model_uri(function, project)
     upload.upload_model(function, uri.rstrip("/"), project, region)
 
 
 def _deploy(function: Function, args: argparse.Namespace) -> None:
-    config = _load_settings(args)
+    values = _load_settings(args)
     if not args.dry_run:
-        settings.save_defaults(config)
-    uri = (args.storage or default_model_uri(function, config.project)).rstrip("/")
+        settings.save_defaults(values)
+    uri = (args.storage or default_model_uri(function, values.project)).rstrip("/")
     target = Target(
-        project=config.project,
-        region=config.region,
+        project=values.project,
+        region=values.region,
         uri=uri,
         allow_unauthenticated=args.allow_unauthenticated,
         service_account=args.service_account,
@@ -72,7 +70,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m functions", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, run: object) -> argparse.ArgumentParser:
+    def add(name: str, text: str, run: Callable[..., object]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("name", choices=FUNCTIONS, help="name of the function")
         command.set_defaults(run=run)
@@ -82,24 +80,17 @@ def _build_parser() -> argparse.ArgumentParser:
         command.add_argument("--storage", metavar="URI", help=text)
 
     def add_location(command: argparse.ArgumentParser) -> None:
-        command.add_argument(
-            "--project", help="Google Cloud project (default: that of the last command)"
-        )
-        command.add_argument(
-            "--region", help="region (default: that of the last command, or us-central1)"
-        )
+        add_argument = command.add_argument
+        add_argument("--project", help="Google Cloud project (default: that of the last command)")
+        add_argument("--region", help="region (default: that of the last command, or us-central1)")
 
     command = add("serve", "run a function locally with functions-framework, until Ctrl-C", _serve)
-    command.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
-    )
-    command.add_argument(
-        "--port", type=int, default=8080, help="port to listen on (default: %(default)s)"
-    )
-    add_storage(
-        command,
-        "location of the model: gs://BUCKET/FOLDER or a folder (default: the one in build/)",
-    )
+    text = "address to listen on (default: %(default)s)"
+    command.add_argument("--host", default="127.0.0.1", help=text)
+    text = "port to listen on (default: %(default)s)"
+    command.add_argument("--port", type=int, default=8080, help=text)
+    text = "location of the model: gs://BUCKET/FOLDER or a folder (default: the one in build/)"
+    add_storage(command, text)
     text = "copy the source of a function, as it is deployed, to build/functions/NAME"
     add("source", text, lambda function, _: print(assemble(function)))
     command = add("upload", "upload the model of a function to a bucket", _upload)
@@ -108,20 +99,12 @@ def _build_parser() -> argparse.ArgumentParser:
     command = add("deploy", "deploy a function with gcloud", _deploy)
     add_storage(command, "location of the model (default: gs://PROJECT-models/NAME)")
     add_location(command)
-    command.add_argument(
-        "--service-account",
-        default="",
-        metavar="EMAIL",
-        help="identity of the function (default: the project's default service account)",
-    )
-    command.add_argument(
-        "--allow-unauthenticated",
-        action="store_true",
-        help="let anyone call the function, at your cost",
-    )
-    command.add_argument(
-        "--dry-run", action="store_true", help="print gcloud's command without running it"
-    )
+    text = "identity of the function (default: the project's default service account)"
+    command.add_argument("--service-account", default="", metavar="EMAIL", help=text)
+    text = "let anyone call the function, at your cost"
+    command.add_argument("--allow-unauthenticated", action="store_true", help=text)
+    text = "print gcloud's command without running it"
+    command.add_argument("--dry-run", action="store_true", help=text)
     return parser
 
 

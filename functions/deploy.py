@@ -51,9 +51,8 @@ def deploy(function: Function, target: Target, *, dry_run: bool = False) -> None
     if dry_run:
         return
     name = _identify(function, target)
-    url = programs.run(
-        ["gcloud", "functions", "describe", *name, "--format=value(serviceConfig.uri)"], failed
-    ).strip()
+    describe = ["gcloud", "functions", "describe", *name, "--format=value(serviceConfig.uri)"]
+    url = programs.run(describe, failed).strip()
     authorization = ' -H "Authorization: Bearer $(gcloud auth print-identity-token)"'
     options = f"{'' if target.allow_unauthenticated else authorization} {curl_options(function)}"
     print(f"\n{function.name} is deployed at {url}:\n\n  curl{options} {url}\n")
@@ -101,9 +100,8 @@ def _build_environment(function: Function, uri: str) -> dict[str, str]:
     try:
         checksums = _fetch_checksums(function, uri)
     except StorageError as error:
-        raise UserError(
-            str(error), f"make upload-model NAME={function.name} STORAGE={uri}"
-        ) from None
+        hint = f"make upload-model NAME={function.name} STORAGE={uri}"
+        raise UserError(str(error), hint) from None
     # Write access to the bucket is not enough to change the model: other files need a deployment.
     return {URI_VARIABLE: uri, PIN_VARIABLE: checksums}
 

@@ -38,9 +38,8 @@ def get_argument(request: Request, name: str, default: Any = None) -> Any:
     except ValueError as error:
         raise HTTPError(f"the body is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise HTTPError(
-            f'the body: expected an object, {{"{name}": ...}}; got {truncate_json(document)}'
-        )
+        expected = f'expected an object, {{"{name}": ...}}'
+        raise HTTPError(f"the body: {expected}; got {truncate_json(document)}")
     return document.get(name, default)
 
 

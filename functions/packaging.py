@@ -19,9 +19,7 @@ def assemble(function: Function, build: Path = BUILD) -> Path:
     """
     target = build / function.name
     sources = {target / path: source for path, source in _list_files(function)}
-    for path in sorted(
-        target.rglob("*"), reverse=True
-    ):  # the contents of a folder before the folder
+    for path in sorted(target.rglob("*"), reverse=True):  # a folder comes after its contents
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
         elif not path.is_dir() and path not in sources:

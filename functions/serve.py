@@ -40,9 +40,8 @@ def serve(function: Function, host: str, port: int, uri: str) -> None:
     server = subprocess.Popen(command, cwd=folder, env=environ, start_new_session=True)
     try:
         code = server.wait()
-        raise UserError(
-            f"functions-framework ended with code {code}", "its output above has the reason"
-        )
+        ended = f"functions-framework ended with code {code}"
+        raise UserError(ended, "its output above has the reason")
     except KeyboardInterrupt:
         print("\nstopped")
     finally:
@@ -62,6 +61,5 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", error)
-            raise UserError(
-                f"cannot listen on port {port} of {host}: {reason}", "choose another with PORT="
-            ) from None
+            hint = "choose another with PORT="
+            raise UserError(f"cannot listen on port {port} of {host}: {reason}", hint) from None

@@ -23,9 +23,8 @@ def upload_model(function: Function, uri: str, project: str, region: str) -> Non
         )
     name, folder = parts
     with storage_errors(uri), contextlib.closing(Client(project=project or "unused")) as client:
-        bucket = get_or_create(
-            client, name, region, project=project, hint="STORAGE=gs://another-name/…"
-        )
+        hint = "STORAGE=gs://another-name/…"
+        bucket = get_or_create(client, name, region, project=project, hint=hint)
         for file in files:
             start, path = time.monotonic(), f"{folder}/{file.name}".lstrip("/")
             # An upload replaces the object atomically: a client never fetches a part of it.

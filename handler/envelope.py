@@ -82,9 +82,8 @@ def parse_document(document: JSON) -> Request:
     if not instances:
         raise InvalidArgumentError("instances: expected at least one; got an empty array")
     if len(instances) > MAX_INSTANCES:
-        raise InvalidArgumentError(
-            f"instances: expected at most {MAX_INSTANCES}; got {len(instances)}"
-        )
+        got = len(instances)
+        raise InvalidArgumentError(f"instances: expected at most {MAX_INSTANCES}; got {got}")
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, dict):

@@ -25,16 +25,13 @@ def check(task: Task) -> None:
     document: dict[str, Any] = json.loads(response.body)
     prediction = document["predictions"][0] if "predictions" in document else document
     if not matches(prediction, task.golden.expected):
-        raise GoldenMismatchError(
-            f"golden instance: expected {task.golden.expected}, got {prediction}"
-        )
+        expected = task.golden.expected
+        raise GoldenMismatchError(f"golden instance: expected {expected}, got {prediction}")
 
 
 def matches(prediction: JSON, expected: JSON) -> bool:
     """Return whether a prediction has everything that is expected; an object may have more keys."""
     if isinstance(prediction, dict) and isinstance(expected, dict):
-        return all(
-            name in prediction and matches(prediction[name], value)
-            for name, value in expected.items()
-        )
+        missing = expected.keys() - prediction.keys()
+        return not missing and all(matches(prediction[key], expected[key]) for key in expected)
     return bool(prediction == expected)

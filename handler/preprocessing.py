@@ -54,7 +54,7 @@ def preprocess_requests(
         request, deadline = requests[index], budget.next_deadline()
         if isinstance(request, RequestError):
             return request
-        return _preprocess_request(task, request, deadline)
+        return _preprocess(task, request, deadline)
 
     results = dict(zip(by_size, _map_parallel(preprocess, by_size), strict=True))
     return [results[index] for index in range(len(requests))]
@@ -79,9 +79,7 @@ class _TimeBudget:
             return deadline
 
 
-def _preprocess_request(
-    task: Task, request: Request, deadline: float
-) -> Preprocessed | RequestError:
+def _preprocess(task: Task, request: Request, deadline: float) -> Preprocessed | RequestError:
     def preprocess(item: tuple[int, JSON]) -> Tensor | RequestError:
         index, instance = item
         if index and time.monotonic() > deadline:

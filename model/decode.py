@@ -37,10 +37,8 @@ def decode_rows(rows: list[JSON]) -> Image.Image:
             raise BadInstance(f"row {index}: expected {SIDE} numbers; got {got}")
         for value in row:
             if type(value) not in (int, float) or not abs(value) <= MAX_PIXEL_VALUE:
-                got = describe(value)
-                raise BadInstance(
-                    f"row {index}: expected numbers up to {MAX_PIXEL_VALUE:,}; got {got}"
-                )
+                expected = f"expected numbers up to {MAX_PIXEL_VALUE:,}"
+                raise BadInstance(f"row {index}: {expected}; got {describe(value)}")
     pixels = torch.tensor(rows, dtype=torch.float64)
     # The range may be 0 to 1, 0 to 255 or any other: only the contrast matters.
     low, high = pixels.min(), pixels.max()

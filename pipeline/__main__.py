@@ -32,10 +32,9 @@ TRAINING_SOURCES = ("model", "task", "requirements/torch.lock", "requirements/de
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; exit codes: 0 success, 1 failure (the reason is printed), 2 wrong usage, 130 interrupted."""
-    args = build_parser().parse_args(
-        replace_old_names(sys.argv[1:] if arguments is None else arguments)
-    )
+    """Run a command; exit codes: 0 success, 1 error, 2 invalid arguments, 130 interrupted."""
+    arguments = replace_old_names(sys.argv[1:] if arguments is None else arguments)
+    args = build_parser().parse_args(arguments)
     cli.run("pipeline", lambda: args.run(args))
 
 
@@ -45,9 +44,8 @@ def run(args: argparse.Namespace) -> None:
     last = STEPS[-1] if args.project else LOCAL_STEPS[-1]
     until = args.until or (last if args.project or has_docker else "archive")
     if until not in LOCAL_STEPS and not args.project:
-        raise UserError(
-            f"step {until} needs a project", "pass --project PROJECT, or --until contract"
-        )
+        hint = "pass --project PROJECT, or --until contract"
+        raise UserError(f"step {until} needs a project", hint)
     if STEPS.index(until) >= STEPS.index("build") and not has_docker:
         raise UserError(
             "step build needs a Docker engine, and none is running",
@@ -104,9 +102,8 @@ def submit(args: argparse.Namespace) -> None:
     template = FOLDER / "pipeline.yaml"
     image = args.image or vertex_runner.ensure_steps_image(cloud)
     _compile(template, args.until, image, _cached(args))
-    job = vertex_runner.build_job(
-        cloud, template, _parameters(args, builder="cloud"), args.pipeline_root
-    )
+    parameters = _parameters(args, builder="cloud")
+    job = vertex_runner.build_job(cloud, template, parameters, args.pipeline_root)
     if args.cron:
         vertex_runner.create_schedule(cloud, job, args.cron, args.run_as)
     else:
@@ -122,10 +119,8 @@ def _check_remote_options(args: argparse.Namespace) -> None:
     ):
         value = getattr(args, name)
         if value and not value.startswith(prefix):
-            raise UserError(
-                f"--{name} {value}: steps on Vertex AI cannot read files of this machine",
-                f"pass --{name} {expected}",
-            )
+            reason = f"--{name} {value}: steps on Vertex AI cannot read files of this machine"
+            raise UserError(reason, f"pass --{name} {expected}")
     if args.data:
         args.data = f"/gcs/{args.data.removeprefix('gs://')}"
 
@@ -170,15 +165,8 @@ def _cached(args: argparse.Namespace) -> list[str]:
 def _compile(
     path: Path, until: str = STEPS[-1], image: str = "", cached: Collection[str] = CACHED
 ) -> None:
-    command = [
-        str(_find_kfp_python()),
-        "-m",
-        "pipeline.definition",
-        "--out",
-        str(path),
-        "--until",
-        until,
-    ]
+    command = [str(_find_kfp_python()), "-m", "pipeline.definition"]
+    command += ["--out", str(path), "--until", until]
     command += [*(["--image", image] if image else []), "--cached", *cached]
     path.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -192,10 +180,8 @@ def _compile(
 
 def _find_kfp_python() -> Path:
     if not KFP_PYTHON.is_file():
-        raise UserError(
-            "kfp is not installed in its environment, build/pipeline/venv",
-            "make build/pipeline/venv/ready",
-        )
+        hint = "make build/pipeline/venv/ready"
+        raise UserError("kfp is not installed in its environment, build/pipeline/venv", hint)
     return KFP_PYTHON
 
 
@@ -281,11 +267,8 @@ def _pipeline_options() -> argparse.ArgumentParser:
     add("--traffic", type=int, metavar="PERCENT", help="share of the traffic (default: 10)")
     text = "time to watch the canary, such as 10m; it is rolled back if it exceeds a limit"
     add("--watch", metavar="TIME", help=text)
-    add(
-        "--max-error-rate",
-        metavar="RATE",
-        help="maximum share of 5xx among its responses (default: 1%%)",
-    )
+    text = "maximum share of 5xx among its responses (default: 1%%)"
+    add("--max-error-rate", metavar="RATE", help=text)
     text = "maximum p95 latency of its responses, such as 300ms"
     add("--max-p95", metavar="TIME", help=text)
     return parser

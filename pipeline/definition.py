@@ -57,11 +57,7 @@ def evaluate(
 
     from pipeline import steps
 
-    limits = {
-        "eval_pictures": eval_pictures,
-        "tolerance": tolerance,
-        "min_accuracy": min_accuracy,
-    }
+    limits = {"eval_pictures": eval_pictures, "tolerance": tolerance, "min_accuracy": min_accuracy}
     target = {"project": project, "region": region}
     result = steps.evaluate(
         model, report, report_files, serving=serving, data=data, limits=limits, target=target
@@ -235,12 +231,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.definition", description="Compile the pipeline to YAML."
     )
-    parser.add_argument("--out", type=Path, required=True, help="the YAML file to write")
-    parser.add_argument("--until", choices=STEPS, default=STEPS[-1], help="the last step")
-    parser.add_argument("--image", default=IMAGE, help="the image that the steps run in")
-    parser.add_argument(
-        "--cached", choices=CACHED, nargs="*", default=CACHED, help="steps with caching on"
-    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="the YAML file to write")
+    add("--until", choices=STEPS, default=STEPS[-1], help="the last step")
+    add("--image", default=IMAGE, help="the image that the steps run in")
+    add("--cached", choices=CACHED, nargs="*", default=CACHED, help="steps with caching on")
     args = parser.parse_args()
     compiler.Compiler().compile(build_pipeline(args.until, args.image, args.cached), str(args.out))
 

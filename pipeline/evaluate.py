@@ -39,9 +39,8 @@ def main() -> None:
         serving = predict_labels(predict, samples) if predict else None
     except (DataError, PredictionError) as error:
         sys.exit(f"pipeline.evaluate: {error}")
-    comparison = Comparison(
-        labels=data.labels, samples=samples, candidate=candidate, serving=serving
-    )
+    labels = data.labels
+    comparison = Comparison(labels=labels, samples=samples, candidate=candidate, serving=serving)
     passed, message = check_accuracy(
         comparison.accuracy(candidate),
         comparison.accuracy(serving) if serving else None,
@@ -75,9 +74,8 @@ def predict_labels(predict: Predict, samples: list[Sample]) -> list[str]:
     requests: list[Request] = [[]]
     for each in samples:
         picture, last = each.base64, requests[-1]
-        is_full = (
-            len(last) == MAX_INSTANCES or sum(map(len, last)) + len(picture) > MAX_REQUEST_BYTES
-        )
+        size = sum(map(len, last)) + len(picture)
+        is_full = len(last) == MAX_INSTANCES or size > MAX_REQUEST_BYTES
         if last and is_full:
             requests.append([])
         requests[-1].append(picture)

@@ -26,21 +26,17 @@ def main() -> None:
         prog="python -m pipeline.held_out",
         description="Add held-out pictures to a folder of weights that has none.",
     )
-    parser.add_argument("model", type=Path, help="the folder of the weights")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="FOLDER",
-        help="images in one folder per class (default: scikit-learn's digits)",
-    )
+    add = parser.add_argument
+    add("model", type=Path, help="the folder of the weights")
+    text = "images in one folder per class (default: scikit-learn's digits)"
+    add("--data", type=Path, metavar="FOLDER", help=text)
     args = parser.parse_args()
     try:
         samples = draw_held_out(load_data(args.data))
     except DataError as error:
         sys.exit(f"pipeline.held_out: {error}")
-    count = write_held_out(
-        args.model / "held-out", [each for each in samples if each.variant == SMALL_SCAN]
-    )
+    scans = [each for each in samples if each.variant == SMALL_SCAN]
+    count = write_held_out(args.model / "held-out", scans)
     print(f"{args.model}/held-out: {count} pictures")
 
 

@@ -25,9 +25,8 @@ def describe(runs: Path, archive: Path) -> str:
     lines = [f"{archive.name}  sha256 {sha256[:12]}"]
     while (record := _find_producer(records, sha256)) is not None:
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["began"]))
-        parameters = ", ".join(
-            f"{name} {value}" for name, value in record["parameters"].items() if value != ""
-        )
+        pairs = record["parameters"].items()
+        parameters = ", ".join(f"{name} {value}" for name, value in pairs if value != "")
         lines.append(
             f"  {record['step']:8} {started}, {record['seconds']} s{f': {parameters}' if parameters else ''}"
         )

@@ -63,14 +63,11 @@ def read_states(record_file: Path, until: str, *, succeeded: bool) -> dict[str, 
 def main() -> None:
     """Run the pipeline locally; the exit code is 1 if a step failed."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.local_runner", description=__doc__)
-    parser.add_argument("--root", type=Path, required=True, help="the folder for runs and cache")
-    parser.add_argument("--until", choices=STEPS, default=STEPS[-1], help="the last step")
-    parser.add_argument(
-        "--parameters", type=json.loads, default={}, metavar="JSON", help="pipeline parameters"
-    )
-    parser.add_argument(
-        "--cached", choices=CACHED, nargs="*", default=list(CACHED), help="steps with caching on"
-    )
+    add = parser.add_argument
+    add("--root", type=Path, required=True, help="the folder for runs and cache")
+    add("--until", choices=STEPS, default=STEPS[-1], help="the last step")
+    add("--parameters", type=json.loads, default={}, metavar="JSON", help="pipeline parameters")
+    add("--cached", choices=CACHED, nargs="*", default=list(CACHED), help="steps with caching on")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
         os.environ["TMPDIR"] = folder  # kfp leaves the steps' sources in temporary folders

@@ -11,6 +11,6 @@ def replace_old_names(arguments: list[str]) -> list[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in RENAMED:
-            print(f"warning: {name} is deprecated; use {RENAMED[name]}", file=sys.stderr)
+            print(f"warning: {name} is deprecated: use {RENAMED[name]}", file=sys.stderr)
         replaced.append(f"{RENAMED.get(name, name)}{equals}{value}")
     return replaced

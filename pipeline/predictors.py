@@ -61,9 +61,8 @@ def archive_predictor(archive: Path) -> Predict:
         raise PredictionError(f"{archive} does not exist; pass an archive, a URL, or none")
     with zipfile.ZipFile(archive) as contents:
         if "handler/batch.py" not in contents.namelist():
-            raise PredictionError(
-                f"{archive} was not created by this project; serve it and pass its URL"
-            )
+            reason = "was not created by this project; serve it and pass its URL"
+            raise PredictionError(f"{archive} {reason}")
 
     def predict(batches: list[Request]) -> list[str]:
         with (
@@ -153,8 +152,7 @@ def _parse_labels(source: str, batches: list[Request], bodies: list[str]) -> lis
             reason = f"{source}: expected predictions with a label each, got {body[:300]}"
             raise PredictionError(reason) from None
         if len(predicted) != len(pictures):
-            raise PredictionError(
-                f"{source}: expected {len(pictures)} predictions, got {len(predicted)}"
-            )
+            counts = f"expected {len(pictures)} predictions, got {len(predicted)}"
+            raise PredictionError(f"{source}: {counts}")
         labels += predicted
     return labels

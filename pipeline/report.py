@@ -28,9 +28,8 @@ class Comparison:
 
     def accuracy(self, predictions: list[str]) -> float:
         """Return the share of all pictures that were predicted right."""
-        return accuracy_by_variant(
-            [each._replace(variant=ALL) for each in self.samples], predictions
-        )[ALL]
+        samples = [each._replace(variant=ALL) for each in self.samples]
+        return accuracy_by_variant(samples, predictions)[ALL]
 
     def compare_by_variant(self) -> Iterator[tuple[str, float, float | None]]:
         """Yield (variant, candidate's accuracy, serving model's accuracy), the total last."""
@@ -45,9 +44,8 @@ class Comparison:
 
     def count_only_right(self) -> tuple[int, int]:
         """Return how many pictures only the candidate, and only the serving model, predicted right."""
-        rows = list(
-            zip(self.samples, self.candidate, self.serving or [], strict=bool(self.serving))
-        )
+        serving = self.serving or []
+        rows = list(zip(self.samples, self.candidate, serving, strict=bool(serving)))
         return (
             sum(each.label == candidate != serving for each, candidate, serving in rows),
             sum(each.label == serving != candidate for each, candidate, serving in rows),

@@ -175,10 +175,8 @@ def canary(
 ) -> None:
     """Route part of the traffic to the version and watch it; route all traffic to it if it is the first."""
     with _record_step("canary", {}, {}, version=version, traffic=traffic, **limits):
-        has_traffic = run_program(
-            "pipeline.checks", "has-traffic", *_to_options(target), quiet=True
-        )
-        if has_traffic.strip() != "yes":
+        words = _to_options(target)
+        if run_program("pipeline.checks", "has-traffic", *words, quiet=True).strip() != "yes":
             log(f"no model is serving yet: version {version} is the first and gets all traffic")
             run_program("deploy", "deploy", "--version", version, *_to_options(target))
             return
@@ -209,7 +207,7 @@ def _find_python() -> str:
     if python := os.environ.get("PIPELINE_PYTHON"):
         return python
     if python := os.environ.get("PROGRAMS"):
-        log("warning: the variable PROGRAMS is deprecated; use PIPELINE_PYTHON")
+        log("warning: the variable PROGRAMS is deprecated: use PIPELINE_PYTHON")
         return python
     return str(ROOT / ".venv/bin/python")
 
@@ -301,11 +299,8 @@ def _record_step(
         record |= {"state": state, "seconds": round(time.time() - began, 1)}
         if state == "done":
             for each in outputs.values():
-                each.metadata |= {
-                    "sha256": _hash_artifact(each),
-                    "step": step,
-                    **_drop_empty(parameters),
-                }
+                identity = {"sha256": _hash_artifact(each), "step": step}
+                each.metadata |= identity | _drop_empty(parameters)
             record["outputs"] = {name: _describe(each) for name, each in outputs.items()}
         if file := os.environ.get(RECORDS_VARIABLE):
             with open(file, "a") as lines:

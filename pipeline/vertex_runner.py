@@ -57,10 +57,8 @@ def ensure_steps_image(cloud: CloudClients) -> str:
         steps.report(f"the steps' image is not in the registry: {image}:{tag}")
         submit_build(steps, {"_IMAGE": image, "_TAG": tag}, config=BUILD_CONFIG)
     if (digest := steps.artifacts.find_digest(tag)) is None:
-        raise UserError(
-            f"the steps' image was built, but {image}:{tag} is not in the registry",
-            "read the build's log",
-        )
+        reason = f"the steps' image was built, but {image}:{tag} is not in the registry"
+        raise UserError(reason, "read the build's log")
     return f"{image}@{digest}"
 
 
@@ -84,9 +82,8 @@ def build_job(
             failure_policy="fast",
         )
     except ValueError as error:
-        raise UserError(
-            f"the SDK rejected the pipeline's parameters: {error}", "fix these options"
-        ) from None
+        hint = "fix these options"
+        raise UserError(f"the SDK rejected the pipeline's parameters: {error}", hint) from None
 
 
 def submit(
@@ -109,9 +106,7 @@ def submit(
         )
     cloud.report(f"submitted: {submitted.name}\n  {CONSOLE_URL.format(s=s, job=job.job_id)}")
     if not wait:
-        cloud.report(
-            "  it runs on Vertex AI, independent of this machine; --wait waits for its end"
-        )
+        cloud.report("  it runs on Vertex AI, not on this machine; --wait waits for its end")
         return
     states: dict[str, str] = {}
     while (state := _state_name(submitted.state)) not in FINAL_STATES:
@@ -120,10 +115,8 @@ def submit(
             submitted = job.api_client.get_pipeline_job(name=submitted.name)
         _log_changes(cloud, submitted, states)
     if state != "SUCCEEDED":
-        raise UserError(
-            f"the pipeline ended in state {state.lower()}: {submitted.error.message}",
-            "the step's log is on the page above",
-        )
+        reason = f"the pipeline ended in state {state.lower()}: {submitted.error.message}"
+        raise UserError(reason, "the step's log is on the page above")
     cloud.report("the pipeline succeeded")
 
 
@@ -159,9 +152,8 @@ def delete_schedules(cloud: CloudClients) -> None:
 
 def _list_schedules(cloud: CloudClients) -> list[aiplatform.PipelineJobSchedule]:
     with _translate_errors(cloud, "listing the schedules"):
-        return list(
-            aiplatform.PipelineJobSchedule.list(filter=f'display_name="{cloud.settings.name}"')
-        )
+        expression = f'display_name="{cloud.settings.name}"'
+        return list(aiplatform.PipelineJobSchedule.list(filter=expression))
 
 
 def _ensure_bucket(cloud: CloudClients) -> str:

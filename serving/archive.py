@@ -100,35 +100,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m serving.archive", description=__doc__.splitlines()[0]
     )
-    parser.add_argument(
-        "--name", default="digits", help="name of the archive (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        default=ROOT / "model",
-        help="folder of the package with task.py (default: model)",
-    )
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        default="build/model",
-        help="folder of the weights (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--store",
-        type=Path,
-        default="build/model-store",
-        help="folder for the archive (default: %(default)s)",
-    )
+    add = parser.add_argument
+    add("--name", default="digits", help="name of the archive (default: %(default)s)")
+    text = "folder of the package with task.py (default: model)"
+    add("--model", type=Path, default=ROOT / "model", help=text)
+    text = "folder of the weights (default: %(default)s)"
+    add("--weights", type=Path, default="build/model", help=text)
+    text = "folder for the archive (default: %(default)s)"
+    add("--store", type=Path, default="build/model-store", help=text)
     args = parser.parse_args()
     try:
         path = build(args.name, args.model, args.weights, args.store)
     except ArchiveError as error:
         sys.exit(f"serving.archive: {error}")
-    print(
-        f"{path}  {path.stat().st_size / 1024:.0f} KiB; the golden instance gets the expected prediction"
-    )
+    size = f"{path.stat().st_size / 1024:.0f} KiB"
+    print(f"{path}  {size}; the golden instance gets the expected prediction")
 
 
 if __name__ == "__main__":

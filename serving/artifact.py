@@ -64,8 +64,7 @@ def select_files(found: Iterable[str], required: Iterable[str]) -> Selection:
     missing = [name for name in required if name not in names]
     if missing:
         raise ArchiveError(
-            "found neither a .mar nor this model's weights: "
-            f"{_shorten(missing)} missing in {_shorten(names)}"
+            f"found neither a .mar nor this model's weights: {_shorten(missing)} missing in {_shorten(names)}"
         )
     return Selection(None, [name for name in names if _is_weights(name)])
 
@@ -77,9 +76,8 @@ def _filter_archives(names: Iterable[str]) -> list[str]:
 def list_weights(archive: Path) -> list[str]:
     """Return the names of the weights in an archive of this project."""
     with manifest.open_archive(archive) as contents:
-        return [
-            name for name in contents.namelist() if _is_weights(name) and name not in BACKEND_FILES
-        ]
+        weights = filter(_is_weights, contents.namelist())
+        return [name for name in weights if name not in BACKEND_FILES]
 
 
 def _is_weights(name: str) -> bool:
@@ -119,18 +117,16 @@ def read_golden_request(archive: Path) -> bytes:
     manifest.read_manifest(archive)
     request = manifest.read_bytes(archive, GOLDEN_REQUEST)
     if request is None:
-        raise ArchiveError(
-            f"{archive} is not an archive of this project: it has no {GOLDEN_REQUEST}"
-        )
+        missing = f"it has no {GOLDEN_REQUEST}"
+        raise ArchiveError(f"{archive} is not an archive of this project: {missing}")
     return request
 
 
 def with_layout(config: TorchServeConfig, served: Artifact) -> TorchServeConfig:
     """Return the configuration with the artifact's layout on this machine; raise ArchiveError."""
     tuned = manifest.read_bytes(served.path, str(model_config.CONFIG))
-    layout = model_config.resolve_layout(
-        tuned, resources.cores(), resources.memory_limit(), read_inference_ms(served.path)
-    )
+    cores, memory, ms = resources.cores(), resources.memory_limit(), read_inference_ms(served.path)
+    layout = model_config.resolve_layout(tuned, cores, memory, ms)
     if served.stock:
         # A stock handler may answer only the first request of a batch.
         layout = layout._replace(batch_size=1)
@@ -151,9 +147,8 @@ def read_inference_ms(served: Path) -> float:
                 times = choice["figures"]["engines"][choice["engine"]]["milliseconds"]
             return float(times["1"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ArchiveError(
-                f"{name} is invalid: {error!r}; write it with: make export"
-            ) from error
+            reason = f"{name} is invalid: {error!r}; write it with: make export"
+            raise ArchiveError(reason) from error
     return 0
 
 

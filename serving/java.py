@@ -56,12 +56,11 @@ def _list_candidates() -> list[tuple[str, str]]:
 
 def _read_version(executable: str) -> int | None:
     try:
-        text = subprocess.run(
-            [executable, "-version"], capture_output=True, text=True, timeout=30, check=False
-        ).stderr
+        command = [executable, "-version"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    match = re.search(r'version "(?:1\.)?(\d+)', text)
+    match = re.search(r'version "(?:1\.)?(\d+)', done.stderr)
     return int(match[1]) if match else None
 
 

@@ -32,7 +32,7 @@ MAX_WORKER_FAILURES = 3
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class ServeError(ServingError):
+class ServerError(ServingError):
     """The server could not start, or has ended."""
 
 
@@ -43,29 +43,17 @@ ERRORS = (ServingError, files.StorageError)
 def main() -> None:
     """Serve until Ctrl-C; exit with the error if serving is not possible."""
     parser = argparse.ArgumentParser(prog="python -m serving.local", description=__doc__)
-    parser.add_argument(
-        "--archive",
-        type=Path,
-        default="build/model-store/digits.mar",
-        help="the .mar to serve (default: %(default)s)",
+    add = parser.add_argument
+    text = "the .mar to serve (default: %(default)s)"
+    add("--archive", type=Path, default="build/model-store/digits.mar", help=text)
+    text = "serve the weights or the .mar in gs://BUCKET/FOLDER or /FOLDER, in place of --archive"
+    add("--storage", metavar="URI", help=text)
+    text = (
+        "such as 2x1,32,0 (default: the result of make tune; without it, a layout for these cores)"
     )
-    parser.add_argument(
-        "--storage",
-        metavar="URI",
-        help="serve the weights or the .mar in gs://BUCKET/FOLDER or /FOLDER, in place of --archive",
-    )
-    parser.add_argument(
-        "--layout",
-        type=parse_layout,
-        metavar="WORKERSxTHREADS[,BATCH[,DELAY_MS]]",
-        help="such as 2x1,32,0 (default: the result of make tune; without it, a layout for these cores)",
-    )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--port", type=int, default=8080, help="port to listen on (default: %(default)s)"
-    )
+    add("--layout", type=parse_layout, metavar="WORKERSxTHREADS[,BATCH[,DELAY_MS]]", help=text)
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=8080, help="port to listen on (default: %(default)s)")
     args = parser.parse_args()
     # SIGTERM and a closed terminal stop the program as Ctrl-C does. Ctrl-C's own signal is set
     # too, because a shell starts its background jobs with it ignored.
@@ -93,15 +81,14 @@ def parse_layout(text: str) -> Layout:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text}: expected WORKERSxTHREADS, such as 2x1,32,0")
     workers, threads, batch, delay = match.groups()
-    return Layout(
-        int(workers), int(threads), int(batch or MAX_BATCH_REQUESTS), int(delay or 0), "--layout"
-    )
+    batch_size = int(batch or MAX_BATCH_REQUESTS)
+    return Layout(int(workers), int(threads), batch_size, int(delay or 0), "--layout")
 
 
 def parse_patches(value: str | None) -> bool:
-    """Return whether the value of TORCHSERVE_PATCHES turns the patches on; raise ServeError."""
+    """Return whether the value of TORCHSERVE_PATCHES turns the patches on; raise ServerError."""
     if value not in (None, "", "on", "off"):
-        raise ServeError(f"{PATCHES_VARIABLE}={value}: expected on or off")
+        raise ServerError(f"{PATCHES_VARIABLE}={value}: expected on or off")
     return value != "off"
 
 
@@ -122,7 +109,7 @@ def serve(config: TorchServeConfig, golden_request: bytes | None) -> None:
     """Serve until interrupted; raise ServingError if the server does not start, or ends."""
     with start_server(config, golden_request) as server:
         _print_usage(config, golden_request)
-        raise ServeError(f"TorchServe ended with exit code {server.process.wait()}")
+        raise ServerError(f"TorchServe ended with exit code {server.process.wait()}")
 
 
 @contextlib.contextmanager
@@ -177,21 +164,21 @@ def _check_port_is_free(host: str, port: int) -> None:
             listener.bind((host, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", error)
-            raise ServeError(
+            raise ServerError(
                 f"cannot listen on port {port} of {host}: {reason}; choose another with PORT="
             ) from None
 
 
 def wait_until_ready(server: Server, send_probe: Callable[[float], probe.ProbeResult]) -> None:
-    """Return once the model answers; raise ServeError if it cannot."""
+    """Return once the model answers; raise ServerError if it cannot."""
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while not send_probe(30).healthy:
         if server.process.poll() is not None:
-            raise ServeError(f"TorchServe ended with exit code {server.process.returncode}")
+            raise ServerError(f"TorchServe ended with exit code {server.process.returncode}")
         if server.failures.count >= MAX_WORKER_FAILURES:
-            raise ServeError(f"the model cannot be loaded: {server.failures.reason}")
+            raise ServerError(f"the model cannot be loaded: {server.failures.reason}")
         if time.monotonic() > deadline:
-            raise ServeError(f"the model was not ready within {STARTUP_TIMEOUT_S} s")
+            raise ServerError(f"the model was not ready within {STARTUP_TIMEOUT_S} s")
         time.sleep(0.2)
 
 

@@ -51,13 +51,9 @@ def parse_line(text: str) -> LogRecord:
     severity = severity if severity in SEVERITIES else "INFO"
     if fields.get("logger") != "MODEL_LOG":
         return LogRecord(severity, message, "torchserve")
-    own = _parse_object(message)
     # A handler may print anything, including JSON.
-    if (
-        own is None
-        or own.get("severity") not in SEVERITIES
-        or not isinstance(own.get("requests"), list)
-    ):
+    own = _parse_object(message) or {}
+    if own.get("severity") not in SEVERITIES or not isinstance(own.get("requests"), list):
         return LogRecord(severity, message, "worker")
     requests = tuple(str(request) for request in own["requests"])
     trace = str(own.get("trace", ""))

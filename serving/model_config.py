@@ -44,8 +44,7 @@ def parse(text: str | bytes) -> tuple[Layout, int]:
         minimum = 0 if key == "maxBatchDelay" else 1
         if type(config.get(key)) is not int or config[key] < minimum:
             raise ModelConfigError(
-                f"{CONFIG.name}: {key}: expected an integer of at least {minimum}, "
-                f"got {config.get(key)}"
+                f"{CONFIG.name}: {key}: expected an integer of at least {minimum}, got {config.get(key)}"
             )
     workers, batch, delay, threads, cores = (config[key] for key in KEYS)
     return Layout(workers, threads, batch, delay, CONFIG.name), cores

@@ -39,9 +39,8 @@ def predict(url: str, image: bytes, top_k: int) -> tuple[dict[str, Any], float]:
         raise PredictError(f"{url}: {error}") from None
     latency_ms = (time.perf_counter() - start) * 1000
     if not response.ok:
-        raise PredictError(
-            f"{url} responded with {response.status_code}: {_read_message(response.content)}"
-        )
+        message = _read_message(response.content)
+        raise PredictError(f"{url} responded with {response.status_code}: {message}")
     return response.json()["predictions"][0], latency_ms
 
 
@@ -89,20 +88,11 @@ def _choose_image() -> Path:
 def main() -> None:
     """Print the prediction for an image; exit with the error if there is none."""
     parser = argparse.ArgumentParser(prog="python -m serving.predict", description=__doc__)
-    parser.add_argument(
-        "image",
-        type=Path,
-        nargs="?",
-        help="PNG, JPEG or WebP (default: a random held-out digit)",
-    )
-    parser.add_argument(
-        "--url",
-        default="http://127.0.0.1:8080/predictions/digits",
-        help="URL of the model (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--top-k", type=int, default=3, help="number of scores (default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("image", type=Path, nargs="?", help="PNG, JPEG or WebP (default: a random held-out digit)")
+    text = "URL of the model (default: %(default)s)"
+    add("--url", default="http://127.0.0.1:8080/predictions/digits", help=text)
+    add("--top-k", type=int, default=3, help="number of scores (default: %(default)s)")
     args = parser.parse_args()
     try:
         path = args.image or _choose_image()

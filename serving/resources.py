@@ -26,9 +26,8 @@ def cores(cgroup: Path = CGROUP) -> int:
 
 def memory_limit(cgroup: Path = CGROUP) -> int | None:
     """Return the cgroup's memory limit in bytes, None if it has none."""
-    limit = _read_words(cgroup / "memory.max") or _read_words(
-        cgroup / "memory/memory.limit_in_bytes"
-    )
+    old = cgroup / "memory/memory.limit_in_bytes"
+    limit = _read_words(cgroup / "memory.max") or _read_words(old)
     if not limit or limit[0] == "max" or int(limit[0]) >= UNLIMITED_BYTES:
         return None
     return int(limit[0])
@@ -36,9 +35,8 @@ def memory_limit(cgroup: Path = CGROUP) -> int | None:
 
 def oom_kills(cgroup: Path = CGROUP) -> int:
     """Return how many of the cgroup's processes were killed because it was out of memory."""
-    words = _read_words(cgroup / "memory.events") or _read_words(
-        cgroup / "memory/memory.oom_control"
-    )
+    old = cgroup / "memory/memory.oom_control"
+    words = _read_words(cgroup / "memory.events") or _read_words(old)
     events = dict(zip(words[::2], words[1::2], strict=True))
     return int(events.get("oom_kill", 0))
 

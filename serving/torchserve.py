@@ -167,17 +167,9 @@ def build_command(config: TorchServeConfig, java: Java, properties_file: Path) -
         ),
         f"-Dlog4j.configurationFile=file://{LOG_CONFIG}",
         *(["-Dlevel=info"] if config.verbose else []),
-        "-cp",
-        class_path,
-        "org.pytorch.serve.ModelServer",
-        "--python",
-        sys.executable,
-        "-f",
-        str(properties_file),
-        "-s",
-        str(config.archive.parent.resolve()),
-        "-ncs",
-        "--disable-token-auth",
+        *("-cp", class_path, "org.pytorch.serve.ModelServer", "--python", sys.executable),
+        *("-f", str(properties_file), "-s", str(config.archive.parent.resolve())),
+        *("-ncs", "--disable-token-auth"),
     ]
 
 
@@ -194,9 +186,7 @@ def find_package_dir() -> Path:
     """Return the folder of the package `ts`; raise TorchServeError."""
     package = importlib.util.find_spec("ts")
     if package is None or not package.submodule_search_locations:
-        raise TorchServeError(
-            "TorchServe is not installed for this Python; run: pip install torchserve"
-        )
+        raise TorchServeError("TorchServe is not installed; run: pip install torchserve")
     return Path(package.submodule_search_locations[0])
 
 

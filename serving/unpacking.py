@@ -53,8 +53,7 @@ def _check_size(archive: Path, entries: list[zipfile.ZipInfo], target: Path) -> 
         raise ArchiveError(f"{archive.name} has {len(entries)} files; the limit is {MAX_FILES}")
     if size > MAX_COMPRESSION_RATIO * max(archive.stat().st_size, 1 << 20):
         raise ArchiveError(
-            f"{archive.name} would unpack to {size >> 20} MiB; the limit is "
-            f"{MAX_COMPRESSION_RATIO} times its size"
+            f"{archive.name} would unpack to {size >> 20} MiB; the limit is {MAX_COMPRESSION_RATIO} times its size"
         )
     if size > (free := shutil.disk_usage(target).free):
         raise ArchiveError(

@@ -112,9 +112,8 @@ def decode_image(
             warnings.simplefilter("ignore")
             return _decode(content, mode, draft_side, max_pixels)
     except UnidentifiedImageError:
-        raise BadInstance(
-            f"not a PNG, JPEG or WebP image; the file starts with {content[:8]!r}"
-        ) from None
+        start = f"the file starts with {content[:8]!r}"
+        raise BadInstance(f"not a PNG, JPEG or WebP image; {start}") from None
     except Image.DecompressionBombError as error:
         raise BadInstance(f"the image is too large: {error}") from None
     except (BadInstance, MemoryError):

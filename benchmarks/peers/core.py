@@ -32,9 +32,7 @@ class Core:
         tensors = [self.task.preprocess(each) for instances in requests for each in instances]
         with torch.inference_mode():
             rows = iter(self.task.inference(torch.stack(tensors)))
-        return [
-            [self.task.postprocess(next(rows), {}) for _ in instances] for instances in requests
-        ]
+        return [[self.task.postprocess(next(rows), {}) for _ in each] for each in requests]
 
     def predict_json(self, body: bytes) -> bytes:
         """Return the response to a request, both JSON."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import task.backends
 from task import JSON, Golden
@@ -36,9 +36,7 @@ def load(folder: Path, device: torch.device) -> "PhotographTask":
 class PhotographTask:
     """Predicts the class of a photograph."""
 
-    def __init__(
-        self, net: torch.nn.Module, folder: Path, device: torch.device, golden: Golden
-    ) -> None:
+    def __init__(self, net: nn.Module, folder: Path, device: torch.device, golden: Golden) -> None:
         example = torch.zeros(1, 3, SIDE, SIDE, device=device)
         channels_last = example.contiguous(memory_format=torch.channels_last)
         self.backend = task.backends.load_backend(net, folder, channels_last)

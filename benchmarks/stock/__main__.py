@@ -28,8 +28,9 @@ service_envelope=json
 def main() -> None:
     """Parse the options, write the archive and run TorchServe."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stock", description=__doc__)
-    parser.add_argument("--archive", type=Path, required=True, help="a .mar of this project")
-    parser.add_argument("--port", type=int, required=True, help="port of the inference API")
+    add = parser.add_argument
+    add("--archive", type=Path, required=True, help="a .mar of this project")
+    add("--port", type=int, required=True, help="port of the inference API")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="stock-") as temporary:
         folder = Path(temporary)
@@ -42,9 +43,8 @@ def main() -> None:
             "--model-store . --disable-token-auth --no-config-snapshots"
         )
         command = [str(Path(sys.executable).with_name("torchserve")), *options.split()]
-        subprocess.run(
-            command, cwd=folder, env=os.environ | {"JAVA_HOME": str(java_home)}, check=False
-        )
+        env = os.environ | {"JAVA_HOME": str(java_home)}
+        subprocess.run(command, cwd=folder, env=env, check=False)
 
 
 def _write_archive(archive: Path, target: Path) -> None:

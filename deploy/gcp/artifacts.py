@@ -50,8 +50,9 @@ class ArtifactRegistry:
             return
         name, docker = self._settings.repository, ar.Repository.Format.DOCKER
         repository = ar.Repository(format_=docker, description="Images of python -m deploy")
+        location = self._settings.location
         request = ar.CreateRepositoryRequest(
-            parent=self._settings.location, repository_id=name, repository=repository
+            parent=location, repository_id=name, repository=repository
         )
         action = f"creating the repository {name}"
         self._client.run_operation(self._service.create_repository, request, action)

@@ -49,7 +49,7 @@ Result = TypeVar("Result")
 Service = TypeVar("Service")
 
 
-class OperationsService(Protocol):
+class Operations(Protocol):
     """A client of a Google API that has long-running operations."""
 
     @property
@@ -94,9 +94,8 @@ class Client:
                 quota_project_id=self.settings.project,
             )
         except DefaultCredentialsError:
-            raise UserError(
-                "no credentials for Google Cloud", "gcloud auth application-default login"
-            ) from None
+            hint = "gcloud auth application-default login"
+            raise UserError("no credentials for Google Cloud", hint) from None
         return credentials
 
     @functools.cached_property
@@ -122,10 +121,8 @@ class Client:
         except exceptions.NotFound:
             raise
         except exceptions.RetryError as error:
-            raise UserError(
-                f"no response from Google: {_summary(error.cause)}",
-                "run the same command again: it continues where it stopped",
-            ) from None
+            hint = "run the same command again: it continues where it stopped"
+            raise UserError(f"no response from Google: {_summary(error.cause)}", hint) from None
         except PERMANENT as error:
             self._raise(error)
 
@@ -196,9 +193,7 @@ class Client:
             service = getattr(call, "__self__")  # noqa: B009  mypy: Callable has no __self__
             self.wait(service, started.operation.name, action, usual)
 
-    def wait(
-        self, service: OperationsService, operation: str, action: str, usual: str = ""
-    ) -> None:
+    def wait(self, service: Operations, operation: str, action: str, usual: str = "") -> None:
         """Wait until an operation of `service` ends, and report progress; raise UserError if it fails.
 
         `usual` is how long such an operation usually takes.
@@ -239,9 +234,8 @@ class Client:
             except TransientError as error:
                 message = str(error)
                 self.report(f"  {message}; retrying")
-        raise UserError(
-            f"gave up after {MAX_ATTEMPTS} attempts: {message}", "run the same command again"
-        )
+        reason = f"gave up after {MAX_ATTEMPTS} attempts: {message}"
+        raise UserError(reason, "run the same command again")
 
     def report_call(self, rpc: str, request: Any) -> None:
         """Report a call that is not made in a dry run, with its request as JSON."""
@@ -262,9 +256,8 @@ class Client:
     def _raise(self, error: Exception, action: str = "") -> NoReturn:
         if isinstance(error, exceptions.GoogleAPICallError):
             raise self.user_error(error, action) from None
-        raise UserError(
-            f"no credentials: {error}".partition("\n")[0], "gcloud auth application-default login"
-        ) from None
+        hint = "gcloud auth application-default login"
+        raise UserError(f"no credentials: {error}".partition("\n")[0], hint) from None
 
 
 def _status(error: exceptions.GoogleAPICallError) -> str:

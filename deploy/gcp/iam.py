@@ -15,10 +15,8 @@ class IAM:
 
     def missing_permissions(self, permissions: Collection[str]) -> list[str]:
         """Return those of the permissions that the caller does not have in the project."""
-        request = {
-            "resource": f"projects/{self._client.settings.project}",
-            "permissions": list(permissions),
-        }
+        resource = f"projects/{self._client.settings.project}"
+        request = {"resource": resource, "permissions": list(permissions)}
         projects = self._client.connect(resourcemanager_v3.ProjectsClient)
         granted = self._client.read(projects.test_iam_permissions, request=request).permissions
         return [permission for permission in permissions if permission not in granted]

@@ -24,14 +24,7 @@ GPU_METRIC = "aiplatform.googleapis.com/prediction/online/accelerator/duty_cycle
 DONE = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 """States of a batch prediction job that has ended."""
 REPLICA_FIELDS = ("min_replica_count", "max_replica_count", "autoscaling_metric_specs")
-CONTAINER_FIELDS = (
-    "imageUri",
-    "ports",
-    "healthRoute",
-    "predictRoute",
-    "env",
-    "sharedMemorySizeMb",
-)
+CONTAINER_FIELDS = ("imageUri", "ports", "healthRoute", "predictRoute", "env", "sharedMemorySizeMb")
 """What `container_spec` sets."""
 
 
@@ -52,23 +45,19 @@ class VertexAI:
     """A client for the endpoint and the model of the settings."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
-        self._settings = client.settings
+        self._client, self._settings, self._run = client, client.settings, client.run_operation
 
     # Endpoints
 
     def endpoint_state(self) -> EndpointState | None:
         """Return the endpoint's current state; None if the endpoint does not exist."""
-        pending = self.pending_operations(self._settings.endpoint)
         name = self._settings.endpoint
+        pending = self.pending_operations(name)
         endpoint = self._client.find(self._endpoints.get_endpoint, name=name)
         if endpoint is None:
             return EndpointState(pending=pending) if pending else None
-        default = (
-            version.version_id
-            for version in self.versions()
-            if "default" in version.version_aliases
-        )
+        versions = self.versions()
+        default = (each.version_id for each in versions if "default" in each.version_aliases)
         return EndpointState(
             deployed=_deployed_models(endpoint),
             split=dict(endpoint.traffic_split),
@@ -93,14 +82,11 @@ class VertexAI:
     def create_endpoint(self) -> None:
         """Create the endpoint."""
         s = self._settings
-        endpoint = v1.Endpoint(
-            display_name=s.name,
-            dedicated_endpoint_enabled=s.dedicated,
-            labels={"created-by": "deploy"},
-        )
+        endpoint = v1.Endpoint(display_name=s.name, dedicated_endpoint_enabled=s.dedicated)
+        endpoint.labels = {"created-by": "deploy"}
         request = v1.CreateEndpointRequest(parent=s.location, endpoint=endpoint, endpoint_id=s.name)
         action = f"creating the endpoint {s.name}"
-        self._client.run_operation(self._endpoints.create_endpoint, request, action)
+        self._run(self._endpoints.create_endpoint, request, action)
 
     def update_endpoint(
         self, etag: str, labels: Mapping[str, str], split: Mapping[str, int] | None = None
@@ -121,8 +107,7 @@ class VertexAI:
     def delete_endpoint(self) -> None:
         """Delete the endpoint."""
         request = v1.DeleteEndpointRequest(name=self._settings.endpoint)
-        delete = self._endpoints.delete_endpoint
-        self._client.run_operation(delete, request, "deleting the endpoint")
+        self._run(self._endpoints.delete_endpoint, request, "deleting the endpoint")
 
     # Deployed models
 
@@ -137,8 +122,7 @@ class VertexAI:
         )
         request = v1.DeployModelRequest(endpoint=s.endpoint, deployed_model=deployed)
         action = f"deploying version {version} on {s.min_replicas} x {s.machine_type}"
-        deploy = self._endpoints.deploy_model
-        self._client.run_operation(deploy, request, action, "5 to 20 minutes")
+        self._run(self._endpoints.deploy_model, request, action, "5 to 20 minutes")
 
     def set_replicas(self, deployed_id: str, replicas: Replicas) -> None:
         """Change a deployed model's number of replicas and its scaling target."""
@@ -149,16 +133,13 @@ class VertexAI:
             update_mask={"paths": [f"dedicated_resources.{field}" for field in REPLICA_FIELDS]},
         )
         action = f"scaling deployed model {deployed_id} to {replicas.minimum} to {replicas.maximum} replicas"
-        mutate = self._endpoints.mutate_deployed_model
-        self._client.run_operation(mutate, request, action)
+        self._run(self._endpoints.mutate_deployed_model, request, action)
 
     def undeploy_model(self, deployed_id: str) -> None:
         """Undeploy a deployed model."""
-        request = v1.UndeployModelRequest(
-            endpoint=self._settings.endpoint, deployed_model_id=deployed_id
-        )
-        undeploy, action = self._endpoints.undeploy_model, f"undeploying {deployed_id}"
-        self._client.run_operation(undeploy, request, action, "a few minutes")
+        endpoint, action = self._settings.endpoint, f"undeploying {deployed_id}"
+        request = v1.UndeployModelRequest(endpoint=endpoint, deployed_model_id=deployed_id)
+        self._run(self._endpoints.undeploy_model, request, action, "a few minutes")
 
     # Operations
 
@@ -212,22 +193,19 @@ class VertexAI:
             request.model_id = s.name
         else:
             request.parent_model = s.model
-        upload = self._models.upload_model
-        self._client.run_operation(upload, request, "uploading the model")
+        self._run(self._models.upload_model, request, "uploading the model")
 
     def set_default_version(self, version: str) -> None:
         """Give a version the alias "default"."""
-        request = v1.MergeVersionAliasesRequest(
-            name=f"{self._settings.model}@{version}", version_aliases=["default"]
-        )
+        name = f"{self._settings.model}@{version}"
+        request = v1.MergeVersionAliasesRequest(name=name, version_aliases=["default"])
         action = f"making version {version} the default"
         self._client.change(self._models.merge_version_aliases, request, action)
 
     def delete_model(self) -> None:
         """Delete the model with all its versions."""
         request = v1.DeleteModelRequest(name=self._settings.model)
-        delete = self._models.delete_model
-        self._client.run_operation(delete, request, "deleting the model")
+        self._run(self._models.delete_model, request, "deleting the model")
 
     # Predictions
 
@@ -239,28 +217,21 @@ class VertexAI:
             "parameters": request.get("parameters"),
         }
         message = json_format.ParseDict(content, v1.PredictRequest.pb()())
-        service = self._predictions
         try:
-            response = service.predict(v1.PredictRequest.wrap(message), timeout=TIMEOUT_S)
+            response = self._predictions.predict(v1.PredictRequest.wrap(message), timeout=TIMEOUT_S)
         except exceptions.GoogleAPICallError as error:
             raise self._client.user_error(error, "predicting") from None
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise UserError(
-                f"no response from the endpoint: {error}", "python -m deploy status"
-            ) from None
+            reason = f"no response from the endpoint: {error}"
+            raise UserError(reason, "python -m deploy status") from None
         return dict(json_format.MessageToDict(v1.PredictResponse.pb(response)))
 
     def list_batch_jobs(self) -> list[v1.BatchPredictionJob]:
         """Return the region's batch prediction jobs of this model that have not ended."""
-        listed = self._client.list_all(
-            self._jobs.list_batch_prediction_jobs, parent=self._settings.location
-        )
-        suffix = f"/models/{self._settings.name}"
-        return [
-            job
-            for job in listed
-            if job.model.partition("@")[0].endswith(suffix) and self.job_state(job) not in DONE
-        ]
+        location, suffix = self._settings.location, f"/models/{self._settings.name}"
+        jobs = self._client.list_all(self._jobs.list_batch_prediction_jobs, parent=location)
+        running = [job for job in jobs if self.job_state(job) not in DONE]
+        return [job for job in running if job.model.partition("@")[0].endswith(suffix)]
 
     @staticmethod
     def job_state(job: v1.BatchPredictionJob) -> str:
@@ -281,9 +252,10 @@ class VertexAI:
 
     def start_batch_job(self, batch: BatchRequest) -> str:
         """Start a batch prediction job; return its name, "" in a dry run."""
+        s, count = self._settings, batch.replicas
         job = v1.BatchPredictionJob(
-            display_name=f"{self._settings.name}-{time.strftime('%Y%m%d-%H%M%S')}",
-            model=f"{self._settings.model}@{batch.version}",
+            display_name=f"{s.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+            model=f"{s.model}@{batch.version}",
             input_config=v1.BatchPredictionJob.InputConfig(
                 instances_format="jsonl", gcs_source=v1.GcsSource(uris=[batch.source])
             ),
@@ -292,16 +264,14 @@ class VertexAI:
                 gcs_destination=v1.GcsDestination(output_uri_prefix=batch.output),
             ),
             dedicated_resources=v1.BatchDedicatedResources(
-                machine_spec=v1.MachineSpec(machine_type=self._settings.machine_type),
-                starting_replica_count=batch.replicas,
-                max_replica_count=batch.replicas,
+                machine_spec=v1.MachineSpec(machine_type=s.machine_type),
+                starting_replica_count=count,
+                max_replica_count=count,
             ),
         )
         if batch.parameters is not None:
             job.model_parameters = json_format.ParseDict(batch.parameters, Value())
-        request = v1.CreateBatchPredictionJobRequest(
-            parent=self._settings.location, batch_prediction_job=job
-        )
+        request = v1.CreateBatchPredictionJobRequest(parent=s.location, batch_prediction_job=job)
         create = self._jobs.create_batch_prediction_job
         started = self._client.change(create, request, "starting the batch prediction job")
         return started.name if started is not None else ""
@@ -309,8 +279,8 @@ class VertexAI:
     def cancel_batch_job(self, name: str) -> None:
         """Request the cancellation of a batch prediction job."""
         request = v1.CancelBatchPredictionJobRequest(name=name)
-        cancel = self._jobs.cancel_batch_prediction_job
-        self._client.change(cancel, request, "cancelling a batch prediction job")
+        action = "cancelling a batch prediction job"
+        self._client.change(self._jobs.cancel_batch_prediction_job, request, action)
 
     # Services
 
@@ -333,9 +303,8 @@ class VertexAI:
     @functools.cached_property
     def _predictions(self) -> v1.PredictionServiceClient:
         name = self._settings.endpoint
-        endpoint = self._client.read(self._endpoints.get_endpoint, name=name)
-        dedicated_host = endpoint.dedicated_endpoint_dns
-        return self._client.connect(v1.PredictionServiceClient, self._host, dedicated_host)
+        dns = self._client.read(self._endpoints.get_endpoint, name=name).dedicated_endpoint_dns
+        return self._client.connect(v1.PredictionServiceClient, self._host, dns)
 
 
 def container_spec(settings: Settings, image: str) -> v1.ModelContainerSpec:
@@ -382,14 +351,14 @@ def _deployed_model(deployed: v1.DeployedModel) -> DeployedModel:
     resources = deployed.dedicated_resources
     spec = resources.machine_spec
     accelerator = v1.AcceleratorType(spec.accelerator_type).name if spec.accelerator_count else ""
+    account, count = deployed.service_account, spec.accelerator_count
+    machine = Machine(spec.machine_type, accelerator, count, account)
     percent = next((metric.target for metric in resources.autoscaling_metric_specs), 60)
     model, _, version = deployed.model.partition("@")
     return DeployedModel(
         id=deployed.id,
         version=deployed.model_version_id or version or "1",
-        machine=Machine(
-            spec.machine_type, accelerator, spec.accelerator_count, deployed.service_account
-        ),
+        machine=machine,
         replicas=Replicas(resources.min_replica_count, resources.max_replica_count, percent),
         since=deployed.create_time.isoformat() if deployed.create_time else "",
         model_name=model.rpartition("/")[2],

@@ -13,32 +13,30 @@ from deploy.gke.kubectl import Kubectl
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; exit codes: 0 success, 1 failure (the reason is printed), 2 wrong usage, 130 interrupted."""
+    """Run a command; exit codes: 0 success, 1 error, 2 invalid arguments, 130 interrupted."""
     args = _build_parser().parse_args(arguments)
     cli.run("deploy.gke", lambda: _run(args), "Run the same command to continue.")
 
 
 def _run(args: argparse.Namespace) -> None:
-    configuration = settings.load(vars(args), file=args.settings)
+    values = settings.load(vars(args), file=args.settings)
     if not args.cluster:
-        raise UserError(
-            "no cluster given",
-            f"CLUSTER=…, one of: gcloud container clusters list --project={configuration.project}",
-        )
+        hint = f"CLUSTER=…, one of: gcloud container clusters list --project={values.project}"
+        raise UserError("no cluster given", hint)
     programs.require("gcloud", "kubectl", "gke-gcloud-auth-plugin")
     if not args.dry_run:
-        settings.save_defaults(configuration)
+        settings.save_defaults(values)
     cluster = Cluster(
         name=args.cluster,
-        location=args.location or configuration.region,
-        settings=configuration,
+        location=args.location or values.region,
+        settings=values,
         kubectl=Kubectl(report=cli.report, dry_run=args.dry_run),
     )
     if args.command == "deploy":
         from deploy.gcp import CloudClients  # noqa: PLC0415  only this command needs Google's libraries
 
         cluster.deploy(
-            CloudClients.create(configuration, cli.report, dry_run=args.dry_run),
+            CloudClients.create(values, cli.report, dry_run=args.dry_run),
             queue_wait=args.queue_wait,
         )
     else:
@@ -62,11 +60,8 @@ def _build_parser() -> argparse.ArgumentParser:
         return command
 
     command = add("deploy", "deploy the image to a cluster, as three or more pods")
-    command.add_argument(
-        "--queue-wait",
-        action="store_true",
-        help="scale by the queue wait of requests, too; needs the Prometheus adapter (docs/kubernetes.md)",
-    )
+    text = "scale by the queue wait of requests, too; needs the Prometheus adapter (docs/kubernetes.md)"
+    command.add_argument("--queue-wait", action="store_true", help=text)
     command = add("undeploy", "delete the deployment, after a confirmation")
     command.add_argument("--yes", action="store_true", help="skip the confirmation")
     return parser

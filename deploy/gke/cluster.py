@@ -79,12 +79,8 @@ class Cluster:
         folder = overlay.write_overlay(self.settings, overlay.deletion_kustomization(self.settings))
         self._connect()
         if not self.kubectl.dry_run:
-            found = self.kubectl.query(
-                *("get", "--ignore-not-found", "-k", str(folder), "--output=name"),
-                error=UserError(
-                    "the cluster returned an error, printed above", "run the same command again"
-                ),
-            )
+            options = ("--ignore-not-found", "-k", str(folder), "--output=name")
+            found = self.kubectl.query("get", *options)
             if not found:
                 report(f"{self.settings.name} is not deployed in {self.name}: nothing to delete")
                 return
@@ -98,8 +94,7 @@ class Cluster:
         )
         if not self.kubectl.dry_run:
             report(
-                "deleted. The cluster and the empty namespace remain: "
-                f"kubectl delete namespace {self.settings.name}"
+                f"deleted. The cluster and the empty namespace remain: kubectl delete namespace {self.settings.name}"
             )
 
     def _connect(self) -> None:
@@ -107,12 +102,7 @@ class Cluster:
 
     def _check_apis(self, *, queue_wait: bool) -> None:
         """Raise UserError if the cluster lacks an API that the manifests use."""
-        served = self.kubectl.query(
-            "api-versions",
-            error=UserError(
-                "the cluster returned an error, printed above", "run the same command again"
-            ),
-        )
+        served = self.kubectl.query("api-versions")
         groups = {line.partition("/")[0] for line in served.split()}
         target = f"--location={self.location} --project={self.settings.project}"
         update = f"gcloud container clusters update {self.name} {target}"
@@ -126,7 +116,5 @@ class Cluster:
                 "install the Prometheus adapter with the rule of docs/kubernetes.md"
             )
         if missing := [group for group in remedies if group not in groups]:
-            raise UserError(
-                f"the cluster {self.name} lacks the APIs {', '.join(missing)}",
-                "\n  ".join(remedies[group] for group in missing),
-            )
+            hint = "\n  ".join(remedies[group] for group in missing)
+            raise UserError(f"the cluster {self.name} lacks the APIs {', '.join(missing)}", hint)

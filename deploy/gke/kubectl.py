@@ -39,6 +39,9 @@ class Kubectl:
         """Run a command and show its output; raise `error` if it fails."""
         self._programs.run(["kubectl", *arguments], error, show_output=True)
 
-    def query(self, *arguments: str, error: UserError) -> str:
-        """Run a read-only command and return its output; raise `error` if it fails."""
+    def query(self, *arguments: str) -> str:
+        """Run a read-only command and return its output; raise UserError if it fails."""
+        error = UserError(
+            "the cluster returned an error, printed above", "run the same command again"
+        )
         return self._programs.run(["kubectl", *arguments], error)

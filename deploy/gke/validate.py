@@ -59,7 +59,7 @@ def find_errors(manifest: dict[str, Any], version: str) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Validate folders; exit codes: 0 all valid, 1 invalid, 2 wrong usage."""
+    """Validate folders; exit codes: 0 all valid, 1 invalid, 2 invalid arguments."""
     parser = argparse.ArgumentParser(prog="python -m deploy.gke.validate", description=__doc__)
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="folder of an overlay"

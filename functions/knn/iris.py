@@ -47,8 +47,7 @@ def load(folder: Path) -> KNeighborsClassifier:
     if not isinstance(content, dict) or content.get("version") != VERSION:
         version = content.get("version") if isinstance(content, dict) else None
         raise ModelFileError(
-            f"{FILE} has version {version}, expected {VERSION}: "
-            "run python -m functions.knn.train, and upload the file"
+            f"{FILE} has version {version}, expected {VERSION}: run python -m functions.knn.train, and upload the file"
         )
     if content.get("scikit-learn") != sklearn.__version__:
         raise ModelFileError(
@@ -69,9 +68,7 @@ def parse_measurements(value: Any) -> list[float]:
     if not isinstance(value, (str, list)):
         raise InputError(f"{EXPECTED}; got {_json_type(value)}")
     if not value or (isinstance(value, str) and not value.strip()):
-        raise InputError(
-            f"{EXPECTED}; got an empty {'string' if value == '' else _json_type(value)}"
-        )
+        raise InputError(f"{EXPECTED}; got an empty {_json_type(value)}")
     items = value.split(",") if isinstance(value, str) else value
     if len(items) != len(FEATURES):
         raise InputError(f"{EXPECTED}; got {len(items)}")

@@ -25,15 +25,10 @@ def train(seed: int) -> tuple[KNeighborsClassifier, int]:
 def main() -> None:
     """Train with the options of the command line, and write OUT/knn.skops."""
     parser = argparse.ArgumentParser(prog="python -m functions.knn.train", description=__doc__)
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the permutation (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("build/knn"),
-        help="folder for the classifier (default: %(default)s)",
-    )
+    add = parser.add_argument
+    add("--seed", type=int, default=0, help="seed of the permutation (default: %(default)s)")
+    text = "folder for the classifier (default: %(default)s)"
+    add("--out", type=Path, default=Path("build/knn"), help=text)
     args = parser.parse_args()
     model, correct = train(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)

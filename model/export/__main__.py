@@ -18,18 +18,11 @@ BATCH_SIZES = (1, 8, 32)
 def main() -> None:
     """Measure with the held-out images of a weights folder and write the choice into that folder."""
     parser = argparse.ArgumentParser(prog="python -m model.export", description=__doc__)
-    parser.add_argument(
-        "--model",
-        type=Path,
-        default="build/model",
-        help="folder of the weights (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=25,
-        help="passes per backend and batch size (default: %(default)s)",
-    )
+    add = parser.add_argument
+    text = "folder of the weights (default: %(default)s)"
+    add("--model", type=Path, default="build/model", help=text)
+    text = "passes per backend and batch size (default: %(default)s)"
+    add("--rounds", type=int, default=25, help=text)
     args = parser.parse_args()
     files = sorted((args.model / "held-out").glob("*.png"))
     if not files:

@@ -64,31 +64,12 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m model.train", description=__doc__)
     add = parser.add_argument
-    add(
-        "--data",
-        type=Path,
-        metavar="FOLDER",
-        help="images in one folder per class (default: scikit-learn's digits)",
-    )
-    add(
-        "--out",
-        type=Path,
-        default="build/model",
-        help="folder for the weights (default: %(default)s)",
-    )
-    add(
-        "--report",
-        type=Path,
-        default="build/report",
-        help="folder for the report (default: %(default)s)",
-    )
+    text = "images in one folder per class (default: scikit-learn's digits)"
+    add("--data", type=Path, metavar="FOLDER", help=text)
+    add("--out", type=Path, default="build/model", help="for the weights (default: %(default)s)")
+    add("--report", type=Path, default="build/report", help="for the report (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)")
-    add(
-        "--pictures",
-        type=int,
-        default=60_000,
-        help="number of images to draw (default: %(default)s)",
-    )
+    add("--pictures", type=int, default=60_000, help="images to draw (default: %(default)s)")
     add("--epochs", type=int, default=6, help="passes over these images (default: %(default)s)")
     args = parser.parse_args()
     for name, minimum in (("pictures", BATCH_SIZE), ("epochs", 1)):

@@ -39,9 +39,8 @@ def draw_images(fields: Tensor) -> Tensor:
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(len(fields), 1, 1, 1)
 
-    distorted = grid_sample(
-        fields, _distortion(len(fields)), padding_mode="border", align_corners=False
-    )
+    grid = _distortion(len(fields))
+    distorted = grid_sample(fields, grid, padding_mode="border", align_corners=False)
     shape, distance = distorted[:, :1], distorted[:, 1:]
     pen = uniform(0.6, 5.2) * (1 + 0.25 * _smooth_noise(len(fields), 1, 4))
     line = torch.sigmoid((pen - distance) / uniform(0.35, 1.0))

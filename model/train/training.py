@@ -3,7 +3,8 @@
 import os
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -41,22 +42,19 @@ def train_network(images: Tensor, targets: Tensor, classes: int, epochs: int) ->
     """Return a new network, trained on (N, 1, 28, 28) uint8 images and their (N,) targets."""
     net: DigitNet = DigitNet(classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=WEIGHT_DECAY)
-    batches = [
-        part for _ in range(epochs) for part in torch.split(torch.randperm(len(images)), BATCH_SIZE)
-    ]
+    orders = [torch.randperm(len(images)) for _ in range(epochs)]
+    batches = [part for order in orders for part in torch.split(order, BATCH_SIZE)]
     schedule = OneCycleLR(optimizer, LEARNING_RATE, total_steps=len(batches))
     # bfloat16 halves the time on a processor that supports it.
     bfloat16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
     for batch in tqdm(batches, "training", mininterval=PROGRESS_INTERVAL_S):
         ink = _erase_patches(images[batch] / 255)
-        expected = nn.functional.one_hot(targets[batch], classes).float()
+        expected = one_hot(targets[batch], classes).float()
         blank = torch.rand(len(batch)) < BLANK_SHARE
         ink[blank], expected[blank] = 0, 1 / classes
         with torch.autocast("cpu", enabled=bfloat16):
             logits = net(ink)
-        loss = nn.functional.cross_entropy(
-            logits.float(), expected, label_smoothing=LABEL_SMOOTHING
-        )
+        loss = cross_entropy(logits.float(), expected, label_smoothing=LABEL_SMOOTHING)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -113,9 +113,7 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         log_all_requests=read("ACCESS_LOG", _one_of("errors", "all"), "errors") == "all",
         log_level=read("LOG_LEVEL", _one_of(*SEVERITIES), "INFO"),
         log_format=read("LOG_FORMAT", _one_of("json", "text"), default_log_format()),
-        labels={
-            label: value for name, label in LABELS.items() if (value := optional(name, _label))
-        },
+        labels={key: text for name, key in LABELS.items() if (text := optional(name, _label))},
         trace_prefix=f"projects/{project}/traces/" if project else "",
         metrics_port=optional("METRICS_PORT", _port),
         torchserve_patches=read(PATCHES_VARIABLE, _one_of("on", "off"), "on") == "on",

@@ -54,9 +54,8 @@ def run(log: Log) -> None:
     """Serve until a signal to stop; raise ServingError and others if the model cannot be served."""
     baked = artifact.find_baked_in(Path(os.environ.get("MODEL_STORE") or DEFAULT_MODEL_STORE))
     config = read_config(os.environ, baked.path.stem)
-    log.configure(
-        as_text=config.log_format == "text", level=config.log_level, labels=dict(config.labels)
-    )
+    as_text = config.log_format == "text"
+    log.configure(as_text=as_text, level=config.log_level, labels=config.labels)
     folder = _create_run_folder()
     nginx = server = telemetry = None
     try:

@@ -26,9 +26,10 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("archive", type=Path, help="the .mar")
-    parser.add_argument("--request", type=Path, help="a file with the body of a request to send")
-    parser.add_argument("--no-trial", action="store_true", help="only inspect the files")
+    add = parser.add_argument
+    add("archive", type=Path, help="the .mar")
+    add("--request", type=Path, help="a file with the body of a request to send")
+    add("--no-trial", action="store_true", help="only inspect the files")
     args = parser.parse_args()
     if args.request and not args.request.is_file():
         sys.exit(f"serving.stock: --request (REQUEST): {args.request} does not exist")
@@ -73,9 +74,8 @@ def _serve_once(archive: Path, request: Path | None) -> Finding:
         started = time.monotonic()
         address = f"http://127.0.0.1:{torchserve.find_free_port()}"
         try:
-            served = artifact.fetch(
-                storage.open_storage(str(source), print), archive, run_dir / "store"
-            )
+            files = storage.open_storage(str(source), print)
+            served = artifact.fetch(files, archive, run_dir / "store")
             config = local.configure(served, address, run_dir)
             with (
                 log.open("w") as file,

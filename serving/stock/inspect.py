@@ -85,24 +85,17 @@ def _check_handler(contents: Contents) -> Iterator[Finding]:
     elif _default_handler(manifest.handler):
         yield Finding(True, f"handler {manifest.handler}: TorchServe's own, included in the image")
     else:
-        yield Finding(
-            False,
-            f"handler {manifest.handler}: neither in the archive nor TorchServe's own",
-            "build the archive again with --handler FILE.py",
-        )
+        reason = f"handler {manifest.handler}: neither in the archive nor TorchServe's own"
+        yield Finding(False, reason, "build the archive again with --handler FILE.py")
     if manifest.serialized_file and manifest.serialized_file not in contents.names:
-        yield Finding(
-            False, f"{manifest.serialized_file}: named in the manifest but missing in the archive"
-        )
+        missing = f"{manifest.serialized_file}: named in the manifest but missing in the archive"
+        yield Finding(False, missing)
     if manifest.config_file:
         text = contents.sources.get(manifest.config_file, "")
         batch = re.search(r"(?m)^\s*batchSize:\s*(\d+)", text)
         if batch and int(batch[1]) > 1:
-            yield Finding(
-                None,
-                f"{manifest.config_file}: batchSize {batch[1]} applies",
-                "check that the handler returns one answer for each row of a batch",
-            )
+            hint = "check that the handler returns one answer for each row of a batch"
+            yield Finding(None, f"{manifest.config_file}: batchSize {batch[1]} applies", hint)
 
 
 def _handler_file(handler: str) -> str:
@@ -124,11 +117,8 @@ def _check_imports(contents: Contents) -> Iterator[Finding]:
         name = PACKAGE_NAMES.get(module) or PACKAGE_NAMES.get(top, top.replace("_", "-").lower())
         if top in in_archive or top in sys.stdlib_module_names or name in installed:
             continue
-        yield Finding(
-            False,
-            f"import {top} ({', '.join(sorted(files))}): not in the image",
-            f'make build EXTRAS="{name}"',
-        )
+        hint = f'make build EXTRAS="{name}"'
+        yield Finding(False, f"import {top} ({', '.join(sorted(files))}): not in the image", hint)
 
 
 def _find_imports(contents: Contents) -> dict[str, set[str]]:
@@ -195,21 +185,15 @@ def _check_requirements(contents: Contents) -> Iterator[Finding]:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
-            yield Finding(
-                None,
-                f"{file}: {text!r} is an option of pip",
-                "it has no effect: nothing is installed",
-            )
+            hint = "it has no effect: nothing is installed"
+            yield Finding(None, f"{file}: {text!r} is an option of pip", hint)
             continue
         name = requirement.name.lower().replace("_", "-")
         if name not in installed:
             missing.append(text)
         elif not requirement.specifier.contains(_version(name), prereleases=True):
-            yield Finding(
-                None,
-                f"{file}: {text}; the image has {name} {_version(name)}",
-                "check that the archive loads below, or set the version with EXTRAS",
-            )
+            hint = "check that the archive loads below, or set the version with EXTRAS"
+            yield Finding(None, f"{file}: {text}; the image has {name} {_version(name)}", hint)
     if missing:
         yield Finding(
             False,
@@ -246,11 +230,9 @@ def _check_batching(contents: Contents) -> Iterator[Finding]:
         if '"instances"' in ast.unparse(function).replace("'", '"'):
             yield Finding(
                 None,
-                f'{file}:{function.lineno} reads "instances": the JSON envelope passes '
-                "the instances themselves",
+                f'{file}:{function.lineno} reads "instances": the JSON envelope passes the instances themselves',
                 "read the rows directly",
             )
     if re.search(r"\beval\(|\bpickle\.loads?\(", text):
-        yield Finding(
-            None, f"{file} uses eval or pickle", "never apply it to the contents of a request"
-        )
+        hint = "never apply it to the contents of a request"
+        yield Finding(None, f"{file} uses eval or pickle", hint)

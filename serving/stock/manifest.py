@@ -27,7 +27,6 @@ class Manifest(NamedTuple):
     name: str
     handler: str
     """FILE.py, FILE.py:FUNCTION, or the name of a handler of TorchServe's own."""
-    model_file: str | None
     serialized_file: str | None
     requirements_file: str | None
     config_file: str | None
@@ -67,7 +66,6 @@ def read_manifest(archive: Path) -> Manifest:
         return Manifest(
             str(model["modelName"]),
             str(model["handler"]),
-            model.get("modelFile"),
             model.get("serializedFile"),
             model.get("requirementsFile"),
             model.get("configFile"),
@@ -75,8 +73,7 @@ def read_manifest(archive: Path) -> Manifest:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveError(
-            f"{MANIFEST} is invalid: {type(error).__name__}: {error}; build the archive with "
-            "torch-model-archiver"
+            f"{MANIFEST} is invalid: {type(error).__name__}: {error}; build the archive with torch-model-archiver"
         ) from error
 
 

@@ -82,9 +82,8 @@ class StockHandler:
         if not isinstance(texts, list) or len(texts) != len(rows):
             kind = f"{len(texts)} responses" if isinstance(texts, list) else type(texts).__name__
             log.error("the archive's handler returned %s for %d requests", kind, len(rows))
-            return dict.fromkeys(
-                rows, InternalError("the archive's handler returned no predictions")
-            )
+            failure = InternalError("the archive's handler returned no predictions")
+            return dict.fromkeys(rows, failure)
         return dict(zip(rows, texts, strict=True))
 
     def _select_requests(self, context: Any, indices: list[int]) -> Any:
@@ -105,9 +104,8 @@ def _parse_instances(item: dict[str, Any]) -> list[Any]:
     if isinstance(instances[0], dict):
         for index, instance in enumerate(instances):
             if not isinstance(instance, dict):
-                raise InvalidArgumentError(
-                    f"instances[{index}]: expected an object, like instances[0]"
-                )
+                reason = f"instances[{index}]: expected an object, like instances[0]"
+                raise InvalidArgumentError(reason)
             for field, value in [("", instance), *((f".{k}", v) for k, v in instance.items())]:
                 if isinstance(value, dict) and list(value) == ["b64"]:
                     _check_base64(value["b64"], f"instances[{index}]{field}.b64")

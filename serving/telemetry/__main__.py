@@ -89,16 +89,13 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--socket", type=int, required=True, help="file descriptor of a UDP socket")
-    parser.add_argument("--run", type=Path, required=True, help="the container's run folder")
-    parser.add_argument("--model", required=True, help="the model's labels, as JSON")
-    parser.add_argument(
-        "--workers", type=int, default=0, help="workers that have yet to start (default: 0)"
-    )
-    parser.add_argument(
-        "--prometheus", action="store_true", help=f"serve metrics on RUN/{PROMETHEUS_SOCKET}"
-    )
-    parser.add_argument("--log", default='{"as_text": true}', help="the log's settings, as JSON")
+    add = parser.add_argument
+    add("--socket", type=int, required=True, help="file descriptor of a UDP socket")
+    add("--run", type=Path, required=True, help="the container's run folder")
+    add("--model", required=True, help="the model's labels, as JSON")
+    add("--workers", type=int, default=0, help="workers that have yet to start (default: 0)")
+    add("--prometheus", action="store_true", help=f"serve metrics on RUN/{PROMETHEUS_SOCKET}")
+    add("--log", default='{"as_text": true}', help="the log's settings, as JSON")
     args = parser.parse_args()
     log = Log()
     log.configure(**json.loads(args.log))

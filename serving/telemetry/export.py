@@ -53,9 +53,8 @@ def build_resource(model: dict[str, str]) -> Resource:
     project = os.environ.get("GOOGLE_CLOUD_PROJECT") or os.environ.get("AIP_PROJECT_NUMBER")
     if project:
         attributes["gcp.project_id"] = project
-    vertex = {
-        f"vertex.{name}": value for name, value in model.items() if name not in ("model", "version")
-    }
+    labels = model.keys() - {"model", "version"}
+    vertex = {f"vertex.{name}": model[name] for name in labels}
     return Resource.create(attributes | vertex).merge(OTELResourceDetector().detect())
 
 

@@ -87,12 +87,11 @@ def measure_backends(
     `inputs` are preprocessed held-out instances, at least as many as the largest batch size.
     """
     torch.set_num_threads(1)
+    parts = torch.split(inputs, max(batch_sizes))
     backends, unavailable = _build_backends(net, inputs[:1])
     with torch.inference_mode():
         probabilities = {
-            name: torch.cat(
-                [backend(part) for part in torch.split(inputs, max(batch_sizes))]
-            ).softmax(1)
+            name: torch.cat([backend(part) for part in parts]).softmax(1)
             for name, backend in backends.items()
         }
         times = {size: _median_ms(backends, inputs[:size], rounds) for size in batch_sizes}

@@ -137,7 +137,7 @@ def test_our_image_passes_every_check_in_the_restricted_sandbox(image: str, tmp_
 
 def test_old_option_is_deprecated(tmp_path: Path) -> None:
     _, output = check_contract("", tmp_path / "i", [1], "--rights", "least", "--ready-s", "1")
-    assert "--rights (make: RIGHTS) is deprecated; use --sandbox restricted (SANDBOX)" in output
+    assert "--rights (make: RIGHTS) is deprecated: use --sandbox restricted (SANDBOX)" in output
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,8 @@ def test_old_option_names_work_with_a_warning(capsys: pytest.CaptureFixture[str]
     args = build_parser().parse_args(arguments)
     assert (args.eval_pictures, args.min_accuracy) == (40, 0.5)
     assert capsys.readouterr().err.splitlines() == [
-        "warning: --examined is deprecated; use --eval-pictures",
-        "warning: --least is deprecated; use --min-accuracy",
+        "warning: --examined is deprecated: use --eval-pictures",
+        "warning: --least is deprecated: use --min-accuracy",
     ]
 
 
@@ -135,4 +135,4 @@ def test_old_variable_for_the_programs_python_works_with_a_warning(
     monkeypatch.delenv("PIPELINE_PYTHON", raising=False)
     monkeypatch.setenv("PROGRAMS", sys.executable)
     assert steps.run_program("platform", "--terse", quiet=True)
-    assert "PROGRAMS is deprecated; use PIPELINE_PYTHON" in capsys.readouterr().out
+    assert "PROGRAMS is deprecated: use PIPELINE_PYTHON" in capsys.readouterr().out

@@ -95,6 +95,6 @@ def test_archive_that_cannot_be_loaded_is_reported_with_the_reason(
     path = archive.build("vowels", model, weights, tmp_path / "store")
     changed(path, path, "vowels.txt", vowels.encode())
     start = time.monotonic()
-    with pytest.raises(local.ServeError, match=reason), serving(path):
+    with pytest.raises(local.ServerError, match=reason), serving(path):
         pytest.fail("it serves")
     assert time.monotonic() - start < 60

@@ -241,9 +241,7 @@ def _predict(
             return _failure(by_index, "Out of resources", 507)
         return _failure(by_index, "Prediction failed", 503)
     if not isinstance(bodies, list) or len(bodies) != len(ids):
-        log.error(
-            "the handler did not return a list of %d responses, one for each request", len(ids)
-        )
+        log.error("the handler did not return a list of %d responses", len(ids))
         return _failure(by_index, "Invalid model predict output", 503)
     return _encode(context, ids, bodies)
 
