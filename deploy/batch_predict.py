@@ -32,7 +32,7 @@ def run_batch(  # noqa: PLR0913  one parameter for each option
     job = cloud.vertex.wait_for_batch_job(name)
     state, stats = cloud.vertex.job_state(job), job.completion_stats
     if state != "SUCCEEDED":
-        hint = "run python -m deploy batch-predict with the same arguments again"
+        hint = "run .venv/bin/python -m deploy batch-predict with the same arguments again"
         raise UserError(f"the job ended as {state.lower()}: {job.error.message}", hint)
     cloud.report(
         f"{stats.successful_count} succeeded, {stats.failed_count} failed; "

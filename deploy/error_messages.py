@@ -54,7 +54,7 @@ def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa:
     if error.status == "RESOURCE_EXHAUSTED" or "quota" in text.lower():
         return UserError(
             f"quota exceeded{while_}: {text}",
-            "free some with python -m deploy undeploy --idle, use a smaller machine_type or fewer min_replicas, "
+            "free some with make undeploy ARGS=--idle, use a smaller machine_type or fewer min_replicas, "
             f"or request more: https://console.cloud.google.com/iam-admin/quotas?project={project}",
         )
     if error.status == "NOT_FOUND" and "mage" in text:
@@ -70,5 +70,5 @@ def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa:
     if error.status in ("UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "UNKNOWN"):
         hint = "run the same command again: it continues where it stopped"
         return UserError(f"Google's API failed{while_}: {text}", hint)
-    hint = "python -m deploy status shows the current state"
+    hint = "make status shows the current state"
     return UserError(f"request rejected{while_}: {text} ({error.status})", hint)

@@ -33,5 +33,5 @@ def ensure_image(cloud: "CloudClients") -> Image:
         return Image(f"{cloud.settings.image_name}:{image_tag()}")
     if found := find_image(cloud):
         return found
-    hint = "run python -m deploy build, and read the build's log"
+    hint = "run make push, and read the build's log"
     raise UserError("the build succeeded, but the image is not in the registry", hint)

@@ -175,7 +175,7 @@ def canary(state: EndpointState, version: str, percent: int) -> Goal:
     if state.primary is None:
         raise UserError(
             "no version serves traffic yet: a canary takes its share from the version that serves",
-            "python -m deploy deploy",
+            "make deploy-endpoint",
         )
     if version == state.primary:
         reason = f"version {version} already serves: a canary has to be another version"
@@ -186,7 +186,7 @@ def canary(state: EndpointState, version: str, percent: int) -> Goal:
 def promote(state: EndpointState) -> Goal | None:
     """Return the goal of `promote`; None without a canary. Raise UserError if nothing is deployed."""
     if not state.deployed:
-        raise UserError("no version is deployed", "python -m deploy deploy")
+        raise UserError("no version is deployed", "make deploy-endpoint")
     goal = state.goal
     if goal and goal.verb in ("promote", "canary"):
         if goal.verb == "canary" and goal.version not in state.versions:
@@ -218,7 +218,7 @@ def rollback(state: EndpointState) -> Goal:
     if target is None:
         raise UserError(
             f"there is no version before {primary}" if primary else "no version has served yet",
-            "python -m deploy status shows what is deployed, python -m deploy undeploy ends it",
+            "make status shows what is deployed, make undeploy ends it",
         )
     return Goal("rollback", target)
 
@@ -303,7 +303,7 @@ def _baseline(state: EndpointState, target: DeployedModel) -> DeployedModel:
     primary = [model for model in others if model.version == state.primary] or others
     if not primary:
         reason = "no other version is deployed: a canary needs one for the rest of the traffic"
-        raise UserError(reason, "python -m deploy deploy")
+        raise UserError(reason, "make deploy-endpoint")
     return max(primary, key=lambda model: (state.share(model.id), model.since))
 
 

@@ -47,16 +47,16 @@ def canary(  # noqa: PLR0913  one parameter for each option
     if not reconcile(cloud, plan.canary(state, version, traffic), state):
         cloud.report(f"version {version} already gets {traffic} % of the traffic: nothing changed")
     if watch is None or cloud.dry_run:
-        cloud.report("next: python -m deploy promote, or python -m deploy rollback")
+        cloud.report("next: make promote, or make rollback")
         return
     limits = Limits(minutes=watch, error_rate=max_error_rate, p95_ms=max_p95)
     violation = watch_canary(cloud, version, limits)
     if violation is None:
-        cloud.report(f"version {version} stayed within the limits; next: python -m deploy promote")
+        cloud.report(f"version {version} stayed within the limits; next: make promote")
         return
     cloud.report(f"version {version}: {violation}; rolling back")
     rollback(cloud)
-    raise UserError(f"the canary was rolled back: {violation}", "python -m deploy status")
+    raise UserError(f"the canary was rolled back: {violation}", "make status")
 
 
 def promote(cloud: "CloudClients") -> None:
@@ -83,7 +83,9 @@ def rollback(cloud: "CloudClients") -> None:
     cloud.report(f"version {goal.version} already serves all traffic: nothing changed")
     older = [version for version in state.history if version != goal.version][:1]
     if older:
-        cloud.report(f"  to go further back: python -m deploy deploy --version {older[0]}")
+        cloud.report(
+            f"  to go further back: .venv/bin/python -m deploy deploy --version {older[0]}"
+        )
 
 
 def check_permissions(cloud: "CloudClients") -> None:
@@ -123,8 +125,8 @@ def _report_serving(cloud: "CloudClients", version: str) -> None:
         return
     deployed = (cloud.vertex.endpoint_state() or EndpointState()).deployed
     cost = estimate((model.machine, model.replicas.minimum) for model in deployed)
-    cloud.report(f"  cost: {cost}; to end it: python -m deploy teardown")
+    cloud.report(f"  cost: {cost}; to end it: make teardown")
     if idle := [model.version for model in deployed if model.version != version]:
         cloud.report(
-            f"  this includes version {idle[0]}, kept for a fast rollback; to end it: python -m deploy undeploy --idle"
+            f"  this includes version {idle[0]}, kept for a fast rollback; to end it: make undeploy ARGS=--idle"
         )

@@ -53,7 +53,7 @@ def status(cloud: "CloudClients") -> None:
 def _report_advice(cloud: "CloudClients", state: EndpointState) -> None:
     if goal := state.goal:
         cloud.report(
-            f"    not finished: {goal.verb} of version {goal.version}; run it again, or: python -m deploy rollback"
+            f"    not finished: {goal.verb} of version {goal.version}; run it again, or: make rollback"
         )
     if idle := [model for model in state.deployed if not state.share(model.id)]:
         hour = estimate((model.machine, model.replicas.minimum) for model in idle).hour
@@ -61,9 +61,9 @@ def _report_advice(cloud: "CloudClients", state: EndpointState) -> None:
         cloud.report(
             f"    version {versions} has no traffic: it is kept for a fast rollback, at ${hour:.2f} an hour"
         )
-        cloud.report("      (to end it: python -m deploy undeploy --idle)")
+        cloud.report("      (to end it: make undeploy ARGS=--idle)")
     if state.deployed and not any(state.share(model.id) for model in state.deployed):
-        cloud.report("    no version has traffic; to change that: python -m deploy deploy")
+        cloud.report("    no version has traffic; to change that: make deploy-endpoint")
 
 
 def _describe(deployed: DeployedModel) -> str:

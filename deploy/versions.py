@@ -23,7 +23,7 @@ def choose(cloud: "CloudClients", version: str) -> str:
         return ensure_uploaded(cloud)
     if version not in [existing.version_id for existing in cloud.vertex.versions()]:
         missing = f"version {version} of {cloud.settings.name} does not exist"
-        raise UserError(missing, "python -m deploy status")
+        raise UserError(missing, "make status")
     return version
 
 

@@ -28,6 +28,8 @@ def parse_arguments() -> argparse.Namespace:
     accelerators = f"quota of each accelerator type {default}"
     add("--accelerators", type=int, default=config.accelerator_quota, help=accelerators)
     args = parser.parse_args()
+    if not 0 <= args.port <= 65535:
+        parser.error(f"--port: {args.port}: expected a port from 0 to 65535")
     if args.patience is not None:
         print("--patience is deprecated: use --ready-timeout", file=sys.stderr)
         args.ready_timeout = args.patience

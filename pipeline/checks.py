@@ -18,7 +18,7 @@ def find_image(cloud: CloudClients) -> str:
     """Return the URI of the image in the registry that was built from these sources."""
     image = registry.find_image(cloud)
     if image is None:
-        raise UserError("the image is not in the registry", "python -m deploy build")
+        raise UserError("the image is not in the registry", "make push")
     return image.uri
 
 

@@ -223,7 +223,7 @@ class VertexAI:
             raise self._client.user_error(error, "predicting") from None
         except (requests.ConnectionError, requests.Timeout) as error:
             reason = f"no response from the endpoint: {error}"
-            raise UserError(reason, "python -m deploy status") from None
+            raise UserError(reason, "make status") from None
         return dict(json_format.MessageToDict(v1.PredictResponse.pb(response)))
 
     def list_batch_jobs(self) -> list[v1.BatchPredictionJob]:
@@ -245,7 +245,7 @@ class VertexAI:
             lambda job: self.job_state(job) in DONE,
             UserError(
                 f"timed out after {self._settings.wait_minutes} minutes; the job {name} continues at Google",
-                "python -m deploy status shows its state",
+                "make status shows its state",
             ),
             lambda job: self.job_state(job).lower(),
         )
