@@ -24,6 +24,8 @@ def main() -> None:
     text = "passes per backend and batch size (default: %(default)s)"
     add("--rounds", type=int, default=25, help=text)
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("--rounds: expected 1 or more")
     files = sorted((args.model / "held-out").glob("*.png"))
     if not files:
         sys.exit(f"model.export: {args.model / 'held-out'} has no images: run make model")
