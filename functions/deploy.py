@@ -7,6 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.auth.exceptions import GoogleAuthError
+
 import storage
 from deploy.errors import UserError
 from deploy.programs import Programs
@@ -100,6 +102,8 @@ def _build_environment(function: Function, uri: str) -> dict[str, str]:
     try:
         checksums = _fetch_checksums(function, uri)
     except StorageError as error:
+        if isinstance(error.__cause__, GoogleAuthError):
+            raise UserError(str(error), "gcloud auth application-default login") from None
         hint = f"make upload-model NAME={function.name} STORAGE={uri}"
         raise UserError(str(error), hint) from None
     # Write access to the bucket is not enough to change the model: other files need a deployment.
