@@ -76,7 +76,7 @@ def find_route(verb: str, path: str) -> tuple[Route, dict[str, str]]:
                 return route, {name: unquote(value) for name, value in variables}
     if path_exists:
         raise unimplemented(f"{verb} is not a method of {path}")
-    raise ApiError("NOT_FOUND", f"The emulated APIs have no method for {verb} {path}")
+    raise ApiError("NOT_FOUND", f"Google publishes no method for {verb} {path}")
 
 
 def parse_request(verb: str, path: str, query: Mapping[str, list[str]], body: bytes) -> Any:
