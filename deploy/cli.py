@@ -3,7 +3,6 @@
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from deploy.errors import DeployError, InterruptedCommand, UserError
 
@@ -36,7 +35,7 @@ def handle_signals() -> None:
     signal.signal(signal.SIGINT, interrupt)
 
 
-def interrupt(*_: Any) -> None:
+def interrupt(*_: object) -> None:
     """Raise InterruptedCommand."""
     raise InterruptedCommand
 

@@ -75,7 +75,7 @@ METHODS: dict[str, Method] = {
 class RequestHandler(WSGIRequestHandler):
     """Writes one log line per request."""
 
-    def log_request(self, code: Any = "-", size: Any = "-") -> None:  # noqa: ARG002  werkzeug's names
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002  werkzeug's names
         """Write the line: status, method and path."""
         log.info("%s %s %s", code, self.command, self.path.partition("?")[0])
 

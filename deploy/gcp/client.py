@@ -53,7 +53,7 @@ class Operations(Protocol):
     """A client of a Google API that has long-running operations."""
 
     @property
-    def get_operation(self) -> Callable[..., Any]:
+    def get_operation(self) -> Callable[..., operations_pb2.Operation]:
         """Fetches an operation by its name."""
 
 

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from PIL import UnidentifiedImageError
+from ts.context import Context
 from ts.model_loader import TsModelLoader
 from ts.utils.util import PredictionException
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 class StockHandler:
     """Serves a handler made for `service_envelope=json`, with a status per request."""
 
-    def initialize(self, context: Any) -> None:
+    def initialize(self, context: Context) -> None:
         """Load the archive's own handler as TorchServe does; raise its errors."""
         properties, stock = context.system_properties, context.manifest["model"]["stock"]
         try:
@@ -51,7 +52,7 @@ class StockHandler:
         self._name = stock["name"]
         self._entry = service._entry_point
 
-    def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
+    def handle(self, data: list[dict[str, Any]], context: Context) -> list[str]:
         """Return a body for each request of a batch, and set its status on the context."""
         rows: dict[int, list[Any]] = {}
         answers: dict[int, str | RequestError] = {}
@@ -63,7 +64,9 @@ class StockHandler:
         answers |= self._predict(rows, context)
         return [_set_response(answers[index], context, index) for index in range(len(data))]
 
-    def _predict(self, rows: dict[int, list[Any]], context: Any) -> dict[int, str | RequestError]:
+    def _predict(
+        self, rows: dict[int, list[Any]], context: Context
+    ) -> dict[int, str | RequestError]:
         """Pass requests to the archive's handler together; if that fails, one by one."""
         if not rows:
             return {}
@@ -86,7 +89,7 @@ class StockHandler:
             return dict.fromkeys(rows, failure)
         return dict(zip(rows, texts, strict=True))
 
-    def _select_requests(self, context: Any, indices: list[int]) -> Any:
+    def _select_requests(self, context: Context, indices: list[int]) -> Context:
         """Return a copy of the context with only these requests of the batch."""
         part = copy.copy(context)
         part.model_name = self._name
@@ -138,7 +141,7 @@ def _to_request_error(error: Exception) -> RequestError:
     return InternalError(f"the archive's handler failed: {type(error).__name__}")
 
 
-def _set_response(answer: str | RequestError, context: Any, index: int) -> str:
+def _set_response(answer: str | RequestError, context: Context, index: int) -> str:
     if context.get_response_content_type(index) is None:
         context.set_response_content_type(index, "application/json")
     if not isinstance(answer, RequestError):
