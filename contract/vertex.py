@@ -190,8 +190,9 @@ class Server:
         with requests.Session() as session:
             session.trust_env = False  # requests to a container must bypass a proxy
             try:
-                options: Any = {"timeout": timeout_s, "allow_redirects": False}
-                return session.request(verb, url, data=body, headers=headers, **options)
+                return session.request(
+                    verb, url, data=body, headers=headers, timeout=timeout_s, allow_redirects=False
+                )
             except requests.RequestException as error:
                 cause: BaseException = error
                 while cause.__context__:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # its import takes a second, and the caller has imported it
 TIMEOUT_S = 60
 
 
-def get_or_create(  # noqa: PLR0913  keyword-only but for the first four
+def get_or_create_bucket(  # noqa: PLR0913  keyword-only but for the first four
     client: "Client",
     name: str,
     region: str,
@@ -55,8 +55,9 @@ def get_or_create(  # noqa: PLR0913  keyword-only but for the first four
         bucket.iam_configuration.uniform_bucket_level_access_enabled = True
         bucket.iam_configuration.public_access_prevention = "enforced"
         try:
-            place = {"project": project, "location": region}
-            created: Bucket = client.create_bucket(bucket, **place, timeout=TIMEOUT_S)
+            created: Bucket = client.create_bucket(
+                bucket, project=project, location=region, timeout=TIMEOUT_S
+            )
         except Conflict:
             raise taken from None
     report(f"created gs://{name} in {region}, without public access")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MIN_SAMPLES = 10
 """Responses below which a canary is not judged."""
 POLL_S, EMULATOR_POLL_S = 30.0, 1.0
-REPORT_S = 60
+REPORT_INTERVAL_S = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,9 @@ class Limits:
     """The limits of a canary."""
 
     minutes: float
-    """how long the canary is watched"""
+    """How long the canary is watched."""
     error_rate: float
-    """5xx of all responses, 0 to 1"""
+    """The share of 5xx among all responses, 0 to 1."""
     p95_ms: float
 
 
@@ -35,7 +35,7 @@ class CanaryMetrics:
 
     responses: int = 0
     errors: int = 0
-    """5xx: the model's errors, not the client's"""
+    """5xx: the model's errors, not the client's."""
     p95_ms: float | None = None
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ def watch_canary(cloud: "CloudClients", version: str, limits: Limits) -> str | N
         metrics = fetch_metrics(cloud, deployed_id, (time.monotonic() - started_s) / 60)
         if violation := find_violation(metrics, limits):
             return violation
-        if elapsed_s - reported_s >= REPORT_S:
+        if elapsed_s - reported_s >= REPORT_INTERVAL_S:
             reported_s = elapsed_s
             cloud.report(f"  {elapsed_s / 60:.0f} min: {metrics}")
     if metrics.responses < MIN_SAMPLES:

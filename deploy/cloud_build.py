@@ -95,7 +95,7 @@ def source_folder(settings: Settings) -> str:
     return f"gs://{settings.project}_cloudbuild/{settings.name}-source"
 
 
-def substitutions(settings: Settings, deploy: str = "no") -> dict[str, str]:
+def build_substitutions(settings: Settings, deploy: str = "no") -> dict[str, str]:
     """Return the substitutions of cloudbuild.yaml; `deploy` is the command to run after the build."""
     values = {
         "_NAME": settings.name,

@@ -14,13 +14,13 @@ class GoogleError:
     """An error in a response, or of a failed operation."""
 
     status: str
-    """the name of a google.rpc.Code, such as NOT_FOUND"""
+    """The name of a google.rpc.Code, such as NOT_FOUND."""
     message: str
     reason: str = ""
-    """of the ErrorInfo, such as SERVICE_DISABLED"""
+    """The reason in the ErrorInfo, such as SERVICE_DISABLED."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     action: str = ""
-    """what failed, such as "deploying version 3\""""
+    """What failed, such as "deploying version 3"."""
 
 
 def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa: PLR0911  one return for each case

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from deploy.cloud_build import submit_build, substitutions
+from deploy.cloud_build import build_substitutions, submit_build
 from deploy.errors import UserError
 from deploy.fingerprint import image_tag
 from deploy.local_build import build_and_push
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def build(cloud: "CloudClients", serve: str | None) -> None:
     """Build and push the image unless it exists; with `serve`, Cloud Build runs that command afterwards."""
     if serve:
-        submit_build(cloud, substitutions(cloud.settings, serve))
+        submit_build(cloud, build_substitutions(cloud.settings, serve))
     else:
         ensure_image(cloud)
 
@@ -26,7 +26,7 @@ def ensure_image(cloud: "CloudClients") -> Image:
         cloud.report(f"the image is in the registry: {found.uri}")
         return found
     if cloud.settings.builder == "cloud":
-        submit_build(cloud, substitutions(cloud.settings))
+        submit_build(cloud, build_substitutions(cloud.settings))
     else:
         build_and_push(cloud)
     if cloud.dry_run:

@@ -97,7 +97,7 @@ class Goal:
     """The goal of a command: `version` serves `percent` of the traffic."""
 
     verb: str
-    """deploy, canary, promote or rollback"""
+    """One of deploy, canary, promote and rollback."""
     version: str
     percent: int = 100
 

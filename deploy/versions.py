@@ -37,7 +37,9 @@ def ensure_uploaded(cloud: "CloudClients") -> str:
         versions = vertex.versions()
         version = vertex.find_version(image.uri, versions)
         if not version:
-            vertex.upload_model(image.uri, labels(image), aliases(), is_new=not versions)
+            vertex.upload_model(
+                image.uri, _build_labels(image), _build_aliases(), is_new=not versions
+            )
             if cloud.dry_run:
                 return str(int(versions[0].version_id) + 1) if versions else "1"
             version = vertex.find_version(image.uri, vertex.versions())
@@ -49,13 +51,13 @@ def ensure_uploaded(cloud: "CloudClients") -> str:
     return cloud.client.retry_transient(attempt)
 
 
-def labels(image: Image) -> dict[str, str]:
+def _build_labels(image: Image) -> dict[str, str]:
     """Return a version's labels: the digest of its image and the commit of its sources."""
     commit = git_commit()
     return {"image-digest": image.label, **({"git-commit": commit[:63]} if commit else {})}
 
 
-def aliases() -> list[str]:
+def _build_aliases() -> list[str]:
     """Return a version's aliases: git- and the commit of its sources."""
     commit = git_commit()
     alias = f"git-{commit[:7]}{'-dirty' if commit.endswith('-dirty') else ''}"

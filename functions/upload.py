@@ -7,7 +7,7 @@ from pathlib import Path
 from google.cloud.storage import Client
 
 import storage
-from deploy.buckets import TIMEOUT_S, get_or_create, storage_errors
+from deploy.buckets import TIMEOUT_S, get_or_create_bucket, storage_errors
 from deploy.errors import UserError
 from functions.registry import Function
 from storage.lazy import sha256
@@ -24,7 +24,7 @@ def upload_model(function: Function, uri: str, project: str, region: str) -> Non
     name, folder = parts
     with storage_errors(uri), contextlib.closing(Client(project=project or "unused")) as client:
         hint = "STORAGE=gs://another-name/…"
-        bucket = get_or_create(client, name, region, project=project, hint=hint)
+        bucket = get_or_create_bucket(client, name, region, project=project, hint=hint)
         for file in files:
             start, path = time.monotonic(), f"{folder}/{file.name}".lstrip("/")
             # An upload replaces the object atomically: a client never fetches a part of it.

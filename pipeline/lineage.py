@@ -16,7 +16,7 @@ from deploy.errors import UserError
 def describe(runs: Path, archive: Path) -> str:
     """Return a line for each step that led to an archive, the last step first.
 
-    Raise UserError if the archive does not exist or no run created it.
+    Raises UserError if the archive does not exist or no run created it.
     """
     if not archive.is_file():
         raise UserError(f"{archive} does not exist", "make pipeline")

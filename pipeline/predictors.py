@@ -55,7 +55,7 @@ def folder_predictor(weights: Path) -> Predict:
 def archive_predictor(archive: Path) -> Predict:
     """Predict with the weights and the code in an archive of this project.
 
-    Raise PredictionError if it does not exist or was not created by this project.
+    Raises PredictionError if it does not exist or was not created by this project.
     """
     if not archive.is_file():
         raise PredictionError(f"{archive} does not exist; pass an archive, a URL, or none")
@@ -115,7 +115,7 @@ def endpoint_predictor(target: Mapping[str, Any]) -> Predict | None:
 
 
 def has_traffic(cloud: CloudClients) -> bool:
-    """Whether a model of the endpoint receives traffic."""
+    """Return whether a model of the endpoint receives traffic."""
     state = cloud.vertex.endpoint_state()
     return state is not None and any(state.share(each.id) for each in state.deployed)
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from google.api_core import exceptions
-from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform, storage
 from google.cloud import aiplatform_v1 as v1
 
 from deploy import settings
-from deploy.buckets import get_or_create
+from deploy.buckets import get_or_create_bucket
 from deploy.cloud_build import submit_build
 from deploy.errors import UserError
 from deploy.fingerprint import CACHES, fingerprint
@@ -35,14 +34,12 @@ def connect(project: str | None, region: str | None) -> CloudClients:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("google.cloud.aiplatform"):
             logging.getLogger(name).setLevel(logging.WARNING)
-    # The emulator needs no credentials and does not support gRPC.
-    credentials = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
     aiplatform.init(
         project=s.project,
         location=s.region,
         api_endpoint=s.api_endpoint or None,
-        api_transport="rest",
-        credentials=credentials,
+        api_transport="rest",  # the emulator does not support gRPC
+        credentials=cloud.client.credentials,
     )
     return cloud
 
@@ -159,11 +156,11 @@ def _list_schedules(cloud: CloudClients) -> list[aiplatform.PipelineJobSchedule]
 def _ensure_bucket(cloud: CloudClients) -> str:
     """Return the project's bucket for artifacts, created if missing; raise UserError if another project owns it."""
     s = cloud.settings
-    anonymous = AnonymousCredentials() if s.api_endpoint.startswith("http://") else None
     name, hint = f"{s.project}-pipeline", "--pipeline-root gs://a-bucket-of-yours/folder"
-    with contextlib.closing(storage.Client(project=s.project, credentials=anonymous)) as client:
+    credentials = cloud.client.credentials
+    with contextlib.closing(storage.Client(project=s.project, credentials=credentials)) as client:
         # own_project_only: another project may have taken this predictable name.
-        get_or_create(
+        get_or_create_bucket(
             client,
             name,
             s.region,

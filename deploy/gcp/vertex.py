@@ -34,9 +34,9 @@ class BatchRequest:
 
     version: str
     source: str
-    """gs://… with JSON lines"""
+    """The gs:// URI of JSON lines."""
     output: str
-    """gs://… of a folder"""
+    """The gs:// URI of a folder."""
     parameters: Any = None
     replicas: int = 1
 

@@ -73,7 +73,7 @@ class Cluster:
     def undeploy(self, *, yes: bool) -> None:
         """Delete everything that `deploy` created but the namespace, after a confirmation unless `yes`.
 
-        Raise UserError if it is not confirmed or the cluster cannot be reached.
+        Raises UserError if it is not confirmed or the cluster cannot be reached.
         """
         report = self.kubectl.report
         folder = overlay.write_overlay(self.settings, overlay.deletion_kustomization(self.settings))

@@ -37,7 +37,7 @@ class Storage:
 
 
 def get_or_create(storage: Any, name: str, project: str = "my-project", **options: Any) -> str:
-    bucket = buckets.get_or_create(storage, name, "europe-west4", project=project, **options)
+    bucket = buckets.get_or_create_bucket(storage, name, "europe-west4", project=project, **options)
     return str(bucket.name)
 
 
