@@ -23,6 +23,7 @@ from deploy import (
     teardown,
     versions,
 )
+from deploy.clients import CloudClients
 
 CONTINUES = (
     "Operations that have started continue at Google. Run the same command again to continue from here; "
@@ -38,8 +39,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     values = settings.load(vars(args), file=args.settings)
-    from deploy.gcp import CloudClients  # noqa: PLC0415  slow: keeps --help fast
-
     cloud = CloudClients.create(values, cli.report, dry_run=args.dry_run)
     if not args.dry_run:
         settings.save_defaults(values)

@@ -1,16 +1,14 @@
 """Batch predictions: a job over JSON lines in Cloud Storage."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deploy import versions
+from deploy.clients import CloudClients
 from deploy.errors import UserError
-
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
 
 def run_batch(  # noqa: PLR0913  one parameter for each option
-    cloud: "CloudClients", *, source: str, output: str, parameters: Any, version: str, replicas: int
+    cloud: CloudClients, *, source: str, output: str, parameters: Any, version: str, replicas: int
 ) -> None:
     """Predict every line of a JSONL file, wait for the job's end, and report the results' folder."""
     from deploy.gcp.vertex import BatchRequest  # noqa: PLC0415  slow: Google's libraries

@@ -4,13 +4,10 @@ import argparse
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.plan import EndpointState
-
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
 MIN_SAMPLES = 10
 """Responses below which a canary is not judged."""
@@ -58,7 +55,7 @@ def find_violation(metrics: CanaryMetrics, limits: Limits) -> str | None:
     return None
 
 
-def watch_canary(cloud: "CloudClients", version: str, limits: Limits) -> str | None:
+def watch_canary(cloud: CloudClients, version: str, limits: Limits) -> str | None:
     """Poll a canary's metrics for `limits.minutes`; return the first violation, or None.
 
     Raises UserError if the canary got fewer than MIN_SAMPLES requests.
@@ -90,7 +87,7 @@ def watch_canary(cloud: "CloudClients", version: str, limits: Limits) -> str | N
     return None
 
 
-def fetch_metrics(cloud: "CloudClients", deployed_id: str, minutes: float) -> CanaryMetrics:
+def fetch_metrics(cloud: CloudClients, deployed_id: str, minutes: float) -> CanaryMetrics:
     """Return a deployed model's metrics over the last minutes."""
     read_metric = cloud.monitoring.read_metric
     responses = errors = 0

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
+from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.fingerprint import git_commit, image_tag
 from deploy.settings import Settings
-
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
 DONE = ("SUCCESS", "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED")
 """Statuses of a build that has ended."""
@@ -36,7 +34,7 @@ class Build(TypedDict, total=False):
 
 
 def submit_build(
-    cloud: "CloudClients", substitutions: Mapping[str, str], config: str = "cloudbuild.yaml"
+    cloud: CloudClients, substitutions: Mapping[str, str], config: str = "cloudbuild.yaml"
 ) -> None:
     """Build the current folder with Cloud Build, and wait for the end of the build.
 
@@ -68,7 +66,7 @@ def submit_build(
     _wait_for_build(cloud, build)
 
 
-def find_running_build(cloud: "CloudClients", substitutions: Mapping[str, str]) -> Build | None:
+def find_running_build(cloud: CloudClients, substitutions: Mapping[str, str]) -> Build | None:
     """Return the build with these substitutions that has not ended; None if there is none."""
     command = ["gcloud", "builds", "list", "--ongoing", "--format=json"]
     builds: list[Build] = json.loads(cloud.programs.run([*command, *_location(cloud.settings)]))
@@ -78,7 +76,7 @@ def find_running_build(cloud: "CloudClients", substitutions: Mapping[str, str]) 
     return None
 
 
-def find_tested_build(cloud: "CloudClients", tag: str) -> Build | None:
+def find_tested_build(cloud: CloudClients, tag: str) -> Build | None:
     """Return a build of this tag whose step `tests` succeeded; None if there is none."""
     command = ["gcloud", "builds", "list", "--format=json", "--limit=200"]
     builds: list[Build] = json.loads(cloud.programs.run([*command, *_location(cloud.settings)]))
@@ -110,7 +108,7 @@ def build_substitutions(settings: Settings, deploy: str = "no") -> dict[str, str
     return values
 
 
-def _wait_for_build(cloud: "CloudClients", build: Build) -> None:
+def _wait_for_build(cloud: CloudClients, build: Build) -> None:
     """Report a build's steps until it ends; raise UserError if it fails."""
     reference = [build["id"], *_location(cloud.settings)]
     cloud.report(f"  build {build['id']}, log: {build.get('logUrl', '')}")

@@ -1,18 +1,14 @@
 """The image of a deployment: found in the registry, or built and pushed."""
 
-from typing import TYPE_CHECKING
-
+from deploy.clients import CloudClients
 from deploy.cloud_build import build_substitutions, submit_build
 from deploy.errors import UserError
 from deploy.fingerprint import image_tag
 from deploy.local_build import build_and_push
 from deploy.registry import Image, find_image
 
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
-
-def build(cloud: "CloudClients", serve: str | None) -> None:
+def build(cloud: CloudClients, serve: str | None) -> None:
     """Build and push the image unless it exists; with `serve`, Cloud Build runs that command afterwards."""
     if serve:
         submit_build(cloud, build_substitutions(cloud.settings, serve))
@@ -20,7 +16,7 @@ def build(cloud: "CloudClients", serve: str | None) -> None:
         ensure_image(cloud)
 
 
-def ensure_image(cloud: "CloudClients") -> Image:
+def ensure_image(cloud: CloudClients) -> Image:
     """Return the image of the settings or the sources; build and push it if it is not in the registry."""
     if found := find_image(cloud):
         cloud.report(f"the image is in the registry: {found.uri}")

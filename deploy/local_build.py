@@ -1,15 +1,12 @@
 """Builds with this machine's Docker."""
 
 import os
-from typing import TYPE_CHECKING
 
+from deploy.clients import CloudClients
 from deploy.fingerprint import image_tag
 
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
-
-def build_and_push(cloud: "CloudClients") -> None:
+def build_and_push(cloud: CloudClients) -> None:
     """Build the image, and push it under its fingerprint and as latest."""
     s, docker, run = cloud.settings, os.environ.get("DOCKER", "docker"), cloud.programs.run
     tagged = f"{s.image_name}:{image_tag()}"

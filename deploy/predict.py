@@ -4,19 +4,17 @@ import base64
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from deploy.clients import CloudClients
 from deploy.errors import UserError
-
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
 HELD_OUT = Path("build/model/held-out")
 REQUEST = Path("build/deploy/request.json")
 """The smoke test's request, for `gcloud ai endpoints predict --json-request`."""
 
 
-def predict(cloud: "CloudClients", source: Path | None) -> None:
+def predict(cloud: CloudClients, source: Path | None) -> None:
     """Send a request, and print the response as JSON."""
     request = build_request(source)
     if cloud.dry_run:
@@ -26,7 +24,7 @@ def predict(cloud: "CloudClients", source: Path | None) -> None:
     print(json.dumps(cloud.vertex.predict(request), indent=2))
 
 
-def smoke_test(cloud: "CloudClients", source: Path | None) -> None:
+def smoke_test(cloud: CloudClients, source: Path | None) -> None:
     """Send a request, and report the predictions and the gcloud command for the same request."""
     s, request = cloud.settings, build_request(source)
     REQUEST.parent.mkdir(parents=True, exist_ok=True)

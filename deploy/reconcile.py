@@ -1,16 +1,12 @@
 """Carries out a goal: fetch the endpoint's state, take one step, fetch the state again."""
 
-from typing import TYPE_CHECKING
-
 from deploy import plan
+from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.plan import EndpointState, Goal
 
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
-
-def get_or_create_endpoint(cloud: "CloudClients") -> EndpointState:
+def get_or_create_endpoint(cloud: CloudClients) -> EndpointState:
     """Return the endpoint's state; create the endpoint if it does not exist."""
 
     def attempt() -> EndpointState:
@@ -30,7 +26,7 @@ def get_or_create_endpoint(cloud: "CloudClients") -> EndpointState:
     return state
 
 
-def reconcile(cloud: "CloudClients", goal: Goal, state: EndpointState) -> bool:
+def reconcile(cloud: CloudClients, goal: Goal, state: EndpointState) -> bool:
     """Take steps until the goal is reached; return whether any was needed."""
     machine, replicas = cloud.settings.machine, cloud.settings.replicas
     steps = 0
@@ -53,7 +49,7 @@ def reconcile(cloud: "CloudClients", goal: Goal, state: EndpointState) -> bool:
     return steps > 0
 
 
-def check_ownership(cloud: "CloudClients", state: EndpointState) -> None:
+def check_ownership(cloud: CloudClients, state: EndpointState) -> None:
     """Raise UserError if the endpoint also serves another model."""
     name = cloud.settings.name
     if others := sorted({model.model_name for model in state.deployed} - {name, ""}):
@@ -61,7 +57,7 @@ def check_ownership(cloud: "CloudClients", state: EndpointState) -> None:
         raise UserError(f"the endpoint {name} also serves another model: {', '.join(others)}", hint)
 
 
-def check_endpoint_type(cloud: "CloudClients", state: EndpointState) -> None:
+def check_endpoint_type(cloud: CloudClients, state: EndpointState) -> None:
     """Raise UserError if the endpoint is shared and the settings are for a dedicated one, or vice versa."""
     expected = cloud.settings.dedicated
     if state.dedicated != expected:
@@ -73,14 +69,14 @@ def check_endpoint_type(cloud: "CloudClients", state: EndpointState) -> None:
         )
 
 
-def _fetch_state(cloud: "CloudClients") -> EndpointState:
+def _fetch_state(cloud: CloudClients) -> EndpointState:
     state = cloud.vertex.endpoint_state()
     if state is None:
         raise UserError("the endpoint was deleted meanwhile", "run the same command again")
     return state
 
 
-def _take(cloud: "CloudClients", step: plan.Step, state: EndpointState) -> None:
+def _take(cloud: CloudClients, step: plan.Step, state: EndpointState) -> None:
     vertex = cloud.vertex
     match step:
         case plan.Wait(operation):

@@ -2,12 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from deploy.clients import CloudClients
 from deploy.fingerprint import image_tag
-
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Image:
         return re.sub("[^a-z0-9_-]", "-", self.digest.lower())[:63]
 
 
-def find_image(cloud: "CloudClients") -> Image | None:
+def find_image(cloud: CloudClients) -> Image | None:
     """Return the image of the settings, or else of the sources; None if it is not in the registry.
 
     An image in a repository other than that of the settings is returned without a look-up.

@@ -1,10 +1,10 @@
 """The commands that change which version serves: endpoint, deploy, canary, promote, rollback."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deploy import plan, predict, versions
 from deploy.canary_analysis import Limits, watch_canary
+from deploy.clients import CloudClients
 from deploy.cost import estimate
 from deploy.errors import UserError
 from deploy.plan import EndpointState, Goal
@@ -12,11 +12,8 @@ from deploy.reconcile import check_endpoint_type, get_or_create_endpoint, reconc
 from deploy.registry import find_image
 from deploy.roles import GRANTED_BY_PROJECT, REQUIRED, grant_command
 
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
-
-def deploy_all(cloud: "CloudClients", request: Path | None) -> None:
+def deploy_all(cloud: CloudClients, request: Path | None) -> None:
     """Build, upload, create and deploy what is missing, and send the endpoint a request."""
     if request is not None:
         predict.build_request(request)  # raises the error of an invalid file before anything starts
@@ -26,13 +23,13 @@ def deploy_all(cloud: "CloudClients", request: Path | None) -> None:
         predict.smoke_test(cloud, request)
 
 
-def deploy(cloud: "CloudClients", version: str) -> None:
+def deploy(cloud: CloudClients, version: str) -> None:
     """Route all traffic to a version."""
     _deploy(cloud, versions.choose(cloud, version))
 
 
 def canary(  # noqa: PLR0913  one parameter for each option
-    cloud: "CloudClients",
+    cloud: CloudClients,
     *,
     version: str,
     traffic: int,
@@ -59,7 +56,7 @@ def canary(  # noqa: PLR0913  one parameter for each option
     raise UserError(f"the canary was rolled back: {violation}", "make status")
 
 
-def promote(cloud: "CloudClients") -> None:
+def promote(cloud: CloudClients) -> None:
     """Route all traffic to the canary; the previous version stays deployed for a fast rollback."""
     state = get_or_create_endpoint(cloud)
     goal = plan.promote(state)
@@ -70,7 +67,7 @@ def promote(cloud: "CloudClients") -> None:
         _report_serving(cloud, goal.version)
 
 
-def rollback(cloud: "CloudClients") -> None:
+def rollback(cloud: CloudClients) -> None:
     """Route all traffic to the previous version, and undeploy the other."""
     if cloud.vertex.endpoint_state() is None:
         s = cloud.settings
@@ -88,7 +85,7 @@ def rollback(cloud: "CloudClients") -> None:
         )
 
 
-def check_permissions(cloud: "CloudClients") -> None:
+def check_permissions(cloud: CloudClients) -> None:
     """Raise UserError for missing permissions before anything is started that takes minutes.
 
     Permissions that a repository or a bucket may grant are only reported.
@@ -110,7 +107,7 @@ def check_permissions(cloud: "CloudClients") -> None:
         )
 
 
-def _deploy(cloud: "CloudClients", version: str) -> None:
+def _deploy(cloud: CloudClients, version: str) -> None:
     state = get_or_create_endpoint(cloud)
     check_endpoint_type(cloud, state)
     if reconcile(cloud, Goal("deploy", version), state):
@@ -119,7 +116,7 @@ def _deploy(cloud: "CloudClients", version: str) -> None:
         cloud.report(f"version {version} already serves all traffic: nothing changed")
 
 
-def _report_serving(cloud: "CloudClients", version: str) -> None:
+def _report_serving(cloud: CloudClients, version: str) -> None:
     cloud.report(f"version {version} serves all traffic")
     if cloud.dry_run:
         return

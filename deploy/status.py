@@ -1,16 +1,13 @@
 """The command status: what is deployed, with its traffic, age and cost."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+from deploy.clients import CloudClients
 from deploy.cost import estimate
 from deploy.plan import DeployedModel, EndpointState, Machine
 
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
-
-def status(cloud: "CloudClients") -> None:
+def status(cloud: CloudClients) -> None:
     """Report everything in the region that runs, and pending operations."""
     s, vertex = cloud.settings, cloud.vertex
     state = vertex.endpoint_state()
@@ -50,7 +47,7 @@ def status(cloud: "CloudClients") -> None:
     cloud.report(f"  cost: {estimate(running)}" if running else "  cost: none, nothing is running")
 
 
-def _report_advice(cloud: "CloudClients", state: EndpointState) -> None:
+def _report_advice(cloud: CloudClients, state: EndpointState) -> None:
     if goal := state.goal:
         cloud.report(
             f"    not finished: {goal.verb} of version {goal.version}; run it again, or: make rollback"

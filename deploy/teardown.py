@@ -2,20 +2,17 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from deploy.cli import confirm
+from deploy.clients import CloudClients
 from deploy.cloud_build import source_folder
 from deploy.cost import estimate
 from deploy.errors import DeployError, TransientError, UserError
 from deploy.plan import DeployedModel, EndpointState
 from deploy.reconcile import check_ownership
 
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
-
-def undeploy(cloud: "CloudClients", *, version: str, idle: bool, yes: bool) -> None:
+def undeploy(cloud: CloudClients, *, version: str, idle: bool, yes: bool) -> None:
     """Undeploy all deployed models, or those of a version, or those without traffic (`idle`)."""
     state = cloud.vertex.endpoint_state()
     if state is None or not (state.deployed or state.pending):
@@ -45,7 +42,7 @@ def undeploy(cloud: "CloudClients", *, version: str, idle: bool, yes: bool) -> N
     _undeploy(cloud, state, chosen)
 
 
-def teardown(cloud: "CloudClients", *, keep_images: bool, yes: bool) -> None:
+def teardown(cloud: CloudClients, *, keep_images: bool, yes: bool) -> None:
     """Delete the endpoint, the model, its batch jobs, its images and the sources of its builds."""
     s, vertex = cloud.settings, cloud.vertex
     state, versions, jobs = vertex.endpoint_state(), vertex.versions(), vertex.list_batch_jobs()
@@ -93,7 +90,7 @@ def _describe(state: EndpointState) -> list[str]:
     return lines
 
 
-def _delete_endpoint(cloud: "CloudClients") -> None:
+def _delete_endpoint(cloud: CloudClients) -> None:
     """Delete the endpoint, with its deployed models and pending operations."""
     vertex = cloud.vertex
 
@@ -115,7 +112,7 @@ def _delete_endpoint(cloud: "CloudClients") -> None:
     cloud.client.retry_transient(attempt)
 
 
-def _cancel_pending(cloud: "CloudClients", state: EndpointState) -> EndpointState:
+def _cancel_pending(cloud: CloudClients, state: EndpointState) -> EndpointState:
     """Cancel pending operations and wait for their end: what they deploy would cost unnoticed."""
     vertex = cloud.vertex
     for operation in state.pending:
@@ -133,7 +130,7 @@ def _cancel_pending(cloud: "CloudClients", state: EndpointState) -> EndpointStat
     return state if cloud.dry_run else vertex.endpoint_state() or EndpointState()
 
 
-def _undeploy(cloud: "CloudClients", state: EndpointState, chosen: Sequence[DeployedModel]) -> None:
+def _undeploy(cloud: CloudClients, state: EndpointState, chosen: Sequence[DeployedModel]) -> None:
     """Undeploy models, the one with most traffic last: Vertex AI undeploys one with traffic only if it is the last."""
     vertex, ordered = cloud.vertex, sorted(chosen, key=lambda model: state.share(model.id))
     if len(ordered) > 1 and 0 < state.share(ordered[-1].id) < 100:
@@ -147,9 +144,7 @@ def _undeploy(cloud: "CloudClients", state: EndpointState, chosen: Sequence[Depl
         _delete(cloud, functools.partial(vertex.undeploy_model, model.id), exists)
 
 
-def _delete(
-    cloud: "CloudClients", delete: Callable[[], None], exists: Callable[[], object]
-) -> None:
+def _delete(cloud: CloudClients, delete: Callable[[], None], exists: Callable[[], object]) -> None:
     """Call `delete` if `exists`, again if the connection breaks."""
 
     def attempt() -> None:

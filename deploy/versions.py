@@ -1,23 +1,20 @@
 """Versions of the model on Vertex AI: found, or uploaded."""
 
 import re
-from typing import TYPE_CHECKING
 
+from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.fingerprint import git_commit
 from deploy.image import ensure_image
 from deploy.registry import Image
 
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
-
-def upload(cloud: "CloudClients") -> None:
+def upload(cloud: CloudClients) -> None:
     """Upload the image as a version unless it is one, and print the version."""
     print(ensure_uploaded(cloud))
 
 
-def choose(cloud: "CloudClients", version: str) -> str:
+def choose(cloud: CloudClients, version: str) -> str:
     """Return `version` if it exists, else raise UserError; if it is empty, return the image's version."""
     if not version:
         return ensure_uploaded(cloud)
@@ -27,7 +24,7 @@ def choose(cloud: "CloudClients", version: str) -> str:
     return version
 
 
-def ensure_uploaded(cloud: "CloudClients") -> str:
+def ensure_uploaded(cloud: CloudClients) -> str:
     """Return the version of the image; build and upload it if it does not exist."""
     image, vertex = ensure_image(cloud), cloud.vertex
 

@@ -8,9 +8,9 @@ has-traffic  yes or no: whether a model of the endpoint receives traffic
 import argparse
 
 from deploy import cli, cloud_build, registry, settings
+from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.fingerprint import image_tag
-from deploy.gcp import CloudClients
 from pipeline.predictors import has_traffic
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import requests
 
 from deploy import settings
+from deploy.clients import CloudClients
 from deploy.errors import UserError
-from deploy.gcp import CloudClients
 from pipeline.errors import PredictionError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,10 +13,10 @@ from google.cloud import aiplatform_v1 as v1
 
 from deploy import settings
 from deploy.buckets import get_or_create_bucket
+from deploy.clients import CloudClients
 from deploy.cloud_build import submit_build
 from deploy.errors import UserError
 from deploy.fingerprint import CACHES, fingerprint
-from deploy.gcp import CloudClients
 from pipeline.steps import ROOT
 
 BUILD_CONFIG = "pipeline/cloudbuild.yaml"

@@ -7,6 +7,7 @@ the accelerator and [env]. The manifests set the number and size of the pods.
 import argparse
 
 from deploy import cli, programs, settings
+from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.gke.cluster import Cluster
 from deploy.gke.kubectl import Kubectl
@@ -33,8 +34,6 @@ def _run(args: argparse.Namespace) -> None:
         kubectl=Kubectl(report=cli.report, dry_run=args.dry_run),
     )
     if args.command == "deploy":
-        from deploy.gcp import CloudClients  # noqa: PLC0415  only this command needs Google's libraries
-
         cluster.deploy(
             CloudClients.create(values, cli.report, dry_run=args.dry_run),
             queue_wait=args.queue_wait,

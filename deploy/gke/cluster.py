@@ -2,18 +2,15 @@
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from deploy.cli import confirm
+from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.gke import overlay
 from deploy.gke.kubectl import KUBECONFIG, Kubectl
 from deploy.gke.overlay import APP
 from deploy.registry import find_image
 from deploy.settings import Settings
-
-if TYPE_CHECKING:
-    from deploy.gcp import CloudClients
 
 ROLLOUT_TIMEOUT = "10m"
 CUSTOM_METRICS_API = "custom.metrics.k8s.io"
@@ -29,7 +26,7 @@ class Cluster:
     settings: Settings
     kubectl: Kubectl
 
-    def deploy(self, cloud: "CloudClients", *, queue_wait: bool) -> None:
+    def deploy(self, cloud: CloudClients, *, queue_wait: bool) -> None:
         """Apply the manifests with the image of the settings, and wait for the rollout; raise UserError."""
         report = self.kubectl.report
         found = find_image(cloud)
