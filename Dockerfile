@@ -61,11 +61,11 @@ FROM packages AS torchserve
 COPY docker/scripts/slim_jar.py /tmp/slim_jar.py
 RUN python3 /tmp/slim_jar.py /opt/model-server.jar /usr/share/java /opt/torchserve
 # Debian's package of log4j depends on MongoDB's client, so only its two jars are copied.
-# SLIM_JAR=off: TorchServe's whole jar replaces the small one and Debian's libraries (docs/decisions.md).
-ARG SLIM_JAR=on
+# off: TorchServe's whole jar replaces the small one and Debian's libraries (docs/decisions.md).
+ARG TORCHSERVE_PATCHES=on
 RUN apt-get update && cd /tmp && apt-get download liblog4j2-java && dpkg -x liblog4j2-java_*.deb log4j \
  && cp log4j/usr/share/java/log4j-api.jar log4j/usr/share/java/log4j-core.jar /opt/torchserve/ \
- && if test "${SLIM_JAR}" = off; then rm /opt/torchserve/*.jar && cp /opt/model-server.jar /opt/torchserve/; fi \
+ && if test "${TORCHSERVE_PATCHES}" = off; then rm /opt/torchserve/*.jar && cp /opt/model-server.jar /opt/torchserve/; fi \
  && find /opt/torchserve -exec touch --no-dereference --date @0 {} +
 
 # This project's code, and the model archive with the SHA-256 that is checked at each start.
@@ -126,6 +126,8 @@ ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
+ARG TORCHSERVE_PATCHES=on
+ENV TORCHSERVE_PATCHES=${TORCHSERVE_PATCHES}
 USER 10001
 WORKDIR /tmp
 EXPOSE 8080

@@ -19,6 +19,9 @@ SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),0)
 CREATED = $(shell $(BIN)/python -c 'import datetime as d; print(d.datetime.fromtimestamp($(SOURCE_DATE_EPOCH), d.timezone.utc).isoformat())')
 # The size of the container's /tmp in make run: twice the size of a model that is fetched.
 TMP ?= 1g
+# off: serve or build without any patch of TorchServe, docs/decisions.md.
+TORCHSERVE_PATCHES ?= on
+export TORCHSERVE_PATCHES
 # More packages for the image, as arguments of pip install.
 EXTRAS ?=
 
@@ -126,7 +129,7 @@ tune: .venv/ready $(ARCHIVE) ## find the fastest worker layout on this machine a
 
 build: $(ARCHIVE) ## build the container image IMAGE; its contents are listed in build/sbom.cdx.json
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE="$(ARCHIVE)" --build-arg TORCH=$(TORCH) \
-	  --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg EXTRAS="$(EXTRAS)" \
+	  --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg EXTRAS="$(EXTRAS)" --build-arg TORCHSERVE_PATCHES=$(TORCHSERVE_PATCHES) \
 	  --build-arg REVISION=$(REVISION) --build-arg SOURCE="$(SOURCE)" --build-arg CREATED=$(CREATED) .
 	$(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
 

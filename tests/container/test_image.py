@@ -17,6 +17,7 @@ import pytest
 from contract.docker import DockerError
 from tests import cases
 from tests.container.conftest import (
+    DOCKER,
     HARDENED,
     VERTEX,
     Container,
@@ -26,7 +27,8 @@ from tests.container.conftest import (
     wait_until_healthy,
 )
 from tests.http import Endpoint, send_concurrently, wait_for
-from tests.images import ARCHIVE, MODEL, held_out, request_body
+from tests.images import ARCHIVE, MODEL, ROOT, held_out, request_body
+from tests.programs import run_program
 from tests.stock.archive import changed
 
 pytestmark = pytest.mark.xdist_group("container")
@@ -171,6 +173,28 @@ def test_jar_contains_no_library_that_debian_maintains(vertex: Container) -> Non
     # A link to Debian's file, which apt upgrades.
     linked = vertex.exec("readlink", "-f", "/opt/torchserve/netty-handler.jar").strip()
     assert "libnetty-java" in vertex.exec("dpkg", "-S", linked)
+
+
+@pytest.mark.full
+def test_image_built_without_patches_gives_the_same_predictions_by_torchserve_as_released(
+    image: str, endpoint: Endpoint
+) -> None:
+    stock = f"{image}-without-patches"
+    build = ["make", "build", f"IMAGE={stock}", f"DOCKER={DOCKER}", "TORCHSERVE_PATCHES=off"]
+    done = run_program(build, cwd=ROOT, timeout_s=900)
+    assert done.code == 0, done.err[-3000:]
+    body = request_body(cases.SEVEN, top_k=1)
+    try:
+        with container_starter(stock) as start:
+            container = start(*HARDENED, **VERTEX)
+            released = container.endpoint(9000, VERTEX["AIP_PREDICT_ROUTE"])
+            wait_until_healthy(released, VERTEX["AIP_HEALTH_ROUTE"])
+            assert released.post(body).body == endpoint.post(body).body
+            assert "patches off" in container.logs()
+            (jar,) = container.exec("sh", "-c", "ls /opt/torchserve/*.jar").split()
+            assert jar.endswith("model-server.jar")
+    finally:
+        docker("image", "rm", "--force", stock)
 
 
 def test_sbom_in_the_image_lists_its_packages(vertex: Container) -> None:
