@@ -26,6 +26,7 @@ READY_TIMEOUT_S = 10
 POLL_S = 0.1
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests of this folder in one worker, so that they share the emulator, unless they have a group."""
     for item in items:
