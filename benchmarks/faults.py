@@ -201,12 +201,14 @@ def main() -> None:
     if not faults:
         names = ", ".join(fault.name for fault in FAULTS)
         parser.error(f"--only: no fault's name contains {args.only}; the faults are {names}")
-    print(TABLE)
+    heading = f"{TABLE}\n"
     try:
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
             models = _build_archive(Path(folder))
             for fault in faults:
-                print(measure(args.docker, args.image, models, fault), flush=True)
+                row = measure(args.docker, args.image, models, fault)
+                print(f"{heading}{row}", flush=True)
+                heading = ""
     except (BenchmarkError, DockerError) as error:
         sys.exit(f"benchmarks.faults: {error}")
     print(f"\n{describe_cpu()}, shared by the clients and the container.")

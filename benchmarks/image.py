@@ -71,9 +71,13 @@ def running(
 ) -> Iterator[Server]:
     """Start a container with options of `docker run`, wait until `is_ready`, and remove it afterwards.
 
-    Raises DockerError, and StartError if the container is not ready within START_TIMEOUT_S.
+    Raises DockerError, and StartError if the image does not exist or the container is not ready within
+    START_TIMEOUT_S.
     """
-    container = Docker(docker).start(image, *options, env=VARIABLES)
+    client = Docker(docker)
+    if client.is_available() and not client("images", "--quiet", image):
+        raise StartError(f"the image {image} does not exist: run make build IMAGE={image}")
+    container = client.start(image, *options, env=VARIABLES)
     try:
         server = Server(container, container.address)
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -170,13 +170,18 @@ class SetDefault:
 Step = Wait | Deploy | SetReplicas | SetLabels | SetTraffic | Undeploy | SetDefault
 
 
-def canary(state: EndpointState, version: str, percent: int) -> Goal:
-    """Return the goal of `canary`; raise UserError if no other version serves."""
+def check_has_primary(state: EndpointState) -> None:
+    """Raise UserError if no version serves traffic that a canary could take a share of."""
     if state.primary is None:
         raise UserError(
             "no version serves traffic yet: a canary takes its share from the version that serves",
             "make deploy-endpoint",
         )
+
+
+def canary(state: EndpointState, version: str, percent: int) -> Goal:
+    """Return the goal of `canary`; raise UserError if no other version serves."""
+    check_has_primary(state)
     if version == state.primary:
         reason = f"version {version} already serves: a canary has to be another version"
         raise UserError(reason, "build and upload a new version first")

@@ -38,6 +38,7 @@ def canary(  # noqa: PLR0913  one parameter for each option
     max_p95: float,
 ) -> None:
     """Route `traffic` percent to a version, and `watch` it for that many minutes, if given."""
+    plan.check_has_primary(cloud.vertex.endpoint_state() or EndpointState())
     version = versions.choose(cloud, version)
     state = get_or_create_endpoint(cloud)
     check_endpoint_type(cloud, state)

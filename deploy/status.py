@@ -83,4 +83,4 @@ def _age(timestamp: str) -> str:
     for unit_minutes, name in ((60 * 24, "days"), (60, "hours")):
         if minutes >= 2 * unit_minutes:
             return f"{minutes / unit_minutes:.0f} {name} old"
-    return f"{max(minutes, 0):.0f} minutes old"
+    return f"{max(minutes, 0):.0f} min old"

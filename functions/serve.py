@@ -18,7 +18,11 @@ SHUTDOWN_TIMEOUT_S = 10
 
 
 def serve(function: Function, host: str, port: int, uri: str) -> None:
-    """Run a function at http://HOST:PORT until Ctrl-C; raise UserError if it ends by itself."""
+    """Run a function at http://HOST:PORT until Ctrl-C; raise UserError if it cannot serve or ends by itself."""
+    if uri and "://" not in uri and not Path(uri).is_dir():
+        raise UserError(
+            f"the folder {uri} does not exist", "give STORAGE= a folder or gs://BUCKET/FOLDER"
+        )
     _check_port(host, port)
     model = f" with the model of {uri}" if uri else ""
     print(f"Serving {function.name}{model} until Ctrl-C. In another terminal:\n")

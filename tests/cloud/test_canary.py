@@ -43,3 +43,13 @@ def test_canary_without_requests_is_not_judged(deploy: Run, stack: Stack, tmp_pa
     assert done.code == 1
     assert "the canary got only 0 requests" in done.err
     assert traffic_by_version(stack) == {"1": 90, "2": 10}
+
+
+def test_canary_without_a_serving_version_fails_before_it_changes_anything(
+    deploy: Run, stack: Stack
+) -> None:
+    done = deploy("canary")
+    assert done.code == 1
+    assert "no version serves traffic yet" in done.err
+    assert not stack.state.models
+    assert not stack.state.endpoints
