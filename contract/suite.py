@@ -1,6 +1,7 @@
 """Runs the checks with pytest, and prints PASS, FAIL or SKIP for each requirement."""
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,10 @@ class Suite:
                 if outcome != "passed":
                     skipped = isinstance(report.longrepr, tuple)
                     text = report.longrepr[2] if skipped else str(report.longrepr)
-                    lines = text.strip().splitlines()
-                    reason = [line[2:].strip() for line in lines if line.startswith("E ")] or lines
-                    terminalreporter.write_line(f"      {reason[0][:200]}")
+                    # pytest marks the reason; the log lines that a reason announces follow it.
+                    marked = re.search(r"^E +(.*)", text, re.MULTILINE | re.DOTALL)
+                    reason = (marked[1] if marked else text).strip().splitlines()
+                    shown = 6 if reason[0].endswith("log lines:") else 1
+                    reason[0] = reason[0].removeprefix("AssertionError: ")
+                    for line in itertools.takewhile(str.strip, reason[:shown]):
+                        terminalreporter.write_line(f"      {line.removeprefix('E').strip()[:200]}")

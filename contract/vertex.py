@@ -95,7 +95,12 @@ def variables_with_default_routes(options: Options) -> Variables:
 
 
 def _random_port() -> int:
-    return 20_000 + secrets.randbelow(10_000)
+    """Return a port that is free on this machine: the server may be a process without a container."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("", port))
+            return port
 
 
 def read_instances(path: Path) -> list[Any]:

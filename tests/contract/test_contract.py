@@ -105,6 +105,8 @@ def test_faulty_process_fails_the_check_of_the_requirement_that_it_violates(
         return
     assert code == 1, output
     assert VIOLATED[kind] in requirements(output, "FAIL"), output
+    if kind == "exits at start":
+        assert "it exited; its last log lines:\n      no model found\n" in output
     if kind not in NEVER_HEALTHY | {
         "a bare array",
         "exits after a prediction",
