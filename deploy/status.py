@@ -42,8 +42,8 @@ def status(cloud: CloudClients) -> None:
         job_id, job_state = job.name.rpartition("/")[2], vertex.job_state(job).lower()
         cloud.report(f"  batch prediction job {job_id}: {job_state}, {count} x {machine}, {age}")
         running.append((Machine(machine), count))
-    newest = f", newest {max(versions, key=int)}" if versions else ""
-    cloud.report(f"  model {s.name}: {len(versions)} versions{newest}")
+    newest = f", newest version {max(versions, key=int)}" if versions else ""
+    cloud.report(f"  model {s.name}: {len(versions)} uploaded{newest}")
     cloud.report(f"  cost: {estimate(running)}" if running else "  cost: none, nothing is running")
 
 

@@ -52,9 +52,9 @@ def teardown(cloud: CloudClients, *, keep_images: bool, yes: bool) -> None:
         *([f"the endpoint {s.name}"] if state else []),
         *_describe(state or EndpointState()),
         *(f"the batch prediction job {job.name.rpartition('/')[2]}" for job in jobs),
-        *([f"the model {s.name}: {len(versions)} versions"] if versions else []),
+        *([f"the model {s.name} and its versions ({len(versions)})"] if versions else []),
         *([f"the images {s.image_name}"] if images else []),
-        *([f"{len(sources)} build sources in {source_folder(s)}"] if sources else []),
+        *([f"the build sources ({len(sources)}) in {source_folder(s)}"] if sources else []),
     ]
     check_ownership(cloud, state or EndpointState())
     if not items:

@@ -98,12 +98,16 @@ def _preprocess(task: Task, request: Request, deadline: float) -> Preprocessed |
 
 def _preprocess_instance(task: Task, instance: JSON) -> Tensor | RequestError:
     try:
-        return task.preprocess(instance)
+        tensor = task.preprocess(instance)
     except BadInstance as error:
         return InvalidArgumentError(str(error))
     except Exception:  # a task may raise anything
         log.exception("preprocessing failed")
         return InternalError("preprocessing failed")
+    if isinstance(tensor, Tensor):
+        return tensor
+    # Anything else would skip the model.
+    return InternalError(f"preprocess returned {type(tensor).__name__}, expected a tensor")
 
 
 def _map_parallel(function: Callable[[T], R], items: list[T]) -> list[R]:

@@ -31,7 +31,7 @@ class Golden(NamedTuple):
     instance: JSON
     """The instance as a client would send it."""
     expected: JSON
-    """The prediction. An object may leave out keys that are not to be compared."""
+    """The prediction. An object may leave out keys; floats may differ by 0.1 %, as they do between CPUs."""
 
 
 class Task(Protocol):

@@ -107,7 +107,7 @@ def replace_bytes(name: str, pattern: bytes, new: bytes) -> Callable[[Path], obj
         (
             replace_bytes("golden.json", rb'"label": "\d"', b'"label": "x"'),
             [],
-            "golden instance: expected",
+            "golden instance: label: expected",
         ),
         (
             replace_bytes("weights.safetensors", rb".{10}\Z", b""),

@@ -60,7 +60,7 @@ def test_model_that_fails_its_golden_instance_gets_no_archive(
     toy: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (toy[1] / "vowels.txt").write_text("xyz")
-    with pytest.raises(ArchiveError, match=r"golden instance: expected \{'vowels': 2\}, got"):
+    with pytest.raises(ArchiveError, match="golden instance: vowels: expected 2, got"):
         archive.build("vowels", *toy, tmp_path / "store")
     assert not (tmp_path / "store" / "vowels.mar").exists()
 

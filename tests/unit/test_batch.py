@@ -1,6 +1,7 @@
 """Requests of a batch share a pass; a failure affects only the instance that caused it."""
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from handler.envelope import Request, Response
 from handler.errors import RequestError
 from task import JSON, BadInstance, BadParameter, Golden, Task
 from tests.images import request_body
+from tests.programs import run_program
 
 
 class Doubler:
@@ -157,6 +159,59 @@ def test_wrong_prediction_for_the_golden_instance_raises() -> None:
         golden.check(wrong)
 
 
+def test_model_that_cannot_predict_fails_even_if_nothing_is_expected() -> None:
+    class Broken(Doubler):
+        golden = Golden(2, {})
+
+        def inference(self, *_: object) -> Tensor:
+            raise RuntimeError("broken")
+
+    with pytest.raises(golden.GoldenMismatchError, match=r"no prediction: .*inference failed"):
+        golden.check(Broken())
+
+
+def test_preprocess_that_returns_no_tensor_is_a_server_error() -> None:
+    class ListMaker(Doubler):
+        def preprocess(self, *_: object) -> Any:
+            return [0.0]
+
+    (response,) = predict(ListMaker(), request_body(1))
+    assert response.code == 500
+    assert "preprocess returned list, expected a tensor" in error(response)["message"]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected", "differences"),
+    [
+        ([0.1, 1.0], [0.1001, 1.0005], []),
+        ([0.0004, 1.0], [0.0, 1.0], []),  # small beside the largest float
+        ([0.002, 1.0], [0.0, 1.0], ["[0]: expected 0.0, got 0.002"]),
+        ({"x": 3.004}, {"x": 3.0}, ["x: expected 3.0, got 3.004"]),
+        ({"x": 1001}, {"x": 1000}, ["x: expected 1000, got 1001"]),
+        ({"x": 3}, {"x": 3.0}, []),
+        ([1.0], [1.0, 2.0], ["expected 2 values, got 1"]),
+        ({"a": [{"b": 2.0}]}, {"a": [{"b": 9.0}]}, ["a[0].b: expected 9.0, got 2.0"]),
+        ([2.0, 9.0], [1.0, 1.0], ["[1]: expected 1.0, got 9.0", "[0]: expected 1.0, got 2.0"]),
+    ],
+)
+def test_floats_may_differ_slightly_and_the_largest_difference_comes_first(
+    prediction: JSON, expected: JSON, differences: list[str]
+) -> None:
+    assert golden.find_differences(prediction, expected) == differences
+
+
+def test_error_lists_three_of_many_differences() -> None:
+    class Embedding(Doubler):
+        golden = Golden(2, [float(i) for i in range(384)])
+
+        def postprocess(self, *_: object) -> JSON:
+            return [2.0 * i for i in range(384)]
+
+    pattern = r"\[383\]: expected 383\.0, got 766\.0; \[382\].*; \[381\].*; and 380 more$"
+    with pytest.raises(golden.GoldenMismatchError, match=pattern):
+        golden.check(Embedding())
+
+
 @pytest.mark.parametrize(
     ("prediction", "expected", "matches"),
     [
@@ -170,4 +225,25 @@ def test_wrong_prediction_for_the_golden_instance_raises() -> None:
 def test_golden_prediction_may_have_more_keys_than_expected(
     prediction: JSON, expected: JSON, matches: bool
 ) -> None:
-    assert golden.matches(prediction, expected) is matches
+    assert (not golden.find_differences(prediction, expected)) is matches
+
+
+EMBEDDING = """
+import json, torch
+torch.manual_seed(0)
+layers = [torch.nn.Linear(384, 384) for _ in range(12)]
+net = torch.nn.Sequential(*(part for layer in layers for part in (layer, torch.nn.GELU())))
+with torch.inference_mode():
+    print(json.dumps(torch.nn.functional.normalize(net(torch.ones(1, 384)))[0].tolist()))
+"""
+
+
+def test_golden_embedding_of_one_cpu_is_accepted_on_another() -> None:
+    command = [sys.executable, "-c", EMBEDDING]
+    environs = [{}, {"ATEN_CPU_CAPABILITY": "avx2"}, {"ATEN_CPU_CAPABILITY": "default"}]
+    outputs = [run_program(command, environ, timeout_s=60).out for environ in environs]
+    expected, *others = [json.loads(output) for output in outputs]
+    if others == [expected, expected]:
+        pytest.skip("needs a CPU with AVX2 or AVX-512")
+    for other in others:
+        assert not golden.find_differences(other, expected)
