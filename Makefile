@@ -39,6 +39,8 @@ ARGS ?=
 # Trained weights for make pipeline: gs://BUCKET/FOLDER or a folder. Empty: the pipeline trains.
 WEIGHTS ?=
 
+# The picture that make predict sends.
+PICTURE ?=
 INSTANCES ?= build/model/held-out/instances.json
 # The isolation of the container in make contract: vertex, read-only or restricted. RIGHTS is the deprecated name.
 SANDBOX ?= vertex
@@ -88,8 +90,11 @@ LOCKED = --require-hashes -r requirements/$(1).lock
 serve: .venv/serving $(if $(STORAGE),,$(ARCHIVE)) ## serve on 127.0.0.1:PORT without Docker, until Ctrl-C (STORAGE=folder or gs://BUCKET/FOLDER: serve that model)
 	@exec $(BIN)/python -m serving.local --port $(PORT) $(if $(STORAGE),--storage "$(STORAGE)")
 
-predict: .venv/serving ## send a held-out digit, or IMAGE=path, and show the prediction
-	@$(BIN)/python -m serving.predict --url $(URL) $(if $(filter command,$(origin IMAGE)),"$(IMAGE)")
+# In version 0.1 the picture was IMAGE=path.
+OLD_PICTURE = $(if $(filter command,$(origin IMAGE)),$(IMAGE))
+predict: .venv/serving ## send a held-out digit, or PICTURE=path, and show the prediction
+	@$(if $(OLD_PICTURE),echo "make predict IMAGE= is deprecated: use PICTURE=" >&2;) \
+	  $(BIN)/python -m serving.predict --url $(URL) $(if $(or $(PICTURE),$(OLD_PICTURE)),"$(or $(PICTURE),$(OLD_PICTURE))")
 
 migrate: .venv/ready ## check whether a stock archive works here (MAR=model.mar; REQUEST=file: send it)
 	@$(BIN)/python -m serving.stock $(MAR) $(if $(REQUEST),--request $(REQUEST))
@@ -173,7 +178,7 @@ promote rollback status undeploy teardown: .venv/ready
 promote: ## route all traffic to the canary
 rollback: ## route all traffic to the previous version
 status: ## show deployed models, traffic, age and cost per hour
-undeploy: ## undeploy all models (ARGS=--idle: those without traffic)
+undeploy: ## undeploy all versions (ARGS=--idle: those without traffic); keep the endpoint and the model
 teardown: ## delete everything that costs, after confirmation
 
 e2e: .venv/ready $(ARCHIVE) ## run everything, from build to teardown, against a local emulator of Google Cloud

@@ -39,7 +39,10 @@ def main() -> None:
     add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--only", help="compare only with these servers, separated by commas")
     args = parser.parse_args()
-    factories = {"SMALL": workloads.small, "REAL": workloads.real}
+    factories = {
+        "SMALL": workloads.load_digits_workload,
+        "REAL": workloads.load_photographs_workload,
+    }
     names = [name for name in factories if args.workload in (name, "both")]
     BUILD.mkdir(parents=True, exist_ok=True)
     try:

@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def _measure_axis(axis: str, server: Server, args: argparse.Namespace) -> list[Row]:
-    small = workloads.small()
+    small = workloads.load_digits_workload()
     match axis:
         case "instances":
             points = [Point(count, small.write_body(count)) for count in INSTANCES]

@@ -192,7 +192,7 @@ def _parse_arguments() -> argparse.Namespace:
     )
     add("--objective", choices=["throughput", "latency"], default="throughput", help=text)
     text = "maximum p99 latency (default: %(default)s)"
-    add("--p99-ms", type=positive_float, default=250, help=text)
+    add("--p99-ms", type=positive_float, default=250, metavar="MS", help=text)
     text = "concurrent clients (default: %(default)s)"
     add("--clients", type=positive_int, default=32, help=text)
     add("--request", type=Path, help="file with a request body (default: the golden request)")
@@ -202,7 +202,12 @@ def _parse_arguments() -> argparse.Namespace:
     add("--out", type=Path, default=out, help="the file to write (default: %(default)s)")
     text = "rounds per comparison (default: %(default)s)"
     add("--rounds", type=positive_int, default=3, help=text)
-    add("--seconds", type=positive_float, default=2, help="time of a round (default: %(default)s)")
+    add(
+        "--seconds",
+        type=positive_float,
+        default=2,
+        help="duration of a round in seconds (default: %(default)s)",
+    )
     return parser.parse_args()
 
 

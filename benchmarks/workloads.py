@@ -45,13 +45,13 @@ class Workload(NamedTuple):
         return file
 
 
-def small() -> Workload:
+def load_digits_workload() -> Workload:
     """Return the digits: 28x28 PNGs, a network of 40,000 weights."""
     held_out = json.loads(Path("build/model/held-out/instances.json").read_text())
     return Workload("SMALL", DIGITS, _unpack("SMALL", DIGITS), held_out["instances"], 32)
 
 
-def real() -> Workload:
+def load_photographs_workload() -> Workload:
     """Return the photographs: JPEGs of 500x375, ResNet-18."""
     weights = BUILD / "REAL-weights"
     weights.mkdir(parents=True, exist_ok=True)

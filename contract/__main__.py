@@ -28,10 +28,10 @@ def main() -> None:
     add("--rights", choices=sorted(OLD_SANDBOXES), help=argparse.SUPPRESS)
     add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
-    text = "maximum time until the server is healthy (default: %(default)s)"
-    add("--ready-s", type=float, default=300, help=text)
-    text = "maximum time until the port is open (default: %(default)s)"
-    add("--liveness-s", type=float, default=LIVENESS_TIMEOUT_S, help=text)
+    text = "maximum seconds until the server is healthy (default: %(default)s)"
+    add("--ready-s", type=float, default=300, metavar="SECONDS", help=text)
+    text = "maximum seconds until the port is open (default: %(default)s)"
+    add("--liveness-s", type=float, default=LIVENESS_TIMEOUT_S, metavar="SECONDS", help=text)
     add("--port", type=int, help="the port that the model is uploaded with (default: random)")
     add("--health-route", help="the health route of the upload (default: random)")
     add("--predict-route", help="the predict route of the upload (default: random)")

@@ -70,7 +70,7 @@ def storage_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except GoogleAuthError as error:
-        reason = f"no credentials: {error}".partition("\n")[0]
+        reason = f"not authenticated to Google Cloud: {error}".partition("\n")[0]
         raise UserError(reason, "gcloud auth application-default login") from None
     except Forbidden as error:
         bucket = "/".join(uri.split("/")[:3])

@@ -30,34 +30,34 @@ class PriceList(TypedDict):
 class Cost:
     """An estimate; as text it names the date and the source of the prices."""
 
-    hour: float
+    usd_per_hour: float
     """USD"""
     unknown: tuple[str, ...] = ()
     """Machine types and accelerators that are not in the price list."""
 
     def __str__(self) -> str:
-        known = f"about ${self.hour:.2f} an hour (${self.hour * HOURS_PER_MONTH:,.0f} a month)"
+        known = f"about ${self.usd_per_hour:.2f} an hour (${self.usd_per_hour * HOURS_PER_MONTH:,.0f} a month)"
         extra = f" plus {', '.join(self.unknown)} (no price listed)" if self.unknown else ""
-        return f"{known}{extra}, prices of {prices()['date']} from {prices()['source']}"
+        return f"{known}{extra}, prices of {load_prices()['date']} from {load_prices()['source']}"
 
 
 @cache
-def prices() -> PriceList:
+def load_prices() -> PriceList:
     """Return the price list."""
     return cast("PriceList", tomllib.loads(PRICES.read_text()))
 
 
-def estimate(running: Iterable[tuple[Machine, int]]) -> Cost:
+def estimate_cost(running: Iterable[tuple[Machine, int]]) -> Cost:
     """Return the cost of machines and their numbers of replicas."""
     total, unknown = 0.0, []
     for machine, count in running:
-        hour = prices()["machines"].get(machine.type)
+        hour = load_prices()["machines"].get(machine.type)
         if hour is None:
             unknown.append(machine.type)
         total += count * (hour or 0.0)
         family, accelerator = machine.type.partition("-")[0], machine.accelerator_type
-        if machine.accelerator_count and family not in prices()["included"]:
-            price = prices()["accelerators"].get(accelerator)
+        if machine.accelerator_count and family not in load_prices()["included"]:
+            price = load_prices()["accelerators"].get(accelerator)
             if price is None:
                 unknown.append(accelerator)
             total += count * machine.accelerator_count * (price or 0.0)

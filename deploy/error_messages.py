@@ -43,12 +43,14 @@ def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa:
             return UserError(reason, grant_command(project, permission))
         return UserError(f"permission denied{while_}: {text}", "docs/cloud.md lists the roles")
     if error.status == "UNAUTHENTICATED":
-        return UserError("not authenticated", "gcloud auth application-default login")
+        return UserError(
+            "not authenticated to Google Cloud", "gcloud auth application-default login"
+        )
     if "never became ready" in text or "exited unexpectedly" in text:
         exited = "exited" in text
         what = "the container exited" if exited else "the container did not become healthy"
         last_line = text.partition("last lines:\n")[2].strip().rpartition("\n")[2]
-        because = f"; its last line: {last_line}" if last_line else ""
+        because = f"; last log line: {last_line}" if last_line else ""
         hint = f"make contract IMAGE=… reproduces it in seconds; the container's log: {logs}"
         return UserError(f"{what}{while_}{because}", hint)
     if error.status == "RESOURCE_EXHAUSTED" or "quota" in text.lower():

@@ -31,7 +31,7 @@ def reconcile(cloud: CloudClients, goal: Goal, state: EndpointState) -> bool:
     machine, replicas = cloud.settings.machine, cloud.settings.replicas
     steps = 0
 
-    def take_next_step() -> bool:
+    def run_next_step() -> bool:
         nonlocal state, steps
         if steps and not cloud.dry_run:
             state = _fetch_state(cloud)
@@ -39,12 +39,12 @@ def reconcile(cloud: CloudClients, goal: Goal, state: EndpointState) -> bool:
         if step is None:
             return False
         steps += 1
-        _take(cloud, step, state)
+        _run_step(cloud, step, state)
         if cloud.dry_run:
             state = plan.apply(state, step, machine, replicas)
         return True
 
-    while cloud.client.retry_transient(take_next_step):
+    while cloud.client.retry_transient(run_next_step):
         pass
     return steps > 0
 
@@ -76,7 +76,7 @@ def _fetch_state(cloud: CloudClients) -> EndpointState:
     return state
 
 
-def _take(cloud: CloudClients, step: plan.Step, state: EndpointState) -> None:
+def _run_step(cloud: CloudClients, step: plan.Step, state: EndpointState) -> None:
     vertex = cloud.vertex
     match step:
         case plan.Wait(operation):

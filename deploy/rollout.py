@@ -5,7 +5,7 @@ from pathlib import Path
 from deploy import plan, predict, versions
 from deploy.canary_analysis import Limits, watch_canary
 from deploy.clients import CloudClients
-from deploy.cost import estimate
+from deploy.cost import estimate_cost
 from deploy.errors import UserError
 from deploy.plan import EndpointState, Goal
 from deploy.reconcile import check_endpoint_type, get_or_create_endpoint, reconcile
@@ -122,7 +122,7 @@ def _report_serving(cloud: CloudClients, version: str) -> None:
     if cloud.dry_run:
         return
     deployed = (cloud.vertex.endpoint_state() or EndpointState()).deployed
-    cost = estimate((model.machine, model.replicas.minimum) for model in deployed)
+    cost = estimate_cost((model.machine, model.replicas.minimum) for model in deployed)
     cloud.report(f"  cost: {cost}; to end it: make teardown")
     if idle := [model.version for model in deployed if model.version != version]:
         cloud.report(

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from deploy.clients import CloudClients
-from deploy.cost import estimate
+from deploy.cost import estimate_cost
 from deploy.plan import DeployedModel, EndpointState, Machine
 
 
@@ -44,7 +44,9 @@ def status(cloud: CloudClients) -> None:
         running.append((Machine(machine), count))
     newest = f", newest version {max(versions, key=int)}" if versions else ""
     cloud.report(f"  model {s.name}: {len(versions)} uploaded{newest}")
-    cloud.report(f"  cost: {estimate(running)}" if running else "  cost: none, nothing is running")
+    cloud.report(
+        f"  cost: {estimate_cost(running)}" if running else "  cost: none, nothing is running"
+    )
 
 
 def _report_advice(cloud: CloudClients, state: EndpointState) -> None:
@@ -53,7 +55,7 @@ def _report_advice(cloud: CloudClients, state: EndpointState) -> None:
             f"    not finished: {goal.verb} of version {goal.version}; run it again, or: make rollback"
         )
     if idle := [model for model in state.deployed if not state.share(model.id)]:
-        hour = estimate((model.machine, model.replicas.minimum) for model in idle).hour
+        hour = estimate_cost((model.machine, model.replicas.minimum) for model in idle).usd_per_hour
         versions = ", ".join(model.version for model in idle)
         cloud.report(
             f"    version {versions} has no traffic: it is kept for a fast rollback, at ${hour:.2f} an hour"
@@ -68,7 +70,7 @@ def _describe(deployed: DeployedModel) -> str:
     count, accelerator = machine.accelerator_count, machine.accelerator_type
     extra = f" + {count} {accelerator}" if count else ""
     size = f"{replicas.minimum} to {replicas.maximum} x {machine.type}{extra}"
-    hour = estimate([(machine, replicas.minimum)]).hour
+    hour = estimate_cost([(machine, replicas.minimum)]).usd_per_hour
     return (
         f"version {deployed.version}, deployed model {deployed.id}, {size}, {_age(deployed.since)}, "
         f"${hour:.2f} an hour"

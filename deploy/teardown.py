@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from deploy.cli import confirm
 from deploy.clients import CloudClients
 from deploy.cloud_build import source_folder
-from deploy.cost import estimate
+from deploy.cost import estimate_cost
 from deploy.errors import DeployError, TransientError, UserError
 from deploy.plan import DeployedModel, EndpointState
 from deploy.reconcile import check_ownership
@@ -62,7 +62,7 @@ def teardown(cloud: CloudClients, *, keep_images: bool, yes: bool) -> None:
         cloud.report(f"no resources of {s.name} to delete in {location}: nothing changed")
         return
     if state and state.deployed:
-        cost = estimate((model.machine, model.replicas.minimum) for model in state.deployed)
+        cost = estimate_cost((model.machine, model.replicas.minimum) for model in state.deployed)
         cloud.report(f"current cost: {cost}")
     confirm(s.name, items, yes=yes or cloud.dry_run)
     _delete_endpoint(cloud)

@@ -205,9 +205,9 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     target = argparse.ArgumentParser(add_help=False)
-    default = "(default: that of deploy.toml, or of the last command; none for run)"
-    target.add_argument("--project", help=f"Google Cloud project {default}")
-    target.add_argument("--region", help=f"region {default}")
+    text = "Google Cloud project; run ends at the step contract without it, submit uses the last one or deploy.toml's"
+    target.add_argument("--project", help=text)
+    target.add_argument("--region", help="region (default: the last one, or that of deploy.toml)")
     options = [_pipeline_options(), target]
     text = "run the pipeline on this machine with kfp's local runner"
     add = add_command("run", run, text, options).add_argument
@@ -243,7 +243,7 @@ def _pipeline_options() -> argparse.ArgumentParser:
     add = parser.add_argument_group("training").add_argument
     text = "gs://BUCKET/FOLDER, or a folder, of trained weights to use in place of training"
     add("--weights", metavar="URI", help=text)
-    text = "training data, a folder of pictures per class; gs://BUCKET/FOLDER for submit"
+    text = "training data: a folder with one subfolder of pictures per class (submit: gs://BUCKET/FOLDER)"
     add("--data", metavar="FOLDER", help=text)
     for name, text in (
         ("pictures", "number of training pictures to draw (default: 60000)"),

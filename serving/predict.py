@@ -81,7 +81,7 @@ def _read_message(body: bytes) -> str:
 def _choose_image() -> Path:
     images = sorted(HELD_OUT.glob("*.png"))
     if not images:
-        raise PredictError(f"no images in {HELD_OUT}; run: make model, or set IMAGE=path")
+        raise PredictError(f"no images in {HELD_OUT}; run: make model, or set PICTURE=path")
     return random.choice(images)
 
 

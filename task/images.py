@@ -140,7 +140,7 @@ def _decode(content: bytes, mode: Mode, draft_side: int | None, max_pixels: int)
 
 
 def describe(value: JSON) -> str:
-    """Return a JSON value's type for an error message, or a number and its first digits."""
+    """Describe a JSON value for an error message: its type, or a number's first 20 characters."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
     if value is None:
         return "null"

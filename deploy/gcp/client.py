@@ -77,7 +77,7 @@ class Client:
     ) -> Service:
         """Return a client of one of Google's services, over REST.
 
-        `host` gives way to the setting `api_endpoint`, which gives way to `dedicated_host`.
+        The address is `dedicated_host`, or else the setting `api_endpoint`, or else `host`.
         """
         address = dedicated_host or self.settings.api_endpoint or host
         options = ClientOptions(api_endpoint=address) if address else None
@@ -95,7 +95,7 @@ class Client:
             )
         except DefaultCredentialsError:
             hint = "gcloud auth application-default login"
-            raise UserError("no credentials for Google Cloud", hint) from None
+            raise UserError("not authenticated to Google Cloud", hint) from None
         return credentials
 
     @functools.cached_property
@@ -114,7 +114,7 @@ class Client:
             initial=0.5,
             maximum=30.0,
             timeout=RETRY_TIMEOUT_S,
-            on_error=lambda error: self.report(f"  {_summary(error)}; retrying"),
+            on_error=lambda error: self.report(f"  {_describe(error)}; retrying"),
         )
         try:
             return retry(call)(*args, timeout=TIMEOUT_S, **options)
@@ -122,7 +122,7 @@ class Client:
             raise
         except exceptions.RetryError as error:
             hint = "run the same command again: it continues where it stopped"
-            raise UserError(f"no response from Google: {_summary(error.cause)}", hint) from None
+            raise UserError(f"no response from Google: {_describe(error.cause)}", hint) from None
         except PERMANENT as error:
             self._raise(error)
 
@@ -176,11 +176,11 @@ class Client:
         try:
             return call(request, timeout=TIMEOUT_S, retry=None)
         except exceptions.Conflict as error:
-            raise TransientError(f"{_text(error)} ({action})") from None
+            raise TransientError(f"{_get_message(error)} ({action})") from None
         except RETRYABLE as error:
             if isinstance(error, exceptions.TooManyRequests) and "quota" in str(error).lower():
                 self._raise(error, action)
-            raise TransientError(f"{_summary(error)} ({action})") from None
+            raise TransientError(f"{_describe(error)} ({action})") from None
         except PERMANENT as error:
             self._raise(error, action)
 
@@ -250,17 +250,19 @@ class Client:
     def user_error(self, error: exceptions.GoogleAPICallError, action: str = "") -> UserError:
         """Return the message and hint for an error of Google's during an action."""
         reason, metadata = error.reason or "", dict(error.metadata or {})
-        parsed = GoogleError(_status(error), _text(error), reason, metadata, action)
+        parsed = GoogleError(_get_status(error), _get_message(error), reason, metadata, action)
         return to_user_error(parsed, self.settings)
 
     def _raise(self, error: Exception, action: str = "") -> NoReturn:
         if isinstance(error, exceptions.GoogleAPICallError):
             raise self.user_error(error, action) from None
         hint = "gcloud auth application-default login"
-        raise UserError(f"no credentials: {error}".partition("\n")[0], hint) from None
+        raise UserError(
+            f"not authenticated to Google Cloud: {error}".partition("\n")[0], hint
+        ) from None
 
 
-def _status(error: exceptions.GoogleAPICallError) -> str:
+def _get_status(error: exceptions.GoogleAPICallError) -> str:
     """Return the name of the google.rpc.Code in a response's body, which is finer than the HTTP status."""
     try:
         return str(error.response.json()["error"]["status"])
@@ -268,15 +270,15 @@ def _status(error: exceptions.GoogleAPICallError) -> str:
         return error.grpc_status_code.name if error.grpc_status_code else f"HTTP {error.code}"
 
 
-def _text(error: exceptions.GoogleAPICallError) -> str:
+def _get_message(error: exceptions.GoogleAPICallError) -> str:
     """Return Google's message without the URL that the client library puts before it."""
     return re.sub(r"^[A-Z]+ https?://\S+: ", "", error.message or str(error))
 
 
-def _summary(error: BaseException | None) -> str:
+def _describe(error: BaseException | None) -> str:
     if isinstance(error, exceptions.GoogleAPICallError):
         return f"Google returned {error.code}"
-    return "the connection broke"
+    return "connection lost"
 
 
 def _format_duration(seconds: float) -> str:

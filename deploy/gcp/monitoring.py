@@ -8,7 +8,7 @@ from google.api_core import exceptions
 
 from deploy.gcp.client import Client
 
-ONLINE = "aiplatform.googleapis.com/prediction/online/"
+METRIC_PREFIX = "aiplatform.googleapis.com/prediction/online/"
 
 
 class Point(NamedTuple):
@@ -30,7 +30,7 @@ class Monitoring:
         format_time = functools.partial(time.strftime, "%Y-%m-%dT%H:%M:%SZ")
         endpoint_id = settings.endpoint.rpartition("/")[2]
         query = {
-            "filter": f'metric.type="{ONLINE}{metric}" AND resource.labels.endpoint_id="{endpoint_id}"',
+            "filter": f'metric.type="{METRIC_PREFIX}{metric}" AND resource.labels.endpoint_id="{endpoint_id}"',
             "interval.startTime": format_time(time.gmtime(time.time() - minutes * 60)),
             "interval.endTime": format_time(time.gmtime(time.time() + 1)),
             "aggregation.alignmentPeriod": f"{max(round(minutes * 60), 60)}s",

@@ -113,7 +113,7 @@ def test_photographs_pass_the_golden_request_with_bfloat16_and_with_other_backen
     weights = tmp_path / "REAL-weights"
     weights.mkdir()
     (weights / "backend.json").write_text('{"backend": "scripted bfloat16"}')
-    workload = workloads.real()
+    workload = workloads.load_photographs_workload()
     assert json.loads((workload.folder / "backend.json").read_text())["backend"].endswith(
         "bfloat16"
     )

@@ -78,7 +78,11 @@ def test_missing_bucket_without_a_project_fails_with_a_hint() -> None:
     ("error", "message", "hint"),
     [
         (exceptions.Forbidden("no"), "permission denied: no", "roles/storage.admin"),
-        (DefaultCredentialsError("none\nfound"), "no credentials: none", "application-default"),
+        (
+            DefaultCredentialsError("none\nfound"),
+            "not authenticated to Google Cloud: none",
+            "application-default",
+        ),
         (exceptions.ServiceUnavailable("busy"), "gs://any: 503 busy", "run the same command again"),
         (requests.ConnectionError("broken"), "gs://any: broken", "run the same command again"),
     ],

@@ -12,7 +12,7 @@ from google.api_core import exceptions
 
 from deploy import canary_analysis, fingerprint, roles, settings
 from deploy.__main__ import main
-from deploy.cost import estimate
+from deploy.cost import estimate_cost
 from deploy.error_messages import GoogleError, to_user_error
 from deploy.errors import TransientError, UserError
 from deploy.gcp import client
@@ -236,7 +236,7 @@ def test_read_is_retried_with_a_line_for_each_retry(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert CLIENT.read(Mock(side_effect=[BUSY, requests.ConnectionError(), "there"])) == "there"
-    printed = "  Google returned 503; retrying\n  the connection broke; retrying\n"
+    printed = "  Google returned 503; retrying\n  connection lost; retrying\n"
     assert capsys.readouterr().out == printed
 
 
@@ -248,7 +248,7 @@ def test_read_gives_up_after_the_retry_timeout(monkeypatch: pytest.MonkeyPatch) 
 
 def test_change_with_a_broken_connection_is_not_repeated_but_its_attempt_is() -> None:
     change = Mock(side_effect=requests.ConnectionError())
-    with pytest.raises(TransientError, match=r"the connection broke \(changing it\)"):
+    with pytest.raises(TransientError, match=r"connection lost \(changing it\)"):
         CLIENT.change(change, object(), "changing it")
     assert change.call_count == 1
     assert (
@@ -301,7 +301,7 @@ def test_times_and_rates_are_parsed_with_their_units() -> None:
 
 def test_cost_includes_replicas_and_accelerators() -> None:
     def hour(count: int, *machine: Any) -> float:
-        return estimate([(Machine(*machine), count)]).hour
+        return estimate_cost([(Machine(*machine), count)]).usd_per_hour
 
     with_t4 = ("n1-standard-4", "NVIDIA_TESLA_T4", 2)
     assert hour(3, *with_t4) == pytest.approx(3 * hour(1, *with_t4))
@@ -311,7 +311,7 @@ def test_cost_includes_replicas_and_accelerators() -> None:
 
 
 def test_cost_names_machines_without_a_price_and_the_source_of_the_prices() -> None:
-    cost = estimate([(Machine("z9-giga-1"), 1), (Machine("e2-standard-2"), 1)])
+    cost = estimate_cost([(Machine("z9-giga-1"), 1), (Machine("e2-standard-2"), 1)])
     assert cost.unknown == ("z9-giga-1",)
     assert "z9-giga-1" in str(cost)
     assert "$0.08 an hour" in str(cost)
