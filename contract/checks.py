@@ -120,7 +120,9 @@ def test_predict_returns_predictions(healthy_server: Server, instances: list[Any
 
 
 @pytest.mark.parametrize("count", [1, 3, 16], ids=lambda count: f"{count} instances")
-def test_prediction_count(healthy_server: Server, instances: list[Any], count: int) -> None:
+def test_response_has_one_prediction_per_instance(
+    healthy_server: Server, instances: list[Any], count: int
+) -> None:
     """The response has one prediction for each instance."""
     sent = (instances * count)[:count]
     assert len(parse_predictions(healthy_server.predict({"instances": sent}))) == count
@@ -147,18 +149,20 @@ def test_response_is_json(healthy_server: Server, instances: list[Any]) -> None:
     assert content_type.startswith("application/json"), content_type
 
 
-def test_empty_parameters(healthy_server: Server, instances: list[Any]) -> None:
+def test_empty_parameters_are_accepted(healthy_server: Server, instances: list[Any]) -> None:
     """A request may have empty parameters."""
     assert parse_predictions(healthy_server.predict({"instances": instances, "parameters": {}}))
 
 
-def test_large_request(healthy_server: Server, instances: list[Any]) -> None:
+def test_large_request_is_accepted(healthy_server: Server, instances: list[Any]) -> None:
     """The server accepts a request of 1.5 MB."""
     body = json.dumps({"instances": instances}).encode()
     assert parse_predictions(healthy_server.predict(body.ljust(MAX_REQUEST_BYTES)))
 
 
-def test_concurrent_requests(healthy_server: Server, instances: list[Any]) -> None:
+def test_concurrent_requests_get_their_own_predictions(
+    healthy_server: Server, instances: list[Any]
+) -> None:
     """Each of several concurrent requests gets its own predictions."""
     expected = _predict_each(healthy_server, instances)
     indexes = [number % len(instances) for number in range(32)]
@@ -170,7 +174,9 @@ def test_concurrent_requests(healthy_server: Server, instances: list[Any]) -> No
 
 
 @pytest.mark.parametrize("body", INVALID_BODIES.values(), ids=INVALID_BODIES.keys())
-def test_invalid_request(healthy_server: Server, instances: list[Any], body: bytes) -> None:
+def test_invalid_request_gets_4xx(
+    healthy_server: Server, instances: list[Any], body: bytes
+) -> None:
     """An invalid request gets a 4xx status."""
     response = healthy_server.predict(body)
     assert 400 <= response.status_code < 500, f"{response.status_code}: {response.content[:200]!r}"

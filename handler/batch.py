@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 class Timings(NamedTuple):
     """When the steps of a batch began and ended, in nanoseconds since 1970."""
 
-    began: int
+    preprocessing_start_ns: int
     """Parsing and preprocessing began."""
-    decoded: int
+    inference_start_ns: int
     """Preprocessing ended and inference began."""
-    passed: int
+    postprocessing_start_ns: int
     """Inference ended and postprocessing began."""
-    ended: int
+    end_ns: int
     instances: int
     """The number of instances in the passes."""
 

@@ -22,24 +22,28 @@ class ReceivedTelemetry:
     def __init__(self) -> None:
         self.requests: list[Any] = []
 
-    def _all(self, kind: str) -> list[Any]:
+    def _collect(self, kind: str) -> list[Any]:
         return [part for request in list(self.requests) for part in getattr(request, kind, [])]
 
     def spans(self) -> list[Any]:
-        scopes = [each for resource in self._all("resource_spans") for each in resource.scope_spans]
+        scopes = [
+            each for resource in self._collect("resource_spans") for each in resource.scope_spans
+        ]
         return [span for scope in scopes for span in scope.spans]
 
     def metrics(self, service: str) -> dict[str, Any]:
-        """Return the latest value of each metric of a service, by name."""
-        scopes = [each for resource in self._of(service) for each in resource.scope_metrics]
+        """Return the latest message of each metric of a service, by name."""
+        scopes = [
+            each for resource in self._resources_of(service) for each in resource.scope_metrics
+        ]
         return {metric.name: metric for scope in scopes for metric in scope.metrics}
 
     def resource(self, service: str) -> dict[str, str]:
         """Return the resource attributes of a service."""
-        return _attributes(self._of(service)[-1])
+        return _attributes(self._resources_of(service)[-1])
 
-    def _of(self, service: str) -> list[Any]:
-        resources = self._all("resource_metrics")
+    def _resources_of(self, service: str) -> list[Any]:
+        resources = self._collect("resource_metrics")
         return [each for each in resources if _attributes(each)["service.name"] == service]
 
 

@@ -20,8 +20,8 @@ class RequestAnswered(NamedTuple):
     method: str
     path: str
     status: int
-    began: int
-    ended: int
+    start_ns: int
+    end_ns: int
     trace_headers: Mapping[str, str]
     """The request's headers `traceparent` and `x-cloud-trace-context`, if present."""
 
@@ -29,10 +29,10 @@ class RequestAnswered(NamedTuple):
 class Timings(NamedTuple):
     """When the steps of a batch began; the handler sends the same fields."""
 
-    began: int
-    decoded: int
-    passed: int
-    ended: int
+    preprocessing_start_ns: int
+    inference_start_ns: int
+    postprocessing_start_ns: int
+    end_ns: int
     instances: int
 
 
@@ -41,12 +41,12 @@ class BatchAnswered(NamedTuple):
 
     requests: Mapping[str, int]
     """The time at which nginx forwarded each request, by ID."""
-    arrived: int
+    received_ns: int
     """When the worker received the batch."""
-    ended: int
+    end_ns: int
     timings: Timings | None
     """None if the handler reports no timings."""
-    lost: int
+    lost_batches: int
     """Batches before this one whose event could not be sent."""
 
 

@@ -108,7 +108,7 @@ class Instruments:
                     "http_response_status_code": event.status,
                     "http_request_method": method,
                 }
-                seconds = (event.ended - event.began) / 1e9
+                seconds = (event.end_ns - event.start_ns) / 1e9
                 self._histograms["http_server_request_duration_seconds"].record(seconds, labels)
             case BatchAnswered():
                 self._record_batch(event)
@@ -120,13 +120,19 @@ class Instruments:
     def _record_batch(self, batch: BatchAnswered) -> None:
         for sent in batch.requests.values():
             # nginx's times are rounded to a millisecond, so the difference may be negative.
-            self._record("queue_wait_seconds", max(batch.arrived - sent, 0) / 1e9)
+            self._record("queue_wait_seconds", max(batch.received_ns - sent, 0) / 1e9)
         self._record("batch_requests", len(batch.requests))
-        self._record("batch_duration_seconds", (batch.ended - batch.arrived) / 1e9)
-        self._counters["serving_telemetry_lost_total"].add(batch.lost)
+        self._record("batch_duration_seconds", (batch.end_ns - batch.received_ns) / 1e9)
+        self._counters["serving_telemetry_lost_total"].add(batch.lost_batches)
         if (timings := batch.timings) is not None:
-            self._record("decode_seconds", (timings.decoded - timings.began) / 1e9)
-            self._record("forward_seconds", (timings.passed - timings.decoded) / 1e9)
+            self._record(
+                "decode_seconds",
+                (timings.inference_start_ns - timings.preprocessing_start_ns) / 1e9,
+            )
+            self._record(
+                "forward_seconds",
+                (timings.postprocessing_start_ns - timings.inference_start_ns) / 1e9,
+            )
             self._record("batch_instances", timings.instances)
             self._counters["serving_instances_total"].add(timings.instances)
 

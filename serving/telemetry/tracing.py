@@ -72,7 +72,7 @@ class SpanWriter:
                 "http.response.status_code": event.status,
                 "request.id": event.request,
             },
-            start_time=event.began,
+            start_time=event.start_ns,
         )
         if not span.is_recording():
             return
@@ -80,22 +80,26 @@ class SpanWriter:
             span.set_status(StatusCode.ERROR)
         if batch is not None:
             self._write_batch(span, batch, batch.requests[event.request])
-        span.end(event.ended)
+        span.end(event.end_ns)
 
     def _write_batch(self, parent: Span, batch: BatchAnswered, sent: int) -> None:
-        self._write_child(parent, "queue", min(sent, batch.arrived), batch.arrived)
+        self._write_child(parent, "queue", min(sent, batch.received_ns), batch.received_ns)
         worker = self._tracer.start_span(
             "worker",
             set_span_in_context(parent),
-            start_time=batch.arrived,
+            start_time=batch.received_ns,
             attributes={"batch.requests": len(batch.requests)},
         )
         if (timings := batch.timings) is not None:
             worker.set_attribute("batch.instances", timings.instances)
-            self._write_child(worker, "decode", timings.began, timings.decoded)
-            self._write_child(worker, "forward", timings.decoded, timings.passed)
-            self._write_child(worker, "encode", timings.passed, timings.ended)
-        worker.end(batch.ended)
+            self._write_child(
+                worker, "decode", timings.preprocessing_start_ns, timings.inference_start_ns
+            )
+            self._write_child(
+                worker, "forward", timings.inference_start_ns, timings.postprocessing_start_ns
+            )
+            self._write_child(worker, "encode", timings.postprocessing_start_ns, timings.end_ns)
+        worker.end(batch.end_ns)
 
     def _write_child(self, parent: Span, name: str, began: int, ended: int) -> None:
         self._tracer.start_span(name, set_span_in_context(parent), start_time=began).end(ended)

@@ -16,9 +16,10 @@ SERVER = Path(__file__).with_name("faulty_server.py")
 
 
 class LocalProcess:
-    """A running faulty_server.py. A server that listens only on 127.0.0.1 is not reachable at 127.0.0.2."""
+    """A running faulty_server.py."""
 
     address = "127.0.0.2"
+    """A server that listens only on 127.0.0.1 is not reachable here, and fails its check."""
 
     def __init__(self, kind: str, variables: Variables) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed in remove

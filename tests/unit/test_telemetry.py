@@ -84,7 +84,7 @@ def test_events_of_a_worker_are_parsed(
     event = parse_event(receiver.recv(9999))
     assert isinstance(event, BatchAnswered)
     assert event.requests == {REQUEST: 1_700_000_000_123_000_000}
-    assert (event.arrived, event.timings, event.lost) == (7, Timings(1, 2, 3, 4, 5), 0)
+    assert (event.received_ns, event.timings, event.lost_batches) == (7, Timings(1, 2, 3, 4, 5), 0)
 
 
 def test_no_event_is_sent_for_the_entrypoints_probe(
@@ -105,7 +105,7 @@ def test_events_that_could_not_be_sent_are_counted(
     sender.send_batch([headers], 7)
     event = parse_event(receiver.recv(9999))
     assert isinstance(event, BatchAnswered)
-    assert event.lost == 1
+    assert event.lost_batches == 1
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def record_metrics(*events: Event, workers: int = 1) -> Callable[..., float | No
 def test_requests_are_counted_and_timed_by_status_and_method(
     status: str, method: str, count: int, total: float
 ) -> None:
-    failed = ANSWERED._replace(status=503, method="FOO", ended=100 * MS)
+    failed = ANSWERED._replace(status=503, method="FOO", end_ns=100 * MS)
     sample = record_metrics(ANSWERED, ANSWERED, failed)
     name = "http_server_request_duration_seconds"
     labels = {"http_response_status_code": status, "http_request_method": method}
@@ -180,7 +180,7 @@ def test_batch_time_is_split_into_its_steps() -> None:
 
 
 def test_batch_without_timings_is_timed_as_a_whole() -> None:
-    sample = record_metrics(BATCH._replace(timings=None, lost=4))
+    sample = record_metrics(BATCH._replace(timings=None, lost_batches=4))
     assert sample("serving_batch_duration_seconds_sum") == pytest.approx(0.017)
     assert sample("serving_telemetry_lost_total") == 4
     assert sample("serving_telemetry_dropped_total") == 2
