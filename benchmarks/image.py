@@ -8,7 +8,7 @@ from typing import NamedTuple
 import requests
 
 from benchmarks.errors import StartError
-from contract.docker import Container, Docker
+from contract.docker import Container, Docker, DockerError
 
 PORT, HEALTH, PREDICT = 8080, "/ping", "/predict"
 VARIABLES = {
@@ -75,9 +75,14 @@ def running(
     START_TIMEOUT_S.
     """
     client = Docker(docker)
-    if client.is_available() and not client("images", "--quiet", image):
-        raise StartError(f"the image {image} does not exist: run make build IMAGE={image}")
-    container = client.start(image, *options, env=VARIABLES)
+    try:
+        container = client.start(image, *options, env=VARIABLES)
+    except DockerError:
+        # Only after a failure: `make startup` measures the time of this call.
+        if client.is_available() and not client("images", "--quiet", image):
+            missing = f"the image {image} does not exist: run make build IMAGE={image}"
+            raise StartError(missing) from None
+        raise
     try:
         server = Server(container, container.address)
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -74,4 +74,4 @@ class Suite:
                     shown = 6 if reason[0].endswith("log lines:") else 1
                     reason[0] = reason[0].removeprefix("AssertionError: ")
                     for line in itertools.takewhile(str.strip, reason[:shown]):
-                        terminalreporter.write_line(f"      {line.removeprefix('E').strip()[:200]}")
+                        terminalreporter.write_line(f"      {line.strip()[:200]}")

@@ -48,7 +48,7 @@ def predict_batch(
     A request that could not be parsed is passed as its error. If `requests` is a generator that parses,
     the timings include parsing.
     """
-    began = time.time_ns()
+    preprocessing_start_ns = time.time_ns()
     preprocessed = preprocess_requests(task, list(requests))
     tensors = [
         tensor
@@ -57,12 +57,13 @@ def predict_batch(
         for tensor in request.tensors
         if isinstance(tensor, Tensor)
     ]
-    decoded = time.time_ns()
+    inference_start_ns = time.time_ns()
     rows = iter(_run_passes(task, tensors))
-    passed = time.time_ns()
+    postprocessing_start_ns = time.time_ns()
     responses = [_build_response(task, request, rows) for request in preprocessed]
     if on_timings is not None:
-        on_timings(Timings(began, decoded, passed, time.time_ns(), len(tensors)))
+        starts_ns = (preprocessing_start_ns, inference_start_ns, postprocessing_start_ns)
+        on_timings(Timings(*starts_ns, time.time_ns(), len(tensors)))
     return responses
 
 

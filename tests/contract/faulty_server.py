@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     if KIND == "exits at start":
-        sys.exit("no model found")
+        sys.exit("Error: no model found")
     host = "127.0.0.1" if KIND == "listens on loopback only" else "0.0.0.0"  # noqa: S104
     ThreadingHTTPServer.request_queue_size = 128
     ThreadingHTTPServer((host, PORT), Handler).serve_forever()
