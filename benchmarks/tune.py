@@ -1,4 +1,4 @@
-"""Find the fastest worker layout for this machine and model, and write it to model/model-config.yaml.
+"""Find the fastest worker layout for this machine and model, and write it to model-config.yaml in the model's folder.
 
 It tries workers x threads, then batch sizes, then batch delays. Two layouts run at the same time and are
 measured in turn, so that other load on the machine affects both. The search starts with the default
@@ -18,6 +18,7 @@ from benchmarks.errors import BenchmarkError, StartError
 from benchmarks.load import LoadResult, median
 from benchmarks.options import positive_float, positive_int
 from benchmarks.servers import RunningServer, our_spec, run_server
+from project.model_folder import ModelFolderError, add_model_option, find_model
 from serving import artifact, model_config, resources
 from serving.errors import ArchiveError
 from serving.layout import Layout, choose_layout, max_workers
@@ -196,10 +197,10 @@ def _parse_arguments() -> argparse.Namespace:
     text = "concurrent clients (default: %(default)s)"
     add("--clients", type=positive_int, default=32, help=text)
     add("--request", type=Path, help="file with a request body (default: the golden request)")
-    text = "the model (default: %(default)s)"
-    add("--archive", type=Path, default="build/model-store/digits.mar", help=text)
-    out = Path(model_config.CONFIG)
-    add("--out", type=Path, default=out, help="the file to write (default: %(default)s)")
+    add_model_option(parser)
+    add("--archive", type=Path, help="the .mar (default: the archive of the model)")
+    text = "the file to write (default: model-config.yaml in the model's folder)"
+    add("--out", type=Path, help=text)
     text = "rounds per comparison (default: %(default)s)"
     add("--rounds", type=positive_int, default=3, help=text)
     add(
@@ -208,7 +209,16 @@ def _parse_arguments() -> argparse.Namespace:
         default=2,
         help="duration of a round in seconds (default: %(default)s)",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    try:
+        model = find_model(args.model)
+    except ModelFolderError as error:
+        parser.error(str(error))
+    args.archive = args.archive or model.archive
+    args.out = (
+        args.out or (model.path if model.path.is_dir() else model.build) / model_config.CONFIG
+    )
+    return args
 
 
 def _option(layout: Layout) -> str:

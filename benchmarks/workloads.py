@@ -8,16 +8,12 @@ import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image, ImageOps
 
-from benchmarks.real.network import create_network
-from benchmarks.real.task import load
+from project.model_folder import Model, find_model
 from serving import archive
-from task.backends.measure import measure_backends
 
 BUILD = Path("build/bench")
-DIGITS = Path("build/model-store/digits.mar")
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 """Photographs in scikit-image."""
 SIZE = (500, 375)
@@ -47,18 +43,23 @@ class Workload(NamedTuple):
 
 def load_digits_workload() -> Workload:
     """Return the digits: 28x28 PNGs, a network of 40,000 weights."""
-    held_out = json.loads(Path("build/model/held-out/instances.json").read_text())
-    return Workload("SMALL", DIGITS, _unpack("SMALL", DIGITS), held_out["instances"], 32)
+    model = find_model("digits")
+    archive.build(model)
+    held_out = json.loads((model.path / "held-out.json").read_text())
+    instances = [each["instance"] for each in held_out]
+    return Workload("SMALL", model.archive, _unpack("SMALL", model.archive), instances, 32)
 
 
 def load_photographs_workload() -> Workload:
     """Return the photographs: JPEGs of 500x375, ResNet-18."""
-    weights = BUILD / "REAL-weights"
-    weights.mkdir(parents=True, exist_ok=True)
+    model = Model(path=Path(__file__).with_name("real"), name="photographs", output=BUILD)
     instances = [load_photograph(name) for name in PHOTOGRAPHS]
-    _prepare(weights, instances)
-    mar = archive.build("photographs", Path(__file__).with_name("real"), weights, BUILD)
-    return Workload("REAL", mar, _unpack("REAL", mar), instances, 8, duration_factor=2)
+    model.weights.mkdir(parents=True, exist_ok=True)
+    requests = json.dumps([{"instance": instance} for instance in instances])
+    (model.weights / "requests.json").write_text(requests)
+    archive.build(model)
+    folder = _unpack("REAL", model.archive)
+    return Workload("REAL", model.archive, folder, instances, 8, duration_factor=2)
 
 
 def load_photograph(name: str, size: tuple[int, int] = SIZE) -> dict[str, str]:
@@ -69,24 +70,6 @@ def load_photograph(name: str, size: tuple[int, int] = SIZE) -> dict[str, str]:
     file = io.BytesIO()
     ImageOps.fit(photograph, size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
     return {"b64": base64.b64encode(file.getvalue()).decode()}
-
-
-def _prepare(weights: Path, instances: list[Any]) -> None:
-    """Write backend.json, the fastest backend, and golden.json, the model's prediction with it."""
-    golden = {"instance": instances[0], "expected": {}}
-    (weights / "golden.json").write_text(json.dumps(golden))
-    if not (weights / "backend.json").exists():
-        task = load(weights, torch.device("cpu"))
-        pixels = torch.stack([task.preprocess(instance) for instance in instances * 2])
-        normalised = task.normalise(pixels)
-        measurements = measure_backends(create_network(), normalised, (1, 4, 8), rounds=5)
-        measurements.write(weights)
-        print(measurements.format_table(), flush=True)
-    task = load(weights, torch.device("cpu"))
-    with torch.inference_mode():
-        row = task.inference(task.preprocess(instances[0]).unsqueeze(0))[0]
-    golden["expected"] = {"class": task.postprocess(row, {})["class"]}
-    (weights / "golden.json").write_text(json.dumps(golden))
 
 
 def _unpack(name: str, mar: Path) -> Path:

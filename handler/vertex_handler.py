@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from handler import batch, envelope, golden
+from handler import batch, envelope
 from handler.envelope import Request
 from handler.errors import InvalidArgumentError, RequestError
-from model.task import load
+from handler.loading import load_and_check
 from task import Task
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ class VertexHandler:
         """Load the task from the archive and check its golden instance; raise if either fails."""
         properties = context.system_properties
         try:
-            self.task = load(Path(properties["model_dir"]), _device(properties.get("gpu_id")))
-            golden.check(self.task)
+            device = _device(properties.get("gpu_id"))
+            self.task = load_and_check(Path(properties["model_dir"]), device)
         except Exception as error:
             # TorchServe logs the traceback and retries; this line gives the reason at the log's end.
             reason = " ".join(str(error).split())

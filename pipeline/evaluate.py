@@ -8,8 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.train.data import DataError, load_data
-from model.train.evaluation import Sample
+from train.data import DataError, load_data
+from train.evaluation import Sample
+
 from pipeline import report
 from pipeline.errors import PredictionError
 from pipeline.held_out import draw_held_out

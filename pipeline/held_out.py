@@ -7,9 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from model.train.data import Data, DataError, load_data
-from model.train.evaluation import SMALL_SCAN, Sample, draw_samples
-from model.train.writing import write_held_out
+from train.data import Data, DataError, load_data
+from train.evaluation import SMALL_SCAN, Sample, draw_samples
+from train.writing import write_held_out
 
 SEED = 1
 """Not the seed of the evaluation after training: other pictures by the same writers."""
@@ -17,7 +17,8 @@ SEED = 1
 
 def draw_held_out(data: Data, limit: int = 0) -> list[Sample]:
     """Return the held-out pictures, drawn in each variant of the evaluation; about `limit` pictures, all if 0."""
-    return draw_samples(data, SEED, limit)
+    samples: list[Sample] = draw_samples(data, SEED, limit)
+    return samples
 
 
 def main() -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sklearn.metrics import confusion_matrix
-
-from model.train.evaluation import Sample, accuracy_by_variant, write_report
+from train.evaluation import Sample, accuracy_by_variant, write_report
 
 ALL = "all pictures"
 
@@ -29,7 +28,7 @@ class Comparison:
     def accuracy(self, predictions: list[str]) -> float:
         """Return the share of all pictures that were predicted right."""
         samples = [each._replace(variant=ALL) for each in self.samples]
-        return accuracy_by_variant(samples, predictions)[ALL]
+        return float(accuracy_by_variant(samples, predictions)[ALL])
 
     def compare_by_variant(self) -> Iterator[tuple[str, float, float | None]]:
         """Yield (variant, candidate's accuracy, serving model's accuracy), the total last."""

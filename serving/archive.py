@@ -1,87 +1,162 @@
 """Build a .mar of the handler, a model and its weights, which any TorchServe 0.12 can serve.
 
-The archive contains what is needed beside torch: the packages `handler`, `task` and `model`
-(without its training), and the files of the weights folder. It is written only if the model
-gives its golden instance the expected prediction.
+The archive contains what is needed beside torch: the packages `handler` and `task`, and the files of the model's
+folder. It is written only if the model answers its requests.json as expected.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from project import weights
+from project.environment import InstallError, copy_packages, find_python
+from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+from project.weights import WeightsError, make_weights
 from serving.errors import ArchiveError
+from serving.verification import (
+    DISTRIBUTIONS,
+    GOLDEN_REQUEST,
+    PACKAGES,
+    REQUESTS,
+    TIMEOUT_S,
+    verify,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 HANDLER_FILE = ROOT / "handler" / "vertex_handler.py"
-GOLDEN_REQUEST = "golden-request.json"
-"""The file in the archive with the request for health probes."""
-EXCLUDED = shutil.ignore_patterns(
-    "__pycache__", "train", "trained", "export", HANDLER_FILE.name, "held-out", ".*"
+BACKEND = "backend.json"
+NOT_PACKED = (
+    *("train", "train.py", "fetch", "fetch.py", "tests", "held-out", "held-out.json"),
+    *("deploy.toml", "README.md"),
 )
+"""Files and folders of a model that a server does not need. Hidden ones are not packed either."""
+CACHES = ("__pycache__",)
 
-PACKAGES = ("handler", "task", "model")
-"""The packages at the root of an archive of this project, beside the weights."""
 
+def build(model: Model) -> bool:
+    """Write the model's archive, and the files beside it, unless they are up to date; return whether it did.
 
-def build(name: str, model: Path, weights: Path, store: Path) -> Path:
-    """Write STORE/NAME.mar and return its path; raise ArchiveError if it would not work.
-
-    `model` is a package folder whose `task.py` defines `load`; `weights` is the folder with the
-    files for `load`, which are put at the archive's root.
+    Raises ArchiveError, InstallError and WeightsError.
     """
-    for path in (model / "task.py", weights):
-        if not path.exists():
-            raise ArchiveError(f"{path} does not exist")
-    store.mkdir(parents=True, exist_ok=True)
+    model.build.mkdir(parents=True, exist_ok=True)
+    if weights.are_missing(model):
+        make_weights(model, [])
+    record = model.build / "archive.json"
+    inputs = json.dumps(_list_inputs(model))
+    if model.archive.is_file() and record.is_file() and record.read_text() == inputs:
+        return False
+    record.unlink(missing_ok=True)
+    if model.path.is_file():
+        shutil.copyfile(model.path, model.archive)
+        copy_packages(model)
+    else:
+        _build_archive(model)
+    _extract_requests(model)
+    record.write_text(json.dumps(_list_inputs(model)))
+    return True
+
+
+def _build_archive(model: Model) -> None:
+    python = find_python(model)
+    measuring_error = _choose_backend(model, python)
     with tempfile.TemporaryDirectory(prefix="archive-") as scratch:
         contents = Path(scratch) / "contents"
-        shutil.copytree(weights, contents, ignore=EXCLUDED)
-        for package in PACKAGES:
-            if (contents / package).exists():
-                raise ArchiveError(
-                    f"{weights / package}: the name is used by a package of the archive; rename it"
-                )
-            source = model if package == "model" else ROOT / package
-            shutil.copytree(source, contents / package, ignore=EXCLUDED)
-        verify(contents)
-        _pack(name, contents, Path(scratch))
+        if left_out := collect(model, contents):
+            print(f"not packed: {', '.join(left_out)}")
+        verify(contents, python, model.packages / DISTRIBUTIONS)
+        if measuring_error:
+            raise ArchiveError(measuring_error)
+        _pack(model.name, contents, Path(scratch))
         # Replaced in one step, so that a server never reads an incomplete archive.
-        target = store / f"{name}.mar"
-        shutil.copyfile(Path(scratch) / target.name, target.with_suffix(".part"))
-        os.replace(target.with_suffix(".part"), target)
-    return target
+        part = model.archive.with_suffix(".part")
+        shutil.copyfile(Path(scratch) / model.archive.name, part)
+        os.replace(part, model.archive)
 
 
-def verify(contents: Path) -> None:
-    """Check the model's golden prediction and write its golden request into the contents.
-
-    The contents are imported in isolation. Raises ArchiveError if the prediction is wrong.
-    """
-    program = (
-        "import json, pathlib, torch\n"
-        "from handler import golden\n"
-        "from model.task import load\n"
-        "task = load(pathlib.Path('.'), torch.device('cpu'))\n"
-        "golden.check(task)\n"
-        f"pathlib.Path({GOLDEN_REQUEST!r}).write_text(json.dumps(golden.request(task)))\n"
-    )
-    # -I: only the archive's contents and the installed packages can be imported.
-    isolated = f"import sys; sys.path.insert(0, '.'); sys.dont_write_bytecode = True\n{program}"
+def _choose_backend(model: Model, python: Path) -> str:
+    """Measure the model unless that was done with the same weights; return the error, or ""."""
+    if (model.weights / BACKEND).is_file():
+        return ""
+    record = model.build / "backend-inputs.json"
+    weights_files = [
+        source.resolve()
+        for name, source in _list_files(model)
+        if source.suffix != ".py" and name not in (REQUESTS, "requirements.txt", BACKEND)
+    ]
+    inputs = json.dumps(_stat([*weights_files, *(ROOT / "task" / "backends").glob("*.py")]))
+    if record.is_file() and record.read_text() == inputs and (model.build / BACKEND).is_file():
+        return ""
+    command = [str(python), "-m", "authoring.export", "--model", str(model.path)]
     done = subprocess.run(
-        [sys.executable, "-I", "-c", isolated],
-        cwd=contents,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+        command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     if done.returncode != 0:
-        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise ArchiveError(f"the model fails its golden instance: {reason}")
+        return f"the model cannot be measured: {done.stderr.strip().rpartition(chr(10))[2]}"
+    print(done.stdout, end="")
+    record.write_text(inputs)
+    return ""
+
+
+def collect(model: Model, contents: Path) -> list[str]:
+    """Copy what the archive of a model folder holds into a new folder; return what is left out.
+
+    Raises ArchiveError if the folder uses a name of the archive.
+    """
+    contents.mkdir()
+    for package in PACKAGES:
+        if (model.path / package).exists():
+            used = "the name is used by a package of the archive"
+            raise ArchiveError(f"{model.path / package}: {used}; rename it")
+    left_out = sorted(
+        entry.name
+        for entry in model.path.iterdir()
+        if _is_left_out(entry.name) and entry.name not in CACHES
+    )
+    for name, source in _list_files(model):
+        target = contents / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    ignored = shutil.ignore_patterns(*CACHES, HANDLER_FILE.name)
+    for package in ("handler", "task"):
+        shutil.copytree(ROOT / package, contents / package, ignore=ignored)
+    return left_out
+
+
+def _list_files(model: Model) -> Iterator[tuple[str, Path]]:
+    """Yield the name in the archive and the path of each file of the model; later ones replace earlier ones."""
+    for folder in (model.path, model.weights):
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder)
+            is_cache = any(part in CACHES for part in name.parts)
+            if path.is_file() and not is_cache and not _is_left_out(name.parts[0]):
+                yield str(name), path
+    backend = model.build / BACKEND
+    if backend.is_file() and not (model.weights / BACKEND).is_file():
+        yield BACKEND, backend
+
+
+def _is_left_out(name: str) -> bool:
+    return name in NOT_PACKED or name.startswith(".")
+
+
+def _list_inputs(model: Model) -> list[list[str | int]]:
+    """Return what identifies the contents of an archive: the path, size and time of every file."""
+    files = [model.path.resolve()]
+    if model.path.is_dir():
+        files = [source.resolve() for _, source in _list_files(model)]
+        files += [Path(__file__), *(ROOT / "handler").rglob("*.py"), *(ROOT / "task").rglob("*.py")]
+    return _stat(files)
+
+
+def _stat(files: Iterable[Path]) -> list[list[str | int]]:
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def _pack(name: str, contents: Path, target: Path) -> None:
@@ -95,26 +170,30 @@ def _pack(name: str, contents: Path, target: Path) -> None:
         raise ArchiveError(f"torch-model-archiver failed:\n{done.stdout}{done.stderr}")
 
 
+def _extract_requests(model: Model) -> None:
+    """Copy the requests of the archive beside it. A stock archive has none."""
+    with zipfile.ZipFile(model.archive) as archive:
+        for name, target in ((REQUESTS, model.requests), (GOLDEN_REQUEST, model.request)):
+            target.unlink(missing_ok=True)
+            if name in archive.namelist():
+                target.write_bytes(archive.read(name))
+
+
 def main() -> None:
     """Build the archive; exit with the error if that fails."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.archive", description=__doc__.splitlines()[0]
     )
-    add = parser.add_argument
-    add("--name", default="digits", help="name of the archive (default: %(default)s)")
-    text = "folder of the package with task.py (default: model)"
-    add("--model", type=Path, default=ROOT / "model", help=text)
-    text = "folder of the weights (default: %(default)s)"
-    add("--weights", type=Path, default="build/model", help=text)
-    text = "folder for the archive (default: %(default)s)"
-    add("--store", type=Path, default="build/model-store", help=text)
+    add_model_option(parser)
     args = parser.parse_args()
     try:
-        path = build(args.name, args.model, args.weights, args.store)
-    except ArchiveError as error:
+        model = find_model(args.model)
+        is_new = build(model)
+    except (ModelFolderError, ArchiveError, InstallError, WeightsError) as error:
         sys.exit(f"serving.archive: {error}")
-    size = f"{path.stat().st_size / 1024:.0f} KiB"
-    print(f"{path}  {size}; the golden instance gets the expected prediction")
+    size = f"{model.archive.stat().st_size / 1024:.0f} KiB"
+    state = "the requests get the expected predictions" if is_new else "up to date"
+    print(f"{model.archive}  {size}; {state}")
 
 
 if __name__ == "__main__":

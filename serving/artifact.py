@@ -15,17 +15,19 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from serving import model_config, resources
-from serving.archive import GOLDEN_REQUEST, PACKAGES, verify
 from serving.errors import ArchiveError
 from serving.stock import manifest
 from serving.torchserve import TorchServeConfig
 from serving.unpacking import check_sha256, unpack
+from serving.verification import GOLDEN_REQUEST, PACKAGES, REQUESTS, verify
 from storage.files import Storage
 
 MODEL_NAME = "model"
 """The name of a model from storage; Google's prebuilt images also expect `model.mar`."""
 BACKEND_FILES = ("backend.json", "engine.json")
 """The file that names the network's backend, now and in version 0.1. Weights may bring their own."""
+OPTIONAL = (REQUESTS, "requirements.txt", "schema.json", model_config.CONFIG.name, *BACKEND_FILES)
+"""Files at an archive's root that are not weights. Weights may bring their own."""
 SHA256_VARIABLE = "ARCHIVE_SHA256"
 """The variable with the expected SHA-256 of the archive in AIP_STORAGE_URI."""
 
@@ -77,7 +79,7 @@ def list_weights(archive: Path) -> list[str]:
     """Return the names of the weights in an archive of this project."""
     with manifest.open_archive(archive) as contents:
         weights = filter(_is_weights, contents.namelist())
-        return [name for name in weights if name not in BACKEND_FILES]
+        return [name for name in weights if name not in OPTIONAL]
 
 
 def _is_weights(name: str) -> bool:
@@ -90,7 +92,7 @@ def _is_weights(name: str) -> bool:
         or name.endswith("/")
         or path.suffix == ".py"
         or path.parts[0] in ("MAR-INF", *PACKAGES, "held-out")
-        or name == GOLDEN_REQUEST
+        or name in (GOLDEN_REQUEST, "schema.json", "requirements.txt")
     )
 
 
@@ -124,7 +126,9 @@ def read_golden_request(archive: Path) -> bytes:
 
 def with_layout(config: TorchServeConfig, served: Artifact) -> TorchServeConfig:
     """Return the configuration with the artifact's layout on this machine; raise ArchiveError."""
-    tuned = manifest.read_bytes(served.path, str(model_config.CONFIG))
+    tuned = manifest.read_bytes(served.path, str(model_config.CONFIG)) or manifest.read_bytes(
+        served.path, str(model_config.OLD_CONFIG)
+    )
     cores, memory, ms = resources.cores(), resources.memory_limit(), read_inference_ms(served.path)
     layout = model_config.resolve_layout(tuned, cores, memory, ms)
     if served.stock:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import storage
+from project.model_folder import ModelFolderError, add_model_option, find_model
 from serving import artifact, java, probe, resources
 from serving.artifact import Artifact
 from serving.errors import ServingError
@@ -25,8 +26,6 @@ from storage.files import LogFunction
 
 STARTUP_TIMEOUT_S = 600
 """The time for loading a model, as long as no worker fails."""
-SAMPLE_REQUEST = Path("build/request.json")
-"""Where a sample request is written, relative to the working directory."""
 MAX_WORKER_FAILURES = 3
 """Workers that may fail at startup before the archive is given up."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -36,7 +35,7 @@ class ServerError(ServingError):
     """The server could not start, or has ended."""
 
 
-ERRORS = (ServingError, files.StorageError)
+ERRORS = (ServingError, files.StorageError, ModelFolderError)
 """All errors that are reported as one line."""
 
 
@@ -44,9 +43,13 @@ def main() -> None:
     """Serve until Ctrl-C; exit with the error if serving is not possible."""
     parser = argparse.ArgumentParser(prog="python -m serving.local", description=__doc__)
     add = parser.add_argument
-    text = "the .mar to serve (default: %(default)s)"
-    add("--archive", type=Path, default="build/model-store/digits.mar", help=text)
-    text = "serve the weights or the .mar in gs://BUCKET/FOLDER or /FOLDER, in place of --archive"
+    add_model_option(parser)
+    add(
+        "--archive", type=Path, help="the .mar to serve (default: build/NAME/NAME.mar of the model)"
+    )
+    text = (
+        "serve the weights or the .mar in gs://BUCKET/FOLDER or a folder, in place of the archive"
+    )
     add("--storage", metavar="URI", help=text)
     text = (
         "such as 2x1,32,0 (default: the result of make tune; without it, a layout for these cores)"
@@ -63,7 +66,8 @@ def main() -> None:
     try:
         patched = parse_patches(os.environ.get(PATCHES_VARIABLE))
         _check_port_is_free(args.host, args.port)
-        served = _get_artifact(args.archive, args.storage, run_dir)
+        archive = args.archive or find_model(args.model).archive
+        served = _get_artifact(archive, args.storage, run_dir)
         config = configure(served, f"http://{args.host}:{args.port}", run_dir)
         config = dataclasses.replace(config, layout=args.layout or config.layout, patched=patched)
         serve(config, served.golden_request)
@@ -95,6 +99,8 @@ def parse_patches(value: str | None) -> bool:
 def _get_artifact(archive: Path, uri: str | None, run_dir: Path) -> Artifact:
     if uri is None:
         return Artifact(archive.resolve(), artifact.read_golden_request(archive))
+    if "://" not in uri:
+        uri = str(Path(uri).resolve())
     return artifact.fetch(storage.open_storage(uri, print), archive, run_dir / "store")
 
 
@@ -186,9 +192,10 @@ def _print_usage(config: TorchServeConfig, request: bytes | None) -> None:
     url = f"{config.address}/predictions/{config.model_name}"
     body = """'{"instances": [...]}'"""
     if request is not None:
-        SAMPLE_REQUEST.parent.mkdir(exist_ok=True)
-        SAMPLE_REQUEST.write_bytes(request)
-        body = f"@{SAMPLE_REQUEST}"
+        sample = Path("build") / config.model_name / "request.json"
+        sample.parent.mkdir(parents=True, exist_ok=True)
+        sample.write_bytes(request)
+        body = f"@{sample}"
     print(f"\n{config.model_name} is ready. In another terminal, run:\n")
     print(f"  curl -H 'Content-Type: application/json' -d {body} {url}")
     print(f"  make predict URL={url}\n\nPress Ctrl-C to stop.", flush=True)

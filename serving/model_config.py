@@ -8,8 +8,10 @@ import yaml
 from serving.errors import ArchiveError
 from serving.layout import Layout, choose_layout, max_workers
 
-CONFIG = PurePosixPath("model/model-config.yaml")
+CONFIG = PurePosixPath("model-config.yaml")
 """The path in the archive. The manifest does not name it: TorchServe would use it on any machine."""
+OLD_CONFIG = PurePosixPath("model/model-config.yaml")
+"""The path in archives of version 0.1."""
 KEYS = ("minWorkers", "batchSize", "maxBatchDelay", "threads", "cores")
 """TorchServe's keys and two of this project; a layout is valid only for its number of cores."""
 

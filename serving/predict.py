@@ -1,7 +1,8 @@
-"""Send an image to a served model; print the image, its label, scores and the latency."""
+"""Send a request of requests.json to a served model; print the instance, the prediction and the latency."""
 
 import argparse
 import base64
+import io
 import json
 import random
 import sys
@@ -12,22 +13,22 @@ from typing import Any
 import requests
 from PIL import Image, UnidentifiedImageError
 
+from project.model_folder import Model, ModelFolderError, add_model_option, find_model
 from serving.errors import ServingError
 
 IMAGE_COLUMNS = 28
 """The width of the printed image."""
 TIMEOUT_S = 60
-HELD_OUT = Path("build/model/held-out")
+MAX_CHARS, MAX_LINES = 300, 40
+"""Of a printed instance or prediction."""
 
 
 class PredictError(ServingError):
     """The server gave no prediction."""
 
 
-def predict(url: str, image: bytes, top_k: int) -> tuple[dict[str, Any], float]:
-    """Return the prediction for an image and the latency in ms; raise PredictError."""
-    instance = {"b64": base64.b64encode(image).decode()}
-    body = {"instances": [instance], "parameters": {"top_k": top_k}}
+def predict(url: str, body: dict[str, Any]) -> tuple[list[Any], float]:
+    """Return the predictions for a request and the latency in ms; raise PredictError."""
     start = time.perf_counter()
     try:
         response = requests.post(url, json=body, timeout=TIMEOUT_S)
@@ -41,7 +42,7 @@ def predict(url: str, image: bytes, top_k: int) -> tuple[dict[str, Any], float]:
     if not response.ok:
         message = _read_message(response.content)
         raise PredictError(f"{url} responded with {response.status_code}: {message}")
-    return response.json()["predictions"][0], latency_ms
+    return response.json()["predictions"], latency_ms
 
 
 def render_image(image: Image.Image) -> str:
@@ -78,39 +79,90 @@ def _read_message(body: bytes) -> str:
         return body[:300].decode(errors="replace").strip()
 
 
-def _choose_image() -> Path:
-    images = sorted(HELD_OUT.glob("*.png"))
-    if not images:
-        raise PredictError(f"no images in {HELD_OUT}; run: make model, or set PICTURE=path")
-    return random.choice(images)
+def choose_request(model: Model) -> dict[str, Any]:
+    """Return the body of one of the model's requests, chosen at random; raise PredictError."""
+    if not model.requests.is_file():
+        raise PredictError(
+            f"{model.requests} does not exist; run: make archive, or set REQUEST=file"
+        )
+    example = random.choice(json.loads(model.requests.read_text()))
+    parameters = {"parameters": example["parameters"]} if "parameters" in example else {}
+    return {"instances": [example["instance"]], **parameters}
+
+
+def replace_image(value: Any, image: str) -> Any:
+    """Return an instance with its base64 strings, the values of "b64", replaced by an image."""
+    if isinstance(value, dict):
+        return {k: image if k == "b64" else replace_image(v, image) for k, v in value.items()}
+    return [replace_image(each, image) for each in value] if isinstance(value, list) else value
+
+
+def read_body(path: Path) -> dict[str, Any]:
+    """Return the request in a JSON file; raise PredictError."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except OSError as error:
+        raise PredictError(f"{path}: {error.strerror}") from error
+    except (ValueError, TypeError):
+        raise PredictError(f'{path}: expected {{"instances": [...]}} as JSON') from None
+
+
+def _build_body(model: Model, request: Path | None, picture: Path | None) -> dict[str, Any]:
+    if request:
+        return read_body(request)
+    body = choose_request(model)
+    if picture is None:
+        return body
+    try:
+        image = base64.b64encode(picture.read_bytes()).decode()
+    except OSError as error:
+        raise PredictError(f"{picture}: {error.strerror}") from error
+    replaced = replace_image(body["instances"][0], image)
+    if replaced == body["instances"][0]:
+        raise PredictError(f"{model.name} takes no picture: set REQUEST=file with a request")
+    return {**body, "instances": [replaced]}
+
+
+def _print_instance(instance: Any) -> None:
+    """Print an instance; a picture is drawn."""
+    content = instance.get("b64") if isinstance(instance, dict) else None
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(content or ""))) as image:
+            print(f"{render_image(image)}\n")
+    except (UnidentifiedImageError, ValueError):
+        text = json.dumps(instance, ensure_ascii=False)
+        print(text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}...")
+
+
+def _print_prediction(prediction: Any) -> None:
+    if isinstance(prediction, dict) and {"label", "scores"} <= prediction.keys():
+        print(f"label: {prediction['label']}\n\n{render_scores(prediction['scores'])}\n")
+        return
+    text = json.dumps(prediction, indent=2, ensure_ascii=False)
+    print(text if text.count("\n") <= MAX_LINES else json.dumps(prediction)[:MAX_CHARS] + "...")
 
 
 def main() -> None:
-    """Print the prediction for an image; exit with the error if there is none."""
+    """Print the prediction for a request; exit with the error if there is none."""
     parser = argparse.ArgumentParser(prog="python -m serving.predict", description=__doc__)
     add = parser.add_argument
-    add("image", type=Path, nargs="?", help="PNG, JPEG or WebP (default: a random held-out digit)")
-    text = "URL of the model (default: %(default)s)"
-    add("--url", default="http://127.0.0.1:8080/predictions/digits", help=text)
-    add("--top-k", type=int, default=3, help="number of scores (default: %(default)s)")
+    add_model_option(parser)
+    add("--request", type=Path, help="file with a request (default: one of the model's requests)")
+    text = "PNG, JPEG or WebP in place of the picture of that request"
+    add("--picture", type=Path, help=text)
+    add("--port", type=int, default=8080, help="port of the server (default: %(default)s)")
+    add("--url", help="URL of the model (default: http://127.0.0.1:PORT/predictions/NAME)")
     args = parser.parse_args()
     try:
-        path = args.image or _choose_image()
-        try:
-            with Image.open(path) as image:
-                drawn = render_image(image)
-        except UnidentifiedImageError:
-            raise PredictError(f"{path}: not an image in a known format") from None
-        except OSError as error:
-            raise PredictError(f"{path}: {error.strerror or error}") from error
-        prediction, latency_ms = predict(args.url, path.read_bytes(), args.top_k)
-    except PredictError as error:
+        model = find_model(args.model)
+        url = args.url or f"http://127.0.0.1:{args.port}{model.predict_route}"
+        body = _build_body(model, args.request, args.picture)
+        predictions, latency_ms = predict(url, body)
+    except (PredictError, ModelFolderError) as error:
         sys.exit(f"serving.predict: {error}")
-    print(f"{path}\n\n{drawn}\n")
-    if "scores" in prediction:
-        print(f"label: {prediction['label']}\n\n{render_scores(prediction['scores'])}\n")
-    else:
-        print(json.dumps(prediction, indent=2))
+    for instance, prediction in zip(body["instances"], predictions, strict=True):
+        _print_instance(instance)
+        _print_prediction(prediction)
     print(f"{latency_ms:.1f} ms")
 
 

@@ -1,9 +1,21 @@
-"""For all tests: if REQUIRE_ALL is set, a skipped test fails."""
+"""For all tests: they use a model of their own, and if REQUIRE_ALL is set, a skipped test fails."""
 
 import os
 from collections.abc import Generator
 
 import pytest
+
+from project.model_folder import find_model
+from serving import archive
+
+# Programs that a test starts use the same model.
+os.environ["MODEL"] = "tests/toy"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Pack the model, once for all workers of pytest-xdist."""
+    if not hasattr(config, "workerinput"):
+        archive.build(find_model("tests/toy"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,15 +9,21 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "build" / "model"
-ARCHIVE = ROOT / "build" / "model-store" / "digits.mar"
+TOY = ROOT / "tests" / "toy"
+"""The model of the tests."""
+ARCHIVE = ROOT / "build" / "toy" / "toy.mar"
+REQUESTS = ROOT / "build" / "toy" / "requests.json"
 
 
-def held_out(count: int) -> list[tuple[str, str]]:
-    """Return (base64, label) of `count` held-out digits, spread over the classes."""
-    files = sorted((MODEL / "held-out").glob("*.png"))
-    chosen = files[:: max(len(files) // count, 1)][:count]
-    return [(base64.b64encode(f.read_bytes()).decode(), f.name.split("-")[0]) for f in chosen]
+def labelled_images(count: int) -> list[tuple[str, str]]:
+    """Return (base64, label) of `count` different images, spread over the classes of the toy."""
+    levels = [round((number + 0.5) * 255 / count) % 256 for number in range(count)]
+    return [(image_base64(Image.new("L", (28, 28), level)), grey_label(level)) for level in levels]
+
+
+def grey_label(level: int) -> str:
+    """Return the toy's label of an image with one grey level."""
+    return str(int(level / 25.5))
 
 
 def request_body(*instances: Any, **parameters: Any) -> bytes:

@@ -22,7 +22,7 @@ class Core:
     """A loaded task."""
 
     def __init__(self) -> None:
-        from model.task import load  # noqa: PLC0415  from the archive, on sys.path
+        from model import load  # noqa: PLC0415  from the archive, on sys.path
 
         torch.set_num_threads(THREADS)
         self.task = load(ARCHIVE, torch.device("cpu"))

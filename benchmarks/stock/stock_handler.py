@@ -14,7 +14,7 @@ class StockHandler:
     """Predicts the instances of one request."""
 
     def initialize(self, context: Any) -> None:
-        from model.task import load  # noqa: PLC0415  from the archive
+        from model import load  # noqa: PLC0415  from the archive
 
         self.task = load(Path(context.system_properties["model_dir"]), torch.device("cpu"))
 

@@ -10,7 +10,7 @@ from flask import Request, Response
 from functions.http import HTTPError, build_response, read_body
 from handler import batch, envelope, golden
 from handler.errors import RequestError
-from model.task import load
+from model import load
 from storage.lazy import LazyModel, ModelNotLoadedError
 from task import Task
 

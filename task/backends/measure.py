@@ -4,8 +4,9 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ from task.backends.loading import FILE, MAX_RELATIVE_ERROR, max_error
 
 MAX_PROBABILITY_ERROR = 0.01
 """Largest accepted difference of a probability from the baseline's. No label may change."""
+MAX_OUTPUT_ERROR = 1e-3
+"""Largest accepted difference of another output, relative to the largest: the tolerance of requests.json."""
+MIN_ROUNDS, MAX_MEASURING_S = 3, 10
+"""Slow networks are measured for this time per batch size, but at least this often."""
 
 
 class Measurement(NamedTuple):
@@ -23,13 +28,14 @@ class Measurement(NamedTuple):
     median_ms: dict[int, float]
     """Median milliseconds of a pass on one thread, by batch size."""
     max_error: float
-    """The largest difference of a probability from the baseline's."""
+    """The largest difference of a probability, or of another output, from the baseline's."""
     labels_changed: int
+    max_accepted_error: float = MAX_PROBABILITY_ERROR
 
     @property
     def is_accurate(self) -> bool:
-        """Whether every label is the baseline's and every probability is close to it."""
-        return self.labels_changed == 0 and self.max_error <= MAX_PROBABILITY_ERROR
+        """Whether every label is the baseline's and every output is close to it."""
+        return self.labels_changed == 0 and self.max_error <= self.max_accepted_error
 
     @property
     def cost_ms(self) -> float:
@@ -63,13 +69,8 @@ class Measurements(NamedTuple):
 
     def write(self, folder: Path) -> None:
         """Write the choice and the measurements to FOLDER/backend.json."""
-        limits = {
-            "max_error": MAX_PROBABILITY_ERROR,
-            "labels_changed": 0,
-            "max_relative_error_at_load": MAX_RELATIVE_ERROR,
-        }
         figures = {
-            "limits": limits,
+            "max_relative_error_at_load": MAX_RELATIVE_ERROR,
             "backends": {name: each._asdict() for name, each in self.by_backend.items()},
             "unavailable": self.unavailable,
             "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
@@ -80,27 +81,42 @@ class Measurements(NamedTuple):
 
 
 def measure_backends(
-    net: nn.Module, inputs: Tensor, batch_sizes: tuple[int, ...], rounds: int
+    net: nn.Module,
+    inputs: Tensor,
+    batch_sizes: tuple[int, ...],
+    rounds: int,
+    *,
+    classifies: bool = True,
 ) -> Measurements:
     """Measure every backend on one thread: `rounds` passes for each batch size, in turn.
 
-    `inputs` are preprocessed held-out instances, at least as many as the largest batch size.
+    `inputs` are the network's inputs for at least as many instances as the largest batch size. A network that
+    `classifies` returns (N, classes) logits, whose probabilities and labels are compared; the outputs of other
+    networks are compared as they are.
     """
     torch.set_num_threads(1)
     parts = torch.split(inputs, max(batch_sizes))
     backends, unavailable = _build_backends(net, inputs[:1])
     with torch.inference_mode():
-        probabilities = {
-            name: torch.cat([backend(part) for part in parts]).softmax(1)
-            for name, backend in backends.items()
+        outputs = {
+            name: torch.cat([backend(part) for part in parts]) for name, backend in backends.items()
         }
-        times = {size: _median_ms(backends, inputs[:size], rounds) for size in batch_sizes}
-    baseline, by_backend = probabilities[BASELINE], {}
-    for name, rows in probabilities.items():
-        changed = int((rows.argmax(1) != baseline.argmax(1)).sum())
+        times = {size: measure_ms(backends, inputs[:size], rounds) for size in batch_sizes}
+    by_backend = {}
+    for name, rows in outputs.items():
         medians = {size: round(times[size][name], 4) for size in batch_sizes}
-        by_backend[name] = Measurement(medians, float((rows - baseline).abs().max()), changed)
+        by_backend[name] = Measurement(medians, *_compare(rows, outputs[BASELINE], classifies))
     return Measurements(by_backend, unavailable)
+
+
+def _compare(rows: Tensor, baseline: Tensor, classifies: bool) -> tuple[float, int, float]:
+    """Return the largest error, the number of changed labels, and the largest error that is accepted."""
+    if classifies:
+        rows, baseline = rows.softmax(1), baseline.softmax(1)
+        changed = int((rows.argmax(1) != baseline.argmax(1)).sum())
+        return float((rows - baseline).abs().max()), changed, MAX_PROBABILITY_ERROR
+    error = (rows - baseline).abs().max() / baseline.abs().max()
+    return float(error), 0, MAX_OUTPUT_ERROR
 
 
 def _build_backends(net: nn.Module, example: Tensor) -> tuple[dict[str, Backend], dict[str, str]]:
@@ -116,11 +132,17 @@ def _build_backends(net: nn.Module, example: Tensor) -> tuple[dict[str, Backend]
     return backends, unavailable
 
 
-def _median_ms(backends: dict[str, Backend], batch: Tensor, rounds: int) -> dict[str, float]:
-    times_ms: dict[str, list[float]] = {name: [] for name in backends}
-    for _ in range(rounds):
-        for name, backend in backends.items():
+def measure_ms(
+    functions: Mapping[str, Callable[[Any], Any]], batch: Any, rounds: int
+) -> dict[str, float]:
+    """Return the median milliseconds of each function on a batch, called in turn."""
+    times_ms: dict[str, list[float]] = {name: [] for name in functions}
+    began = time.perf_counter()
+    for number in range(rounds):
+        if number >= MIN_ROUNDS and time.perf_counter() - began > MAX_MEASURING_S:
+            break
+        for name, function in functions.items():
             start = time.perf_counter()
-            backend(batch)
+            function(batch)
             times_ms[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(times) for name, times in times_ms.items()}

@@ -27,7 +27,7 @@ from tests.container.conftest import (
     wait_until_healthy,
 )
 from tests.http import Endpoint, send_concurrently, wait_for
-from tests.images import ARCHIVE, MODEL, ROOT, held_out, request_body
+from tests.images import ARCHIVE, ROOT, TOY, labelled_images, request_body
 from tests.programs import run_program
 from tests.stock.archive import changed
 
@@ -44,7 +44,7 @@ def test_response_is_the_wire_contracts(endpoint: Endpoint, case: cases.Case) ->
 def test_requests_beyond_capacity_get_429_and_the_others_are_answered(
     endpoint: Endpoint,
 ) -> None:
-    body = request_body(*[base64 for base64, _ in held_out(20)])
+    body = request_body(*[base64 for base64, _ in labelled_images(20)])
     answers = [
         answer
         for client in send_concurrently(endpoint, [body] * 300, rounds=4)
@@ -337,7 +337,7 @@ def test_slow_clients_do_not_block_others_and_time_out(
 
 @pytest.mark.parametrize("pieces", [1, 2, 7])
 def test_body_in_several_segments_is_read_whole(vertex: Container, pieces: int) -> None:
-    body = request_body(*[base64 for base64, _ in held_out(50)])
+    body = request_body(*[base64 for base64, _ in labelled_images(50)])
     head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((vertex.address, 9000), 10) as client:
         for _ in range(2):  # the connection is kept
@@ -373,7 +373,7 @@ def test_invalid_requests_do_not_raise_memory_use_or_restart_workers(
 def test_model_that_cannot_be_loaded_ends_the_container_with_the_reason(
     start: Start, tmp_path: Path
 ) -> None:
-    weights = (MODEL / "weights.safetensors").read_bytes()[:1000]
+    weights = (TOY / "weights.safetensors").read_bytes()[:1000]
     changed(ARCHIVE, tmp_path / "digits.mar", "weights.safetensors", weights).chmod(0o644)
     tmp_path.chmod(0o755)
     container = start("--volume", f"{tmp_path}:/opt/model-store:ro", **VERTEX)

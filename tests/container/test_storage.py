@@ -12,11 +12,11 @@ from emulator.config import EmulatorConfig
 from tests import bucket, cases
 from tests.container.conftest import DOCKER, HARDENED, VERTEX, Container, Start, wait_until_healthy
 from tests.http import JSON_TYPE, Endpoint, wait_for
-from tests.images import ARCHIVE, MODEL, request_body
+from tests.images import ARCHIVE, TOY, request_body
 from tests.stock import archive as stock
 from tests.torchserve.test_stock import ERRORS, SAME
 
-WEIGHTS = ("weights.safetensors", "model.json", "golden.json")
+WEIGHTS = ("weights.safetensors", "labels.json", "requests.json")
 HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
 pytestmark = pytest.mark.xdist_group("storage")
 
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.xdist_group("storage")
 def other_weights(tmp_path: Path) -> list[Path]:
     """Write weights of this project with other labels than the image's."""
     for name in WEIGHTS:
-        shutil.copy(MODEL / name, tmp_path)
-    for name in ("model.json", "golden.json"):
+        shutil.copy(TOY / name, tmp_path)
+    for name in ("labels.json", "requests.json"):
         text = json.dumps(json.loads((tmp_path / name).read_text()))
         (tmp_path / name).write_text(re.sub(r'"(\d)"', r'"digit \1"', text))
     return [tmp_path / name for name in WEIGHTS]

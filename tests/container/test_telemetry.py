@@ -26,7 +26,7 @@ from tests.container.conftest import (
     wait_until_healthy,
 )
 from tests.http import JSON_TYPE, Endpoint, wait_for
-from tests.images import ROOT, held_out, request_body
+from tests.images import ROOT, labelled_images, request_body
 from tests.otlp import ReceivedTelemetry
 from tests.programs import require_programs
 from tests.prometheus import Prometheus
@@ -105,7 +105,7 @@ def test_requests_instances_and_batches_are_counted_without_health_checks(
     before = scrape(observed)
     for _ in range(5):
         assert predicting.send("GET", HEALTH).code == 200
-    for body in [request_body(*[base64 for base64, _ in held_out(3)])] * 3 + [b"{}"]:
+    for body in [request_body(*[base64 for base64, _ in labelled_images(3)])] * 3 + [b"{}"]:
         predicting.post(body)
     assert predicting.send("GET", "/metrics").code == 404
 

@@ -13,7 +13,7 @@ import pytest
 
 from contract.docker import Docker
 from tests.container.conftest import DOCKER
-from tests.images import held_out
+from tests.images import labelled_images
 from tests.programs import run_program
 from tests.stock import archive as stock
 
@@ -130,7 +130,7 @@ def test_image_that_sets_aip_variables_fails_that_check_alone(build: Build, tmp_
 @in_docker
 def test_our_image_passes_every_check_in_the_restricted_sandbox(image: str, tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
-    pictures = [{"b64": base64} for base64, _ in held_out(5)]
+    pictures = [{"b64": base64} for base64, _ in labelled_images(5)]
     options = ("--sandbox", "restricted", "--junit", str(junit))
     code, output = check_contract(image, tmp_path / "i", pictures, *options)
     assert code == 0, output
@@ -196,7 +196,7 @@ def test_image_like_google_s_samples_fails_the_checks_of_the_content_type_and_in
     jar = Path(sysconfig.get_path("purelib"), "ts", "frontend", "model-server.jar")
     Path(shutil.copy(jar, tmp_path)).chmod(0o644)
     (tmp_path / "config.properties").write_text(SAMPLE_CONFIG)
-    pictures = [{"b64": base64} for base64, _ in held_out(5)]
+    pictures = [{"b64": base64} for base64, _ in labelled_images(5)]
     options = ["--port=7080", "--health-route=/ping", "--predict-route=/predictions/model"]
     code, output = check_contract(build(tmp_path), tmp_path / "i", pictures, *options)
     assert code == 1, output

@@ -15,10 +15,10 @@ from storage.lazy import sha256
 from tests import bucket, cases
 from tests.functions.conftest import StartFunction, StartLive, load_function
 from tests.http import JSON_TYPE
-from tests.images import MODEL, held_out, request_body
+from tests.images import TOY, labelled_images, request_body
 
 pytestmark = pytest.mark.xdist_group("functions")
-FILES = [MODEL / name for name in DIGITS.model]
+FILES = [TOY / name for name in DIGITS.model]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_body_over_the_limit_of_the_container_gets_413(live: StartLive, chunked:
 
 
 def test_concurrent_clients_get_their_own_responses(live: StartLive) -> None:
-    bodies = [request_body(image) for image, _ in held_out(24)]
+    bodies = [request_body(image) for image, _ in labelled_images(24)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         responses = list(pool.map(live("digits").post, bodies, timeout=120))
     assert [each.body for each in responses] == [live("digits").post(body).body for body in bodies]
@@ -136,7 +136,7 @@ def test_unusable_model_gets_503_with_the_reason(
         shutil.copy(file, tmp_path)
     damage(tmp_path)
     if pins is None:
-        pins = [sha256(MODEL / name).upper() for name in DIGITS.model]
+        pins = [sha256(TOY / name).upper() for name in DIGITS.model]
     client = start("digits", STORAGE_URI=str(tmp_path), MODEL_SHA256=",".join(pins))
     response = client.post("/", data=cases.CASES[0].body)
     error = json.loads(response.text)["error"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from train.data import load_data
+from train.evaluation import Sample
+from train.writing import write_held_out
 
-from model.train.data import load_data
-from model.train.evaluation import Sample
-from model.train.writing import write_held_out
 from pipeline import report, steps
 from pipeline.errors import PredictionError
 from pipeline.evaluate import MAX_REQUEST_BYTES, build_parser, check_accuracy, predict_labels
@@ -19,7 +19,7 @@ from pipeline.options import replace_old_names
 from pipeline.predictors import archive_predictor, folder_predictor, url_predictor
 from pipeline.report import Comparison
 from tests.functions.conftest import run_make
-from tests.images import ARCHIVE, MODEL
+from tests.images import ARCHIVE, TOY
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_candidate_passes_unless_it_is_worse_or_below_the_minimum(
 def test_folder_archive_and_url_with_the_same_model_predict_the_same(
     samples: list[Sample],
 ) -> None:
-    folder = predict_labels(folder_predictor(MODEL), samples)
+    folder = predict_labels(folder_predictor(TOY), samples)
     assert (
         sum(each.label == predicted for each, predicted in zip(samples, folder, strict=True)) > 30
     )

@@ -8,10 +8,10 @@ import pytest
 from storage.__main__ import fetch, is_inside
 from storage.files import StorageError
 from tests import bucket
-from tests.images import MODEL
+from tests.images import TOY
 from tests.programs import run_program
 
-FILES = [MODEL / name for name in ("weights.safetensors", "model.json", "golden.json")]
+FILES = [TOY / name for name in ("weights.safetensors", "model.json", "golden.json")]
 
 
 def test_folder_in_a_bucket_is_fetched(
@@ -30,7 +30,7 @@ def test_local_folder_is_copied_not_linked(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "storage", "build/model", str(tmp_path / "model")]
     assert run_program(command).code == 0
     fetched = tmp_path / "model" / "weights.safetensors"
-    assert fetched.read_bytes() == (MODEL / "weights.safetensors").read_bytes()
+    assert fetched.read_bytes() == (TOY / "weights.safetensors").read_bytes()
     assert not fetched.is_symlink()
 
 

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from project.model_folder import Model
 from serving import archive, local
 from serving.errors import ArchiveError
 from tests import cases, images
 from tests.stock.archive import changed
 from tests.torchserve.conftest import serving, stock_torchserve
 
-TOY = """
+TASK = """
 import torch
-from task import BadInstance, Golden
+from task import BadInstance
 
 def load(folder, device):
     return Vowels((folder / "vowels.txt").read_text())
 
 class Vowels:
-    golden = Golden("hello", {"vowels": 2})
     def __init__(self, vowels):
         self.vowels = vowels
     def preprocess(self, instance):
@@ -35,19 +35,22 @@ class Vowels:
 """
 
 
+REQUESTS = [{"instance": "hello", "expected": {"vowels": 2}}, {"instance": "sky"}]
+
+
 @pytest.fixture
-def toy(tmp_path: Path) -> tuple[Path, Path]:
-    model, weights = tmp_path / "model", tmp_path / "weights"
-    model.mkdir()
-    weights.mkdir()
-    (model / "__init__.py").touch()
-    (model / "task.py").write_text(TOY)
-    (weights / "vowels.txt").write_text("aeiou")
-    return model, weights
+def vowels(tmp_path: Path) -> Model:
+    folder = tmp_path / "vowels"
+    folder.mkdir()
+    (folder / "model.py").write_text(TASK)
+    (folder / "vowels.txt").write_text("aeiou")
+    (folder / "requests.json").write_text(json.dumps(REQUESTS))
+    return Model(path=folder, name="vowels", output=tmp_path / "build")
 
 
-def test_text_model_is_served(toy: tuple[Path, Path], tmp_path: Path) -> None:
-    with serving(archive.build("vowels", *toy, tmp_path / "store")) as endpoint:
+def test_text_model_is_served(vowels: Model) -> None:
+    archive.build(vowels)
+    with serving(vowels.archive) as endpoint:
         good = endpoint.post(images.request_body("queue", "sky", "banana"))
         bad = endpoint.post(images.request_body("queue", 3))
     assert good.code == 200
@@ -56,20 +59,44 @@ def test_text_model_is_served(toy: tuple[Path, Path], tmp_path: Path) -> None:
     assert json.loads(bad.body)["error"]["message"] == "instances[1]: expected a text"
 
 
-def test_model_that_fails_its_golden_instance_gets_no_archive(
-    toy: tuple[Path, Path], tmp_path: Path
+def test_model_that_fails_its_requests_gets_no_archive(vowels: Model) -> None:
+    (vowels.path / "vowels.txt").write_text("xyz")
+    with pytest.raises(ArchiveError, match="vowels: expected 2, got"):
+        archive.build(vowels)
+    assert not vowels.archive.exists()
+
+
+def test_archive_is_packed_again_only_when_a_file_changed(vowels: Model) -> None:
+    assert archive.build(vowels)
+    assert not archive.build(vowels)
+    (vowels.path / "added.txt").touch()
+    assert archive.build(vowels)
+    (vowels.path / "added.txt").unlink()
+    assert archive.build(vowels)
+    with zipfile.ZipFile(vowels.archive) as contents:
+        assert "added.txt" not in contents.namelist()
+
+
+def test_trained_weights_replace_those_of_the_folder(vowels: Model) -> None:
+    vowels.weights.mkdir(parents=True)
+    (vowels.weights / "vowels.txt").write_text("eiouy")
+    archive.build(vowels)
+    with zipfile.ZipFile(vowels.archive) as contents:
+        assert contents.read("vowels.txt") == b"eiouy"
+
+
+def test_training_code_and_hidden_files_are_left_out_and_named(
+    vowels: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (toy[1] / "vowels.txt").write_text("xyz")
-    with pytest.raises(ArchiveError, match="golden instance: vowels: expected 2, got"):
-        archive.build("vowels", *toy, tmp_path / "store")
-    assert not (tmp_path / "store" / "vowels.mar").exists()
-
-
-def test_archive_has_no_training_code() -> None:
-    with zipfile.ZipFile(images.ARCHIVE) as contents:
-        sources = {name for name in contents.namelist() if name.endswith(".py")}
-    assert {"vertex_handler.py", "model/task.py"} <= sources
-    assert not [name for name in sources if "train" in name]
+    for name in ("train.py", "deploy.toml", ".secret", "held-out.json"):
+        (vowels.path / name).touch()
+    archive.build(vowels)
+    assert "not packed: .secret, deploy.toml, held-out.json, train.py\n" in capsys.readouterr().out
+    with zipfile.ZipFile(vowels.archive) as contents:
+        assert {"vertex_handler.py", "model.py", "requests.json"} <= set(contents.namelist())
+        assert not {"train.py", "deploy.toml", ".secret", "held-out.json"} & set(
+            contents.namelist()
+        )
 
 
 @pytest.mark.full
@@ -82,19 +109,18 @@ def test_torchserves_own_command_serves_the_archive_with_its_defaults() -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("vowels", "reason"), [("x", "GoldenMismatchError: golden"), ("kill", "out of memory")]
+    ("content", "reason"), [("x", "GoldenMismatchError"), ("kill", "out of memory")]
 )
 def test_archive_that_cannot_be_loaded_is_reported_with_the_reason(
-    toy: tuple[Path, Path], tmp_path: Path, vowels: str, reason: str
+    vowels: Model, content: str, reason: str
 ) -> None:
-    model, weights = toy
     killed = 'if (folder / "vowels.txt").read_text() == "kill": __import__("os").abort()'
-    (model / "task.py").write_text(
-        TOY.replace("    return Vowels", f"    {killed}\n    return Vowels")
+    (vowels.path / "model.py").write_text(
+        TASK.replace("    return Vowels", f"    {killed}\n    return Vowels")
     )
-    path = archive.build("vowels", model, weights, tmp_path / "store")
-    changed(path, path, "vowels.txt", vowels.encode())
+    archive.build(vowels)
+    changed(vowels.archive, vowels.archive, "vowels.txt", content.encode())
     start = time.monotonic()
-    with pytest.raises(local.ServerError, match=reason), serving(path):
+    with pytest.raises(local.ServerError, match=reason), serving(vowels.archive):
         pytest.fail("it serves")
     assert time.monotonic() - start < 60

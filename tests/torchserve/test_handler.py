@@ -6,7 +6,7 @@ import pytest
 
 from tests import cases
 from tests.http import Endpoint, send_concurrently
-from tests.images import held_out, request_body
+from tests.images import labelled_images, request_body
 
 pytestmark = pytest.mark.xdist_group("torchserve")
 
@@ -19,7 +19,7 @@ def test_torchserve_answers_every_case_as_specified(digits: Endpoint, case: case
 
 
 def test_invalid_request_does_not_affect_others_in_its_batch(digits: Endpoint) -> None:
-    shown = held_out(15)
+    shown = labelled_images(15)
     alone = [digits.post(request_body(base64)).body for base64, _ in shown]
     invalid = b'{"instances": [{"b64": "!!"}]}'
     *good, bad = send_concurrently(

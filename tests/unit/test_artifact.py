@@ -9,10 +9,10 @@ import pytest
 
 import storage
 from serving import artifact, unpacking
-from serving.archive import GOLDEN_REQUEST
 from serving.artifact import Selection
 from serving.errors import ArchiveError
 from serving.stock import manifest
+from serving.verification import GOLDEN_REQUEST
 from storage import files
 
 REQUIRED = ["golden.json", "model.json", "weights.safetensors"]

@@ -14,7 +14,7 @@ import pytest
 from serving.container import entrypoint
 from serving.container.errors import StartupError
 from tests import bucket
-from tests.images import ARCHIVE, MODEL, ROOT
+from tests.images import ARCHIVE, ROOT, TOY
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +36,17 @@ def programs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cases(tmp_path: Path) -> Path:
-    """Return a folder with a swapped archive and with weights that fail their golden instance."""
+    """Return a folder with a swapped archive and with weights that fail their requests."""
     folder = tmp_path / "cases"
     for name in ("swapped", "other-weights"):
         (folder / name).mkdir(parents=True)
-    (folder / "swapped" / "digits.mar").symlink_to(ARCHIVE)
-    (folder / "swapped" / "digits.mar.sha256").write_text(f"{'0' * 64}  digits.mar\n")
-    for name in ("weights.safetensors", "model.json"):
-        (folder / "other-weights" / name).write_bytes((MODEL / name).read_bytes())
-    golden = json.loads((MODEL / "golden.json").read_text())
-    golden["expected"]["label"] = "another"
-    (folder / "other-weights" / "golden.json").write_text(json.dumps(golden))
+    (folder / "swapped" / "toy.mar").symlink_to(ARCHIVE)
+    (folder / "swapped" / "toy.mar.sha256").write_text(f"{'0' * 64}  toy.mar\n")
+    for name in ("weights.safetensors", "labels.json"):
+        (folder / "other-weights" / name).write_bytes((TOY / name).read_bytes())
+    requests = json.loads((TOY / "requests.json").read_text())
+    requests[0]["expected"]["label"] = "another"
+    (folder / "other-weights" / "requests.json").write_text(json.dumps(requests))
     return folder
 
 
@@ -57,15 +57,15 @@ FAULTS = {
     ),
     "swapped archive": (
         {"MODEL_STORE": "{cases}/swapped"},
-        r"digits\.mar: its SHA-256 is [0-9a-f]{64}, but digits\.mar\.sha256 has 0{64}",
+        r"toy\.mar: its SHA-256 is [0-9a-f]{64}, but toy\.mar\.sha256 has 0{64}",
     ),
     "no bucket": (
         {"AIP_STORAGE_URI": "gs://no-such-bucket/x"},
         "gs://no-such-bucket/x: .*does the bucket exist",
     ),
-    "weights with another golden instance": (
+    "weights with another expected prediction": (
         {"AIP_STORAGE_URI": "{cases}/other-weights"},
-        "the model fails its golden instance: ",
+        "the model fails its requests: ",
     ),
 }
 

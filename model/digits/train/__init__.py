@@ -1,0 +1,1 @@
+"""Train the network: `make model`. Not packed into the archive."""

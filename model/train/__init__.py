@@ -1,1 +1,0 @@
-"""Train the network: `python -m model.train`. Not packed into the archive."""

@@ -1,0 +1,115 @@
+"""The Python that a model runs with on this machine: .venv, and the packages of the model's requirements.txt.
+
+A model with packages of its own has an environment in build/NAME/venv that also sees the packages of .venv, so that
+two models in one checkout may need different versions.
+"""
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+
+REQUIREMENTS = "requirements.txt"
+INSTALL_TIMEOUT_S = 1800
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+"""Wheels of torch without CUDA, for packages that depend on torch."""
+
+
+class InstallError(Exception):
+    """The packages of a model cannot be installed. The text says why."""
+
+
+def copy_packages(model: Model) -> Path:
+    """Copy requirements.txt and the wheels beside it to build/NAME/packages; return that folder.
+
+    A model without a requirements.txt gets an empty one.
+    """
+    target = model.packages
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    (target / REQUIREMENTS).touch()
+    if model.path.is_file():
+        with zipfile.ZipFile(model.path) as archive:
+            if REQUIREMENTS in archive.namelist():
+                (target / REQUIREMENTS).write_bytes(archive.read(REQUIREMENTS))
+        return target
+    if (model.path / REQUIREMENTS).is_file():
+        shutil.copyfile(model.path / REQUIREMENTS, target / REQUIREMENTS)
+    for wheel in model.path.rglob("*.whl"):
+        copy = target / wheel.relative_to(model.path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(wheel, copy)
+    return target
+
+
+def find_python(model: Model) -> Path:
+    """Return the Python that has the model's packages; install them if needed. Raise InstallError."""
+    packages = copy_packages(model)
+    lines = (packages / REQUIREMENTS).read_text().splitlines()
+    if not any(line.strip() and not line.lstrip().startswith("#") for line in lines):
+        return Path(sys.executable)
+    venv = model.build / "venv"
+    python, ready, state = venv / "bin" / "python", venv / "ready", _hash(packages)
+    if ready.is_file() and ready.read_text() == state:
+        return python.absolute()
+    print(f"Installing {model.path / REQUIREMENTS} into {venv}", file=sys.stderr, flush=True)
+    shutil.rmtree(venv, ignore_errors=True)
+    _run([sys.executable, "-m", "venv", "--without-pip", str(venv)], Path.cwd())
+    site = next((venv / "lib").glob("python*")) / "site-packages"
+    (site / "base.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    hashed = any("--hash" in line for line in lines)
+    # Packages that depend on torch must not replace it.
+    constraints = venv / "constraints.txt"
+    constraints.write_text(f"torch=={metadata.version('torch')}\n")
+    pinned = [] if hashed else ["--constraint", str(constraints.resolve())]
+    _run(
+        [
+            *(sys.executable, "-m", "pip", "--python", str(python.absolute()), "install"),
+            *("--quiet", "--no-compile", "--disable-pip-version-check"),
+            *("--extra-index-url", TORCH_INDEX, *pinned, "--requirement", REQUIREMENTS),
+        ],
+        packages,
+    )
+    ready.write_text(state)
+    return python.absolute()
+
+
+def _hash(packages: Path) -> str:
+    total = hashlib.sha256(sys.executable.encode() + sysconfig.get_path("purelib").encode())
+    for file in sorted(filter(Path.is_file, packages.rglob("*"))):
+        total.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+    return total.hexdigest()
+
+
+def _run(command: list[str], cwd: Path) -> None:
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False
+    )
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        reason = "; ".join(lines) or done.stderr.strip().rpartition("\n")[2]
+        raise InstallError(f"{REQUIREMENTS} cannot be installed: {reason}")
+
+
+def main() -> None:
+    """Print the path of the Python; exit with the error if there is none."""
+    parser = argparse.ArgumentParser(
+        prog="python -m project.environment", description=__doc__.splitlines()[0]
+    )
+    add_model_option(parser)
+    args = parser.parse_args()
+    try:
+        print(find_python(find_model(args.model)))
+    except (ModelFolderError, InstallError) as error:
+        sys.exit(f"project.environment: {error}")
+
+
+if __name__ == "__main__":
+    main()

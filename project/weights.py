@@ -1,0 +1,75 @@
+"""Make a model's weights with its own program, train.py or fetch.py: `python -m project.weights`, or make model.
+
+The program is run as `python -m train --out FOLDER`, with the model's folder and this project on the path. It is a
+module, or a package with a __main__.py.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from project.environment import InstallError, find_python
+from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+
+ROOT = Path(__file__).resolve().parent.parent
+SUFFIXES = (".bin", ".gguf", ".npz", ".onnx", ".pt", ".pth", ".safetensors")
+"""Files that count as weights: if the model's folder has one, train.py only runs when it is asked to."""
+
+
+class WeightsError(Exception):
+    """The weights cannot be made. The text says why."""
+
+
+def find_program(model: Model) -> str | None:
+    """Return the name of the program that makes the weights, train or fetch; None if there is none."""
+    for name in ("train", "fetch"):
+        if any((model.path / file).is_file() for file in (f"{name}.py", f"{name}/__main__.py")):
+            return name
+    return None
+
+
+def are_missing(model: Model) -> bool:
+    """Return whether the model has a program that makes its weights, and neither its folder nor build/ has any."""
+    if find_program(model) is None or (model.weights.is_dir() and any(model.weights.iterdir())):
+        return False
+    return not any(file.suffix in SUFFIXES for file in model.path.rglob("*"))
+
+
+def make_weights(model: Model, arguments: list[str]) -> None:
+    """Run the model's program and replace build/NAME/weights by what it writes; raise WeightsError."""
+    program = find_program(model)
+    if program is None:
+        raise WeightsError(f"{model.path} has neither train.py nor fetch.py")
+    new = model.weights.with_name("weights.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    path = os.pathsep.join([str(model.path.resolve()), str(ROOT)])
+    command = [str(find_python(model)), "-m", program, "--out", str(new), *arguments]
+    print(f"Making the weights of {model.name}: {program}", flush=True)
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
+    if done.returncode != 0:
+        raise WeightsError(f"{model.path}/{program} failed; the weights are as they were")
+    shutil.rmtree(model.weights, ignore_errors=True)
+    new.rename(model.weights)
+
+
+def main() -> None:
+    """Make the weights; exit with the error if that fails."""
+    parser = argparse.ArgumentParser(
+        prog="python -m project.weights",
+        description=__doc__.splitlines()[0],
+        epilog="All other options are those of the model's program.",
+    )
+    add_model_option(parser)
+    args, others = parser.parse_known_args()
+    try:
+        make_weights(find_model(args.model), others)
+    except (ModelFolderError, InstallError, WeightsError) as error:
+        sys.exit(f"project.weights: {error}")
+
+
+if __name__ == "__main__":
+    main()

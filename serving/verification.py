@@ -1,0 +1,98 @@
+"""Run the requests of an archive of this project with its own code, in a process of its own.
+
+As a program: verify a .mar with the packages of this Python, as the Dockerfile does in the image.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from serving.errors import ArchiveError
+from serving.stock import manifest
+from serving.unpacking import unpack
+
+GOLDEN_REQUEST = "golden-request.json"
+"""The file in an archive with the request for health probes."""
+REQUESTS = "requests.json"
+PACKAGES = ("handler", "task", "model")
+"""The packages at the root of an archive of this project; `model` only in those of version 0.1."""
+TIMEOUT_S = 600
+DISTRIBUTIONS = "distributions.json"
+"""For each module that the model imported when it was packed, the requirement that provides it."""
+
+# -I: only the archive's contents and the installed packages can be imported.
+PROGRAM = """
+import sys; sys.path.insert(0, '.'); sys.dont_write_bytecode = True
+from handler.loading import verify_archive; verify_archive()
+"""
+RECORD = """
+import json
+from importlib import metadata
+known = metadata.packages_distributions()
+found = {name.partition('.')[0] for name in sys.modules if len(set(known.get(name.partition('.')[0], []))) == 1}
+pinned = {name: f'{known[name][0]}=={metadata.version(known[name][0])}' for name in found}
+open(sys.argv[1], 'w').write(json.dumps(pinned, indent=1, sort_keys=True))
+"""
+
+
+def verify(
+    contents: Path, python: Path | str = sys.executable, distributions: Path | None = None
+) -> None:
+    """Run the requests in the contents of an archive; write its golden request and its schema into them.
+
+    `distributions` is a file for the requirements of the imported modules. Raises ArchiveError if a prediction
+    is wrong.
+    """
+    record = [RECORD, str(distributions.resolve())] if distributions else [""]
+    done = subprocess.run(
+        [str(python), "-I", "-c", PROGRAM + record[0], *record[1:]],
+        cwd=contents,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise ArchiveError(f"the model fails its requests: {reason}")
+
+
+def _add_hint(error: str, distributions: dict[str, str]) -> str:
+    """Add to the error of a missing module which requirement provides it, if that is known."""
+    match = re.search(r"No module named '([^'.]+)", error)
+    if match is None:
+        return error
+    requirement = distributions.get(match[1])
+    line = f"the line {requirement}" if requirement else f"the package that provides {match[1]}"
+    return f"{error}; the image does not have it: add {line} to requirements.txt of the model"
+
+
+def main() -> None:
+    """Verify an archive; exit with the error if its predictions are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.verification", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("archive", type=Path, help="the .mar")
+    text = "JSON object with the requirement for each module"
+    parser.add_argument("--distributions", type=Path, metavar="FILE", help=text)
+    args = parser.parse_args()
+    known = args.distributions and args.distributions.is_file()
+    distributions = json.loads(args.distributions.read_text()) if known else {}
+    try:
+        if manifest.read_bytes(args.archive, GOLDEN_REQUEST) is None:
+            print(f"{args.archive.name} was not made by this project: it is not verified")
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            unpack(args.archive, Path(scratch))
+            verify(Path(scratch))
+    except ArchiveError as error:
+        sys.exit(f"{args.archive.name}: {_add_hint(str(error), distributions)}")
+    print(f"{args.archive.name}: the requests get the expected predictions")
+
+
+if __name__ == "__main__":
+    main()
