@@ -3,25 +3,22 @@
 A failure affects only the instance that caused it: every other instance gets its prediction.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from handler import envelope
 from handler.envelope import Request, Response
 from handler.error_report import find_request_error
-from handler.errors import InternalError, InvalidArgumentError, RequestError
+from handler.errors import InternalError, RequestError
+from handler.failures import Failures
+from handler.json_output import EncodingError, encode_prediction
+from handler.passes import Item, run_passes
 from handler.preprocessing import Preprocessed, preprocess_requests
-from task import JSON, BadParameter, Task
-
-MAX_INSTANCES_PER_PASS = 512
-"""A larger batch takes several passes, because a pass needs memory for each of its instances."""
-
-log = logging.getLogger(__name__)
+from task import JSON
+from task.adapter import AdaptedTask
 
 
 class Timings(NamedTuple):
@@ -39,76 +36,97 @@ class Timings(NamedTuple):
 
 
 def predict_batch(
-    task: Task,
+    task: AdaptedTask,
     requests: Iterable[Request | RequestError],
     on_timings: Callable[[Timings], None] | None = None,
+    *,
+    is_isolating: bool = True,
 ) -> list[Response]:
     """Return a response for each request, in their order.
 
     A request that could not be parsed is passed as its error. If `requests` is a generator that parses,
-    the timings include parsing.
+    the timings include parsing. If a pass through the model fails, its samples run again one by one, unless
+    `is_isolating` is false.
     """
     preprocessing_start_ns = time.time_ns()
-    preprocessed = preprocess_requests(task, list(requests))
-    tensors = [
-        tensor
-        for request in preprocessed
-        if isinstance(request, Preprocessed)
-        for tensor in request.tensors
-        if isinstance(tensor, Tensor)
+    failures = Failures(task)
+    preprocessed = preprocess_requests(task, list(requests), failures)
+    items = [
+        Item(sample, instance, each.request.parameters)
+        for each in preprocessed
+        if isinstance(each, Preprocessed)
+        for sample, instance in zip(each.samples, each.request.instances, strict=True)
+        if not isinstance(sample, RequestError)
     ]
     inference_start_ns = time.time_ns()
-    rows = iter(_run_passes(task, tensors))
+    outputs = iter(run_passes(task, items, failures, is_isolating=is_isolating))
     postprocessing_start_ns = time.time_ns()
-    responses = [_build_response(task, request, rows) for request in preprocessed]
+    with torch.inference_mode():  # as in `inference`, so that an output may be changed in place
+        responses = [_build_response(task, each, outputs, failures) for each in preprocessed]
     if on_timings is not None:
         starts_ns = (preprocessing_start_ns, inference_start_ns, postprocessing_start_ns)
-        on_timings(Timings(*starts_ns, time.time_ns(), len(tensors)))
+        on_timings(Timings(*starts_ns, time.time_ns(), len(items)))
     return responses
 
 
-def _run_passes(task: Task, tensors: list[Tensor]) -> list[Tensor | RequestError]:
-    rows: list[Tensor | RequestError] = []
-    for start in range(0, len(tensors), MAX_INSTANCES_PER_PASS):
-        rows += _run_pass(task, tensors[start : start + MAX_INSTANCES_PER_PASS])
-    return rows
-
-
-def _run_pass(task: Task, tensors: list[Tensor]) -> list[Tensor | RequestError]:
-    """Return a row for each tensor. If the pass fails, run each tensor alone to find those that fail."""
-    try:
-        with torch.inference_mode():
-            rows = task.inference(torch.stack(tensors)).cpu()
-        return [row for row, _ in zip(rows, tensors, strict=True)]
-    except Exception:  # a task may raise anything
-        log.exception("inference failed on %d instances", len(tensors))
-        if len(tensors) == 1:
-            return [InternalError("inference failed")]
-    return [row for tensor in tensors for row in _run_pass(task, [tensor])]
-
-
 def _build_response(
-    task: Task, preprocessed: Preprocessed | RequestError, rows: Iterator[Tensor | RequestError]
+    task: AdaptedTask,
+    preprocessed: Preprocessed | RequestError,
+    outputs: Iterator[Any | RequestError],
+    failures: Failures,
 ) -> Response:
     if isinstance(preprocessed, RequestError):
         return envelope.format_error(preprocessed)
-    request, tensors = preprocessed
-    # Take this request's rows before anything can fail, because those of the next request follow.
-    results = [next(rows) if isinstance(each, Tensor) else each for each in tensors]
+    request, samples = preprocessed
+    # Take this request's outputs before anything can fail, because those of the next request follow.
+    results = [each if isinstance(each, RequestError) else next(outputs) for each in samples]
     if error := find_request_error(request, results):
         return envelope.format_error(error)
+    values = [
+        result
+        if isinstance(result, RequestError)
+        else _postprocess(task, result, instance, request.parameters, failures)
+        for result, instance in zip(results, request.instances, strict=True)
+    ]
     try:
-        return envelope.format_predictions([_postprocess(task, row, request) for row in results])
+        return _format(request, values)
+    except EncodingError:
+        return _format(request, [_check_encoding(value, failures) for value in values])
+
+
+def _format(request: Request, values: list[Any | RequestError]) -> Response:
+    """Return the response for the predictions of a request; raise EncodingError."""
+    if error := find_request_error(request, values):
+        return envelope.format_error(error)
+    predictions = [
+        envelope.error_object(value) if isinstance(value, RequestError) else value
+        for value in values
+    ]
+    try:
+        return envelope.format_predictions(encode_prediction(predictions), len(predictions))
     except RequestError as error:
         return envelope.format_error(error)
-    except BadParameter as error:
-        return envelope.format_error(InvalidArgumentError(f"parameters.{error}"))
-    except Exception:  # a task may raise anything, or return what JSON cannot hold
-        log.exception("postprocessing failed")
-        return envelope.format_error(InternalError("postprocessing failed"))
 
 
-def _postprocess(task: Task, row: Tensor | RequestError, request: Request) -> JSON:
-    if isinstance(row, RequestError):
-        return envelope.error_object(row)
-    return task.postprocess(row, request.parameters)
+def _check_encoding(value: Any | RequestError, failures: Failures) -> Any | RequestError:
+    """Return a prediction, or the error that says which part of it JSON cannot represent."""
+    try:
+        if not isinstance(value, RequestError):
+            encode_prediction(value)
+    except EncodingError as error:
+        failures.log_once("invalid prediction", error)
+        return InternalError(str(error))
+    return value
+
+
+def _postprocess(
+    task: AdaptedTask,
+    output: Any,
+    instance: JSON,
+    parameters: dict[str, JSON],
+    failures: Failures,
+) -> Any | RequestError:
+    try:
+        return task.postprocess(output, parameters)
+    except Exception as error:  # noqa: BLE001  a task may raise anything; it is logged
+        return failures.to_request_error("postprocessing", error, instance, parameters)

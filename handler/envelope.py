@@ -50,6 +50,8 @@ class Response(NamedTuple):
     code: HTTPStatus
     body: str
     """JSON text."""
+    cause: str = ""
+    """With a 500 the exception of the task in one line, which no client gets."""
 
 
 def parse_body(body: bytes | str) -> Request:
@@ -95,15 +97,15 @@ def parse_document(document: JSON) -> Request:
     return Request(instances, for_task, returns_errors=on_error is not None)
 
 
-def format_predictions(values: list[JSON]) -> Response:
-    """Return the response with one prediction per instance.
+def format_predictions(text: str, count: int) -> Response:
+    """Return the response with the JSON text of an array of `count` predictions, one per instance.
 
-    Raises RequestError if it is too large, and ValueError or TypeError if JSON cannot represent it.
+    Raises RequestError if it is too large.
     """
-    body = _dump({"predictions": values})
-    if len(body) > MAX_RESPONSE_BYTES:  # json.dumps writes only ASCII: a character is a byte
+    body = f'{{"predictions":{text}}}'
+    if len(body) > MAX_RESPONSE_BYTES:  # the encoder writes only ASCII: a character is a byte
         reason = f"the response has {len(body)} bytes, the limit is {MAX_RESPONSE_BYTES}"
-        if len(values) > 1:
+        if count > 1:
             raise InvalidArgumentError(f"{reason}: send fewer instances in a request")
         raise InternalError(reason)
     return Response(HTTPStatus.OK, body)
@@ -111,7 +113,8 @@ def format_predictions(values: list[JSON]) -> Response:
 
 def format_error(error: RequestError) -> Response:
     """Return the response with one error."""
-    return Response(error.code, _dump(error_object(error)))
+    cause = error.cause if isinstance(error, InternalError) else ""
+    return Response(error.code, json.dumps(error_object(error), separators=(",", ":")), cause)
 
 
 def error_object(error: RequestError) -> dict[str, Any]:
@@ -125,10 +128,6 @@ def error_object(error: RequestError) -> dict[str, Any]:
 def truncate(text: str, max_chars: int) -> str:
     """Return at most `max_chars` characters of a text, followed by "..." if it was longer."""
     return text if len(text) <= max_chars else f"{text[:max_chars]}..."
-
-
-def _dump(document: JSON) -> str:
-    return json.dumps(document, separators=(",", ":"), allow_nan=False)
 
 
 def _reject_constant(constant: str) -> NoReturn:

@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 
 from handler.envelope import Request, truncate
-from handler.errors import InternalError, InvalidArgumentError, RequestError
+from handler.errors import (
+    InternalError,
+    InvalidArgumentError,
+    InvalidParameterError,
+    RequestError,
+)
 
 MAX_REPORTED = 20
 """Failed instances of a request that are reported with their reason; of the others only the indexes are."""
@@ -15,10 +20,16 @@ def find_request_error(request: Request, results: Sequence[object]) -> RequestEr
     """Return the error that fails a request, or None if it continues.
 
     `results` has, for each instance, its result or a RequestError. The error names every failed instance;
-    it is InternalError if one of them is. With `on_error` the request continues.
+    it is InternalError if one of them is. With `on_error` the request continues, except after an
+    InvalidParameterError.
     """
     failed = [(index, each) for index, each in enumerate(results) if isinstance(each, RequestError)]
-    if not failed or request.returns_errors:
+    if not failed:
+        return None
+    for _, error in failed:
+        if isinstance(error, InvalidParameterError):
+            return error
+    if request.returns_errors:
         return None
     reasons = [
         f"instances[{index}]: {truncate(str(error), MAX_REASON_CHARS)}"
@@ -26,8 +37,9 @@ def find_request_error(request: Request, results: Sequence[object]) -> RequestEr
     ]
     if unreported := [index for index, _ in failed[MAX_REPORTED:]]:
         reasons.append(f"and {len(unreported)} more: {_format_ranges(unreported)}")
-    is_internal = any(isinstance(error, InternalError) for _, error in failed)
-    return (InternalError if is_internal else InvalidArgumentError)("; ".join(reasons))
+    message = "; ".join(reasons)
+    internal = [error for _, error in failed if isinstance(error, InternalError)]
+    return InternalError(message, internal[0].cause) if internal else InvalidArgumentError(message)
 
 
 def _format_ranges(indexes: list[int]) -> str:

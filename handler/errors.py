@@ -31,6 +31,10 @@ class InvalidArgumentError(RequestError):
     code = HTTPStatus.BAD_REQUEST
 
 
+class InvalidParameterError(InvalidArgumentError):
+    """The `parameters` are invalid: the whole request fails, whatever its `on_error` is."""
+
+
 class ResourceExhaustedError(RequestError):
     """The request may be valid, but needs more time than a request in a shared batch gets: 429."""
 
@@ -41,3 +45,8 @@ class InternalError(RequestError):
     """The model failed, whatever the client sent: 500. The log has the cause."""
 
     code = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(self, message: str, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+        """The exception of the task in one line, for those who check the model; no client gets it."""

@@ -1,79 +1,77 @@
-"""The golden instance: a model is served only if it still predicts what it predicted after training."""
+"""Check a loaded model by the requests whose predictions are known.
+
+A model is served only if it still predicts what it predicted when its requests.json was written.
+"""
 
 import json
-import math
-from collections.abc import Iterator
+import logging
+from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
-from handler import batch, envelope
-from task import JSON, Task
+from handler import batch, comparison, envelope
+from handler.envelope import Response
+from task import JSON
+from task.adapter import AdaptedTask, adapt
+from task.requests_file import Example
 
-TOLERANCE = 1e-3
-"""The relative tolerance of floats, which differ between CPUs. In an array it is relative to the
-largest float, so that a number near zero is not compared more strictly than the others."""
 MAX_REPORTED = 3
 """The differences that an error lists."""
 
+log = logging.getLogger(__name__)
+
 
 class GoldenMismatchError(Exception):
-    """The model's prediction for the golden instance is wrong, or there is none."""
+    """A prediction is not the expected one, or there is none. The text names the request."""
 
 
-def request(task: Task) -> dict[str, JSON]:
-    """Return a request with the golden instance, as a client would send it."""
-    return {"instances": [task.golden.instance]}
+def request(task: Any) -> dict[str, JSON]:
+    """Return the body of the first request of a task."""
+    return adapt(task).examples[0].body
 
 
-def check(task: Task) -> None:
-    """Run the golden instance from request to response; raise GoldenMismatchError if it is wrong.
+def check(
+    task: Any, examples: Sequence[Example] | None = None, *, each_alone: bool = False
+) -> list[str]:
+    """Run examples, by default the task's own, from request to response; raise GoldenMismatchError.
 
-    It also warms the worker up, so that no client waits for the first pass.
+    The first runs alone, then all of them in one batch. With `each_alone` every one runs alone, and the batch
+    has each of them twice, so that samples of different shapes are batched too. Returns the names of the
+    examples whose predictions are not compared. It also warms the worker up for the first client.
     """
-    [response] = batch.predict_batch(task, [envelope.parse_document(request(task))])
+    task = adapt(task)
+    examples = task.examples if examples is None else examples
+    if not examples:
+        raise GoldenMismatchError("the model has no requests.json, so it cannot be checked")
+    for example in examples if each_alone else examples[:1]:
+        [response] = _predict(task, [example])
+        _compare(example, response, "")
+    together = [*examples, *examples] if each_alone else examples
+    if len(together) > 1:
+        for example, response in zip(together, _predict(task, together), strict=True):
+            _compare(example, response, " in one batch with the others")
+    unchecked = [example.name for example in examples if not example.has_check]
+    if unchecked:
+        log.warning("without `expected`, so not compared: %s", ", ".join(unchecked))
+    return unchecked
+
+
+def _predict(task: AdaptedTask, examples: Sequence[Example]) -> list[Response]:
+    requests = [envelope.parse_document(example.body) for example in examples]
+    return batch.predict_batch(task, requests, is_isolating=False)
+
+
+def _compare(example: Example, response: Response, how: str) -> None:
     document = json.loads(response.body)
     if response.code is not HTTPStatus.OK:
-        raise GoldenMismatchError(f"golden instance: no prediction: {document['error']['message']}")
-    differences = find_differences(document["predictions"][0], task.golden.expected)
+        cause = f": {response.cause}" if response.cause else ""
+        reason = f"{document['error']['message']}{cause}"
+        raise GoldenMismatchError(f"{example.name}{how}: no prediction: {reason}")
+    if not example.has_check:
+        return
+    [prediction] = document["predictions"]
+    differences = comparison.find_differences(prediction, example.expected, example.tolerance)
     if differences:
         more = len(differences) - MAX_REPORTED
         listed = "; ".join(differences[:MAX_REPORTED]) + (f"; and {more} more" if more > 0 else "")
-        raise GoldenMismatchError(f"golden instance: {listed}")
-
-
-def find_differences(prediction: JSON, expected: JSON) -> list[str]:
-    """Return how a prediction differs from what is expected, the largest differences of floats first.
-
-    Objects may have more keys than expected. Floats may differ by TOLERANCE.
-    """
-    found = sorted(_compare(prediction, expected, "", 0), key=lambda each: -each[0])
-    return [text for _, text in found]
-
-
-def _compare(
-    prediction: JSON, expected: JSON, path: str, scale: float
-) -> Iterator[tuple[float, str]]:
-    """Yield the size and the description of each difference; `scale` is the largest float beside it."""
-    label = f"{path.lstrip('.')}: " if path else ""
-    if isinstance(prediction, dict) and isinstance(expected, dict):
-        for key, value in expected.items():
-            if key in prediction:
-                yield from _compare(prediction[key], value, f"{path}.{key}", 0)
-            else:
-                yield math.inf, f"{label}expected the key {key}, got {list(prediction)}"
-    elif isinstance(prediction, list) and isinstance(expected, list):
-        if len(prediction) != len(expected):
-            yield math.inf, f"{label}expected {len(expected)} values, got {len(prediction)}"
-            return
-        scale = max((abs(each) for each in expected if isinstance(each, float)), default=0)
-        for index, (got, value) in enumerate(zip(prediction, expected, strict=True)):
-            yield from _compare(got, value, f"{path}[{index}]", scale)
-    elif _is_float_pair(prediction, expected):
-        if not math.isclose(prediction, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE * scale):
-            yield abs(prediction - expected), f"{label}expected {expected}, got {prediction}"
-    elif prediction != expected:
-        yield math.inf, f"{label}expected {expected}, got {prediction}"
-
-
-def _is_float_pair(first: JSON, second: JSON) -> bool:
-    numbers = all(type(each) in (int, float) for each in (first, second))
-    return numbers and float in (type(first), type(second))
+        raise GoldenMismatchError(f"{example.name}{how}: {listed}")

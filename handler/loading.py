@@ -1,39 +1,78 @@
-"""Load a model from the folder of its archive."""
+"""Load a model from its folder, or from an archive of it, and check it."""
 
 import importlib
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from handler import golden
-from task import Golden
+from task.adapter import AdaptedTask, adapt
+from task.requests_file import FILE_NAME, read_examples
+
+ENTRY = "model"
+"""The module in the folder that defines `load`."""
+
+KEPT = ("handler", "task", "__main__")
+"""Packages that are never imported again; in an archive they are beside model.py."""
 
 
-def load_model(folder: Path, device: torch.device) -> Any:
-    """Import FOLDER/model.py and load its task."""
-    sys.path.insert(0, str(folder.resolve()))
-    task = importlib.import_module("model").load(folder, device)
-    task.network, task.labels = getattr(task, "network", None), getattr(task, "labels", None)
-    rows = json.loads((folder / "requests.json").read_text())
-    task.examples = [
-        SimpleNamespace(instance=r["instance"], parameters=r.get("parameters", {})) for r in rows
-    ]
-    task.golden = Golden(rows[0]["instance"], rows[0].get("expected", {}))
-    return task
+class LoadError(Exception):
+    """The folder is not one of a model. The text says what is missing."""
 
 
-def load_and_check(folder: Path, device: torch.device) -> Any:
-    """Load a task and run its requests."""
+def load_model(folder: Path, device: torch.device) -> AdaptedTask:
+    """Import model.py of a folder, call its `load`, and adapt the task; raise what `load` raises.
+
+    The folder comes first on sys.path, so that model.py can import the modules beside it. The modules of a
+    folder that was loaded before are imported again.
+    """
+    folder = folder.resolve()
+    examples = read_examples(folder) if (folder / FILE_NAME).exists() else []
+    load = getattr(_import_entry(folder), "load", None)
+    if not callable(load):
+        raise LoadError(f"{folder / ENTRY}.py: expected a function load(folder, device)")
+    return adapt(load(folder, device), device, examples)
+
+
+def load_and_check(folder: Path, device: torch.device, *, each_alone: bool = False) -> AdaptedTask:
+    """Load a model as `load_model` does, and run its requests as `golden.check` does."""
     task = load_model(folder, device)
-    golden.check(task)
+    golden.check(task, each_alone=each_alone)
     return task
 
 
 def verify_archive() -> None:
-    """Check the archive in the working directory, and write its golden request."""
-    task = load_and_check(Path(), torch.device("cpu"))
-    Path("golden-request.json").write_text(json.dumps(golden.request(task)))
+    """Check the archive in the working directory; write its golden request and its schema there.
+
+    Every request runs alone and in a batch. Raises an exception if a prediction is not the expected one.
+    """
+    task = load_and_check(Path(), torch.device("cpu"), each_alone=True)
+    Path("golden-request.json").write_text(json.dumps(task.examples[0].body))
+    Path("schema.json").write_text(json.dumps(task.schema.to_json(), indent=1))
+
+
+def _import_entry(folder: Path) -> Any:
+    if not (folder / f"{ENTRY}.py").exists():
+        return importlib.import_module("model.task")  # an archive of version 0.1
+    _forget_modules()
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    return importlib.import_module(ENTRY)
+
+
+def _forget_modules() -> None:
+    """Remove the modules of the model that was loaded before, whose names may be those of this one."""
+    entry = sys.modules.pop(ENTRY, None)
+    file = getattr(entry, "__file__", None)
+    if file is None:
+        return
+    before = Path(file).resolve().parent
+    for name, module in list(sys.modules.items()):
+        path = Path(getattr(module, "__file__", None) or "/")
+        is_own = before in path.parents and "site-packages" not in path.parts
+        if is_own and name.split(".")[0] not in KEPT:
+            del sys.modules[name]
+    sys.path[:] = [each for each in sys.path if each != str(before)]

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 
 from handler.envelope import Request
 from handler.error_report import find_request_error
-from handler.errors import InternalError, InvalidArgumentError, RequestError, ResourceExhaustedError
-from task import JSON, BadInstance, Task
+from handler.errors import RequestError, ResourceExhaustedError
+from handler.failures import Failures
+from task import JSON, Sample
+from task.adapter import AdaptedTask
 
 PREPROCESS_TIMEOUT_S = 30
 """Limit for all instances of a batch. TorchServe kills a worker after 50 s without a response."""
@@ -34,12 +35,12 @@ class Preprocessed(NamedTuple):
     """A request that continues to inference."""
 
     request: Request
-    tensors: list[Tensor | RequestError]
-    """For each instance its tensor, or the reason why there is none."""
+    samples: list[Sample | RequestError]
+    """For each instance its sample, or the reason why there is none."""
 
 
 def preprocess_requests(
-    task: Task, requests: list[Request | RequestError]
+    task: AdaptedTask, requests: list[Request | RequestError], failures: Failures
 ) -> list[Preprocessed | RequestError]:
     """Preprocess the instances of each request; return the requests' results in their order.
 
@@ -54,7 +55,7 @@ def preprocess_requests(
         request, deadline = requests[index], budget.next_deadline()
         if isinstance(request, RequestError):
             return request
-        return _preprocess(task, request, deadline)
+        return _preprocess(task, request, deadline, failures)
 
     results = dict(zip(by_size, _map_parallel(preprocess, by_size), strict=True))
     return [results[index] for index in range(len(requests))]
@@ -79,35 +80,27 @@ class _TimeBudget:
             return deadline
 
 
-def _preprocess(task: Task, request: Request, deadline: float) -> Preprocessed | RequestError:
-    def preprocess(item: tuple[int, JSON]) -> Tensor | RequestError:
+def _preprocess(
+    task: AdaptedTask, request: Request, deadline: float, failures: Failures
+) -> Preprocessed | RequestError:
+    def preprocess(item: tuple[int, JSON]) -> Sample | RequestError:
         index, instance = item
         if index and time.monotonic() > deadline:
             raise ResourceExhaustedError(
                 f"instances[{index}]: not preprocessed within the time limit; "
                 "send fewer or smaller instances in a request, or retry"
             )
-        return _preprocess_instance(task, instance)
+        try:
+            return task.preprocess(instance, request.parameters)
+        except Exception as error:  # noqa: BLE001  a task may raise anything; it is logged
+            step = "preprocessing"
+            return failures.to_request_error(step, error, instance, request.parameters)
 
     try:
-        tensors = _map_parallel(preprocess, list(enumerate(request.instances)))
+        samples = _map_parallel(preprocess, list(enumerate(request.instances)))
     except ResourceExhaustedError as error:
         return error.with_traceback(None)
-    return find_request_error(request, tensors) or Preprocessed(request, tensors)
-
-
-def _preprocess_instance(task: Task, instance: JSON) -> Tensor | RequestError:
-    try:
-        tensor = task.preprocess(instance)
-    except BadInstance as error:
-        return InvalidArgumentError(str(error))
-    except Exception:  # a task may raise anything
-        log.exception("preprocessing failed")
-        return InternalError("preprocessing failed")
-    if isinstance(tensor, Tensor):
-        return tensor
-    # Anything else would skip the model.
-    return InternalError(f"preprocess returned {type(tensor).__name__}, expected a tensor")
+    return find_request_error(request, samples) or Preprocessed(request, samples)
 
 
 def _map_parallel(function: Callable[[T], R], items: list[T]) -> list[R]:

@@ -15,7 +15,7 @@ from handler import batch, envelope
 from handler.envelope import Request
 from handler.errors import InvalidArgumentError, RequestError
 from handler.loading import load_and_check
-from task import Task
+from task.adapter import AdaptedTask
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 class VertexHandler:
     """Serves Vertex AI's JSON without TorchServe's `service_envelope`."""
 
-    task: Task
+    task: AdaptedTask
 
     def initialize(self, context: Any) -> None:
-        """Load the task from the archive and check its golden instance; raise if either fails."""
+        """Load the model from the archive and check its requests; raise if either fails."""
         properties = context.system_properties
         try:
-            device = _device(properties.get("gpu_id"))
-            self.task = load_and_check(Path(properties["model_dir"]), device)
+            folder, device = Path(properties["model_dir"]), _device(properties.get("gpu_id"))
+            self.task = load_and_check(folder, device)
         except Exception as error:
             # TorchServe logs the traceback and retries; this line gives the reason at the log's end.
             reason = " ".join(str(error).split())

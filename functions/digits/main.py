@@ -8,11 +8,11 @@ import torch
 from flask import Request, Response
 
 from functions.http import HTTPError, build_response, read_body
-from handler import batch, envelope, golden
+from handler import batch, envelope
 from handler.errors import RequestError
-from model import load
+from handler.loading import load_and_check
 from storage.lazy import LazyModel, ModelNotLoadedError
-from task import Task
+from task.adapter import AdaptedTask
 
 MAX_BODY_BYTES = 10 << 20
 """The container's limit."""
@@ -26,10 +26,8 @@ class StatusError(RequestError):
         self.code = code
 
 
-def _load_checked(folder: Path) -> Task:
-    task = load(folder, torch.device("cpu"))
-    golden.check(task)
-    return task
+def _load_checked(folder: Path) -> AdaptedTask:
+    return load_and_check(folder, torch.device("cpu"))
 
 
 # backend.json was engine.json in version 0.1. Without either the backend is eager.

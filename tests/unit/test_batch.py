@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from handler import batch, envelope, golden, preprocessing
+from handler import batch, collation, comparison, envelope, golden, preprocessing
 from handler.envelope import Request, Response
 from handler.errors import RequestError
-from task import JSON, BadInstance, BadParameter, Golden, Task
+from task import JSON, BadInstance, BadParameter, Golden
+from task.adapter import adapt
 from tests.images import request_body
 from tests.programs import run_program
 
@@ -50,8 +51,8 @@ def parse(body: bytes) -> Request | RequestError:
         return error
 
 
-def predict(task: Task, *bodies: bytes) -> list[Response]:
-    return batch.predict_batch(task, [parse(body) for body in bodies])
+def predict(task: Any, *bodies: bytes) -> list[Response]:
+    return batch.predict_batch(adapt(task), [parse(body) for body in bodies])
 
 
 def predictions(response: Response) -> Any:
@@ -75,9 +76,9 @@ def test_all_instances_of_all_requests_share_one_pass() -> None:
 
 def test_large_batch_takes_several_passes() -> None:
     task = Doubler()
-    (response,) = predict(task, request_body(*[1] * (batch.MAX_INSTANCES_PER_PASS + 1)))
-    assert task.passes == [batch.MAX_INSTANCES_PER_PASS, 1]
-    assert predictions(response) == [2] * (batch.MAX_INSTANCES_PER_PASS + 1)
+    (response,) = predict(task, request_body(*[1] * (collation.MAX_SAMPLES_PER_PASS + 1)))
+    assert task.passes == [collation.MAX_SAMPLES_PER_PASS, 1]
+    assert predictions(response) == [2] * (collation.MAX_SAMPLES_PER_PASS + 1)
 
 
 def test_bad_instances_get_400_with_their_indexes_and_other_requests_get_200() -> None:
@@ -129,7 +130,7 @@ def test_on_error_return_replaces_the_prediction_of_a_bad_instance() -> None:
     [
         (request_body(1, 13), 500, "instances[1]: inference failed"),
         (request_body("bug"), 500, "instances[0]: preprocessing failed"),
-        (request_body(5), 500, "postprocessing failed"),  # it returns NaN
+        (request_body(5), 500, "instances[0]: the prediction is NaN, which JSON cannot represent"),
         (request_body(1, unknown=1), 400, "parameters.unknown: unknown parameter"),
     ],
 )
@@ -170,14 +171,17 @@ def test_model_that_cannot_predict_fails_even_if_nothing_is_expected() -> None:
         golden.check(Broken())
 
 
-def test_preprocess_that_returns_no_tensor_is_a_server_error() -> None:
-    class ListMaker(Doubler):
+@pytest.mark.parametrize("sample", [{"x": 0.0}, (0.0,), [0.0], "text", None, object()])
+def test_sample_of_any_type_reaches_the_model(sample: object) -> None:
+    class Broken(Doubler):
         def preprocess(self, *_: object) -> Any:
-            return [0.0]
+            return sample
 
-    (response,) = predict(ListMaker(), request_body(1))
-    assert response.code == 500
-    assert "preprocess returned list, expected a tensor" in error(response)["message"]
+        def inference(self, *_: object) -> Tensor:
+            raise RuntimeError("broken")
+
+    (response,) = predict(Broken(), request_body(1))
+    assert error(response)["message"] == "instances[0]: inference failed"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +201,7 @@ def test_preprocess_that_returns_no_tensor_is_a_server_error() -> None:
 def test_floats_may_differ_slightly_and_the_largest_difference_comes_first(
     prediction: JSON, expected: JSON, differences: list[str]
 ) -> None:
-    assert golden.find_differences(prediction, expected) == differences
+    assert comparison.find_differences(prediction, expected) == differences
 
 
 def test_error_lists_three_of_many_differences() -> None:
@@ -225,7 +229,7 @@ def test_error_lists_three_of_many_differences() -> None:
 def test_golden_prediction_may_have_more_keys_than_expected(
     prediction: JSON, expected: JSON, matches: bool
 ) -> None:
-    assert (not golden.find_differences(prediction, expected)) is matches
+    assert (not comparison.find_differences(prediction, expected)) is matches
 
 
 EMBEDDING = """
@@ -246,4 +250,4 @@ def test_golden_embedding_of_one_cpu_is_accepted_on_another() -> None:
     if others == [expected, expected]:
         pytest.skip("needs a CPU with AVX2 or AVX-512")
     for other in others:
-        assert not golden.find_differences(other, expected)
+        assert not comparison.find_differences(other, expected)

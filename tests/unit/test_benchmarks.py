@@ -91,7 +91,7 @@ def test_overload_offers_multiples_of_the_peak(
 
 CHECK_WITH_NOISE = """
 import pathlib, torch
-from handler import golden
+from handler import comparison, golden
 from model.task import load
 torch.manual_seed(0)
 for backend, size in (("scripted bfloat16", 4), ("eager", 1)):
@@ -101,7 +101,7 @@ for backend, size in (("scripted bfloat16", 4), ("eager", 1)):
     row = task.inference(torch.stack([pixels] * size))[-1]
     for _ in range(20):  # noise reorders classes with nearly equal scores
         noisy = row * (1 + 0.01 * torch.randn(row.shape))
-        assert not golden.find_differences(task.postprocess(noisy, {}), task.golden.expected)
+        assert not comparison.find_differences(task.postprocess(noisy, {}), task.golden.expected)
 """
 
 

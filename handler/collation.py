@@ -1,0 +1,113 @@
+"""Group samples into passes through the model, and build the batch of each."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from task import Batch, Sample
+from task.adapter import AdaptedTask
+
+MAX_SAMPLES_PER_PASS = 512
+"""A larger batch takes several passes, because a pass needs memory for each of its samples."""
+MAX_SIZE_RATIO = 2
+"""The largest sample of a pass has at most this many times the size of its smallest."""
+
+Structure = Any
+"""The structure of a sample with the shapes and dtypes of its tensors; equal ones can be stacked."""
+SCALARS = (bool, int, float, str, bytes)
+"""The types, beside tensors and arrays, that default_collate batches."""
+
+
+def plan_passes(
+    task: AdaptedTask, samples: Sequence[Sample], sizes: Sequence[float] | None
+) -> list[list[int]]:
+    """Return the indexes of the samples of each pass.
+
+    The samples of a pass have sizes within a factor of MAX_SIZE_RATIO, if `sizes` is given, and tensors of
+    equal shapes, if the task does not collate them itself.
+    """
+    groups: Iterable[list[int]] = [list(range(len(samples)))]
+    if task.collate is None:
+        by_structure: dict[Structure, list[int]] = {}
+        for index, sample in enumerate(samples):
+            by_structure.setdefault(_find_structure(sample), []).append(index)
+        groups = by_structure.values()
+    if sizes is not None:
+        groups = [part for group in groups for part in _split_by_size(group, sizes)]
+    return [
+        group[start : start + MAX_SAMPLES_PER_PASS]
+        for group in groups
+        for start in range(0, len(group), MAX_SAMPLES_PER_PASS)
+    ]
+
+
+def measure(task: AdaptedTask, sample: Sample) -> float:
+    """Return the size of a sample; raise ValueError if the task returns no finite number."""
+    assert task.size is not None
+    size = float(task.size(sample))
+    if not math.isfinite(size):
+        raise ValueError(f"size returned {size}; expected a finite number")
+    return size
+
+
+def build_batch(task: AdaptedTask, samples: list[Sample]) -> Batch:
+    """Return the batch of samples of one pass, on the task's device."""
+    if task.collate is not None:
+        batch = task.collate(samples)
+    elif isinstance(samples[0], Tensor):
+        batch = torch.stack(samples)
+    elif _find_structure(samples[0]) is None:
+        batch = list(samples)
+    else:
+        batch = default_collate(samples)
+    return move(batch, task.device) if task.has_accelerator else batch
+
+
+def move(value: Any, device: torch.device | str) -> Any:
+    """Return a value with the tensors in it moved to a device."""
+    if hasattr(
+        value, "to"
+    ):  # also the batches of other libraries, such as transformers' BatchEncoding
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: move(item, device) for key, item in value.items()}
+    if isinstance(value, tuple):
+        items = [move(item, device) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [move(item, device) for item in value]
+    return value
+
+
+def _split_by_size(group: list[int], sizes: Sequence[float]) -> list[list[int]]:
+    parts: list[list[int]] = []
+    smallest = 0.0
+    for index in sorted(group, key=sizes.__getitem__):
+        if not parts or sizes[index] > MAX_SIZE_RATIO * smallest:
+            parts.append([])
+            smallest = sizes[index]
+        parts[-1].append(index)
+    return parts
+
+
+def _find_structure(sample: Sample) -> Structure:
+    """Return the structure of a sample, or None if default_collate cannot batch it."""
+    if isinstance(sample, Tensor):
+        return sample.dtype, sample.shape
+    if isinstance(sample, SCALARS):
+        return type(sample)
+    if type(sample).__module__ == "numpy":  # default_collate has the same condition
+        is_numeric = sample.dtype.kind in "biuf"
+        return ("array", sample.dtype.str, sample.shape) if is_numeric else None
+    if isinstance(sample, Mapping):
+        keys, items = tuple(sample), list(sample.values())
+    elif isinstance(sample, (tuple, list)):
+        keys, items = (), list(sample)
+    else:
+        return None
+    parts = tuple(_find_structure(item) for item in items)
+    return None if None in parts or not parts else (type(sample), keys, parts)

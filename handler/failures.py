@@ -1,0 +1,69 @@
+"""Decide whose fault an exception of a task is: the client's, with a 400, or the model's, with a 500."""
+
+import logging
+import re
+import traceback
+
+from handler.errors import (
+    InternalError,
+    InvalidArgumentError,
+    InvalidParameterError,
+    RequestError,
+)
+from task import JSON, BadInstance, BadParameter
+from task.adapter import AdaptedTask
+
+LEADING_NAME = re.compile(r"[\w.\-\[\]]+: ")
+"""The parameter's name at the start of a BadParameter's text."""
+
+log = logging.getLogger(__name__)
+
+
+class Failures:
+    """Turns the exceptions of one batch into errors of requests, and logs each cause once.
+
+    One fault of a model may fail all of 4096 instances, with the same traceback.
+    """
+
+    def __init__(self, task: AdaptedTask) -> None:
+        self._task = task
+        self._logged: set[tuple[object, ...]] = set()
+
+    def to_request_error(
+        self, step: str, error: Exception, instance: JSON, parameters: dict[str, JSON]
+    ) -> RequestError:
+        """Return the error that an instance gets because a step, such as "inference", failed for it alone."""
+        if isinstance(error, BadInstance):
+            return InvalidArgumentError(str(error))
+        if isinstance(error, BadParameter):
+            return InvalidParameterError(locate_parameter(str(error)))
+        cause = describe_exception(error)
+        if mismatch := self._task.schema.find_parameter_mismatch(parameters):
+            log.warning("%s failed on invalid parameters: %s", step, cause)
+            return InvalidParameterError(locate_parameter(mismatch))
+        if mismatch := self._task.schema.find_instance_mismatch(instance):
+            log.warning("%s failed on an invalid instance: %s", step, cause)
+            return InvalidArgumentError(mismatch)
+        self.log_once(f"{step} failed", error)
+        return InternalError(f"{step} failed", cause)
+
+    def log_once(self, message: str, error: Exception) -> None:
+        """Log an error with its traceback, unless one of the same type from the same line was logged."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = (frames[-1].filename, frames[-1].lineno) if frames else ()
+        key = (message, type(error), *place)
+        if key not in self._logged:
+            self._logged.add(key)
+            log.error("%s: %s", message, error, exc_info=error)
+
+
+def locate_parameter(text: str) -> str:
+    """Return the text of a BadParameter with the location in the request."""
+    if text.startswith(("parameters.", "parameters:")):
+        return text
+    return f"parameters.{text}" if LEADING_NAME.match(text) else f"parameters: {text}"
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return the type and text of an exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
