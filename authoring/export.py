@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handler.collation import build_batch
 from handler.loading import load_model
 from project.model_folder import Model, ModelFolderError, add_model_option, find_model
 from serving.archive import BACKEND, collect
@@ -55,7 +56,7 @@ def capture_inputs(model: Any, samples: list[Any]) -> Tensor | None:
     try:
         with torch.inference_mode():
             for sample in samples:
-                model.inference(torch.stack([sample]))
+                model.inference(build_batch(model, [sample]))
     finally:
         hook.remove()
     inputs = [args[0] for args, kwargs in captured if len(args) == 1 and not kwargs]
@@ -71,7 +72,7 @@ def measure_model(model: Any, samples: list[Any], rounds: int) -> Measurements:
     median_ms = {}
     with torch.inference_mode():
         for size in BATCH_SIZES:
-            batch = torch.stack(samples[:1] * size)
+            batch = build_batch(model, samples[:1] * size)
             times = measure_ms({BASELINE: model.inference}, batch, rounds)
             median_ms[size] = round(times[BASELINE], 4)
     return Measurements({BASELINE: Measurement(median_ms, 0, 0)}, {})
@@ -82,7 +83,7 @@ def _preprocess(model: Any, held_out: Path) -> list[Any]:
     rows = json.loads(held_out.read_text()) if held_out.is_file() else []
     instances = [(each.instance, each.parameters) for each in model.examples]
     instances += [(row["instance"], {}) for row in rows]
-    samples = [model.preprocess(instance) for instance, parameters in instances]
+    samples = [model.preprocess(*each) for each in instances]
     return samples * -(-max(BATCH_SIZES) // len(samples))
 
 

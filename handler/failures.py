@@ -37,24 +37,23 @@ class Failures:
             return InvalidArgumentError(str(error))
         if isinstance(error, BadParameter):
             return InvalidParameterError(locate_parameter(str(error)))
-        cause = describe_exception(error)
         if mismatch := self._task.schema.find_parameter_mismatch(parameters):
-            log.warning("%s failed on invalid parameters: %s", step, cause)
+            self.log_once(f"{step} failed on invalid parameters", error, logging.WARNING)
             return InvalidParameterError(locate_parameter(mismatch))
         if mismatch := self._task.schema.find_instance_mismatch(instance):
-            log.warning("%s failed on an invalid instance: %s", step, cause)
+            self.log_once(f"{step} failed on an invalid instance", error, logging.WARNING)
             return InvalidArgumentError(mismatch)
         self.log_once(f"{step} failed", error)
-        return InternalError(f"{step} failed", cause)
+        return InternalError(f"{step} failed", describe_exception(error))
 
-    def log_once(self, message: str, error: Exception) -> None:
+    def log_once(self, message: str, error: Exception, level: int = logging.ERROR) -> None:
         """Log an error with its traceback, unless one of the same type from the same line was logged."""
         frames = traceback.extract_tb(error.__traceback__)
         place = (frames[-1].filename, frames[-1].lineno) if frames else ()
         key = (message, type(error), *place)
         if key not in self._logged:
             self._logged.add(key)
-            log.error("%s: %s", message, error, exc_info=error)
+            log.log(level, "%s: %s", message, error, exc_info=error)
 
 
 def locate_parameter(text: str) -> str:

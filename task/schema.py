@@ -74,6 +74,8 @@ def _read_hints(task: Any) -> Declared:
     parameters = _merge_objects(before.second, after.second)
     if "properties" in parameters:
         parameters["additionalProperties"] = False  # a misspelt name is an error
+    if parameters == {"type": "object"}:  # parameters are always an object
+        parameters = {}
     return Declared(before.first, parameters, after.returned)
 
 

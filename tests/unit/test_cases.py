@@ -1,6 +1,5 @@
 """The table of requests and responses, run against the handler without TorchServe."""
 
-
 import pytest
 import torch
 
