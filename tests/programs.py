@@ -17,6 +17,8 @@ MAKE_VARIABLES = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
 """Variables by which make passes its options to programs; they would affect the make of a test."""
 
 INSTALL_HINTS = {
+    "chromedriver": "Debian's package chromium-driver",
+    "chromium": "Debian's package chromium",
     "docker-registry": "Debian's package docker-registry",
     "gcloud": "https://cloud.google.com/sdk/docs/install",
     "gke-gcloud-auth-plugin": "gcloud components install gke-gcloud-auth-plugin",

@@ -1,0 +1,68 @@
+"""Open a page on this machine that sends requests to a model, and shows its answers."""
+
+import argparse
+import os
+import sys
+import webbrowser
+
+from authoring.page.server import HOST, create_server
+from authoring.page.targets import Endpoint, LocalServer, Target, TargetError, open_endpoint
+from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+
+DEFAULT_PORT = 8090
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve the page until Ctrl-C; exit with the error if that is not possible."""
+    parser = argparse.ArgumentParser(prog="python -m authoring.page", description=__doc__)
+    add_model_option(parser)
+    add = parser.add_argument
+    text = "the server to send requests to (default: %(default)s)"
+    add("--url", default="http://127.0.0.1:8080", help=text)
+    text = "send requests to this deployed Vertex AI endpoint instead, with gcloud's credentials"
+    add("--endpoint", metavar="NAME", help=text)
+    add("--project", help="project of the endpoint (default: as deploy.toml)")
+    add("--region", help="region of the endpoint (default: as deploy.toml)")
+    text = "port of the page on 127.0.0.1 (default: %(default)s)"
+    add("--port", type=int, default=DEFAULT_PORT, help=text)
+    add("--no-browser", action="store_true", help="only print the address")
+    args = parser.parse_args(arguments)
+    try:
+        model = find_model(args.model)
+    except ModelFolderError as error:
+        sys.exit(f"authoring.page: {error}")
+    if not model.archive.is_file():
+        sys.exit(f"authoring.page: {model.archive} does not exist: make archive MODEL={model.path}")
+    try:
+        target = _choose_target(args, model)
+    except TargetError as error:
+        sys.exit(f"authoring.page: {error}")
+    try:
+        server = create_server(args.port, model.name, model.archive, target)
+    except OSError as error:
+        reason = f"cannot listen on port {args.port}: {error.strerror}; choose another with --port"
+        sys.exit(f"authoring.page: {reason}")
+    address = f"http://{HOST}:{server.server_address[1]}"
+    print(f"{address}  sends requests to {target.url}\nPress Ctrl-C to stop.", flush=True)
+    # Without a display, webbrowser would open a browser in this terminal.
+    has_display = sys.platform == "darwin" or any(
+        map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))
+    )
+    if has_display and not args.no_browser:
+        webbrowser.open(address)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print("\nstopped")
+
+
+def _choose_target(args: argparse.Namespace, model: Model) -> Target:
+    if not args.endpoint:
+        endpoint = Endpoint(model.name, args.project or "PROJECT", args.region or "REGION")
+        return LocalServer(f"{args.url.rstrip('/')}{model.predict_route}", endpoint)
+    options = {"name": args.endpoint, "project": args.project, "region": args.region}
+    return open_endpoint(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What answers the page's requests: a server on this machine, or a deployed endpoint."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import requests
+
+if TYPE_CHECKING:
+    from deploy.clients import CloudClients
+
+TIMEOUT_S = 300
+"""For one prediction; the page shows its answer when it is complete."""
+
+
+class TargetError(Exception):
+    """The endpoint cannot be used. The text says why."""
+
+
+class Endpoint(NamedTuple):
+    """Names a deployed endpoint, for the gcloud command."""
+
+    name: str
+    project: str
+    region: str
+
+
+class Target(Protocol):
+    """Answers predict requests."""
+
+    url: str
+    """The URL that a client posts to."""
+    deployed: bool
+    """Whether requests need Google's credentials."""
+    endpoint: Endpoint
+
+    def predict(self, body: bytes) -> tuple[int, bytes]:
+        """Send the body of a predict request; return the status and the body of the response."""
+        ...
+
+
+class LocalServer:
+    """A server without authentication, as `make serve` and `make run` start it."""
+
+    deployed = False
+
+    def __init__(self, url: str, endpoint: Endpoint) -> None:
+        self.url, self.endpoint = url, endpoint
+
+    def predict(self, body: bytes) -> tuple[int, bytes]:
+        """Post the body as it is."""
+        headers = {"Content-Type": "application/json"}
+        try:
+            response = requests.post(self.url, data=body, headers=headers, timeout=TIMEOUT_S)
+        except requests.ConnectionError:
+            return _fail(f"cannot connect to {self.url}; start the server with: make serve")
+        except requests.RequestException as error:
+            return _fail(f"{self.url}: {error}")
+        return response.status_code, response.content
+
+
+class DeployedEndpoint:
+    """A Vertex AI endpoint, called with the credentials of `gcloud auth application-default login`."""
+
+    deployed = True
+
+    def __init__(self, cloud: CloudClients) -> None:
+        s = cloud.settings
+        host = s.api_endpoint or f"https://{s.region}-aiplatform.googleapis.com"
+        self.url = f"{host}/v1/{s.endpoint}:predict"
+        self.endpoint = Endpoint(s.name, s.project, s.region)
+        self._cloud = cloud
+
+    def predict(self, body: bytes) -> tuple[int, bytes]:
+        """Send the request by Vertex AI's client."""
+        from deploy.errors import DeployError  # noqa: PLC0415  only where it is used
+
+        try:
+            response = self._cloud.vertex.predict(json.loads(body))
+        except (DeployError, ValueError, KeyError, TypeError) as error:
+            hint = getattr(error, "hint", "")
+            return _fail(f"{error}; {hint}" if hint else str(error))
+        return HTTPStatus.OK, json.dumps(response).encode()
+
+
+def open_endpoint(options: dict[str, str]) -> DeployedEndpoint:
+    """Return the endpoint of deploy.toml and of these settings; raise TargetError."""
+    try:
+        # Google's libraries take seconds to import, and are not installed for serving alone.
+        from deploy import settings  # noqa: PLC0415
+        from deploy.clients import CloudClients  # noqa: PLC0415
+        from deploy.errors import DeployError  # noqa: PLC0415
+    except ImportError as error:
+        raise TargetError(f"an endpoint needs more packages ({error}): make setup") from None
+    try:
+        return DeployedEndpoint(CloudClients.create(settings.load(options)))
+    except DeployError as error:
+        raise TargetError(f"{error.message}; {error.hint}") from None
+
+
+def _fail(message: str) -> tuple[int, bytes]:
+    error = {"code": HTTPStatus.BAD_GATEWAY, "status": "UNAVAILABLE", "message": message}
+    return HTTPStatus.BAD_GATEWAY, json.dumps({"error": error}).encode()

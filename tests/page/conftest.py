@@ -1,0 +1,116 @@
+"""Fixtures: models that the handler serves over HTTP, pages for them, and a browser."""
+
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import flask
+import pytest
+import torch
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+
+from authoring.page.server import create_server
+from authoring.page.targets import Endpoint, LocalServer
+from handler import envelope
+from handler.batch import predict_batch
+from handler.errors import RequestError
+from handler.loading import load_model
+from task.adapter import AdaptedTask, adapt
+from tests.http import serve_app
+from tests.images import ARCHIVE, TOY
+from tests.page import echo_model
+from tests.page.browser import Page
+from tests.programs import require_programs
+
+
+@contextmanager
+def serve_task(task: AdaptedTask, name: str) -> Iterator[str]:
+    """Serve a task as TorchServe's worker does, one request in a batch; yield the URL of its predict route."""
+    app = flask.Flask(__name__)
+
+    @app.post(f"/predictions/{name}")
+    def predict() -> flask.Response:
+        try:
+            request: Any = envelope.parse_body(flask.request.get_data())
+        except RequestError as error:
+            request = error
+        [response] = predict_batch(task, [request])
+        return flask.Response(response.body, response.code, mimetype="application/json")
+
+    with serve_app(app) as address:
+        yield f"http://{address}/predictions/{name}"
+
+
+@contextmanager
+def serve_page(archive: Path, url: str) -> Iterator[str]:
+    """Serve the page of an archive; yield its address."""
+    endpoint = Endpoint(archive.stem, "my-project", "us-central1")
+    server = create_server(0, archive.stem, archive, LocalServer(url, endpoint))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def write_archive(folder: Path, name: str, **documents: Any) -> Path:
+    """Write the parts of an archive that the page reads."""
+    path = folder / f"{name}.mar"
+    with zipfile.ZipFile(path, "w") as archive:
+        for document, content in documents.items():
+            archive.writestr(f"{document}.json", json.dumps(content))
+    return path
+
+
+@pytest.fixture(scope="session")
+def toy_page() -> Iterator[str]:
+    """Serve the page of the toy."""
+    task = load_model(TOY, torch.device("cpu"))
+    with serve_task(task, "toy") as url, serve_page(ARCHIVE, url) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def echo_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve the page of the model that predicts what its instance contains."""
+    task = adapt(echo_model.load(Path(), torch.device("cpu")))
+    requests = [{"instance": {"prediction": 1.0}, "parameters": {"temperature": 1.0}}] * 2
+    schema = {"x-labels": list(echo_model.Echo.labels)}
+    archive = write_archive(
+        tmp_path_factory.mktemp("echo"), "echo", requests=requests, schema=schema
+    )
+    with serve_task(task, "echo") as url, serve_page(archive, url) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Start Debian's Chromium without a window; skip the test if it is not installed."""
+    require_programs("chromium", "chromedriver")
+    options = ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    # Chromium has no sandbox for root, and /dev/shm is small in a container.
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,1000"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = Chrome(options=options, service=ChromeService("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def toy(chromium: Chrome, toy_page: str) -> Page:
+    """Open the page of the toy."""
+    return Page(chromium, toy_page)
+
+
+@pytest.fixture
+def echo(chromium: Chrome, echo_page: str) -> Page:
+    """Open the page of the model that predicts what its instance contains."""
+    return Page(chromium, echo_page)
