@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import storage
 from project.model_folder import ModelFolderError, add_model_option, find_model
@@ -198,7 +199,10 @@ def _print_usage(config: TorchServeConfig, request: bytes | None) -> None:
         body = f"@{sample}"
     print(f"\n{config.model_name} is ready. In another terminal, run:\n")
     print(f"  curl -H 'Content-Type: application/json' -d {body} {url}")
-    print(f"  make predict URL={url}\n\nPress Ctrl-C to stop.", flush=True)
+    model = f"MODEL={os.environ['MODEL']} " if os.environ.get("MODEL") else ""
+    print(f"  make predict {model}URL={url}")
+    print(f"  make page {model}PORT={urlsplit(url).port}   # in a browser")
+    print("\nPress Ctrl-C to stop.", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,13 @@ import sys
 import webbrowser
 
 from authoring.page.server import HOST, create_server
-from authoring.page.targets import Endpoint, LocalServer, Target, TargetError, open_endpoint
+from authoring.page.targets import (
+    LocalServer,
+    Target,
+    TargetError,
+    find_endpoint,
+    open_endpoint,
+)
 from project.model_folder import Model, ModelFolderError, add_model_option, find_model
 
 DEFAULT_PORT = 8090
@@ -57,11 +63,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _choose_target(args: argparse.Namespace, model: Model) -> Target:
-    if not args.endpoint:
-        endpoint = Endpoint(model.name, args.project or "PROJECT", args.region or "REGION")
-        return LocalServer(f"{args.url.rstrip('/')}{model.predict_route}", endpoint)
-    options = {"name": args.endpoint, "project": args.project, "region": args.region}
-    return open_endpoint(options)
+    name = args.endpoint or model.name
+    options = {"name": name, "project": args.project, "region": args.region}
+    if args.endpoint:
+        return open_endpoint(options)
+    return LocalServer(f"{args.url.rstrip('/')}{model.predict_route}", find_endpoint(options))
 
 
 if __name__ == "__main__":

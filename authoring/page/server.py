@@ -96,7 +96,7 @@ class PageHandler(BaseHTTPRequestHandler):
     def _is_same_site(self) -> bool:
         """Return whether the request comes from this page; send a 403 if not."""
         # Another site can let its own name resolve to 127.0.0.1, or post here from its own origin.
-        port = self.server.server_address[1]
+        _, port = self.connection.getsockname()
         hosts = (f"{HOST}:{port}", f"localhost:{port}")
         host, origin = self.headers.get("Host"), self.headers.get("Origin")
         if host in hosts and origin in (None, f"http://{host}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -85,7 +86,22 @@ class DeployedEndpoint:
         return HTTPStatus.OK, json.dumps(response).encode()
 
 
-def open_endpoint(options: dict[str, str]) -> DeployedEndpoint:
+def find_endpoint(options: dict[str, str | None]) -> Endpoint:
+    """Return the names for the gcloud command, from these settings, deploy.toml or the last deployment."""
+    try:
+        from deploy import settings  # noqa: PLC0415  its packages are not installed for serving alone
+        from deploy.errors import DeployError  # noqa: PLC0415
+    except ImportError:
+        pass
+    else:
+        with contextlib.suppress(DeployError):
+            found = settings.load(options)
+            return Endpoint(found.name, found.project, found.region)
+    name, project, region = (options[key] or key.upper() for key in ("name", "project", "region"))
+    return Endpoint(name, project, region)
+
+
+def open_endpoint(options: dict[str, str | None]) -> DeployedEndpoint:
     """Return the endpoint of deploy.toml and of these settings; raise TargetError."""
     try:
         # Google's libraries take seconds to import, and are not installed for serving alone.

