@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from handler.collation import build_batch
 from handler.loading import load_model
-from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+from project.model_folder import ModelFolderError, add_model_option, find_model
 from serving.archive import BACKEND, collect
 from serving.errors import ArchiveError
 from task.backends.builders import BASELINE
@@ -25,8 +25,6 @@ from task.backends.measure import Measurement, Measurements, measure_backends, m
 
 BATCH_SIZES = (1, 8, 32)
 ROUNDS = 25
-HELD_OUT = "held-out.json"
-"""A file of a model with more instances: `[{"instance", …}, …]`. It is not packed."""
 
 
 def export(folder: Path, out: Path, held_out: Path, rounds: int = ROUNDS) -> Measurements:
@@ -105,16 +103,10 @@ def main() -> None:
             collect(model, contents)
             (contents / BACKEND).unlink(missing_ok=True)
             model.build.mkdir(parents=True, exist_ok=True)
-            measurements = export(contents, model.build, find_held_out(model), args.rounds)
+            measurements = export(contents, model.build, model.held_out, args.rounds)
     except (ModelFolderError, ArchiveError) as error:
         sys.exit(f"authoring.export: {error}")
     print(f"{measurements.format_table()}\n{model.build / BACKEND}")
-
-
-def find_held_out(model: Model) -> Path:
-    """Return the path of held-out.json: of the trained weights, else of the model's folder."""
-    trained = model.weights / HELD_OUT
-    return trained if trained.is_file() else model.path / HELD_OUT
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def find_python(model: Model) -> Path:
     lines = (packages / REQUIREMENTS).read_text().splitlines()
     if not any(line.strip() and not line.lstrip().startswith("#") for line in lines):
         return Path(sys.executable)
-    venv = model.build / "venv"
+    venv = model.venv
     python, ready, state = venv / "bin" / "python", venv / "ready", _hash(packages)
     if ready.is_file() and ready.read_text() == state:
         return python.absolute()

@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MODELS = Path("model")
@@ -12,7 +12,11 @@ MODELS = Path("model")
 ENTRY = "model.py"
 """The file in a model's folder that defines `load`."""
 DEFAULT = "digits"
+BUILD = Path("build")
+HELD_OUT = "held-out.json"
 VARIABLE = "MODEL"
+OUTPUT_VARIABLE = "MODEL_OUTPUT"
+"""Names another folder than build/ for what is built, so that the pipeline's steps leave build/ as it is."""
 RESERVED = frozenset(
     ("bench", "deploy", "functions", "gke", "hello", "knn", "kubernetes", "pipeline", "scan")
 )
@@ -33,7 +37,7 @@ class Model:
     """The folder with model.py, or a ready archive (.mar)."""
     name: str
     """The name of the archive, the image, the endpoint and the function: lowercase letters, digits, hyphens."""
-    output: Path = Path("build")
+    output: Path = field(default_factory=lambda: Path(os.environ.get(OUTPUT_VARIABLE) or BUILD))
     """The folder in which each model has a folder."""
 
     @property
@@ -65,6 +69,20 @@ class Model:
     def packages(self) -> Path:
         """The folder with requirements.txt and the local wheels of the model, for installing them elsewhere."""
         return self.build / "packages"
+
+    @property
+    def venv(self) -> Path:
+        """The environment with the packages of the model's requirements.txt."""
+        return BUILD / self.name / "venv"
+
+    @property
+    def held_out(self) -> Path:
+        """Instances to measure and evaluate the model with: those of the trained weights, else of the folder.
+
+        `[{"instance", "truth"?, "parameters"?, "variant"?}, …]`. The file may not exist; it is not packed.
+        """
+        trained = self.weights / HELD_OUT
+        return trained if trained.is_file() else self.path / HELD_OUT
 
     @property
     def predict_route(self) -> str:

@@ -62,6 +62,7 @@ def main() -> None:
         prog="python -m project.weights",
         description=__doc__.splitlines()[0],
         epilog="All other options are those of the model's program.",
+        allow_abbrev=False,
     )
     add_model_option(parser)
     args, others = parser.parse_known_args()

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HANDLER_FILE = ROOT / "handler" / "vertex_handler.py"
 BACKEND = "backend.json"
 NOT_PACKED = (
-    *("train", "train.py", "fetch", "fetch.py", "tests", "held-out", "held-out.json"),
+    *("train", "train.py", "fetch", "fetch.py", "tests", "held-out", "held-out.json", "score.py"),
     *("deploy.toml", "README.md"),
 )
 """Files and folders of a model that a server does not need. Hidden ones are not packed either."""
@@ -90,7 +90,7 @@ def _choose_backend(model: Model, python: Path) -> str:
         for name, source in _list_files(model)
         if source.suffix != ".py" and name not in (REQUESTS, "requirements.txt", BACKEND)
     ]
-    inputs = json.dumps(_stat([*weights_files, *(ROOT / "task" / "backends").glob("*.py")]))
+    inputs = json.dumps(_stat(model, [*weights_files, *(ROOT / "task" / "backends").glob("*.py")]))
     if record.is_file() and record.read_text() == inputs and (model.build / BACKEND).is_file():
         return ""
     command = [str(python), "-m", "authoring.export", "--model", str(model.path)]
@@ -152,11 +152,23 @@ def _list_inputs(model: Model) -> list[list[str | int]]:
     if model.path.is_dir():
         files = [source.resolve() for _, source in _list_files(model)]
         files += [Path(__file__), *(ROOT / "handler").rglob("*.py"), *(ROOT / "task").rglob("*.py")]
-    return _stat(files)
+    return _stat(model, files)
 
 
-def _stat(files: Iterable[Path]) -> list[list[str | int]]:
-    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+def _stat(model: Model, files: Iterable[Path]) -> list[list[str | int]]:
+    """Return path, size and time of each file, with paths relative to the model's folder in build/.
+
+    So what is built in one folder and copied to another is up to date there.
+    """
+    build = model.build.resolve()
+    return [
+        [
+            str(file.relative_to(build) if file.is_relative_to(build) else file),
+            file.stat().st_size,
+            file.stat().st_mtime_ns,
+        ]
+        for file in files
+    ]
 
 
 def _pack(name: str, contents: Path, target: Path) -> None:
