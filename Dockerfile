@@ -126,8 +126,8 @@ COPY --from=app /out/ /
 # The model's requests, run in the image: a missing package ends the build here, not the deployment.
 FROM served AS verified
 ARG MODEL_FILES=build/digits
-RUN --network=none --mount=type=bind,source=${MODEL_FILES}/packages,target=/packages cd /tmp \
- && HOME=/tmp PYTHONPATH=/app /opt/venv/bin/python -m serving.verification /model-store/*.mar --distributions /packages/distributions.json \
+COPY ${MODEL_FILES}/packages /tmp/packages
+RUN cd /tmp && HOME=/tmp PYTHONPATH=/app /opt/venv/bin/python -m serving.verification /model-store/*.mar --distributions /tmp/packages/distributions.json \
  && touch /verified
 
 # The image's list of contents (SBOM) in CycloneDX format, from the files themselves.
