@@ -1,1 +1,1 @@
-"""Programs for whoever writes a model: make new, make check, make export and make page."""
+"""Programs for authors of models: make new, make check, make export and make page."""

@@ -1,0 +1,103 @@
+"""How the page shows predictions of every kind, and how it writes requests that hold them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from selenium.webdriver.common.by import By
+
+from tests.http import wait_for
+from tests.images import image_base64
+from tests.page.browser import Page
+from tests.page.test_page import grey_file
+
+
+def test_numbers_are_sent_as_they_are_written(echo: Page) -> None:
+    assert '"temperature": 1.0' in echo.body
+    echo.send()
+    assert '"temperature": 1.0' in echo.copy("curl")
+
+
+@pytest.mark.parametrize(("maximum", "expected"), [(255, 190), (1, 0.745)])
+def test_a_picture_as_rows_of_numbers_keeps_their_size_and_range(
+    echo: Page, tmp_path: Path, maximum: float, expected: float
+) -> None:
+    rows = [[maximum, *[0.0] * 9] for _ in range(12)]
+    script = (
+        "model.requests[0].body = arguments[0]; setBody(arguments[0]); find('files').hidden = false"
+    )
+    echo.driver.execute_script(script, json.dumps({"instances": [{"pixels": rows}]}))
+    echo.find("file").send_keys(grey_file(tmp_path))
+    pixels = [[expected] * 10] * 12
+    wait_for(lambda: echo.sent_body["instances"] == [{"pixels": pixels}], 10, "the rows")
+    assert echo.find("preview").is_displayed()
+
+
+PHOTO = image_base64(Image.new("RGB", (200, 100), "green"))
+BOXES = [
+    {"box": [20, 10, 120, 60], "label": "face", "score": 0.912345},
+    {"box": [150, 50, 200, 100], "label": "hand", "score": 0.4},
+]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        ({"cat": 0.25, "dog": 0.75}, "dog\n0.75\ncat\n0.25"),
+        ([{"label": "a", "score": 0.1}, {"label": "b", "score": 0.9}], "b\n0.9\na\n0.1"),
+        ([0.1, 0.7, 0.2], "dog\n0.7\nbird\n0.2\ncat\n0.1"),
+        ({str(index): index for index in range(30)}, "and 10 more"),
+        ("two\nlines", "two\nlines"),
+        ({"text": "a text", "tokens": ["a", " text"]}, "text\na text\ntokens\na  text"),
+        ([0.6, 0.8] + [0.0] * 382, "384 numbers, norm 1: 0.6, 0.8, 0, 0, 0, 0, …"),
+        (BOXES, "face 0.9123 at 20, 10, 120, 60\nhand 0.4 at 150, 50, 200, 100"),
+        ({"faces": BOXES[:1]}, "faces\nface 0.9123 at 20, 10, 120, 60"),
+        ([], "[]"),
+        (None, "null"),
+        (3.14159265, "3.142"),
+        ({"deep": [{"a": [1, 2]}]}, '"a": [1, 2]'),
+        ("<img src=x onerror=alert(1)>", "<img src=x onerror=alert(1)>"),
+    ],
+)
+def test_every_kind_of_prediction_is_readable(echo: Page, prediction: Any, expected: str) -> None:
+    echo.body = {"instances": [{"prediction": prediction}]}
+    assert expected in echo.send()
+
+
+@pytest.mark.parametrize("scale", [1, 200])
+def test_boxes_are_drawn_over_the_picture(echo: Page, scale: float) -> None:
+    boxes = BOXES if scale == 1 else [{"box": [0.1, 0.1, 0.6, 0.6]}, {"box": [0.75, 0.5, 1, 1]}]
+    echo.body = {"instances": [{"b64": PHOTO, "prediction": boxes}]}
+    echo.send()
+    drawn = echo.driver.find_elements(By.CSS_SELECTOR, ".boxes span")
+    wait_for(lambda: len(drawn) == 2, 5, "the boxes")
+    picture = echo.driver.find_element(By.CSS_SELECTOR, ".boxes img").rect
+    first = drawn[0].rect
+    parts = [(first["x"] - picture["x"]) / picture["width"], first["width"] / picture["width"]]
+    assert parts == pytest.approx([0.1, 0.5], abs=0.01)
+
+
+def test_values_of_json_are_written_as_python(echo: Page) -> None:
+    body = {"instances": [{"prediction": [True, False, None, 'null "true"']}]}
+    echo.body = body
+    found: dict[str, Any] = {}
+    statement = next(
+        line for line in echo.copy("Python").splitlines() if line.startswith("body = ")
+    )
+    exec(statement, found)  # noqa: S102  the program under test
+    assert found["body"] == body
+
+
+@pytest.mark.parametrize("width", [360, 768, 1920])
+def test_nothing_is_wider_than_the_window(echo: Page, width: int) -> None:
+    echo.set_width(width)
+    prediction = {"a" * 80: 0.5, "b": 0.25}
+    echo.body = {
+        "instances": [{"prediction": prediction}, {"prediction": "x" * 300}, {"prediction": 1}]
+    }
+    echo.send()
+    sizes = echo.driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    echo.set_width(0)
+    assert sizes[0] <= width == sizes[1]
