@@ -279,7 +279,7 @@ setup: .venv/ready ## install every pinned package of requirements/ into .venv
 WORKERS ?= 4
 TESTS ?= tests
 # Tests run make too; it must not inherit the variables of this make.
-PYTEST = env -u ARGS -u TESTS -u WORKERS -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
+PYTEST = env -u MODEL -u ARGS -u TESTS -u WORKERS -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
 TESTED := .venv/ready build/kubernetes/ready $(KFP)/ready
 test: $(TESTED) ## run the quick tests, in three minutes (TESTS=tests/unit, WORKERS=4, ARGS=)
 	$(PYTEST) -m "not full" $(ARGS)
@@ -325,8 +325,10 @@ lock: .venv/ready ## pin the newest package versions into requirements/
 	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url $${of:+--constraint requirements/$$of.lock} \
 	  --custom-compile-command "make lock" --python-version 3.11 --group $$group -o requirements/$$group.lock || exit 1; done
 
-clean: ## delete build/ except trained weights (build/NAME/weights); the virtual environment stays
-	find build -mindepth 1 -maxdepth 2 ! -path 'build/*/weights' -path 'build/*/*' -exec rm -rf {} + ; find build -mindepth 1 -maxdepth 1 \( -type f -o -type d -empty \) -exec rm -rf {} +
+clean: ## delete build/ except the trained weights in build/NAME/weights; the virtual environment stays
+	find build -mindepth 1 -maxdepth 1 ! -type d -delete
+	for folder in build/*/; do find "$$folder" -mindepth 1 -maxdepth 1 ! -name weights -exec rm -rf {} +; done
+	find build -mindepth 1 -maxdepth 1 -type d -empty -delete
 
 # Names of version 0.1; they are removed in the next release.
 RENAMED_rehearse := e2e
