@@ -186,7 +186,7 @@ undeploy: ## undeploy all versions (ARGS=--idle: those without traffic); keep th
 teardown: ## delete everything that costs, after confirmation
 
 e2e: .venv/ready archive ## run everything, from build to teardown, against a local emulator of Google Cloud
-	@DOCKER=$(DOCKER) $(BIN)/python -m emulator.walkthrough
+	@DOCKER=$(DOCKER) $(BIN)/python -m emulator.walkthrough $(ARGS)
 
 emulator: .venv/ready ## run the emulator of Google's control plane until Ctrl-C, for your own gcloud and SDK
 	@DOCKER=$(DOCKER) $(BIN)/python -m emulator $(ARGS)

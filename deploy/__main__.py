@@ -1,7 +1,8 @@
 """Deploy the model to a Vertex AI endpoint, change which version serves, and delete everything again.
 
 Every command does only what is missing, and can be run again after an interruption.
-Settings: deploy.toml, DEPLOY_* variables, or the options below.
+MODEL or --model selects the model. Settings: deploy.toml, here and in the model's folder, DEPLOY_* variables, or
+the options below.
 """
 
 import argparse
@@ -24,10 +25,11 @@ from deploy import (
     versions,
 )
 from deploy.clients import CloudClients
+from deploy.errors import UserError
 
 CONTINUES = (
     "Operations that have started continue at Google. Run the same command again to continue from here; "
-    "`python -m deploy status` shows what runs, `rollback` undoes a rollout, `teardown` deletes everything."
+    "the command `status` shows what runs, `rollback` undoes a rollout, `teardown` deletes everything."
 )
 
 
@@ -39,12 +41,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     values = settings.load(vars(args), file=args.settings)
-    cloud = CloudClients.create(values, cli.report, dry_run=args.dry_run)
+    cloud = CloudClients.create(
+        values, lambda line: cli.report(values.add_model(line)), dry_run=args.dry_run
+    )
     if not args.dry_run:
         settings.save_defaults(values)
     # A command is a function of the clients and of its own options, by name.
     _, *options = inspect.signature(args.run).parameters
-    args.run(cloud, **{name: getattr(args, name) for name in options})
+    try:
+        args.run(cloud, **{name: getattr(args, name) for name in options})
+    except UserError as error:
+        raise UserError(values.add_model(error.message), values.add_model(error.hint)) from error
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -70,9 +77,11 @@ def _build_parser() -> argparse.ArgumentParser:
     option = add(
         "endpoint",
         rollout.deploy_all,
-        "build, upload and deploy what is missing, and send the endpoint a request",
+        "build, upload and deploy what is missing, and send the endpoint the requests of the model",
     )
-    text = "image file or request.json for that request (default: a held-out digit)"
+    text = (
+        "JSON file with one request to send instead, or an image for the first request of the model"
+    )
     option("--request", help=text, **file)
 
     option = add(
@@ -113,13 +122,13 @@ def _build_parser() -> argparse.ArgumentParser:
     )
 
     option = add("predict", predict.predict, "send a request and print the response")
-    text = "image file or request.json (default: a held-out digit)"
+    text = "JSON file with a request, or an image for the first request of the model (default: that request)"
     option("source", nargs="?", help=text, **file)
 
     option = add(
         "batch-predict", batch_predict.run_batch, "predict every line of a JSONL file in a bucket"
     )
-    text = "JSON lines, one instance each; a * at the end matches several files"
+    text = "JSON lines, each an instance as in requests.json; a * at the end matches several files"
     option("--input", dest="source", required=True, metavar="gs://…", help=text)
     option("--output", required=True, metavar="gs://…", help="folder for the results")
     option("--parameters", type=_parse_json, metavar="JSON", help="parameters of the requests")

@@ -1,14 +1,24 @@
 """Builds with Cloud Build, by gcloud."""
 
 import json
+import shlex
+import shutil
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypedDict
 
 from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.fingerprint import git_commit, image_tag
-from deploy.settings import Settings
+from deploy.settings import Settings, model_settings
+from project.model_folder import Model
 
+IGNORE_FILE = ".gcloudignore"
+MAX_LOG_LINES = 40
+"""Of the log of a failed build, that are printed."""
+LOG_DELAY_S = 10
+"""The time until Cloud Logging has the last lines of a build."""
 DONE = ("SUCCESS", "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED")
 """Statuses of a build that has ended."""
 
@@ -33,8 +43,34 @@ class Build(TypedDict, total=False):
     substitutions: dict[str, str]
 
 
+def build_image(cloud: CloudClients, deploy: str = "no") -> None:
+    """Build the image with Cloud Build; `deploy` is the command that runs afterwards."""
+    ignore_file = write_ignore_file(cloud.settings.sources)
+    submit_build(cloud, build_substitutions(cloud.settings, deploy), ignore_file=ignore_file)
+
+
+def write_ignore_file(model: Model) -> Path:
+    """Write the list of the files that are not uploaded; return its path.
+
+    The folders of models are not uploaded, and of build/ only what the image of this model is built from.
+    """
+    own, copy = model_settings(model), model.build / "deploy.toml"
+    if own != copy:
+        copy.unlink(missing_ok=True)
+        if own.is_file():
+            shutil.copyfile(own, copy)
+    needed = (model.archive, model.packages, model.requests, model.request, copy)
+    lines = ["/model", f"!/{model.build}", f"/{model.build}/*", *(f"!/{path}" for path in needed)]
+    file = model.build / "gcloudignore"
+    file.write_text("\n".join([Path(IGNORE_FILE).read_text(), *lines, ""]))
+    return file
+
+
 def submit_build(
-    cloud: CloudClients, substitutions: Mapping[str, str], config: str = "cloudbuild.yaml"
+    cloud: CloudClients,
+    substitutions: Mapping[str, str],
+    config: str = "cloudbuild.yaml",
+    ignore_file: Path = Path(IGNORE_FILE),
 ) -> None:
     """Build the current folder with Cloud Build, and wait for the end of the build.
 
@@ -48,6 +84,7 @@ def submit_build(
         *_location(s),
         f"--gcs-source-staging-dir={source_folder(s)}",
         f"--config={config}",
+        f"--ignore-file={ignore_file}",
         f"--substitutions={pairs}",
         ".",
     ]
@@ -96,10 +133,11 @@ def source_folder(settings: Settings) -> str:
 def build_substitutions(settings: Settings, deploy: str = "no") -> dict[str, str]:
     """Return the substitutions of cloudbuild.yaml; `deploy` is the command to run after the build."""
     values = {
+        "_MODEL": settings.sources.name,
         "_NAME": settings.name,
         "_REGION": settings.region,
         "_REPOSITORY": settings.repository,
-        "_TAG": image_tag(),
+        "_TAG": image_tag(settings.sources),
         "_DEPLOY": deploy,
         "_REVISION": git_commit(),
     }
@@ -132,7 +170,31 @@ def _wait_for_build(cloud: CloudClients, build: Build) -> None:
     if build["status"] != "SUCCESS":
         detail = build.get("statusDetail") or build.get("failureInfo", {}).get("detail", "")
         reason = f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}"
-        raise UserError(reason, f"gcloud builds log {' '.join(reference)}")
+        raise UserError(reason, _report_log(cloud, build["id"]))
+
+
+def _report_log(cloud: CloudClients, build_id: str) -> str:
+    """Report the end of a build's log; return the command that prints all of it."""
+    project = cloud.settings.project
+    query = f'resource.type="build" AND resource.labels.build_id="{build_id}"'
+    command = [
+        "gcloud",
+        "logging",
+        "read",
+        query,
+        f"--project={project}",
+        "--format=value(textPayload)",
+    ]
+    if not cloud.settings.api_endpoint:
+        time.sleep(LOG_DELAY_S)
+    try:
+        newest_first = cloud.programs.run([*command, f"--limit={MAX_LOG_LINES}"])
+    except UserError as error:
+        cloud.report(f"  the build's log cannot be read: {error.message}")
+    else:
+        for line in reversed(newest_first.splitlines()):
+            cloud.report(f"  | {line}")
+    return shlex.join([*command, "--order=asc"])
 
 
 def _location(settings: Settings) -> list[str]:

@@ -1,19 +1,18 @@
 """What identifies the sources of an image: fingerprints of files, and git's commit."""
 
 import hashlib
-import os
 import subprocess
 import zipfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from deploy.errors import UserError
+from project.model_folder import Model
 
 CACHES = frozenset(
     ("__pycache__", "build", ".git", ".venv", ".ruff_cache", ".mypy_cache", ".pytest_cache")
 )
 """Names of files and folders that never belong to the sources."""
-ARCHIVE = Path(os.environ.get("ARCHIVE", "build/model-store/digits.mar"))
 IMAGE_SOURCES = (
     "Dockerfile",
     "docker",
@@ -28,7 +27,9 @@ IMAGE_SOURCES = (
     "LICENSE",
     "NOTICE",
 )
-"""What the Dockerfile copies, except the archive."""
+"""What the Dockerfile copies, except the files of the model."""
+RECORDS = ("distributions.json",)
+"""Files beside the requirements that do not change the image."""
 
 
 def fingerprint(root: Path, names: Iterable[str], exclude: Collection[str] = CACHES) -> str:
@@ -49,14 +50,16 @@ def fingerprint(root: Path, names: Iterable[str], exclude: Collection[str] = CAC
     return total.hexdigest()[:16]
 
 
-def image_tag(root: Path = Path()) -> str:
-    """Return the tag of the image that is built from `root`: src- and a fingerprint of its sources."""
-    if not (root / ARCHIVE).is_file():
-        raise UserError(f"{ARCHIVE} does not exist", "make archive")
-    total = hashlib.sha256(os.environ.get("EXTRAS", "").encode())
+def image_tag(model: Model, root: Path = Path()) -> str:
+    """Return the tag of the image that is built from `root` and a model: src- and a fingerprint of its sources."""
+    if not (root / model.archive).is_file():
+        raise UserError(f"{model.archive} does not exist", "make archive")
+    total = hashlib.sha256(model.name.encode())
     total.update(fingerprint(root, IMAGE_SOURCES).encode())
+    # The requirements and the local wheels.
+    total.update(fingerprint(root / model.packages, ["."], exclude=RECORDS).encode())
     # The archive's entries instead of the file, whose manifest holds the time of packing.
-    with zipfile.ZipFile(root / ARCHIVE) as archive:
+    with zipfile.ZipFile(root / model.archive) as archive:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
             if not entry.filename.endswith("MANIFEST.json"):
                 digest = hashlib.sha256(archive.read(entry)).hexdigest()

@@ -1,7 +1,7 @@
 """The image of a deployment: found in the registry, or built and pushed."""
 
 from deploy.clients import CloudClients
-from deploy.cloud_build import build_substitutions, submit_build
+from deploy.cloud_build import build_image
 from deploy.errors import UserError
 from deploy.fingerprint import image_tag
 from deploy.local_build import build_and_push
@@ -11,7 +11,7 @@ from deploy.registry import Image, find_image
 def build(cloud: CloudClients, serve: str | None) -> None:
     """Build and push the image unless it exists; with `serve`, Cloud Build runs that command afterwards."""
     if serve:
-        submit_build(cloud, build_substitutions(cloud.settings, serve))
+        build_image(cloud, serve)
     else:
         ensure_image(cloud)
 
@@ -22,11 +22,11 @@ def ensure_image(cloud: CloudClients) -> Image:
         cloud.report(f"the image is in the registry: {found.uri}")
         return found
     if cloud.settings.builder == "cloud":
-        submit_build(cloud, build_substitutions(cloud.settings))
+        build_image(cloud)
     else:
         build_and_push(cloud)
     if cloud.dry_run:
-        return Image(f"{cloud.settings.image_name}:{image_tag()}")
+        return Image(f"{cloud.settings.image_name}:{image_tag(cloud.settings.sources)}")
     if found := find_image(cloud):
         return found
     hint = "run make push, and read the build's log"

@@ -1,4 +1,4 @@
-"""Online predictions: one request to the endpoint."""
+"""Online predictions: the model's requests, or one of a file, sent to the endpoint."""
 
 import base64
 import json
@@ -8,15 +8,15 @@ from typing import Any
 
 from deploy.clients import CloudClients
 from deploy.errors import UserError
+from project.model_folder import Model
 
-HELD_OUT = Path("build/model/held-out")
-REQUEST = Path("build/deploy/request.json")
-"""The smoke test's request, for `gcloud ai endpoints predict --json-request`."""
+MAX_CHARS = 500
+"""Of a printed prediction."""
 
 
 def predict(cloud: CloudClients, source: Path | None) -> None:
     """Send a request, and print the response as JSON."""
-    request = build_request(source)
+    request = build_request(cloud.settings.sources, source)
     if cloud.dry_run:
         count = len(request["instances"])
         cloud.report(f"would call PredictionService.Predict with {count} instances")
@@ -25,32 +25,59 @@ def predict(cloud: CloudClients, source: Path | None) -> None:
 
 
 def smoke_test(cloud: CloudClients, source: Path | None) -> None:
-    """Send a request, and report the predictions and the gcloud command for the same request."""
-    s, request = cloud.settings, build_request(source)
-    REQUEST.parent.mkdir(parents=True, exist_ok=True)
-    REQUEST.write_text(json.dumps(request))
-    started_s = time.monotonic()
-    response = cloud.vertex.predict(request)
-    ms = (time.monotonic() - started_s) * 1000
+    """Send the model's requests or that of `source`; report the predictions and a gcloud command for the first."""
+    s, model = cloud.settings, cloud.settings.sources
+    if source is None and not model.requests.is_file():
+        cloud.report(f"no request was sent: {model.archive} has no requests.json; use --request")
+        return
+    requests = list_requests(model) if source is None else [build_request(model, source)]
+    for request in requests:
+        started_s = time.monotonic()
+        response = cloud.vertex.predict(request)
+        ms = (time.monotonic() - started_s) * 1000
+        text = json.dumps(response["predictions"])
+        cloud.report(
+            f"\n{text if len(text) <= MAX_CHARS else f'{text[:MAX_CHARS]}…'}\n"
+            f"  from deployed model {response.get('deployedModelId')} in {ms:.0f} ms"
+        )
+    file = model.request
+    if source is not None:
+        file = model.build / "sent-request.json"
+        file.write_text(json.dumps(requests[0]))
     cloud.report(
-        f"\n{json.dumps(response['predictions'])}\n"
-        f"  from deployed model {response.get('deployedModelId')} in {ms:.0f} ms; the same request with gcloud:\n"
-    )
-    cloud.report(
-        f"  gcloud ai endpoints predict {s.name} --project={s.project} --region={s.region} --json-request={REQUEST}\n"
+        f"\nthe first request with gcloud:\n"
+        f"  gcloud ai endpoints predict {s.name} --project={s.project} --region={s.region} --json-request={file}\n"
     )
 
 
-def build_request(source: Path | None) -> dict[str, Any]:
-    """Return the request in a JSON file, or one with an image file, by default the first held-out digit."""
+def list_requests(model: Model) -> list[dict[str, Any]]:
+    """Return the bodies of the requests in requests.json, with one instance each; raise UserError."""
+    hint = "make archive writes it, if the model has requests"
+    try:
+        examples = json.loads(model.requests.read_text())
+    except OSError as error:
+        raise UserError(f"{model.requests} cannot be read: {error.strerror}", hint) from None
+    bodies = []
+    for example in examples:
+        parameters = {"parameters": example["parameters"]} if "parameters" in example else {}
+        bodies.append({"instances": [example["instance"]], **parameters})
+    return bodies
+
+
+def build_request(model: Model, source: Path | None) -> dict[str, Any]:
+    """Return the request in a JSON file, or the model's first request, with the image in a file if there is one."""
     if source is None:
-        source = min(HELD_OUT.glob("*.png"), default=None)
-    if source is None:
-        raise UserError(f"{HELD_OUT} has no image", "make model, or name an image or request.json")
+        return list_requests(model)[0]
     if not source.is_file():
         raise UserError(f"{source} does not exist", "name an image, or a JSON file with instances")
     if source.suffix != ".json":
-        return {"instances": [{"b64": base64.b64encode(source.read_bytes()).decode()}]}
+        request = list_requests(model)[0]
+        image = base64.b64encode(source.read_bytes()).decode()
+        replaced = _replace_image(request["instances"], image)
+        if replaced == request["instances"]:
+            missing = f'{model.name} takes no image: its first request has no "b64"'
+            raise UserError(missing, 'name a JSON file: {"instances": [...], "parameters": {...}}')
+        return {**request, "instances": replaced}
     try:
         content = json.loads(source.read_text())
     except ValueError as error:
@@ -60,3 +87,10 @@ def build_request(source: Path | None) -> dict[str, Any]:
         hint = 'expected {"instances": [...], "parameters": {...}}, with at least one instance'
         raise UserError(f"{source} is not a prediction request", hint)
     return dict(content)
+
+
+def _replace_image(value: Any, image: str) -> Any:
+    """Return a copy of a JSON value in which every "b64" is this image."""
+    if isinstance(value, dict):
+        return {k: image if k == "b64" else _replace_image(v, image) for k, v in value.items()}
+    return [_replace_image(each, image) for each in value] if isinstance(value, list) else value

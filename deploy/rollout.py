@@ -14,9 +14,10 @@ from deploy.roles import GRANTED_BY_PROJECT, REQUIRED, grant_command
 
 
 def deploy_all(cloud: CloudClients, request: Path | None) -> None:
-    """Build, upload, create and deploy what is missing, and send the endpoint a request."""
+    """Build, upload, create and deploy what is missing, and send the endpoint the model's requests."""
     if request is not None:
-        predict.build_request(request)  # raises the error of an invalid file before anything starts
+        # Raises the error of an invalid file before anything starts.
+        predict.build_request(cloud.settings.sources, request)
     check_permissions(cloud)
     _deploy(cloud, versions.ensure_uploaded(cloud))
     if not cloud.dry_run:

@@ -1,12 +1,13 @@
 """The settings of a deployment: from options, the environment, deploy.toml, and the defaults below.
 
-Highest precedence first: an option (`--name`), a variable (DEPLOY_NAME), deploy.toml, the saved project
-and region of the last command, the default.
+Highest precedence first: an option (`--name`), a variable (DEPLOY_NAME), the file of the option --settings,
+deploy.toml in the model's folder, deploy.toml, the saved project and region of the last command, the default.
 """
 
 import argparse
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,10 +17,35 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from deploy.errors import UserError
 from deploy.plan import Machine, Replicas
+from project.model_folder import (
+    DEFAULT,
+    MODELS,
+    VARIABLE,
+    Model,
+    ModelFolderError,
+    add_model_option,
+    find_model,
+    list_models,
+)
 
 FILE = Path("deploy.toml")
 SAVED_DEFAULTS = Path("build/deploy/last.toml")
 """The project and region of the last command."""
+TARGETS = (
+    *(
+        "archive",
+        "build",
+        "build-cloud",
+        "canary",
+        "contract",
+        "deploy-endpoint",
+        "promote",
+        "push",
+        "rollback",
+    ),
+    *("run", "status", "teardown", "undeploy"),
+)
+"""The targets of make that are for one model."""
 PROJECT_VARIABLES = ("DEPLOY_PROJECT", "GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT")
 
 
@@ -53,6 +79,9 @@ class Settings(BaseModel):
         strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True
     )
 
+    sources: Model = Model(path=MODELS / DEFAULT, name=DEFAULT)
+    """the model that is deployed; not a setting of a file"""
+
     project: Annotated[
         str, _matching(PROJECT, "a project ID: 6 to 30 lowercase letters, digits and hyphens")
     ] = ""
@@ -61,7 +90,7 @@ class Settings(BaseModel):
         "us-central1"
     )
     """region of the endpoint, the model and the images"""
-    name: Annotated[str, _matching("[a-z][a-z0-9-]{0,61}[a-z0-9]", NAME)] = "digits"
+    name: Annotated[str, _matching("[a-z][a-z0-9-]{0,61}[a-z0-9]", NAME)] = DEFAULT
     """name of the model, the endpoint and the image"""
     repository: Annotated[str, _matching("[a-z]([a-z0-9-]{0,61}[a-z0-9])?", NAME)] = "models"
     """repository in Artifact Registry"""
@@ -97,7 +126,7 @@ class Settings(BaseModel):
     """port of the container"""
     health_route: Route = "/ping"
     """health route of the container"""
-    predict_route: Route = "/predictions/digits"
+    predict_route: Route = f"/predictions/{DEFAULT}"
     """prediction route of the container"""
     shared_memory_mb: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """shared memory of the container; 0: Vertex AI's default"""
@@ -142,22 +171,55 @@ class Settings(BaseModel):
         """The image's name, without tag or digest."""
         return f"{self.registry or f'{self.region}-docker.pkg.dev'}/{self.project}/{self.repository}/{self.name}"
 
+    def add_model(self, text: str) -> str:
+        """Return a message in which commands of make and deploy select this model, if it is not the default."""
+        try:
+            if find_model() == self.sources:
+                return text
+        except ModelFolderError:
+            pass  # there is no default
+        path = self.sources.path
+        value = shlex.quote(path.name if path.parent == MODELS else str(path))
+        text = re.sub(rf"\bmake ({'|'.join(TARGETS)})(?![\w-])", rf"\g<0> {VARIABLE}={value}", text)
+        return re.sub(r"-m deploy [a-z-]+", rf"\g<0> --model {value}", text)
 
-FIELDS = Settings.model_fields
+
+FIELDS = {name: field for name, field in Settings.model_fields.items() if name != "sources"}
+NAMED_BY_MODEL = {"name": "the name of the model", "predict_route": "/predictions/NAME"}
+"""Settings whose default is a property of the model, and its description."""
 
 
 def load(
-    arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ, file: Path = FILE
+    arguments: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    file: Path = FILE,
+    *,
+    needs_model: bool = True,
 ) -> Settings:
     """Return the settings; `arguments` are options by name, of which None and other options are ignored.
+
+    The option or the variable MODEL selects the model; a command without one sets `needs_model` to False.
 
     Raises:
         UserError: a setting is unknown or invalid; the message says where it is set and what was expected.
 
     """
     saved = _saved_defaults(environment.get("DEPLOY_API_ENDPOINT", ""))
-    values = _validate(_read_file(saved, required=False), str(saved))
-    values |= _validate(_read_file(file, required=file != FILE), str(file))
+    values = _read_settings(saved)
+    if needs_model:
+        sources = _find_sources(arguments.get("model") or environment.get(VARIABLE))
+        own = model_settings(sources)
+        values |= {name: getattr(sources, name) for name in NAMED_BY_MODEL} | {"sources": sources}
+        if file == FILE:
+            general, special = _read_settings(file), _read_settings(own)
+            if not (arguments.get("name") or environment.get("DEPLOY_NAME")):
+                _check_name(general, special, sources)
+        else:
+            general, special = _read_settings(own), _read_settings(file, required=True)
+        values |= general | special
+        values["env"] = general.get("env", {}) | special.get("env", {})
+    else:
+        values |= _read_settings(file, required=file != FILE)
     for name in set(FIELDS) - {"env"}:
         variables = PROJECT_VARIABLES if name == "project" else (f"DEPLOY_{name.upper()}",)
         if variable := next(filter(environment.get, variables), None):
@@ -186,7 +248,8 @@ def save_defaults(settings: Settings) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser, names: Collection[str] = FIELDS.keys()) -> None:
-    """Add --dry-run, --settings, and an option for each of these settings except the table [env]."""
+    """Add --model, --dry-run, --settings, and an option for each of these settings except the table [env]."""
+    add_model_option(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print the changes without making them"
     )
@@ -202,7 +265,7 @@ def add_options(parser: argparse.ArgumentParser, names: Collection[str] = FIELDS
         if name not in names or name == "env":
             continue
         options: Any = {"type": str, "metavar": name.rpartition("_")[2].upper()}
-        default = str(field.default)
+        default = NAMED_BY_MODEL.get(name, str(field.default))
         if field.annotation is bool:
             options = {"action": argparse.BooleanOptionalAction, "default": None}
             default = "yes" if field.default else "no"
@@ -221,7 +284,7 @@ def _validate(values: dict[str, Any], source: str, *, strict: bool = True) -> di
     else:
         return {name: getattr(checked, name) for name in values}
     name, value = ".".join(map(str, error["loc"])), error["input"]
-    if error["type"] == "extra_forbidden":
+    if error["type"] == "extra_forbidden" or name == "sources":
         unknown = f"{source}: unknown setting {name!r}"
         raise UserError(unknown, f"the settings are: {', '.join(FIELDS)}")
     setting = name if isinstance(value, dict) else f"{name} = {value!r}"
@@ -250,13 +313,37 @@ def _saved_defaults(api_endpoint: str) -> Path:
     return SAVED_DEFAULTS.with_name("emulator.toml") if api_endpoint else SAVED_DEFAULTS
 
 
-def _read_file(path: Path, *, required: bool) -> dict[str, Any]:
+def model_settings(model: Model) -> Path:
+    """Return the path of the model's own deploy.toml. Of an archive it is the one that was copied beside it."""
+    return (model.path if model.path.is_dir() else model.build) / FILE
+
+
+def _find_sources(value: str | None) -> Model:
+    try:
+        return find_model(value)
+    except ModelFolderError as error:
+        raise UserError(str(error), "make check MODEL=… checks a model") from None
+
+
+def _check_name(general: dict[str, Any], special: dict[str, Any], sources: Model) -> None:
+    """Raise UserError if deploy.toml sets one name for several models, which would then share an endpoint."""
+    others = [name for name in list_models() if (MODELS / name).resolve() != sources.path.resolve()]
+    if "name" in general and "name" not in special and others:
+        raise UserError(
+            f"{FILE}: name = {general['name']!r} is for every model, also for {', '.join(others)}",
+            f"move the line to {model_settings(sources)}",
+        )
+
+
+def _read_settings(path: Path, *, required: bool = False) -> dict[str, Any]:
+    """Return the validated settings in a file; raise UserError."""
     if not required and not path.exists():
         return {}
     try:
-        return tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text())
     except OSError as error:
         hint = "name a readable file, or omit --settings"
         raise UserError(f"{path} cannot be read: {error.strerror}", hint) from None
     except ValueError as error:
         raise UserError(f"{path} is not TOML: {error}", "fix that line") from None
+    return _validate(content, str(path))

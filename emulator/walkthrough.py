@@ -1,7 +1,7 @@
 """Run every command of this project against the emulator: python -m emulator.walkthrough, or make e2e.
 
 Cloud Build, Artifact Registry, model, endpoint, predictions, second version, canary, promote, rollback and
-teardown, with the real gcloud, a real registry and the real image. No account is needed.
+teardown, with the real gcloud, a real registry and the image of the model. No account is needed.
 """
 
 import argparse
@@ -23,16 +23,14 @@ from emulator import artifacts, processes
 from emulator.config import EmulatorConfig
 from emulator.errors import EmulatorError
 from emulator.stack import Stack, running
+from project.model_folder import VARIABLE, Model, ModelFolderError, add_model_option, find_model
 
 PROJECT, REGION = "emulator", "us-central1"
 LOG = Path("build/e2e.log")
-REQUEST = Path("build/e2e.json")
 LOG_FORMAT = "%(asctime)s %(message)s"
 COMMAND_TIMEOUT_S = 1200
 FAILED_STEP_LINES = 40
 """Number of lines of a failed build step's log that are printed."""
-TESTS = "tests/container -k wire_contract"
-"""The image's tests that Cloud Build runs here: enough to show that the step works. make test runs all."""
 
 
 class StepFailedError(EmulatorError):
@@ -42,9 +40,17 @@ class StepFailedError(EmulatorError):
 class Walkthrough:
     """Runs commands against the emulator and prints them with their output."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self.env = {**os.environ, **stack.environment(PROJECT), "PYTHONUNBUFFERED": "1"}
+    def __init__(self, stack: Stack, model: Model) -> None:
+        self.stack, self.model = stack, model
+        self.env = {
+            **os.environ,
+            **stack.environment(PROJECT),
+            VARIABLE: str(model.path),
+            "PYTHONUNBUFFERED": "1",
+            # deploy.toml may have others.
+            "DEPLOY_NAME": model.name,
+            "DEPLOY_PREDICT_ROUTE": model.predict_route,
+        }
         self.start = time.monotonic()
 
     @property
@@ -99,22 +105,24 @@ class Walkthrough:
 
 def run_with_gcloud(walkthrough: Walkthrough, image: str) -> None:
     """Upload, create, deploy, predict, undeploy and delete with gcloud only."""
-    run, check = walkthrough.run, walkthrough.check
+    run, check, model = walkthrough.run, walkthrough.check, walkthrough.model
     name = f"by-hand --region={REGION}"
     run(
         f"gcloud ai models upload --model-id={name} --display-name=by-hand --container-image-uri={image} "
-        "--container-ports=8080 --container-health-route=/ping --container-predict-route=/predictions/digits"
+        "--container-ports=8080 --container-health-route=/ping "
+        f"--container-predict-route={model.predict_route}"
     )
     run(f"gcloud ai endpoints create --endpoint-id={name} --display-name=by-hand")
     run(
         f"gcloud ai endpoints deploy-model {name} --model=by-hand --display-name=by-hand "
         "--machine-type=e2-standard-2 --min-replica-count=1 --max-replica-count=1 --traffic-split=0=100"
     )
-    options = f"--json-request={REQUEST} --format=json"
+    options = f"--json-request={model.request} --format=json"
     response = json.loads(run(f"gcloud ai endpoints predict {name} {options}"))
     check("deployedModelId" in response and response["predictions"], "predict: no predictions")
     raw = run(
-        f"gcloud ai endpoints raw-predict {name} --request=@{REQUEST} --http-headers=Content-Type=application/json"
+        f"gcloud ai endpoints raw-predict {name} --request=@{model.request} "
+        "--http-headers=Content-Type=application/json"
     )
     same = json.loads(raw)["predictions"] == response["predictions"]
     check(same, "raw-predict and predict returned different predictions")
@@ -129,19 +137,21 @@ def run_with_gcloud(walkthrough: Walkthrough, image: str) -> None:
 
 def run_with_make(walkthrough: Walkthrough) -> None:
     """Deploy, then a second version as canary, promote, rollback, batch prediction and teardown."""
-    run, check = walkthrough.run, walkthrough.check
+    run, check, model = walkthrough.run, walkthrough.check, walkthrough.model
     run(f"make -s deploy-endpoint PROJECT={PROJECT} REGION={REGION}")
     output = run("make -s deploy-endpoint")
     check("nothing changed" in output, "the second make deploy-endpoint changed something")
     second = walkthrough.stack.folder / "second.toml"
     second.write_text(Path("deploy.toml").read_text() + '\nACCESS_LOG = "all"\n')
     options = f"--settings {second} --traffic 20 --watch 15s --max-error-rate 1% --max-p95 5s"
-    with background_traffic(walkthrough.stack, PROJECT, REQUEST.read_bytes(), pause_s=0.05):
+    request = model.request.read_bytes()
+    with background_traffic(walkthrough.stack, PROJECT, model.name, request, pause_s=0.05):
         run(f'make -s canary ARGS="{options}"')
     run("make -s status")
     run("make -s promote")
     run("make -s rollback")
-    lines = [json.dumps(instance) for instance in json.loads(REQUEST.read_text())["instances"]]
+    run(f"{sys.executable} -m deploy predict")
+    lines = [json.dumps(each["instance"]) for each in json.loads(model.requests.read_text())]
     bucket = "emulator-batch"
     with artifacts.storage_client(walkthrough.stack.state.config) as storage:
         storage.create_bucket(bucket).blob("in.jsonl").upload_from_string("\n".join(lines))
@@ -154,11 +164,11 @@ def run_with_make(walkthrough: Walkthrough) -> None:
 
 @contextlib.contextmanager
 def background_traffic(
-    stack: Stack, project: str, request: bytes, *, pause_s: float
+    stack: Stack, project: str, name: str, request: bytes, *, pause_s: float
 ) -> Iterator[None]:
     """Send a request to a project's endpoint repeatedly, so that a canary has traffic to analyze."""
     stopped = threading.Event()
-    endpoint = f"projects/{project}/locations/{REGION}/endpoints/digits"
+    endpoint = f"projects/{project}/locations/{REGION}/endpoints/{name}"
 
     def send() -> None:
         while not stopped.wait(pause_s):
@@ -174,16 +184,15 @@ def background_traffic(
 
 def run_all(walkthrough: Walkthrough) -> None:
     """Run all sections of the walkthrough."""
-    held_out = json.loads(Path("build/model/held-out/instances.json").read_text())["instances"]
-    REQUEST.write_text(json.dumps({"instances": held_out[:2], "parameters": {"top_k": 2}}))
+    name = walkthrough.model.name
     walkthrough.print_heading("Cloud Build: build, test, push, upload")
     walkthrough.run(f'make -s build-cloud PROJECT={PROJECT} REGION={REGION} ARGS="--serve upload"')
     repository = f"{REGION}-docker.pkg.dev/{PROJECT}/models"
     walkthrough.run(f"gcloud artifacts docker images list {repository} --include-tags")
     models = walkthrough.run(f"gcloud ai models list --region={REGION}")
-    walkthrough.check("digits" in models, "the build uploaded no model")
+    walkthrough.check(name in models, "the build uploaded no model")
     walkthrough.print_heading("gcloud")
-    run_with_gcloud(walkthrough, f"{repository}/digits:latest")
+    run_with_gcloud(walkthrough, f"{repository}/{name}:latest")
     walkthrough.print_heading("make deploy-endpoint, canary, promote, rollback, teardown")
     run_with_make(walkthrough)
 
@@ -213,15 +222,23 @@ def main() -> None:
     docker = os.environ.get("DOCKER", "docker")
     text = "Docker client, name or path (default: %(default)s)"
     parser.add_argument("--docker", default=docker, help=text)
+    add_model_option(parser)
+    text = "tests that Cloud Build runs on the image, such as tests/container (default: none)"
+    parser.add_argument("--tests", default="", help=text)
     args = parser.parse_args()
     LOG.parent.mkdir(exist_ok=True)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, filename=LOG, filemode="w")
     try:
-        config = EmulatorConfig(docker=args.docker, substitutions={"_TESTS": TESTS})
+        model = find_model(args.model)
+        if not model.request.is_file():
+            sys.exit(f"e2e: {model.request} does not exist; run: make archive")
+        config = EmulatorConfig(docker=args.docker, substitutions={"_TESTS": args.tests})
         with running(config) as stack, build_leftovers_removed(config.engine):
-            walkthrough = Walkthrough(stack)
+            walkthrough = Walkthrough(stack, model)
             run_all(walkthrough)
             print(f"\nAll steps passed in {walkthrough.elapsed_s:.0f} s. The emulator's log: {LOG}")
+    except ModelFolderError as error:
+        sys.exit(f"e2e: {error}")
     except EmulatorError as error:
         sys.exit(f"e2e: {error}\n  the emulator's log: {LOG}")
     except KeyboardInterrupt:

@@ -63,7 +63,7 @@ def _deploy(function: Function, args: argparse.Namespace) -> None:
 
 
 def _load_settings(args: argparse.Namespace) -> settings.Settings:
-    return settings.load({"project": args.project, "region": args.region})
+    return settings.load({"project": args.project, "region": args.region}, needs_model=False)
 
 
 def _build_parser() -> argparse.ArgumentParser:

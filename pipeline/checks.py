@@ -24,7 +24,7 @@ def find_image(cloud: CloudClients) -> str:
 
 def find_contract_build(cloud: CloudClients) -> str:
     """Return a sentence with the build whose step `tests`, which runs the contract suite, succeeded for this image."""
-    tag = image_tag()
+    tag = image_tag(cloud.settings.sources)
     if build := cloud_build.find_tested_build(cloud, tag):
         return f"PASS: Cloud Build tested {tag} in step tests of build {build['id']}"
     raise UserError(

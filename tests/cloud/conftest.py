@@ -131,7 +131,7 @@ def python(stack: Stack) -> Run:
     return lambda line: run_program([sys.executable, *shlex.split(line)], env)
 
 
-def traffic_by_version(stack: Stack, name: str = "digits") -> dict[str, int]:
+def traffic_by_version(stack: Stack, name: str = "toy") -> dict[str, int]:
     """Return version → percent of the traffic, for every model deployed to an endpoint."""
     return {
         deployed.model_version_id: endpoint.traffic_split.get(deployed.id, 0)

@@ -1,5 +1,6 @@
 """Runs the commands in a page's console blocks, and compares their output with the page's."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 from tests.programs import run_program
 
+SELECTION = f" MODEL={os.environ['MODEL']}"
 SLOW, REAL_CLOUD = "# ten minutes", "# real cloud"
 
 
@@ -47,7 +49,8 @@ def check_example(example: Example, command: str, env: Mapping[str, str], cwd: P
     """Run `command` in place of the example's, and compare its output with the example's."""
     done = run_program(shlex.split(command), env, cwd=cwd, timeout_s=300)
     assert done.code == 0, f"{command}\n{done.out}\n{done.err}"
-    lines = [line.strip() for line in done.out.splitlines()]
+    # Commands select the model of the tests, which is not the default one of the page.
+    lines = [line.strip().replace(SELECTION, "") for line in done.out.splitlines()]
     # A page does not show the lines with the elapsed time, which depend on the machine.
     output = "".join(
         f"{line}\n" for line in lines if line and not re.fullmatch(r"(\d+ min )?\d+ s …", line)

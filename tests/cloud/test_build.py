@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from deploy.cli import interrupt
-from deploy.fingerprint import ARCHIVE
 from deploy.programs import Programs
 from emulator import artifacts, builds
 from emulator.stack import Stack
 from tests.cloud.conftest import PROJECT, Run
+from tests.images import ROOT
 
 pytestmark = pytest.mark.full
 
@@ -28,12 +28,14 @@ steps:
       printf 'FROM debian:bookworm-slim\\nLABEL of=%s\\n' "$TAG" | docker build --quiet --tag "$IMAGE:$TAG" -
 images: ['${_REGISTRY}/${PROJECT_ID}/${_REPOSITORY}/${_NAME}:${_TAG}']
 substitutions:
-  {_NAME: x, _REGION: x, _REPOSITORY: x, _REGISTRY: '${_REGION}-docker.pkg.dev', _TAG: x, _DEPLOY: x, _REVISION: x}
+  {_MODEL: x, _NAME: x, _REGION: x, _REPOSITORY: x, _REGISTRY: '${_REGION}-docker.pkg.dev', _TAG: x, _DEPLOY: x,
+   _REVISION: x}
 options:
   dynamicSubstitutions: true
   env:
     - IMAGE=${_REGISTRY}/${PROJECT_ID}/${_REPOSITORY}/${_NAME}
     - TAG=${_TAG}
+    - MODEL=${_MODEL}
     - DEPLOY=${_DEPLOY}
     - REVISION=${_REVISION}
     - REGION=${_REGION}
@@ -44,8 +46,10 @@ CLOUD_BUILD = {"DEPLOY_IMAGE": "", "DEPLOY_BUILDER": "cloud"}
 @pytest.fixture(autouse=True)
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change to a folder whose build takes seconds."""
-    archive = tmp_path / ARCHIVE
+    archive = tmp_path / "build/toy/toy.mar"
     archive.parent.mkdir(parents=True)
+    (tmp_path / ".gcloudignore").write_text("build/*\n")
+    monkeypatch.setenv("MODEL", str(ROOT / "tests/toy"))
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("weights", tmp_path.name)
     (tmp_path / "cloudbuild.yaml").write_text(CONFIG)
@@ -72,7 +76,7 @@ def test_image_is_built_once_and_deleted_with_its_sources_by_teardown(
         assert done.code == 0, done.err
         assert not uploaded()
     assert "the images" in done.out
-    assert "no resources of digits to delete" in deploy("teardown", **CLOUD_BUILD).out
+    assert "no resources of toy to delete" in deploy("teardown", **CLOUD_BUILD).out
 
 
 def test_second_command_waits_for_the_build_of_an_interrupted_one(

@@ -27,7 +27,7 @@ def test_canary_that_exceeds_a_limit_is_rolled_back_and_others_stay(
 ) -> None:
     fault, options, outcome, reason = case
     assert deploy("deploy").code == 0
-    with background_traffic(stack, PROJECT, b'{"instances": [1]}', pause_s=0.02):
+    with background_traffic(stack, PROJECT, "toy", b'{"instances": [1]}', pause_s=0.02):
         done = deploy(f"canary --traffic 50 {options} {env_file(tmp_path, FAULT=fault)}")
     rolled_back = outcome == ROLLED_BACK
     assert done.code == rolled_back, done

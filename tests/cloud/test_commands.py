@@ -97,7 +97,7 @@ def test_shared_endpoint_is_rejected_if_a_dedicated_one_is_set(deploy: Run, stac
     assert deploy("deploy").code == 0
     failed = deploy("deploy --dedicated", **SECOND)
     assert failed.code == 1
-    assert "digits is a shared endpoint, but dedicated = true" in failed.err
+    assert "toy is a shared endpoint, but dedicated = true" in failed.err
     assert traffic_by_version(stack) == {"1": 100}
 
 

@@ -14,13 +14,14 @@ from emulator.server import FAULTS, OLD_FAULTS
 from emulator.stack import Stack
 from emulator.state import project_number
 from emulator.walkthrough import StepFailedError, Walkthrough
+from project.model_folder import find_model
 from tests.cloud.conftest import POLL_S, PROJECT, REGION, TINY
 from tests.container.conftest import DOCKER
 from tests.http import wait_for
 
 PARENT = f"projects/{PROJECT}/locations/{REGION}"
 MODEL = {
-    "displayName": "digits",
+    "displayName": "toy",
     "containerSpec": {
         "imageUri": f"{TINY}:1",
         "ports": [{"containerPort": 9090}],
@@ -61,9 +62,9 @@ def call(stack: Stack) -> Call:
 @pytest.fixture
 def endpoint(call: Call) -> str:
     """Return the name of an endpoint that serves the small image."""
-    call("POST", f"{PARENT}/models:upload", {"model": MODEL, "modelId": "digits"})
+    call("POST", f"{PARENT}/models:upload", {"model": MODEL, "modelId": "toy"})
     call("POST", f"{PARENT}/endpoints?endpointId=e", {"displayName": "e"})
-    deployed = {"model": f"{PARENT}/models/digits", "dedicatedResources": MACHINE}
+    deployed = {"model": f"{PARENT}/models/toy", "dedicatedResources": MACHINE}
     call(
         "POST",
         f"{PARENT}/endpoints/e:deployModel",
@@ -77,7 +78,7 @@ RESOURCES = {"dedicatedResources": MACHINE}
 
 
 def deploy_request(deployed: Any, split: Any = None) -> Any:
-    model = {"model": f"{PARENT}/models/digits"}
+    model = {"model": f"{PARENT}/models/toy"}
     return {"deployedModel": model | deployed, "trafficSplit": split or {}}
 
 
@@ -90,7 +91,7 @@ def deploy_request(deployed: Any, split: Any = None) -> Any:
         (UPLOAD, {"model": {"containerSpec": {}}}, "not set: model.display_name"),
         (UPLOAD, {"model": MODEL | {"containerSpec": {"ports": []}}}, "container_spec.image_uri"),
         (UPLOAD, {}, "400 INVALID_ARGUMENT: .*model"),
-        (UPLOAD, {"model": MODEL, "modelId": "Digits!"}, "400 INVALID_ARGUMENT: .*Digits!"),
+        (UPLOAD, {"model": MODEL, "modelId": "Toy!"}, "400 INVALID_ARGUMENT: .*Toy!"),
         (UPLOAD, {"model": MODEL | {"labels": {"A B": "c"}}}, "Invalid label"),
         (
             DEPLOY,
@@ -119,7 +120,7 @@ def test_invalid_requests_get_googles_errors(
     call: Call, line: str, content: Any, message: str
 ) -> None:
     if line == DEPLOY:
-        call("POST", f"{PARENT}/models:upload", {"model": MODEL, "modelId": "digits"})
+        call("POST", f"{PARENT}/models:upload", {"model": MODEL, "modelId": "toy"})
         call("POST", f"{PARENT}/endpoints?endpointId=e", {"displayName": "e"})
     verb, path = line.split()
     with pytest.raises(GoogleError, match=message):
@@ -164,7 +165,7 @@ def test_predictions_are_limited_in_size_and_time(call: Call, endpoint: str) -> 
 
 
 def test_traffic_split_is_exact_over_100_requests(call: Call, endpoint: str) -> None:
-    deployed = {"model": f"{PARENT}/models/digits@1", "dedicatedResources": MACHINE}
+    deployed = {"model": f"{PARENT}/models/toy@1", "dedicatedResources": MACHINE}
     first = call("GET", endpoint)["deployedModels"][0]["id"]
     split = {"0": 30, first: 70}
     call("POST", f"{endpoint}:deployModel", {"deployedModel": deployed, "trafficSplit": split})
@@ -215,7 +216,7 @@ def test_last_40_lines_of_a_failed_build_step_are_printed(
     with pytest.raises(GoogleError, match="build step 0"):
         call("POST", f"{PARENT}/builds", {"steps": steps})
     with pytest.raises(StepFailedError, match="false: exit code 1"):
-        Walkthrough(stack).run("false")
+        Walkthrough(stack, find_model("tests/toy")).run("false")
     output = capsys.readouterr().out
     assert "Build step tests failed" in output
     assert [int(number) for number in re.findall(r"\| line (\d+)\n", output)] == [*range(11, 51)]

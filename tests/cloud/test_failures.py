@@ -156,7 +156,7 @@ def test_endpoint_of_another_model_is_not_changed(deploy: Run, stack: Stack) -> 
     assert deploy("deploy").code == 0
     for endpoint in stack.state.endpoints.values():
         endpoint.deployed_models[0].model = endpoint.deployed_models[0].model.replace(
-            "digits", "faces"
+            "toy", "faces"
         )
     for line in ("deploy", "canary", "rollback", "undeploy --yes", "teardown --yes"):
         failed = deploy(line, **SECOND)
@@ -183,11 +183,11 @@ def test_teardown_without_confirmation_deletes_nothing(
     deploy: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert deploy("deploy").code == 0
-    for answer in ("", "no\n", "digit\n"):
+    for answer in ("", "no\n", "to\n"):
         monkeypatch.setattr("sys.stdin", StringIO(answer))
         failed = deploy("teardown")
         assert "nothing was deleted" in message(failed.err)
         assert traffic_by_version(stack) == {"1": 100}
-    monkeypatch.setattr("sys.stdin", StringIO("digits\n"))
+    monkeypatch.setattr("sys.stdin", StringIO("toy\n"))
     assert deploy("teardown").code == 0
     assert not stack.state.endpoints

@@ -16,6 +16,7 @@ from emulator import artifacts
 from emulator.stack import Stack
 from emulator.state import project_number
 from emulator.walkthrough import background_traffic
+from project.model_folder import DEFAULT, find_model
 from tests.cloud.guide import REAL_CLOUD, SLOW, check_example, read_examples
 from tests.container.conftest import DOCKER
 from tests.images import ROOT
@@ -23,7 +24,8 @@ from tests.programs import require_programs, run_program
 
 GUIDE = ROOT / "docs" / "cloud.md"
 PROJECT, REGION = "my-project", "us-central1"
-HELD_OUT = ROOT / "build/model/held-out/instances.json"
+MODEL = find_model("tests/toy", ROOT)
+"""The page has the name of the default model in its place."""
 PAGES = {"cloud.md": 6, "functions.md": 4, "kubernetes.md": 5, "monitoring.md": 4, "security.md": 5}
 """Page → the minimum number of commands that need Google itself."""
 
@@ -40,10 +42,8 @@ def env(stack: Stack, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
     gcloud = ["gcloud", "config"]
     assert run_program([*gcloud, "set", "project", PROJECT], environ).code == 0
     (ROOT / "build/deploy/emulator.toml").unlink(missing_ok=True)
-    instances = json.loads(HELD_OUT.read_text())["instances"][:1]
-    with background_traffic(
-        stack, PROJECT, json.dumps({"instances": instances}).encode(), pause_s=0.1
-    ):
+    request = (ROOT / MODEL.request).read_bytes()
+    with background_traffic(stack, PROJECT, MODEL.name, request, pause_s=0.1):
         yield environ
     assert run_program([*gcloud, "unset", "project"], environ).code == 0
     run_program([DOCKER, "rmi", f"{image}-2"])
@@ -54,13 +54,17 @@ def test_every_command_prints_the_output_in_the_guide(
     env: dict[str, str], stack: Stack, image: str
 ) -> None:
     with artifacts.storage_client(stack.state.config) as storage:
-        instances = json.loads(HELD_OUT.read_text())["instances"][:2]
-        lines = "\n".join(json.dumps(instance) for instance in instances)
+        examples = json.loads((ROOT / MODEL.requests).read_text())
+        lines = "\n".join(json.dumps(example["instance"]) for example in examples)
         storage.create_bucket("my-bucket").blob("instances.jsonl").upload_from_string(lines)
     ran = 0
-    for example in read_examples(GUIDE):
-        if example.command.endswith((SLOW, REAL_CLOUD)):
+    for each in read_examples(GUIDE):
+        if each.command.endswith((SLOW, REAL_CLOUD)):
             continue
+        example = each._replace(
+            command=each.command.replace(DEFAULT, MODEL.name),
+            output=each.output.replace(DEFAULT, MODEL.name),
+        )
         if example.uses_new_image:
             assert run_program([DOCKER, "tag", image, f"{image}-2"]).code == 0
             env["DEPLOY_IMAGE"] = f"{image}-2"

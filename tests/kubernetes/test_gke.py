@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy import fingerprint
 from deploy.cli import confirm
 from deploy.errors import UserError
 from deploy.gke import __main__ as command_line
@@ -48,7 +47,9 @@ def gke(
     for name in ("kubernetes", "deploy.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fingerprint, "ARCHIVE", ROOT / "build/model-store/digits.mar")
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build/toy").symlink_to(ROOT / "build/toy")
+    monkeypatch.setenv("MODEL", str(ROOT / "tests/toy"))
     for variable, value in fake_cluster.environment(cluster, tmp_path).items():
         monkeypatch.setenv(variable, value)
 

@@ -26,6 +26,7 @@ from pipeline import __main__ as command_line
 from pipeline import checks
 from pipeline.steps import STEPS
 from pipeline.vertex_runner import steps_tag
+from project.model_folder import find_model
 from tests.cloud.conftest import PROJECT, TINY, Run, deploy, traffic_by_version  # noqa: F401
 from tests.container.conftest import DOCKER
 from tests.images import ROOT
@@ -218,7 +219,12 @@ def test_only_an_image_tested_by_cloud_build_passes_the_contract_step(
     pipeline: Run, stack: Stack
 ) -> None:
     name = f"projects/{project_number(PROJECT)}/locations/us-central1/builds/b"
-    build = Build(name=name, id="b", status="SUCCESS", substitutions={"_TAG": image_tag(ROOT)})
+    build = Build(
+        name=name,
+        id="b",
+        status="SUCCESS",
+        substitutions={"_TAG": image_tag(find_model("tests/toy"), ROOT)},
+    )
     build.steps = [BuildStep(id="tests", name="n", status="FAILURE")]
     stack.state.builds[name] = build
     untested = pipeline("contract", checks)

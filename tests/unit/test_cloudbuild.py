@@ -69,7 +69,8 @@ def test_gcloud_loads_the_build_and_its_scripts_use_no_undefined_variables(
 def test_default_substitutions_equal_the_defaults_of_deploy() -> None:
     build = yaml.safe_load((ROOT / "cloudbuild.yaml").read_text())
     settings = Settings(project="my-project")
-    for name in ("name", "region", "repository"):
+    assert build["substitutions"]["_MODEL"] == settings.sources.name
+    for name in ("region", "repository"):
         assert build["substitutions"][f"_{name.upper()}"] == getattr(settings, name)
 
 

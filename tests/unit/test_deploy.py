@@ -1,7 +1,9 @@
 """Tests of deploy without an emulator: settings, error messages, retries, canary limits, costs, fingerprints."""
 
 import re
+import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -18,6 +20,7 @@ from deploy.errors import TransientError, UserError
 from deploy.gcp import client
 from deploy.plan import Machine
 from deploy.settings import Settings
+from project.model_folder import Model
 from tests.images import ROOT
 
 
@@ -32,6 +35,8 @@ def write_settings(folder: Path, text: str) -> Path:
     file.write_text(text)
     return file
 
+
+MODEL = Model(path=Path("model/flowers"), name="flowers")
 
 # Settings
 
@@ -53,7 +58,7 @@ def test_option_overrides_variable_overrides_file_overrides_saved_defaults(
 
 
 def test_deploy_toml_of_the_repository_has_the_defaults() -> None:
-    found = settings.load({"project": "my-project"}, {}, ROOT / "deploy.toml")
+    found = settings.load({"project": "my-project"}, {}, ROOT / "deploy.toml", needs_model=False)
     assert found == Settings(project="my-project")
 
 
@@ -129,6 +134,7 @@ def test_help_lists_every_setting_once_with_its_default_and_so_does_deploy_toml(
         assert len(re.findall(rf"(?<!\S){option}(?![\w-])", text)) == (name != "env"), name
         assert field.description
         default = {"False": "no"}.get(str(field.default), str(field.default))
+        default = settings.NAMED_BY_MODEL.get(name, default)
         description = f"{field.description} (default: {default})" if default else field.description
         assert description in text or name == "env"
     file = (ROOT / "deploy.toml").read_text()
@@ -325,23 +331,31 @@ def test_fingerprint_covers_all_files_that_the_dockerfile_copies() -> None:
     text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
     lines = re.findall(r"^COPY (?!.*--from)(.+)$", text, re.MULTILINE)
     words = [word for line in lines for word in line.split()[:-1]]
-    copied = [word for word in words if not word.startswith("--") and "ARCHIVE" not in word]
+    copied = [word for word in words if not word.startswith(("--", "${MODEL_FILES}"))]
     assert copied
     for word in copied:
-        covered = any(Path(word).is_relative_to(source) for source in fingerprint.IMAGE_SOURCES)
-        assert covered or fingerprint.ARCHIVE.is_relative_to(word), word
+        assert any(Path(word).is_relative_to(source) for source in fingerprint.IMAGE_SOURCES), word
 
 
 def write_sources(
-    folder: Path, *, code: str = "1", weights: str = "2", packed: str = "now"
+    folder: Path,
+    *,
+    code: str = "1",
+    weights: str = "2",
+    packed: str = "now",
+    packages: Mapping[str, str] | None = None,
 ) -> Path:
     folder.mkdir()
     for name in fingerprint.IMAGE_SOURCES:
         path = folder / name if "." in name or name == "Dockerfile" else folder / name / "x.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code)
-    archive = folder / fingerprint.ARCHIVE
+    archive = folder / MODEL.archive
     archive.parent.mkdir(parents=True)
+    for name, content in (packages or {}).items():
+        path = folder / MODEL.packages / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("weights.safetensors", weights)
         file.writestr("MAR-INF/MANIFEST.json", packed)
@@ -349,18 +363,36 @@ def write_sources(
 
 
 def test_fingerprint_changes_only_with_the_contents_of_the_image(tmp_path: Path) -> None:
-    first = fingerprint.image_tag(write_sources(tmp_path / "a"))
-    assert fingerprint.image_tag(write_sources(tmp_path / "b", packed="later")) == first
-    assert fingerprint.image_tag(write_sources(tmp_path / "c", code="9")) != first
-    assert fingerprint.image_tag(write_sources(tmp_path / "d", weights="9")) != first
+    def tag(folder: str, **contents: Any) -> str:
+        return fingerprint.image_tag(MODEL, write_sources(tmp_path / folder, **contents))
+
+    packages = {"requirements.txt": "x==1", "wheels/x.whl": "1"}
+    first = tag("a")
+    assert tag("b", packed="later") == first
+    assert tag("c", packages={"distributions.json": "{}"}) == first
+    tags = [
+        *(tag("d", code="9"), tag("e", weights="9"), tag("f", packages=packages)),
+        tag("g", packages=packages | {"requirements.txt": "x==2"}),
+        tag("h", packages=packages | {"wheels/x.whl": "2"}),
+    ]
+    assert len({first, *tags}) == 6
     (tmp_path / "a" / "README.md").write_text("words")
     compiled = tmp_path / "a" / "docker" / "__pycache__" / "x.pyc"
     compiled.parent.mkdir()
     compiled.write_text("bytes")
-    assert fingerprint.image_tag(tmp_path / "a") == first
+    assert fingerprint.image_tag(MODEL, tmp_path / "a") == first
+
+
+def test_two_models_with_the_same_contents_have_different_tags(tmp_path: Path) -> None:
+    other = Model(path=Path("other"), name="other")
+    root = write_sources(tmp_path / "a")
+    other_build = root / other.build
+    other_build.mkdir()
+    shutil.copy(root / MODEL.archive, root / other.archive)
+    assert fingerprint.image_tag(other, root) != fingerprint.image_tag(MODEL, root)
 
 
 def test_missing_archive_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
-        fingerprint.image_tag(tmp_path)
+        fingerprint.image_tag(MODEL, tmp_path)
     assert raised.value.hint == "make archive"
