@@ -53,7 +53,7 @@ def check_ownership(cloud: CloudClients, state: EndpointState) -> None:
     """Raise UserError if the endpoint also serves another model."""
     name = cloud.settings.name
     if others := sorted({model.model_name for model in state.deployed} - {name, ""}):
-        hint = "undeploy that model, or set another name in deploy.toml"
+        hint = "undeploy that model, or set another name in the model's deploy.toml"
         raise UserError(f"the endpoint {name} also serves another model: {', '.join(others)}", hint)
 
 
@@ -64,8 +64,8 @@ def check_endpoint_type(cloud: CloudClients, state: EndpointState) -> None:
         raise UserError(
             f"{cloud.settings.name} is a {'dedicated' if state.dedicated else 'shared'} endpoint, "
             f"but dedicated = {str(expected).lower()} is set",
-            f"set dedicated = {str(state.dedicated).lower()} or another name in deploy.toml, or run make teardown "
-            "first: the type of an endpoint cannot be changed",
+            f"set dedicated = {str(state.dedicated).lower()} or another name in the model's deploy.toml, "
+            "or run make teardown first: the type of an endpoint cannot be changed",
         )
 
 

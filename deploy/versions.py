@@ -7,6 +7,7 @@ from deploy.errors import UserError
 from deploy.fingerprint import git_commit
 from deploy.image import ensure_image
 from deploy.registry import Image
+from deploy.schemata import upload_schemata
 
 
 def upload(cloud: CloudClients) -> None:
@@ -35,7 +36,11 @@ def ensure_uploaded(cloud: CloudClients) -> str:
         version = vertex.find_version(image.uri, versions)
         if not version:
             vertex.upload_model(
-                image.uri, _build_labels(image), _build_aliases(), is_new=not versions
+                image.uri,
+                _build_labels(image),
+                _build_aliases(),
+                upload_schemata(cloud),
+                is_new=not versions,
             )
             if cloud.dry_run:
                 return str(int(versions[0].version_id) + 1) if versions else "1"

@@ -202,6 +202,7 @@ def _run_step(
     succeeded, output = _run_container(state, image, options, command, timeout_s)
     for line in output.splitlines():
         log.info("  | %s", line)
+        state.build_logs.setdefault(build.id, []).append(f"{name}: {line}")
     if not succeeded:
         state.failed_steps.append(FailedStep(name, output))
     return succeeded

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping
 
+import yaml
 from google.cloud import aiplatform_v1 as v1
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 
-from emulator import containers, operations
+from emulator import artifacts, containers, operations
 from emulator.errors import ApiError, failed_precondition, invalid_argument, unimplemented
 from emulator.resources import Method, children, list_response
 from emulator.state import State, canonical_name, find_deployments, find_model, now
@@ -25,6 +26,7 @@ def upload(state: State, request: v1.UploadModelRequest) -> Operation:
     _check_aliases(model.version_aliases)
     check_labels(model.labels)
     name = _target_name(state, request)
+    _check_schemata(state, model.predict_schemata)
 
     def work(_: operations.Operation) -> v1.UploadModelResponse:
         containers.pull_image(state.config, model.container_spec.image_uri)
@@ -116,6 +118,21 @@ def check_labels(labels: Mapping[str, str]) -> None:
         if not LABEL.fullmatch(f"{key}={value}"):
             expected = "lowercase letters, digits, _ and -, 63 at most"
             raise invalid_argument(f"Invalid label {key}={value}: {expected}")
+
+
+def _check_schemata(state: State, schemata: v1.PredictSchemata) -> None:
+    """Raise ApiError for a schema that does not exist or is not a YAML object."""
+    for kind in ("instance", "parameters", "prediction"):
+        uri = getattr(schemata, f"{kind}_schema_uri")
+        if not uri:
+            continue
+        (content,) = artifacts.read_objects(state.config, [uri])
+        try:
+            schema = yaml.safe_load(content)
+        except yaml.YAMLError as error:
+            raise invalid_argument(f"{uri} is not YAML: {error}") from None
+        if not isinstance(schema, dict):
+            raise invalid_argument(f"{uri} is not a schema: expected an object.")
 
 
 def _check_aliases(aliases: Iterable[str]) -> None:

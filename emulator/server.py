@@ -40,7 +40,8 @@ log = logging.getLogger("emulator")
 FAULTS = "/emulator/faults"
 OLD_FAULTS = "/rehearsal/faults"
 """The path in version 0.1; it is removed in the next release."""
-# The one method of Service Usage; its response is written here to save a dependency on its client.
+# The responses of these methods of Service Usage and Cloud Logging are written here to save their clients.
+LOG_ENTRIES = "/v2/entries:list"
 SERVICE = re.compile(r"/v1/(projects/[^/]+/services/[a-z.]+)")
 RAW_PREDICT_HEADERS = "X-Vertex-AI-Endpoint-Id", "X-Vertex-AI-Deployed-Model-Id"
 
@@ -103,7 +104,7 @@ class App:
             response = _json_response(internal.to_json(), 500)
         return response(environ, start_response)
 
-    def _handle(self, request: Request) -> Response:
+    def _handle(self, request: Request) -> Response:  # noqa: PLR0911  one return for each API
         body = request.get_data()
         if request.path.startswith(("/emulator/", OLD_FAULTS)):
             return self._handle_control(request, body)
@@ -111,6 +112,8 @@ class App:
             return storage_proxy.forward(self.state.config, request)
         if service := SERVICE.fullmatch(request.path):
             return _json_response({"name": service[1], "state": "ENABLED"})
+        if request.path == LOG_ENTRIES:
+            return _json_response(_list_log_entries(self.state, json.loads(body)))
         if operations.PATH.fullmatch(request.path):
             self._raise_fault("GetOperation", request.path)
             return _json_response(operations.handle(self.state, request.path))
@@ -183,6 +186,18 @@ def serve(
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+def _list_log_entries(state: State, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the log of the build in a filter, the newest lines first if that is the order."""
+    found = re.search(r'resource\.labels\.build_id="([^"]+)"', request.get("filter", ""))
+    if found is None:
+        raise unimplemented("the emulator has only logs of builds: resource.labels.build_id=…")
+    lines = state.build_logs.get(found[1], [])
+    if request.get("orderBy", "").endswith("desc"):
+        lines = lines[::-1]
+    size = request.get("pageSize") or len(lines)
+    return {"entries": [{"logName": "cloudbuild", "textPayload": line} for line in lines[:size]]}
 
 
 def _json_response(content: dict[str, Any], status: int = 200) -> Response:

@@ -58,6 +58,8 @@ class State:
     schedules: dict[str, v1.Schedule] = field(default_factory=dict)
     repositories: dict[str, ar.Repository] = field(default_factory=dict)
     builds: dict[str, cb.Build] = field(default_factory=dict)
+    build_logs: dict[str, list[str]] = field(default_factory=dict)
+    """Build's ID → the lines in Cloud Logging."""
     failed_steps: list[FailedStep] = field(default_factory=list)
     uploads: dict[str, bytes] = field(default_factory=dict)
     """Object name → zipped source of a function."""

@@ -79,7 +79,7 @@ def run_program(
 
 
 def copy_repository(root: Path) -> None:
-    """Copy this repository's files into a folder, with the trained model and its archive.
+    """Copy this repository's files into a folder, without what is built from them.
 
     The copy uses the Python environment of the tests.
     """
@@ -88,8 +88,6 @@ def copy_repository(root: Path) -> None:
         if (ROOT / name).exists():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name, follow_symlinks=False)
-    for folder in ("model", "model-store"):
-        shutil.copytree(ROOT / "build" / folder, root / "build" / folder)
     (root / ".venv").symlink_to(sys.prefix)
     for lock in (root / "requirements").glob("*.lock"):
         os.utime(lock, (0, 0))  # otherwise .venv is older, and make installs it again

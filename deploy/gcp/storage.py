@@ -1,9 +1,11 @@
-"""Cloud Storage: the sources that builds have uploaded."""
+"""Cloud Storage: the sources that builds have uploaded, and the schemas of models."""
 
 import functools
 
+from google.api_core.exceptions import NotFound
 from google.cloud import storage
 
+from deploy.errors import UserError
 from deploy.gcp.client import Client
 
 
@@ -26,6 +28,17 @@ class Storage:
                 self._client.report_call("storage.objects.delete", name)
             else:
                 self._client.read(blob.delete)
+
+    def write_object(self, uri: str, text: str) -> None:
+        """Write an object; raise UserError."""
+        bucket, _, name = uri.removeprefix("gs://").partition("/")
+        if self._client.dry_run:
+            self._client.report_call("storage.objects.insert", {"bucket": bucket, "name": name})
+            return
+        try:
+            self._client.read(self._service.bucket(bucket).blob(name).upload_from_string, text)
+        except NotFound:
+            raise UserError(f"the bucket gs://{bucket} does not exist", "create it") from None
 
     @functools.cached_property
     def _service(self) -> storage.Client:

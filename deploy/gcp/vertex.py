@@ -177,9 +177,18 @@ class VertexAI:
         return ""
 
     def upload_model(
-        self, image: str, labels: dict[str, str], aliases: list[str], *, is_new: bool
+        self,
+        image: str,
+        labels: dict[str, str],
+        aliases: list[str],
+        schemata: dict[str, str],
+        *,
+        is_new: bool,
     ) -> None:
-        """Register an image as a new model (`is_new`), or as a new version of the existing model."""
+        """Register an image as a new model (`is_new`), or as a new version of the existing model.
+
+        `schemata` are the fields of PredictSchemata.
+        """
         s = self._settings
         model = v1.Model(
             display_name=s.name,
@@ -187,6 +196,7 @@ class VertexAI:
             version_aliases=aliases,
             artifact_uri=s.artifact_uri,
             container_spec=container_spec(s, image),
+            predict_schemata=v1.PredictSchemata(**schemata) if schemata else None,
         )
         request = v1.UploadModelRequest(parent=s.location, model=model)
         if is_new:

@@ -1,6 +1,8 @@
 """Tests of `build` with Cloud Build: the real gcloud submits the sources to the emulator."""
 
+import io
 import itertools
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -79,6 +81,30 @@ def test_image_is_built_once_and_deleted_with_its_sources_by_teardown(
     assert "no resources of toy to delete" in deploy("teardown", **CLOUD_BUILD).out
 
 
+def test_only_the_files_of_the_selected_model_are_uploaded(deploy: Run, stack: Stack) -> None:
+    for name in (
+        *("build/toy/packages/wheels/x.whl", "build/toy/requests.json", "build/toy/weights/x.pt"),
+        *(
+            "build/other/other.mar",
+            "build/other/requests.json",
+            "model/other/x.pt",
+            "tests/cases.py",
+        ),
+    ):
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x" * 10)
+    assert deploy("build", **CLOUD_BUILD).code == 0
+    with artifacts.storage_client(stack.state.config) as storage:
+        (blob,) = storage.list_blobs(f"{PROJECT}_cloudbuild", prefix="toy-source/")
+        with tarfile.open(fileobj=io.BytesIO(blob.download_as_bytes())) as archive:
+            uploaded = {member.name.removeprefix("./") for member in archive if member.isfile()}
+    assert uploaded - {".gcloudignore"} == {
+        *("cloudbuild.yaml", "tests/cases.py", "build/toy/toy.mar", "build/toy/requests.json"),
+        "build/toy/packages/wheels/x.whl",
+    }
+
+
 def test_second_command_waits_for_the_build_of_an_interrupted_one(
     deploy: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +141,8 @@ def test_failed_build_is_an_error_with_its_step_and_can_be_repeated(
         'Cloud Build ended with FAILURE: build step 0 "gcr.io/cloud-builders/docker" failed'
         in failed.err
     )
-    assert "gcloud builds log " in failed.err
+    assert "| image: invalid sources" in failed.out
+    assert "gcloud logging read 'resource.type=" in failed.err
     Path("invalid").unlink()
     assert deploy("build", **CLOUD_BUILD).code == 0
     assert len(stack.state.builds) == 2

@@ -51,7 +51,9 @@ def test_commands_deploy_release_and_delete_a_model(
     requests_sent.clear()
     assert "nothing changed" in deploy("endpoint").out
     changing = [request for request in requests_sent if not request.startswith(("GET", "HEAD"))]
-    assert [request.rpartition(":")[2] for request in changing] == ["testIamPermissions", "predict"]
+    assert [request.rpartition(":")[2] for request in changing] == [
+        *("testIamPermissions", "predict", "predict")
+    ]
     for line, shares in (
         ("canary --traffic 10", {"1": 90, "2": 10}),
         ("promote", {"1": 0, "2": 100}),

@@ -132,7 +132,7 @@ def test_slow_commands_are_run_by_other_tests() -> None:
 def test_every_message_in_the_table_exists_in_the_code() -> None:
     code = "".join(
         file.read_text()
-        for folder in ("deploy", "emulator", "handler", "model", "task")
+        for folder in ("deploy", "emulator", "handler", "serving", "task")
         for file in (ROOT / folder).rglob("*.py")
     )
     table = GUIDE.read_text().partition("## Troubleshooting")[2]

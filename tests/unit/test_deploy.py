@@ -1,5 +1,6 @@
 """Tests of deploy without an emulator: settings, error messages, retries, canary limits, costs, fingerprints."""
 
+import json
 import re
 import shutil
 import zipfile
@@ -12,7 +13,7 @@ import pytest
 import requests
 from google.api_core import exceptions
 
-from deploy import canary_analysis, fingerprint, roles, settings
+from deploy import canary_analysis, cloud_build, fingerprint, predict, roles, settings
 from deploy.__main__ import main
 from deploy.cost import estimate_cost
 from deploy.error_messages import GoogleError, to_user_error
@@ -60,6 +61,122 @@ def test_option_overrides_variable_overrides_file_overrides_saved_defaults(
 def test_deploy_toml_of_the_repository_has_the_defaults() -> None:
     found = settings.load({"project": "my-project"}, {}, ROOT / "deploy.toml", needs_model=False)
     assert found == Settings(project="my-project")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder with the models digits and flowers, and a model beside it."""
+    folder = tmp_path / "checkout"
+    for model in (folder / "model/digits", folder / "model/flowers", tmp_path / "pets"):
+        model.mkdir(parents=True)
+        (model / "model.py").touch()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def load(model: str, file: Path = settings.FILE, **environment: str) -> Settings:
+    return settings.load({"project": "my-project", "model": model}, environment, file)
+
+
+def test_name_and_route_are_those_of_the_model(checkout: Path) -> None:
+    for model, name in (("", "digits"), ("flowers", "flowers"), ("../pets", "pets")):
+        found = load(model)
+        assert (found.name, found.predict_route) == (name, f"/predictions/{name}")
+        assert found.image_name.endswith(f"/models/{name}")
+    assert load("", MODEL="flowers").name == "flowers"
+    assert load("flowers", DEPLOY_NAME="roses").name == "roses"
+    assert (checkout / "model/flowers/model.py").exists()
+
+
+def test_deploy_toml_of_a_model_overrides_the_general_one_and_a_given_file_overrides_both(
+    checkout: Path, tmp_path: Path
+) -> None:
+    write_settings(checkout, "max_replicas = 3\nport = 80\n[env]\nA = 'general'\nB = 'general'\n")
+    text = "name = 'roses'\nport = 81\n[env]\nB = 'own'\n"
+    write_settings(checkout / "model/flowers", text)
+    found = load("flowers")
+    assert (found.name, found.max_replicas, found.port) == ("roses", 3, 81)
+    assert found.env == {"A": "general", "B": "own"}
+    assert load("digits").env == {"A": "general", "B": "general"}
+    given = write_settings(tmp_path, "port = 82\n[env]\nC = 'given'\n")
+    found = load("flowers", given)
+    assert (found.name, found.port, found.env) == ("roses", 82, {"B": "own", "C": "given"})
+    assert load("flowers", DEPLOY_PORT="83").port == 83
+
+
+def test_one_name_for_several_models_is_an_error_that_names_the_file_for_it(
+    checkout: Path,
+) -> None:
+    write_settings(checkout, "name = 'shared'")
+    with pytest.raises(UserError, match="name = 'shared' is for every model, also for digits") as e:
+        load("flowers")
+    assert e.value.hint == "move the line to model/flowers/deploy.toml"
+    assert load("flowers", DEPLOY_NAME="roses").name == "roses"
+    shutil.rmtree(checkout / "model/digits")
+    assert load("flowers").name == "shared"
+
+
+def test_model_that_does_not_exist_is_an_error_only_for_commands_about_a_model(
+    checkout: Path,
+) -> None:
+    with pytest.raises(UserError, match="MODEL=roses: no folder roses") as raised:
+        load("roses")
+    assert raised.value.hint
+    shutil.rmtree(checkout / "model")
+    assert settings.load({"project": "my-project"}, {}, needs_model=False).project == "my-project"
+
+
+@pytest.mark.usefixtures("checkout")
+def test_commands_in_messages_select_the_model_unless_it_is_the_default() -> None:
+    text = "make promote, or make build-cloud; .venv/bin/python -m deploy deploy --version 1"
+    assert load("digits").add_model(text) == text
+    assert load("flowers").add_model(text) == (
+        "make promote MODEL=flowers, or make build-cloud MODEL=flowers; "
+        ".venv/bin/python -m deploy deploy --model flowers --version 1"
+    )
+    assert load("../pets").add_model("make status") == "make status MODEL=../pets"
+    assert load("flowers").add_model("make sure") == "make sure"
+
+
+def test_requests_are_those_of_the_model_and_an_image_replaces_the_one_in_the_first(
+    checkout: Path,
+) -> None:
+    model = load("flowers").sources
+    with pytest.raises(UserError, match=r"requests\.json cannot be read") as raised:
+        predict.list_requests(model)
+    assert "make archive" in raised.value.hint
+    model.build.mkdir(parents=True)
+    examples: list[dict[str, Any]] = [
+        {"instance": {"image": [{"b64": "AA=="}]}, "parameters": {"k": 1}, "expected": 2},
+        {"instance": 3},
+    ]
+    model.requests.write_text(json.dumps(examples))
+    first, second = predict.list_requests(model)
+    assert first == predict.build_request(model, None)
+    assert first == {"instances": [{"image": [{"b64": "AA=="}]}], "parameters": {"k": 1}}
+    assert second == {"instances": [3]}
+    (checkout / "x.png").write_bytes(b"image")
+    replaced = predict.build_request(model, checkout / "x.png")
+    assert replaced == {"instances": [{"image": [{"b64": "aW1hZ2U="}]}], "parameters": {"k": 1}}
+    model.requests.write_text(json.dumps(examples[1:]))
+    with pytest.raises(UserError, match='flowers takes no image: its first request has no "b64"'):
+        predict.build_request(model, checkout / "x.png")
+
+
+def test_only_the_files_of_the_selected_model_are_uploaded_to_cloud_build(checkout: Path) -> None:
+    (checkout / ".gcloudignore").write_text("build/*\n")
+    model = load("../pets").sources
+    model.build.mkdir(parents=True)
+    write_settings(model.path, "port = 81")
+    lines = cloud_build.write_ignore_file(model).read_text().splitlines()
+    assert lines[:5] == ["build/*", "", "/model", "!/build/pets", "/build/pets/*"]
+    assert (model.build / "deploy.toml").read_text() == "port = 81"
+    # In the build there is only the archive.
+    model.archive.touch()
+    assert load("build/pets/pets.mar").port == 81
+    (model.path / "deploy.toml").unlink()
+    cloud_build.write_ignore_file(model)
+    assert not (model.build / "deploy.toml").exists()
 
 
 @pytest.mark.parametrize(
