@@ -27,9 +27,6 @@ ifdef EXTRAS
 $(error EXTRAS is replaced by requirements.txt in the folder of the model)
 endif
 
-# The function to deploy, or whose model to upload: hello, knn or digits.
-NAME ?= knn
-
 # Where to deploy. Both are saved as defaults; all other settings are in deploy.toml.
 PROJECT ?=
 REGION ?=
@@ -66,9 +63,9 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume "$(ADC)":/mnt/adc.json:
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve predict page migrate new check model archive export tune build run scan contract push build-cloud \
-  deploy-endpoint canary promote rollback status undeploy teardown e2e emulator made-hello made-knn made-digits \
-  function-hello function-knn function-digits upload-model deploy-function deploy-gke undeploy-gke manifests pipeline \
-  setup test test-all lint format bench faults startup scaling lock clean rehearse stand-in start
+  deploy-endpoint canary promote rollback status undeploy teardown e2e emulator made-hello made-knn made-model \
+  function function-hello function-knn upload-model deploy-function deploy-gke undeploy-gke manifests pipeline \
+  setup test test-all lint format bench faults startup scaling lock clean rehearse stand-in start function-digits
 
 help:
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -194,6 +191,9 @@ emulator: .venv/ready ## run the emulator of Google's control plane until Ctrl-C
 ##@ Functions
 
 FUNCTIONS := $(BIN)/python -m functions
+# hello or knn; empty: the function of the model. A NAME in the environment, as WSL sets it, is not used.
+FUNCTION := $(if $(filter command,$(origin NAME)),$(NAME))
+READY := made-$(or $(filter hello knn,$(FUNCTION)),model)
 IRISES := build/knn/knn.skops
 
 $(IRISES): functions/knn/train.py functions/knn/iris.py | .venv/ready
@@ -201,22 +201,22 @@ $(IRISES): functions/knn/train.py functions/knn/iris.py | .venv/ready
 
 made-hello:
 made-knn: $(IRISES)
-# The function's sample request comes from the archive.
-made-digits: .venv/ready archive
-made-%:
-	@echo "NAME=$*: expected hello, knn or digits" >&2; exit 1
+made-model: .venv/ready archive
 
-function-hello function-knn function-digits: function-%: .venv/ready made-%
-	@exec $(FUNCTIONS) serve $* --port $(PORT) $(if $(STORAGE),--storage "$(STORAGE)")
-function-hello: ## run the hello function locally, until Ctrl-C
-function-knn: ## run the scikit-learn function locally (STORAGE=gs://BUCKET/FOLDER: the model there)
-function-digits: ## run the digits function locally; same requests and responses as the endpoint
+SERVE = exec $(FUNCTIONS) serve --port $(PORT) $(if $(STORAGE),--storage "$(STORAGE)")
+function: .venv/ready $(READY) ## run the function of the model locally, until Ctrl-C (MODEL=; STORAGE=folder or gs://BUCKET/FOLDER)
+	@$(SERVE) $(FUNCTION)
 
-upload-model: .venv/ready made-$(NAME) ## upload the model of the function NAME (STORAGE=gs://BUCKET/FOLDER, or PROJECT=)
-	@$(FUNCTIONS) upload $(NAME) $(if $(STORAGE),--storage $(STORAGE)) $(CLOUD)
+function-hello function-knn: function-%: .venv/ready made-%
+	@$(SERVE) $*
+function-hello: ## run the hello function locally
+function-knn: ## run the scikit-learn function locally (STORAGE=: the model there)
 
-deploy-function: .venv/ready ## deploy the function NAME (PROJECT=, REGION=; ARGS="--allow-unauthenticated --dry-run")
-	@$(FUNCTIONS) deploy $(NAME) $(if $(STORAGE),--storage $(STORAGE)) $(CLOUD)
+upload-model: .venv/ready $(READY) ## upload the files that the function fetches (MODEL=, or NAME=knn; STORAGE=gs://BUCKET/FOLDER, or PROJECT=)
+	@$(FUNCTIONS) upload $(FUNCTION) $(if $(STORAGE),--storage $(STORAGE)) $(CLOUD)
+
+deploy-function: .venv/ready $(filter made-model,$(READY)) ## deploy the function (MODEL=, or NAME=hello or knn; PROJECT=, REGION=; ARGS="--allow-unauthenticated --dry-run")
+	@$(FUNCTIONS) deploy $(FUNCTION) $(if $(STORAGE),--storage $(STORAGE)) $(CLOUD)
 
 ##@ Kubernetes
 
@@ -334,6 +334,7 @@ clean: ## delete build/ except the trained weights in build/NAME/weights; the vi
 RENAMED_rehearse := e2e
 RENAMED_stand-in := emulator
 RENAMED_start := startup
-rehearse stand-in start:
+RENAMED_function-digits := function MODEL=digits
+rehearse stand-in start function-digits:
 	@echo "make $@ is deprecated: use make $(RENAMED_$@)" >&2
 	@$(MAKE) --no-print-directory $(RENAMED_$@)

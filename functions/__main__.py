@@ -8,29 +8,38 @@ from pathlib import Path
 from deploy import settings
 from deploy.errors import UserError
 from functions.deploy import Target, default_model_uri, deploy
+from functions.model_archive import create_function
 from functions.packaging import assemble
 from functions.registry import FUNCTIONS, Function
 from functions.serve import serve
+from project.model_folder import ModelFolderError, add_model_option, find_model
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; exit codes: 0 success, 1 error, 2 invalid arguments, 130 interrupted."""
     args = _build_parser().parse_args(arguments)
     try:
-        args.run(FUNCTIONS[args.name], args)
+        args.run(_find_function(args.name or args.model), args)
     except UserError as stop:
         sys.exit(f"functions: {stop.message}\n  {stop.hint}")
+    except ModelFolderError as error:
+        sys.exit(f"functions: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _find_function(name: str | None) -> Function:
+    """Return the function of this name, or that of a model; raise UserError and ModelFolderError."""
+    return FUNCTIONS.get(name or "") or create_function(find_model(name))
 
 
 def _serve(function: Function, args: argparse.Namespace) -> None:
     from functions import upload  # noqa: PLC0415  the import of Google's client takes a second
 
     uri = args.storage or ""
-    if function.model and not uri:
+    if function.files and not uri:
         upload.find_model_files(function)
-        uri = str(function.model_folder)
+        uri = str(function.files_folder)
     if uri and not uri.startswith("gs://"):
         uri = str(Path(uri).resolve())
     serve(function, args.host, args.port, uri)
@@ -72,7 +81,9 @@ def _build_parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str, run: Callable[..., object]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("name", choices=FUNCTIONS, help="name of the function")
+        names = f"{' or '.join(FUNCTIONS)}, or a model as --model has it"
+        command.add_argument("name", nargs="?", metavar="NAME", help=names)
+        add_model_option(command)
         command.set_defaults(run=run)
         return command
 

@@ -14,7 +14,6 @@ from deploy.errors import UserError
 from deploy.programs import Programs
 from functions.packaging import assemble
 from functions.registry import RUNTIME, Function
-from functions.sample_request import curl_options
 from storage.files import StorageError
 from storage.lazy import PIN_VARIABLE, URI_VARIABLE, sha256
 
@@ -56,7 +55,7 @@ def deploy(function: Function, target: Target, *, dry_run: bool = False) -> None
     describe = ["gcloud", "functions", "describe", *name, "--format=value(serviceConfig.uri)"]
     url = programs.run(describe, failed).strip()
     authorization = ' -H "Authorization: Bearer $(gcloud auth print-identity-token)"'
-    options = f"{'' if target.allow_unauthenticated else authorization} {curl_options(function)}"
+    options = f"{'' if target.allow_unauthenticated else authorization} {function.curl_options}"
     print(f"\n{function.name} is deployed at {url}:\n\n  curl{options} {url}\n")
     print(f"It costs nothing while idle. To delete it: gcloud functions delete {shlex.join(name)}")
 
@@ -73,7 +72,7 @@ def build_gcloud_command(
         *_identify(function, target),
         f"--runtime={RUNTIME}",
         f"--source={source}",
-        f"--entry-point={function.name}",
+        f"--entry-point={function.entry_point}",
         "--trigger-http",
         "--allow-unauthenticated" if target.allow_unauthenticated else "--no-allow-unauthenticated",
         f"--memory={function.memory}",
@@ -95,7 +94,7 @@ def _identify(function: Function, target: Target) -> list[str]:
 
 def _build_environment(function: Function, uri: str) -> dict[str, str]:
     """Return a function's variables; raise UserError if its model is not in the bucket."""
-    if not function.model:
+    if not function.files:
         return {}
     if storage.split_uri(uri) is None:
         raise UserError(f"{uri}: expected a bucket for the model", "set STORAGE=gs://BUCKET/FOLDER")
@@ -104,7 +103,8 @@ def _build_environment(function: Function, uri: str) -> dict[str, str]:
     except StorageError as error:
         if isinstance(error.__cause__, GoogleAuthError):
             raise UserError(str(error), "gcloud auth application-default login") from None
-        hint = f"make upload-model NAME={function.name} STORAGE={uri}"
+        selection = f"MODEL={function.model.path}" if function.model else f"NAME={function.name}"
+        hint = f"make upload-model {selection} STORAGE={uri}"
         raise UserError(str(error), hint) from None
     # Write access to the bucket is not enough to change the model: other files need a deployment.
     return {URI_VARIABLE: uri, PIN_VARIABLE: checksums}
@@ -117,8 +117,9 @@ def _fetch_checksums(function: Function, uri: str) -> str:
         closing(storage.open_storage(uri, print)) as source,
     ):
         available = source.list_files()
-        if missing := [name for name in function.model if name not in available]:
+        if missing := [name for name in function.files if name not in available]:
             raise StorageError(f"{uri}: {', '.join(missing)} not found")
-        for name in function.model:
+        for name in function.files:
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
             source.fetch(name, Path(folder) / name)
-        return ",".join(sha256(Path(folder) / name) for name in function.model)
+        return ",".join(sha256(Path(folder) / name) for name in function.files)

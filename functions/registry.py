@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from project.model_folder import Model
+
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME = "python311"
 """The version of Python that the project is tested with and torch is pinned for."""
@@ -13,7 +15,11 @@ class Function:
     """A function and the settings of its deployment."""
 
     name: str
-    """The name of the folder, of the entry point in main.py and of the deployed function."""
+    """The name of the deployed function."""
+    folder: Path
+    """The folder of main.py and requirements.txt."""
+    entry_point: str
+    """The Python function in main.py that serves."""
     memory: str
     """The memory of an instance, as gcloud writes it."""
     cpu: str = "1"
@@ -25,50 +31,44 @@ class Function:
     shared: tuple[str, ...]
     """Files and folders of this repository that main.py imports."""
     excluded: tuple[str, ...] = ()
-    """Patterns of files in those folders that are not packaged."""
-    model: tuple[str, ...] = ()
-    """The model's files, each pinned by its SHA-256; empty for no model."""
-    optional: tuple[str, ...] = ()
-    """Files of the model that may be missing."""
-    model_folder: Path = Path()
-    """The folder in which `build_command` creates the model."""
+    """Files in those folders that are not packaged."""
+    files: tuple[str, ...] = ()
+    """The model's files in the bucket, each pinned by its SHA-256; empty for no model."""
+    files_folder: Path = Path()
+    """The folder with those files on this machine, which `build_command` creates."""
     build_command: str = ""
-    sample: str = ""
-    """A request body, quoted for a shell; empty: the golden instance of the model."""
+    request: str
+    """A request body to try the function with, quoted for a shell; or @FILE."""
+    model: Model | None = None
+    """The model whose archive has the function's code and files."""
 
     @property
-    def folder(self) -> Path:
-        """The folder of main.py."""
-        return ROOT / "functions" / self.name
+    def curl_options(self) -> str:
+        """The options of curl for a request to try the function with."""
+        return f"-H 'Content-Type: application/json' -d {self.request}"
 
 
 COMMON = ("functions/__init__.py", "functions/http.py")
 HELLO = Function(
     name="hello",
+    folder=ROOT / "functions" / "hello",
+    entry_point="hello",
     memory="512Mi",
     concurrency=16,
     shared=COMMON,
-    sample="""'{"message": "Good day to you!"}'""",
+    request="""'{"message": "Good day to you!"}'""",
 )
 KNN = Function(
     name="knn",
+    folder=ROOT / "functions" / "knn",
+    entry_point="knn",
     memory="512Mi",
     concurrency=8,
     shared=(*COMMON, "functions/knn/__init__.py", "functions/knn/iris.py", "storage"),
-    model=("knn.skops",),
-    model_folder=Path("build/knn"),
+    files=("knn.skops",),
+    files_folder=Path("build/knn"),
     build_command="python -m functions.knn.train",
-    sample="""'{"input_data": "5,3,1,0"}'""",
+    request="""'{"input_data": "5,3,1,0"}'""",
 )
-DIGITS = Function(
-    name="digits",
-    memory="2Gi",
-    concurrency=4,
-    shared=(*COMMON, "storage", "task", "model", "handler"),
-    excluded=("model/train*", "model/export*", "handler/vertex_handler.py"),
-    model=("weights.safetensors", "model.json", "golden.json"),
-    optional=("backend.json",),
-    model_folder=Path("build/model"),
-    build_command="make model export",
-)
-FUNCTIONS = {each.name: each for each in (HELLO, KNN, DIGITS)}
+FUNCTIONS = {each.name: each for each in (HELLO, KNN)}
+"""The functions that are not those of a model."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from deploy.errors import UserError
 from functions.packaging import assemble
 from functions.registry import Function
-from functions.sample_request import curl_options
+from project.environment import InstallError, find_python
 from storage.lazy import URI_VARIABLE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -18,23 +18,25 @@ SHUTDOWN_TIMEOUT_S = 10
 
 
 def serve(function: Function, host: str, port: int, uri: str) -> None:
-    """Run a function at http://HOST:PORT until Ctrl-C; raise UserError if it cannot serve or ends by itself."""
+    """Run a function at http://HOST:PORT until Ctrl-C, with the packages of its model.
+
+    Raises UserError if it cannot serve or ends by itself.
+    """
     if uri and "://" not in uri and not Path(uri).is_dir():
         raise UserError(
             f"the folder {uri} does not exist", "give STORAGE= a folder or gs://BUCKET/FOLDER"
         )
     _check_port(host, port)
+    python = _find_python(function)
     model = f" with the model of {uri}" if uri else ""
     print(f"Serving {function.name}{model} until Ctrl-C. In another terminal:\n")
-    print(f"  curl {curl_options(function)} http://{host}:{port}/\n", flush=True)
+    print(f"  curl {function.curl_options} http://{host}:{port}/\n", flush=True)
     # The folder that would be deployed: a file that packaging misses is missing here, too.
     folder = assemble(function).resolve()
     command = [
-        str(Path(sys.executable).with_name("functions-framework")),
-        f"--source={folder / 'main.py'}",
-        f"--target={function.name}",
-        f"--host={host}",
-        f"--port={port}",
+        *(python, "-m", "functions_framework"),
+        *(f"--source={folder / 'main.py'}", f"--target={function.entry_point}"),
+        *(f"--host={host}", f"--port={port}"),
     ]
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
@@ -56,6 +58,15 @@ def serve(function: Function, host: str, port: int, uri: str) -> None:
             server.wait(SHUTDOWN_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
+
+
+def _find_python(function: Function) -> str:
+    if function.model is None:
+        return sys.executable
+    try:
+        return str(find_python(function.model))
+    except InstallError as error:
+        raise UserError(str(error), f"fix requirements.txt in {function.model.path}") from None
 
 
 def _check_port(host: str, port: int) -> None:

@@ -1,9 +1,11 @@
 """Fetch and load a model at the first request that needs it."""
 
+import atexit
 import contextlib
 import hashlib
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -38,15 +40,14 @@ class LazyModel(Generic[T]):
         self,
         load: Callable[[Path], T],
         files: Iterable[str],
-        optional: Iterable[str] = (),
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """`load` gets a folder with `files`, and with those of `optional` that the storage has.
+        """`load` gets a folder with `files`, which exists until the process ends.
 
-        MODEL_SHA256 may pin `files`, in their order.
+        MODEL_SHA256 may pin `files`, in their order. Without `files` nothing is fetched.
         """
         self._load, self._environ = load, environ
-        self._files, self._optional = list(files), list(optional)
+        self._files = list(files)
         self._lock, self._attempts = threading.Lock(), 0
         self._model: T | None = None
         self._error = ModelNotLoadedError("not loaded yet")
@@ -67,12 +68,16 @@ class LazyModel(Generic[T]):
 
     def _attempt(self) -> None:
         start = time.monotonic()
+        folder = Path(tempfile.mkdtemp(prefix="model-"))
         try:
-            with tempfile.TemporaryDirectory(prefix="model-") as folder:
-                self._fetch(Path(folder))
-                self._model = self._load(Path(folder))
+            if self._files:
+                self._fetch(folder)
+            self._model = self._load(folder)
+            # A model may read its files, or import the modules beside them, at any request.
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
             _print(f"the model is loaded, after {time.monotonic() - start:.1f} s")
         except Exception as error:  # any error means that nothing can be served
+            shutil.rmtree(folder, ignore_errors=True)
             reason = " ".join(str(error).split())
             unexpected = not isinstance(error, StorageError)
             if unexpected:
@@ -94,7 +99,8 @@ class LazyModel(Generic[T]):
                 if name not in available:
                     names = ", ".join(sorted(available)[:8])
                     raise StorageError(f"{uri}/{name}: not found among {names}")
-            for name in (*self._files, *(each for each in self._optional if each in available)):
+            for name in self._files:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 source.fetch(name, folder / name)
         self._check_pins(uri, folder)
 

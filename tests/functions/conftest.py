@@ -5,6 +5,7 @@ import functools
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,11 +15,18 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from functions.knn import iris, train
+from functions.model_archive import create_function
+from functions.packaging import assemble
+from functions.registry import FUNCTIONS
+from project.model_folder import find_model
 from serving.torchserve import find_free_port
 from tests import bucket
 from tests.http import Endpoint, wait_for
 from tests.images import ROOT
 
+TOY = create_function(find_model("tests/toy"))
+EVERY = FUNCTIONS | {TOY.name: TOY}
+"""The functions by name; that of the tests' model for those of all models."""
 VARIABLES = ("STORAGE_URI", "MODEL_SHA256", "STORAGE_EMULATOR_HOST")
 StartFunction = Callable[..., FlaskClient]
 StartLive = Callable[[str], Endpoint]
@@ -27,13 +35,14 @@ StartLive = Callable[[str], Endpoint]
 @contextlib.contextmanager
 def load_function(name: str, **environ: str) -> Iterator[FlaskClient]:
     """Load a function with these variables and yield its client; its model is not fetched yet."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as build:
         for variable in VARIABLES:
             patch.delenv(variable, raising=False)
         for variable, value in environ.items():
             patch.setenv(variable, value)
-        main = str(ROOT / "functions" / name / "main.py")
-        app: Flask = functions_framework.create_app(name, main)  # type: ignore[no-untyped-call]
+        source = assemble(EVERY[name], Path(build)) / "main.py"
+        create_app = functions_framework.create_app
+        app: Flask = create_app(EVERY[name].entry_point, str(source))  # type: ignore[no-untyped-call]
         yield app.test_client()
 
 
@@ -45,10 +54,10 @@ def start() -> Iterator[StartFunction]:
 
 
 @contextlib.contextmanager
-def run_make(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
-    """Run `make function-NAME` and yield its URL; then send Ctrl-C and check that it ends."""
+def run_make(target: str, storage: str = "", **environ: str) -> Iterator[Endpoint]:
+    """Run `make TARGET` and yield its URL; then send Ctrl-C and check that it ends."""
     port = find_free_port()
-    command = ["make", f"function-{name}", f"PORT={port}", f"STORAGE={storage}"]
+    command = ["make", target, f"PORT={port}", f"STORAGE={storage}"]
     inherited = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     with subprocess.Popen(
         command,
@@ -63,7 +72,7 @@ def run_make(name: str, storage: str = "", **environ: str) -> Iterator[Endpoint]
             wait_for(
                 lambda: make.poll() is not None or bucket.is_port_open(port),
                 120,
-                f"function-{name}",
+                target,
             )
             yield Endpoint(f"http://127.0.0.1:{port}/")
         finally:
@@ -94,14 +103,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def live(emulator: str, trained: Path) -> Iterator[StartLive]:
-    """Yield a function that starts `make function-NAME` at its first call, and returns its endpoint."""
+    """Yield a function that starts make at its first call for a function, and returns its endpoint."""
     with contextlib.ExitStack() as stack:
 
         @functools.cache
         def start(name: str) -> Endpoint:
-            if name != "knn":
-                return stack.enter_context(run_make(name))
+            if name == TOY.name:
+                return stack.enter_context(run_make("function"))
+            if name == "hello":
+                return stack.enter_context(run_make("function-hello"))
             uri = bucket.create_bucket(emulator, "irises", "models/knn", trained)
-            return stack.enter_context(run_make(name, uri, STORAGE_EMULATOR_HOST=emulator))
+            return stack.enter_context(
+                run_make("function-knn", uri, STORAGE_EMULATOR_HOST=emulator)
+            )
 
         yield start

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from functions.packaging import assemble
-from functions.registry import DIGITS, FUNCTIONS, HELLO, Function
+from functions.registry import HELLO, Function
+from tests.functions.conftest import EVERY, TOY
 from tests.images import ROOT
 
 PIN = re.compile(r"([a-z-]+)==([0-9.]+)(\+cpu)?")
-functions = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+functions = pytest.mark.parametrize("function", EVERY.values(), ids=EVERY)
 
 
 def read_pins(file: Path) -> dict[str, str]:
@@ -36,7 +37,8 @@ def test_every_import_is_packaged_or_required(function: Function, tmp_path: Path
     folder = assemble(function, tmp_path)
     required = read_pins(folder / "requirements.txt").keys()
     packages = importlib.metadata.packages_distributions()
-    packaged = {path.stem for path in folder.iterdir()} | sys.stdlib_module_names
+    modules = [*folder.iterdir(), *(folder / "archive").glob("*")]
+    packaged = {path.stem for path in modules} | sys.stdlib_module_names
     # Installed together with google-cloud-storage.
     indirect = {"google_crc32c", "requests"}
     for file in folder.rglob("*.py"):
@@ -57,11 +59,11 @@ def list_imports(file: Path) -> set[str]:
     return names
 
 
-def test_digits_is_packaged_without_the_code_for_training_and_torchserve(tmp_path: Path) -> None:
-    folder = assemble(DIGITS, tmp_path)
+def test_function_of_a_model_is_packaged_without_the_code_for_torchserve(tmp_path: Path) -> None:
+    folder = assemble(TOY, tmp_path)
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files >= {"main.py", "requirements.txt", "handler/batch.py", "model/task.py"}
-    unwanted = r"model/(train|export)|handler/vertex_handler|functions/[a-z]+/main|.*(\.md|\.pyc)$"
+    assert files >= {"main.py", "requirements.txt", "handler/batch.py", "archive/model.py"}
+    unwanted = r".*/vertex_handler|functions/[a-z]+/main|.*(\.md|\.pyc|\.safetensors)$"
     assert not [file for file in files if re.match(unwanted, file)]
 
 

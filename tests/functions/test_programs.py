@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from functions import __main__ as command_line
-from functions.registry import DIGITS, KNN
+from functions.registry import KNN
 from storage.lazy import sha256
 from tests import bucket
+from tests.images import TOY
 from tests.programs import run_main, run_program
 
 pytestmark = pytest.mark.xdist_group("functions")
@@ -35,8 +36,8 @@ def run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEPLOY_API_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
-    KNN.model_folder.mkdir(parents=True)
-    shutil.copy(trained, KNN.model_folder)
+    KNN.files_folder.mkdir(parents=True)
+    shutil.copy(trained, KNN.files_folder)
 
     def _run(line: str) -> tuple[str, str]:
         result = run_main(command_line.main, line, capsys)
@@ -71,8 +72,8 @@ def test_model_is_uploaded_to_a_bucket(run: Run, emulator: str, trained: Path) -
     ("line", "message"),
     [
         (
-            "serve digits",
-            f"build/model/weights.safetensors does not exist\n  {DIGITS.build_command}",
+            f"serve {TOY}",
+            "build/toy/toy.mar cannot be read: No such file or directory\n  make archive MODEL=",
         ),
         ("upload hello --storage gs://bucket/x", "hello has no model"),
         ("upload knn --storage bucket/x", "expected gs://BUCKET/FOLDER"),
@@ -95,7 +96,8 @@ def test_error_has_the_reason_and_a_hint(run: Run, line: str, message: str) -> N
 def test_help_of_a_command_lists_the_functions(run: Run, command: str) -> None:
     reason, printed = run(f"{command} --help")
     assert not reason
-    assert "{hello,knn,digits}" in printed
+    assert "hello or knn, or a model" in printed
+    assert "--model MODEL" in printed
 
 
 def test_missing_gcloud_is_reported_with_its_install_page(

@@ -1,5 +1,7 @@
-"""Serve Vertex AI's requests with the container's handler and a model that is fetched from a bucket."""
+"""Serve Vertex AI's requests with the container's handler and a model whose data is fetched from a bucket."""
 
+import json
+import shutil
 from http import HTTPStatus
 from pathlib import Path
 
@@ -14,6 +16,11 @@ from handler.loading import load_and_check
 from storage.lazy import LazyModel, ModelNotLoadedError
 from task.adapter import AdaptedTask
 
+SOURCE = Path(__file__).parent
+CODE = SOURCE / "archive"
+"""The Python files of the model's archive."""
+FILES: list[str] = json.loads((SOURCE / "files.json").read_text())
+"""The other files of the archive, which are in the bucket."""
 MAX_BODY_BYTES = 10 << 20
 """The container's limit."""
 
@@ -26,20 +33,16 @@ class StatusError(RequestError):
         self.code = code
 
 
-def _load_checked(folder: Path) -> AdaptedTask:
+def _load(folder: Path) -> AdaptedTask:
+    shutil.copytree(CODE, folder, dirs_exist_ok=True)
     return load_and_check(folder, torch.device("cpu"))
 
 
-# backend.json was engine.json in version 0.1. Without either the backend is eager.
-TASK = LazyModel(
-    _load_checked,
-    ["weights.safetensors", "model.json", "golden.json"],
-    ["backend.json", "engine.json"],
-)
+TASK = LazyModel(_load, FILES)
 
 
 @functions_framework.http
-def digits(request: Request) -> Response:
+def predict(request: Request) -> Response:
     """Return {"predictions": [...]} for {"instances": [...], "parameters": {...}}.
 
     Errors have the endpoint's format. The status is 503, with the reason, if the model cannot be loaded.
