@@ -12,10 +12,10 @@ import torch
 from handler import envelope
 from handler.envelope import Request, Response
 from handler.error_report import find_request_error
-from handler.errors import InternalError, RequestError
+from handler.errors import RequestError
 from handler.failures import Failures
 from handler.json_output import EncodingError, encode_prediction
-from handler.passes import Item, run_passes
+from handler.passes import Failure, run_passes
 from handler.preprocessing import Preprocessed, preprocess_requests
 from task import JSON
 from task.adapter import AdaptedTask
@@ -51,28 +51,28 @@ def predict_batch(
     preprocessing_start_ns = time.time_ns()
     failures = Failures(task)
     preprocessed = preprocess_requests(task, list(requests), failures)
-    items = [
-        Item(sample, instance, each.request.parameters)
-        for each in preprocessed
-        if isinstance(each, Preprocessed)
-        for sample, instance in zip(each.samples, each.request.instances, strict=True)
+    samples = [
+        sample
+        for request in preprocessed
+        if isinstance(request, Preprocessed)
+        for sample in request.samples
         if not isinstance(sample, RequestError)
     ]
     inference_start_ns = time.time_ns()
-    outputs = iter(run_passes(task, items, failures, is_isolating=is_isolating))
-    postprocessing_start_ns = time.time_ns()
-    with torch.inference_mode():  # as in `inference`, so that an output may be changed in place
+    with torch.inference_mode():  # in postprocess too, so that it may change an output in place
+        outputs = iter(run_passes(task, samples, failures, is_isolating=is_isolating))
+        postprocessing_start_ns = time.time_ns()
         responses = [_build_response(task, each, outputs, failures) for each in preprocessed]
     if on_timings is not None:
         starts_ns = (preprocessing_start_ns, inference_start_ns, postprocessing_start_ns)
-        on_timings(Timings(*starts_ns, time.time_ns(), len(items)))
+        on_timings(Timings(*starts_ns, time.time_ns(), len(samples)))
     return responses
 
 
 def _build_response(
     task: AdaptedTask,
     preprocessed: Preprocessed | RequestError,
-    outputs: Iterator[Any | RequestError],
+    outputs: Iterator[Any | Failure],
     failures: Failures,
 ) -> Response:
     if isinstance(preprocessed, RequestError):
@@ -80,30 +80,39 @@ def _build_response(
     request, samples = preprocessed
     # Take this request's outputs before anything can fail, because those of the next request follow.
     results = [each if isinstance(each, RequestError) else next(outputs) for each in samples]
-    if error := find_request_error(request, results):
-        return envelope.format_error(error)
+    if failures.has_any:
+        results = [
+            failures.to_request_error(*each, instance, request.parameters)
+            if isinstance(each, Failure)
+            else each
+            for each, instance in zip(results, request.instances, strict=True)
+        ]
+        if error := find_request_error(request, results):
+            return envelope.format_error(error)
     values = [
-        result
-        if isinstance(result, RequestError)
-        else _postprocess(task, result, instance, request.parameters, failures)
-        for result, instance in zip(results, request.instances, strict=True)
+        each
+        if isinstance(each, RequestError)
+        else _postprocess(task, each, instance, request.parameters, failures)
+        for each, instance in zip(results, request.instances, strict=True)
     ]
     try:
-        return _format(request, values)
+        return _format(request, values, failures)
     except EncodingError:
-        return _format(request, [_check_encoding(value, failures) for value in values])
+        values = [_check_encoding(value, failures) for value in values]
+        return _format(request, values, failures)
 
 
-def _format(request: Request, values: list[Any | RequestError]) -> Response:
+def _format(request: Request, values: list[Any | RequestError], failures: Failures) -> Response:
     """Return the response for the predictions of a request; raise EncodingError."""
-    if error := find_request_error(request, values):
-        return envelope.format_error(error)
-    predictions = [
-        envelope.error_object(value) if isinstance(value, RequestError) else value
-        for value in values
-    ]
+    if failures.has_any:
+        if error := find_request_error(request, values):
+            return envelope.format_error(error)
+        values = [
+            envelope.error_object(value) if isinstance(value, RequestError) else value
+            for value in values
+        ]
     try:
-        return envelope.format_predictions(encode_prediction(predictions), len(predictions))
+        return envelope.format_predictions(encode_prediction(values), len(values))
     except RequestError as error:
         return envelope.format_error(error)
 
@@ -114,8 +123,7 @@ def _check_encoding(value: Any | RequestError, failures: Failures) -> Any | Requ
         if not isinstance(value, RequestError):
             encode_prediction(value)
     except EncodingError as error:
-        failures.log_once("invalid prediction", error)
-        return InternalError(str(error))
+        return failures.to_internal_error(str(error), error)
     return value
 
 

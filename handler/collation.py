@@ -1,7 +1,7 @@
 """Group samples into passes through the model, and build the batch of each."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,21 +23,26 @@ SCALARS = (bool, int, float, str, bytes)
 
 
 def plan_passes(
-    task: AdaptedTask, samples: Sequence[Sample], sizes: Sequence[float] | None
+    task: AdaptedTask,
+    samples: Sequence[Sample],
+    indexes: list[int],
+    sizes: Sequence[float] | None,
 ) -> list[list[int]]:
-    """Return the indexes of the samples of each pass.
+    """Return the `indexes` of the samples, those of each pass in a list.
 
     The samples of a pass have sizes within a factor of MAX_SIZE_RATIO, if `sizes` is given, and tensors of
     equal shapes, if the task does not collate them itself.
     """
-    groups: Iterable[list[int]] = [list(range(len(samples)))]
-    if task.collate is None:
+    groups = [indexes] if indexes else []
+    if task.collate is None and len(indexes) > 1 and not _are_equal_tensors(samples):
         by_structure: dict[Structure, list[int]] = {}
-        for index, sample in enumerate(samples):
-            by_structure.setdefault(_find_structure(sample), []).append(index)
-        groups = by_structure.values()
+        for index in indexes:
+            by_structure.setdefault(_find_structure(samples[index]), []).append(index)
+        groups = list(by_structure.values())
     if sizes is not None:
         groups = [part for group in groups for part in _split_by_size(group, sizes)]
+    if len(indexes) <= MAX_SAMPLES_PER_PASS:
+        return groups
     return [
         group[start : start + MAX_SAMPLES_PER_PASS]
         for group in groups
@@ -92,6 +97,18 @@ def _split_by_size(group: list[int], sizes: Sequence[float]) -> list[list[int]]:
             smallest = sizes[index]
         parts[-1].append(index)
     return parts
+
+
+def _are_equal_tensors(samples: Sequence[Sample]) -> bool:
+    """Whether all samples are tensors of one shape and dtype: the common case, decided faster."""
+    first = samples[0]
+    if not isinstance(first, Tensor):
+        return False
+    shape, dtype = first.shape, first.dtype
+    for sample in samples:
+        if not isinstance(sample, Tensor) or sample.dtype is not dtype or sample.shape != shape:
+            return False
+    return True
 
 
 def _find_structure(sample: Sample) -> Structure:

@@ -28,11 +28,14 @@ class Failures:
     def __init__(self, task: AdaptedTask) -> None:
         self._task = task
         self._logged: set[tuple[object, ...]] = set()
+        self.has_any = False
+        """Whether a sample of the batch failed, for whatever reason."""
 
     def to_request_error(
         self, step: str, error: Exception, instance: JSON, parameters: dict[str, JSON]
     ) -> RequestError:
         """Return the error that an instance gets because a step, such as "inference", failed for it alone."""
+        self.has_any = True
         if isinstance(error, BadInstance):
             return InvalidArgumentError(str(error))
         if isinstance(error, BadParameter):
@@ -43,8 +46,13 @@ class Failures:
         if mismatch := self._task.schema.find_instance_mismatch(instance):
             self.log_once(f"{step} failed on an invalid instance", error, logging.WARNING)
             return InvalidArgumentError(mismatch)
-        self.log_once(f"{step} failed", error)
-        return InternalError(f"{step} failed", describe_exception(error))
+        return self.to_internal_error(f"{step} failed", error)
+
+    def to_internal_error(self, message: str, error: Exception) -> InternalError:
+        """Return the error of an instance for which the task failed, and log its cause."""
+        self.has_any = True
+        self.log_once(message, error)
+        return InternalError(message, describe_exception(error))
 
     def log_once(self, message: str, error: Exception, level: int = logging.ERROR) -> None:
         """Log an error with its traceback, unless one of the same type from the same line was logged."""
