@@ -6,6 +6,7 @@ list, the other label of two equal scores, and the other key at the end of a top
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 from task import JSON
@@ -143,7 +144,7 @@ class _Comparison:
         """Whether two rankings differ only in the order of elements with equal scores."""
         pairs = zip(prediction, expected, strict=True)
         moved = [index for index, pair in enumerate(pairs) if not self.is_equal(*pair)]
-        for key in _find_score_keys(expected):
+        for key in self._find_score_keys(expected):
             wanted = [_get_score(each, key) for each in expected]
             got = [_get_score(each, key) for each in prediction]
             if None in wanted or None in got:
@@ -157,6 +158,20 @@ class _Comparison:
                     return True
         return False
 
+    def _find_score_keys(self, ranking: list[JSON]) -> list[str | int]:
+        """Return the keys or positions of the floats by which objects or pairs are sorted."""
+        first = ranking[0] if ranking else None
+        keys = list(first) if isinstance(first, dict) else []
+        if isinstance(first, list):
+            keys = list(range(len(first)))
+        return [key for key in keys if self._is_sorted([_get_score(each, key) for each in ranking])]
+
+    def _is_sorted(self, scores: list[JSON]) -> bool:
+        if None in scores or not any(isinstance(score, float) for score in scores):
+            return False
+        pairs = [pair for pair in pairwise(scores) if not self.is_near(*pair)]
+        return all(a > b for a, b in pairs) or all(a < b for a, b in pairs)
+
 
 def _take(values: list[JSON], wanted: JSON, is_equal: Callable[[JSON, JSON], bool]) -> bool:
     """Remove the value that equals `wanted` from the list; return whether there is one."""
@@ -165,24 +180,6 @@ def _take(values: list[JSON], wanted: JSON, is_equal: Callable[[JSON, JSON], boo
             del values[index]
             return True
     return False
-
-
-def _find_score_keys(ranking: list[JSON]) -> list[str | int]:
-    """Return the keys or positions of the floats by which objects or pairs are sorted."""
-    first = ranking[0] if ranking else None
-    keys: list[str | int] = []
-    if isinstance(first, dict):
-        keys = list(first)
-    elif isinstance(first, list):
-        keys = list(range(len(first)))
-    found = []
-    for key in keys:
-        scores = [_get_score(each, key) for each in ranking]
-        if None not in scores and any(isinstance(score, float) for score in scores):
-            in_order = sorted(scores)
-            if scores in (in_order, in_order[::-1]):
-                found.append(key)
-    return found
 
 
 def _get_score(element: JSON, key: str | int) -> JSON:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, get_type_hints
 
 from task.hints import schema_of_hint
-from task.infer import infer_schema
+from task.infer import infer_object, infer_schema
 from task.mismatch import find_mismatch
 from task.requests_file import Example
 
@@ -36,7 +36,7 @@ class TaskSchema:
         self.labels = list(labels)
         self.declared = _read_hints(task)
         instances = [example.instance for example in examples]
-        parameters = infer_schema([example.parameters for example in examples])
+        parameters = infer_object([example.parameters for example in examples])
         parameters.pop("required", None)
         expected = [example.expected for example in examples if example.has_check]
         self.instance = _choose(self.declared.instance, infer_schema(instances))

@@ -1,0 +1,91 @@
+"""A model is imported from its folder, beside which another may have modules of the same names."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from handler.loading import LoadError, load_and_check, load_model, verify_archive
+from task.requests_file import RequestsFileError
+
+CPU = torch.device("cpu")
+MODEL = """
+from constants import OFFSET
+
+def load(folder, device):
+    return Task()
+
+class Task:
+    labels = ["a", "b"]
+
+    def preprocess(self, instance: float):
+        return instance
+
+    def inference(self, batch):
+        return batch + OFFSET
+
+    def postprocess(self, output, parameters):
+        return output
+"""
+
+
+@pytest.fixture(autouse=True)
+def _imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore sys.path and the module `model` after each test."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    for name in ("model", "constants"):
+        sys.modules.pop(name, None)
+
+
+def write_model(folder: Path, offset: int) -> Path:
+    folder.mkdir()
+    (folder / "model.py").write_text(MODEL)
+    (folder / "constants.py").write_text(f"OFFSET = {offset}")
+    requests = [{"instance": value, "expected": value + float(offset)} for value in (1, 2)]
+    (folder / "requests.json").write_text(json.dumps(requests))
+    return folder
+
+
+def test_two_models_with_modules_of_the_same_names_are_loaded_one_after_the_other(
+    tmp_path: Path,
+) -> None:
+    for offset in (10, 20, 10):
+        folder = tmp_path / str(offset)
+        task = load_and_check(folder if folder.exists() else write_model(folder, offset), CPU)
+        assert task.inference(torch.tensor([1])).tolist() == [offset + 1]
+    assert sum(str(tmp_path) in path for path in sys.path) == 1
+
+
+def test_examples_of_the_folder_are_those_of_the_task(tmp_path: Path) -> None:
+    task = load_model(write_model(tmp_path / "m", 5), CPU)
+    assert [example.expected for example in task.examples] == [6.0, 7.0]
+    assert task.labels == ["a", "b"]
+
+
+def test_verification_of_an_archive_writes_its_golden_request_and_its_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "m", 5)
+    monkeypatch.chdir(folder)
+    verify_archive()
+    assert json.loads((folder / "golden-request.json").read_text()) == {"instances": [1]}
+    assert json.loads((folder / "schema.json").read_text()) == {
+        "instance": {"type": "number"},
+        "parameters": {"type": "object", "properties": {}},
+        "prediction": {"type": "number"},
+        "x-labels": ["a", "b"],
+    }
+
+
+def test_folder_without_load_or_with_invalid_requests_is_an_error(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m", 5)
+    (folder / "model.py").write_text("")
+    with pytest.raises(LoadError, match=r"model\.py: expected a function load\(folder, device\)"):
+        load_model(folder, CPU)
+    (folder / "requests.json").write_text("[]")
+    with pytest.raises(RequestsFileError, match=r"requests\.json: expected 2 requests or more"):
+        load_model(folder, CPU)
