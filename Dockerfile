@@ -64,17 +64,15 @@ RUN apt-get update && cd /tmp && apt-get download liblog4j2-java && dpkg -x libl
  && if test "${TORCHSERVE_PATCHES}" = off; then rm /opt/torchserve/*.jar && cp /opt/model-server.jar /opt/torchserve/; fi \
  && find /opt/torchserve -exec touch --no-dereference --date @0 {} +
 
-# The packages of the model's requirements.txt, compiled. torch keeps its version. A file with hashes has them
-# for every package.
+# The packages of the model's requirements.txt, compiled. torch keeps its version.
 FROM packages AS model-packages
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG MODEL_FILES=build/digits
 COPY ${MODEL_FILES}/packages /tmp/packages
-RUN cd /tmp/packages && if grep -q '^[^#[:space:]]' requirements.txt; then touch /tmp/began \
+RUN cd /tmp/packages && if grep -q '^[[:space:]]*[^#[:space:]]' requirements.txt; then touch /tmp/began \
  && /opt/venv/bin/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > /tmp/constraints.txt \
- && if grep -q -e --hash requirements.txt; then set --; else set -- --constraint /tmp/constraints.txt; fi \
- && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --extra-index-url ${TORCH_INDEX} "$@" --requirement requirements.txt \
- && find /opt/venv -cnewer /tmp/began -name '*.py' > /tmp/modules \
+ && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --extra-index-url ${TORCH_INDEX} --constraint /tmp/constraints.txt --requirement requirements.txt \
+ && find /opt/venv -cnewer /tmp/began -name '*.py' | sort > /tmp/modules \
  && find /opt/venv -exec touch --no-dereference --date @0 {} + \
  && { /opt/venv/bin/python -m compileall -q -i /tmp/modules >/dev/null || true; } \
  && find /opt/venv -exec touch --no-dereference --date @0 {} +; fi
@@ -126,8 +124,8 @@ COPY --from=app /out/ /
 # The model's requests, run in the image: a missing package ends the build here, not the deployment.
 FROM served AS verified
 ARG MODEL_FILES=build/digits
-COPY ${MODEL_FILES}/packages /tmp/packages
-RUN cd /tmp && HOME=/tmp PYTHONPATH=/app /opt/venv/bin/python -m serving.verification /model-store/*.mar --distributions /tmp/packages/distributions.json \
+COPY ${MODEL_FILES}/distributions.json /tmp/
+RUN cd /tmp && HOME=/tmp PYTHONPATH=/app /opt/venv/bin/python -m serving.verification /model-store/*.mar --distributions distributions.json \
  && touch /verified
 
 # The image's list of contents (SBOM) in CycloneDX format, from the files themselves.

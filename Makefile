@@ -3,7 +3,8 @@ PYTHON ?= python3.11
 UV     ?= $(shell command -v uv 2>/dev/null)
 # The model: a name in model/, a folder with a model.py anywhere, or a .mar. Empty: the only model, or digits.
 MODEL  ?=
-IMAGE  ?= vertex-torchserve:latest
+# Each model has its own image.
+IMAGE  ?= $(call property,name):latest
 PORT   ?= 8080
 # Empty: the wheel pinned in requirements/torch.lock. To use another: TORCH=torch==2.13.0+cu130 and TORCH_INDEX.
 TORCH  ?=
@@ -69,7 +70,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume "$(ADC)":/mnt/adc.json:
 
 help:
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nVariables and their defaults: PORT=$(PORT) IMAGE=$(IMAGE) PYTHON=$(PYTHON). Every program behind a target has --help.\n'
+	@printf '\nVariables and their defaults: PORT=$(PORT) IMAGE=NAME:latest PYTHON=$(PYTHON). Every program behind a target has --help.\n'
 
 # Packages are installed without bytecode: Python compiles a module when it is first imported.
 unexport PYTHONDONTWRITEBYTECODE

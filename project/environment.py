@@ -17,6 +17,7 @@ from pathlib import Path
 from project.model_folder import Model, ModelFolderError, add_model_option, find_model
 
 REQUIREMENTS = "requirements.txt"
+WHEEL = ".whl"
 INSTALL_TIMEOUT_S = 1800
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 """Wheels of torch without CUDA, for packages that depend on torch."""
@@ -37,15 +38,15 @@ def copy_packages(model: Model) -> Path:
     (target / REQUIREMENTS).touch()
     if model.path.is_file():
         with zipfile.ZipFile(model.path) as archive:
-            if REQUIREMENTS in archive.namelist():
-                (target / REQUIREMENTS).write_bytes(archive.read(REQUIREMENTS))
+            for name in archive.namelist():
+                if name == REQUIREMENTS or name.endswith(WHEEL):
+                    archive.extract(name, target)
         return target
-    if (model.path / REQUIREMENTS).is_file():
-        shutil.copyfile(model.path / REQUIREMENTS, target / REQUIREMENTS)
-    for wheel in model.path.rglob("*.whl"):
-        copy = target / wheel.relative_to(model.path)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(wheel, copy)
+    for path in (model.path / REQUIREMENTS, *model.path.rglob(f"*{WHEEL}")):
+        if path.is_file():
+            copy = target / path.relative_to(model.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
     return target
 
 
@@ -55,30 +56,30 @@ def find_python(model: Model) -> Path:
     lines = (packages / REQUIREMENTS).read_text().splitlines()
     if not any(line.strip() and not line.lstrip().startswith("#") for line in lines):
         return Path(sys.executable)
-    venv = model.venv
+    venv = model.venv.absolute()
     python, ready, state = venv / "bin" / "python", venv / "ready", _hash(packages)
     if ready.is_file() and ready.read_text() == state:
-        return python.absolute()
-    print(f"Installing {model.path / REQUIREMENTS} into {venv}", file=sys.stderr, flush=True)
+        return python
+    print(
+        f"Installing {REQUIREMENTS} of {model.name} into {model.venv}", file=sys.stderr, flush=True
+    )
     shutil.rmtree(venv, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", "--without-pip", str(venv)], Path.cwd())
+    _run([sys.executable, "-m", "venv", "--without-pip", str(venv)], packages)
     site = next((venv / "lib").glob("python*")) / "site-packages"
     (site / "base.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    hashed = any("--hash" in line for line in lines)
     # Packages that depend on torch must not replace it.
     constraints = venv / "constraints.txt"
     constraints.write_text(f"torch=={metadata.version('torch')}\n")
-    pinned = [] if hashed else ["--constraint", str(constraints.resolve())]
     _run(
         [
-            *(sys.executable, "-m", "pip", "--python", str(python.absolute()), "install"),
-            *("--quiet", "--no-compile", "--disable-pip-version-check"),
-            *("--extra-index-url", TORCH_INDEX, *pinned, "--requirement", REQUIREMENTS),
+            *(sys.executable, "-m", "pip", "--python", str(python), "install"),
+            *("--quiet", "--no-compile", "--disable-pip-version-check", "--extra-index-url"),
+            *(TORCH_INDEX, "--constraint", str(constraints), "--requirement", REQUIREMENTS),
         ],
         packages,
     )
     ready.write_text(state)
-    return python.absolute()
+    return python
 
 
 def _hash(packages: Path) -> str:
@@ -89,9 +90,14 @@ def _hash(packages: Path) -> str:
 
 
 def _run(command: list[str], cwd: Path) -> None:
-    done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise InstallError(
+            f"{REQUIREMENTS} was not installed within {INSTALL_TIMEOUT_S} s"
+        ) from None
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         reason = "; ".join(lines) or done.stderr.strip().rpartition("\n")[2]

@@ -20,6 +20,7 @@ from project.environment import InstallError, copy_packages, find_python
 from project.model_folder import Model, ModelFolderError, add_model_option, find_model
 from project.weights import WeightsError, make_weights
 from serving.errors import ArchiveError
+from serving.stock import manifest
 from serving.verification import (
     DISTRIBUTIONS,
     GOLDEN_REQUEST,
@@ -48,14 +49,16 @@ def build(model: Model) -> bool:
     model.build.mkdir(parents=True, exist_ok=True)
     if weights.are_missing(model):
         make_weights(model, [])
-    record = model.build / "archive.json"
+    record, distributions = model.build / "archive.json", model.build / DISTRIBUTIONS
     inputs = json.dumps(_list_inputs(model))
-    if model.archive.is_file() and record.is_file() and record.read_text() == inputs:
+    outputs = (model.archive, model.packages, distributions, record)
+    if all(path.exists() for path in outputs) and record.read_text() == inputs:
         return False
     record.unlink(missing_ok=True)
     if model.path.is_file():
-        shutil.copyfile(model.path, model.archive)
+        _copy_archive(model)
         copy_packages(model)
+        distributions.write_text("{}")
     else:
         _build_archive(model)
     _extract_requests(model)
@@ -70,7 +73,8 @@ def _build_archive(model: Model) -> None:
         contents = Path(scratch) / "contents"
         if left_out := collect(model, contents):
             print(f"not packed: {', '.join(left_out)}")
-        verify(contents, python, model.packages / DISTRIBUTIONS)
+        if notes := verify(contents, python, model.build / DISTRIBUTIONS):
+            print(notes)
         if measuring_error:
             raise ArchiveError(measuring_error)
         _pack(model.name, contents, Path(scratch))
@@ -78,6 +82,29 @@ def _build_archive(model: Model) -> None:
         part = model.archive.with_suffix(".part")
         shutil.copyfile(Path(scratch) / model.archive.name, part)
         os.replace(part, model.archive)
+
+
+def _copy_archive(model: Model) -> None:
+    """Copy a ready archive, with the model's name in its manifest, which is TorchServe's name for it."""
+    found = manifest.read_manifest(model.path)
+    if manifest.read_bytes(model.path, GOLDEN_REQUEST) is None:
+        raise ArchiveError(
+            f"{model.path} was not made by this project; to serve it: make serve STORAGE={model.path}, "
+            "or make run STORAGE="
+        )
+    if model.archive.exists() and model.archive.samefile(model.path):
+        return
+    if found.name == model.name:
+        shutil.copyfile(model.path, model.archive)
+        return
+    with zipfile.ZipFile(model.path) as old, zipfile.ZipFile(model.archive, "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            if entry.filename == manifest.MANIFEST:
+                document = json.loads(content)
+                document["model"]["modelName"] = model.name
+                content = json.dumps(document).encode()
+            new.writestr(entry, content)
 
 
 def _choose_backend(model: Model, python: Path) -> str:
@@ -94,9 +121,12 @@ def _choose_backend(model: Model, python: Path) -> str:
     if record.is_file() and record.read_text() == inputs and (model.build / BACKEND).is_file():
         return ""
     command = [str(python), "-m", "authoring.export", "--model", str(model.path)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"the model was not measured within {TIMEOUT_S} s"
     if done.returncode != 0:
         return f"the model cannot be measured: {done.stderr.strip().rpartition(chr(10))[2]}"
     print(done.stdout, end="")

@@ -19,7 +19,7 @@ from serving.errors import ArchiveError
 from serving.stock import manifest
 from serving.torchserve import TorchServeConfig
 from serving.unpacking import check_sha256, unpack
-from serving.verification import GOLDEN_REQUEST, PACKAGES, REQUESTS, verify
+from serving.verification import ENTRY, GOLDEN_REQUEST, PACKAGES, REQUESTS, verify
 from storage.files import Storage
 
 MODEL_NAME = "model"
@@ -28,6 +28,8 @@ BACKEND_FILES = ("backend.json", "engine.json")
 """The file that names the network's backend, now and in version 0.1. Weights may bring their own."""
 OPTIONAL = (REQUESTS, "requirements.txt", "schema.json", model_config.CONFIG.name, *BACKEND_FILES)
 """Files at an archive's root that are not weights. Weights may bring their own."""
+OLD_REQUEST = "golden.json"
+"""The request and the prediction of weights of version 0.1, in place of requests.json."""
 SHA256_VARIABLE = "ARCHIVE_SHA256"
 """The variable with the expected SHA-256 of the archive in AIP_STORAGE_URI."""
 
@@ -90,8 +92,8 @@ def _is_weights(name: str) -> bool:
         hidden
         or path.is_absolute()
         or name.endswith("/")
-        or path.suffix == ".py"
-        or path.parts[0] in ("MAR-INF", *PACKAGES, "held-out")
+        or path.suffix in (".py", ".whl")
+        or path.parts[0] in ("MAR-INF", *PACKAGES, "held-out", "held-out.json")
         or name in (GOLDEN_REQUEST, "schema.json", "requirements.txt")
     )
 
@@ -195,13 +197,29 @@ def fetch(storage: Storage, baked: Path, store: Path, sha256: str | None = None)
             shutil.rmtree(incoming)
     try:
         if not selected.archive:
-            # New weights have another golden request.
-            verify(contents)
+            _verify_weights(contents, selected.others)
         request = manifest.read_bytes(contents, GOLDEN_REQUEST)
         adapted = manifest.adapt(contents, MODEL_NAME)
     except OSError as error:
         raise ArchiveError(str(error)) from error
     return Artifact(contents, request, stock=adapted.handler != manifest.PROJECT_HANDLER)
+
+
+def _verify_weights(contents: Path, weights: list[str]) -> None:
+    """Run the requests with other weights, and write their golden request; raise ArchiveError."""
+    old = contents / OLD_REQUEST
+    if OLD_REQUEST in weights and REQUESTS not in weights and (contents / ENTRY).is_file():
+        (contents / REQUESTS).write_text(f"[{old.read_text()}, {old.read_text()}]")
+        weights = [*weights, REQUESTS]
+    try:
+        verify(contents)
+    except ArchiveError as error:
+        if REQUESTS in weights or not (contents / ENTRY).is_file():
+            raise
+        hint = (
+            f"these are the requests of the archive: put the {REQUESTS} of the weights beside them"
+        )
+        raise ArchiveError(f"{error}; {hint}") from error
 
 
 def _shorten(names: list[str]) -> str:

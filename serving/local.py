@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -199,7 +200,7 @@ def _print_usage(config: TorchServeConfig, request: bytes | None) -> None:
         body = f"@{sample}"
     print(f"\n{config.model_name} is ready. In another terminal, run:\n")
     print(f"  curl -H 'Content-Type: application/json' -d {body} {url}")
-    model = f"MODEL={os.environ['MODEL']} " if os.environ.get("MODEL") else ""
+    model = f"MODEL={shlex.quote(os.environ['MODEL'])} " if os.environ.get("MODEL") else ""
     print(f"  make predict {model}URL={url}")
     print(f"  make page {model}PORT={urlsplit(url).port}   # in a browser")
     print("\nPress Ctrl-C to stop.", flush=True)

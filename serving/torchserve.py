@@ -255,7 +255,11 @@ class WorkerFailures:
     FAILED = re.compile(r"Load model failed: |WorkerInitializationException: (?!.*did not respond)")
     UNKNOWN_CAUSE = "a worker ended without an error message; it may have been out of memory"
     HANDLER_ERROR = re.compile(r"cannot serve this archive: (.+)$")
-    WORKER_ERROR = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$")
+    # TorchServe imports a handler that cannot be imported once more, as one of its own.
+    WORKER_ERROR = re.compile(
+        r"^(?!ModuleNotFoundError: No module named 'ts\.torch_handler\.)"
+        r"((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$"
+    )
     JAVA_ERROR = re.compile(
         r"^(?:Terminating due to )?(?!\S+WorkerInit)((?:\w+\.)+\w*(?:Error|Exception): .+)$"
     )

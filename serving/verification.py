@@ -18,6 +18,8 @@ from serving.unpacking import unpack
 GOLDEN_REQUEST = "golden-request.json"
 """The file in an archive with the request for health probes."""
 REQUESTS = "requests.json"
+ENTRY = "model.py"
+"""The file in an archive that defines `load`; those of version 0.1 have a package `model`."""
 PACKAGES = ("handler", "task", "model")
 """The packages at the root of an archive of this project; `model` only in those of version 0.1."""
 TIMEOUT_S = 600
@@ -26,9 +28,25 @@ DISTRIBUTIONS = "distributions.json"
 
 # -I: only the archive's contents and the installed packages can be imported.
 PROGRAM = """
-import sys; sys.path.insert(0, '.'); sys.dont_write_bytecode = True
-from handler.loading import verify_archive; verify_archive()
+import logging, sys; sys.path.insert(0, '.'); sys.dont_write_bytecode = True
+logging.getLogger('handler.golden').addHandler(logging.StreamHandler(sys.stdout))
+try:
+    from handler.loading import verify_archive; verify_archive()
+except Exception as error:
+    sys.exit(' '.join(f'{type(error).__name__}: {error}'.split()))
 """
+OLD_PROGRAM = PROGRAM.replace(
+    "from handler.loading import verify_archive; verify_archive()",
+    """
+    import json, pathlib, torch
+    from handler import golden
+    from model.task import load
+    task = load(pathlib.Path('.'), torch.device('cpu'))
+    golden.check(task)
+    pathlib.Path('golden-request.json').write_text(json.dumps(golden.request(task)))
+    """,
+)
+"""For archives of version 0.1."""
 RECORD = """
 import json
 from importlib import metadata
@@ -41,24 +59,29 @@ open(sys.argv[1], 'w').write(json.dumps(pinned, indent=1, sort_keys=True))
 
 def verify(
     contents: Path, python: Path | str = sys.executable, distributions: Path | None = None
-) -> None:
+) -> str:
     """Run the requests in the contents of an archive; write its golden request and its schema into them.
 
-    `distributions` is a file for the requirements of the imported modules. Raises ArchiveError if a prediction
-    is wrong.
+    `distributions` is a file for the requirements of the imported modules. Returns what the model printed, and
+    the requests whose predictions are not compared. Raises ArchiveError if a prediction is wrong.
     """
+    program = PROGRAM if (contents / ENTRY).is_file() else OLD_PROGRAM
     record = [RECORD, str(distributions.resolve())] if distributions else [""]
-    done = subprocess.run(
-        [str(python), "-I", "-c", PROGRAM + record[0], *record[1:]],
-        cwd=contents,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [str(python), "-I", "-c", program + record[0], *record[1:]],
+            cwd=contents,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ArchiveError(f"the model did not answer its requests within {TIMEOUT_S} s") from None
     if done.returncode != 0:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise ArchiveError(f"the model fails its requests: {reason}")
+    return done.stdout.strip()
 
 
 def _add_hint(error: str, distributions: dict[str, str]) -> str:
@@ -88,7 +111,7 @@ def main() -> None:
             return
         with tempfile.TemporaryDirectory() as scratch:
             unpack(args.archive, Path(scratch))
-            verify(Path(scratch))
+            print(verify(Path(scratch)))
     except ArchiveError as error:
         sys.exit(f"{args.archive.name}: {_add_hint(str(error), distributions)}")
     print(f"{args.archive.name}: the requests get the expected predictions")
