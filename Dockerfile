@@ -64,7 +64,8 @@ RUN apt-get update && cd /tmp && apt-get download liblog4j2-java && dpkg -x libl
  && if test "${TORCHSERVE_PATCHES}" = off; then rm /opt/torchserve/*.jar && cp /opt/model-server.jar /opt/torchserve/; fi \
  && find /opt/torchserve -exec touch --no-dereference --date @0 {} +
 
-# The packages of the model's requirements.txt, compiled. torch keeps its version.
+# The packages of the model's requirements.txt, compiled. torch keeps its version. Only new files are touched:
+# the others would be copied into the layer.
 FROM packages AS model-packages
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG MODEL_FILES=build/digits
@@ -73,9 +74,9 @@ RUN cd /tmp/packages && if grep -q '^[[:space:]]*[^#[:space:]]' requirements.txt
  && /opt/venv/bin/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > /tmp/constraints.txt \
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --extra-index-url ${TORCH_INDEX} --constraint /tmp/constraints.txt --requirement requirements.txt \
  && find /opt/venv -cnewer /tmp/began -name '*.py' | sort > /tmp/modules \
- && find /opt/venv -exec touch --no-dereference --date @0 {} + \
+ && find /opt/venv -cnewer /tmp/began -exec touch --no-dereference --date @0 {} + \
  && { /opt/venv/bin/python -m compileall -q -i /tmp/modules >/dev/null || true; } \
- && find /opt/venv -exec touch --no-dereference --date @0 {} +; fi
+ && find /opt/venv -cnewer /tmp/began -exec touch --no-dereference --date @0 {} +; fi
 
 # This project's code, and the model archive with the SHA-256 that is checked at each start.
 FROM packages AS app

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from contract.docker import Docker, DockerError
 from contract.suite import run
-from contract.vertex import LIVENESS_TIMEOUT_S, SANDBOXES, Options, read_instances
+from contract.vertex import FORMATS, LIVENESS_TIMEOUT_S, SANDBOXES, Options, read_examples
 
 OLD_SANDBOXES = {"vertex": "vertex", "read-only": "read-only", "least": "restricted"}
 """The values of --rights, the old name of --sandbox."""
@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m contract", description=__doc__)
     add = parser.add_argument
     add("image", help="the image, HOST/NAME:TAG, which must be on this machine")
-    text = 'valid instances for the model: {"instances": [...]}, an array or JSON lines'
+    text = f"valid requests for the model: {FORMATS}"
     add("--instances", type=Path, required=True, metavar="FILE", help=text)
     text = (
         "the container's isolation. vertex: as on Vertex AI; read-only: a read-only root file system "
@@ -44,7 +44,7 @@ def main() -> None:
             file=sys.stderr,
         )
     try:
-        read_instances(args.instances)
+        read_examples(args.instances)
         Docker(args.docker)("image", "inspect", "--format", "{{.Id}}", args.image)
     except ValueError as error:
         sys.exit(f"contract: --instances: {error}")

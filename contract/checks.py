@@ -13,9 +13,12 @@ from contract.docker import Docker
 from contract.suite import SUITE_KEY, Suite
 from contract.vertex import (
     HEALTH_TIMEOUT_S,
+    Example,
     Server,
     UnreachableError,
-    read_instances,
+    build_request,
+    group_by_parameters,
+    read_examples,
     variables_for_upload,
     variables_with_default_routes,
 )
@@ -37,18 +40,30 @@ def suite(pytestconfig: pytest.Config) -> Suite:
 
 
 @pytest.fixture(scope="module")
-def instances(suite: Suite) -> list[Any]:
+def examples(suite: Suite) -> list[Example]:
     """Return the instances of --instances FILE."""
-    return read_instances(suite.options.instances)
+    return read_examples(suite.options.instances)
 
 
 @pytest.fixture(scope="module")
-def server(suite: Suite, instances: list[Any]) -> Iterator[Server]:
+def group(examples: list[Example]) -> list[Example]:
+    """Return the instances that are sent together: as many as possible with the same parameters."""
+    return group_by_parameters(examples)[0]
+
+
+@pytest.fixture(scope="module")
+def body(group: list[Example]) -> dict[str, Any]:
+    """Return the body of a valid request."""
+    return build_request(group)
+
+
+@pytest.fixture(scope="module")
+def server(suite: Suite, body: dict[str, Any]) -> Iterator[Server]:
     """Start the server as Vertex AI does, and send a prediction as soon as it is healthy."""
     with suite.running(variables_for_upload(suite.options)) as server:
         if server.healthy_s is not None:
             with contextlib.suppress(UnreachableError):
-                server.first_status = server.predict({"instances": instances}).status_code
+                server.first_status = server.predict(body).status_code
         yield server
 
 
@@ -76,13 +91,13 @@ def test_server_listens_on_aip_http_port(server: Server, suite: Suite) -> None:
     assert server.port_open_s is not None, f"{closed}: {server.describe()}"
 
 
-def test_server_serves_default_routes(suite: Suite, instances: list[Any]) -> None:
+def test_server_serves_default_routes(suite: Suite, body: dict[str, Any]) -> None:
     """The server serves the default routes of Vertex AI."""
     if suite.options.health_route or suite.options.predict_route:
         pytest.skip("the model is uploaded with its own routes")
     with suite.running(variables_with_default_routes(suite.options)) as server:
         assert server.healthy_s is not None, server.describe()
-        assert server.predict({"instances": instances}).status_code == 200
+        assert server.predict(body).status_code == 200
 
 
 def test_health_becomes_200(server: Server) -> None:
@@ -114,83 +129,89 @@ def parse_predictions(response: requests.Response) -> list[Any]:
     return predictions
 
 
-def test_predict_returns_predictions(healthy_server: Server, instances: list[Any]) -> None:
+def test_predict_returns_predictions(healthy_server: Server, examples: list[Example]) -> None:
     """AIP_PREDICT_ROUTE returns predictions for instances."""
-    assert parse_predictions(healthy_server.predict({"instances": instances}))
+    for group in group_by_parameters(examples):
+        assert parse_predictions(healthy_server.predict(build_request(group)))
 
 
 @pytest.mark.parametrize("count", [1, 3, 16], ids=lambda count: f"{count} instances")
 def test_response_has_one_prediction_per_instance(
-    healthy_server: Server, instances: list[Any], count: int
+    healthy_server: Server, group: list[Example], count: int
 ) -> None:
     """The response has one prediction for each instance."""
-    sent = (instances * count)[:count]
-    assert len(parse_predictions(healthy_server.predict({"instances": sent}))) == count
+    sent = (group * count)[:count]
+    assert len(parse_predictions(healthy_server.predict(build_request(sent)))) == count
 
 
-def test_predictions_are_in_order(healthy_server: Server, instances: list[Any]) -> None:
+def test_predictions_are_in_order(healthy_server: Server, group: list[Example]) -> None:
     """Predictions are in the order of the instances."""
-    expected = _predict_each(healthy_server, instances)
+    expected = _predict_each(healthy_server, group)
     if len({str(prediction) for prediction in expected}) < 2:
-        pytest.skip("needs two instances in --instances FILE that get different predictions")
-    predictions = parse_predictions(healthy_server.predict({"instances": instances[::-1]}))
+        pytest.skip(
+            "needs two instances in --instances FILE that have the same parameters and get "
+            "different predictions"
+        )
+    predictions = parse_predictions(healthy_server.predict(build_request(group[::-1])))
     assert predictions == expected[::-1]
 
 
-def _predict_each(server: Server, instances: list[Any]) -> list[Any]:
-    return [parse_predictions(server.predict({"instances": [each]}))[0] for each in instances]
+def _predict_each(server: Server, examples: list[Example]) -> list[Any]:
+    return [parse_predictions(server.predict(build_request([example])))[0] for example in examples]
 
 
-def test_response_is_json(healthy_server: Server, instances: list[Any]) -> None:
+def test_response_is_json(healthy_server: Server, body: dict[str, Any]) -> None:
     """The response is JSON, and its Content-Type is application/json."""
-    response = healthy_server.predict({"instances": instances})
+    response = healthy_server.predict(body)
     response.json()
     content_type = response.headers.get("Content-Type", "")
     assert content_type.startswith("application/json"), content_type
 
 
-def test_empty_parameters_are_accepted(healthy_server: Server, instances: list[Any]) -> None:
+def test_empty_parameters_are_accepted(healthy_server: Server, body: dict[str, Any]) -> None:
     """A request may have empty parameters."""
-    assert parse_predictions(healthy_server.predict({"instances": instances, "parameters": {}}))
+    if "parameters" in body:
+        pytest.skip("needs an instance without parameters in --instances FILE")
+    assert parse_predictions(healthy_server.predict({**body, "parameters": {}}))
 
 
-def test_large_request_is_accepted(healthy_server: Server, instances: list[Any]) -> None:
+def test_large_request_is_accepted(healthy_server: Server, body: dict[str, Any]) -> None:
     """The server accepts a request of 1.5 MB."""
-    body = json.dumps({"instances": instances}).encode()
-    assert parse_predictions(healthy_server.predict(body.ljust(MAX_REQUEST_BYTES)))
+    content = json.dumps(body).encode()
+    assert parse_predictions(healthy_server.predict(content.ljust(MAX_REQUEST_BYTES)))
 
 
 def test_concurrent_requests_get_their_own_predictions(
-    healthy_server: Server, instances: list[Any]
+    healthy_server: Server, examples: list[Example]
 ) -> None:
     """Each of several concurrent requests gets its own predictions."""
-    expected = _predict_each(healthy_server, instances)
-    indexes = [number % len(instances) for number in range(32)]
-    bodies = [{"instances": [instances[index]]} for index in indexes]
+    expected = _predict_each(healthy_server, examples)
+    indexes = [number % len(examples) for number in range(32)]
+    bodies = [build_request([examples[index]]) for index in indexes]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         responses = list(pool.map(healthy_server.predict, bodies))
     for index, response in zip(indexes, responses, strict=True):
         assert parse_predictions(response)[0] == expected[index]
 
 
-@pytest.mark.parametrize("body", INVALID_BODIES.values(), ids=INVALID_BODIES.keys())
+@pytest.mark.parametrize("invalid", INVALID_BODIES.values(), ids=INVALID_BODIES.keys())
 def test_invalid_request_gets_4xx(
-    healthy_server: Server, instances: list[Any], body: bytes
+    healthy_server: Server, body: dict[str, Any], invalid: bytes
 ) -> None:
     """An invalid request gets a 4xx status."""
-    response = healthy_server.predict(body)
+    response = healthy_server.predict(invalid)
     assert 400 <= response.status_code < 500, f"{response.status_code}: {response.content[:200]!r}"
-    valid = healthy_server.predict({"instances": instances})
+    valid = healthy_server.predict(body)
     assert parse_predictions(valid), "the next valid request fails too"
 
 
-def test_invalid_request_is_isolated(healthy_server: Server, instances: list[Any]) -> None:
+def test_invalid_request_is_isolated(healthy_server: Server, body: dict[str, Any]) -> None:
     """An invalid request does not affect concurrent requests."""
-    bodies: list[Any] = [b"{}", *[{"instances": instances}] * 7] * 4
+    bodies: list[Any] = [b"{}", *[body] * 7] * 4
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         responses = list(pool.map(healthy_server.predict, bodies))
     pairs = zip(bodies, responses, strict=True)
-    assert {response.status_code for body, response in pairs if body != b"{}"} == {200}
+    assert {response.status_code for sent, response in pairs if sent != b"{}"} == {200}
 
 
 def test_entrypoint_keeps_running(healthy_server: Server) -> None:

@@ -103,8 +103,21 @@ def _random_port() -> int:
             return port
 
 
-def read_instances(path: Path) -> list[Any]:
-    """Return the instances of a file: {"instances": [...]}, an array, or JSON lines; raise ValueError."""
+class Example(NamedTuple):
+    """An instance, and the parameters that are sent with it."""
+
+    instance: Any
+    parameters: dict[str, Any]
+
+
+FORMATS = (
+    '[{"instance": ..., "parameters": {...}}, ...] as in requests.json, {"instances": [...]}, '
+    "an array of instances, or JSON lines"
+)
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Return the instances of a file in one of FORMATS; raise ValueError."""
     try:
         text = path.read_text()
         try:
@@ -115,10 +128,32 @@ def read_instances(path: Path) -> list[Any]:
         raise ValueError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    values = document.get("instances") if isinstance(document, dict) else document
-    if not isinstance(values, list) or not values:
-        raise ValueError(f'{path}: expected {{"instances": [...]}}, an array or JSON lines')
-    return values
+    shared: Any = {}
+    if isinstance(document, dict):
+        document, shared = document.get("instances"), document.get("parameters")
+    if not isinstance(document, list) or not document:
+        raise ValueError(f"{path}: expected {FORMATS}")
+    if all(isinstance(item, dict) and "instance" in item for item in document):
+        found = [Example(item["instance"], item.get("parameters") or {}) for item in document]
+    else:
+        found = [Example(instance, shared or {}) for instance in document]
+    if not all(isinstance(example.parameters, dict) for example in found):
+        raise ValueError(f"{path}: parameters: expected an object")
+    return found
+
+
+def build_request(examples: list[Example]) -> dict[str, Any]:
+    """Return the body of a request with the instances of examples, which have the same parameters."""
+    parameters = {"parameters": examples[0].parameters} if examples[0].parameters else {}
+    return {"instances": [example.instance for example in examples], **parameters}
+
+
+def group_by_parameters(examples: list[Example]) -> list[list[Example]]:
+    """Return the examples that a request may have together, the largest group first."""
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(json.dumps(example.parameters, sort_keys=True), []).append(example)
+    return sorted(groups.values(), key=len, reverse=True)
 
 
 class UnreachableError(AssertionError):

@@ -26,7 +26,7 @@ if KIND in {"fixed routes", "default routes ignored"} and (
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Doubles numbers."""
+    """Multiplies numbers by `parameters.factor`, which is 2 if the server does not require it."""
 
     def do_GET(self) -> None:
         """Handle the health route."""
@@ -48,12 +48,14 @@ class Handler(BaseHTTPRequestHandler):
     def predict(self, body: bytes) -> tuple[int, Any]:
         """Return a status and a document."""
         try:
-            instances = json.loads(body)["instances"]
+            document = json.loads(body)
+            instances, parameters = document["instances"], document.get("parameters", {})
             assert isinstance(instances, list)
             assert instances
+            factor = parameters["factor"] if KIND == "factor required" else 2
         except (ValueError, KeyError, TypeError, AssertionError):
             return (503 if KIND == "503 for an invalid request" else 400), {}
-        predictions = [2 * instance for instance in instances]
+        predictions = [factor * instance for instance in instances]
         if KIND == "reads data[0]":
             predictions = predictions[:1]
         if KIND == "out of order":

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from contract.docker import Docker
+from contract.vertex import Example, read_examples
 from tests.container.conftest import DOCKER
 from tests.images import labelled_images
 from tests.programs import run_program
@@ -118,6 +119,56 @@ def test_faulty_process_fails_the_check_of_the_requirement_that_it_violates(
         assert isolated in requirements(output, "PASS"), output
 
 
+def test_parameters_of_requests_json_are_sent_with_their_instances(tmp_path: Path) -> None:
+    examples = [(3, 5, 15), (1, 5, 5), (2, 7, 14)]
+    rows = [{"instance": i, "parameters": {"factor": f}, "expected": e} for i, f, e in examples]
+    (tmp_path / "requests.json").write_text(json.dumps(rows))
+    server = ("tests.contract.local_run", "factor required")
+    code, output = run_module(*server, str(tmp_path / "requests.json"), "30")
+    assert code == 0, output
+    assert not requirements(output, "FAIL")
+    without = {"A request may have empty parameters"}
+    assert requirements(output, "SKIP") == {SETS_NO_VARIABLE, *without}, output
+    (tmp_path / "i").write_text("[3, 1, 2]")
+    code, output = run_module(*server, str(tmp_path / "i"), "30")
+    assert "AIP_PREDICT_ROUTE returns predictions for instances" in requirements(output, "FAIL")
+
+
+THREE = [Example(3, {}), Example(1, {}), Example(2, {})]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"instances": [3, 1, 2]}', THREE),
+        ("[3, 1, 2]", THREE),
+        ("3\n1\n\n2\n", THREE),
+        ('{"instances": [3], "parameters": {"k": 1}}', [Example(3, {"k": 1})]),
+        (
+            '[{"instance": 3, "parameters": {"k": 1}}, {"instance": [], "tolerance": 0.1}]',
+            [Example(3, {"k": 1}), Example([], {})],
+        ),
+        (
+            '[{"instance": 3}, {"b64": "x"}]',
+            [Example({"instance": 3}, {}), Example({"b64": "x"}, {})],
+        ),
+    ],
+)
+def test_file_of_instances_may_have_each_format(
+    tmp_path: Path, text: str, expected: list[Example]
+) -> None:
+    (tmp_path / "i").write_text(text)
+    assert read_examples(tmp_path / "i") == expected
+
+
+def test_help_names_the_formats_of_the_file() -> None:
+    _, output = run_module("contract", "--help")
+    formats = (
+        '[{"instance": ..., "parameters": {...}}, ...] as in requests.json, {"instances": [...]}'
+    )
+    assert formats in " ".join(output.split())
+
+
 @in_docker
 def test_image_that_sets_aip_variables_fails_that_check_alone(build: Build, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(DOCKERFILE)
@@ -148,7 +199,8 @@ def test_old_option_is_deprecated(tmp_path: Path) -> None:
     ("instances", "docker", "reason"),
     [
         ("no JSON", "docker", "i is not JSON: Expecting value: line 1 column 1 (char 0)"),
-        ("{}", "docker", 'i: expected {"instances": [...]}, an array or JSON lines'),
+        ("{}", "docker", 'i: expected [{"instance": ..., "parameters": {...}}, ...] as in'),
+        ('[{"instance": 1, "parameters": 2}]', "docker", "i: parameters: expected an object"),
         (
             "[1]",
             "no-docker",

@@ -1,0 +1,130 @@
+"""The environment of a model with a requirements.txt: which Python, which packages, when they are installed."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from project.environment import InstallError, copy_packages, find_python
+from project.model_folder import Model
+from tests.wheels import sha256, write_wheel
+
+
+def make_model(folder: Path, name: str, requirements: str | None = None) -> Model:
+    (folder / name).mkdir()
+    (folder / name / "model.py").touch()
+    if requirements is not None:
+        (folder / name / "requirements.txt").write_text(requirements)
+    return Model(path=folder / name, name=name, output=folder / "build")
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to an empty folder, in which build/ will be, without a package index."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return tmp_path
+
+
+def read_versions(python: Path, *names: str) -> list[str]:
+    """Return the versions of packages in an environment."""
+    code = "import importlib.metadata as m, json, sys; print(json.dumps([m.version(n) for n in sys.argv[1:]]))"
+    done = subprocess.run(
+        [str(python), "-c", code, *names], capture_output=True, text=True, timeout=60, check=True
+    )
+    versions: list[str] = json.loads(done.stdout)
+    return versions
+
+
+@pytest.mark.parametrize("requirements", [None, "", "# none\n\n"])
+def test_model_without_requirements_uses_the_python_of_the_project(
+    in_folder: Path, requirements: str | None
+) -> None:
+    assert find_python(make_model(in_folder, "plain", requirements)) == Path(sys.executable)
+    assert not (in_folder / "build" / "plain" / "venv").exists()
+
+
+def test_model_gets_its_wheel_and_the_packages_of_the_project(in_folder: Path) -> None:
+    model = make_model(in_folder, "one", "./wheels/mine-1.0-py3-none-any.whl\n")
+    (model.path / "wheels").mkdir()
+    # A package that depends on torch gets the one that is installed.
+    write_wheel(model.path / "wheels", "mine", "1.0", "torch>=2")
+    python = find_python(model)
+    torch = metadata.version("torch")
+    assert read_versions(python, "mine", "torch", "numpy")[:2] == ["1.0", torch]
+    listed = [path.name for path in (in_folder / "build/one/venv").rglob("torch*.dist-info")]
+    assert listed == [], "torch was installed again"
+
+
+def test_requirements_are_installed_again_only_when_they_change(
+    in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model(in_folder, "one", "./mine-1.0-py3-none-any.whl\n")
+    write_wheel(model.path, "mine", "1.0")
+    python = find_python(model)
+    assert "Installing requirements.txt of one" in capsys.readouterr().err
+    assert find_python(model) == python
+    assert capsys.readouterr().err == ""
+    write_wheel(model.path, "mine", "2.0")
+    (model.path / "requirements.txt").write_text("./mine-2.0-py3-none-any.whl\n")
+    assert read_versions(find_python(model), "mine") == ["2.0"]
+
+
+def test_models_may_need_different_versions_of_a_package(in_folder: Path) -> None:
+    """Even of one that the project has: the project's own stays as it is."""
+    pythons = []
+    before = metadata.version("filelock")
+    for name, version in (("one", "0.1"), ("two", "0.2")):
+        model = make_model(in_folder, name, f"./filelock-{version}-py3-none-any.whl\n")
+        write_wheel(model.path, "filelock", version)
+        pythons.append(find_python(model))
+    assert [read_versions(python, "filelock") for python in pythons] == [["0.1"], ["0.2"]]
+    assert read_versions(Path(sys.executable), "filelock") == [before]
+
+
+def test_file_with_hashes_is_checked(in_folder: Path) -> None:
+    model = make_model(in_folder, "one")
+    wheel = write_wheel(model.path, "mine", "1.0", "torch")
+    text = f"./mine-1.0-py3-none-any.whl --hash={sha256(wheel)}\n"
+    torch = f"torch=={metadata.version('torch').partition('+')[0]} --hash=sha256:{'0' * 64}\n"
+    (model.path / "requirements.txt").write_text(text + torch)
+    assert read_versions(find_python(model), "mine") == ["1.0"]
+    (model.path / "requirements.txt").write_text(text.replace("sha256:", f"sha256:{'0' * 64} #"))
+    with pytest.raises(InstallError, match="DO NOT MATCH THE HASHES"):
+        find_python(model)
+
+
+@pytest.mark.parametrize("hashes", ["", f" --hash=sha256:{'0' * 64}"])
+def test_requirements_cannot_replace_torch(in_folder: Path, hashes: str) -> None:
+    model = make_model(in_folder, "one", f"torch==1.0{hashes}\n")
+    with pytest.raises(InstallError, match=r"conflicting dependencies|torch==1\.0"):
+        find_python(model)
+    write_wheel(model.path, "mine", "1.0", "torch<2")
+    (model.path / "requirements.txt").write_text("./mine-1.0-py3-none-any.whl\n")
+    with pytest.raises(InstallError, match="conflicting dependencies"):
+        find_python(model)
+
+
+def test_wheels_of_an_archive_are_copied_too(in_folder: Path) -> None:
+    model = make_model(in_folder, "one")
+    wheel = write_wheel(model.path, "mine", "1.0")
+    with zipfile.ZipFile(in_folder / "one.mar", "w") as archive:
+        archive.writestr("requirements.txt", f"./{wheel.name}")
+        archive.write(wheel, wheel.name)
+        archive.writestr("model.py", "")
+    packages = copy_packages(
+        Model(path=in_folder / "one.mar", name="one", output=in_folder / "build")
+    )
+    assert sorted(path.name for path in packages.iterdir()) == [wheel.name, "requirements.txt"]
+
+
+def test_requirement_that_does_not_exist_is_named(in_folder: Path) -> None:
+    model = make_model(in_folder, "one", "./none-1.0-py3-none-any.whl\n")
+    with pytest.raises(
+        InstallError, match=r"requirements\.txt cannot be installed: .*none-1\.0-py3"
+    ):
+        find_python(model)
