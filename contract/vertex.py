@@ -128,9 +128,9 @@ def read_examples(path: Path) -> list[Example]:
         raise ValueError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    shared: Any = {}
+    shared: Any = document.get("parameters") if isinstance(document, dict) else None
     if isinstance(document, dict):
-        document, shared = document.get("instances"), document.get("parameters")
+        document = document.get("instances")
     if not isinstance(document, list) or not document:
         raise ValueError(f"{path}: expected {FORMATS}")
     if all(isinstance(item, dict) and "instance" in item for item in document):

@@ -28,8 +28,6 @@ IMAGE_SOURCES = (
     "NOTICE",
 )
 """What the Dockerfile copies, except the files of the model."""
-RECORDS = ("distributions.json",)
-"""Files beside the requirements that do not change the image."""
 
 
 def fingerprint(root: Path, names: Iterable[str], exclude: Collection[str] = CACHES) -> str:
@@ -57,7 +55,7 @@ def image_tag(model: Model, root: Path = Path()) -> str:
     total = hashlib.sha256(model.name.encode())
     total.update(fingerprint(root, IMAGE_SOURCES).encode())
     # The requirements and the local wheels.
-    total.update(fingerprint(root / model.packages, ["."], exclude=RECORDS).encode())
+    total.update(fingerprint(root / model.packages, ["."]).encode())
     # The archive's entries instead of the file, whose manifest holds the time of packing.
     with zipfile.ZipFile(root / model.archive) as archive:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):

@@ -71,6 +71,11 @@ class Model:
         return self.build / "packages"
 
     @property
+    def distributions(self) -> Path:
+        """For each module that the model imported when it was packed, the requirement that provides it (JSON)."""
+        return self.build / "distributions.json"
+
+    @property
     def venv(self) -> Path:
         """The environment with the packages of the model's requirements.txt."""
         return BUILD / self.name / "venv"

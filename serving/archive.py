@@ -22,7 +22,6 @@ from project.weights import WeightsError, make_weights
 from serving.errors import ArchiveError
 from serving.stock import manifest
 from serving.verification import (
-    DISTRIBUTIONS,
     GOLDEN_REQUEST,
     PACKAGES,
     REQUESTS,
@@ -49,16 +48,16 @@ def build(model: Model) -> bool:
     model.build.mkdir(parents=True, exist_ok=True)
     if weights.are_missing(model):
         make_weights(model, [])
-    record, distributions = model.build / "archive.json", model.build / DISTRIBUTIONS
+    record = model.build / "archive.json"
     inputs = json.dumps(_list_inputs(model))
-    outputs = (model.archive, model.packages, distributions, record)
+    outputs = (model.archive, model.packages, model.distributions, record)
     if all(path.exists() for path in outputs) and record.read_text() == inputs:
         return False
     record.unlink(missing_ok=True)
     if model.path.is_file():
         _copy_archive(model)
         copy_packages(model)
-        distributions.write_text("{}")
+        model.distributions.write_text("{}")
     else:
         _build_archive(model)
     _extract_requests(model)
@@ -73,7 +72,7 @@ def _build_archive(model: Model) -> None:
         contents = Path(scratch) / "contents"
         if left_out := collect(model, contents):
             print(f"not packed: {', '.join(left_out)}")
-        if notes := verify(contents, python, model.build / DISTRIBUTIONS):
+        if notes := verify(contents, python, model.distributions):
             print(notes)
         if measuring_error:
             raise ArchiveError(measuring_error)

@@ -23,8 +23,6 @@ ENTRY = "model.py"
 PACKAGES = ("handler", "task", "model")
 """The packages at the root of an archive of this project; `model` only in those of version 0.1."""
 TIMEOUT_S = 600
-DISTRIBUTIONS = "distributions.json"
-"""For each module that the model imported when it was packed, the requirement that provides it."""
 
 # -I: only the archive's contents and the installed packages can be imported.
 PROGRAM = """
