@@ -18,6 +18,9 @@ ENTRY = "model"
 KEPT = ("handler", "task", "__main__")
 """Packages that are never imported again; in an archive they are beside model.py."""
 
+_loaded: list[Path] = []
+"""The folder whose modules are imported, if any."""
+
 
 class LoadError(Exception):
     """The folder is not one of a model. The text says what is missing."""
@@ -57,22 +60,20 @@ def verify_archive() -> None:
 def _import_entry(folder: Path) -> Any:
     if not (folder / f"{ENTRY}.py").exists():
         return importlib.import_module("model.task")  # an archive of version 0.1
-    _forget_modules()
+    while _loaded:
+        _forget_modules(_loaded.pop())
+    sys.modules.pop(ENTRY, None)
+    _loaded.append(folder)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     return importlib.import_module(ENTRY)
 
 
-def _forget_modules() -> None:
-    """Remove the modules of the model that was loaded before, whose names may be those of this one."""
-    entry = sys.modules.pop(ENTRY, None)
-    file = getattr(entry, "__file__", None)
-    if file is None:
-        return
-    before = Path(file).resolve().parent
+def _forget_modules(folder: Path) -> None:
+    """Remove the modules of a folder, because the next model may have modules of the same names."""
     for name, module in list(sys.modules.items()):
         path = Path(getattr(module, "__file__", None) or "/")
-        is_own = before in path.parents and "site-packages" not in path.parts
+        is_own = folder in path.parents and "site-packages" not in path.parts
         if is_own and name.split(".")[0] not in KEPT:
             del sys.modules[name]
-    sys.path[:] = [each for each in sys.path if each != str(before)]
+    sys.path[:] = [each for each in sys.path if each != str(folder)]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from handler.collation import build_batch, measure, plan_passes
 from handler.failures import Failures, describe_exception
 from handler.splitting import split_output
-from task import Sample
+from task import BadInstance, BadParameter, Sample
 from task.adapter import AdaptedTask
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,9 @@ def _run_pass(
             return [Failure("inference", error)] * len(samples)
         results = [_run_pass(task, [sample], failures, is_isolating)[0] for sample in samples]
         failed = sum(isinstance(result, Failure) for result in results)
-        if failed:
+        if isinstance(error, (BadInstance, BadParameter)):
+            pass  # a client's fault
+        elif failed:
             text = "a batch of %d samples failed, then %d of them alone: %s"
             log.warning(text, len(samples), failed, describe_exception(error))
         else:

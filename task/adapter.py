@@ -43,7 +43,7 @@ class AdaptedTask:
             raise TaskError(f"load returned a {name} without the method {', '.join(missing)}")
         self.wrapped, self.device = task, device
         self.has_accelerator = str(device) != "cpu"
-        self.labels: list[str] = [str(label) for label in _get(task, "labels") or ()]
+        self.labels = _read_labels(task)
         self.schema = TaskSchema(task, examples, self.labels)
         golden: Golden | None = _get(task, "golden")
         if not examples and golden is not None:
@@ -76,6 +76,14 @@ def adapt(
 ) -> AdaptedTask:
     """Return the task with uniform methods, or itself if it has them already; raise TaskError."""
     return task if isinstance(task, AdaptedTask) else AdaptedTask(task, device, examples)
+
+
+def _read_labels(task: Any) -> list[str]:
+    """Return the names of a task's classes, which may also be a dict by index."""
+    labels = _get(task, "labels")
+    if labels is None:
+        return []
+    return [str(label) for label in (labels.values() if isinstance(labels, dict) else labels)]
 
 
 def _get(task: Any, name: str) -> Any:

@@ -24,17 +24,10 @@ TYPES: dict[Any, str] = {
     tuple: "array",
     dict: "object",
 }
-BASE64 = {
-    "type": "object",
-    "properties": {"b64": {"type": "string", "format": "byte"}},
-    "required": ["b64"],
-}
 
 
 def schema_of_hint(hint: Any) -> dict[str, Any]:
     """Return the schema of a type hint, or {} for a type that JSON values do not have."""
-    if hint is bytes:
-        return dict(BASE64)
     if hint in TYPES:
         return {"type": TYPES[hint]}
     if is_typeddict(hint):

@@ -60,6 +60,14 @@ def test_two_models_with_modules_of_the_same_names_are_loaded_one_after_the_othe
     assert sum(str(tmp_path) in path for path in sys.path) == 1
 
 
+def test_modules_of_a_model_that_failed_to_load_are_not_used_by_the_next(tmp_path: Path) -> None:
+    broken = write_model(tmp_path / "broken", 1)
+    (broken / "model.py").write_text("import constants, no_such_module")
+    with pytest.raises(ModuleNotFoundError):
+        load_model(broken, CPU)
+    assert load_and_check(write_model(tmp_path / "m", 5), CPU).inference(1) == 6
+
+
 def test_examples_of_the_folder_are_those_of_the_task(tmp_path: Path) -> None:
     task = load_model(write_model(tmp_path / "m", 5), CPU)
     assert [example.expected for example in task.examples] == [6.0, 7.0]
