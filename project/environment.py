@@ -58,7 +58,8 @@ def find_python(model: Model) -> Path:
         return Path(sys.executable)
     venv = model.venv.absolute()
     python, ready, state = venv / "bin" / "python", venv / "ready", _hash(packages)
-    if ready.is_file() and ready.read_text() == state:
+    is_running_it = Path(sys.prefix).resolve() == venv.resolve()
+    if is_running_it or (ready.is_file() and ready.read_text() == state):
         return python
     print(
         f"Installing {REQUIREMENTS} of {model.name} into {model.venv}", file=sys.stderr, flush=True
