@@ -99,7 +99,7 @@ def test_only_the_files_of_the_selected_model_are_uploaded(deploy: Run, stack: S
         (blob,) = storage.list_blobs(f"{PROJECT}_cloudbuild", prefix="toy-source/")
         with tarfile.open(fileobj=io.BytesIO(blob.download_as_bytes())) as archive:
             uploaded = {member.name.removeprefix("./") for member in archive if member.isfile()}
-    assert uploaded - {".gcloudignore"} == {
+    assert uploaded - {".gcloudignore", "emulator.toml"} == {
         *("cloudbuild.yaml", "tests/cases.py", "build/toy/toy.mar", "build/toy/requests.json"),
         "build/toy/packages/wheels/x.whl",
     }

@@ -130,3 +130,13 @@ def test_dedicated_endpoint_is_created_and_called_at_its_own_domain(
     assert [endpoint.dedicated_endpoint_enabled for endpoint in stack.state.endpoints.values()] == [
         True
     ]
+
+
+@pytest.mark.full
+def test_messages_name_the_model_whose_commands_come_next(deploy: Run) -> None:
+    failed = deploy("rollback")
+    assert "endpoint toy does not exist" in failed.err
+    assert "make deploy-endpoint MODEL=tests/toy" in failed.err
+    assert deploy("deploy").code == 0
+    assert "next: make promote MODEL=tests/toy" in deploy("canary", **SECOND).out
+    assert "gcloud ai endpoints predict toy " in deploy("endpoint", **SECOND).out

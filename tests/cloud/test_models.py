@@ -10,6 +10,7 @@ import requests
 
 from emulator.config import EmulatorConfig
 from emulator.stack import MissingProgramError, Stack, running
+from emulator.state import project_number
 from emulator.walkthrough import build_leftovers_removed
 from tests.cloud.conftest import PROJECT, REGION
 from tests.container.conftest import DOCKER
@@ -60,7 +61,7 @@ def write_wheel(path: Path) -> None:
             wheel.writestr(name, text)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_stack() -> Iterator[Stack]:
     """Start an emulator that waits for real images; skip the test if a program is missing."""
     config = EmulatorConfig(docker=DOCKER)
@@ -74,6 +75,19 @@ def own_stack() -> Iterator[Stack]:
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy this repository, and return the folder."""
+    folder = tmp_path_factory.mktemp("models") / "checkout"
+    copy_repository(folder)
+    return folder
+
+
+def describe_failed_steps(stack: Stack) -> str:
+    """Return the ends of the logs of failed steps of builds."""
+    return "\n".join(f"{step.name}: {step.log[-3000:]}" for step in stack.state.failed_steps)
+
+
 def predict(stack: Stack, name: str, instance: object) -> object:
     """Return the prediction of an endpoint for one instance."""
     url = f"{stack.url}/v1/projects/{PROJECT}/locations/{REGION}/endpoints/{name}:predict"
@@ -83,11 +97,9 @@ def predict(stack: Stack, name: str, instance: object) -> object:
 
 
 def test_models_of_one_checkout_are_deployed_at_once_with_packages_of_their_own(
-    own_stack: Stack, tmp_path: Path
+    own_stack: Stack, checkout: Path
 ) -> None:
-    checkout = tmp_path / "checkout"
-    copy_repository(checkout)
-    flowers = tmp_path / "flowers"
+    flowers = checkout.with_name("flowers")
     write_model(
         flowers,
         f"./{WHEEL}\nhumanize==4.13.0\n",
@@ -101,14 +113,9 @@ def test_models_of_one_checkout_are_deployed_at_once_with_packages_of_their_own(
         env = own_stack.environment(PROJECT)
         return run_program([*command, f"REGION={REGION}"], env, cwd=checkout, timeout_s=TIMEOUT_S)
 
-    def read_log() -> str:
-        return "\n".join(
-            f"{step.name}: {step.log[-3000:]}" for step in own_stack.state.failed_steps
-        )
-
     # Cloud Build gets the archive, the requirements and the wheel of a folder outside of the checkout.
     done = make("deploy-endpoint", "MODEL=../flowers")
-    assert done.code == 0, done.out[-3000:] + done.err + read_log()
+    assert done.code == 0, done.out[-3000:] + done.err + describe_failed_steps(own_stack)
     assert '["petals 4,000"]' in done.out
     assert '["petals 5,000"]' in done.out
     done = make("deploy-endpoint", "MODEL=tests/toy", "ARGS=--builder local")
@@ -125,10 +132,27 @@ def test_models_of_one_checkout_are_deployed_at_once_with_packages_of_their_own(
     assert names == {"flowers", "toy"}
 
     # The tests' environment has scikit-learn, the image has not.
-    write_model(tmp_path / "trees", "", "import sklearn", "float(output)")
+    write_model(checkout.with_name("trees"), "", "import sklearn", "float(output)")
     failed = make("deploy-endpoint", "MODEL=../trees")
     assert failed.code != 0
     assert "add the line scikit-learn==" in failed.out, failed.out + failed.err
     assert "to requirements.txt" in failed.out
     assert "Cloud Build ended with FAILURE" in failed.err
     assert f"{PROJECT}/locations/{REGION}/endpoints/trees" not in str(own_stack.state.endpoints)
+
+
+def test_build_of_a_clone_packs_the_model_first(own_stack: Stack, checkout: Path) -> None:
+    done = run_program(
+        [
+            *("gcloud", "builds", "submit", "--config=cloudbuild.yaml", f"--region={REGION}"),
+            "--substitutions=_MODEL=tests/toy,_NAME=clone,_TAG=clone,_DEPLOY=upload",
+        ],
+        own_stack.environment(PROJECT),
+        cwd=checkout,
+        timeout_s=TIMEOUT_S,
+    )
+    assert done.code == 0, done.err + describe_failed_steps(own_stack)
+    parent = f"projects/{project_number(PROJECT)}/locations/{REGION}"
+    (model,) = own_stack.state.models[f"{parent}/models/clone"].values()
+    assert model.container_spec.predict_route == "/predictions/toy"
+    assert "/models/clone@sha256:" in model.container_spec.image_uri
