@@ -224,10 +224,10 @@ deploy-function: .venv/ready $(filter made-model,$(READY)) ## deploy the functio
 GKE = $(DEPLOY).gke
 ON = --cluster "$(CLUSTER)" $(CLOUD)
 
-deploy-gke: .venv/ready archive ## deploy the pushed image to a GKE cluster (PROJECT=, CLUSTER=; ARGS=--dry-run)
+deploy-gke: .venv/ready archive ## deploy the pushed image to a GKE cluster, in the namespace of the model (MODEL=, PROJECT=, CLUSTER=; ARGS=--dry-run)
 	@$(GKE) deploy $(ON)
 
-undeploy-gke: .venv/ready ## delete that deployment, after confirmation (PROJECT=, CLUSTER=)
+undeploy-gke: .venv/ready ## delete that deployment, after confirmation (MODEL=, PROJECT=, CLUSTER=)
 	@$(GKE) undeploy $(ON)
 
 manifests: build/kubernetes/ready ## render kubernetes/ and validate it against three versions of Kubernetes (OVERLAY=folder)

@@ -50,14 +50,14 @@ def _upload(function: Function, args: argparse.Namespace) -> None:
 
     project, region, uri = args.project or "", args.region or "us-central1", args.storage
     if not uri:
-        values = _load_settings(args)
+        values = _load_settings(function, args)
         project, region = values.project, values.region
         uri = default_model_uri(function, project)
     upload.upload_model(function, uri.rstrip("/"), project, region)
 
 
 def _deploy(function: Function, args: argparse.Namespace) -> None:
-    values = _load_settings(args)
+    values = _load_settings(function, args)
     if not args.dry_run:
         settings.save_defaults(values)
     uri = (args.storage or default_model_uri(function, values.project)).rstrip("/")
@@ -71,8 +71,10 @@ def _deploy(function: Function, args: argparse.Namespace) -> None:
     deploy(function, target, dry_run=args.dry_run)
 
 
-def _load_settings(args: argparse.Namespace) -> settings.Settings:
-    return settings.load({"project": args.project, "region": args.region}, needs_model=False)
+def _load_settings(function: Function, args: argparse.Namespace) -> settings.Settings:
+    model = function.model
+    options = {"project": args.project, "region": args.region, "model": model and str(model.path)}
+    return settings.load(options, needs_model=model is not None)
 
 
 def _build_parser() -> argparse.ArgumentParser:

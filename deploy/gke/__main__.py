@@ -1,7 +1,8 @@
 """Deploy the image to a GKE cluster with the manifests in kubernetes/, or delete the deployment.
 
-deploy.toml sets the project, the region, the name (used as the namespace), the image, artifact_uri, service_account,
-the accelerator and [env]. The manifests set the number and size of the pods.
+MODEL or --model selects the model, whose name is that of the namespace. deploy.toml, here and in the model's folder,
+sets the project, the region, the image, artifact_uri, service_account, the accelerator, [env], and if they differ
+from the model's, the name and predict_route. The manifests set the number and size of the pods.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.gke.cluster import Cluster
 from deploy.gke.kubectl import Kubectl
+from deploy.gke.overlay import OVERLAYS
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,19 +29,26 @@ def _run(args: argparse.Namespace) -> None:
     programs.require("gcloud", "kubectl", "gke-gcloud-auth-plugin")
     if not args.dry_run:
         settings.save_defaults(values)
+
+    def report(line: str) -> None:
+        cli.report(values.add_model(line))
+
     cluster = Cluster(
         name=args.cluster,
         location=args.location or values.region,
         settings=values,
-        kubectl=Kubectl(report=cli.report, dry_run=args.dry_run),
+        kubectl=Kubectl(
+            kubeconfig=OVERLAYS / values.name / "kubeconfig", report=report, dry_run=args.dry_run
+        ),
     )
-    if args.command == "deploy":
-        cluster.deploy(
-            CloudClients.create(values, cli.report, dry_run=args.dry_run),
-            queue_wait=args.queue_wait,
-        )
-    else:
-        cluster.undeploy(yes=args.yes)
+    try:
+        if args.command == "deploy":
+            cloud = CloudClients.create(values, report, dry_run=args.dry_run)
+            cluster.deploy(cloud, queue_wait=args.queue_wait)
+        else:
+            cluster.undeploy(yes=args.yes)
+    except UserError as error:
+        raise UserError(values.add_model(error.message), values.add_model(error.hint)) from error
 
 
 def _build_parser() -> argparse.ArgumentParser:

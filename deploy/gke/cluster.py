@@ -7,7 +7,7 @@ from deploy.cli import confirm
 from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.gke import overlay
-from deploy.gke.kubectl import KUBECONFIG, Kubectl
+from deploy.gke.kubectl import Kubectl
 from deploy.gke.overlay import APP
 from deploy.registry import find_image
 from deploy.settings import Settings
@@ -49,7 +49,7 @@ class Cluster:
             ),
         )
         namespace = ["--namespace", self.settings.name]
-        kubectl = f"KUBECONFIG={KUBECONFIG} kubectl {' '.join(namespace)}"
+        kubectl = f"KUBECONFIG={self.kubectl.kubeconfig} kubectl {' '.join(namespace)}"
         self.kubectl.run(
             *("rollout", "status", f"deployment/{APP}", *namespace, f"--timeout={ROLLOUT_TIMEOUT}"),
             error=UserError(
@@ -61,7 +61,7 @@ class Cluster:
             report(f"to see the manifests: kubectl kustomize {folder}")
             return
         report(
-            f"\nURL in the cluster: http://{APP}.{self.settings.name}/predictions/digits\n"
+            f"\nURL in the cluster: http://{APP}.{self.settings.name}{self.settings.predict_route}\n"
             f"  address in the VPC network: {kubectl} get gateway {APP}\n"
             f"  from this machine: {kubectl} port-forward service/{APP} 8080:80, then make predict\n"
             f"Three pods and a load balancer run, and cost, until make undeploy-gke"

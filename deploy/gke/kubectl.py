@@ -1,4 +1,4 @@
-"""kubectl for one cluster, with a kubeconfig in build/, so that the user's own kubeconfig stays unchanged."""
+"""kubectl for one cluster, with a kubeconfig of its own, so that the user's own kubeconfig stays unchanged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,13 +7,12 @@ from pathlib import Path
 from deploy.errors import UserError
 from deploy.programs import Programs
 
-KUBECONFIG = Path("build/gke/kubeconfig")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Kubectl:
     """Runs kubectl, and gcloud to connect it to a cluster."""
 
+    kubeconfig: Path
     report: Callable[[str], None]
     """Prints the commands that change something."""
     dry_run: bool
@@ -21,7 +20,7 @@ class Kubectl:
 
     @property
     def _programs(self) -> Programs:
-        return Programs(self.report, self.dry_run, environ={"KUBECONFIG": str(KUBECONFIG)})
+        return Programs(self.report, self.dry_run, environ={"KUBECONFIG": str(self.kubeconfig)})
 
     def connect(self, cluster: str, location: str, project: str) -> None:
         """Write the cluster's credentials to the kubeconfig; raise UserError if gcloud fails."""

@@ -13,8 +13,8 @@ MANIFESTS = "../../../kubernetes"
 """As seen from such a folder."""
 IMAGE = "vertex-torchserve"
 """The image's name in the manifests."""
-APP, CONTAINER = "digits", "serving"
-"""The names of the objects and of their container."""
+APP, CONTAINER = "model-server", "serving"
+"""The names of the objects and of their container, the same for every model; the namespace is that of the model."""
 
 
 def deployment_kustomization(
@@ -28,12 +28,15 @@ def deployment_kustomization(
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": settings.name,
+        "labels": [
+            {"pairs": {"app.kubernetes.io/instance": settings.name}, "includeTemplates": True}
+        ],
         "resources": [f"{MANIFESTS}/overlays/{overlay}"],
         "components": [
             f"{MANIFESTS}/components/{name}" for name, is_used in components.items() if is_used
         ],
         "images": [{"name": IMAGE, "newName": path, "digest": digest}],
-        "patches": [_to_patch(each) for each in _changes(settings)],
+        "patches": [*(_to_patch(each) for each in _changes(settings)), _route_patch(settings)],
     }
 
 
@@ -58,6 +61,7 @@ def write_overlay(settings: Settings, content: dict[str, Any]) -> Path:
 def _changes(settings: Settings) -> list[dict[str, Any]]:
     """Return the objects, as far as the settings change them."""
     environ = {
+        "AIP_PREDICT_ROUTE": settings.predict_route,
         "GOOGLE_CLOUD_PROJECT": settings.project,  # links log lines to traces
         **({"AIP_STORAGE_URI": settings.artifact_uri} if settings.artifact_uri else {}),
         **settings.env,
@@ -92,3 +96,10 @@ def _to_patch(content: dict[str, Any]) -> dict[str, Any]:
     # The target has no namespace: the overlay changes the one of the manifests.
     target = {"kind": content["kind"], "name": content["metadata"]["name"]}
     return {"target": target, "patch": yaml.safe_dump(content, sort_keys=False)}
+
+
+def _route_patch(settings: Settings) -> dict[str, Any]:
+    # A custom resource has no merge keys, by which a patch as in `_changes` could name the item of a list.
+    path = "/spec/rules/0/matches/0/path/value"
+    change = [{"op": "replace", "path": path, "value": settings.predict_route}]
+    return {"target": {"kind": "HTTPRoute", "name": APP}, "patch": yaml.safe_dump(change)}

@@ -11,6 +11,7 @@ import pytest
 from emulator import artifacts
 from emulator.stack import Stack
 from functions.upload import find_model_files
+from project.model_folder import DEFAULT
 from storage.lazy import sha256
 from tests import cases
 from tests.cloud.conftest import PROJECT, REGION, Run
@@ -150,10 +151,10 @@ def test_commands_of_the_guide_print_the_output_it_shows(stack: Stack) -> None:
     env, ran = stack.environment("my-project"), 0
     for each in read_examples(ROOT / "docs" / "functions.md"):
         if not each.command.endswith((SLOW, REAL_CLOUD)):
-            # The guide shows digits; the tests have a model of their own.
-            own = each._replace(output=each.output.replace("digits", "toy"))
-            command = each.command.replace("MODEL=digits", "MODEL=tests/toy")
-            check_example(own, command.replace("digits", "toy"), env, ROOT)
+            # The page has the name of the default model in place of that of the tests' model.
+            own = each._replace(output=each.output.replace(DEFAULT, "toy"))
+            command = each.command.replace(f"MODEL={DEFAULT}", "MODEL=tests/toy")
+            check_example(own, command.replace(DEFAULT, "toy"), env, ROOT)
             ran += 1
     assert ran >= 5
     assert not stack.state.functions

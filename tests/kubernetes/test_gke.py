@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,18 +15,19 @@ import yaml
 from deploy.cli import confirm
 from deploy.errors import UserError
 from deploy.gke import __main__ as command_line
-from deploy.gke.overlay import OVERLAYS
-from tests.images import ROOT
+from deploy.gke.overlay import APP, OVERLAYS
+from tests.images import ROOT, TOY
 from tests.kubernetes import fake_cluster, node
 from tests.kubernetes.conftest import BIN
 from tests.kubernetes.fake_cluster import KINDS, FakeCluster
 from tests.programs import Result, require_programs, run_main
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
+FILES = {"kustomization.yaml", "kubeconfig"}
 DIGEST = f"sha256:{'a' * 64}"
-NAME = "us-central1-docker.pkg.dev/my-project/models/digits"
+NAME = "us-central1-docker.pkg.dev/my-project/models/toy"
 TARGET = f"--project my-project --region us-central1 --cluster c1 --image {NAME}@{DIGEST}"
-KINDS_APPLIED = {kind for kinds in KINDS.values() for kind in kinds}
+NAMESPACED = {kind for kinds in KINDS.values() for kind in kinds} - {"Namespace"}
 Gke = Callable[..., Result]
 
 
@@ -69,17 +71,39 @@ def test_image_is_deployed_by_digest_and_deleted_after_confirmation(
 ) -> None:
     done = gke(f"deploy {TARGET}")
     assert done.code == 0, done.err
-    assert cluster.names() == {f"{kind}/digits" for kind in KINDS_APPLIED}
+    assert cluster.names() == {f"{kind}/{APP}" for kind in NAMESPACED} | {"Namespace/toy"}
     # kubectl's plugin sent the token.
     assert cluster.tokens == {"Bearer a-token"}
     assert f"'image': '{NAME}@{DIGEST}'" in str(cluster.objects)
     assert "successfully rolled out" in done.out
 
-    done = gke("undeploy --cluster c1", stdin="digits\n")
+    done = gke("undeploy --cluster c1", stdin="toy\n")
     assert done.code == 0, done.err
-    assert "deployment.apps/digits\n" in done.out.partition("This will be deleted:")[2]
-    assert cluster.names() == {"Namespace/digits"}
+    assert f"deployment.apps/{APP}\n" in done.out.partition("This will be deleted:")[2]
+    assert cluster.names() == {"Namespace/toy"}
     assert "nothing to delete" in gke("undeploy --cluster c1").out
+
+
+@pytest.mark.full
+def test_two_models_in_one_cluster_share_no_object_and_no_file(
+    cluster: FakeCluster, gke: Gke, tmp_path: Path
+) -> None:
+    shutil.copytree(TOY, tmp_path / "other-toy")
+    for options in ("", f"--model {tmp_path / 'other-toy'}"):
+        done = gke(f"deploy {TARGET} {options}")
+        assert done.code == 0, done.err
+    assert "http://model-server.other-toy/predictions/other-toy" in done.out
+    paths = {
+        name: {path for path in cluster.objects if f"/namespaces/{name}" in path}
+        for name in ("toy", "other-toy")
+    }
+    assert len(paths["toy"]) == len(paths["other-toy"]) == len(NAMESPACED) + 1
+    assert cluster.objects.keys() == paths["toy"] | paths["other-toy"]
+    assert not paths["toy"] & paths["other-toy"]
+    for name in paths:
+        assert {each.name for each in (OVERLAYS / name).iterdir()} == FILES
+    assert gke(f"undeploy --cluster c1 --yes --model {tmp_path / 'other-toy'}").code == 0
+    assert cluster.objects.keys() == paths["toy"] | {"/api/v1/namespaces/other-toy"}
 
 
 @pytest.mark.parametrize(
@@ -90,7 +114,7 @@ def test_nothing_is_deleted_unless_the_name_is_typed(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
     with pytest.raises(UserError, match=reason):
-        confirm("digits", [], yes=False)
+        confirm("toy", [], yes=False)
 
 
 def test_dry_run_prints_the_commands_and_sends_no_request(cluster: FakeCluster, gke: Gke) -> None:
@@ -98,8 +122,8 @@ def test_dry_run_prints_the_commands_and_sends_no_request(cluster: FakeCluster, 
     assert done.code == 0, done.err
     assert re.findall("would run (.+)", done.out) == [
         "gcloud container clusters get-credentials c1 --location=us-central1 --project=my-project",
-        "kubectl apply --server-side -k build/gke/digits",
-        "kubectl rollout status deployment/digits --namespace digits --timeout=10m",
+        "kubectl apply --server-side -k build/gke/toy",
+        "kubectl rollout status deployment/model-server --namespace toy --timeout=10m",
     ]
     assert not cluster.tokens
     assert gke("undeploy --cluster c1 --project my-project --dry-run").code == 0
@@ -119,7 +143,7 @@ def test_image_of_the_sources_is_looked_up_in_the_registry(cluster: FakeCluster,
     cluster.digest = DIGEST
     done = gke(line, **variables)
     assert done.code == 0, done.err
-    assert f"/my-project/models/digits@{DIGEST}" in done.out
+    assert f"/my-project/models/toy@{DIGEST}" in done.out
 
 
 @pytest.mark.parametrize(
@@ -177,7 +201,8 @@ def test_deploy_toml_sets_names_model_account_accelerator_and_variables(
     gke: Gke, tmp_path: Path
 ) -> None:
     (tmp_path / "ours.toml").write_text(
-        'name = "flowers"\nartifact_uri = "gs://b/flowers"\nservice_account = "s@p.iam.gserviceaccount.com"\n'
+        'name = "flowers"\npredict_route = "/v1/flowers"\nartifact_uri = "gs://b/flowers"\n'
+        'service_account = "s@p.iam.gserviceaccount.com"\n'
         'accelerator_type = "NVIDIA_TESLA_T4"\naccelerator_count = 2\n[env]\nACCESS_LOG = "all"\n'
     )
     done = gke(f"deploy {TARGET} --dry-run --settings ours.toml --queue-wait")
@@ -187,6 +212,14 @@ def test_deploy_toml_sets_names_model_account_accelerator_and_variables(
     found = {each["kind"]: each for each in yaml.safe_load_all(text)}
     assert found["Namespace"]["metadata"]["name"] == "flowers"
     assert found["HTTPRoute"]["metadata"]["namespace"] == "flowers"
+    (rule,) = found["HTTPRoute"]["spec"]["rules"]
+    assert [match["path"]["value"] for match in rule["matches"]] == ["/v1/flowers"]
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/instance"] == "flowers"
+    assert all(
+        each["metadata"]["labels"]["app.kubernetes.io/instance"] == "flowers"
+        for each in found.values()
+    )
     annotations = found["ServiceAccount"]["metadata"]["annotations"]
     assert annotations == {"iam.gke.io/gcp-service-account": "s@p.iam.gserviceaccount.com"}
     pod = found["Deployment"]["spec"]["template"]["spec"]
@@ -194,7 +227,7 @@ def test_deploy_toml_sets_names_model_account_accelerator_and_variables(
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
     variables = {
-        "AIP_PREDICT_ROUTE": "/predictions/digits",
+        "AIP_PREDICT_ROUTE": "/v1/flowers",
         "AIP_STORAGE_URI": "gs://b/flowers",
         "ACCESS_LOG": "all",
         "GOOGLE_CLOUD_PROJECT": "my-project",

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from project.model_folder import DEFAULT
 from tests.cloud.guide import REAL_CLOUD, check_example, read_examples
 from tests.images import ROOT
 from tests.kubernetes import fake_cluster
 from tests.kubernetes.conftest import MANIFESTS, render
+from tests.kubernetes.conftest import pod as pod_of
+from tests.kubernetes.node import environment
 from tests.kubernetes.test_manifests import validate
 from tests.programs import require_programs
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 GUIDE = ROOT / "docs" / "kubernetes.md"
-IMAGE = f"us-central1-docker.pkg.dev/my-project/models/digits@sha256:{'a' * 64}"
+IMAGE = f"us-central1-docker.pkg.dev/my-project/models/toy@sha256:{'a' * 64}"
 
 
 @pytest.mark.full
@@ -33,24 +36,50 @@ def test_commands_print_what_the_guide_shows(tmp_path: Path) -> None:
             env.pop(name, None)
         commands = [each for each in read_examples(GUIDE) if not each.command.endswith(REAL_CLOUD)]
         for each in commands:
-            check_example(each, each.command, env, ROOT)
+            # The page has the name of the default model in place of that of the tests' model.
+            own = each._replace(output=each.output.replace(DEFAULT, "toy"))
+            check_example(own, each.command, env, ROOT)
         assert len(commands) == 3
-        assert cluster.names() == {"Namespace/digits"}
+        assert cluster.names() == {"Namespace/toy"}
 
 
-def test_overlay_in_the_guide_is_valid_and_takes_effect(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.+?)```", GUIDE.read_text(), re.DOTALL)
+@pytest.fixture(params=["any", "kserve"])
+def overlay(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Write an overlay of the guide to a folder beside the manifests."""
+    texts = re.findall(r"```yaml\n(.+?)```", GUIDE.read_text(), re.DOTALL)
+    (text,) = [each for each in texts if f"overlays/{request.param}\n" in each]
     shutil.copytree(MANIFESTS, tmp_path / "kubernetes")
     (tmp_path / "flowers").mkdir()
     (tmp_path / "flowers" / "kustomization.yaml").write_text(text)
-    done = validate(tmp_path / "flowers")
+    return tmp_path / "flowers"
+
+
+def test_overlay_in_the_guide_is_valid_and_sets_the_names_of_the_model(overlay: Path) -> None:
+    done = validate(overlay)
     assert done.returncode == 0, done.stderr
-    found = {each["kind"]: each for each in render(tmp_path / "flowers")}
-    (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
-    assert container["image"].startswith("registry.example.com/models/flowers@sha256:9f86")
-    assert found["Ingress"]["spec"]["rules"][0]["host"] == "flowers.example.com"
+    found = {each["kind"]: each for each in render(overlay)}
     assert found["Namespace"]["metadata"]["name"] == "flowers"
-    assert found["Service"]["metadata"]["namespace"] == "flowers"
+    namespaces = {each["metadata"].get("namespace") for each in found.values()}
+    assert namespaces == {"flowers", None}
+    is_kserve = "InferenceService" in found
+    if is_kserve:
+        pod = found["InferenceService"]["spec"]["predictor"]
+    else:
+        pod = found["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"].startswith("registry.example.com/models/flowers@sha256:9f86")
+    variables = environment(pod)
+    assert variables.keys() == environment(pod_of("any")).keys()
+    if is_kserve:
+        assert variables["AIP_PREDICT_ROUTE"] == "/v1/models/flowers:predict"
+        for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+            path = container[kind]["httpGet"]["path"]
+            assert path == variables["AIP_HEALTH_ROUTE"] == "/v1/models/flowers"
+        return
+    assert variables["AIP_PREDICT_ROUTE"] == "/predictions/flowers"
+    (rule,) = found["Ingress"]["spec"]["rules"]
+    assert rule["host"] == "flowers.example.com"
+    assert [each["path"] for each in rule["http"]["paths"]] == ["/predictions/flowers"]
     assert len(found["HorizontalPodAutoscaler"]["spec"]["metrics"]) == 2
 
 

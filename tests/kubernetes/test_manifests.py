@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.gke.overlay import IMAGE
+from deploy.gke.overlay import APP, IMAGE
 from serving.container import entrypoint, supervisor
 from serving.layout import choose_layout, max_workers
 from serving.torchserve import TorchServeConfig
@@ -92,6 +92,15 @@ def test_mistake_is_reported_with_its_field(
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_objects_have_the_same_names_for_every_model(name: str) -> None:
+    """Two models are apart by their namespaces, and no name in the manifests is one of a model."""
+    names = {each["metadata"]["name"] for each in overlay(name).values()}
+    assert names == {APP}
+    namespaces = {each["metadata"].get("namespace") for each in overlay(name).values()}
+    assert namespaces == {APP, None}
+
+
 def fields(content: Any, name: str) -> Iterator[Any]:
     """Yield the values of all fields of this name, at any depth."""
     if isinstance(content, dict):
@@ -106,8 +115,8 @@ def fields(content: Any, name: str) -> Iterator[Any]:
 def test_selectors_match_the_pods(name: str) -> None:
     found = overlay(name)
     if name == "kserve":
-        labels = {"serving.kserve.io/inferenceservice": "digits"}
-        assert found["InferenceService"]["metadata"]["name"] == "digits"
+        labels = {"serving.kserve.io/inferenceservice": APP}
+        assert found["InferenceService"]["metadata"]["name"] == APP
     else:
         labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
     selecting = list(fields(found, "matchLabels"))
@@ -292,10 +301,10 @@ evaluation_interval: 15s
 tests:
   - interval: 15s
     input_series:
-      - {series: 'serving_queue_wait_seconds_sum{namespace="digits",pod="busy"}', values: 0+1.5x20}
-      - {series: 'serving_queue_wait_seconds_count{namespace="digits",pod="busy"}', values: 0+30x20}
-      - {series: 'serving_queue_wait_seconds_sum{namespace="digits",pod="idle"}', values: 0+0x20}
-      - {series: 'serving_queue_wait_seconds_count{namespace="digits",pod="idle"}', values: 0+0x20}
+      - {series: 'serving_queue_wait_seconds_sum{namespace="text",pod="busy"}', values: 0+1.5x20}
+      - {series: 'serving_queue_wait_seconds_count{namespace="text",pod="busy"}', values: 0+30x20}
+      - {series: 'serving_queue_wait_seconds_sum{namespace="text",pod="idle"}', values: 0+0x20}
+      - {series: 'serving_queue_wait_seconds_count{namespace="text",pod="idle"}', values: 0+0x20}
     promql_expr_test:
       - expr: QUERY
         eval_time: 3m
@@ -306,7 +315,7 @@ tests:
 def test_adapter_s_rule_computes_the_mean_wait_of_each_pod(tmp_path: Path) -> None:
     require_programs("promtool")
     query = adapter_rule()["metricsQuery"].replace("<<.GroupBy>>", "pod")
-    query = query.replace("<<.LabelMatchers>>", 'namespace="digits",pod=~"busy|idle"')
+    query = query.replace("<<.LabelMatchers>>", 'namespace="text",pod=~"busy|idle"')
     (tmp_path / "rule.yaml").write_text(RULE_TEST.replace("QUERY", json.dumps(query)))
     command = ["promtool", "test", "rules", str(tmp_path / "rule.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
