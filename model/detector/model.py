@@ -41,7 +41,7 @@ class FaceDetector:
         self.model = model
 
     def preprocess(self, instance: JSON, parameters: Parameters) -> dict[str, Any]:
-        """Return the pixels, (3, 480, 480) uint8, with the scale and the threshold."""
+        """Return the pixels, (3, 320, 320) uint8, with the scale and the threshold."""
         pixels, scale = fit(read_image(instance, "RGB"))
         return {"pixels": pixels, "scale": scale, "threshold": parameters.get("threshold", 0.9)}
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-MIN_FACE, CELL, STRIDE, PYRAMID_FACTOR = 24, 12, 2, 0.709
+MIN_FACE, CELL, STRIDE, PYRAMID_FACTOR = 20, 12, 2, 0.709
 """The first stage looks at cells of 12 pixels, in smaller and smaller copies of the picture."""
 PROPOSAL_SCORE, REFINED_SCORE, MAX_CANDIDATES = 0.6, 0.7, 200
 

@@ -5,11 +5,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-SIDE = 480
+SIDE = 320
 
 
 def fit(image: Image.Image) -> tuple[Tensor, float]:
-    """Return an RGB picture as (3, 480, 480) uint8, resized and padded at its right or bottom.
+    """Return an RGB picture as (3, SIDE, SIDE) uint8, resized and padded at its right or bottom.
 
     The second value is the number of the picture's pixels that one of the result stands for.
     """

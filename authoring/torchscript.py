@@ -1,0 +1,421 @@
+"""Write model.py for a TorchScript file: from the schema of its `forward`, and from what it accepts."""
+
+import itertools
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from authoring.errors import NewModelError
+from authoring.examples import write_requests
+from task import BadInstance
+from task.images import read_image
+
+TEMPLATES = Path(__file__).parent / "templates"
+SIDES = (224, 256, 299, 384, 128, 96, 64, 32, 28)
+"""Sides of pictures that are tried, after the side of the picture itself if it is small."""
+SMALL_SIDE = 64
+MIN_PICTURE_CHARS = 100
+"""A shorter string is a text, and not base64."""
+RESETS = ("reset_states", "reset_state", "reset_hidden", "reset")
+"""Methods of networks with a state."""
+SCALARS: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+
+
+@dataclass
+class Interface:
+    """How to call a module, as found by trying."""
+
+    constants: dict[str, Any] = field(default_factory=dict)
+    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+    shapes: dict[str, list[int | None]] = field(default_factory=dict)
+    side: int = 0
+    """The side of a picture, or 0."""
+    channels: int = 3
+    is_object: bool = False
+    """Whether an instance is an object with the inputs, and not the only input itself."""
+    is_batched: bool = True
+    has_row: bool = False
+    """Whether the output for one sample is a tensor with a first dimension of 1."""
+    reset: str = ""
+    """The method that resets a state between two calls."""
+    notes: list[str] = field(default_factory=list)
+
+
+def write_model(folder: Path, source: Path, requests: list[dict[str, Any]]) -> list[str]:
+    """Write a model's folder for a TorchScript file; return what its author has to know.
+
+    Raises NewModelError if the file is none, or the requests do not fit it.
+    """
+    module = load_module(source)
+    schema = re.sub(r"^[^(]*\(\S+ \w+(?:, )?", "(", str(module.forward.schema))
+    arguments = module.forward.schema.arguments[1:]
+    requests = requests or guess_requests(module, arguments, schema)
+    instances = [request["instance"] for request in requests]
+    interface = find_interface(module, arguments, instances, schema)
+    folder.mkdir(parents=True)
+    shutil.copyfile(source, folder / source.name)
+    (folder / "model.py").write_text(format_model(source.name, schema, interface))
+    write_requests(
+        folder, [{**each, "instance": i} for each, i in zip(requests, instances, strict=True)]
+    )
+    return interface.notes
+
+
+def load_module(source: Path) -> Any:
+    """Load a TorchScript file; raise NewModelError with what the file is instead."""
+    try:
+        return torch.jit.load(str(source), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise NewModelError(f"{source}: {_describe_file(source)}") from error
+
+
+def _describe_file(source: Path) -> str:
+    if source.suffix == ".safetensors":
+        return (
+            "weights without a network; expected TorchScript: copy an example and load them there"
+        )
+    script = "torch.jit.script(model).save(FILE)"
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  any file may be given
+        if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
+            return (
+                f"a pickled module of torch.save(model), which is code; save it by {script} instead"
+            )
+        is_program = zipfile.is_zipfile(source) and source.suffix == ".pt2"
+        kind = (
+            "an exported program" if is_program else "neither TorchScript nor a file of torch.save"
+        )
+        return f"{kind}; expected a file of {script}"
+    if isinstance(content, dict):
+        return (
+            f"a state_dict, weights without a network; save the model by {script}, or copy an "
+            "example (FROM=tabular), put the network's class there, and load the weights in load"
+        )
+    return f"a saved {type(content).__name__}; expected a file of {script}"
+
+
+def guess_requests(module: Any, arguments: list[Any], schema: str) -> list[dict[str, Any]]:
+    """Return requests for a module whose first layer takes a vector; raise NewModelError for others."""
+    first = next((each for each in module.parameters() if each.dim() > 1), None)
+    if len(arguments) == 1 and first is not None and first.dim() == 2:
+        width = first.shape[1]
+        instances = [[0.5] * width, [round(index / width, 3) for index in range(width)]]
+        try:
+            find_interface(module, arguments, list(instances), schema)
+        except NewModelError:
+            pass
+        else:
+            return [{"instance": instance} for instance in instances]
+    names = ", ".join(f'"{each.name}": ...' for each in arguments)
+    shape = "a picture or numbers" if len(arguments) == 1 else f"{{{names}}}"
+    raise NewModelError(
+        f"forward{schema} does not show what an instance is: give one with EXAMPLE=FILE, "
+        f'{{"instances": [...]}} with {shape}, without the dimension of the batch'
+    )
+
+
+def find_interface(
+    module: Any, arguments: list[Any], instances: list[Any], schema: str
+) -> Interface:
+    """Find how to call the module with these instances, which lose a dimension of the batch if they have one."""
+    found = Interface()
+    tensors = _read_arguments(found, arguments, instances, schema)
+    if isinstance(instances[0], str) or (isinstance(instances[0], dict) and "b64" in instances[0]):
+        return _find_picture(found, module, tensors, instances, schema)
+    values = [_values(each, tensors, found.is_object) for each in instances]
+    error = ""
+    # One row of a table, [[...]], is a batch of one; other layers take a dimension of 1.
+    first = next((each for each in module.parameters() if each.dim() > 1), None)
+    is_row = first is not None and first.dim() == 2 and _is_row(values[0])
+    strips = (True, False) if is_row else (False, True)
+    for strip, dtypes in itertools.product(strips, _dtype_choices(values[0])):
+        try:
+            found.dtypes = dict(zip(tensors, dtypes, strict=True))
+            shown = [{k: v[0] for k, v in each.items()} for each in values] if strip else values
+            samples = [_to_tensors(each, found.dtypes) for each in shown]
+            alone = [_call(module, _stack([each]), found) for each in samples]
+        except Exception as reason:  # noqa: BLE001  whatever the module raises, the next choice is tried
+            error = error or str(reason).strip().rpartition("\n")[2]
+            continue
+        if strip:
+            instances[:] = [
+                each if found.is_object else next(iter(each.values())) for each in shown
+            ]
+            found.notes.append("the instances lost their first dimension, that of the batch")
+        _check_calls(found, module, samples, alone)
+        found.shapes = _find_shapes(found, module, samples)
+        return found
+    raise NewModelError(f"forward{schema} does not accept the instance of EXAMPLE: {error}")
+
+
+def _read_arguments(
+    found: Interface, arguments: list[Any], instances: list[Any], schema: str
+) -> list[str]:
+    """Fill in the constants, and return the names of the tensors."""
+    first = instances[0]
+    names = [each.name for each in arguments]
+    found.is_object = isinstance(first, dict) and set(first) <= set(names)
+    tensors = []
+    for argument in arguments:
+        kind = str(argument.type).removeprefix("Optional[").removesuffix("]")
+        is_given = found.is_object and argument.name in first
+        if not is_given and (argument.has_default_value() or str(argument.type) != kind):
+            continue
+        if kind in SCALARS:
+            if not is_given or not isinstance(first[argument.name], SCALARS[kind]):
+                raise NewModelError(
+                    f'forward{schema}: the instance lacks "{argument.name}", of type {kind}; expected '
+                    f"an object with {', '.join(names)}"
+                )
+            found.constants[argument.name] = first[argument.name]
+            for instance in instances:
+                if instance.pop(argument.name, None) != found.constants[argument.name]:
+                    raise NewModelError(
+                        f"{argument.name} differs; expected one value for all instances"
+                    )
+        elif kind == "Tensor":
+            tensors.append(argument.name)
+        else:
+            raise NewModelError(
+                f"forward{schema}: {kind} is not supported; copy an example instead"
+            )
+    if not tensors:
+        raise NewModelError(f"forward{schema} takes no tensor; copy an example instead")
+    if not found.is_object and len(tensors) > 1:
+        expected = ", ".join(f'"{name}": ...' for name in tensors)
+        raise NewModelError(f"forward{schema}: expected instances {{{expected}}}")
+    if found.is_object and len(first) < len(tensors):
+        raise NewModelError(f"the instance lacks {', '.join(set(tensors) - set(first))}")
+    return tensors
+
+
+def _find_picture(
+    found: Interface, module: Any, tensors: list[str], instances: list[Any], schema: str
+) -> Interface:
+    first = next((each for each in module.parameters() if each.dim() == 4), None)
+    found.channels = 1 if first is not None and first.shape[1] == 1 else 3
+    if isinstance(instances[0], str) and len(instances[0]) < MIN_PICTURE_CHARS:
+        raise NewModelError(
+            f"forward{schema} takes numbers, and the instance is a text: copy an example that has a "
+            "tokenizer (FROM=text)"
+        )
+    try:
+        pictures = [read_image(each, "L" if found.channels == 1 else "RGB") for each in instances]
+    except BadInstance as error:
+        hint = "texts need a tokenizer: copy FROM=text" if isinstance(instances[0], str) else ""
+        raise NewModelError(
+            f"forward{schema} takes numbers; the instance: {error}. {hint}"
+        ) from None
+    own = {each.size for each in pictures}
+    width, height = next(iter(own))
+    sides = [width] if len(own) == 1 and width == height <= SMALL_SIDE else []
+    for side in (*sides, *SIDES):
+        try:
+            samples = [torch.rand(found.channels, side, side) for _ in instances]
+            named = [{tensors[0]: each} for each in samples]
+            alone = [_call(module, _stack([each]), found) for each in named]
+        except Exception:  # noqa: BLE001, S112  whatever the module raises, the next side is tried
+            continue
+        found.side = side
+        found.notes.append(
+            "model.py scales pixels to 0 to 1: set MEAN and STD as they were in training"
+        )
+        _check_calls(found, module, named, alone)
+        return found
+    raise NewModelError(
+        f"forward{schema} accepts no picture with a side of {', '.join(map(str, SIDES))}"
+    )
+
+
+def _is_row(values: dict[str, Any]) -> bool:
+    return all(torch.tensor(each).dim() == 2 and len(each) == 1 for each in values.values())
+
+
+def _values(instance: Any, tensors: list[str], is_object: bool) -> dict[str, Any]:
+    return {name: instance[name] for name in tensors} if is_object else {tensors[0]: instance}
+
+
+def _dtype_choices(values: dict[str, Any]) -> Iterator[tuple[torch.dtype, ...]]:
+    """Yield the dtypes that the inputs may have, the likely ones first."""
+    choices: list[tuple[torch.dtype, ...]] = []
+    for value in values.values():
+        kinds = {type(each) for each in _flatten(value)}
+        if kinds <= {bool}:
+            choices.append((torch.bool, torch.float32))
+        elif kinds <= {int}:
+            choices.append((torch.int64, torch.float32, torch.int32, torch.uint8))
+        else:
+            choices.append((torch.float32, torch.float64, torch.float16))
+    return itertools.product(*choices)
+
+
+def _flatten(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for each in value:
+            yield from _flatten(each)
+    else:
+        yield value
+
+
+def _to_tensors(values: dict[str, Any], dtypes: dict[str, torch.dtype]) -> dict[str, Tensor]:
+    return {name: torch.tensor(value, dtype=dtypes[name]) for name, value in values.items()}
+
+
+def _stack(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([each[name] for each in samples]) for name in samples[0]}
+
+
+def _call(module: Any, batch: dict[str, Tensor], found: Interface) -> Any:
+    if found.reset:
+        getattr(module, found.reset)()
+    with torch.inference_mode():
+        return module(**batch, **found.constants)
+
+
+def _check_calls(
+    found: Interface, module: Any, samples: list[dict[str, Tensor]], alone: list[Any]
+) -> None:
+    """Find out whether the module keeps a state, and whether it takes a batch."""
+    if not _is_close(alone[0], _call(module, _stack(samples[:1]), found)):
+        found.reset = next((name for name in RESETS if _takes_nothing(module, name)), "")
+        alone[:] = [_call(module, _stack([each]), found) for each in samples]
+        if not _is_close(alone[0], _call(module, _stack(samples[:1]), found)):
+            found.notes.append(
+                "the same request gets different answers: the model keeps a state, or is random"
+            )
+    try:
+        pair = samples[:2] if _shapes(samples[0]) == _shapes(samples[1]) else samples[:1] * 2
+        together = _call(module, _stack(pair), found)
+        rows = [_take_row(together, index) for index in range(2)]
+        expected = [
+            _take_row(each, 0) for each in (alone[:2] if pair[1] is samples[1] else alone[:1] * 2)
+        ]
+        found.is_batched = all(_is_close(a, b) for a, b in zip(rows, expected, strict=True))
+    except Exception:  # noqa: BLE001  the module takes one sample at a time
+        found.is_batched = False
+    if not found.is_batched:
+        found.has_row = all(isinstance(each, Tensor) and each.shape[:1] == (1,) for each in alone)
+        found.notes.append("the model does not take a batch: inference runs one sample at a time")
+
+
+def _takes_nothing(module: Any, name: str) -> bool:
+    schema = getattr(getattr(module, name, None), "schema", None)
+    return schema is not None and len(schema.arguments) == 1
+
+
+def _shapes(sample: dict[str, Tensor]) -> list[torch.Size]:
+    return [each.shape for each in sample.values()]
+
+
+def _take_row(output: Any, index: int) -> Any:
+    if isinstance(output, dict):
+        return {key: _take_row(each, index) for key, each in output.items()}
+    if isinstance(output, tuple):
+        return tuple(_take_row(each, index) for each in output)
+    return output[index]
+
+
+def _is_close(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        same = first.shape == second.shape
+        return same and bool(torch.isclose(first.double(), second.double(), 1e-3, 1e-5).all())
+    if isinstance(first, dict):
+        return all(_is_close(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(_is_close, first, second))
+    return bool(first == second)
+
+
+def _find_shapes(
+    found: Interface, module: Any, samples: list[dict[str, Tensor]]
+) -> dict[str, list[int | None]]:
+    """Return the shape of each input, with None where the module accepts another size too."""
+    shapes: dict[str, list[int | None]] = {}
+    for name, tensor in samples[0].items():
+        shapes[name] = list(tensor.shape)
+        for dimension in range(tensor.dim()):
+            longer = {
+                key: torch.cat([each, each], dimension) if each.shape == tensor.shape else each
+                for key, each in samples[0].items()
+            }
+            try:
+                _call(module, _stack([longer]), found)
+            except Exception:  # noqa: BLE001, S112  the size is fixed
+                continue
+            shapes[name][dimension] = None
+    return shapes
+
+
+def format_model(file: str, schema: str, found: Interface) -> str:
+    """Return the text of model.py."""
+    name = "torchscript_picture.py" if found.side else "torchscript_numbers.py"
+    text = (TEMPLATES / name).read_text()
+    constants = "".join(f", {key}={json.dumps(value)}" for key, value in found.constants.items())
+    constants = constants.replace("true", "True").replace("false", "False")
+    is_single = found.side or not found.is_object
+    batch = "batch" if is_single else "**batch"
+    sample = "sample[None]" if is_single else "**{key: each[None] for key, each in sample.items()}"
+    row = "[0]" if found.has_row else ""
+    reset = f"        self.model.{found.reset}()\n" if found.reset else ""
+    if found.is_batched:
+        call = f"{reset}        return self.model({batch}{constants})\n"
+    elif found.reset:
+        call = (
+            "        outputs = []\n        for sample in batch:\n"
+            f"            self.model.{found.reset}()\n"
+            f"            outputs.append(self.model({sample}{constants}){row})\n        return outputs\n"
+        )
+    else:
+        call = f"        return [self.model({sample}{constants}){row} for sample in batch]\n"
+    inputs = ", ".join(
+        f'"{name}": ({dtype}, {_format_shape(found.shapes[name])})'
+        for name, dtype in found.dtypes.items()
+    )
+    if not found.is_batched:
+        call += _COLLATE
+    for old, new in (
+        ('"model.pt"', json.dumps(file)),
+        ("forward(x: Tensor)", f"forward{schema}"),
+        ('{"x": (torch.float32, (None,))}', f"{{{inputs}}}"),
+        ("SIDE, CHANNELS = 224, 3", f"SIDE, CHANNELS = {found.side}, {found.channels}"),
+        ("        return self.model(batch)\n", call),
+    ):
+        text = text.replace(old, new)
+    if found.is_object:
+        text = text.replace(_ONE_INPUT, _INPUTS).replace(
+            "batch: Tensor", "batch: dict[str, Tensor]"
+        )
+    if not found.is_batched:
+        text = re.sub("batch: [^)]*", "batch: list[Any]", text)
+    return text
+
+
+def _format_shape(shape: list[int | None]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+_ONE_INPUT = '''    def preprocess(self, instance: list[Any]) -> Tensor:
+        """Return the input for one instance; raise BadInstance."""
+        (name,) = INPUTS
+        return read_tensor(name, instance)
+'''
+_INPUTS = '''    def preprocess(self, instance: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the inputs for one instance; raise BadInstance."""
+        if missing := INPUTS.keys() - instance.keys():
+            raise BadInstance(f"{min(missing)}: missing; expected {', '.join(INPUTS)}")
+        return {name: read_tensor(name, instance[name]) for name in INPUTS}
+'''
+_COLLATE = '''
+    def collate(self, samples: list[Any]) -> list[Any]:
+        """Keep the samples apart: the model takes one at a time."""
+        return samples
+'''
