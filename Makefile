@@ -243,8 +243,9 @@ build/kubernetes/ready: requirements/kubernetes.lock | .venv/bin/python
 # kfp needs an older protobuf than Google's clients, so it has its own environment.
 KFP := build/pipeline/venv
 
-pipeline: $(KFP)/ready ## run the pipeline from data (or WEIGHTS=) to an endpoint: here, or on Vertex AI with PROJECT=
-	@DOCKER=$(DOCKER) $(BIN)/python -m pipeline $(if $(PROJECT),submit,run) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(CLOUD)
+pipeline: $(KFP)/ready ## run the pipeline from training (DATA=) or WEIGHTS= to an endpoint: here, or on Vertex AI with PROJECT=
+	@DOCKER=$(DOCKER) $(BIN)/python -m pipeline $(if $(PROJECT),submit,run) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+	  $(if $(DATA),--data "$(DATA)") $(CLOUD)
 
 $(KFP)/ready: requirements/pipeline.lock .venv/ready
 	$(BIN)/python -m venv $(KFP)

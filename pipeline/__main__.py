@@ -1,6 +1,6 @@
 """Run the pipeline from training data, or trained weights in a bucket, to an endpoint.
 
-The steps, in order: train, evaluate, gate, export, archive, build, contract, upload, canary, promote. `run` runs them
+The steps, in order: train, archive, evaluate, gate, build, contract, upload, canary, promote. `run` runs them
 on this machine, without --project up to contract; `submit` runs them on Vertex AI Pipelines.
 """
 
@@ -20,15 +20,19 @@ from deploy.errors import UserError
 from deploy.fingerprint import fingerprint
 from pipeline import lineage
 from pipeline.options import replace_old_names
-from pipeline.steps import ARCHIVE, CACHED, RECORDS_VARIABLE, ROOT, STEP_LINE_PREFIX, STEPS
+from pipeline.steps import CACHED, RECORDS_VARIABLE, ROOT, STEP_LINE_PREFIX, STEPS
+from project.model_folder import Model, ModelFolderError, add_model_option, find_model
 
 FOLDER = ROOT / "build/pipeline"
 KFP_PYTHON = FOLDER / "venv/bin/python"
 """kfp has an environment of its own: it needs an older protobuf than Google's current clients."""
 COMPILED = ROOT / "pipeline/pipeline.yaml"
 LOCAL_STEPS = STEPS[: STEPS.index("upload")]
-TRAINING_SOURCES = ("model", "task", "requirements/torch.lock", "requirements/dev.lock")
-"""The files that a cached training depends on."""
+LOCKS = ("requirements/torch.lock", "requirements/dev.lock")
+TRAINING_SOURCES = ("project", "task", *LOCKS)
+"""The files that a cached training depends on, beside the model's folder."""
+ARCHIVE_SOURCES = ("authoring", "handler", "project", "serving", "task", *LOCKS)
+"""The files that a cached archive depends on, beside the training and the model's folder."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -42,18 +46,25 @@ def run(args: argparse.Namespace) -> None:
     """Run the pipeline on this machine."""
     has_docker = Docker(os.environ.get("DOCKER", "docker")).is_available()
     last = STEPS[-1] if args.project else LOCAL_STEPS[-1]
-    until = args.until or (last if args.project or has_docker else "archive")
+    until = args.until or (last if args.project or has_docker else "gate")
     if until not in LOCAL_STEPS and not args.project:
         hint = "pass --project PROJECT, or --until contract"
         raise UserError(f"step {until} needs a project", hint)
     if STEPS.index(until) >= STEPS.index("build") and not has_docker:
         raise UserError(
             "step build needs a Docker engine, and none is running",
-            "start Docker, or pass --until archive",
+            "start Docker, or pass --until gate",
         )
-    parameters = json.dumps(_parameters(args, builder="local"))
+    model = _find_model(args.model)
+    parameters = json.dumps(_parameters(args, model, builder="local"))
     command = [str(_find_kfp_python()), "-m", "pipeline.local_runner", f"--root={FOLDER}"]
-    command += [f"--until={until}", f"--parameters={parameters}", "--cached", *_cached(args)]
+    command += [
+        f"--name={model.name}",
+        f"--until={until}",
+        f"--parameters={parameters}",
+        "--cached",
+        *_cached(args),
+    ]
     records = FOLDER / "runs" / f"{time.strftime('%Y-%m-%d-%H-%M-%S')}.jsonl"
     records.parent.mkdir(parents=True, exist_ok=True)
     log = records.with_suffix(".log")
@@ -95,15 +106,18 @@ def submit(args: argparse.Namespace) -> None:
     """Run the pipeline on Vertex AI, now or on a schedule."""
     from pipeline import vertex_runner  # noqa: PLC0415  --help must not wait for Google's libraries
 
+    model = _find_model(args.model)
     _check_remote_options(args)
-    cloud = vertex_runner.connect(args.project, args.region)
+    cloud = vertex_runner.connect(args.project, args.region, model)
     args.project, args.region = cloud.settings.project, cloud.settings.region
     args.serving = args.serving or "endpoint"
     template = FOLDER / "pipeline.yaml"
     image = args.image or vertex_runner.ensure_steps_image(cloud)
-    _compile(template, args.until, image, _cached(args))
-    parameters = _parameters(args, builder="cloud")
-    job = vertex_runner.build_job(cloud, template, parameters, args.pipeline_root)
+    _compile(template, model.name, args.until, image, _cached(args))
+    parameters = _parameters(args, model, builder="cloud")
+    root = args.pipeline_root or vertex_runner.get_or_create_root(cloud)
+    parameters["model"] = vertex_runner.upload_model(cloud, model, root)
+    job = vertex_runner.build_job(cloud, template, parameters, root)
     if args.cron:
         vertex_runner.create_schedule(cloud, job, args.cron, args.run_as)
     else:
@@ -129,7 +143,7 @@ def schedules(args: argparse.Namespace) -> None:
     """Print or delete the schedules."""
     from pipeline import vertex_runner  # noqa: PLC0415
 
-    cloud = vertex_runner.connect(args.project, args.region)
+    cloud = vertex_runner.connect(args.project, args.region, _find_model(args.model))
     if args.delete:
         vertex_runner.delete_schedules(cloud)
     else:
@@ -142,7 +156,23 @@ def compile_(args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def _parameters(args: argparse.Namespace, builder: str) -> dict[str, Any]:
+def print_lineage(args: argparse.Namespace) -> None:
+    """Print the steps that created the local archive."""
+    print(lineage.describe(FOLDER / "runs", _find_model(args.model)))
+
+
+def _find_model(value: str | None) -> Model:
+    """Return the model that is selected; raise UserError if it is none, or has no folder."""
+    try:
+        model = find_model(value)
+    except ModelFolderError as error:
+        raise UserError(str(error), "see docs/models.md") from None
+    if model.path.is_file():
+        raise UserError(f"{model.path}: the pipeline packs a model's folder", "set MODEL to one")
+    return model
+
+
+def _parameters(args: argparse.Namespace, model: Model, builder: str) -> dict[str, Any]:
     """Return the pipeline's parameters from the options; unset options keep the pipeline's defaults."""
     names = {*vars(_pipeline_options().parse_args([])), "project", "region"} - {"no_cache"}
     parameters = {name: value for name, value in vars(args).items() if name in names}
@@ -150,9 +180,15 @@ def _parameters(args: argparse.Namespace, builder: str) -> dict[str, Any]:
         if parameters[name] and "://" not in parameters[name]:
             parameters[name] = str(Path(parameters[name]).resolve())
     if not parameters["serving"]:
-        local_archive = str(ARCHIVE) if ARCHIVE.is_file() else "none"
+        local_archive = str(model.archive.resolve()) if model.archive.is_file() else "none"
         parameters["serving"] = "endpoint" if args.project else local_archive
-    parameters |= {"source_hash": fingerprint(ROOT, TRAINING_SOURCES), "builder": builder}
+    own = fingerprint(model.path, [""])
+    parameters |= {
+        "model": str(model.path.resolve()),
+        "source_hash": f"{own}-{fingerprint(ROOT, TRAINING_SOURCES)}",
+        "archive_hash": f"{own}-{fingerprint(ROOT, ARCHIVE_SOURCES)}",
+        "builder": builder,
+    }
     return {name: value for name, value in parameters.items() if value is not None}
 
 
@@ -163,11 +199,16 @@ def _cached(args: argparse.Namespace) -> list[str]:
 
 
 def _compile(
-    path: Path, until: str = STEPS[-1], image: str = "", cached: Collection[str] = CACHED
+    path: Path,
+    name: str = "",
+    until: str = STEPS[-1],
+    image: str = "",
+    cached: Collection[str] = CACHED,
 ) -> None:
     command = [str(_find_kfp_python()), "-m", "pipeline.definition"]
     command += ["--out", str(path), "--until", until]
-    command += [*(["--image", image] if image else []), "--cached", *cached]
+    command += [*(["--name", name] if name else []), *(["--image", image] if image else [])]
+    command += ["--cached", *cached]
     path.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     completed = subprocess.run(
@@ -205,13 +246,14 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     target = argparse.ArgumentParser(add_help=False)
+    add_model_option(target)
     text = "Google Cloud project; run ends at the step contract without it, submit uses the last one or deploy.toml's"
     target.add_argument("--project", help=text)
     target.add_argument("--region", help="region (default: the last one, or that of deploy.toml)")
     options = [_pipeline_options(), target]
     text = "run the pipeline on this machine with kfp's local runner"
     add = add_command("run", run, text, options).add_argument
-    text = "last step (default: promote with --project, contract without, archive without Docker)"
+    text = "last step (default: promote with --project, contract without, gate without Docker)"
     add("--until", choices=STEPS, help=text)
     text = "run the pipeline on Vertex AI Pipelines, now or on a schedule"
     add = add_command("submit", submit, text, options).add_argument
@@ -230,7 +272,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "delete the schedules created by submit --cron"
     add_command("unschedule", schedules, text, [target], delete=True)
     text = "print the steps that created the local archive, with parameters and hashes"
-    add_command("lineage", lambda _: print(lineage.describe(FOLDER / "runs", ARCHIVE)), text)
+    add_model_option(add_command("lineage", print_lineage, text))
     command = add_command("compile", compile_, "compile the pipeline to a YAML file")
     text = "file to write (default: pipeline/pipeline.yaml)"
     command.add_argument("--out", type=Path, default=COMPILED, metavar="FILE", help=text)
@@ -243,14 +285,10 @@ def _pipeline_options() -> argparse.ArgumentParser:
     add = parser.add_argument_group("training").add_argument
     text = "gs://BUCKET/FOLDER, or a folder, of trained weights to use in place of training"
     add("--weights", metavar="URI", help=text)
-    text = "training data: a folder with one subfolder of pictures per class (submit: gs://BUCKET/FOLDER)"
+    text = "training data, the option --data of the model's train.py (submit: gs://BUCKET/FOLDER)"
     add("--data", metavar="FOLDER", help=text)
-    for name, text in (
-        ("pictures", "number of training pictures to draw (default: 60000)"),
-        ("epochs", "number of epochs (default: 5)"),
-        ("seed", "random seed (default: 0)"),
-    ):
-        add(f"--{name}", type=int, metavar="N", help=text)
+    text = "options of the model's train.py, such as '--epochs 2 --seed 1'"
+    add("--train", dest="train_options", metavar="OPTIONS", help=text)
     add("--no-cache", action="store_true", help="run every step, without cached results")
     add = parser.add_argument_group("evaluation").add_argument
     text = (
@@ -258,11 +296,11 @@ def _pipeline_options() -> argparse.ArgumentParser:
         "(default: the endpoint; without a project the local archive)"
     )
     add("--serving", metavar="MODEL", help=text)
-    text = "approximate number of held-out pictures to use (default: all)"
-    add("--eval-pictures", type=int, metavar="N", help=text)
-    text = "maximum loss of accuracy against the serving model (default: 0.01)"
-    add("--tolerance", type=float, metavar="SHARE", help=text)
-    add("--min-accuracy", type=float, metavar="SHARE", help="minimum accuracy (default: 0.9)")
+    text = "approximate number of held-out instances to use (default: all)"
+    add("--eval-instances", type=int, metavar="N", help=text)
+    text = "maximum loss of score against the serving model (default: 0.01)"
+    add("--tolerance", type=float, metavar="SCORE", help=text)
+    add("--min-score", type=float, metavar="SCORE", help="minimum score (default: 0)")
     add = parser.add_argument_group("canary").add_argument
     add("--traffic", type=int, metavar="PERCENT", help="share of the traffic (default: 10)")
     text = "time to watch the canary, such as 10m; it is rolled back if it exceeds a limit"

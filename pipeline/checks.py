@@ -12,6 +12,7 @@ from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.fingerprint import image_tag
 from pipeline.predictors import has_traffic
+from project.model_folder import add_model_option
 
 
 def find_image(cloud: CloudClients) -> str:
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("query", choices=QUERIES, help="described above")
+    add_model_option(parser)
     for name in ("project", "region", "builder"):
         parser.add_argument(f"--{name}", help=f"{name} (default: that of deploy.toml)")
     args = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The pipeline: train → evaluate → gate → export → archive → build → contract → upload → canary → promote.
+"""The pipeline: train → archive → evaluate → gate → build → contract → upload → canary → promote.
 
 kfp copies the source of each step function below into the compiled YAML and runs it in a container, or by the
 local runner in a process, with kfp and this repository installed. Each function therefore only calls the function
@@ -15,35 +15,45 @@ from kfp.dsl import HTML, Artifact, ClassificationMetrics, Input, Metrics, Model
 
 from pipeline.steps import CACHED, STEPS
 
+NAME = "model"
+"""The name of the committed pipeline, which is of no particular model."""
 IMAGE = "pipeline-steps:python"
 """A placeholder in the committed YAML: `submit` sets the real image, and the local runner uses none."""
 
 
 def train(
+    model: str,
     weights: str,
     data: str,
-    training_pictures: int,
-    epochs: int,
-    seed: int,
+    train_options: str,
     source_hash: str,
-    model: Output[Model],
-    training_report: Output[Artifact],
+    trained: Output[Model],
 ) -> None:
     from pipeline import steps
 
-    options = {"pictures": training_pictures, "epochs": epochs, "seed": seed}
     steps.train(
-        model, training_report, weights=weights, data=data, options=options, source_hash=source_hash
+        trained,
+        model=model,
+        weights=weights,
+        data=data,
+        train_options=train_options,
+        source_hash=source_hash,
     )
 
 
+def archive(model: str, trained: Input[Model], archive_hash: str, packed: Output[Model]) -> None:
+    from pipeline import steps
+
+    steps.archive(trained, packed, model=model, archive_hash=archive_hash)
+
+
 def evaluate(
-    model: Input[Model],
+    model: str,
+    packed: Input[Model],
     serving: str,
-    data: str,
-    eval_pictures: int,
+    eval_instances: int,
     tolerance: float,
-    min_accuracy: float,
+    min_score: float,
     project: str,
     region: str,
     report: Output[HTML],
@@ -57,77 +67,50 @@ def evaluate(
 
     from pipeline import steps
 
-    limits = {"eval_pictures": eval_pictures, "tolerance": tolerance, "min_accuracy": min_accuracy}
+    limits = {"eval_instances": eval_instances, "tolerance": tolerance, "min_score": min_score}
     target = {"project": project, "region": region}
     result = steps.evaluate(
-        model, report, report_files, serving=serving, data=data, limits=limits, target=target
+        packed, report, report_files, model=model, serving=serving, limits=limits, target=target
     )
     for name, value in result["metrics"].items():
         metrics.log_metric(name, value)
-    confusion_matrix.log_confusion_matrix(result["labels"], result["confusion"])
+    if result["labels"]:
+        confusion_matrix.log_confusion_matrix(result["labels"], result["confusion"])
     Path(passed).write_text("true" if result["passed"] else "false")
     Path(message).write_text(result["message"])
 
 
-def gate(passed: bool, message: str) -> None:
+def gate(model: str, packed: Input[Model], passed: bool, message: str) -> None:
     from pipeline import steps
 
-    steps.gate(passed, message)
+    steps.gate(packed, model=model, passed=passed, message=message)
 
 
-def export(model: Input[Model], exported_model: Output[Model]) -> None:
-    from pipeline import steps
-
-    steps.export(model, exported_model)
-
-
-def archive(exported_model: Input[Model], archive_file: Output[Artifact]) -> None:
-    from pipeline import steps
-
-    steps.archive(exported_model, archive_file)
-
-
-def build(
-    exported_model: Input[Model],
-    archive_file: Input[Artifact],
-    builder: str,
-    project: str,
-    region: str,
-) -> str:
+def build(model: str, packed: Input[Model], builder: str, project: str, region: str) -> str:
     from pipeline import steps
 
     target = {"project": project, "region": region, "builder": builder}
-    return steps.build(exported_model, archive_file, builder=builder, target=target)
+    return steps.build(packed, model=model, builder=builder, target=target)
 
 
 def contract(
-    exported_model: Input[Model],
-    archive_file: Input[Artifact],
-    image: str,
-    builder: str,
-    project: str,
-    region: str,
+    model: str, packed: Input[Model], image: str, builder: str, project: str, region: str
 ) -> None:
     from pipeline import steps
 
     target = {"project": project, "region": region, "builder": builder}
-    steps.contract(exported_model, archive_file, image, builder=builder, target=target)
+    steps.contract(packed, image, model=model, builder=builder, target=target)
 
 
-def upload(
-    exported_model: Input[Model],
-    archive_file: Input[Artifact],
-    builder: str,
-    project: str,
-    region: str,
-) -> str:
+def upload(model: str, packed: Input[Model], builder: str, project: str, region: str) -> str:
     from pipeline import steps
 
     target = {"project": project, "region": region, "builder": builder}
-    return steps.upload(exported_model, archive_file, target=target)
+    return steps.upload(packed, model=model, target=target)
 
 
 def canary(
+    model: str,
     version: str,
     traffic: int,
     watch: str,
@@ -140,17 +123,20 @@ def canary(
 
     limits = {"watch": watch, "max_error_rate": max_error_rate, "max_p95": max_p95}
     target = {"project": project, "region": region}
-    steps.canary(version, target=target, traffic=traffic, limits=limits)
+    steps.canary(version, model=model, target=target, traffic=traffic, limits=limits)
 
 
-def promote(version: str, project: str, region: str) -> None:
+def promote(model: str, version: str, project: str, region: str) -> None:
     from pipeline import steps
 
-    steps.promote(version, target={"project": project, "region": region})
+    steps.promote(version, model=model, target={"project": project, "region": region})
 
 
 def build_pipeline(
-    until: str = STEPS[-1], image: str = IMAGE, cached: Collection[str] = CACHED
+    name: str = NAME,
+    until: str = STEPS[-1],
+    image: str = IMAGE,
+    cached: Collection[str] = CACHED,
 ) -> Any:
     """Return the kfp pipeline with the steps up to `until`, run in `image`, with caching on for `cached`."""
     included = STEPS[: STEPS.index(until) + 1]
@@ -159,20 +145,20 @@ def build_pipeline(
         return dsl.component(func=function, base_image=image, install_kfp_package=False)
 
     @dsl.pipeline(
-        name="digits",
+        name=name,
         description="From training data, or trained weights, to a Vertex AI endpoint.",
     )
     def pipeline(
+        model: str,
         weights: str = "",
         data: str = "",
-        pictures: int = 60_000,
-        epochs: int = 5,
-        seed: int = 0,
+        train_options: str = "",
         source_hash: str = "",
+        archive_hash: str = "",
         serving: str = "none",
-        eval_pictures: int = 0,
+        eval_instances: int = 0,
         tolerance: float = 0.01,
-        min_accuracy: float = 0.9,
+        min_score: float = 0.0,
         builder: str = "cloud",
         project: str = "",
         region: str = "",
@@ -186,38 +172,29 @@ def build_pipeline(
         google = {"project": project, "region": region}
 
         def add(function: Callable[..., Any], **inputs: Any) -> None:
-            name = function.__name__
-            if name in included:
-                task = create_component(function)(**inputs)
-                task.set_caching_options(enable_caching=name in cached)
+            step = function.__name__
+            if step in included:
+                task = create_component(function)(model=model, **inputs)
+                task.set_caching_options(enable_caching=step in cached)
                 if tasks:
                     task.after(list(tasks.values())[-1])
-                tasks[name] = task
+                tasks[step] = task
 
         def get_output(step: str, output: str) -> Any:
             return tasks[step].outputs[output] if step in tasks else None
 
-        training = {"training_pictures": pictures, "epochs": epochs, "seed": seed}
-        add(train, weights=weights, data=data, **training, source_hash=source_hash)
-        model = get_output("train", "model")
-        limits = {
-            "eval_pictures": eval_pictures,
-            "tolerance": tolerance,
-            "min_accuracy": min_accuracy,
-        }
-        add(evaluate, model=model, serving=serving, data=data, **limits, **google)
-        result = {name: get_output("evaluate", name) for name in ("passed", "message")}
-        add(gate, **result)
-        add(export, model=model)
-        exported_model = get_output("export", "exported_model")
-        add(archive, exported_model=exported_model)
-        files = {
-            "exported_model": exported_model,
-            "archive_file": get_output("archive", "archive_file"),
-        }
-        add(build, **files, builder=builder, **google)
-        add(contract, **files, image=get_output("build", "Output"), builder=builder, **google)
-        add(upload, **files, builder=builder, **google)
+        training = {"data": data, "train_options": train_options, "source_hash": source_hash}
+        add(train, weights=weights, **training)
+        add(archive, trained=get_output("train", "trained"), archive_hash=archive_hash)
+        packed = get_output("archive", "packed")
+        limits = {"eval_instances": eval_instances, "tolerance": tolerance, "min_score": min_score}
+        add(evaluate, packed=packed, serving=serving, **limits, **google)
+        result = {each: get_output("evaluate", each) for each in ("passed", "message")}
+        add(gate, packed=packed, **result)
+        add(build, packed=packed, builder=builder, **google)
+        image_built = get_output("build", "Output")
+        add(contract, packed=packed, image=image_built, builder=builder, **google)
+        add(upload, packed=packed, builder=builder, **google)
         version = get_output("upload", "Output")
         canary_limits = {"watch": watch, "max_error_rate": max_error_rate, "max_p95": max_p95}
         add(canary, version=version, traffic=traffic, **canary_limits, **google)
@@ -233,11 +210,13 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="the YAML file to write")
+    add("--name", default=NAME, help="the pipeline's name (default: %(default)s)")
     add("--until", choices=STEPS, default=STEPS[-1], help="the last step")
     add("--image", default=IMAGE, help="the image that the steps run in")
     add("--cached", choices=CACHED, nargs="*", default=CACHED, help="steps with caching on")
     args = parser.parse_args()
-    compiler.Compiler().compile(build_pipeline(args.until, args.image, args.cached), str(args.out))
+    pipeline = build_pipeline(args.name, args.until, args.image, args.cached)
+    compiler.Compiler().compile(pipeline, str(args.out))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ class PipelineError(Exception):
     """The base of all errors here; the text is one line for the user."""
 
 
-class PredictionError(PipelineError):
-    """A model could not be loaded, did not respond, or returned invalid predictions."""
+class EvaluationError(PipelineError):
+    """held-out.json is invalid, or a model could not be loaded, did not respond, or returned invalid predictions."""
 
 
 class StepError(SystemExit, PipelineError):

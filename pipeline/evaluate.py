@@ -1,29 +1,32 @@
-"""Compare a candidate with the serving model on the held-out pictures.
+"""Compare a model's archive with the serving model on the instances of held-out.json.
 
-Both models get requests as from a client and return labels. The serving model is behind a URL, in an archive,
-on the endpoint of deploy.toml, or missing.
+Both models get requests as from a client. The serving model is behind a URL, in an archive, on the endpoint of the
+model, or missing. The score of a prediction is that of the function score(prediction, truth) in score.py of the
+model's folder, from 0 to 1; without that file it is 1 if the prediction, or its label, equals the truth. A model
+without held-out.json is not evaluated.
 """
 
 import argparse
+import dataclasses
+import json
 import sys
 from pathlib import Path
-
-from train.data import DataError, load_data
-from train.evaluation import Sample
+from typing import Any
 
 from pipeline import report
-from pipeline.errors import PredictionError
-from pipeline.held_out import draw_held_out
+from pipeline.errors import EvaluationError
 from pipeline.options import replace_old_names
 from pipeline.predictors import (
     Predict,
     Request,
     archive_predictor,
     endpoint_predictor,
-    folder_predictor,
+    score,
     url_predictor,
 )
 from pipeline.report import Comparison
+from project.environment import InstallError, find_python
+from project.model_folder import BUILD, ModelFolderError, add_model_option, find_model
 
 MAX_REQUEST_BYTES, MAX_INSTANCES = 1_000_000, 64
 """Limits of one request. A shared endpoint of Vertex AI accepts 1.5 MB."""
@@ -33,91 +36,131 @@ def main() -> None:
     """Evaluate, and write and print the report; the exit code is 0 whether or not the candidate passes."""
     args = build_parser().parse_args(replace_old_names(sys.argv[1:]))
     try:
-        data = load_data(args.data)
-        samples = draw_held_out(data, args.eval_pictures)
-        candidate = predict_labels(folder_predictor(args.model), samples)
-        predict = _select_predictor(args)
-        serving = predict_labels(predict, samples) if predict else None
-    except (DataError, PredictionError) as error:
+        text = _evaluate(args)
+    except (ModelFolderError, InstallError, EvaluationError) as error:
         sys.exit(f"pipeline.evaluate: {error}")
-    labels = data.labels
-    comparison = Comparison(labels=labels, samples=samples, candidate=candidate, serving=serving)
-    passed, message = check_accuracy(
-        comparison.accuracy(candidate),
-        comparison.accuracy(serving) if serving else None,
+    print(f"{text}\n{args.out}/report.html")
+
+
+def _evaluate(args: argparse.Namespace) -> str:
+    """Write the report, and return its text; raise EvaluationError."""
+    model = find_model(args.model)
+    if not model.held_out.is_file():
+        message = f"{model.name} has no held-out.json: the candidate is not evaluated"
+        report.write_skipped(args.out, message)
+        return message
+    rows = read_held_out(model.held_out, args.eval_instances)
+    # The environment does not depend on where the candidate was built.
+    python = find_python(dataclasses.replace(model, output=BUILD))
+    predictors = {
+        "candidate": archive_predictor(model.archive, python),
+        "serving": _select_predictor(args, python),
+    }
+    requests = build_requests(rows)
+    predictions = {name: predict(requests) for name, predict in predictors.items() if predict}
+    truths = [row["truth"] for row in rows]
+    program = model.path / "score.py"
+    scores = {name: score(program, python, each, truths) for name, each in predictions.items()}
+    comparison = Comparison(rows, predictions, scores)
+    passed, message = check_score(
+        comparison.mean("candidate"),
+        comparison.mean("serving") if "serving" in scores else None,
         tolerance=args.tolerance,
-        min_accuracy=args.min_accuracy,
+        min_score=args.min_score,
     )
     report.write_files(args.out, comparison, passed=passed, message=message)
-    print(f"{report.format_table(comparison)}\n\n{message}\n{args.out}/report.html")
+    return f"{comparison.format_table()}\n\n{message}"
 
 
-def check_accuracy(
-    candidate: float, serving: float | None, *, tolerance: float, min_accuracy: float
+def read_held_out(file: Path, limit: int = 0) -> list[dict[str, Any]]:
+    """Return the rows of held-out.json, spread over the file if there are more than `limit`; raise EvaluationError."""
+    expected = f'{file}: expected [{{"instance": …, "truth": …, "parameters"?, "variant"?}}, …]'
+    try:
+        rows = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{expected}; {error}") from None
+    if not isinstance(rows, list) or not rows:
+        raise EvaluationError(f"{expected}; it has no instances")
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict) or not {"instance", "truth"} <= row.keys():
+            raise EvaluationError(f"{expected}; item {index} has no instance or no truth")
+    return rows[:: -(-len(rows) // limit)] if 0 < limit < len(rows) else rows
+
+
+def build_requests(rows: list[dict[str, Any]]) -> list[Request]:
+    """Return the bodies of requests for the instances, in order; the instances of one have the same parameters."""
+    requests: list[Request] = []
+    size = 0
+    for row in rows:
+        instance, parameters = row["instance"], row.get("parameters", {})
+        added = len(json.dumps(instance))
+        size += added
+        if (
+            not requests
+            or requests[-1]["parameters"] != parameters
+            or len(requests[-1]["instances"]) == MAX_INSTANCES
+            or size > MAX_REQUEST_BYTES
+        ):
+            requests.append({"instances": [], "parameters": parameters})
+            size = added
+        requests[-1]["instances"].append(instance)
+    return requests
+
+
+def check_score(
+    candidate: float, serving: float | None, *, tolerance: float, min_score: float
 ) -> tuple[bool, str]:
-    """Return whether the candidate passes, and a sentence that says why; each number is a share of all pictures.
+    """Return whether the candidate passes, and a sentence that says why; each number is a mean score.
 
-    It passes if its accuracy is at least `min_accuracy` and at most `tolerance` below the serving model's.
+    It passes if its score is at least `min_score` and at most `tolerance` below the serving model's.
     """
-    accuracy = f"the candidate's held-out accuracy is {candidate:.1%}"
-    if candidate < min_accuracy:
-        return False, f"{accuracy}, below the minimum of {min_accuracy:.1%}"
+    score = f"the candidate's held-out score is {candidate:.3f}"
+    if candidate < min_score:
+        return False, f"{score}, below the minimum of {min_score:.3f}"
     if serving is None:
-        return True, f"{accuracy}; no model is serving yet"
-    compared = f"{accuracy}, the serving model's is {serving:.1%}"
+        return True, f"{score}; no model is serving yet"
+    compared = f"{score}, the serving model's is {serving:.3f}"
     if candidate < serving - tolerance:
-        return False, f"{compared}: the difference exceeds the tolerance of {tolerance:.1%}"
-    return True, f"{compared}, within the tolerance of {tolerance:.1%}"
+        return False, f"{compared}: the difference exceeds the tolerance of {tolerance:.3f}"
+    return True, f"{compared}, within the tolerance of {tolerance:.3f}"
 
 
-def predict_labels(predict: Predict, samples: list[Sample]) -> list[str]:
-    """Return the label that a model predicts for each picture; raise PredictionError."""
-    requests: list[Request] = [[]]
-    for each in samples:
-        picture, last = each.base64, requests[-1]
-        size = sum(map(len, last)) + len(picture)
-        is_full = len(last) == MAX_INSTANCES or size > MAX_REQUEST_BYTES
-        if last and is_full:
-            requests.append([])
-        requests[-1].append(picture)
-    return predict(requests)
-
-
-def _select_predictor(args: argparse.Namespace) -> Predict | None:
+def _select_predictor(args: argparse.Namespace, python: Path) -> Predict | None:
     if args.serving == "none":
         return None
     if args.serving == "endpoint":
         return endpoint_predictor(vars(args))
     if args.serving.startswith(("http://", "https://")):
         return url_predictor(args.serving)
-    return archive_predictor(Path(args.serving))
+    return archive_predictor(Path(args.serving), python)
 
 
 def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+        raise argparse.ArgumentTypeError(f"expected 0 to 1; got {text}")
     return value
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    description = str(__doc__).partition("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=description)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    text = "the candidate's folder (default: %(default)s)"
-    add("--model", type=Path, default="build/model", metavar="FOLDER", help=text)
+    add_model_option(parser)
     text = "the report's folder (default: %(default)s)"
     add("--out", type=Path, default="build/evaluation", metavar="FOLDER", help=text)
-    text = "the serving model: a URL, an archive of this project, `endpoint` (of deploy.toml) or `none` (default: none)"
+    text = "the serving model: a URL, an archive of this project, `endpoint` (of the model) or `none` (default: none)"
     add("--serving", default="none", metavar="MODEL", help=text)
-    add("--data", type=Path, metavar="FOLDER", help="as for model.train: a folder per class")
-    text = "maximum loss of accuracy against the serving model, from 0 to 1 (default: %(default)s)"
-    add("--tolerance", type=_share, default=0.01, metavar="SHARE", help=text)
-    text = "minimum accuracy, from 0 to 1 (default: %(default)s)"
-    add("--min-accuracy", type=_share, default=0.9, metavar="SHARE", help=text)
-    text = "approximate number of held-out pictures to use (default: 0, all)"
-    add("--eval-pictures", type=int, default=0, metavar="N", help=text)
+    text = "maximum loss of score against the serving model, from 0 to 1 (default: %(default)s)"
+    add("--tolerance", type=_share, default=0.01, metavar="SCORE", help=text)
+    text = "minimum score, from 0 to 1 (default: %(default)s)"
+    add("--min-score", type=_share, default=0.0, metavar="SCORE", help=text)
+    text = "approximate number of held-out instances to use (default: 0, all)"
+    add("--eval-instances", type=int, default=0, metavar="N", help=text)
     add("--project", help="project of the endpoint")
     add("--region", help="region of the endpoint")
     return parser

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import UserError
+from project.model_folder import Model
 
 
-def describe(runs: Path, archive: Path) -> str:
-    """Return a line for each step that led to an archive, the last step first.
+def describe(runs: Path, model: Model) -> str:
+    """Return a line for each step that led to a model's archive, the last step first.
 
     Raises UserError if the archive does not exist or no run created it.
     """
+    archive = model.archive
     if not archive.is_file():
         raise UserError(f"{archive} does not exist", "make pipeline")
-    records = _read_records(runs)
+    records = [record for record in _read_records(runs) if record.get("model") == model.name]
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
     lines = [f"{archive.name}  sha256 {sha256[:12]}"]
     while (record := _find_producer(records, sha256)) is not None:
@@ -55,10 +57,12 @@ def _read_records(runs: Path) -> list[dict[str, Any]]:
 
 
 def _find_producer(records: list[dict[str, Any]], sha256: str) -> dict[str, Any] | None:
-    """Return the last record of a step with an output of this SHA-256."""
+    """Return the last record of a step with an output, or an archive, of this SHA-256."""
     producers = [
-        record
-        for record in records
-        if sha256 in {output["sha256"] for output in record.get("outputs", {}).values()}
+        record for record in records if sha256 in (record.get("archive"), *_hash_outputs(record))
     ]
     return producers[-1] if producers else None
+
+
+def _hash_outputs(record: dict[str, Any]) -> list[str]:
+    return [output["sha256"] for output in record.get("outputs", {}).values()]

@@ -18,7 +18,7 @@ RUNS = "runs"
 """The folder, inside the pipeline's root, with a folder of artifacts for each run."""
 
 
-def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -> bool:
+def run(root: Path, name: str, until: str, parameters: dict[str, Any], cached: list[str]) -> bool:
     """Run the pipeline up to a step and print the state of each step; return whether all succeeded.
 
     The variable PIPELINE_RECORD names the file for the steps' records.
@@ -38,12 +38,12 @@ def run(root: Path, until: str, parameters: dict[str, Any], cached: list[str]) -
     )
     error_message = ""
     try:
-        build_pipeline(until, cached=cached)(**parameters)
+        build_pipeline(name, until, cached=cached)(**parameters)
     except RuntimeError as error:  # kfp raises nothing more specific for a failed step
         error_message = str(error)
     states = read_states(record_file, until, succeeded=not error_message)
-    for name, state in states.items():
-        print(f"{STEP_LINE_PREFIX}  {state:8} {name}", flush=True)
+    for step, state in states.items():
+        print(f"{STEP_LINE_PREFIX}  {state:8} {step}", flush=True)
     if error_message and "failed" not in states.values():
         print(f"{STEP_LINE_PREFIX}{error_message}", flush=True)
     return not error_message
@@ -65,13 +65,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.local_runner", description=__doc__)
     add = parser.add_argument
     add("--root", type=Path, required=True, help="the folder for runs and cache")
+    add("--name", required=True, help="the pipeline's name")
     add("--until", choices=STEPS, default=STEPS[-1], help="the last step")
     add("--parameters", type=json.loads, default={}, metavar="JSON", help="pipeline parameters")
     add("--cached", choices=CACHED, nargs="*", default=list(CACHED), help="steps with caching on")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
         os.environ["TMPDIR"] = folder  # kfp leaves the steps' sources in temporary folders
-        succeeded = run(args.root, args.until, args.parameters, args.cached)
+        succeeded = run(args.root, args.name, args.until, args.parameters, args.cached)
     sys.exit(not succeeded)
 
 

@@ -2,7 +2,12 @@
 
 import sys
 
-RENAMED = {"--examined": "--eval-pictures", "--least": "--min-accuracy"}
+RENAMED = {
+    "--examined": "--eval-instances",
+    "--eval-pictures": "--eval-instances",
+    "--least": "--min-score",
+    "--min-accuracy": "--min-score",
+}
 
 
 def replace_old_names(arguments: list[str]) -> list[str]:

@@ -1,8 +1,7 @@
-"""Functions that predict labels with a model: from a folder, an archive, a URL, or a Vertex AI endpoint."""
+"""Functions that predict with a model: in an archive, behind a URL, or on a Vertex AI endpoint; and its score.py."""
 
 import json
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -14,63 +13,66 @@ import requests
 from deploy import settings
 from deploy.clients import CloudClients
 from deploy.errors import UserError
-from pipeline.errors import PredictionError
+from pipeline.errors import EvaluationError
 
-ROOT = Path(__file__).resolve().parent.parent
 REQUEST_TIMEOUT_S = 120
-PROCESS_TIMEOUT_S = 900
+PROCESS_TIMEOUT_S = 3600
 """For all requests to a model that runs in a process on this machine."""
-PROGRAM = """
-import sys
+START = """
+import json, sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, sys.argv[1])
-# At the root of an archive, in handler/ of the repository. TorchServe calls this interface, so it is the same
-# in archives of every version.
-sys.path.append(sys.argv[1] + "/handler")
+out, sys.stdout = sys.stdout, sys.stderr
+"""
+"""The start of both programs: import from a folder, and keep stdout for the results."""
+# TorchServe calls this interface, so it is the same in archives of every version.
+PREDICT = """
 from vertex_handler import VertexHandler
 class Context:
-    system_properties = {"model_dir": sys.argv[2]}
+    system_properties = {"model_dir": sys.argv[1]}
     def set_response_status(self, *_): pass
     def set_response_content_type(self, *_): pass
     def set_response_header(self, *_): pass
 context, handler = Context(), VertexHandler()
 handler.initialize(context)
 for line in sys.stdin:
-    print(handler.handle([{"body": line.encode()}], context)[0], flush=True)
+    print(handler.handle([{"body": line.encode()}], context)[0], file=out, flush=True)
 """
-"""A worker without TorchServe: code from one folder, weights from another, a request per line of stdin."""
+"""A worker without TorchServe: a request per line of stdin."""
+SCORE = """
+from score import score
+for line in sys.stdin:
+    print(float(score(*json.loads(line))), file=out, flush=True)
+"""
+"""Run score.py: a prediction and the truth per line of stdin."""
+
+Request = dict[str, Any]
+"""A request's body: instances and parameters."""
+Predict = Callable[[list[Request]], list[Any]]
+"""Takes requests and returns the predictions for all their instances, in order; raises EvaluationError."""
 
 
-Request = list[str]
-"""The pictures of one request, each in base64."""
-Predict = Callable[[list[Request]], list[str]]
-"""Takes requests and returns the labels of all their pictures, in order; raises PredictionError."""
+def archive_predictor(archive: Path, python: Path) -> Predict:
+    """Predict with an archive of this project, in a process of `python`, which has the model's packages.
 
-
-def folder_predictor(weights: Path) -> Predict:
-    """Predict with the weights in a folder and the code of this repository."""
-    return lambda batches: _run(ROOT, weights.resolve(), batches)
-
-
-def archive_predictor(archive: Path) -> Predict:
-    """Predict with the weights and the code in an archive of this project.
-
-    Raises PredictionError if it does not exist or was not created by this project.
+    Raises EvaluationError if it does not exist or was not created by this project.
     """
     if not archive.is_file():
-        raise PredictionError(f"{archive} does not exist; pass an archive, a URL, or none")
+        raise EvaluationError(f"{archive} does not exist; pass an archive, a URL, or none")
     with zipfile.ZipFile(archive) as contents:
         if "handler/batch.py" not in contents.namelist():
             reason = "was not created by this project; serve it and pass its URL"
-            raise PredictionError(f"{archive} {reason}")
+            raise EvaluationError(f"{archive} {reason}")
 
-    def predict(batches: list[Request]) -> list[str]:
+    def predict(bodies: list[Request]) -> list[Any]:
         with (
             tempfile.TemporaryDirectory(prefix="serving-") as unpacked,
             zipfile.ZipFile(archive) as contents,
         ):
             contents.extractall(unpacked)
-            return _run(Path(unpacked), Path(unpacked), batches)
+            lines = [json.dumps(body) for body in bodies]
+            responses = _run(python, PREDICT, Path(unpacked), lines, f"prediction with {archive}")
+        return _parse_predictions(str(archive), bodies, responses)
 
     return predict
 
@@ -78,22 +80,22 @@ def archive_predictor(archive: Path) -> Predict:
 def url_predictor(url: str) -> Predict:
     """Predict by POST requests to a URL."""
 
-    def send(pictures: Request) -> str:
+    def send(body: Request) -> str:
         try:
-            response = requests.post(url, json=_build_body(pictures), timeout=REQUEST_TIMEOUT_S)
+            response = requests.post(url, json=body, timeout=REQUEST_TIMEOUT_S)
         except requests.RequestException as error:
-            raise PredictionError(f"{url}: {error}") from None
+            raise EvaluationError(f"{url}: {error}") from None
         if not response.ok:
-            raise PredictionError(
+            raise EvaluationError(
                 f"{url} responded with status {response.status_code}: {response.text[:300]}"
             )
         return response.text
 
-    return lambda batches: _parse_labels(url, batches, [send(pictures) for pictures in batches])
+    return lambda bodies: _parse_predictions(url, bodies, [send(body) for body in bodies])
 
 
 def endpoint_predictor(target: Mapping[str, Any]) -> Predict | None:
-    """Predict with the endpoint of deploy.toml; return None if no model receives traffic there.
+    """Predict with the model's endpoint; return None if no model receives traffic there.
 
     During a canary both versions respond: a request cannot choose one of them.
     """
@@ -102,16 +104,16 @@ def endpoint_predictor(target: Mapping[str, Any]) -> Predict | None:
         if not has_traffic(cloud):
             return None
     except UserError as error:
-        raise PredictionError(f"{error.message}; {error.hint}") from None
+        raise EvaluationError(f"{error.message}; {error.hint}") from None
 
-    def send(pictures: Request) -> str:
+    def send(body: Request) -> str:
         try:
-            return json.dumps(cloud.vertex.predict(_build_body(pictures)))
+            return json.dumps(cloud.vertex.predict(body))
         except UserError as error:
-            raise PredictionError(f"{error.message}; {error.hint}") from None
+            raise EvaluationError(f"{error.message}; {error.hint}") from None
 
     name = cloud.settings.endpoint
-    return lambda batches: _parse_labels(name, batches, [send(pictures) for pictures in batches])
+    return lambda bodies: _parse_predictions(name, bodies, [send(body) for body in bodies])
 
 
 def has_traffic(cloud: CloudClients) -> bool:
@@ -120,39 +122,58 @@ def has_traffic(cloud: CloudClients) -> bool:
     return state is not None and any(state.share(each.id) for each in state.deployed)
 
 
-def _run(code: Path, weights: Path, batches: list[Request]) -> list[str]:
-    # -I: import only this code and the installed packages.
-    completed = subprocess.run(
-        [sys.executable, "-I", "-c", PROGRAM, str(code), str(weights)],
-        cwd=code,
-        input="".join(f"{json.dumps(_build_body(pictures))}\n" for pictures in batches),
-        capture_output=True,
-        text=True,
-        timeout=PROCESS_TIMEOUT_S,
-        check=False,
-    )
-    responses = completed.stdout.splitlines()
-    if completed.returncode or len(responses) != len(batches):
+def score(program: Path, python: Path, predictions: list[Any], truths: list[Any]) -> list[float]:
+    """Return the score of each prediction, 0 to 1: that of score.py, if the file exists; raise EvaluationError.
+
+    Without it the score is 1 if the prediction or its label equals the truth, otherwise 0.
+    """
+    pairs = list(zip(predictions, truths, strict=True))
+    if not program.is_file():
+        return [float(truth in (predicted, get_label(predicted))) for predicted, truth in pairs]
+    lines = _run(python, SCORE, program.parent, [json.dumps(each) for each in pairs], str(program))
+    scores = [float(line) for line in lines]
+    if outside := [each for each in scores if not 0 <= each <= 1]:
+        raise EvaluationError(f"{program}: expected scores from 0 to 1; got {outside[0]}")
+    return scores
+
+
+def get_label(prediction: Any) -> Any:
+    """Return the label in a prediction that is an object with one; otherwise the prediction."""
+    return prediction.get("label", prediction) if isinstance(prediction, dict) else prediction
+
+
+def _run(python: Path, program: str, folder: Path, lines: list[str], action: str) -> list[str]:
+    """Run a program with the code in a folder, and return a line of output for each line of input."""
+    try:
+        # -I: import only this code and the installed packages.
+        completed = subprocess.run(
+            [str(python), "-I", "-c", START + program, str(folder.resolve())],
+            cwd=folder,
+            input="".join(f"{line}\n" for line in lines),
+            capture_output=True,
+            text=True,
+            timeout=PROCESS_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EvaluationError(f"{action} timed out after {error.timeout:.0f} s") from None
+    output = completed.stdout.splitlines()
+    if completed.returncode or len(output) != len(lines):
         reason = (completed.stderr.strip() or "no error message").splitlines()[-1]
-        raise PredictionError(f"prediction with {weights} failed: {reason}")
-    return _parse_labels(str(weights), batches, responses)
+        raise EvaluationError(f"{action} failed: {reason}")
+    return output
 
 
-def _build_body(pictures: Request) -> dict[str, Any]:
-    return {"instances": [{"b64": picture} for picture in pictures], "parameters": {"top_k": 1}}
-
-
-def _parse_labels(source: str, batches: list[Request], bodies: list[str]) -> list[str]:
-    """Return the labels in the response bodies; `source` names the model in errors."""
-    labels = []
-    for pictures, body in zip(batches, bodies, strict=True):
+def _parse_predictions(source: str, bodies: list[Request], responses: list[str]) -> list[Any]:
+    """Return the predictions in the responses; `source` names the model in errors."""
+    predictions: list[Any] = []
+    for body, response in zip(bodies, responses, strict=True):
         try:
-            predicted = [str(each["label"]) for each in json.loads(body)["predictions"]]
+            found = list(json.loads(response)["predictions"])
         except (ValueError, KeyError, TypeError):
-            reason = f"{source}: expected predictions with a label each, got {body[:300]}"
-            raise PredictionError(reason) from None
-        if len(predicted) != len(pictures):
-            counts = f"expected {len(pictures)} predictions, got {len(predicted)}"
-            raise PredictionError(f"{source}: {counts}")
-        labels += predicted
-    return labels
+            raise EvaluationError(f"{source}: expected predictions, got {response[:300]}") from None
+        if len(found) != len(body["instances"]):
+            counts = f"expected {len(body['instances'])} predictions, got {len(found)}"
+            raise EvaluationError(f"{source}: {counts}")
+        predictions += found
+    return predictions

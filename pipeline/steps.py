@@ -1,13 +1,17 @@
 """The steps of the pipeline: each runs programs of this project and records its inputs and outputs.
 
 This module uses only the standard library: a step runs in kfp's environment, and the programs run in their own, whose
-Python the variable PIPELINE_PYTHON names. kfp's artifacts are passed in as objects with a path and metadata.
+Python the variable PIPELINE_PYTHON names. kfp's artifacts are passed in as objects with a path and metadata. Up to the
+gate, the programs write into artifacts in place of build/, so that a rejected candidate changes nothing there.
 """
 
 import contextlib
+import dataclasses
+import filecmp
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -16,30 +20,30 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.errors import StepError
+from project.model_folder import OUTPUT_VARIABLE, VARIABLE, Model, find_model
+from project.weights import find_program
 
 STEPS = (
     "train",
+    "archive",
     "evaluate",
     "gate",
-    "export",
-    "archive",
     "build",
     "contract",
     "upload",
     "canary",
     "promote",
 )
-CACHED = ("train", "export")
+CACHED = ("train", "archive")
 """Steps whose outputs depend only on their inputs. The others read or change external state; so does `train` with
 the user's own data or weights, which can change under the same name."""
 ROOT = Path(__file__).resolve().parent.parent
-MODEL, ARCHIVE = ROOT / "build/model", ROOT / "build/model-store/digits.mar"
-"""Where the later programs read the model and its archive."""
-INSTANCES = "held-out/instances.json"
 RECORDS_VARIABLE = "PIPELINE_RECORD"
 """Names the file to which each step of a local run appends a record. On Vertex AI it is not set."""
 STEP_LINE_PREFIX = "│ "
 """Marks the lines that the steps log in a local run: they are shown to the user, kfp's lines only go to the log."""
+ARCHIVE_INPUTS = "archive.json"
+"""The file beside an archive by which serving.archive decides whether it is up to date."""
 
 
 class Artifact(Protocol):
@@ -51,145 +55,177 @@ class Artifact(Protocol):
 
 
 def train(
-    model: Artifact,
-    training_report: Artifact,
+    trained: Artifact,
     *,
+    model: str,
     weights: str,
     data: str,
-    options: Mapping[str, int],
+    train_options: str,
     source_hash: str,
 ) -> None:
     """Train, or fetch the trained weights at `weights`; `source_hash` is that of the training's sources."""
-    source = {"weights": weights} if weights else {"data": data, **options}
-    outputs = {"model": model, "training_report": training_report}
-    with _record_step("train", {}, outputs, source_hash=source_hash, **source):
-        Path(training_report.path).mkdir(parents=True, exist_ok=True)
+    candidate = _find_candidate(model, trained)
+    source = {"weights": weights} if weights else {"data": data, "train_options": train_options}
+    outputs = {"trained": trained}
+    with _record_step("train", model, {}, outputs, source_hash=source_hash, **source):
+        candidate.build.mkdir(parents=True, exist_ok=True)
         if weights:
-            run_program("storage", weights, model.path)
-            if not (Path(model.path) / "held-out").is_dir():
-                run_program("pipeline.held_out", model.path, *_to_options({"data": data}))
-            return
-        folders = {"out": model.path, "report": training_report.path}
-        run_program("model.train", *_to_options({**folders, "data": data, **options}))
+            run_program(candidate, "storage", weights, str(candidate.weights))
+        elif find_program(candidate):
+            options = [*_to_options({"data": data}), *shlex.split(train_options)]
+            run_program(candidate, "project.weights", *options)
+        elif data or train_options:
+            reason = f"{candidate.path} has no train.py, so --data and --train have no effect"
+            raise StepError(f"{reason}; pass --weights, or none of them")
+        else:
+            log(f"{candidate.path} has no train.py: the weights in the folder are used")
+
+
+def archive(trained: Artifact, packed: Artifact, *, model: str, archive_hash: str) -> None:
+    """Measure the backends and pack the model; `archive_hash` is that of the sources beside the model's own."""
+    candidate = _find_candidate(model, packed)
+    parameters = {"archive_hash": archive_hash}
+    with _record_step(
+        "archive", model, {"trained": trained}, {"packed": packed}, **parameters
+    ) as record:
+        candidate.build.mkdir(parents=True, exist_ok=True)
+        if Path(trained.path).is_dir():  # a bucket has no empty folders
+            shutil.copytree(trained.path, packed.path, dirs_exist_ok=True)
+        run_program(candidate, "serving.archive")
+        record["archive"] = _hash_path(candidate.archive)
 
 
 def evaluate(
-    model: Artifact,
+    packed: Artifact,
     report: Artifact,
     report_files: Artifact,
     *,
+    model: str,
     serving: str,
-    data: str,
     limits: Mapping[str, float],
     target: Mapping[str, str],
 ) -> dict[str, Any]:
     """Compare with the serving model within `limits` (options of pipeline.evaluate); return report.json's content."""
+    candidate = _find_candidate(model, packed)
     outputs = {"report": report, "report_files": report_files}
-    with _record_step("evaluate", {"model": model}, outputs, serving=serving, **limits):
-        folders = {"model": model.path, "out": report_files.path}
-        options = {**folders, "serving": serving, **limits, "data": data}
+    with _record_step("evaluate", model, {"packed": packed}, outputs, serving=serving, **limits):
+        options = {"out": report_files.path, "serving": serving, **limits}
         if serving == "endpoint":
             options |= target
-        run_program("pipeline.evaluate", *_to_options(options))
+        run_program(candidate, "pipeline.evaluate", *_to_options(options))
         shutil.copyfile(Path(report_files.path) / "report.html", report.path)
         result: dict[str, Any] = json.loads((Path(report_files.path) / "report.json").read_text())
         return result
 
 
-def gate(passed: bool, message: str) -> None:
-    """Stop the pipeline if the candidate did not pass its evaluation."""
-    with _record_step("gate", {}, {}, message=message):
+def gate(packed: Artifact, *, model: str, passed: bool, message: str) -> None:
+    """Stop the pipeline if the candidate did not pass its evaluation; in a local run, install it in build/."""
+    with _record_step("gate", model, {}, {}, message=message):
         if not passed:
             raise StepError(f"candidate rejected: {message}. The serving model stays in place.")
         log(message)
+        if RECORDS_VARIABLE in os.environ:
+            install(packed, model)
 
 
-def export(model: Artifact, exported_model: Artifact) -> None:
-    """Choose the fastest equivalent backend of the network."""
-    with _record_step("export", {"model": model}, {"exported_model": exported_model}):
-        shutil.copytree(model.path, exported_model.path, dirs_exist_ok=True)
-        run_program("model.export", "--model", exported_model.path)
-
-
-def archive(exported_model: Artifact, archive_file: Artifact) -> None:
-    """Create the .mar, and install it and the model in build/."""
-    inputs, outputs = {"exported_model": exported_model}, {"archive": archive_file}
-    with _record_step("archive", inputs, outputs):
-        store = Path(f"{archive_file.path}.store")
-        run_program("serving.archive", "--weights", exported_model.path, "--store", str(store))
-        shutil.copyfile(store / ARCHIVE.name, archive_file.path)
-        shutil.rmtree(store)
-        install(exported_model, archive_file)
-
-
-def build(
-    exported_model: Artifact, archive_file: Artifact, *, builder: str, target: Mapping[str, str]
-) -> str:
+def build(packed: Artifact, *, model: str, builder: str, target: Mapping[str, str]) -> str:
     """Build the image with the local Docker engine or Cloud Build; return its name."""
-    with _record_step("build", {"archive": archive_file}, {}, builder=builder) as record:
-        install(exported_model, archive_file)
+    with _record_step("build", model, {"packed": packed}, {}, builder=builder) as record:
+        installed = install(packed, model)
         if builder == "cloud":
-            run_program("deploy", "build", *_to_options(target))
-            found = run_program("pipeline.checks", "image", *_to_options(target), quiet=True)
-            record["image"] = image = found.strip()
+            run_program(installed, "deploy", "build", *_to_options(target))
+            query = ("pipeline.checks", "image", *_to_options(target))
+            record["image"] = image = run_program(installed, *query, quiet=True).strip()
             return image
         # The tag comes from the content: the same archive results in the same image.
-        record["image"] = tag = f"pipeline-digits:{_hash_artifact(archive_file)[:12]}"
-        _run(["make", "build", f"IMAGE={tag}", f"DOCKER={_docker()}"])
+        sha256 = _hash_path(ROOT / installed.archive)
+        record["image"] = tag = f"pipeline-{installed.name}:{sha256[:12]}"
+        _run(["make", "build", f"IMAGE={tag}", f"DOCKER={_docker()}"], installed)
         return tag
 
 
 def contract(
-    exported_model: Artifact,
-    archive_file: Artifact,
-    image: str,
-    *,
-    builder: str,
-    target: Mapping[str, str],
+    packed: Artifact, image: str, *, model: str, builder: str, target: Mapping[str, str]
 ) -> None:
     """Test the image against Vertex AI's container contract.
 
     Cloud Build, which is used if there is no Docker engine, ran the tests before it pushed the image; then this step
     only checks that they passed.
     """
-    with _record_step("contract", {}, {}, image=image):
-        install(exported_model, archive_file)
+    with _record_step("contract", model, {}, {}, image=image):
+        installed = install(packed, model)
         if builder == "cloud":
-            run_program("pipeline.checks", "contract", *_to_options(target))
+            run_program(installed, "pipeline.checks", "contract", *_to_options(target))
             return
-        instances = str(Path(exported_model.path) / INSTANCES)
-        run_program("contract", image, "--docker", _docker(), "--instances", instances)
+        options = {"docker": _docker(), "instances": installed.requests}
+        run_program(installed, "contract", image, *_to_options(options))
 
 
-def upload(exported_model: Artifact, archive_file: Artifact, *, target: Mapping[str, str]) -> str:
+def upload(packed: Artifact, *, model: str, target: Mapping[str, str]) -> str:
     """Push the image if it is missing in the registry, and upload it as a model version; return its number."""
-    with _record_step("upload", {"archive": archive_file}, {}, **target) as record:
-        install(exported_model, archive_file)
-        output = run_program("deploy", "upload", *_to_options(target))
+    with _record_step("upload", model, {"packed": packed}, {}, **target) as record:
+        installed = install(packed, model)
+        output = run_program(installed, "deploy", "upload", *_to_options(target))
         record["version"] = version = output.strip().splitlines()[-1]
         return version
 
 
 def canary(
-    version: str, *, target: Mapping[str, str], traffic: int, limits: Mapping[str, str]
+    version: str,
+    *,
+    model: str,
+    target: Mapping[str, str],
+    traffic: int,
+    limits: Mapping[str, str],
 ) -> None:
     """Route part of the traffic to the version and watch it; route all traffic to it if it is the first."""
-    with _record_step("canary", {}, {}, version=version, traffic=traffic, **limits):
-        words = _to_options(target)
-        if run_program("pipeline.checks", "has-traffic", *words, quiet=True).strip() != "yes":
+    deployed, words = find_model(model, ROOT), _to_options(target)
+    with _record_step("canary", model, {}, {}, version=version, traffic=traffic, **limits):
+        query = ("pipeline.checks", "has-traffic", *words)
+        if run_program(deployed, *query, quiet=True).strip() != "yes":
             log(f"no model is serving yet: version {version} is the first and gets all traffic")
-            run_program("deploy", "deploy", "--version", version, *_to_options(target))
+            run_program(deployed, "deploy", "deploy", "--version", version, *words)
             return
         options = {"version": version, "traffic": traffic, **target}
         if limits.get("watch"):
             options |= limits
-        run_program("deploy", "canary", *_to_options(options))
+        run_program(deployed, "deploy", "canary", *_to_options(options))
 
 
-def promote(version: str, *, target: Mapping[str, str]) -> None:
+def promote(version: str, *, model: str, target: Mapping[str, str]) -> None:
     """Route all traffic to the version."""
-    with _record_step("promote", {}, {}, version=version):
-        run_program("deploy", "promote", *_to_options(target))
+    with _record_step("promote", model, {}, {}, version=version):
+        run_program(find_model(model, ROOT), "deploy", "promote", *_to_options(target))
+
+
+def install(packed: Artifact, model: str) -> Model:
+    """Copy what was built for a candidate to build/NAME, unless it is there; return the model.
+
+    Modification times are kept: serving.archive takes the copy for up to date.
+    """
+    installed, source = find_model(model, ROOT), _find_candidate(model, packed).build
+    target = ROOT / installed.build
+    files = (ARCHIVE_INPUTS, installed.archive.name)
+    if not any(filecmp.cmpfiles(source, target, files, shallow=False)[1:]):
+        return installed
+    (target / ARCHIVE_INPUTS).unlink(missing_ok=True)
+    for folder in (installed.weights, installed.packages):
+        shutil.rmtree(ROOT / folder, ignore_errors=True)
+    ignored = shutil.ignore_patterns(ARCHIVE_INPUTS)
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignored, copy_function=_replace)
+    shutil.copy2(source / ARCHIVE_INPUTS, target)
+    return installed
+
+
+def _replace(source: str, target: str) -> None:
+    """Copy a file so that a server never reads a part of it."""
+    shutil.copy2(source, f"{target}.part")
+    os.replace(f"{target}.part", target)
+
+
+def _find_candidate(model: str, artifact: Artifact) -> Model:
+    """Return the model with an artifact in the place of build/."""
+    return dataclasses.replace(find_model(model, ROOT), output=Path(artifact.path))
 
 
 def log(line: str) -> None:
@@ -198,9 +234,9 @@ def log(line: str) -> None:
     print(f"{prefix}{line.replace(f'{ROOT}/', '')}", flush=True)
 
 
-def run_program(module: str, *arguments: str, quiet: bool = False) -> str:
+def run_program(model: Model, module: str, *arguments: str, quiet: bool = False) -> str:
     """Run a program of the project, log its output unless `quiet`, and return it; raise StepError if it fails."""
-    return _run([_find_python(), "-m", module, *arguments], quiet=quiet)
+    return _run([_find_python(), "-m", module, *arguments], model, quiet=quiet)
 
 
 def _find_python() -> str:
@@ -210,28 +246,6 @@ def _find_python() -> str:
         log("warning: the variable PROGRAMS is deprecated: use PIPELINE_PYTHON")
         return python
     return str(ROOT / ".venv/bin/python")
-
-
-def install(exported_model: Artifact, archive_file: Artifact) -> None:
-    """Copy model and archive to build/ unless they are there, with modification times in the order of make's rules."""
-    if not ARCHIVE.is_file() or _hash_artifact(archive_file) != _hash_path(ARCHIVE):
-        MODEL.parent.mkdir(exist_ok=True)
-        new = MODEL.with_name("model.new")
-        shutil.rmtree(new, ignore_errors=True)
-        source = Path(exported_model.path)
-        last = [source / "weights.safetensors", source / "backend.json"]
-        files = [file for file in source.rglob("*") if file.is_file() and file not in last]
-        for file in [*files, *(file for file in last if file.is_file())]:
-            target = new / file.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-        shutil.rmtree(MODEL, ignore_errors=True)
-        new.rename(MODEL)
-        ARCHIVE.parent.mkdir(exist_ok=True)
-        shutil.copyfile(archive_file.path, ARCHIVE.with_suffix(".part"))
-        ARCHIVE.with_suffix(".part").replace(ARCHIVE)
-    for file in (MODEL / "weights.safetensors", *MODEL.glob("*.json"), ARCHIVE):
-        file.touch()
 
 
 def _to_options(values: Mapping[str, Any]) -> list[str]:
@@ -244,12 +258,13 @@ def _docker() -> str:
     return os.environ.get("DOCKER", "docker")
 
 
-def _run(command: list[str], *, quiet: bool = False) -> str:
-    """Run a program in the project's folder and return its output; raise StepError if it fails."""
+def _run(command: list[str], model: Model, *, quiet: bool = False) -> str:
+    """Run a program for a model in the project's folder and return its output; raise StepError if it fails."""
     if not quiet:
-        log(f"$ {' '.join([Path(command[0]).name, *command[1:]])}")
+        log(f"$ {shlex.join([Path(command[0]).name, *command[1:]])}")
     # make passes its own options to every make that it starts; these are not meant for ours.
     env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")}
+    env |= {VARIABLE: str(model.path), OUTPUT_VARIABLE: str(model.output)}
     lines = []
     with subprocess.Popen(
         command,
@@ -267,7 +282,7 @@ def _run(command: list[str], *, quiet: bool = False) -> str:
             if not quiet:
                 log(f"  {line.rstrip()}")
     if process.returncode:
-        name = " ".join(command[1:4] if command[0] != "make" else command[:2])
+        name = "make build" if command[0] == "make" else command[2]
         reason = "".join(lines[-5:]).strip() if quiet else "see its output above"
         raise StepError(f"{name} failed with exit code {process.returncode}: {reason}")
     return "".join(lines)
@@ -275,12 +290,17 @@ def _run(command: list[str], *, quiet: bool = False) -> str:
 
 @contextlib.contextmanager
 def _record_step(
-    step: str, inputs: Mapping[str, Artifact], outputs: Mapping[str, Artifact], **parameters: Any
+    step: str,
+    model: str,
+    inputs: Mapping[str, Artifact],
+    outputs: Mapping[str, Artifact],
+    **parameters: Any,
 ) -> Iterator[dict[str, Any]]:
     """Record a step's inputs, outputs, parameters and duration, for the lineage of an archive."""
     began = time.time()
     record: dict[str, Any] = {
         "step": step,
+        "model": find_model(model, ROOT).name,
         "began": began,
         "parameters": parameters,
         "inputs": {name: _describe(each) for name, each in inputs.items()},
@@ -298,25 +318,21 @@ def _record_step(
     finally:
         record |= {"state": state, "seconds": round(time.time() - began, 1)}
         if state == "done":
-            for each in outputs.values():
-                identity = {"sha256": _hash_artifact(each), "step": step}
-                each.metadata |= identity | _drop_empty(parameters)
             record["outputs"] = {name: _describe(each) for name, each in outputs.items()}
+            for name, each in outputs.items():
+                identity = {"sha256": record["outputs"][name]["sha256"], "step": step}
+                each.metadata |= identity | _drop_empty({"model": record["model"], **parameters})
         if file := os.environ.get(RECORDS_VARIABLE):
             with open(file, "a") as lines:
                 lines.write(json.dumps(record) + "\n")
 
 
 def _describe(artifact: Artifact) -> dict[str, str]:
-    return {"uri": artifact.uri, "sha256": _hash_artifact(artifact)}
+    return {"uri": artifact.uri, "sha256": _hash_path(Path(artifact.path))}
 
 
 def _drop_empty(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value not in ("", {}, None)}
-
-
-def _hash_artifact(artifact: Artifact) -> str:
-    return _hash_path(Path(artifact.path))
 
 
 def _hash_path(path: Path) -> str:

@@ -12,22 +12,29 @@ from google.cloud import aiplatform, storage
 from google.cloud import aiplatform_v1 as v1
 
 from deploy import settings
-from deploy.buckets import get_or_create_bucket
+from deploy.buckets import TIMEOUT_S, get_or_create_bucket, storage_errors
 from deploy.clients import CloudClients
 from deploy.cloud_build import submit_build
 from deploy.errors import UserError
 from deploy.fingerprint import CACHES, fingerprint
 from pipeline.steps import ROOT
+from project.model_folder import Model
 
 BUILD_CONFIG = "pipeline/cloudbuild.yaml"
+STEPS_IMAGE = "pipeline-steps"
+"""The name of the image that the steps run in, for all models: it holds none."""
 POLL_INTERVAL_S = 15
 CONSOLE_URL = "https://console.cloud.google.com/vertex-ai/locations/{s.region}/pipelines/runs/{job}?project={s.project}"
 FINAL_STATES = ("SUCCEEDED", "FAILED", "CANCELLED")
 
 
-def connect(project: str | None, region: str | None) -> CloudClients:
-    """Return the client for the project and region of the options or deploy.toml, and configure the SDK for it."""
-    cloud = CloudClients.create(settings.load({"project": project, "region": region}))
+def connect(project: str | None, region: str | None, model: Model) -> CloudClients:
+    """Return the client for the project and region of the options or deploy.toml, and configure the SDK for it.
+
+    Its setting `name` is that of the model: the pipeline's jobs, schedules and artifacts are named after it.
+    """
+    target = {"project": project, "region": region, "name": model.name, "model": str(model.path)}
+    cloud = CloudClients.create(settings.load(target))
     s = cloud.settings
     settings.save_defaults(s)
     # This module logs the same events in fewer words. Each module of the SDK has a logger with a level of its own.
@@ -46,8 +53,7 @@ def connect(project: str | None, region: str | None) -> CloudClients:
 
 def ensure_steps_image(cloud: CloudClients) -> str:
     """Return the URI, with digest, of the image that the steps run in; build it with Cloud Build if it is missing."""
-    name = f"{cloud.settings.name}-pipeline"
-    renamed = cloud.settings.model_copy(update={"name": name})
+    renamed = cloud.settings.model_copy(update={"name": STEPS_IMAGE})
     steps = CloudClients.create(renamed, cloud.report)
     image, tag = steps.settings.image_name, steps_tag()
     if steps.artifacts.find_digest(tag) is None:
@@ -61,12 +67,12 @@ def ensure_steps_image(cloud: CloudClients) -> str:
 
 def steps_tag() -> str:
     """Return the tag of the steps' image for the current sources: pipeline/Dockerfile copies the repository."""
-    names = sorted({each.name for each in ROOT.iterdir()} - CACHES - {"docs"})
+    names = sorted({each.name for each in ROOT.iterdir()} - CACHES - {"docs", "model"})
     return f"src-{fingerprint(ROOT, names)}"
 
 
 def build_job(
-    cloud: CloudClients, template: Path, parameters: dict[str, Any], root: str | None = None
+    cloud: CloudClients, template: Path, parameters: dict[str, Any], root: str
 ) -> aiplatform.PipelineJob:
     """Return a job, not submitted yet; raise UserError if the parameters do not match the pipeline."""
     s = cloud.settings
@@ -75,7 +81,7 @@ def build_job(
             display_name=s.name,
             template_path=str(template),
             parameter_values=parameters,
-            pipeline_root=root or f"gs://{_ensure_bucket(cloud)}/{s.name}",
+            pipeline_root=root,
             failure_policy="fast",
         )
     except ValueError as error:
@@ -96,7 +102,7 @@ def submit(
         labels={"name": s.name},
     )
     # Not job.submit(): it checks the bucket at a host that cannot be configured, and continues whatever the result.
-    # _ensure_bucket did that check.
+    # get_or_create_root did that check.
     with _translate_errors(cloud, "submitting the pipeline"):
         submitted = job.api_client.create_pipeline_job(
             parent=s.location, pipeline_job=request, pipeline_job_id=job.job_id
@@ -153,12 +159,14 @@ def _list_schedules(cloud: CloudClients) -> list[aiplatform.PipelineJobSchedule]
         return list(aiplatform.PipelineJobSchedule.list(filter=expression))
 
 
-def _ensure_bucket(cloud: CloudClients) -> str:
-    """Return the project's bucket for artifacts, created if missing; raise UserError if another project owns it."""
+def get_or_create_root(cloud: CloudClients) -> str:
+    """Return the folder for artifacts in the project's bucket, which is created if it is missing.
+
+    Raises UserError if another project owns the bucket.
+    """
     s = cloud.settings
     name, hint = f"{s.project}-pipeline", "--pipeline-root gs://a-bucket-of-yours/folder"
-    credentials = cloud.client.credentials
-    with contextlib.closing(storage.Client(project=s.project, credentials=credentials)) as client:
+    with _storage_client(cloud) as client:
         # own_project_only: another project may have taken this predictable name.
         get_or_create_bucket(
             client,
@@ -169,7 +177,30 @@ def _ensure_bucket(cloud: CloudClients) -> str:
             own_project_only=True,
             hint=hint,
         )
-    return name
+    return f"gs://{name}/{s.name}"
+
+
+def upload_model(cloud: CloudClients, model: Model, root: str) -> str:
+    """Upload the model's folder to the folder for artifacts; return where the steps find it.
+
+    Vertex AI mounts buckets at /gcs. The folder's name has a hash of its contents, so that a schedule keeps the
+    files that it was created with.
+    """
+    bucket, _, folder = root.removeprefix("gs://").partition("/")
+    target = f"{folder}/source/{fingerprint(model.path, [''])}/{model.name}".lstrip("/")
+    with storage_errors(root), _storage_client(cloud) as client:
+        for file in sorted(filter(Path.is_file, model.path.rglob("*"))):
+            name = file.relative_to(model.path)
+            if not CACHES & set(name.parts):
+                blob = client.bucket(bucket).blob(f"{target}/{name.as_posix()}")
+                blob.upload_from_filename(str(file), checksum="crc32c", timeout=TIMEOUT_S)
+    cloud.report(f"uploaded {model.path} to gs://{bucket}/{target}")
+    return f"/gcs/{bucket}/{target}"
+
+
+def _storage_client(cloud: CloudClients) -> contextlib.closing[storage.Client]:
+    project, credentials = cloud.settings.project, cloud.client.credentials
+    return contextlib.closing(storage.Client(project=project, credentials=credentials))
 
 
 def _log_changes(cloud: CloudClients, job: v1.PipelineJob, states: dict[str, str]) -> None:

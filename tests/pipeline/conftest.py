@@ -16,6 +16,8 @@ from tests.images import ROOT
 from tests.programs import Result, copy_repository, run_program
 
 KFP = ROOT / "build/pipeline/venv/bin/python"
+TRAINABLE = "tests/pipeline/threshold"
+"""A model with train.py, which also writes held-out.json."""
 
 
 @pytest.fixture(scope="session")
@@ -27,14 +29,15 @@ def kfp() -> Path:
 
 
 class Clone(NamedTuple):
-    """A copy of the repository's tracked files, with a trained model and its archive."""
+    """A copy of the repository's tracked files."""
 
     root: Path
 
-    def pipeline(self, *arguments: str, env: dict[str, str] | None = None) -> Result:
+    def pipeline(self, *arguments: str, model: str = TRAINABLE, **env: str) -> Result:
         """Run python -m pipeline in it."""
         command = [sys.executable, "-m", "pipeline", *arguments]
-        return run_program(command, {"DOCKER": DOCKER, **(env or {})}, cwd=self.root, timeout_s=500)
+        env = {"DOCKER": DOCKER, "MODEL": model, **env}
+        return run_program(command, env, cwd=self.root, timeout_s=500)
 
     def records(self) -> list[list[dict[str, Any]]]:
         """Return the steps' records of each run, the last run last."""
@@ -43,8 +46,8 @@ class Clone(NamedTuple):
 
     @property
     def archive(self) -> Path:
-        """The archive that is served and deployed."""
-        return self.root / "build/model-store/digits.mar"
+        """The archive of the trainable model that is served and deployed."""
+        return self.root / "build/threshold/threshold.mar"
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +55,7 @@ def clone(kfp: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone
     """Yield a clone with the environments of this folder; remove its images at the end."""
     root = tmp_path_factory.mktemp("clone")
     copy_repository(root)
-    (root / "build/pipeline").mkdir()
+    (root / "build/pipeline").mkdir(parents=True)
     (root / "build/pipeline/venv").symlink_to(kfp.parents[1])
     clone = Clone(root)
     yield clone

@@ -46,6 +46,15 @@ def test_only_steps_that_depend_on_nothing_but_their_inputs_are_cached(committed
     assert cached == set(CACHED)
 
 
+def test_committed_pipeline_is_for_any_model(committed: Any) -> None:
+    assert committed["pipelineInfo"]["name"] == "model"
+    parameters = committed["root"]["inputDefinitions"]["parameters"]
+    assert "defaultValue" not in parameters["model"]
+    for name, task in committed["root"]["dag"]["tasks"].items():
+        assert task["inputs"]["parameters"]["model"] == {"componentInputParameter": "model"}, name
+    assert "digits" not in COMMITTED.read_text()
+
+
 def test_results_of_the_evaluation_have_types_that_vertex_ai_displays(committed: Any) -> None:
     outputs = committed["components"]["comp-evaluate"]["outputDefinitions"]["artifacts"]
     kinds = {name: each["artifactType"]["schemaTitle"] for name, each in outputs.items()}
@@ -57,9 +66,12 @@ def test_results_of_the_evaluation_have_types_that_vertex_ai_displays(committed:
     }
 
 
-def test_pipeline_compiles_up_to_a_step_with_another_image(kfp: Path, tmp_path: Path) -> None:
-    options = ("--until", "archive", "--image", "host/steps@sha256:1")
+def test_pipeline_compiles_up_to_a_step_with_another_image_and_a_models_name(
+    kfp: Path, tmp_path: Path
+) -> None:
+    options = ("--until", "gate", "--image", "host/steps@sha256:1", "--name", "flowers")
     cut = yaml.safe_load(compile_pipeline(kfp, tmp_path / "cut.yaml", *options))
-    assert set(cut["root"]["dag"]["tasks"]) == set(STEPS[:5])
+    assert set(cut["root"]["dag"]["tasks"]) == set(STEPS[:4])
+    assert cut["pipelineInfo"]["name"] == "flowers"
     executors = cut["deploymentSpec"]["executors"].values()
     assert {each["container"]["image"] for each in executors} == {"host/steps@sha256:1"}

@@ -7,9 +7,10 @@ import pytest
 from emulator.stack import Stack
 from pipeline.__main__ import build_parser
 from pipeline.evaluate import build_parser as build_evaluate_parser
+from project.model_folder import DEFAULT
 from tests.cloud.guide import Example, check_example, read_examples
 from tests.images import ROOT
-from tests.pipeline.conftest import Clone
+from tests.pipeline.conftest import TRAINABLE, Clone
 from tests.programs import run_program
 
 pytestmark = [pytest.mark.xdist_group("pipeline"), pytest.mark.full]
@@ -35,4 +36,7 @@ def test_commands_shown_with_an_output_print_it(clone: Clone, stack: Stack) -> N
     with_output = [each for each in COMMANDS if each.output.strip()]
     assert len(with_output) == 5
     for each in with_output:
-        check_example(each, each.command, stack.environment("my-project"), clone.root)
+        # The page has the name of the default model.
+        example = each._replace(output=each.output.replace(DEFAULT, "threshold"))
+        env = {**stack.environment("my-project"), "MODEL": TRAINABLE}
+        check_example(example, each.command, env, clone.root)

@@ -29,7 +29,7 @@ from pipeline.vertex_runner import steps_tag
 from project.model_folder import find_model
 from tests.cloud.conftest import PROJECT, TINY, Run, deploy, traffic_by_version  # noqa: F401
 from tests.container.conftest import DOCKER
-from tests.images import ROOT
+from tests.images import ARCHIVE, ROOT, TOY
 from tests.programs import Result, run_main, run_program
 
 pytestmark = pytest.mark.xdist_group("pipeline")
@@ -81,14 +81,36 @@ def test_pipeline_is_compiled_submitted_and_watched_until_it_ends(
     assert images(spec) == {IMAGE.split()[1]}
     # The user's own weights can change under the same name, so that step is not cached.
     assert not spec["root"]["dag"]["tasks"]["train"].get("cachingOptions", {}).get("enableCache")
-    # The artifacts are written to a bucket of the project.
-    assert job.runtime_config.gcs_output_directory == f"gs://{PROJECT}-pipeline/digits"
+    assert (job.display_name, dict(job.labels), spec["pipelineInfo"]["name"]) == (
+        *("toy", {"name": "toy"}),
+        "toy",
+    )
+    # The artifacts are written to a bucket of the project, and the steps read the model's folder there.
+    assert job.runtime_config.gcs_output_directory == f"gs://{PROJECT}-pipeline/toy"
+    bucket, folder = (
+        f"{PROJECT}-pipeline",
+        parameters["model"].removeprefix(f"/gcs/{PROJECT}-pipeline/"),
+    )
+    assert re.fullmatch("toy/source/[0-9a-f]{16}/toy", folder)
     with artifacts.storage_client(stack.state.config) as client:
-        assert client.lookup_bucket(f"{PROJECT}-pipeline") is not None
+        stored = {blob.name: blob.download_as_bytes() for blob in client.list_blobs(bucket)}
+    for file in TOY.iterdir():
+        assert file.is_dir() or stored[f"{folder}/{file.name}"] == file.read_bytes()
+
+
+def test_archive_instead_of_a_folder_is_rejected(
+    pipeline: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = pipeline(f"submit {IMAGE} --model {ARCHIVE}")
+    assert ran.code == 1
+    assert f"{ARCHIVE}: the pipeline packs a model's folder" in ran.err
+    monkeypatch.setenv("MODEL", "missing")
+    assert "MODEL=missing: no folder missing" in pipeline(f"submit {IMAGE} --model missing").err
+    assert not stack.state.pipeline_jobs
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("option", ["--weights build/model", "--data /pictures", "--serving a.mar"])
+@pytest.mark.parametrize("option", ["--weights build/toy", "--data /pictures", "--serving a.mar"])
 def test_local_paths_are_rejected_and_buckets_are_mounted(
     pipeline: Run, stack: Stack, option: str
 ) -> None:
@@ -156,7 +178,7 @@ def test_schedule_is_created_listed_and_deleted(pipeline: Run, stack: Stack) -> 
     assert not stack.state.pipeline_jobs
     assert f"active  {cron}" in pipeline("schedules").out
     assert f"deleted: {schedule.name}" in pipeline("unschedule").out
-    assert "no schedules of digits" in pipeline("schedules").out
+    assert "no schedules of toy" in pipeline("schedules").out
 
 
 @pytest.mark.full
@@ -164,7 +186,7 @@ def test_schedule_is_created_listed_and_deleted(pipeline: Run, stack: Stack) -> 
     ("path", "value", "message"),
     [
         ("runtimeConfig.parameterValues.colour", "red", "colour is not an input"),
-        ("runtimeConfig.parameterValues.epochs", "five", "epochs is 'five'"),
+        ("runtimeConfig.parameterValues.traffic", "five", "traffic is 'five'"),
         ("pipelineSpec.components", None, "does not exist"),
         ("runtimeConfig.gcsOutputDirectory", "/tmp/x", "not a Cloud Storage URI"),
         ("runtimeConfig.gcsOutputDirectory", "gs://none/x", "none does not exist"),
@@ -179,7 +201,8 @@ def test_emulator_rejects_an_invalid_job(
         if client.lookup_bucket("pipeline-bucket") is None:
             client.create_bucket("pipeline-bucket")
     spec = yaml.safe_load((ROOT / "pipeline/pipeline.yaml").read_text())
-    config = {"gcsOutputDirectory": "gs://pipeline-bucket/x", "parameterValues": {"epochs": 2}}
+    values = {"model": "/gcs/b/toy", "traffic": 2}
+    config = {"gcsOutputDirectory": "gs://pipeline-bucket/x", "parameterValues": values}
     url = f"{stack.url}/v1/projects/p/locations/us-central1/pipelineJobs?pipelineJobId=job"
     good = {"displayName": "d", "pipelineSpec": spec, "runtimeConfig": config}
     bad: Any = copy.deepcopy(good)
@@ -208,7 +231,7 @@ def test_second_version_becomes_a_canary_and_is_promoted(deploy: Run, stack: Sta
 
 def run_step(stack: Stack, name: str, version: str, arguments: str = "") -> None:
     """Run a step in a process of its own, as kfp does."""
-    code = f"from pipeline import steps; steps.{name}({version!r}, target={TARGET!r}{arguments})"
+    code = f"from pipeline import steps; steps.{name}({version!r}, model='tests/toy', target={TARGET!r}{arguments})"
     env = {"PIPELINE_PYTHON": sys.executable, "DEPLOY_IMAGE": f"{TINY}:{version}"}
     done = run_program([sys.executable, "-c", code], stack.environment(PROJECT) | env)
     assert done.code == 0, done.out + done.err
@@ -240,7 +263,7 @@ def test_only_an_image_tested_by_cloud_build_passes_the_contract_step(
 def test_existing_image_of_the_steps_is_not_built_again(
     pipeline: Run, stack: Stack, tmp_path: Path
 ) -> None:
-    docker, image = Docker(DOCKER), f"{stack.registry}/{PROJECT}/models/digits-pipeline"
+    docker, image = Docker(DOCKER), f"{stack.registry}/{PROJECT}/models/pipeline-steps"
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
     docker("build", "--quiet", "--tag", f"{image}:{steps_tag()}", str(tmp_path))
     pushed = docker("push", f"{image}:{steps_tag()}")

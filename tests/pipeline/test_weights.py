@@ -11,14 +11,14 @@ from tests import bucket
 from tests.images import TOY
 from tests.programs import run_program
 
-FILES = [TOY / name for name in ("weights.safetensors", "model.json", "golden.json")]
+FILES = [TOY / name for name in ("weights.safetensors", "labels.json", "requests.json")]
 
 
 def test_folder_in_a_bucket_is_fetched(
     emulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", emulator)
-    uri = bucket.create_bucket(emulator, "weights", "digits", *FILES)
+    uri = bucket.create_bucket(emulator, "weights", "toy", *FILES)
     assert fetch(uri, tmp_path / "model") == len(FILES)
     for file in FILES:
         assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes()
@@ -27,7 +27,7 @@ def test_folder_in_a_bucket_is_fetched(
 
 
 def test_local_folder_is_copied_not_linked(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "storage", "build/model", str(tmp_path / "model")]
+    command = [sys.executable, "-m", "storage", str(TOY), str(tmp_path / "model")]
     assert run_program(command).code == 0
     fetched = tmp_path / "model" / "weights.safetensors"
     assert fetched.read_bytes() == (TOY / "weights.safetensors").read_bytes()
