@@ -113,6 +113,7 @@ def check(model: Model, write: str | None) -> bool:
 
 def _collect(model: Model, contents: Path) -> list[str]:
     if model.path.is_file():
+        contents.mkdir()
         unpack(model.path, contents)
         if not (contents / "handler").is_dir():
             hint = f"make migrate MAR={model.path} checks it"
