@@ -178,11 +178,10 @@ class Settings(BaseModel):
                 return text
         except ModelFolderError:
             pass  # there is no default
-        path, value = self.sources.path, str(self.sources.path)
-        # In Cloud Build the path is that of the uploaded archive.
-        if path.parent == MODELS or path == self.sources.archive:
-            value = path.stem
-        value = shlex.quote(value)
+        path = self.sources.path
+        value = shlex.quote(path.name if path.parent == MODELS else str(path))
+        if path == self.sources.archive:  # the upload to Cloud Build
+            value = self.sources.name
         text = re.sub(rf"\bmake ({'|'.join(TARGETS)})(?![\w-])", rf"\g<0> {VARIABLE}={value}", text)
         return re.sub(r"-m deploy [a-z-]+", rf"\g<0> --model {value}", text)
 
