@@ -7,12 +7,10 @@ import json
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
 
 from handler import batch, comparison, envelope
 from handler.envelope import Response
-from task import JSON
-from task.adapter import AdaptedTask, adapt
+from task.adapter import AdaptedTask
 from task.requests_file import Example
 
 MAX_REPORTED = 3
@@ -25,13 +23,8 @@ class GoldenMismatchError(Exception):
     """A prediction is not the expected one, or there is none. The text names the request."""
 
 
-def request(task: Any) -> dict[str, JSON]:
-    """Return the body of the first request of a task."""
-    return adapt(task).examples[0].body
-
-
 def check(
-    task: Any, examples: Sequence[Example] | None = None, *, each_alone: bool = False
+    task: AdaptedTask, examples: Sequence[Example] | None = None, *, each_alone: bool = False
 ) -> list[str]:
     """Run examples, by default the task's own, from request to response; raise GoldenMismatchError.
 
@@ -39,7 +32,6 @@ def check(
     has each of them twice, so that samples of different shapes are batched too. Returns the names of the
     examples whose predictions are not compared. It also warms the worker up for the first client.
     """
-    task = adapt(task)
     examples = task.examples if examples is None else examples
     if not examples:
         raise GoldenMismatchError("the model has no requests.json, so it cannot be checked")

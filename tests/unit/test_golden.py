@@ -162,6 +162,14 @@ def test_prediction_may_have_more_keys_than_expected(
 A, B, C, D = (("a", 0.4), ("b", 0.20001), ("c", 0.2), ("d", 0.19999))
 
 
+def test_other_values_at_the_end_of_a_ranking_are_differences() -> None:
+    expected = [{"label": "cat", "score": 0.5, "box": [1, 2]}]
+    assert find_differences([{"label": "cat", "score": 0.5, "box": [1, 9]}], expected)
+    columns = {"weights": [0.5, 0.2], "embedding": [0.1, 0.2]}
+    assert find_differences(columns | {"embedding": [0.1, 0.9]}, columns)
+    assert find_differences([["cat", 0.5, 0.1]], [["cat", 0.5, 0.2]])
+
+
 def as_objects(*pairs: tuple[str, float]) -> list[JSON]:
     return [{"label": label, "score": score, "box": [ord(label)]} for label, score in pairs]
 
