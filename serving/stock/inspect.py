@@ -114,11 +114,16 @@ def _check_imports(contents: Contents) -> Iterator[Finding]:
     in_archive = {name.split("/", 1)[0].removesuffix(".py") for name in contents.names}
     for module, files in sorted(_find_imports(contents).items()):
         top = module.split(".")[0]
-        name = PACKAGE_NAMES.get(module) or PACKAGE_NAMES.get(top, top.replace("_", "-").lower())
+        known = PACKAGE_NAMES.get(module) or PACKAGE_NAMES.get(top)
+        name = known or top.replace("_", "-").lower()
         if top in in_archive or top in sys.stdlib_module_names or name in installed:
             continue
-        hint = f'make build EXTRAS="{name}"'
+        hint = _hint(f"the line {known}" if known else f"the package that provides {top}")
         yield Finding(False, f"import {top} ({', '.join(sorted(files))}): not in the image", hint)
+
+
+def _hint(lines: str) -> str:
+    return f"add {lines} to requirements.txt of the model in the image, and run make build"
 
 
 def _find_imports(contents: Contents) -> dict[str, set[str]]:
@@ -192,13 +197,13 @@ def _check_requirements(contents: Contents) -> Iterator[Finding]:
         if name not in installed:
             missing.append(text)
         elif not requirement.specifier.contains(_version(name), prereleases=True):
-            hint = "check that the archive loads below, or set the version with EXTRAS"
+            hint = "check that the archive loads below, or set the version in requirements.txt"
             yield Finding(None, f"{file}: {text}; the image has {name} {_version(name)}", hint)
     if missing:
         yield Finding(
             False,
             f"{file}: {', '.join(missing)}: not in the image, and nothing is installed at startup",
-            f'make build EXTRAS="{" ".join(missing)}"',
+            _hint(f"{'the line' if len(missing) == 1 else 'the lines'} {', '.join(missing)}"),
         )
 
 

@@ -40,11 +40,11 @@ OPTIONAL = "try:\n    import torch_xla\nexcept ImportError:\n    torch_xla = Non
 CASES = {
     "nothing": ({"handler.py": OPTIONAL + HANDLER}, {}, []),
     "a package that is not in the image": (
-        {"handler.py": f"import cv2, helper\n{HANDLER}", "helper.py": "import transformers"},
+        {"handler.py": f"import cv2, helper\n{HANDLER}", "helper.py": "import mine"},
         {},
         [
-            'import cv2 (handler.py): not in the image | make build EXTRAS="opencv-python-head',
-            'import transformers (helper.py): not in the image | make build EXTRAS="transformers"',
+            "import cv2 (handler.py): not in the image | add the line opencv-python-headless to req",
+            "import mine (helper.py): not in the image | add the package that provides mine to req",
         ],
     ),
     "what TorchServe's own handlers import": (
@@ -62,7 +62,7 @@ CASES = {
         {"handler.py": HANDLER, "requirements.txt": "numpy\nspacy>=3  # words\n"},
         {"requirementsFile": "requirements.txt"},
         [
-            'spacy>=3: not in the image, and nothing is installed at startup | make build EXTRAS="spacy>=3"'
+            "spacy>=3: not in the image, and nothing is installed at startup | add the line spacy>=3 to"
         ],
     ),
 }
