@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from project.model_folder import Model, ModelFolderError, add_model_option, find_model
 from serving.errors import ServingError
@@ -42,7 +42,14 @@ def predict(url: str, body: dict[str, Any]) -> tuple[list[Any], float]:
     if not response.ok:
         message = _read_message(response.content)
         raise PredictError(f"{url} responded with {response.status_code}: {message}")
-    return response.json()["predictions"], latency_ms
+    try:
+        predictions = response.json()["predictions"]
+        if len(predictions) == len(body["instances"]):
+            return predictions, latency_ms
+    except (ValueError, KeyError, TypeError):
+        pass
+    expected = f"expected {len(body['instances'])} predictions"
+    raise PredictError(f"{url}: {expected}, got {response.text[:MAX_CHARS]}")
 
 
 def render_image(image: Image.Image) -> str:
@@ -100,11 +107,14 @@ def replace_image(value: Any, image: str) -> Any:
 def read_body(path: Path) -> dict[str, Any]:
     """Return the request in a JSON file; raise PredictError."""
     try:
-        return dict(json.loads(path.read_text()))
+        body = json.loads(path.read_text())
+        if isinstance(body["instances"], list):
+            return dict(body)
     except OSError as error:
         raise PredictError(f"{path}: {error.strerror}") from error
-    except (ValueError, TypeError):
-        raise PredictError(f'{path}: expected {{"instances": [...]}} as JSON') from None
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise PredictError(f'{path}: expected {{"instances": [...]}} as JSON')
 
 
 def _build_body(model: Model, request: Path | None, picture: Path | None) -> dict[str, Any]:
@@ -129,7 +139,7 @@ def _print_instance(instance: Any) -> None:
     try:
         with Image.open(io.BytesIO(base64.b64decode(content or ""))) as image:
             print(f"{render_image(image)}\n")
-    except (UnidentifiedImageError, ValueError):
+    except (OSError, ValueError):
         text = json.dumps(instance, ensure_ascii=False)
         print(text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}...")
 

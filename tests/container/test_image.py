@@ -68,7 +68,7 @@ OTHER_ROUTES = [
     ("POST", "/models?url=http://x/y.mar", 404),
     ("GET", "/metrics", 404),
     ("POST", "/workflows", 404),
-    ("POST", "/predictions/digits", 404),
+    ("POST", "/predictions/toy", 404),
     ("GET", "/api-description", 404),
     ("GET", f"{HEALTH}/", 404),
     ("GET", f"{HEALTH}/../models", 404),
@@ -374,7 +374,7 @@ def test_model_that_cannot_be_loaded_ends_the_container_with_the_reason(
     start: Start, tmp_path: Path
 ) -> None:
     weights = (TOY / "weights.safetensors").read_bytes()[:1000]
-    changed(ARCHIVE, tmp_path / "digits.mar", "weights.safetensors", weights).chmod(0o644)
+    changed(ARCHIVE, tmp_path / "toy.mar", "weights.safetensors", weights).chmod(0o644)
     tmp_path.chmod(0o755)
     container = start("--volume", f"{tmp_path}:/opt/model-store:ro", **VERTEX)
     assert container.wait_until_ended(120) == 1

@@ -115,7 +115,7 @@ def test_requests_instances_and_batches_are_counted_without_health_checks(
 
     wait_for(lambda: growth() == names, 10, f"{names}, not {growth()}")
     after = scrape(observed)
-    assert after["serving_model_info[456][123][digits][123][456][1.0]"] == 1
+    assert after["serving_model_info[456][123][toy][123][456][1.0]"] == 1
     for process in ("entrypoint", "nginx", "torchserve", "worker", "telemetry"):
         assert after[f"serving_process_memory_bytes[{process}]"] > 1 << 20
 
@@ -311,9 +311,9 @@ def test_otlp_endpoint_gets_the_same_metrics_as_prometheus(
     observed: Container, otlp_endpoint: tuple[str, ReceivedTelemetry], predicting: Endpoint
 ) -> None:
     assert predicting.post(request_body(cases.INSTANCE)).code == 200
-    wait_for(lambda: "serving_instances_total" in otlp_endpoint[1].metrics("digits"), 15, "metrics")
-    assert set(otlp_endpoint[1].metrics("digits")) == metric_names(metrics_text(observed))
-    resource = otlp_endpoint[1].resource("digits")
+    wait_for(lambda: "serving_instances_total" in otlp_endpoint[1].metrics("toy"), 15, "metrics")
+    assert set(otlp_endpoint[1].metrics("toy")) == metric_names(metrics_text(observed))
+    resource = otlp_endpoint[1].resource("toy")
     assert (resource["vertex.endpoint_id"], resource["gcp.project_id"]) == ("123", "1")
 
 

@@ -38,10 +38,10 @@ def program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 class LocalServer:
     """`python -m serving.local`, as `make serve` runs it."""
 
-    def __init__(self, *arguments: str, **environ: str) -> None:
+    def __init__(self, *arguments: str, folder: Path = ROOT, **environ: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "serving.local", *arguments],
-            cwd=ROOT,
+            cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -150,7 +150,7 @@ def stock_torchserve(archive: Path, request: bytes, *more_settings: str) -> Iter
 
 
 @pytest.fixture(scope="session")
-def digits() -> Iterator[Endpoint]:
-    """Serve the digits archive."""
+def toy() -> Iterator[Endpoint]:
+    """Serve the toy's archive."""
     with serving(ARCHIVE) as endpoint:
         yield endpoint

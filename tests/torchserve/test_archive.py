@@ -90,6 +90,7 @@ def test_training_code_and_hidden_files_are_left_out_and_named(
 ) -> None:
     for name in ("train.py", "deploy.toml", ".secret", "held-out.json"):
         (vowels.path / name).touch()
+    (vowels.path / "held-out.json").write_text("[]")
     archive.build(vowels)
     assert "not packed: .secret, deploy.toml, held-out.json, train.py\n" in capsys.readouterr().out
     with zipfile.ZipFile(vowels.archive) as contents:

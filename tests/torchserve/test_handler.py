@@ -12,18 +12,18 @@ pytestmark = pytest.mark.xdist_group("torchserve")
 
 
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
-def test_torchserve_answers_every_case_as_specified(digits: Endpoint, case: cases.Case) -> None:
-    answer = digits.post(case.body)
+def test_torchserve_answers_every_case_as_specified(toy: Endpoint, case: cases.Case) -> None:
+    answer = toy.post(case.body)
     cases.check_response(case, answer.code, answer.body)
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_invalid_request_does_not_affect_others_in_its_batch(digits: Endpoint) -> None:
+def test_invalid_request_does_not_affect_others_in_its_batch(toy: Endpoint) -> None:
     shown = labelled_images(15)
-    alone = [digits.post(request_body(base64)).body for base64, _ in shown]
+    alone = [toy.post(request_body(base64)).body for base64, _ in shown]
     invalid = b'{"instances": [{"b64": "!!"}]}'
     *good, bad = send_concurrently(
-        digits, [*(request_body(base64) for base64, _ in shown), invalid], rounds=20
+        toy, [*(request_body(base64) for base64, _ in shown), invalid], rounds=20
     )
     assert {answer.code for answer in bad} == {400}
     for answers, expected in zip(good, alone, strict=True):
@@ -32,8 +32,8 @@ def test_invalid_request_does_not_affect_others_in_its_batch(digits: Endpoint) -
         assert labels == {json.loads(expected)["predictions"][0]["label"]}
 
 
-def test_body_with_another_content_type_gets_400(digits: Endpoint) -> None:
+def test_body_with_another_content_type_gets_400(toy: Endpoint) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    answer = digits.post(request_body(cases.INSTANCE), form)
+    answer = toy.post(request_body(cases.INSTANCE), form)
     assert answer.code == 400
     assert "Content-Type: application/json" in answer.body

@@ -30,7 +30,7 @@ def server(switch: str) -> Iterator[tuple[LocalServer, Endpoint]]:
     local = LocalServer("--port", str(port), "--layout", "1x1", TORCHSERVE_PATCHES=switch)
     try:
         local.read_until("Press Ctrl-C to stop.")
-        yield local, Endpoint(f"http://127.0.0.1:{port}/predictions/digits")
+        yield local, Endpoint(f"http://127.0.0.1:{port}/predictions/toy")
     finally:
         local.stop(signal.SIGINT)
 
