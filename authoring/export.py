@@ -1,88 +1,180 @@
 """Measure the ways to run a model's network on this machine, and select the fastest that keeps the predictions.
 
-The network is the task's attribute `network`, and its inputs are those that it gets for the instances of requests.json
-and held-out.json. A model without the attribute runs as it is: only its time is measured, which decides the number of
-workers.
+A task that has the attribute `network` and calls task.backends.load_backend (its docstring shows the three lines) gets
+the selected backend. The network's inputs are those for the instances of requests.json and held-out.json. Other models
+run as they are: only their time is measured, which decides the number of workers.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from handler.collation import build_batch
-from handler.loading import load_model
+from handler.golden import GoldenMismatchError
+from handler.loading import load_and_check, load_model
+from handler.splitting import split_output
 from project.model_folder import ModelFolderError, add_model_option, find_model
 from serving.archive import BACKEND, collect
 from serving.errors import ArchiveError
+from task.adapter import AdaptedTask
 from task.backends.builders import BASELINE
 from task.backends.measure import Measurement, Measurements, measure_backends, measure_ms
 
 BATCH_SIZES = (1, 8, 32)
 ROUNDS = 25
+MAX_SAMPLES = 256
+MAX_PASS_S = 2.5
+"""Larger batches than those of this duration are not measured."""
+MAX_STEP_S = 10
+"""The time to run the samples one by one, and that to compare the outputs of the backends."""
+MAX_CHECKING_S = 120
+"""After this time no other backend is checked by requests.json."""
+CPU = torch.device("cpu")
+
+
+class Call(NamedTuple):
+    """A call of the network."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
 
 
 def export(folder: Path, out: Path, held_out: Path, rounds: int = ROUNDS) -> Measurements:
-    """Measure the model in the folder of an unpacked archive, and write the choice to OUT/backend.json."""
-    model = load_model(folder, torch.device("cpu"))
-    samples = _preprocess(model, held_out)
-    inputs = capture_inputs(model, samples)
-    if inputs is None:
-        measurements = measure_model(model, samples, rounds)
+    """Measure the model in the folder of an unpacked archive, and write the choice to OUT/backend.json.
+
+    A backend with which requests.json does not get the expected predictions is not chosen.
+    """
+    model = load_model(folder, CPU)
+    samples = list(_preprocess(model, held_out))
+    torch.set_num_threads(1)
+    calls, pass_s = _run_alone(model, samples)
+    sizes = [size for size in BATCH_SIZES if size == 1 or size * pass_s <= MAX_PASS_S]
+    reason = find_obstacle(model, folder, calls)
+    if reason or pass_s > MAX_PASS_S:
+        reason = reason or f"a pass takes {pass_s:.1f} s, too long for a comparison"
+        measurements = measure_model(model, samples[0], sizes, rounds)
+        measurements = measurements.reject("other backends", reason)
     else:
-        classifies = bool(model.labels)
-        measurements = measure_backends(
-            model.network, inputs, BATCH_SIZES, rounds, classifies=classifies
-        )
+        inputs = [call.args[0] for [call] in calls]
+        count = max(*sizes, min(len(inputs), int(MAX_STEP_S / pass_s)))
+        repeated = torch.cat(list(itertools.islice(itertools.cycle(inputs), count)))
+        classes = len(model.labels)
+        measurements = measure_backends(model.network, repeated, sizes, rounds, classes=classes)
+    measurements = check_requests(measurements, folder)
     measurements.write(out)
     return measurements
 
 
-def capture_inputs(model: Any, samples: list[Any]) -> Tensor | None:
-    """Return the network's inputs for the samples; None if there is no network, or it takes more than a tensor."""
+def find_obstacle(model: AdaptedTask, folder: Path, calls: list[list[Call]]) -> str:
+    """Return why the network cannot have another backend, or "".
+
+    `calls` has, for each sample, the calls of the network.
+    """
     if not isinstance(model.network, nn.Module):
-        return None
-    captured: list[Any] = []
-    hook = model.network.register_forward_pre_hook(
-        lambda _module, args, kwargs: captured.append((args, kwargs)), with_kwargs=True
-    )
-    try:
-        with torch.inference_mode():
-            for sample in samples:
-                model.inference(build_batch(model, [sample]))
-    finally:
-        hook.remove()
-    inputs = [args[0] for args, kwargs in captured if len(args) == 1 and not kwargs]
-    is_fixed = len(inputs) == len(samples) and all(
-        isinstance(each, Tensor) and each.shape == inputs[0].shape for each in inputs
-    )
-    return torch.cat(inputs) if is_fixed else None
+        return "the task has no attribute `network`"
+    if not any("load_backend(" in file.read_text() for file in folder.glob("*.py")):
+        return "the task does not call task.backends.load_backend"
+    if any(len(each) != 1 for each in calls):
+        return f"inference calls the network {len(calls[0])} times for an instance, expected once"
+    obstacles = filter(None, [_find_obstacle(call) for [call] in calls])
+    if obstacle := next(obstacles, ""):
+        return obstacle
+    shapes = sorted({tuple(call.args[0].shape) for [call] in calls})
+    if len(shapes) > 1:
+        return f"the network's inputs differ in shape: {shapes[0]} and {shapes[1]}"
+    return ""
 
 
-def measure_model(model: Any, samples: list[Any], rounds: int) -> Measurements:
+def _find_obstacle(call: Call) -> str:
+    inputs = [*call.args, *call.kwargs.values()]
+    if len(call.args) != 1 or call.kwargs or not isinstance(inputs[0], Tensor):
+        types = [type(each).__name__ for each in inputs]
+        return f"the network takes {' and '.join(types) or 'nothing'}, expected one Tensor"
+    if not isinstance(call.output, Tensor):
+        return f"the network returns {type(call.output).__name__}, expected Tensor"
+    rows = [tuple(each.shape) for each in (inputs[0], call.output)]
+    if any(shape[:1] != (1,) for shape in rows):
+        return f"the network takes {rows[0]} and returns {rows[1]}, expected N first in both"
+    return ""
+
+
+def check_requests(measurements: Measurements, folder: Path) -> Measurements:
+    """Reject each best backend, until requests.json gets the expected predictions or only the baseline is left."""
+    began = time.monotonic()
+    while (name := measurements.best) != BASELINE:
+        if time.monotonic() - began > MAX_CHECKING_S:
+            measurements = measurements.reject(name, "the requests take too long to check it")
+            continue
+        measurements.write(folder)
+        try:
+            load_and_check(folder, CPU, each_alone=True)
+        except GoldenMismatchError as error:
+            measurements = measurements.reject(name, str(error))
+        else:
+            break
+    return measurements
+
+
+def measure_model(model: AdaptedTask, sample: Any, sizes: list[int], rounds: int) -> Measurements:
     """Measure passes of the model as it is, on one thread."""
-    torch.set_num_threads(1)
     median_ms = {}
     with torch.inference_mode():
-        for size in BATCH_SIZES:
-            batch = build_batch(model, samples[:1] * size)
-            times = measure_ms({BASELINE: model.inference}, batch, rounds)
-            median_ms[size] = round(times[BASELINE], 4)
+        for size in sizes:
+            run = {BASELINE: lambda samples: _run_pass(model, samples)}
+            median_ms[size] = round(measure_ms(run, [sample] * size, rounds)[BASELINE], 4)
     return Measurements({BASELINE: Measurement(median_ms, 0, 0)}, {})
 
 
-def _preprocess(model: Any, held_out: Path) -> list[Any]:
-    """Return samples of the requests and the held-out instances, at least as many as the largest batch."""
+def _run_pass(model: AdaptedTask, samples: list[Any]) -> None:
+    split_output(model.inference(build_batch(model, samples)), len(samples))
+
+
+def _run_alone(model: AdaptedTask, samples: list[Any]) -> tuple[list[list[Call]], float]:
+    """Run samples one by one, the first twice, within MAX_STEP_S.
+
+    Returns the calls of the network for each sample, and the seconds of the fastest pass.
+    """
+    calls: list[Call] = []
+    by_sample: list[list[Call]] = []
+    times_s: list[float] = []
+
+    def record(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        calls.append(Call(args, kwargs, output))
+
+    hook = None
+    if isinstance(model.network, nn.Module):
+        hook = model.network.register_forward_hook(record, with_kwargs=True)
+    with torch.inference_mode():
+        for sample in (samples[0], *samples):
+            calls.clear()
+            began = time.monotonic()
+            _run_pass(model, [sample])
+            times_s.append(time.monotonic() - began)
+            by_sample.append(calls.copy())
+            if sum(times_s) > MAX_STEP_S and len(times_s) > 1:
+                break
+    if hook is not None:
+        hook.remove()
+    return by_sample[1:], min(times_s)
+
+
+def _preprocess(model: AdaptedTask, held_out: Path) -> Iterator[Any]:
+    """Yield samples of the requests and the held-out instances."""
     rows = json.loads(held_out.read_text()) if held_out.is_file() else []
     instances = [(each.instance, each.parameters) for each in model.examples]
-    instances += [(row["instance"], {}) for row in rows]
-    samples = [model.preprocess(*each) for each in instances]
-    return samples * -(-max(BATCH_SIZES) // len(samples))
+    instances += [(row["instance"], row.get("parameters") or {}) for row in rows]
+    for instance, parameters in instances[:MAX_SAMPLES]:
+        yield model.preprocess(instance, parameters)
 
 
 def main() -> None:
@@ -104,6 +196,10 @@ def main() -> None:
             (contents / BACKEND).unlink(missing_ok=True)
             model.build.mkdir(parents=True, exist_ok=True)
             measurements = export(contents, model.build, model.held_out, args.rounds)
+    except NotADirectoryError:
+        sys.exit(
+            f"authoring.export: {args.model} is a ready archive; expected the folder of a model"
+        )
     except (ModelFolderError, ArchiveError) as error:
         sys.exit(f"authoring.export: {error}")
     print(f"{measurements.format_table()}\n{model.build / BACKEND}")

@@ -1,10 +1,11 @@
-"""The ceiling: the model without a server. Processes decode, preprocess and run the network.
+"""The ceiling: the model without a server. Processes parse requests, and predict.
 
 A pass has the largest batch that the clients allow: with 32 clients and two processes, 16 requests,
 up to the maximum batch size of the servers.
 """
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -42,9 +43,9 @@ class Ceiling:
     def _run(
         self, processes: int, instances: int, threads: int, requests_per_pass: int, seconds: float
     ) -> LoadResult:
-        body = self._workload.write_body(instances).read_text()
+        bodies = self._workload.write_bodies(instances).read_text().splitlines()
         started = time.monotonic()  # all processes of a machine share this clock
-        arguments = (threads, body, requests_per_pass, started + seconds)
+        arguments = (threads, bodies, requests_per_pass, started + seconds)
         futures = [self._pool.submit(_run_passes, *arguments) for _ in range(processes)]
         times_ms = sorted(1000 * pass_s for future in futures for pass_s in future.result())
         duration_s = time.monotonic() - started
@@ -57,31 +58,31 @@ class Ceiling:
 def run_ceiling(workload: Workload, cores: int) -> Iterator[Ceiling]:
     """Start the processes; each loads the workload's model."""
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores, spawn, initializer=_load, initargs=(workload.folder,)) as pool:
+    arguments = (workload.folder, workload.site_packages)
+    with ProcessPoolExecutor(cores, spawn, initializer=_load, initargs=arguments) as pool:
         yield Ceiling(pool, workload, cores)
 
 
-def _load(folder: Path) -> None:
+def _load(folder: Path, site_packages: list[str]) -> None:
     global _task  # noqa: PLW0603  one per process
-    sys.path.insert(0, str(folder))
-    import torch  # noqa: PLC0415  only in the pool's processes
+    sys.path += site_packages
+    from benchmarks import bare  # noqa: PLC0415  torch is imported only in the pool's processes
 
-    from model import load  # noqa: PLC0415  from the archive
-
-    _task = load(folder, torch.device("cpu"))
+    _task = bare.load(folder)
 
 
-def _run_passes(threads: int, body: str, requests_per_pass: int, deadline: float) -> list[float]:
+def _run_passes(
+    threads: int, bodies: list[str], requests_per_pass: int, deadline: float
+) -> list[float]:
     """Run passes until a time of the monotonic clock; return the seconds of each."""
     import torch  # noqa: PLC0415
 
+    from benchmarks import bare  # noqa: PLC0415
+
     torch.set_num_threads(threads)
     times_s: list[float] = []
+    following = itertools.cycle(bodies)
     while (started := time.monotonic()) < deadline or not times_s:
-        bodies = [body] * requests_per_pass
-        instances = [instance for each in bodies for instance in json.loads(each)["instances"]]
-        tensors = [_task.preprocess(instance) for instance in instances]
-        with torch.inference_mode():
-            _task.inference(torch.stack(tensors))
+        bare.predict(_task, [json.loads(next(following)) for _ in range(requests_per_pass)])
         times_s.append(time.monotonic() - started)
     return times_s

@@ -8,20 +8,24 @@ affects all of them equally.
 """
 
 import argparse
-import json
+import base64
+import io
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from PIL import Image
 
 from benchmarks import image, workloads
 from benchmarks.errors import BenchmarkError
 from benchmarks.image import Server
-from benchmarks.load import LoadResult, median, run_wrk
+from benchmarks.load import LoadResult, median, run_wrk, wait_until_idle, warm_up
 from benchmarks.options import positive_float, positive_int
 from benchmarks.results import write_json
-from benchmarks.workloads import BUILD
+from benchmarks.workloads import BUILD, Workload
 from contract.docker import DockerError
+from project.model_folder import add_model_option
 
 AXES = ("instances", "pixels", "clients", "overload", "minutes")
 INSTANCES = tuple(1 << power for power in range(9))
@@ -34,7 +38,8 @@ OVERLOAD_DURATION_FACTOR = 3
 """Runs under overload are longer: a request in a full queue takes a second or more."""
 MAX_WAIT_S, MAX_CLIENTS = 3, 2000
 """There are enough clients that requests can wait MAX_WAIT_S without delaying later ones."""
-STEADY_CLIENTS, STEADY_RATE_PER_S = 32, 90
+STEADY_RATE_PER_S, STEADY_PART_OF_PEAK = 90, 0.5
+"""The rate of the minutes axis, of which slow models get a part of their peak."""
 Row = dict[str, Any]
 
 
@@ -42,7 +47,7 @@ class Point(NamedTuple):
     """One point of an axis."""
 
     value: float
-    body: Path
+    bodies: Path
     clients: int = 1
     rate_per_s: float = 0
     """Requests per second; 0: each client sends its next request after each response."""
@@ -57,6 +62,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("image", help="the image to measure")
+    add_model_option(parser)
     add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--axes", default=",".join(AXES), help="separated by commas (default: %(default)s)")
     add(
@@ -67,53 +73,63 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.axes.split(",")) - set(AXES):
         parser.error(f"--axes: unknown: {', '.join(sorted(unknown))}; expected {', '.join(AXES)}")
-    BUILD.mkdir(parents=True, exist_ok=True)
     try:
+        workload = workloads.select_workload(args.model)
         with image.running(args.docker, args.image) as server:
             axes = args.axes.split(",")
-            rows = [row for axis in axes for row in _measure_axis(axis, server, args)]
+            rows = [row for axis in axes for row in _measure_axis(axis, workload, server, args)]
     except (BenchmarkError, DockerError) as error:
         sys.exit(f"benchmarks.scaling: {error}")
     print(write_json("scaling", {"rows": rows}, BUILD))
 
 
-def _measure_axis(axis: str, server: Server, args: argparse.Namespace) -> list[Row]:
-    small = workloads.load_digits_workload()
+def _measure_axis(
+    axis: str, workload: Workload, server: Server, args: argparse.Namespace
+) -> list[Row]:
     match axis:
         case "instances":
-            points = [Point(count, small.write_body(count)) for count in INSTANCES]
+            points = [Point(count, workload.write_bodies(count)) for count in INSTANCES]
         case "pixels":
-            points = [Point(w * w * 3 // 4, write_picture(w, w * 3 // 4)) for w in WIDTHS]
+            points = picture_points(workload)
+            if not points:
+                print(f"pixels: left out: the instances of {workload.name} are not pictures as b64")
         case "clients":
-            points = [Point(count, small.write_body(1), count) for count in CLIENTS]
+            points = [Point(count, workload.write_bodies(1), count) for count in CLIENTS]
         case "overload":
-            body = small.write_body(OVERLOAD_INSTANCES)
+            bodies = workload.write_bodies(OVERLOAD_INSTANCES)
+            peak = _measure_peak(server, bodies, args)
+            points = overload_points(peak["answered_per_s"], bodies)
             seconds = OVERLOAD_DURATION_FACTOR * args.seconds
             args = argparse.Namespace(rounds=args.rounds, seconds=seconds)
-            (peak,) = _measure(server, "peak", [Point(1, body, PEAK_CLIENTS)], args)
-            if not peak["answered_per_s"]:
-                raise BenchmarkError(f"no request succeeded in {seconds:g} s: increase --seconds")
-            points = overload_points(peak["answered_per_s"], body)
             return [peak, *_measure(server, axis, points, args)]
         case _:
-            return _measure_minutes(server, small.write_body(1), args.minutes)
+            return _measure_minutes(server, workload.write_bodies(1), args)
     return _measure(server, axis, points, args)
 
 
-def overload_points(peak_per_s: float, body: Path) -> list[Point]:
+def _measure_peak(server: Server, bodies: Path, args: argparse.Namespace) -> Row:
+    (peak,) = _measure(server, "peak", [Point(1, bodies, PEAK_CLIENTS)], args)
+    if not peak["answered_per_s"]:
+        raise BenchmarkError(f"{PEAK_CLIENTS} clients got no answer: increase --seconds")
+    return peak
+
+
+def overload_points(peak_per_s: float, bodies: Path) -> list[Point]:
     """Return points that offer OVERLOAD_FACTORS times the peak; MAX_WAIT_S sets their clients."""
     rates = [factor * peak_per_s for factor in OVERLOAD_FACTORS]
     clients = [min(round(rate * MAX_WAIT_S) + 1, MAX_CLIENTS) for rate in rates]
     return [
-        Point(factor, body, count, rate)
+        Point(factor, bodies, count, rate)
         for factor, count, rate in zip(OVERLOAD_FACTORS, clients, rates, strict=True)
     ]
 
 
-def _measure_minutes(server: Server, body: Path, minutes: int) -> list[Row]:
+def _measure_minutes(server: Server, bodies: Path, args: argparse.Namespace) -> list[Row]:
+    peak_per_s = _measure_peak(server, bodies, args)["answered_per_s"]
+    rate_per_s = min(STEADY_RATE_PER_S, STEADY_PART_OF_PEAK * peak_per_s)
     rows = []
-    for minute in range(1, minutes + 1):
-        result = run_wrk(server.url, body, STEADY_CLIENTS, 60, STEADY_RATE_PER_S)
+    for minute in range(1, args.minutes + 1):
+        result = run_wrk(server.url, bodies, PEAK_CLIENTS, 60, rate_per_s)
         memory_mb = round(server.memory_mb(), 1)
         rows.append(build_row("minutes", minute, result) | {"memory_mb": memory_mb})
         _print(rows[-1])
@@ -122,25 +138,24 @@ def _measure_minutes(server: Server, body: Path, minutes: int) -> list[Row]:
 
 def _measure(server: Server, axis: str, points: list[Point], args: argparse.Namespace) -> list[Row]:
     results: dict[Point, list[LoadResult]] = {point: [] for point in points}
-    for number in range(args.rounds + 1):
+    round_s: dict[Point, float] = {}
+
+    def run(point: Point, seconds: float) -> LoadResult:
+        wait_until_idle(server.url, point.bodies)
+        return run_wrk(server.url, point.bodies, point.clients, seconds, point.rate_per_s)
+
+    for point in points:
+        # With a rate there are many more clients than requests in flight.
+        clients = 0 if point.rate_per_s else point.clients
+        _, round_s[point] = warm_up(partial(run, point), clients, args.seconds)
+    for _ in range(args.rounds):
         for point in points:
-            _, body, clients, rate_per_s = point
-            _wait_until_idle(server, body)
-            seconds = args.seconds if number else 1
-            result = run_wrk(server.url, body, clients, seconds, rate_per_s)
-            if number:  # the first round is the warm-up
-                results[point].append(result)
+            results[point].append(run(point, round_s[point]))
     rows = []
     for point, rounds in results.items():
         rows.append(build_row(axis, point.value, median(rounds)))
         _print(rows[-1])
     return rows
-
-
-def _wait_until_idle(server: Server, body: Path) -> None:
-    """Return when a request is accepted, which is after the queued requests of earlier clients."""
-    while image.Client(server.host, 60).send(image.PREDICT, body.read_bytes()) == 429:
-        time.sleep(0.1)
 
 
 def build_row(axis: str, value: float, result: LoadResult) -> Row:
@@ -149,7 +164,7 @@ def build_row(axis: str, value: float, result: LoadResult) -> Row:
         "axis": axis,
         "value": value,
         "offered_per_s": round(result.requests_per_s, 2),
-        "answered_per_s": round(result.requests_per_s - result.failed / result.duration_s, 2),
+        "answered_per_s": round(result.answered_per_s, 2),
         "refused_per_s": round(result.refused / result.duration_s, 2),
         "failed_per_s": round((result.failed - result.refused) / result.duration_s, 2),
         "p50_ms": round(result.p50_ms, 3),
@@ -162,12 +177,20 @@ def _print(row: Row) -> None:
     print(f"{row['axis']} {row['value']:g}: {', '.join(values)}", flush=True)
 
 
-def write_picture(width: int, height: int) -> Path:
-    """Write a request with one JPEG of this size, and return its file."""
-    file = BUILD / f"picture-{width}x{height}.json"
-    instance = workloads.load_photograph(workloads.PHOTOGRAPHS[0], (width, height))
-    file.write_text(json.dumps({"instances": [instance]}))
-    return file
+def picture_points(workload: Workload) -> list[Point]:
+    """Return points whose pictures have WIDTHS; none if an instance is not {"b64": a picture}."""
+    row = workload.requests[0]
+    try:
+        Image.open(io.BytesIO(base64.b64decode(row["instance"]["b64"]))).close()
+    except (TypeError, KeyError, ValueError, OSError):
+        return []
+    points = []
+    for width, height in ((width, width * 3 // 4) for width in WIDTHS):
+        picture = workloads.load_photograph(workloads.PHOTOGRAPHS[0], (width, height))
+        body = {"instances": [row["instance"] | picture], "parameters": row.get("parameters") or {}}
+        file = workload.scratch / f"{width}x{height}.jsonl"
+        points.append(Point(width * height, workloads.write_bodies(file, [body])))
+    return points
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import requests
 
 from benchmarks import image
 from benchmarks.errors import StartError
-from benchmarks.load import LoadResult, run_wrk
+from benchmarks.load import LoadResult, first_body, run_wrk, wait_until_idle
 from benchmarks.workloads import BUILD, Workload
 from serving.torchserve import find_free_port
 
@@ -31,6 +30,7 @@ class ServerSpec(NamedTuple):
     command: str
     """Placeholders: {python}, {port}, {archive} (a .mar) and {model} (its name)."""
     route: str
+    takes_parameters: bool = True
     workers: int = 0
     """0: the server's default. The threads likewise."""
     threads: int = 0
@@ -51,7 +51,10 @@ PEERS = [
     ServerSpec("FastAPI", "python -m benchmarks.peers.fastapi_app", "/predict"),
     ServerSpec("LitServe", "python -m benchmarks.peers.litserve_app", "/predict"),
     ServerSpec(
-        "BentoML", "bentoml serve benchmarks.peers.bentoml_app:Inference --port {port}", "/predict"
+        "BentoML",
+        "bentoml serve benchmarks.peers.bentoml_app:Inference --port {port}",
+        "/predict",
+        takes_parameters=False,
     ),
     ServerSpec(
         "Mosec", "python -m benchmarks.peers.mosec_app --port {port} --timeout 60000", "/inference"
@@ -89,35 +92,37 @@ class RunningServer(NamedTuple):
         if self.process_group:
             os.killpg(self.process_group, signal.SIGSTOP)
 
-    def measure(self, body: Path, clients: int, seconds: float, idle_s: float = 0.7) -> LoadResult:
-        """Resume the server, run a load on it and pause it.
+    def measure(
+        self, bodies: Path, clients: int, seconds: float, idle_s: float = 0.7
+    ) -> LoadResult:
+        """Resume the server, run a load on it and pause it, when the requests in its queue are done.
 
-        `idle_s` passes before and after the load, so that no request is in flight when it is paused.
+        `idle_s` passes before and after the load.
         """
         self.resume()
         time.sleep(idle_s)
-        result = run_wrk(self.url, body, clients, seconds)
+        result = run_wrk(self.url, bodies, clients, seconds)
+        wait_until_idle(self.url, bodies)
         time.sleep(idle_s)
         self.pause()
         return result
 
 
 @contextlib.contextmanager
-def run_server(
-    spec: ServerSpec, archive: Path, body: Path, environment: dict[str, str] | None = None
-) -> Iterator[RunningServer]:
-    """Start a server on a free port, and yield it, paused, after it has answered the request `body`.
+def run_server(spec: ServerSpec, workload: Workload) -> Iterator[RunningServer]:
+    """Start a server on a free port, and yield it, paused, after it has answered a request.
 
-    Its log is a file beside `body`. Raises StartError.
+    Its log is a file in the workload's folder. Raises StartError.
     """
-    port, model = str(find_free_port()), archive.stem
-    values = {"python": sys.executable, "port": port, "archive": str(archive), "model": model}
+    port, model = str(find_free_port()), workload.model
+    archive = str(model.archive.resolve())
+    values = {"python": str(workload.python), "port": port, "archive": archive, "model": model.name}
     url = f"http://127.0.0.1:{port}{spec.route.format(**values)}"
-    log = body.with_name(f"{model} {spec.label}.log".replace(" ", "-"))
+    log = workload.scratch / f"{spec.label}.log".replace(" ", "-")
     with log.open("w") as output:
         process = subprocess.Popen(
-            [word.format(**values) for word in spec.command.split()],
-            env=(environment or dict(os.environ)) | {"PORT": port},
+            [word.format(**values) for word in spec.command.split(" ")],
+            env=_build_environment(spec, workload) | {"PORT": port},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -125,7 +130,7 @@ def run_server(
             cwd=ROOT,
         )
         try:
-            _wait_until_ready(url, body.read_bytes(), process, log)
+            _wait_until_ready(url, first_body(workload.write_bodies(1)), process, log)
             server = RunningServer(url, process.pid)
             server.pause()
             yield server
@@ -133,7 +138,7 @@ def run_server(
             _stop(process)
 
 
-def build_environment(spec: ServerSpec, workload: Workload) -> dict[str, str]:
+def _build_environment(spec: ServerSpec, workload: Workload) -> dict[str, str]:
     """Return the environment variables of a server."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "TS_"))}
     if spec.name.startswith(("ours", "stock")):
@@ -144,7 +149,7 @@ def build_environment(spec: ServerSpec, workload: Workload) -> dict[str, str]:
         "THREADS": str(spec.threads),
         "OMP_NUM_THREADS": str(spec.threads),
         "MAX_BATCH_SIZE": str(workload.max_batch_size),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": ":".join([str(ROOT), *workload.site_packages]),
         "PATH": f"{PEERS_BIN}:{os.environ['PATH']}",
         "BENTOML_DO_NOT_TRACK": "True",
     }
@@ -153,9 +158,9 @@ def build_environment(spec: ServerSpec, workload: Workload) -> dict[str, str]:
 @contextlib.contextmanager
 def run_container(tag: str, docker: str, workload: Workload) -> Iterator[RunningServer]:
     """Start the image `tag` with the workload's archive, and yield it once it is healthy."""
-    folder = (BUILD / f"{workload.name}-served").resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(workload.archive, folder / "model.mar")
+    folder = (workload.scratch / "served").resolve()
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(workload.model.archive, folder / "model.mar")
     mount = ("--volume", f"{folder}:/mnt/model:ro", "--env", "AIP_STORAGE_URI=/mnt/model")
     with image.running(docker, tag, *mount) as server:
         yield RunningServer(server.url, None)

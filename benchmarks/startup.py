@@ -8,12 +8,12 @@ import time
 from benchmarks import image
 from benchmarks.errors import BenchmarkError
 from benchmarks.image import PREDICT, Client, Server
+from benchmarks.load import first_body
 from benchmarks.options import positive_int
 from benchmarks.results import write_json
-from benchmarks.workloads import BUILD
+from benchmarks.workloads import BUILD, select_workload
 from contract.docker import Docker, DockerError
-from project.model_folder import add_model_option, find_model
-from serving import artifact
+from project.model_folder import add_model_option
 
 PARTS = {
     "torch": ["/opt/venv/lib/python3.11/site-packages/torch"],
@@ -35,7 +35,8 @@ def main() -> None:
     add("--rounds", type=positive_int, default=7, help="starts (default: %(default)s)")
     args = parser.parse_args()
     try:
-        times_s = [_measure_start_s(args) for _ in range(args.rounds)]
+        body = first_body(select_workload(args.model).write_bodies(1))
+        times_s = [_measure_start_s(args, body) for _ in range(args.rounds)]
         sizes = _measure_sizes_mb(Docker(args.docker), args.image)
     except (BenchmarkError, DockerError) as error:
         sys.exit(f"benchmarks.startup: {error}")
@@ -44,9 +45,8 @@ def main() -> None:
     print(f"{file.read_text()}{file}")
 
 
-def _measure_start_s(args: argparse.Namespace) -> float:
+def _measure_start_s(args: argparse.Namespace, body: bytes) -> float:
     """Return the time from `docker run` to the first correct prediction."""
-    body = artifact.read_golden_request(find_model(args.model).archive)
 
     def predicts(server: Server) -> bool:
         return Client(server.host, 10).send(PREDICT, body) == 200

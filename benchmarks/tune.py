@@ -7,6 +7,7 @@ layout for this number of cores; a candidate replaces the best layout only if it
 
 import argparse
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -14,23 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.errors import BenchmarkError, StartError
-from benchmarks.load import LoadResult, median
+from benchmarks.errors import BenchmarkError
+from benchmarks.load import LoadResult, median, warm_up
 from benchmarks.options import positive_float, positive_int
 from benchmarks.servers import RunningServer, our_spec, run_server
-from project.model_folder import ModelFolderError, add_model_option, find_model
-from serving import artifact, model_config, resources
-from serving.errors import ArchiveError
+from benchmarks.workloads import Workload, select_workload, write_bodies
+from project.model_folder import Model, add_model_option
+from serving import model_config, resources
 from serving.layout import Layout, choose_layout, max_workers
 
-REQUEST = Path("build/tune/request.json")
 MIN_IMPROVEMENT = 1.03
 """A candidate must be better by this factor, in the median and in most rounds: less is noise."""
 MAX_BATCH_SIZE = 256
 BATCH_DELAYS_MS = (2, 5, 10, 20)
 MAX_THREADS = 16
 SETTLE_S = 0.3
-WARM_UP_S = 2
 
 Measure = Callable[[Layout, Layout], list[list[LoadResult]]]
 """Measures two layouts; returns the results of each layout's rounds."""
@@ -45,7 +44,10 @@ class Objective(NamedTuple):
     """Minimise the median latency, instead of maximising throughput within max_p99_ms."""
 
     def is_better(self, candidate: LoadResult, best: LoadResult) -> bool:
-        """Return whether a candidate's result is clearly better."""
+        """Return whether a candidate's result is clearly better; never if it has failed or no answers."""
+        usable = is_usable(candidate)
+        if not usable or not is_usable(best):
+            return usable and not is_usable(best)
         if self.latency:
             return candidate.p50_ms * MIN_IMPROVEMENT < best.p50_ms
         allowed = candidate.p99_ms <= self.max_p99_ms
@@ -54,6 +56,11 @@ class Objective(NamedTuple):
         if not allowed:
             return candidate.p99_ms * MIN_IMPROVEMENT < best.p99_ms
         return candidate.requests_per_s > best.requests_per_s * MIN_IMPROVEMENT
+
+
+def is_usable(result: LoadResult) -> bool:
+    """Return whether there were answers, and all of them predictions."""
+    return result.requests_per_s > 0 and not result.failed
 
 
 class Tuner:
@@ -93,26 +100,29 @@ class Tuner:
 
 
 def measure_side_by_side(
-    *layouts: Layout, archive: Path, clients: int, rounds: int, seconds: float
+    *layouts: Layout, workload: Workload, bodies: Path, clients: int, rounds: int, seconds: float
 ) -> list[list[LoadResult]]:
-    """Run a server for each layout at the same time; return the results of its rounds."""
+    """Run a server for each layout at the same time; return the results of its rounds.
+
+    The rounds of slow models are longer than `seconds`. If a layout answers nothing within the longest warm-up,
+    the warm-up is the only round.
+    """
 
     def run_load(server: RunningServer, seconds: float) -> LoadResult:
-        result = server.measure(REQUEST, clients, seconds, SETTLE_S)
-        if result.failed:
-            raise StartError(f"{server.url}: {result.failed} requests failed")
-        return result
+        return server.measure(bodies, clients, seconds, SETTLE_S)
 
-    results: list[list[LoadResult]] = [[] for _ in layouts]
     with contextlib.ExitStack() as stack:
         specs = [our_spec(_option(layout)) for layout in layouts]
-        servers = [stack.enter_context(run_server(spec, archive, REQUEST)) for spec in specs]
-        for server in servers:
-            run_load(server, WARM_UP_S)
+        servers = [stack.enter_context(run_server(spec, workload)) for spec in specs]
+        warm_ups = [warm_up(partial(run_load, server), clients, seconds) for server in servers]
+        if not all(is_usable(result) for result, _ in warm_ups):
+            return [[result] for result, _ in warm_ups]
+        round_s = max(needed_s for _, needed_s in warm_ups)
+        results: list[list[LoadResult]] = [[] for _ in layouts]
         for number in range(rounds):
             order = range(len(servers)) if number % 2 else reversed(range(len(servers)))
             for index in order:
-                results[index].append(run_load(servers[index], seconds))
+                results[index].append(run_load(servers[index], round_s))
     return results
 
 
@@ -145,39 +155,65 @@ def main() -> None:
     """Parse the options, search for the best layout and write it to a file."""
     args = _parse_arguments()
     cores, memory = resources.cores(), resources.memory_limit()
-    REQUEST.parent.mkdir(parents=True, exist_ok=True)
+    latency = args.objective == "latency"
+    objective = Objective(1 if latency else args.clients, args.p99_ms, latency)
     try:
-        golden = artifact.read_golden_request(args.archive)
-        REQUEST.write_bytes(args.request.read_bytes() if args.request else golden)
-        initial = choose_layout(cores, memory, artifact.read_inference_ms(args.archive))
-        latency = args.objective == "latency"
-        objective = Objective(1 if latency else args.clients, args.p99_ms, latency)
+        workload = select_workload(args.model)
+        initial = choose_layout(cores, memory, workload.inference_ms)
         measure = partial(
             measure_side_by_side,
-            archive=args.archive,
+            workload=workload,
+            bodies=_write_bodies(args.request, workload),
             clients=objective.clients,
             rounds=args.rounds,
             seconds=args.seconds,
         )
         tuner = Tuner(initial, objective, measure)
-        print(f"{cores} cores; initial layout: {initial}", flush=True)
+        print(f"{workload.name}: {cores} cores; initial layout: {initial}", flush=True)
         started = time.monotonic()
         search(tuner, cores, max_workers(cores, memory))
-    except (BenchmarkError, ArchiveError) as error:
+        result = _get_result(tuner, workload)
+        out = args.out or _find_target(workload.model)
+        measured = {"objective": args.objective, "clients": objective.clients}
+        measured |= {name: round(getattr(result, name), 2) for name in LoadResult._fields[:4]}
+        out.write_text(model_config.render(tuner.best, cores, measured))
+    except BenchmarkError as error:
         sys.exit(f"benchmarks.tune: {error}")
     except OSError as error:
         sys.exit(f"benchmarks.tune: {error.filename}: {error.strerror}")
-    if tuner.result is None:
-        sys.exit("benchmarks.tune: with one core and one client there is only one layout")
-    measured = {"objective": args.objective, "clients": objective.clients}
-    measured |= {name: round(getattr(tuner.result, name), 2) for name in LoadResult._fields[:4]}
-    args.out.write_text(model_config.render(tuner.best, cores, measured))
     print(f"\n{_option(tuner.best)} after {time.monotonic() - started:.0f} s: {measured}")
-    if not latency and tuner.result.p99_ms > args.p99_ms:
+    if not latency and result.p99_ms > args.p99_ms:
         print(
             f"no layout has a p99 within {args.p99_ms:g} ms with {args.clients} clients; this one has the lowest p99"
         )
-    print(f"wrote {args.out} for machines with {cores} cores; make archive packs it")
+    packs = "make archive packs it" if workload.model.path.is_dir() else "pack it into the archive"
+    print(f"wrote {out} for machines with {cores} cores; {packs}")
+
+
+def _get_result(tuner: Tuner, workload: Workload) -> LoadResult:
+    """Return the result of the best layout; raise BenchmarkError if there is none to write."""
+    if tuner.result is None:
+        raise BenchmarkError("with one core and one client there is only one layout")
+    if not is_usable(tuner.result):
+        raise BenchmarkError(
+            f"no layout answered every request: {_format(tuner.result)}; the logs are in "
+            f"{workload.scratch}; use fewer --clients if the model is slow"
+        )
+    return tuner.result
+
+
+def _write_bodies(request: Path | None, workload: Workload) -> Path:
+    if request is None:
+        return workload.write_bodies(1)
+    try:
+        body = json.loads(request.read_text())
+    except ValueError as error:
+        raise BenchmarkError(f"{request} is not JSON: {error}") from error
+    return write_bodies(workload.scratch / "request.jsonl", [body])
+
+
+def _find_target(model: Model) -> Path:
+    return (model.path if model.path.is_dir() else model.build) / model_config.CONFIG
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -196,9 +232,10 @@ def _parse_arguments() -> argparse.Namespace:
     add("--p99-ms", type=positive_float, default=250, metavar="MS", help=text)
     text = "concurrent clients (default: %(default)s)"
     add("--clients", type=positive_int, default=32, help=text)
-    add("--request", type=Path, help="file with a request body (default: the golden request)")
+    text = "file with a request body (default: the requests of requests.json, in turn)"
+    add("--request", type=Path, help=text)
     add_model_option(parser)
-    add("--archive", type=Path, help="the .mar (default: the archive of the model)")
+    add("--archive", dest="model", help=argparse.SUPPRESS)  # in version 0.1
     text = "the file to write (default: model-config.yaml in the model's folder)"
     add("--out", type=Path, help=text)
     text = "rounds per comparison (default: %(default)s)"
@@ -207,18 +244,9 @@ def _parse_arguments() -> argparse.Namespace:
         "--seconds",
         type=positive_float,
         default=2,
-        help="duration of a round in seconds (default: %(default)s)",
+        help="duration of a round in seconds; slow models need more (default: %(default)s)",
     )
-    args = parser.parse_args()
-    try:
-        model = find_model(args.model)
-    except ModelFolderError as error:
-        parser.error(str(error))
-    args.archive = args.archive or model.archive
-    args.out = (
-        args.out or (model.path if model.path.is_dir() else model.build) / model_config.CONFIG
-    )
-    return args
+    return parser.parse_args()
 
 
 def _option(layout: Layout) -> str:
@@ -227,6 +255,8 @@ def _option(layout: Layout) -> str:
 
 
 def _format(result: LoadResult) -> str:
+    if not is_usable(result):
+        return f"{result.failed} requests failed" if result.failed else "no answers"
     return f"{result.requests_per_s:.0f}/s p50 {result.p50_ms:.1f} p99 {result.p99_ms:.1f} ms"
 
 

@@ -4,62 +4,120 @@ import base64
 import io
 import json
 import shutil
+import sys
 import zipfile
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image, ImageOps
 
-from project.model_folder import Model, find_model
-from serving import archive
+from benchmarks.errors import BenchmarkError
+from project.environment import InstallError, find_python
+from project.model_folder import Model, ModelFolderError, find_model
+from project.weights import WeightsError
+from serving import archive, artifact
+from serving.errors import ArchiveError
+from serving.layout import choose_layout
+from serving.verification import REQUESTS
 
 BUILD = Path("build/bench")
+MAX_REQUESTS = 256
+"""Requests that are sent, in turn; those of requests.json come first, then those of held-out.json."""
+SLOW_MS = 20
+"""A slower model is measured for longer: with few requests the unfinished ones distort the rate."""
+MAX_DURATION_FACTOR = 10
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 """Photographs in scikit-image."""
 SIZE = (500, 375)
 """Pixels; the average size of ImageNet's pictures."""
 
 
-class Workload(NamedTuple):
-    """A model and its requests."""
+class Workload:
+    """A model, packed, and its requests."""
 
-    name: str
-    archive: Path
-    folder: Path
-    """The unpacked archive."""
-    instances: list[Any]
-    max_batch_size: int
-    """For all servers that batch requests."""
-    duration_factor: float = 1
-    """Slow models need longer runs: with few requests the unfinished ones distort the rate."""
+    def __init__(self, model: Model, name: str = "") -> None:
+        """Build the archive if needed; raise BenchmarkError."""
+        self.model, self.name = model, name or model.name
+        self.scratch = BUILD / f"workload-{self.name}"
+        """The folder for request bodies, logs and the unpacked archive."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        try:
+            archive.build(model)
+            self.python = find_python(model)
+            """The Python with the model's packages."""
+            self.inference_ms = artifact.read_inference_ms(model.archive)
+            """The time of one instance on one thread; 0 if unknown."""
+        except (ArchiveError, InstallError, WeightsError) as error:
+            raise BenchmarkError(str(error)) from error
+        self.requests = _read_requests(model)
+        """The rows of requests.json, and of held-out.json if the model has it."""
 
-    def write_body(self, instances: int) -> Path:
-        """Write a request with this number of instances and return its file."""
-        file = BUILD / f"{self.name}-{instances}.json"
-        chosen = [self.instances[index % len(self.instances)] for index in range(instances)]
-        file.write_text(json.dumps({"instances": chosen}))
-        return file
+    @property
+    def site_packages(self) -> list[str]:
+        """The folder with the model's own packages; none if it needs no others than this program's."""
+        if self.python == Path(sys.executable):
+            return []
+        return [str(path) for path in self.python.parent.parent.glob("lib/python*/site-packages")]
+
+    @property
+    def max_batch_size(self) -> int:
+        """The requests in a batch, for all servers that batch: the default of our server with one thread."""
+        return choose_layout(1, None, self.inference_ms).batch_size
+
+    @property
+    def duration_factor(self) -> float:
+        """The factor by which the measurements of this model are longer than those of a fast one."""
+        return min(max(self.inference_ms / SLOW_MS, 1), MAX_DURATION_FACTOR)
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether a request has parameters."""
+        return any(row.get("parameters") for row in self.requests)
+
+    @cached_property
+    def folder(self) -> Path:
+        """The unpacked archive."""
+        folder = self.scratch / "archive"
+        shutil.rmtree(folder, ignore_errors=True)
+        with zipfile.ZipFile(self.model.archive) as contents:
+            contents.extractall(folder)
+        return folder
+
+    def write_bodies(self, instances: int) -> Path:
+        """Write request bodies with this number of instances, one a line, and return their file.
+
+        Together they contain every instance; the instances of a body have the same parameters.
+        """
+        by_parameters: dict[str, list[Any]] = {}
+        for row in self.requests:
+            parameters = json.dumps(row.get("parameters") or {})
+            by_parameters.setdefault(parameters, []).append(row["instance"])
+        bodies = []
+        for parameters, group in by_parameters.items():
+            for start in range(0, len(group), instances):
+                chosen = [group[(start + index) % len(group)] for index in range(instances)]
+                bodies.append({"instances": chosen, "parameters": json.loads(parameters)})
+        return write_bodies(self.scratch / f"{instances}.jsonl", bodies)
 
 
-def load_digits_workload() -> Workload:
-    """Return the digits: 28x28 PNGs, a network of 40,000 weights."""
-    model = find_model("digits")
-    archive.build(model)
-    held_out = json.loads((model.path / "held-out.json").read_text())
-    instances = [each["instance"] for each in held_out]
-    return Workload("SMALL", model.archive, _unpack("SMALL", model.archive), instances, 32)
+def select_workload(value: str | None, name: str = "") -> Workload:
+    """Return the workload of the model that MODEL names; raise BenchmarkError."""
+    try:
+        return Workload(find_model(value), name)
+    except ModelFolderError as error:
+        raise BenchmarkError(str(error)) from error
 
 
-def load_photographs_workload() -> Workload:
+def load_photographs() -> Workload:
     """Return the photographs: JPEGs of 500x375, ResNet-18."""
     model = Model(path=Path(__file__).with_name("real"), name="photographs", output=BUILD)
-    instances = [load_photograph(name) for name in PHOTOGRAPHS]
+    rows = [{"instance": load_photograph(name)} for name in PHOTOGRAPHS]
     model.weights.mkdir(parents=True, exist_ok=True)
-    requests = json.dumps([{"instance": instance} for instance in instances])
-    (model.weights / "requests.json").write_text(requests)
-    archive.build(model)
-    folder = _unpack("REAL", model.archive)
-    return Workload("REAL", model.archive, folder, instances, 8, duration_factor=2)
+    requests = model.weights / REQUESTS
+    if not requests.is_file():  # a new file would be a new archive
+        requests.write_text(json.dumps(rows))
+    return Workload(model, "REAL")
 
 
 def load_photograph(name: str, size: tuple[int, int] = SIZE) -> dict[str, str]:
@@ -72,9 +130,15 @@ def load_photograph(name: str, size: tuple[int, int] = SIZE) -> dict[str, str]:
     return {"b64": base64.b64encode(file.getvalue()).decode()}
 
 
-def _unpack(name: str, mar: Path) -> Path:
-    folder = BUILD / f"{name}-archive"
-    shutil.rmtree(folder, ignore_errors=True)
-    with zipfile.ZipFile(mar) as contents:
-        contents.extractall(folder)
-    return folder
+def write_bodies(file: Path, bodies: list[dict[str, Any]]) -> Path:
+    """Write request bodies, one a line, and return the file. Empty parameters are left out."""
+    kept = [{key: value for key, value in body.items() if value != {}} for body in bodies]
+    file.write_text("".join(f"{json.dumps(body)}\n" for body in kept))
+    return file
+
+
+def _read_requests(model: Model) -> list[dict[str, Any]]:
+    if not model.requests.is_file():
+        raise BenchmarkError(f"{model.archive} has no {REQUESTS}, so there is nothing to send")
+    files = [model.requests, *filter(Path.is_file, [model.held_out])]
+    return [row for file in files for row in json.loads(file.read_text())][:MAX_REQUESTS]

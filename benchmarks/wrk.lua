@@ -1,5 +1,5 @@
--- The requests that wrk sends and the summary that it prints. Arguments: the file of the request body, and
--- the requests per second of all clients; with 0 each client sends its next request after each response.
+-- The requests that wrk sends and the summary that it prints. Arguments: a file with a request body in each line,
+-- which are sent in turn, and the requests per second of all clients; with 0 each client sends its next request after each response.
 
 local ffi = require("ffi")
 ffi.cdef("typedef struct { long s, us; } now_t; int gettimeofday(now_t *now, void *zone);")
@@ -16,10 +16,15 @@ function setup(thread)
 end
 
 function init(args)
-  local file = assert(io.open(args[1], "rb"))
-  wrk.method, wrk.body = "POST", file:read("*a")
   wrk.headers["Content-Type"] = "application/json"
-  file:close()
+  local requests, sent = {}, 0
+  for body in io.lines(args[1]) do
+    table.insert(requests, wrk.format("POST", nil, nil, body))
+  end
+  function request()
+    sent = sent + 1
+    return requests[sent % #requests + 1]
+  end
   refused = 0
   local rate, next_send = tonumber(args[2]), milliseconds()
   if rate > 0 then

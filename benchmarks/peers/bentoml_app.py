@@ -1,8 +1,9 @@
-"""BentoML: worker processes, adaptive batching."""
+"""BentoML: worker processes, adaptive batching. A batchable method takes no parameters beside the batch."""
 
 from typing import Any
 
 import bentoml
+import orjson
 
 from benchmarks.peers.core import MAX_BATCH_SIZE, WORKERS, Core
 
@@ -17,6 +18,6 @@ class Inference:
     @bentoml.api(
         route="/predict", batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=10_000
     )
-    def predict(self, instances: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        (predictions,) = self.core.predict([instances])
-        return predictions
+    def predict(self, instances: list[Any]) -> list[Any]:
+        (response,) = self.core.predict([{"instances": instances}])
+        return orjson.loads(response)["predictions"]

@@ -1,40 +1,38 @@
-"""The archive's task, which all peers call; it lacks the handler's validation of requests."""
+"""The archive's model, which all peers call; it lacks the handler's validation of requests."""
 
+import base64
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import orjson
 import torch
 
-ARCHIVE = Path(os.environ["ARCHIVE"])
-"""The folder of the unpacked archive."""
+from benchmarks import bare
+
 WORKERS = int(os.environ["WORKERS"])
 THREADS = int(os.environ["THREADS"])
 PORT = int(os.environ["PORT"])
 MAX_BATCH_SIZE = int(os.environ["MAX_BATCH_SIZE"])
 
-sys.path.insert(0, str(ARCHIVE))
-
 
 class Core:
-    """A loaded task."""
+    """A loaded model."""
 
     def __init__(self) -> None:
-        from model import load  # noqa: PLC0415  from the archive, on sys.path
-
         torch.set_num_threads(THREADS)
-        self.task = load(ARCHIVE, torch.device("cpu"))
+        self._task = bare.load(Path(os.environ["ARCHIVE"]))
 
-    def predict(self, requests: list[list[Any]]) -> list[list[Any]]:
-        """Return the predictions of several requests' instances, from one pass."""
-        tensors = [self.task.preprocess(each) for instances in requests for each in instances]
-        with torch.inference_mode():
-            rows = iter(self.task.inference(torch.stack(tensors)))
-        return [[self.task.postprocess(next(rows), {}) for _ in each] for each in requests]
+    def predict(self, bodies: list[dict[str, Any]]) -> list[bytes]:
+        """Return the response to each request, as JSON, from the same passes."""
+        return [
+            orjson.dumps({"predictions": predictions}, default=_convert)
+            for predictions in bare.predict(self._task, bodies)
+        ]
 
-    def predict_json(self, body: bytes) -> bytes:
-        """Return the response to a request, both JSON."""
-        (predictions,) = self.predict([orjson.loads(body)["instances"]])
-        return orjson.dumps({"predictions": predictions})
+
+def _convert(value: Any) -> Any:
+    """Return tensors and arrays as lists, and bytes as base64, as the handler does."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return {"b64": base64.b64encode(value).decode()}

@@ -4,6 +4,7 @@ The body is parsed with orjson, which is faster than pydantic models. The corout
 directly: with one core per process, a thread would only add a context switch.
 """
 
+import orjson
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
@@ -22,7 +23,8 @@ def _load() -> None:
 @app.post("/predict")
 async def predict(request: Request) -> Response:
     assert core is not None
-    return Response(core.predict_json(await request.body()), media_type="application/json")
+    (response,) = core.predict([orjson.loads(await request.body())])
+    return Response(response, media_type="application/json")
 
 
 if __name__ == "__main__":
@@ -34,4 +36,5 @@ if __name__ == "__main__":
         http="httptools",
         access_log=False,
         log_level="warning",
+        timeout_worker_healthcheck=120,  # loading a model takes longer than the default
     )

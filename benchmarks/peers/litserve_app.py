@@ -3,6 +3,7 @@
 from typing import Any
 
 import litserve
+from fastapi import Response
 from litserve import LitAPI
 
 from benchmarks.peers.core import MAX_BATCH_SIZE, PORT, WORKERS, Core
@@ -16,13 +17,13 @@ class Inference(LitAPI):
         self.core = Core()
 
     def decode_request(self, request: dict[str, Any]) -> Any:
-        return request["instances"]
+        return request
 
     def predict(self, inputs: Any) -> Any:
         return self.core.predict(inputs)
 
-    def encode_response(self, output: Any) -> dict[str, Any]:
-        return {"predictions": output}
+    def encode_response(self, output: Any) -> Response:
+        return Response(output, media_type="application/json")
 
 
 if __name__ == "__main__":

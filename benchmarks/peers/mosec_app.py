@@ -15,13 +15,13 @@ class Inference(Worker):
         self.core = Core()
 
     def deserialize(self, data: bytes) -> Any:
-        return orjson.loads(data)["instances"]
+        return orjson.loads(data)
 
-    def forward(self, data: list[Any]) -> list[Any]:
+    def forward(self, data: list[Any]) -> list[bytes]:
         return self.core.predict(data)
 
-    def serialize(self, data: Any) -> bytes:
-        return orjson.dumps({"predictions": data})
+    def serialize(self, data: bytes) -> bytes:
+        return data
 
 
 if __name__ == "__main__":

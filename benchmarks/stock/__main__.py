@@ -14,15 +14,16 @@ from serving import java
 from serving.torchserve import find_free_port
 
 HANDLER = Path(__file__).with_name("stock_handler.py")
+BARE = Path(__file__).parent.with_name("bare.py")
 MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG = """inference_address=http://127.0.0.1:{port}
 management_address=http://127.0.0.1:{management}
 metrics_address=http://127.0.0.1:{metrics}
 grpc_inference_port={grpc}
 grpc_management_port={grpc_management}
-service_envelope=json
 """
-"""The samples' addresses and envelope; the ports differ, because other servers run at the same time."""
+"""The samples' addresses; the ports differ, because other servers run at the same time. The samples' envelope
+is left out: it discards the parameters of a request, and decodes base64 that the task expects."""
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
             "--start --foreground --ts-config config.properties --models stock=stock.mar "
             "--model-store . --disable-token-auth --no-config-snapshots"
         )
-        command = [str(Path(sys.executable).with_name("torchserve")), *options.split()]
+        command = [sys.executable, "-m", "ts.model_server", *options.split()]
         env = os.environ | {"JAVA_HOME": str(java_home)}
         subprocess.run(command, cwd=folder, env=env, check=False)
 
@@ -57,6 +58,7 @@ def _write_archive(archive: Path, target: Path) -> None:
         manifest["model"] |= {"modelName": "stock", "handler": HANDLER.name}
         mar.writestr(MANIFEST, json.dumps(manifest))
         mar.write(HANDLER, HANDLER.name)
+        mar.write(BARE, "benchmarks/bare.py")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,25 @@
-"""A handler like that of the samples: preprocess, inference, postprocess, with the JSON envelope.
+"""A handler as most users write it: one request at a time, with the task and backend of our archive.
 
-The task and its backend are those of our archive, so that only the servers differ.
+Only the servers differ. The archive also has benchmarks/bare.py.
 """
 
-import base64
+import json
 from pathlib import Path
 from typing import Any
-
-import torch
 
 
 class StockHandler:
     """Predicts the instances of one request."""
 
     def initialize(self, context: Any) -> None:
-        from model import load  # noqa: PLC0415  from the archive
+        from benchmarks import bare  # noqa: PLC0415  from the archive
+        from handler.json_output import encode_prediction  # noqa: PLC0415  from the archive
 
-        self.task = load(Path(context.system_properties["model_dir"]), torch.device("cpu"))
+        self._predict, self._encode = bare.predict, encode_prediction
+        self._task = bare.load(Path(context.system_properties["model_dir"]))
 
-    def handle(self, data: list[bytes], _context: Any) -> list[Any]:
-        # The envelope has decoded the base64; the task expects the JSON of a request.
-        instances = [{"b64": base64.b64encode(picture).decode()} for picture in data]
-        tensors = torch.stack([self.task.preprocess(instance) for instance in instances])
-        with torch.inference_mode():
-            rows = self.task.inference(tensors)
-        return [self.task.postprocess(row, {}) for row in rows]
+    def handle(self, data: list[dict[str, Any]], _context: Any) -> list[str]:
+        bodies = [row["body"] for row in data]
+        parsed = [body if isinstance(body, dict) else json.loads(body) for body in bodies]
+        responses = self._predict(self._task, parsed)
+        return [self._encode({"predictions": predictions}) for predictions in responses]

@@ -4,11 +4,11 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.fx.experimental import optimization
 
 Backend = Callable[[Tensor], Tensor]
-"""(N, ...) float32 -> (N, ...) float32, as the network itself computes it, for any N >= 1."""
+"""(N, ...) -> (N, ...), as the network itself computes it, for any N >= 1."""
 
 
 def fuse_batch_norms(net: nn.Module) -> nn.Module:
@@ -18,7 +18,7 @@ def fuse_batch_norms(net: nn.Module) -> nn.Module:
     """
     try:
         return optimization.fuse(net)
-    except (fx.proxy.TraceError, TypeError) as error:
+    except Exception as error:  # the network's own code runs with symbols in place of tensors
         raise RuntimeError(f"torch.fx cannot trace this network: {error}") from error
 
 
@@ -29,8 +29,13 @@ def build_fused(net: nn.Module, _: Tensor) -> Backend:
 
 def build_scripted_bfloat16(net: nn.Module, example: Tensor) -> Backend:
     """Script the network in bfloat16."""
-    script = _script(fuse_batch_norms(net).to(torch.bfloat16), example.to(torch.bfloat16))
-    return lambda batch: script(batch.to(torch.bfloat16)).float()
+    script = _script(fuse_batch_norms(net).to(torch.bfloat16), _to_bfloat16(example))
+    return lambda batch: script(_to_bfloat16(batch)).float()
+
+
+def _to_bfloat16(batch: Tensor) -> Tensor:
+    """Return floats as bfloat16; integers are token IDs or the like, which must not be rounded."""
+    return batch.to(torch.bfloat16) if batch.is_floating_point() else batch
 
 
 def _script(net: nn.Module, example: Tensor) -> Backend:
@@ -53,7 +58,7 @@ BACKENDS: dict[str, Callable[[nn.Module, Tensor], Backend]] = {
     "scripted": lambda net, example: _script(fuse_batch_norms(net), example),
     "scripted bfloat16": build_scripted_bfloat16,
 }
-"""Backend builders by name. Each takes the network and an example batch of one, and raises RuntimeError
-or NotImplementedError if this machine or network does not support the backend."""
+"""Backend builders by name. Each takes the network and an example batch of one, and raises an exception, mostly
+RuntimeError, if this machine or network does not support the backend."""
 BASELINE = "eager"
 """The backend that runs everywhere; the default."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from task.backends.builders import BACKENDS, BASELINE, Backend
 
 FILE, OLD_FILE = "backend.json", "engine.json"
-"""The file beside the weights that names the backend, and its name in version 0.1. `model.export` writes it."""
+"""The file beside the weights that names the backend, and its name in version 0.1. `make export` writes it."""
 MAX_RELATIVE_ERROR = 0.02
 """Largest difference from the baseline's output, relative to the largest value in that output."""
 
@@ -37,7 +38,7 @@ def load_backend(net: nn.Module, folder: Path, example: Tensor) -> Backend:
     try:
         backend = BACKENDS[choice](net, example)
         error = max_error(backend, baseline, example)
-    except (KeyError, RuntimeError, NotImplementedError) as reason:
+    except Exception as reason:  # noqa: BLE001  a network may raise anything when it is traced
         log.warning("backend %r is not available, using %r: %s", choice, BASELINE, reason)
         return baseline
     if error > MAX_RELATIVE_ERROR:
@@ -47,9 +48,22 @@ def load_backend(net: nn.Module, folder: Path, example: Tensor) -> Backend:
 
 
 def max_error(backend: Backend, baseline: Backend, example: Tensor) -> float:
-    """Return the largest difference of two backends' outputs, relative to the baseline's largest value."""
+    """Return the relative error of a backend's output for a random input of the example's shape."""
     rng = torch.Generator().manual_seed(0)
     batch = torch.rand(example.shape, generator=rng).to(example)
     with torch.inference_mode():
-        expected, actual = baseline(batch), backend(batch)
-    return float((actual - expected).abs().max() / expected.abs().max())
+        return relative_error(backend(batch), baseline(batch))
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest expected value.
+
+    It is infinity if NaN and infinite values are not at the same places, or there is nothing else.
+    """
+    actual, expected = actual.float(), expected.float()
+    finite = expected.isfinite()
+    if not torch.equal(finite, actual.isfinite()) or not finite.any():
+        return math.inf
+    difference = (actual - expected)[finite].abs().max()
+    scale = expected[finite].abs().max().clamp(min=torch.finfo(torch.float32).tiny)
+    return float(difference / scale)

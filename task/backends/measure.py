@@ -1,10 +1,11 @@
 """Measure the backends on this machine and choose the fastest that keeps the predictions."""
 
 import json
+import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from task.backends.builders import BACKENDS, BASELINE, Backend
-from task.backends.loading import FILE, MAX_RELATIVE_ERROR, max_error
+from task.backends.loading import FILE, MAX_RELATIVE_ERROR, max_error, relative_error
 
 MAX_PROBABILITY_ERROR = 0.01
 """Largest accepted difference of a probability from the baseline's. No label may change."""
@@ -56,6 +57,11 @@ class Measurements(NamedTuple):
         accurate = [name for name, each in self.by_backend.items() if each.is_accurate]
         return min(accurate, key=lambda name: self.by_backend[name].cost_ms)
 
+    def reject(self, name: str, reason: str) -> "Measurements":
+        """Return the measurements without a backend."""
+        others = {other: each for other, each in self.by_backend.items() if other != name}
+        return Measurements(others, self.unavailable | {name: reason})
+
     def format_table(self) -> str:
         """Return a table for the terminal, one line per backend."""
         sizes = self.by_backend[BASELINE].median_ms
@@ -81,42 +87,51 @@ class Measurements(NamedTuple):
 
 
 def measure_backends(
-    net: nn.Module,
-    inputs: Tensor,
-    batch_sizes: tuple[int, ...],
-    rounds: int,
-    *,
-    classifies: bool = True,
+    net: nn.Module, inputs: Tensor, batch_sizes: Sequence[int], rounds: int, *, classes: int = 0
 ) -> Measurements:
     """Measure every backend on one thread: `rounds` passes for each batch size, in turn.
 
-    `inputs` are the network's inputs for at least as many instances as the largest batch size. A network that
-    `classifies` returns (N, classes) logits, whose probabilities and labels are compared; the outputs of other
-    networks are compared as they are.
+    `inputs` are the network's inputs for at least as many instances as the largest batch size. If the outputs are
+    (N, classes), they are the logits or the probabilities of a classifier, and its probabilities and labels are
+    compared; other outputs are compared as they are.
     """
     torch.set_num_threads(1)
     parts = torch.split(inputs, max(batch_sizes))
     backends, unavailable = _build_backends(net, inputs[:1])
+    outputs = {}
     with torch.inference_mode():
-        outputs = {
-            name: torch.cat([backend(part) for part in parts]) for name, backend in backends.items()
-        }
+        for name, backend in list(backends.items()):
+            try:
+                outputs[name] = torch.cat([backend(part) for part in parts])
+            except Exception as error:  # a traced network may support one shape only
+                if name == BASELINE:
+                    raise
+                unavailable[name] = _describe(error)
+                del backends[name]
         times = {size: measure_ms(backends, inputs[:size], rounds) for size in batch_sizes}
     by_backend = {}
     for name, rows in outputs.items():
         medians = {size: round(times[size][name], 4) for size in batch_sizes}
-        by_backend[name] = Measurement(medians, *_compare(rows, outputs[BASELINE], classifies))
+        if name == BASELINE:
+            by_backend[name] = Measurement(medians, 0, 0)
+        elif math.isinf(relative_error(rows, outputs[BASELINE])):
+            unavailable[name] = (
+                "its outputs differ from eager's in shape, or in where they are NaN or infinite"
+            )
+        else:
+            by_backend[name] = Measurement(medians, *_compare(rows, outputs[BASELINE], classes))
     return Measurements(by_backend, unavailable)
 
 
-def _compare(rows: Tensor, baseline: Tensor, classifies: bool) -> tuple[float, int, float]:
+def _compare(rows: Tensor, baseline: Tensor, classes: int) -> tuple[float, int, float]:
     """Return the largest error, the number of changed labels, and the largest error that is accepted."""
-    if classifies:
+    if not classes or baseline.shape[1:] != (classes,):
+        return relative_error(rows, baseline), 0, MAX_OUTPUT_ERROR
+    changed = int((rows.argmax(1) != baseline.argmax(1)).sum())
+    is_distribution = bool((baseline >= 0).all()) and bool((baseline.sum(1) - 1).abs().max() < 1e-3)
+    if not is_distribution:
         rows, baseline = rows.softmax(1), baseline.softmax(1)
-        changed = int((rows.argmax(1) != baseline.argmax(1)).sum())
-        return float((rows - baseline).abs().max()), changed, MAX_PROBABILITY_ERROR
-    error = (rows - baseline).abs().max() / baseline.abs().max()
-    return float(error), 0, MAX_OUTPUT_ERROR
+    return float((rows - baseline).abs().nan_to_num(0).max()), changed, MAX_PROBABILITY_ERROR
 
 
 def _build_backends(net: nn.Module, example: Tensor) -> tuple[dict[str, Backend], dict[str, str]]:
@@ -124,12 +139,17 @@ def _build_backends(net: nn.Module, example: Tensor) -> tuple[dict[str, Backend]
     for name, build in BACKENDS.items():
         try:
             backend = build(net, example)
-            max_error(backend, net, example)
-        except (RuntimeError, NotImplementedError) as error:
-            unavailable[name] = str(error).strip().splitlines()[-1]
+            if name != BASELINE:
+                max_error(backend, net, example)
+        except Exception as error:  # noqa: BLE001  a network may raise anything when it is traced
+            unavailable[name] = _describe(error)
         else:
             backends[name] = backend
     return backends, unavailable
+
+
+def _describe(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def measure_ms(

@@ -69,11 +69,21 @@ def test_chosen_backend_is_loaded(files: dict[str, object], tmp_path: Path) -> N
     assert isinstance(backend, torch.jit.ScriptModule)
 
 
-@pytest.mark.parametrize("name", ["unknown", "inaccurate", "branching"])
+def test_bfloat16_does_not_round_token_ids() -> None:
+    net = nn.Sequential(nn.Embedding(1001, 4), nn.Flatten(), nn.Linear(8, 2)).eval()
+    tokens = torch.tensor([[1000, 999], [997, 3]])
+    backend = BACKENDS["scripted bfloat16"](net, tokens[:1])
+    with torch.inference_mode():
+        assert torch.allclose(backend(tokens), net(tokens), atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["unknown", "inaccurate", "branching", "NaN", "failing"])
 def test_unavailable_or_inaccurate_backend_is_replaced_by_eager(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(BACKENDS, "inaccurate", lambda net, _: lambda batch: net(batch) * 1.1)
+    monkeypatch.setitem(BACKENDS, "NaN", lambda net, _: lambda batch: net(batch) * torch.nan)
+    monkeypatch.setitem(BACKENDS, "failing", lambda net, _: lambda batch: net(batch)["x"])
     monkeypatch.setitem(BACKENDS, "branching", lambda _, x: BACKENDS["scripted"](Branching(), x))
     (tmp_path / loading.FILE).write_text(json.dumps({"backend": name}))
     net = network()
@@ -89,7 +99,11 @@ def test_fastest_accurate_backend_is_chosen() -> None:
         "another label": Measurement({1: 1.0}, 1e-6, 1),
         "another probability": Measurement({1: 1.0}, 0.02, 0),
     }
-    assert Measurements(by_backend, {}).best == "fused"
+    measurements = Measurements(by_backend, {})
+    assert measurements.best == "fused"
+    rejected = measurements.reject("fused", "another prediction")
+    assert rejected.best == "eager"
+    assert "fused                  not available: another prediction" in rejected.format_table()
 
 
 def test_choice_and_measurements_are_written(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """`make tune` finds the best layout, and the server uses it on machines with the same number of cores."""
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from benchmarks import tune
-from benchmarks.load import LoadResult
+from benchmarks.load import LoadResult, warm_up
 from benchmarks.tune import Objective, Tuner
 from serving import artifact, local, model_config, resources
 from serving.artifact import Artifact
@@ -104,8 +106,13 @@ def test_all_pairs_of_workers_and_threads_that_fit_are_tried(
     assert tune.worker_thread_pairs(cores, max_workers) == expected
 
 
-def load(requests_per_s: float = 100, p50_ms: float = 10, p99_ms: float = 20) -> LoadResult:
-    return LoadResult(requests_per_s, p50_ms, p99_ms, 0)
+def load(
+    requests_per_s: float = 100, p50_ms: float = 10, p99_ms: float = 20, failed: int = 0
+) -> LoadResult:
+    return LoadResult(requests_per_s, p50_ms, p99_ms, failed)
+
+
+NO_ANSWERS = load(0, 0, 0)
 
 
 THROUGHPUT, LATENCY = Objective(32, 50, latency=False), Objective(1, 50, latency=True)
@@ -121,12 +128,51 @@ THROUGHPUT, LATENCY = Objective(32, 50, latency=False), Objective(1, 50, latency
         (THROUGHPUT, load(50, p99_ms=60), load(100, p99_ms=80), True),
         (LATENCY, load(p50_ms=9), load(p50_ms=10), True),
         (LATENCY, load(1000, p50_ms=10), load(p50_ms=10), False),
+        (THROUGHPUT, NO_ANSWERS, load(), False),
+        (THROUGHPUT, load(1), NO_ANSWERS, True),
+        (THROUGHPUT, NO_ANSWERS, NO_ANSWERS, False),
+        (THROUGHPUT, load(200, failed=1), load(), False),
+        (LATENCY, NO_ANSWERS, load(), False),
     ],
 )
 def test_throughput_counts_within_the_p99_limit_and_latency_is_the_median(
     objective: Objective, candidate: LoadResult, best: LoadResult, better: bool
 ) -> None:
     assert objective.is_better(candidate, best) is better
+
+
+def simulate_slow(rate_per_s: float, passes: list[float]) -> Callable[[float], LoadResult]:
+    """Return a load on a server that answers once a second or less, in whole batches of four requests."""
+
+    def run(seconds: float) -> LoadResult:
+        passes.append(seconds)
+        answers = int(seconds * rate_per_s) // 4 * 4
+        return LoadResult(answers / seconds, 1000, 1000, 0, duration_s=seconds)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("rate_per_s", "warm_ups", "round_s"),
+    [(1000, [2], 2), (8, [2], 8), (1, [2, 4], 30), (0.1, [2, 4, 8, 16, 30], 30)],
+)
+def test_round_of_a_slow_model_is_long_enough_for_answers(
+    rate_per_s: float, warm_ups: list[float], round_s: float
+) -> None:
+    passes: list[float] = []
+    _, seconds = warm_up(simulate_slow(rate_per_s, passes), clients=32, min_seconds=2)
+    assert (passes, seconds) == (warm_ups, round_s)
+
+
+def test_layout_without_answers_ends_its_comparison_and_is_not_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune", "--out", str(tmp_path / "config.yaml")])
+    monkeypatch.setattr(tune, "measure_side_by_side", lambda *_, **__: [[NO_ANSWERS]] * 2)
+    with pytest.raises(SystemExit, match="no layout answered every request: no answers"):
+        tune.main()
+    assert not (tmp_path / "config.yaml").exists()
+    assert "no answers   compared with" in capsys.readouterr().out
 
 
 def simulate(layout: Layout) -> LoadResult:

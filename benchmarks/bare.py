@@ -1,0 +1,40 @@
+"""Predict without a server: the loop that the ceiling, the peers and stock TorchServe run around a model.
+
+Batches are built and split by the handler's own functions, so that every kind of model runs. Requests are not
+validated, a failure is that of the whole batch, and there are no time limits.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from handler.collation import build_batch, measure, plan_passes
+from handler.loading import load_model
+from handler.splitting import split_output
+from task.adapter import AdaptedTask
+
+
+def load(folder: Path) -> AdaptedTask:
+    """Load the model in the folder of an unpacked archive."""
+    return load_model(folder, torch.device("cpu"))
+
+
+def predict(task: AdaptedTask, bodies: list[dict[str, Any]]) -> list[list[Any]]:
+    """Return the predictions of each request, from as few passes as possible."""
+    pairs = [
+        (instance, body.get("parameters") or {})
+        for body in bodies
+        for instance in body["instances"]
+    ]
+    samples = [task.preprocess(*pair) for pair in pairs]
+    sizes = None if task.size is None else [measure(task, sample) for sample in samples]
+    outputs: dict[int, Any] = {}
+    with torch.inference_mode():
+        for indexes in plan_passes(task, samples, sizes):
+            output = task.inference(build_batch(task, [samples[index] for index in indexes]))
+            outputs |= zip(indexes, split_output(output, len(indexes)), strict=True)
+        predictions = iter(
+            [task.postprocess(outputs[index], pair[1]) for index, pair in enumerate(pairs)]
+        )
+    return [[next(predictions) for _ in body["instances"]] for body in bodies]
