@@ -31,7 +31,7 @@ def predict(task: AdaptedTask, bodies: list[dict[str, Any]]) -> list[list[Any]]:
     sizes = None if task.size is None else [measure(task, sample) for sample in samples]
     outputs: dict[int, Any] = {}
     with torch.inference_mode():
-        for indexes in plan_passes(task, samples, sizes):
+        for indexes in plan_passes(task, samples, list(range(len(samples))), sizes):
             output = task.inference(build_batch(task, [samples[index] for index in indexes]))
             outputs |= zip(indexes, split_output(output, len(indexes)), strict=True)
         predictions = iter(

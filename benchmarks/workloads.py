@@ -111,7 +111,7 @@ def select_workload(value: str | None, name: str = "") -> Workload:
 
 def load_photographs() -> Workload:
     """Return the photographs: JPEGs of 500x375, ResNet-18."""
-    model = Model(path=Path(__file__).with_name("real"), name="photographs", output=BUILD)
+    model = Model(path=Path(__file__).with_name("real"), name="real", output=BUILD)
     rows = [{"instance": load_photograph(name)} for name in PHOTOGRAPHS]
     model.weights.mkdir(parents=True, exist_ok=True)
     requests = model.weights / REQUESTS

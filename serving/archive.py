@@ -17,7 +17,13 @@ from pathlib import Path
 
 from project import weights
 from project.environment import InstallError, copy_packages, find_python
-from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+from project.model_folder import (
+    OUTPUT_VARIABLE,
+    Model,
+    ModelFolderError,
+    add_model_option,
+    find_model,
+)
 from project.weights import WeightsError, make_weights
 from serving.errors import ArchiveError
 from serving.stock import manifest
@@ -31,7 +37,7 @@ from serving.verification import (
 
 ROOT = Path(__file__).resolve().parent.parent
 HANDLER_FILE = ROOT / "handler" / "vertex_handler.py"
-BACKEND = "backend.json"
+BACKEND, DEFAULT_BACKEND = "backend.json", "eager"
 NOT_PACKED = (
     *("train", "train.py", "fetch", "fetch.py", "tests", "held-out", "held-out.json", "score.py"),
     *("deploy.toml", "README.md"),
@@ -65,14 +71,22 @@ def build(model: Model) -> bool:
     return True
 
 
-def _build_archive(model: Model) -> None:
+def _build_archive(model: Model, *, may_measure_again: bool = True) -> None:
     python = find_python(model)
     measuring_error = _choose_backend(model, python)
     with tempfile.TemporaryDirectory(prefix="archive-") as scratch:
         contents = Path(scratch) / "contents"
         if left_out := collect(model, contents):
             print(f"not packed: {', '.join(left_out)}")
-        if notes := verify(contents, python, model.distributions):
+        try:
+            notes = verify(contents, python, model.distributions)
+        except ArchiveError:
+            # The backend may have been chosen before model.py and requests.json were changed.
+            if not (may_measure_again and _forget_backend(model)):
+                raise
+            _build_archive(model, may_measure_again=False)
+            return
+        if notes:
             print(notes)
         if measuring_error:
             raise ArchiveError(measuring_error)
@@ -81,6 +95,15 @@ def _build_archive(model: Model) -> None:
         part = model.archive.with_suffix(".part")
         shutil.copyfile(Path(scratch) / model.archive.name, part)
         os.replace(part, model.archive)
+
+
+def _forget_backend(model: Model) -> bool:
+    """Remove the measurements of backends; return whether another than the default was chosen."""
+    chosen = model.build / BACKEND
+    if not chosen.is_file() or json.loads(chosen.read_text())["backend"] == DEFAULT_BACKEND:
+        return False
+    chosen.unlink()
+    return True
 
 
 def _copy_archive(model: Model) -> None:
@@ -120,9 +143,16 @@ def _choose_backend(model: Model, python: Path) -> str:
     if record.is_file() and record.read_text() == inputs and (model.build / BACKEND).is_file():
         return ""
     command = [str(python), "-m", "authoring.export", "--model", str(model.path)]
+    environment = {**os.environ, OUTPUT_VARIABLE: str(model.output.resolve())}
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"the model was not measured within {TIMEOUT_S} s"

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from authoring import export as program
 from handler.loading import load_model
+from project.model_folder import Model
+from serving import archive
 from task.backends import BACKENDS, measure
 from task.backends.measure import Measurements
 
@@ -57,6 +59,7 @@ PARTS = {
     "inference": "return self.backend(batch)",
 }
 CLASSIFIER = {"members": "labels = ['a', 'b', 'c']"}
+CPU = torch.device("cpu")
 INSTANCES = ([0.5, 1.0, -1.0, 2.0], [1.0, 0.0, 3.0, 1.0])
 
 
@@ -130,13 +133,35 @@ def test_backend_that_breaks_requests_json_is_not_chosen(
     tmp_path: Path, add_backend: Callable[[Callable[[Tensor], Tensor]], None]
 ) -> None:
     write_model(tmp_path, [INSTANCES[0]] * 2, **CLASSIFIER)
-    model = load_model(tmp_path, torch.device("cpu"))
+    model = load_model(tmp_path, CPU)
     [output] = model.inference(model.preprocess(INSTANCES[0], {})[None])
     write_model(tmp_path, [INSTANCES[0]] * 2, output.tolist(), **CLASSIFIER)
     add_backend(lambda output: output * 1.01)
     measurements = export(tmp_path)
     assert measurements.best == "eager"
     assert "requests.json[0]" in measurements.unavailable["quick"]
+
+
+def test_backend_that_no_longer_fits_requests_json_does_not_fail_the_archive(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "numbers"
+    folder.mkdir()
+    write_model(folder)
+    outputs = load_model(folder, CPU).inference(torch.tensor(INSTANCES)).tolist()
+    rows = [
+        {"instance": instance, "expected": output, "tolerance": 1e-5}
+        for instance, output in zip(INSTANCES, outputs, strict=True)
+    ]
+    model = Model(path=folder, name="numbers", output=tmp_path / "build")
+    archive.build(model)
+    choice = model.build / "backend.json"
+    choice.write_text(
+        choice.read_text().replace('"backend": "', '"backend": "scripted bfloat16", "was": "')
+    )
+    (folder / "requests.json").write_text(json.dumps(rows))
+    archive.build(model)
+    assert json.loads(choice.read_text())["backend"] != "scripted bfloat16"
 
 
 @pytest.mark.parametrize(
