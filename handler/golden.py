@@ -10,6 +10,7 @@ from http import HTTPStatus
 
 from handler import batch, comparison, envelope
 from handler.envelope import Response
+from task import JSON
 from task.adapter import AdaptedTask
 from task.requests_file import Example
 
@@ -30,18 +31,21 @@ def check(
 
     The first runs alone, then all of them in one batch. With `each_alone` every one runs alone, and the batch
     has each of them twice, so that samples of different shapes are batched too. Returns the names of the
-    examples whose predictions are not compared. It also warms the worker up for the first client.
+    examples whose predictions are not compared. The predictions complete the task's schema. The check also
+    warms the worker up for the first client.
     """
     examples = task.examples if examples is None else examples
     if not examples:
         raise GoldenMismatchError("the model has no requests.json, so it cannot be checked")
-    for example in examples if each_alone else examples[:1]:
-        [response] = _predict(task, [example])
-        _compare(example, response, "")
+    predictions = [
+        _compare(example, _predict(task, [example])[0], "")
+        for example in (examples if each_alone else examples[:1])
+    ]
     together = [*examples, *examples] if each_alone else examples
     if len(together) > 1:
-        for example, response in zip(together, _predict(task, together), strict=True):
-            _compare(example, response, " in one batch with the others")
+        responses = zip(together, _predict(task, together), strict=True)
+        predictions = [_compare(*each, " in one batch with the others") for each in responses]
+    task.schema.observe(predictions)
     unchecked = [example.name for example in examples if not example.has_check]
     if unchecked:
         log.warning("without `expected`, so not compared: %s", ", ".join(unchecked))
@@ -53,17 +57,18 @@ def _predict(task: AdaptedTask, examples: Sequence[Example]) -> list[Response]:
     return batch.predict_batch(task, requests, is_isolating=False)
 
 
-def _compare(example: Example, response: Response, how: str) -> None:
+def _compare(example: Example, response: Response, how: str) -> JSON:
+    """Return the prediction; raise GoldenMismatchError if it is not the expected one."""
     document = json.loads(response.body)
     if response.code is not HTTPStatus.OK:
         cause = f": {response.cause}" if response.cause else ""
         reason = f"{document['error']['message']}{cause}"
         raise GoldenMismatchError(f"{example.name}{how}: no prediction: {reason}")
-    if not example.has_check:
-        return
     [prediction] = document["predictions"]
-    differences = comparison.find_differences(prediction, example.expected, example.tolerance)
-    if differences:
-        more = len(differences) - MAX_REPORTED
-        listed = "; ".join(differences[:MAX_REPORTED]) + (f"; and {more} more" if more > 0 else "")
-        raise GoldenMismatchError(f"{example.name}{how}: {listed}")
+    if example.has_check:
+        found = comparison.find_differences(prediction, example.expected, example.tolerance)
+        if found:
+            more = f"; and {len(found) - MAX_REPORTED} more" if len(found) > MAX_REPORTED else ""
+            listed = "; ".join(found[:MAX_REPORTED]) + more
+            raise GoldenMismatchError(f"{example.name}{how}: {listed}")
+    return prediction

@@ -43,6 +43,10 @@ class TaskSchema:
         self.parameters = _choose(self.declared.parameters, parameters)
         self.prediction = _choose(self.declared.prediction, infer_schema(expected, labels))
 
+    def observe(self, predictions: Sequence[Any]) -> None:
+        """Infer the prediction's schema from whole predictions: `expected` may leave out keys."""
+        self.prediction = _choose(self.declared.prediction, infer_schema(predictions, self.labels))
+
     def to_json(self) -> dict[str, Any]:
         """Return {"instance", "parameters", "prediction"}, and "x-labels" if the task has labels."""
         labels = {"x-labels": self.labels} if self.labels else {}

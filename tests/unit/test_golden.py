@@ -87,6 +87,25 @@ def test_request_without_expected_is_reported(caplog: pytest.LogCaptureFixture) 
     assert record.getMessage() == "without `expected`, so not compared: requests.json[1]"
 
 
+def test_whole_predictions_complete_the_schema() -> None:
+    class Classifier(Doubler):
+        labels = ("x", "y")
+
+        def postprocess(self, row: Tensor, parameters: dict[str, JSON]) -> Any:  # noqa: ARG002
+            return {"label": "x", "scores": {"x": row.item()}}
+
+    task = adapt(Classifier(), "cpu", [example(0, 1, {"label": "x"}), example(1, 2, None)])
+    golden.check(task)
+    assert task.schema.prediction == {
+        "type": "object",
+        "properties": {
+            "label": {"type": "string"},
+            "scores": {"type": "object", "additionalProperties": {"type": "number"}},
+        },
+        "required": ["label", "scores"],
+    }
+
+
 def test_model_without_requests_is_not_served() -> None:
     task = Doubler()
     del Doubler.golden
