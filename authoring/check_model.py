@@ -387,6 +387,7 @@ def _run_checks(checker: ModelChecker, reporter: Reporter) -> None:
             1
         )  # as a worker of many; more threads wait for each other on a busy machine
         reporter.note(_describe_times(checker.measure()))
+    task.schema.observe(list(checker.predictions.values()))
     schema = task.schema.to_json()
     reporter.note("schema", *(f"{key}: {json.dumps(value)}" for key, value in schema.items()))
 
