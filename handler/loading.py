@@ -54,7 +54,8 @@ def verify_archive() -> None:
     """
     task = load_and_check(Path(), torch.device("cpu"), each_alone=True)
     Path("golden-request.json").write_text(json.dumps(task.examples[0].body))
-    Path("schema.json").write_text(json.dumps(task.schema.to_json(), indent=1))
+    schema = task.schema.to_json() | ({"x-accepts": task.accepts} if task.accepts else {})
+    Path("schema.json").write_text(json.dumps(schema, indent=1))
 
 
 def _import_entry(folder: Path) -> Any:

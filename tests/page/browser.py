@@ -1,15 +1,35 @@
 """What a user does on the page, and what the user sees there."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.http import wait_for
 
 TIMEOUT_S = 20
+
+
+@contextmanager
+def open_chromium(profile: Path) -> Iterator[Chrome]:
+    """Start Debian's Chromium without a window; `profile` is an empty folder."""
+    options = ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    # Chromium has no sandbox for root, and /dev/shm is small in a container.
+    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,1000"):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={profile}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = Chrome(options=options, service=ChromeService("/usr/bin/chromedriver"))
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 class Page:

@@ -11,7 +11,7 @@ from typing import Any
 import flask
 import pytest
 import torch
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import Chrome
 
 from authoring.page.server import create_server
 from authoring.page.targets import Endpoint, LocalServer
@@ -21,7 +21,7 @@ from handler.errors import RequestError
 from handler.loading import load_model
 from tests.http import serve_app
 from tests.images import ARCHIVE, TOY
-from tests.page.browser import Page
+from tests.page.browser import Page, open_chromium
 from tests.programs import require_programs
 
 ECHO = Path(__file__).parent / "echo"
@@ -90,16 +90,8 @@ def echo_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """Start Debian's Chromium without a window; skip the test if it is not installed."""
     require_programs("chromium", "chromedriver")
-    options = ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
-    # Chromium has no sandbox for root, and /dev/shm is small in a container.
-    for flag in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1280,1000"):
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=ChromeService("/usr/bin/chromedriver"))
-    yield driver
-    driver.quit()
+    with open_chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 @pytest.fixture
