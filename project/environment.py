@@ -30,21 +30,28 @@ class InstallError(Exception):
 def copy_packages(model: Model) -> Path:
     """Copy requirements.txt and the wheels beside it to build/NAME/packages; return that folder.
 
-    A model without a requirements.txt gets an empty one.
+    Those of an archive are in it, unless there is a requirements.txt beside it. A model without a requirements.txt
+    gets an empty one.
     """
     target = model.packages
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     (target / REQUIREMENTS).touch()
+    folder, wheels = model.path, model.path.rglob(f"*{WHEEL}")
     if model.path.is_file():
-        with zipfile.ZipFile(model.path) as archive:
-            for name in archive.namelist():
-                if name == REQUIREMENTS or name.endswith(WHEEL):
-                    archive.extract(name, target)
-        return target
-    for path in (model.path / REQUIREMENTS, *model.path.rglob(f"*{WHEEL}")):
-        if path.is_file():
-            copy = target / path.relative_to(model.path)
+        folder = model.path.parent
+        wheels = folder.glob(f"*{WHEEL}")
+        if not (folder / REQUIREMENTS).is_file():
+            with zipfile.ZipFile(model.path) as archive:
+                for name in archive.namelist():
+                    if name == REQUIREMENTS or name.endswith(WHEEL):
+                        archive.extract(name, target)
+            return target
+        print(f"packages: {folder / REQUIREMENTS}", file=sys.stderr)
+    for path in (folder / REQUIREMENTS, *wheels):
+        relative = path.relative_to(folder)
+        if path.is_file() and not relative.parts[0].startswith("."):
+            copy = target / relative
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
     return target

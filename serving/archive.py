@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from project import weights
-from project.environment import InstallError, copy_packages, find_python
+from project.environment import REQUIREMENTS, InstallError, copy_packages, find_python
 from project.model_folder import (
     OUTPUT_VARIABLE,
     Model,
@@ -27,6 +27,7 @@ from project.model_folder import (
 from project.weights import WeightsError, make_weights
 from serving.errors import ArchiveError
 from serving.stock import manifest
+from serving.unpacking import unpack
 from serving.verification import (
     GOLDEN_REQUEST,
     PACKAGES,
@@ -107,26 +108,21 @@ def _forget_backend(model: Model) -> bool:
 
 
 def _copy_archive(model: Model) -> None:
-    """Copy a ready archive, with the model's name in its manifest, which is TorchServe's name for it."""
-    found = manifest.read_manifest(model.path)
-    if manifest.read_bytes(model.path, GOLDEN_REQUEST) is None:
-        raise ArchiveError(
-            f"{model.path} was not made by this project; to serve it: make serve STORAGE={model.path}, "
-            "or make run STORAGE="
-        )
+    """Copy a ready archive under the model's name; a stock archive is adapted to be served here."""
     if model.archive.exists() and model.archive.samefile(model.path):
         return
-    if found.name == model.name:
-        shutil.copyfile(model.path, model.archive)
-        return
-    with zipfile.ZipFile(model.path) as old, zipfile.ZipFile(model.archive, "w") as new:
-        for entry in old.infolist():
-            content = old.read(entry)
-            if entry.filename == manifest.MANIFEST:
-                document = json.loads(content)
-                document["model"]["modelName"] = model.name
-                content = json.dumps(document).encode()
-            new.writestr(entry, content)
+    with tempfile.TemporaryDirectory(prefix="archive-") as scratch:
+        contents = Path(scratch)
+        unpack(model.path, contents)
+        manifest.adapt(contents, model.name)
+        beside = model.path.with_name(GOLDEN_REQUEST)
+        if beside.is_file() and not (contents / GOLDEN_REQUEST).exists():
+            shutil.copyfile(beside, contents / GOLDEN_REQUEST)
+        part = model.archive.with_suffix(".part")
+        with zipfile.ZipFile(part, "w") as archive:
+            for file in sorted(filter(Path.is_file, contents.rglob("*"))):
+                archive.write(file, file.relative_to(contents))
+        os.replace(part, model.archive)
 
 
 def _choose_backend(model: Model, python: Path) -> str:
@@ -137,7 +133,7 @@ def _choose_backend(model: Model, python: Path) -> str:
     weights_files = [
         source.resolve()
         for name, source in _list_files(model)
-        if source.suffix != ".py" and name not in (REQUESTS, "requirements.txt", BACKEND)
+        if source.suffix != ".py" and name not in (REQUESTS, REQUIREMENTS, BACKEND)
     ]
     inputs = json.dumps(_stat(model, [*weights_files, *(ROOT / "task" / "backends").glob("*.py")]))
     if record.is_file() and record.read_text() == inputs and (model.build / BACKEND).is_file():
@@ -208,7 +204,10 @@ def _is_left_out(name: str) -> bool:
 def _list_inputs(model: Model) -> list[list[str | int]]:
     """Return what identifies the contents of an archive: the path, size and time of every file."""
     files = [model.path.resolve()]
-    if model.path.is_dir():
+    if model.path.is_file():
+        beside = [model.path.with_name(name) for name in (REQUIREMENTS, GOLDEN_REQUEST)]
+        files += [file.resolve() for file in beside if file.is_file()]
+    else:
         files = [source.resolve() for _, source in _list_files(model)]
         files += [Path(__file__), *(ROOT / "handler").rglob("*.py"), *(ROOT / "task").rglob("*.py")]
     return _stat(model, files)

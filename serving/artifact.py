@@ -110,10 +110,17 @@ def find_baked_in(folder: Path) -> Artifact:
     recorded = archives[0].with_suffix(".mar.sha256")
     if recorded.is_file():
         check_sha256(archives[0], recorded.read_text().split()[0], recorded.name)
-    request, name = read_golden_request(archives[0]), manifest.read_manifest(archives[0]).name
+    name = manifest.read_manifest(archives[0]).name
     if name != archives[0].stem:  # TorchServe uses the manifest's name, not the file's
         raise ArchiveError(f"{archives[0].name} was built as {name}.mar: rename it to {name}.mar")
-    return Artifact(archives[0], request)
+    return open_archive(archives[0])
+
+
+def open_archive(archive: Path) -> Artifact:
+    """Return an archive of this project, or a stock one that was adapted; raise ArchiveError."""
+    if manifest.read_manifest(archive).handler != manifest.ADAPTED_HANDLER:
+        return Artifact(archive, read_golden_request(archive))
+    return Artifact(archive, manifest.read_bytes(archive, GOLDEN_REQUEST), stock=True)
 
 
 def read_golden_request(archive: Path) -> bytes:

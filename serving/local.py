@@ -100,7 +100,7 @@ def parse_patches(value: str | None) -> bool:
 
 def _get_artifact(archive: Path, uri: str | None, run_dir: Path) -> Artifact:
     if uri is None:
-        return Artifact(archive.resolve(), artifact.read_golden_request(archive))
+        return artifact.open_archive(archive.resolve())
     if "://" not in uri:
         uri = str(Path(uri).resolve())
     return artifact.fetch(storage.open_storage(uri, print), archive, run_dir / "store")

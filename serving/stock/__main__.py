@@ -53,7 +53,8 @@ def main() -> None:
     print(
         "\nThe archive works with this image: upload the model with it and with its "
         "current artifact URI.\nOn this machine: make run STORAGE="
-        f"{folder}, or without Docker: make serve STORAGE={folder}"
+        f"{folder}, or without Docker: make serve STORAGE={folder}\n"
+        f"To put it into an image, without a bucket: make build MODEL={args.archive}"
     )
 
 

@@ -25,8 +25,14 @@ PACKAGE_NAMES = {
     "yaml": "pyyaml",
     "google.cloud.storage": "google-cloud-storage",
     "ts": "torchserve",
+    **{
+        name: name
+        for name in ("captum", "onnxruntime", "pandas", "scipy", "sentencepiece", "spacy")
+    },
+    **{name: name for name in ("timm", "tokenizers", "torchaudio", "torchvision", "transformers")},
 }
-"""Packages whose import name differs from the name that pip installs them by."""
+"""The package of a module. The package of any other module is not known: its name may be another's."""
+ADVICE = "in requirements.txt beside the archive, then make build MODEL="
 
 
 class Finding(NamedTuple):
@@ -46,6 +52,7 @@ class Contents(NamedTuple):
     sources: dict[str, str]
     """The text of Python, YAML and requirements files, by name."""
     manifest: Manifest
+    path: Path
 
 
 def read_archive(archive: Path) -> Contents:
@@ -63,7 +70,7 @@ def read_archive(archive: Path) -> Contents:
             for name, file in zip(names, files, strict=True)
             if file.suffix in (".py", ".yaml", ".yml") or name == manifest.requirements_file
         }
-    return Contents(names, texts, manifest)
+    return Contents(names, texts, manifest, archive)
 
 
 def inspect_archive(contents: Contents) -> Iterator[Finding]:
@@ -114,16 +121,12 @@ def _check_imports(contents: Contents) -> Iterator[Finding]:
     in_archive = {name.split("/", 1)[0].removesuffix(".py") for name in contents.names}
     for module, files in sorted(_find_imports(contents).items()):
         top = module.split(".")[0]
-        known = PACKAGE_NAMES.get(module) or PACKAGE_NAMES.get(top)
-        name = known or top.replace("_", "-").lower()
-        if top in in_archive or top in sys.stdlib_module_names or name in installed:
+        name = PACKAGE_NAMES.get(module) or PACKAGE_NAMES.get(top)
+        is_installed = (name or top.replace("_", "-").lower()) in installed
+        if top in in_archive or top in sys.stdlib_module_names or is_installed:
             continue
-        hint = _hint(f"the line {known}" if known else f"the package that provides {top}")
+        hint = f"write {name or f'the package that provides {top}'} {ADVICE}{contents.path}"
         yield Finding(False, f"import {top} ({', '.join(sorted(files))}): not in the image", hint)
-
-
-def _hint(lines: str) -> str:
-    return f"add {lines} to requirements.txt of the model in the image, and run make build"
 
 
 def _find_imports(contents: Contents) -> dict[str, set[str]]:
@@ -197,13 +200,13 @@ def _check_requirements(contents: Contents) -> Iterator[Finding]:
         if name not in installed:
             missing.append(text)
         elif not requirement.specifier.contains(_version(name), prereleases=True):
-            hint = "check that the archive loads below, or set the version in requirements.txt"
+            hint = f"check that the archive loads below, or write another version {ADVICE}{contents.path}"
             yield Finding(None, f"{file}: {text}; the image has {name} {_version(name)}", hint)
     if missing:
         yield Finding(
             False,
             f"{file}: {', '.join(missing)}: not in the image, and nothing is installed at startup",
-            _hint(f"{'the line' if len(missing) == 1 else 'the lines'} {', '.join(missing)}"),
+            f"make build MODEL={contents.path} installs it, for the archive in the image",
         )
 
 

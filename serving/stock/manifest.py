@@ -86,7 +86,7 @@ def adapt(contents: Path, name: str) -> Manifest:
     original, file = read_manifest(contents), contents / MANIFEST
     document: dict[str, Any] = json.loads(file.read_bytes())
     document["model"]["modelName"] = name
-    if original.handler != PROJECT_HANDLER:
+    if original.handler not in (PROJECT_HANDLER, ADAPTED_HANDLER):
         document["model"] |= {
             "handler": ADAPTED_HANDLER,
             STOCK_KEY: {"name": original.name, "handler": original.handler},

@@ -1,5 +1,6 @@
 """A stock archive in stock TorchServe and here: the same answers, better errors."""
 
+import dataclasses
 import json
 import re
 import tempfile
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 import storage
+from project.model_folder import find_model
+from serving import archive as packing
 from serving import artifact
 from serving.layout import Layout
 from tests.http import Endpoint, send_concurrently
@@ -138,3 +141,19 @@ def test_migrate_reports_why_an_archive_does_not_load(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "FAILS   it does not load: the model cannot be loaded: ZeroDivisionError" in done.stdout
     assert "1 of 2 findings need a change" in done.stderr
+
+
+def test_stock_archive_is_packed_as_a_model_and_served_under_its_name(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "old-model.mar").write_bytes((folder / "model.mar").read_bytes())
+    model = find_model(str(folder / "old-model.mar"))
+    model = dataclasses.replace(model, output=tmp_path)
+    packing.build(model)
+    opened = artifact.open_archive(model.archive)
+    assert opened.stock
+    with serving(model.archive, SAME["one picture"]) as endpoint:
+        assert endpoint.url.endswith("/predictions/old-model")
+        response = endpoint.post(SAME["three pictures"])
+    assert response.code == 200
+    assert len(json.loads(response.body)["predictions"]) == 3

@@ -40,11 +40,18 @@ OPTIONAL = "try:\n    import torch_xla\nexcept ImportError:\n    torch_xla = Non
 CASES = {
     "nothing": ({"handler.py": OPTIONAL + HANDLER}, {}, []),
     "a package that is not in the image": (
-        {"handler.py": f"import cv2, helper\n{HANDLER}", "helper.py": "import mine"},
+        {"handler.py": f"import cv2, helper\n{HANDLER}", "helper.py": "import transformers"},
         {},
         [
-            "import cv2 (handler.py): not in the image | add the line opencv-python-headless to req",
-            "import mine (helper.py): not in the image | add the package that provides mine to req",
+            "import cv2 (handler.py): not in the image | write opencv-python-headless in requirements.txt",
+            "import transformers (helper.py): not in the image | write transformers in requirements.txt",
+        ],
+    ),
+    "a package whose name is not known": (
+        {"handler.py": f"import my_tools\n{HANDLER}"},
+        {},
+        [
+            "import my_tools (handler.py): not in the image | write the package that provides my_tools in"
         ],
     ),
     "what TorchServe's own handlers import": (
@@ -61,9 +68,7 @@ CASES = {
     "requirements": (
         {"handler.py": HANDLER, "requirements.txt": "numpy\nspacy>=3  # words\n"},
         {"requirementsFile": "requirements.txt"},
-        [
-            "spacy>=3: not in the image, and nothing is installed at startup | add the line spacy>=3 to"
-        ],
+        ["spacy>=3: not in the image, and nothing is installed at startup | make build MODEL="],
     ),
 }
 
