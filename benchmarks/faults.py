@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 from benchmarks import image
 from benchmarks.errors import BenchmarkError
-from benchmarks.image import PREDICT, PYTHON, Client, Server
+from benchmarks.image import PREDICT, PYTHON, Server
+from benchmarks.load import Client
 from benchmarks.results import describe_cpu
 from contract.docker import DockerError
 from project.model_folder import Model
@@ -81,13 +82,13 @@ class Fault(NamedTuple):
 
 
 @contextlib.contextmanager
-def run_load(host: str, fault: Fault) -> Iterator[list[Outcome]]:
+def run_load(url: str, fault: Fault) -> Iterator[list[Outcome]]:
     """Send requests without a pause while the block runs; yield the growing list of outcomes."""
     outcomes: list[Outcome] = []
     stop = Event()
 
     def send(number: int) -> None:
-        client = Client(host, 90)
+        client = Client(url, 90)
         while not stop.is_set():
             body = _body(fault.instance(number)) + b" " * fault.padding
             started = time.monotonic()
@@ -121,7 +122,7 @@ def _kill(command: str) -> Callable[[Server], None]:
 def _send(instance: str) -> Callable[[Server], None]:
     def send(server: Server) -> None:
         args = (PREDICT, _body(instance))
-        Thread(target=Client(server.host, 90).send, args=args, daemon=True).start()
+        Thread(target=Client(server.base_url, 90).send, args=args, daemon=True).start()
 
     return send
 
@@ -147,7 +148,7 @@ def measure(docker: str, tag: str, models: Path, fault: Fault) -> str:
     """
     model = ("--volume", f"{models}:/mnt/models:ro", "--env", "AIP_STORAGE_URI=/mnt/models")
     with image.running(docker, tag, *RESOURCE_OPTIONS, *SANDBOX_OPTIONS, *model) as server:
-        with run_load(server.host, fault) as outcomes:
+        with run_load(server.base_url, fault) as outcomes:
             time.sleep(WARM_UP_S)
             injected = time.monotonic()
             fault.inject(server)

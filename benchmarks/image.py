@@ -1,13 +1,12 @@
-"""A running container of the image under measurement, and a client for it."""
+"""A running container of the image under measurement."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import requests
-
 from benchmarks.errors import StartError
+from benchmarks.load import Client
 from contract.docker import Container, Docker, DockerError
 
 PORT, HEALTH, PREDICT = 8080, "/ping", "/predict"
@@ -25,26 +24,6 @@ print(sum(processes.memory_bytes().values()))
 """
 
 
-class Client:
-    """A client with one persistent connection, as Vertex AI uses."""
-
-    def __init__(self, host: str, timeout_s: float) -> None:
-        self._url, self._timeout_s = f"http://{host}:{PORT}", timeout_s
-        self._session = requests.Session()
-        self._session.trust_env = False  # requests to a container must bypass a proxy
-
-    def send(self, path: str, body: bytes | None = None) -> int | str:
-        """Send a GET, or a POST of `body`; return the status, or the reason if there is none."""
-        url, headers = self._url + path, {"Content-Type": "application/json"}
-        request = requests.Request("POST" if body else "GET", url, headers, data=body).prepare()
-        try:
-            return self._session.send(request, timeout=self._timeout_s).status_code
-        except requests.Timeout:
-            return "timed out"
-        except requests.RequestException:
-            return "connection lost"
-
-
 class Server(NamedTuple):
     """A container and its address on Docker's bridge network."""
 
@@ -52,13 +31,18 @@ class Server(NamedTuple):
     host: str
 
     @property
+    def base_url(self) -> str:
+        """The URL before the routes."""
+        return f"http://{self.host}:{PORT}"
+
+    @property
     def url(self) -> str:
         """The URL of its predict route."""
-        return f"http://{self.host}:{PORT}{PREDICT}"
+        return self.base_url + PREDICT
 
     def is_healthy(self) -> bool:
         """Return whether the health route returns 200."""
-        return Client(self.host, 10).send(HEALTH) == 200
+        return Client(self.base_url, 10).send(HEALTH) == 200
 
     def memory_mb(self) -> float:
         """Return the memory of all its processes (PSS)."""

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
-import requests
-
 from benchmarks import image
 from benchmarks.errors import StartError
-from benchmarks.load import LoadResult, first_body, run_wrk, wait_until_idle
+from benchmarks.load import Client, LoadResult, first_body, run_wrk, wait_until_idle
 from benchmarks.workloads import BUILD, Workload
 from serving.torchserve import find_free_port
 
@@ -168,17 +167,16 @@ def run_container(tag: str, docker: str, workload: Workload) -> Iterator[Running
 
 def _wait_until_ready(url: str, body: bytes, process: subprocess.Popen[bytes], log: Path) -> None:
     """Return once a request succeeds; raise StartError."""
-    headers = {"Content-Type": "application/json"}
+    client = Client(url, 30)
     deadline = time.monotonic() + image.START_TIMEOUT_S
-    problem = "the server exited"
+    result: int | str = "not started"
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            requests.post(url, body, headers=headers, timeout=30).raise_for_status()
+        result = client.send(body=body)
+        if result == HTTPStatus.OK:
             return
-        except requests.RequestException as error:
-            problem = str(error)
         time.sleep(0.2)
-    raise StartError(f"{url}: {problem}; its log: {log}")
+    reason = "the server exited" if process.poll() is not None else result
+    raise StartError(f"{url}: no prediction: {reason}; its log: {log}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

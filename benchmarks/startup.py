@@ -7,8 +7,8 @@ import time
 
 from benchmarks import image
 from benchmarks.errors import BenchmarkError
-from benchmarks.image import PREDICT, Client, Server
-from benchmarks.load import first_body
+from benchmarks.image import PREDICT, Server
+from benchmarks.load import Client, first_body
 from benchmarks.options import positive_int
 from benchmarks.results import write_json
 from benchmarks.workloads import BUILD, select_workload
@@ -49,7 +49,7 @@ def _measure_start_s(args: argparse.Namespace, body: bytes) -> float:
     """Return the time from `docker run` to the first correct prediction."""
 
     def predicts(server: Server) -> bool:
-        return Client(server.host, 10).send(PREDICT, body) == 200
+        return Client(server.base_url, 10).send(PREDICT, body) == 200
 
     started = time.monotonic()
     with image.running(args.docker, args.image, is_ready=predicts):
