@@ -7,6 +7,7 @@ machine affects all of them equally. The results are the medians of the rounds, 
 
 import argparse
 import contextlib
+import signal
 import sys
 from collections.abc import Callable
 
@@ -41,6 +42,7 @@ def main() -> None:
     add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--only", help="compare only with these servers, separated by commas")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the servers
     try:
         rows = [row for load in _list_workloads(args) for row in _run(load(), args)]
     except (BenchmarkError, DockerError) as error:

@@ -8,6 +8,7 @@ layout for this number of cores; a candidate replaces the best layout only if it
 import argparse
 import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -154,6 +155,7 @@ def search(tuner: Tuner, cores: int, max_workers: int) -> None:
 def main() -> None:
     """Parse the options, search for the best layout and write it to a file."""
     args = _parse_arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the servers
     cores, memory = resources.cores(), resources.memory_limit()
     latency = args.objective == "latency"
     objective = Objective(1 if latency else args.clients, args.p99_ms, latency)
@@ -257,7 +259,8 @@ def _option(layout: Layout) -> str:
 def _format(result: LoadResult) -> str:
     if not is_usable(result):
         return f"{result.failed} requests failed" if result.failed else "no answers"
-    return f"{result.requests_per_s:.0f}/s p50 {result.p50_ms:.1f} p99 {result.p99_ms:.1f} ms"
+    rate = round(result.requests_per_s, 0 if result.requests_per_s > 100 else 1)
+    return f"{rate:g}/s p50 {result.p50_ms:.1f} p99 {result.p99_ms:.1f} ms"
 
 
 if __name__ == "__main__":
