@@ -47,7 +47,8 @@ def split_output(output: Any, count: int, path: str = "") -> list[Any]:
         values = zip(*parts, strict=True)
         return [type(output)(*row) if hasattr(output, "_fields") else row for row in values]
     raise OutputError(
-        f"inference returned {_describe(output)}{_at(path)} for {count} samples; expected {EXPECTED}"
+        f"inference returned {_describe(output)}{_at(path)} for {count} samples; "
+        f"expected {EXPECTED}"
     )
 
 

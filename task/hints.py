@@ -74,8 +74,11 @@ def _schema_of_union(arguments: Iterable[Any]) -> dict[str, Any]:
 def _schema_of_typeddict(hint: Any) -> dict[str, Any]:
     fields = get_type_hints(hint, include_extras=True)
     required = [name for name in fields if name in hint.__required_keys__]
+    properties = {name: schema_of_hint(each) for name, each in fields.items()}
+    if properties.get("b64") == {"type": "string"}:
+        properties["b64"]["format"] = "byte"
     return {
         "type": "object",
-        "properties": {name: schema_of_hint(each) for name, each in fields.items()},
+        "properties": properties,
         **({"required": required} if required else {}),
     }

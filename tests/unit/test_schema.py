@@ -33,6 +33,15 @@ class Numbers(TypedDict):
     x: float
 
 
+class Picture(TypedDict):
+    b64: str
+
+
+PICTURE = {
+    "type": "object",
+    "properties": {"b64": {"type": "string", "format": "byte"}},
+    "required": ["b64"],
+}
 FLOWER = {
     "type": "object",
     "properties": {
@@ -55,6 +64,7 @@ FLOWER = {
         (dict[str, float], {"type": "object", "additionalProperties": {"type": "number"}}),
         (dict[str, Any], {"type": "object"}),
         (Flower, FLOWER),
+        (Picture, PICTURE),
         (int | str, {"anyOf": [{"type": "integer"}, {"type": "string"}]}),
         (int | float, {"type": "number"}),
         (Optional[str], {"type": "string", "nullable": True}),  # noqa: UP045  the older form
@@ -85,14 +95,7 @@ def test_type_hint_becomes_a_schema(hint: object, schema: object) -> None:
                 "required": ["a"],
             },
         ),
-        (
-            [{"b64": "aGk="}],
-            {
-                "type": "object",
-                "properties": {"b64": {"type": "string", "format": "byte"}},
-                "required": ["b64"],
-            },
-        ),
+        ([{"b64": "aGk="}], PICTURE),
         ([{"x": 1}, {"y": 2}], {"type": "object", "additionalProperties": {"type": "number"}}),
     ],
 )

@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from handler.envelope import parse_document
 from handler.splitting import OutputError, split_output
 from task import JSON, BadInstance, BadParameter, pad
 from task.adapter import TaskError, adapt
+from tests.programs import run_program
 
 
 class Plain:
@@ -452,3 +454,8 @@ def test_stream_of_a_task_gets_the_sample_and_the_parameters() -> None:
     stream = adapt(Streaming()).stream
     assert stream is not None
     assert list(stream(torch.tensor(2), {"end": 5})) == [2, 3, 4]
+
+
+def test_interface_and_requests_file_are_read_without_importing_torch() -> None:
+    program = "import sys, task.adapter, task.requests_file; print('torch' in sys.modules)"
+    assert run_program([sys.executable, "-c", program]).out == "False\n"
