@@ -138,7 +138,7 @@ def _choose_backend(model: Model, python: Path) -> str:
     inputs = json.dumps(_stat(model, [*weights_files, *(ROOT / "task" / "backends").glob("*.py")]))
     if record.is_file() and record.read_text() == inputs and (model.build / BACKEND).is_file():
         return ""
-    command = [str(python), "-m", "authoring.export", "--model", str(model.path)]
+    command = [str(python), "-m", "authoring.export", "--model", str(model.path.resolve())]
     environment = {**os.environ, OUTPUT_VARIABLE: str(model.output.resolve())}
     try:
         done = subprocess.run(
@@ -241,12 +241,16 @@ def _pack(name: str, contents: Path, target: Path) -> None:
 
 
 def _extract_requests(model: Model) -> None:
-    """Copy the requests of the archive beside it. A stock archive has none."""
-    with zipfile.ZipFile(model.archive) as archive:
-        for name, target in ((REQUESTS, model.requests), (GOLDEN_REQUEST, model.request)):
-            target.unlink(missing_ok=True)
-            if name in archive.namelist():
-                target.write_bytes(archive.read(name))
+    """Copy the requests of the archive beside it. One of version 0.1 has only a golden request, a stock one none."""
+    request = manifest.read_bytes(model.archive, GOLDEN_REQUEST)
+    examples = manifest.read_bytes(model.archive, REQUESTS)
+    if request and not examples:
+        instances = json.loads(request)["instances"]
+        examples = json.dumps([{"instance": instance} for instance in instances]).encode()
+    for target, content in ((model.request, request), (model.requests, examples)):
+        target.unlink(missing_ok=True)
+        if content:
+            target.write_bytes(content)
 
 
 def main() -> None:

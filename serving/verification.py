@@ -109,7 +109,8 @@ def main() -> None:
             return
         with tempfile.TemporaryDirectory() as scratch:
             unpack(args.archive, Path(scratch))
-            print(verify(Path(scratch)))
+            if notes := verify(Path(scratch)):
+                print(notes)
     except ArchiveError as error:
         sys.exit(f"{args.archive.name}: {_add_hint(str(error), distributions)}")
     print(f"{args.archive.name}: the requests get the expected predictions")

@@ -382,6 +382,17 @@ def test_model_that_cannot_be_loaded_ends_the_container_with_the_reason(
     assert container.last_message().startswith(reason)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("file", ["model.py", "vertex_handler.py"])
+def test_missing_package_is_named_in_the_last_line(start: Start, tmp_path: Path, file: str) -> None:
+    changed(ARCHIVE, tmp_path / "toy.mar", file, b"import not_installed").chmod(0o644)
+    tmp_path.chmod(0o755)
+    container = start("--volume", f"{tmp_path}:/opt/model-store:ro", **VERTEX)
+    assert container.wait_until_ended(120) == 1
+    error = "ModuleNotFoundError: No module named 'not_installed'"
+    assert container.last_message() == f"cannot serve: the model cannot be loaded: {error}"
+
+
 def test_unreadable_folder_is_an_error_with_the_fix(vertex: Container) -> None:
     with pytest.raises(DockerError, match="/root: permission denied for user 10001; run chmod"):
         vertex.exec("/opt/venv/bin/python", "-m", "storage", "/root", "/tmp/copy")

@@ -38,9 +38,15 @@ def program(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 class LocalServer:
     """`python -m serving.local`, as `make serve` runs it."""
 
-    def __init__(self, *arguments: str, folder: Path = ROOT, **environ: str) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        folder: Path = ROOT,
+        python: str = sys.executable,
+        **environ: str,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving.local", *arguments],
+            [python, "-m", "serving.local", *arguments],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -17,7 +17,9 @@ import pytest
 from serving.torchserve import find_free_port
 from tests.http import wait_for
 from tests.images import REQUESTS, ROOT, TOY, draw_seven
+from tests.programs import run_program
 from tests.torchserve.conftest import LocalServer, program, run
+from tests.wheels import write_wheel
 
 PYTHON = sys.executable
 
@@ -183,6 +185,51 @@ def test_make_works_in_a_folder_with_a_space_for_a_model_in_another(tmp_path: Pa
         assert re.search(r"^label: \d$", done.stdout, re.MULTILINE), done.stderr
     finally:
         served.stop(signal.SIGINT)
+
+
+VERSION_MODEL = """
+import mine, torch
+def load(folder, device): return Model()
+class Model:
+    def preprocess(self, instance): return torch.tensor([instance])
+    def inference(self, batch): return batch
+    def postprocess(self, output, parameters): return mine.VERSION
+"""
+
+
+def test_each_model_is_served_with_the_packages_of_its_own_requirements(tmp_path: Path) -> None:
+    environ = {"MODEL_OUTPUT": str(tmp_path / "build"), "PIP_NO_INDEX": "1"}
+    pythons = []
+    for version in ("1.0", "2.0"):
+        folder = tmp_path / f"uses-mine-{version[0]}"
+        folder.mkdir()
+        (folder / "model.py").write_text(VERSION_MODEL)
+        wheel = write_wheel(folder, "mine", version)
+        (folder / "requirements.txt").write_text(f"./{wheel.name}\n")
+        rows = [{"instance": 1, "expected": version}, {"instance": 2, "expected": version}]
+        (folder / "requests.json").write_text(json.dumps(rows))
+        model = environ | {"MODEL": str(folder)}
+        packed = run_program([PYTHON, "-m", "serving.archive"], model)
+        assert packed.code == 0, packed.err
+        found = run_program([PYTHON, "-m", "project.environment"], model)
+        assert found.err == "", "the packages were installed again"
+        pythons.append(found.out.strip())
+    try:
+        first = LocalServer(
+            *("--port", str(find_free_port()), "--layout", "1x1"),
+            python=pythons[0],
+            **environ | {"MODEL": str(tmp_path / "uses-mine-1")},
+        )
+        try:
+            first.read_until("Press Ctrl-C to stop.")
+            (line,) = re.findall(r"^ +(curl .*)$", first.output, re.MULTILINE)
+            done = run(*shlex.split(line), "--silent", "--max-time", "30")
+            assert json.loads(done.stdout) == {"predictions": ["1.0"]}, done.stderr
+        finally:
+            first.stop(signal.SIGINT)
+    finally:
+        for python in pythons:
+            shutil.rmtree(Path(python).parents[2])
 
 
 def test_make_help_lists_every_target() -> None:

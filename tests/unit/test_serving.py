@@ -223,6 +223,18 @@ def test_handlers_error_is_preferred_to_the_workers_and_to_javas() -> None:
     assert (failures.count, failures.reason) == (1, torchserve.WorkerFailures.UNKNOWN_CAUSE)
 
 
+def test_package_that_a_handler_lacks_is_named_and_not_torchserves_second_import() -> None:
+    failures = torchserve.WorkerFailures()
+    chained = (
+        "Traceback (most recent call last):\n"
+        "ModuleNotFoundError: No module named 'safetensors'\n\n"
+        "During handling of the above exception, another exception occurred:\n\n"
+        "ModuleNotFoundError: No module named 'ts.torch_handler.vertex_handler'"
+    )
+    record(failures, chained, "worker")
+    assert failures.reason == "ModuleNotFoundError: No module named 'safetensors'"
+
+
 def test_out_of_memory_error_of_java_is_the_cause() -> None:
     failures = torchserve.WorkerFailures()
     record(failures, "Terminating due to java.lang.OutOfMemoryError: Java heap space")
