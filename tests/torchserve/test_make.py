@@ -218,7 +218,8 @@ def test_each_model_is_served_with_the_packages_of_its_own_requirements(tmp_path
         first = LocalServer(
             *("--port", str(find_free_port()), "--layout", "1x1"),
             python=pythons[0],
-            **environ | {"MODEL": str(tmp_path / "uses-mine-1")},
+            MODEL=str(tmp_path / "uses-mine-1"),
+            MODEL_OUTPUT=environ["MODEL_OUTPUT"],
         )
         try:
             first.read_until("Press Ctrl-C to stop.")
