@@ -136,7 +136,7 @@ def _get_score(element: JSON, key: str | int) -> JSON:
 
 
 def _get_labels(element: JSON) -> list[JSON]:
-    """Return the texts and whole numbers of an object or pair, which tell classes apart."""
+    """Return the texts and whole numbers of an object or pair, by which classes differ."""
     values = element.values() if isinstance(element, dict) else element
     return [value for value in values if type(value) in (str, int)]
 

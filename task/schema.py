@@ -93,17 +93,14 @@ def _hints(method: Any) -> _Hints:
     try:
         hints = get_type_hints(method, include_extras=True)
         names = list(inspect.signature(method).parameters)
-    except (NameError, TypeError, ValueError, AttributeError) as error:
-        # Names that are imported only for type checkers cannot be resolved.
-        log.debug("the type hints of %r are not used: %s", method, error)
+        schemas = [schema_of_hint(hints.get(name, Any)) for name in [*names, "return"]]
+    except (NameError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        # Names that are imported only for type checkers, and recursive types, cannot be resolved.
+        log.info("the type hints of %s are not used: %s", method, error)
         return _Hints({}, {}, {})
-    schemas = [schema_of_hint(hints.get(name, Any)) for name in names]
-    returned = schema_of_hint(hints.get("return", Any))
-    return _Hints(
-        schemas[0] if schemas else {},
-        schemas[1] if len(schemas) > 1 and names[1] == "parameters" else {},
-        returned,
-    )
+    has_parameters = len(names) > 1 and names[1] == "parameters"
+    first = schemas[0] if names else {}
+    return _Hints(first, schemas[1] if has_parameters else {}, schemas[-1])
 
 
 def _merge_objects(first: Schema, second: Schema) -> Schema:

@@ -221,6 +221,26 @@ def test_request_that_breaks_the_type_hints_gets_400(
     assert respond(adapt(Hinted()), instance, **parameters) == response
 
 
+class Node(TypedDict):
+    children: list["Node"]
+
+
+class Unresolved(TypedDict):
+    picture: "NoSuchName"  # type: ignore[name-defined]  # noqa: F821
+
+
+@pytest.mark.parametrize("hint", [Node, Unresolved, Annotated[int, {}], "NoSuchName"])
+def test_type_hint_that_cannot_be_resolved_is_not_used(hint: object) -> None:
+    task = Unhinted()
+
+    def preprocess(instance: Any) -> Any:
+        return instance
+
+    preprocess.__annotations__["instance"] = hint
+    task.preprocess = preprocess  # type: ignore[assignment, method-assign]
+    assert adapt(task).schema.declared.instance == {}
+
+
 EXAMPLES = [Example({"x": 1}, {"offset": 1}, 2.0), Example({"x": 2}, {}, 2.0)]
 
 
