@@ -5,6 +5,7 @@ module, or a package with a __main__.py.
 """
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -17,6 +18,10 @@ from project.model_folder import Model, ModelFolderError, add_model_option, find
 ROOT = Path(__file__).resolve().parent.parent
 SUFFIXES = (".bin", ".gguf", ".npz", ".onnx", ".pt", ".pth", ".safetensors")
 """Files that count as weights: if the model's folder has one, train.py only runs when it is asked to."""
+
+
+RECORD = ".program.sha256"
+"""The file beside the weights with the hash of the program that made them. It is not packed."""
 
 
 class WeightsError(Exception):
@@ -32,10 +37,22 @@ def find_program(model: Model) -> str | None:
 
 
 def are_missing(model: Model) -> bool:
-    """Return whether the model has a program that makes its weights, and neither its folder nor build/ has any."""
-    if find_program(model) is None or (model.weights.is_dir() and any(model.weights.iterdir())):
+    """Return whether the model has a program that makes its weights, and neither its folder nor build/ has any.
+
+    Weights that another fetch.py copied do not count.
+    """
+    program = find_program(model)
+    if program is None:
         return False
+    if model.weights.is_dir() and any(model.weights.iterdir()):
+        record = model.weights / RECORD
+        return program == "fetch" and record.is_file() and record.read_text() != _hash(model)
     return not any(file.suffix in SUFFIXES for file in model.path.rglob("*"))
+
+
+def _hash(model: Model) -> str:
+    program = model.path / f"{find_program(model)}.py"
+    return hashlib.sha256(program.read_bytes()).hexdigest() if program.is_file() else ""
 
 
 def make_weights(model: Model, arguments: list[str]) -> None:
@@ -52,6 +69,7 @@ def make_weights(model: Model, arguments: list[str]) -> None:
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
     if done.returncode != 0:
         raise WeightsError(f"{model.path}/{program} failed; the weights are as they were")
+    (new / RECORD).write_text(_hash(model))
     shutil.rmtree(model.weights, ignore_errors=True)
     new.rename(model.weights)
 
