@@ -129,7 +129,7 @@ export: .venv/serving ## measure the ways to run the network here and select the
 tune: .venv/ready archive ## find the fastest worker layout on this machine and write it to model-config.yaml of the model
 	@$(BIN)/python -m benchmarks.tune $(ARGS)
 
-page: .venv/ready archive ## open a page to try the model in a browser (make serve in another terminal, or ARGS="--endpoint NAME")
+page: .venv/serving archive ## open a page to try the model in a browser (make serve in another terminal, or ARGS="--endpoint NAME")
 	@$(WITH_MODEL) -m authoring.page --url http://127.0.0.1:$(PORT) $(ARGS)
 
 ##@ Container

@@ -7,6 +7,7 @@ import webbrowser
 
 from authoring.page.server import HOST, create_server
 from authoring.page.targets import (
+    Endpoint,
     LocalServer,
     Target,
     TargetError,
@@ -63,11 +64,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _choose_target(args: argparse.Namespace, model: Model) -> Target:
-    name = args.endpoint or model.name
-    options = {"name": name, "project": args.project, "region": args.region}
+    options = {"model": str(model.path), "name": args.endpoint}
+    options |= {"project": args.project, "region": args.region}
     if args.endpoint:
         return open_endpoint(options)
-    return LocalServer(f"{args.url.rstrip('/')}{model.predict_route}", find_endpoint(options))
+    endpoint = find_endpoint(options) or Endpoint(
+        model.name, args.project or "PROJECT", args.region or "REGION"
+    )
+    return LocalServer(f"{args.url.rstrip('/')}{model.predict_route}", endpoint)
 
 
 if __name__ == "__main__":

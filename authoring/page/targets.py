@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -86,19 +85,18 @@ class DeployedEndpoint:
         return HTTPStatus.OK, json.dumps(response).encode()
 
 
-def find_endpoint(options: dict[str, str | None]) -> Endpoint:
-    """Return the names for the gcloud command, from these settings, deploy.toml or the last deployment."""
+def find_endpoint(options: dict[str, str | None]) -> Endpoint | None:
+    """Return the endpoint of these settings, deploy.toml and the last deployment; None if there is none."""
     try:
         from deploy import settings  # noqa: PLC0415  its packages are not installed for serving alone
         from deploy.errors import DeployError  # noqa: PLC0415
     except ImportError:
-        pass
-    else:
-        with contextlib.suppress(DeployError):
-            found = settings.load(options)
-            return Endpoint(found.name, found.project, found.region)
-    name, project, region = (options[key] or key.upper() for key in ("name", "project", "region"))
-    return Endpoint(name, project, region)
+        return None
+    try:
+        found = settings.load(options)
+    except DeployError:
+        return None
+    return Endpoint(found.name, found.project, found.region)
 
 
 def open_endpoint(options: dict[str, str | None]) -> DeployedEndpoint:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from task import BadInstance, pad
 
+MAX_PROMPT_CHARS = 2000
+
 
 def load(folder: Path, device: torch.device) -> "Generator":
     """Load the network's weights from a folder onto a device."""
@@ -31,8 +33,8 @@ class Generator:
 
     def preprocess(self, instance: str, parameters: Parameters) -> dict[str, Any]:
         """Return the tokens of the prompt, (L,), where the result starts and ends, and the parameters."""
-        if not instance or not set(instance) <= set(CHARACTERS):
-            raise BadInstance("expected one or more printable ASCII characters")
+        if not 0 < len(instance) <= MAX_PROMPT_CHARS or not set(instance) <= set(CHARACTERS):
+            raise BadInstance(f"expected 1 to {MAX_PROMPT_CHARS} printable ASCII characters")
         tokens = torch.tensor([CHARACTERS.index(each) for each in instance])
         count, temperature, seed = read_parameters(parameters)
         span = {"start": len(tokens), "end": len(tokens) + count}
