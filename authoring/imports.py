@@ -79,7 +79,8 @@ def find_missing(
         {
             ", ".join(sorted(set(distributions.get(module, [module]))))
             for module in {*loaded, *direct.optional}
-            if module not in known and is_missing(module)
+            if module not in known
+            and is_missing(module)
             # Compiled parts of packages are loaded as modules of their own.
             and (module in distributions or not module.startswith("_"))
         }

@@ -1,6 +1,7 @@
 """`make check`: a model without a fault passes, and each fault is found with the line to fix."""
 
 import json
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from authoring import expected, imports
 from handler.comparison import find_differences
-from tests.images import ARCHIVE, TOY
+from tests.images import ARCHIVE, ROOT, TOY
 from tests.programs import Result, run_program
 
 MODEL = """
@@ -59,8 +60,10 @@ def write_model(folder: Path, source: str = MODEL, requests: Any = REQUESTS, **f
 
 
 def check(path: Path, *options: str) -> Result:
-    """Run the program as make does."""
-    return run_program([sys.executable, "-m", "authoring.check", str(path), *options])
+    """Run the program beside the model, so that its build/ is not that of another test."""
+    command = [sys.executable, "-m", "authoring.check", str(path), *options]
+    cwd = path.parent if path.parent.exists() else ROOT
+    return run_program(command, {"PYTHONPATH": str(ROOT)}, cwd=cwd)
 
 
 def test_a_model_without_a_fault_passes(tmp_path: Path) -> None:
@@ -80,6 +83,7 @@ def test_a_model_without_a_fault_passes(tmp_path: Path) -> None:
 BATCH = "return batch * 2"
 OUTPUT = 'return {"double": output.item()}'
 SAMPLE = "return torch.tensor(instance or [0.0], dtype=torch.float32)"
+FULL = pytest.mark.full
 ALONE, AGAIN = "each request gets a prediction", "the same request gets the same prediction again"
 TOGETHER = "a batch gets the predictions that its requests get alone"
 
@@ -101,6 +105,7 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
             *(BATCH, "return batch * 2 + batch.max()", TOGETHER),
             "requests.json[0], in order: double: expected 9.0, got 10.0",
             id="a prediction depends on the other samples",
+            marks=FULL,
         ),
         pytest.param(
             *(BATCH, "return batch[:1] * 2", TOGETHER),
@@ -111,6 +116,7 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
             *(BATCH, "return batch * 3", "the predictions are the expected ones"),
             "requests.json[0]: double: expected 6.0, got 9.0",
             id="a prediction is not the expected one",
+            marks=FULL,
         ),
         pytest.param(
             *(OUTPUT, 'return {"double": float("nan")}', ALONE),
@@ -121,6 +127,7 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
             *(OUTPUT, 'return {"double": {1, 2}}', ALONE),
             "double is of type set; expected ",
             id="a prediction is not JSON",
+            marks=FULL,
         ),
         pytest.param(
             *(SAMPLE, "return torch.tensor(instance[:1] + [sum(instance) - instance[0]])"),
@@ -135,7 +142,17 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
             id="a parameter gets a 500",
         ),
         pytest.param(
-            *(BATCH, "import os; os._exit(3)", ALONE), "exit code 3", id="the process ends"
+            *(BATCH, "import os; os._exit(3)", ALONE),
+            "exit code 3",
+            id="the process ends",
+            marks=FULL,
+        ),
+        pytest.param(
+            *(SAMPLE, "return torch.zeros(2_000_000_000 if len(instance) > 1000 else 1)"),
+            "an instance of 1,000,000 characters gets a prediction or a 4xx",
+            "it: 500: {place}: RuntimeError: ",
+            id="a huge instance takes more memory than there may be",
+            marks=FULL,
         ),
         pytest.param(
             *("return Model()", "raise OSError('no weights')", "the model loads from"),
@@ -146,6 +163,7 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
             *("return Model()", "return Model(", "the model loads from"),
             "{place}: SyntaxError: '(' was never closed",
             id="a syntax error",
+            marks=FULL,
         ),
         pytest.param(
             *("import torch", "import torch, no_such_package", "the model loads from"),
@@ -171,6 +189,7 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
             "the stream ends, and each of its parts is JSON",
             "requests.json[0]: no end after 10000 parts",
             id="the stream does not end",
+            marks=FULL,
         ),
     ],
 )
@@ -219,9 +238,10 @@ def test_a_missing_requests_file_fails_in_one_line(tmp_path: Path) -> None:
     assert "requests.json" in result.out
 
 
-def test_an_archive_and_the_toy_pass() -> None:
+def test_an_archive_and_the_toy_pass(tmp_path: Path) -> None:
     for path in (ARCHIVE, TOY):
-        result = check(path)
+        shutil.copytree(TOY, tmp_path / "toy") if path == TOY else shutil.copy(path, tmp_path)
+        result = check(tmp_path / path.name)
         assert result.code == 0, result.out
         assert "FAIL" not in result.out
 
