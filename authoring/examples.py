@@ -1,5 +1,6 @@
 """Read the file that EXAMPLE= names, one request or several in any usual shape, and write requests.json."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def read_example(path: Path | None) -> list[dict[str, Any]]:
             items = [{key: value[key] for key in ("instance", "parameters") if key in value}]
         case _:
             items = [{"instance": value}]
-    return items * 2 if len(items) == 1 else items
+    return [*items, *copy.deepcopy(items)] if len(items) == 1 else items
 
 
 def write_requests(folder: Path, items: list[dict[str, Any]]) -> None:

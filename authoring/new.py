@@ -28,7 +28,7 @@ NOT_COPIED = ("tests", "__pycache__", ".*", "*.pyc")
 RULE = f"2 to {MAX_NAME_CHARS} lowercase letters, digits and hyphens, and a letter first"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Write the new folder, and print what to run next; exit with one line if that fails."""
     parser = argparse.ArgumentParser(
         prog="python -m authoring.new",
@@ -45,7 +45,7 @@ def main() -> None:
     )
     text = "a request for the model, as JSON: a body, an instance, or several requests"
     parser.add_argument("--example", type=Path, metavar="FILE", help=text)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     try:
         folder = find_target(args.name)
         notes = create(folder, args.source, args.example)

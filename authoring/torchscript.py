@@ -86,7 +86,7 @@ def _describe_file(source: Path) -> str:
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  any file may be given
-        if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
+        if "Unsupported global" in str(error):
             return (
                 f"a pickled module of torch.save(model), which is code; save it by {script} instead"
             )
