@@ -1,8 +1,8 @@
 """The pipeline: train → archive → evaluate → gate → build → contract → upload → canary → promote.
 
 kfp copies the source of each step function below into the compiled YAML and runs it in a container, or by the
-local runner in a process, with kfp and this repository installed. Each function therefore only calls the function
-of the same name in `steps.py`. `python -m pipeline compile` writes pipeline/pipeline.yaml.
+local runner in a process, with kfp and this repository installed. Each function therefore only passes its inputs to
+the function of the same name in `steps.py`. `python -m pipeline compile` writes pipeline/pipeline.yaml.
 """
 
 import argparse
@@ -29,22 +29,17 @@ def train(
     source_hash: str,
     trained: Output[Model],
 ) -> None:
+    inputs = dict(locals())
     from pipeline import steps
 
-    steps.train(
-        trained,
-        model=model,
-        weights=weights,
-        data=data,
-        train_options=train_options,
-        source_hash=source_hash,
-    )
+    steps.train(**inputs)
 
 
 def archive(model: str, trained: Input[Model], archive_hash: str, packed: Output[Model]) -> None:
+    inputs = dict(locals())
     from pipeline import steps
 
-    steps.archive(trained, packed, model=model, archive_hash=archive_hash)
+    steps.archive(**inputs)
 
 
 def evaluate(
@@ -63,15 +58,14 @@ def evaluate(
     passed: dsl.OutputPath(bool),  # type: ignore[valid-type]
     message: dsl.OutputPath(str),  # type: ignore[valid-type]
 ) -> None:
+    inputs = dict(locals())
     from pathlib import Path
 
     from pipeline import steps
 
-    limits = {"eval_instances": eval_instances, "tolerance": tolerance, "min_score": min_score}
-    target = {"project": project, "region": region}
-    result = steps.evaluate(
-        packed, report, report_files, model=model, serving=serving, limits=limits, target=target
-    )
+    for name in ("metrics", "confusion_matrix", "passed", "message"):
+        del inputs[name]
+    result = steps.evaluate(**inputs)
     for name, value in result["metrics"].items():
         metrics.log_metric(name, value)
     if result["labels"]:
@@ -81,32 +75,33 @@ def evaluate(
 
 
 def gate(model: str, packed: Input[Model], passed: bool, message: str) -> None:
+    inputs = dict(locals())
     from pipeline import steps
 
-    steps.gate(packed, model=model, passed=passed, message=message)
+    steps.gate(**inputs)
 
 
 def build(model: str, packed: Input[Model], builder: str, project: str, region: str) -> str:
+    inputs = dict(locals())
     from pipeline import steps
 
-    target = {"project": project, "region": region, "builder": builder}
-    return steps.build(packed, model=model, builder=builder, target=target)
+    return steps.build(**inputs)
 
 
 def contract(
     model: str, packed: Input[Model], image: str, builder: str, project: str, region: str
 ) -> None:
+    inputs = dict(locals())
     from pipeline import steps
 
-    target = {"project": project, "region": region, "builder": builder}
-    steps.contract(packed, image, model=model, builder=builder, target=target)
+    steps.contract(**inputs)
 
 
 def upload(model: str, packed: Input[Model], builder: str, project: str, region: str) -> str:
+    inputs = dict(locals())
     from pipeline import steps
 
-    target = {"project": project, "region": region, "builder": builder}
-    return steps.upload(packed, model=model, target=target)
+    return steps.upload(**inputs)
 
 
 def canary(
@@ -119,17 +114,17 @@ def canary(
     project: str,
     region: str,
 ) -> None:
+    inputs = dict(locals())
     from pipeline import steps
 
-    limits = {"watch": watch, "max_error_rate": max_error_rate, "max_p95": max_p95}
-    target = {"project": project, "region": region}
-    steps.canary(version, model=model, target=target, traffic=traffic, limits=limits)
+    steps.canary(**inputs)
 
 
 def promote(model: str, version: str, project: str, region: str) -> None:
+    inputs = dict(locals())
     from pipeline import steps
 
-    steps.promote(version, model=model, target={"project": project, "region": region})
+    steps.promote(**inputs)
 
 
 def build_pipeline(
@@ -186,19 +181,18 @@ def build_pipeline(
         training = {"data": data, "train_options": train_options, "source_hash": source_hash}
         add(train, weights=weights, **training)
         add(archive, trained=get_output("train", "trained"), archive_hash=archive_hash)
-        packed = get_output("archive", "packed")
+        packed = {"packed": get_output("archive", "packed")}
         limits = {"eval_instances": eval_instances, "tolerance": tolerance, "min_score": min_score}
-        add(evaluate, packed=packed, serving=serving, **limits, **google)
+        add(evaluate, **packed, serving=serving, **limits, **google)
         result = {each: get_output("evaluate", each) for each in ("passed", "message")}
-        add(gate, packed=packed, **result)
-        add(build, packed=packed, builder=builder, **google)
-        image_built = get_output("build", "Output")
-        add(contract, packed=packed, image=image_built, builder=builder, **google)
-        add(upload, packed=packed, builder=builder, **google)
-        version = get_output("upload", "Output")
-        canary_limits = {"watch": watch, "max_error_rate": max_error_rate, "max_p95": max_p95}
-        add(canary, version=version, traffic=traffic, **canary_limits, **google)
-        add(promote, version=version, **google)
+        add(gate, **packed, **result)
+        add(build, **packed, builder=builder, **google)
+        add(contract, **packed, image=get_output("build", "Output"), builder=builder, **google)
+        add(upload, **packed, builder=builder, **google)
+        version = {"version": get_output("upload", "Output")}
+        watched = {"watch": watch, "max_error_rate": max_error_rate, "max_p95": max_p95}
+        add(canary, **version, traffic=traffic, **watched, **google)
+        add(promote, **version, **google)
 
     return pipeline
 

@@ -55,13 +55,7 @@ class Artifact(Protocol):
 
 
 def train(
-    trained: Artifact,
-    *,
-    model: str,
-    weights: str,
-    data: str,
-    train_options: str,
-    source_hash: str,
+    model: str, *, weights: str, data: str, train_options: str, source_hash: str, trained: Artifact
 ) -> None:
     """Train, or fetch the trained weights at `weights`; `source_hash` is that of the training's sources."""
     candidate = _find_candidate(model, trained)
@@ -81,13 +75,11 @@ def train(
             log(f"{candidate.path} has no train.py: the weights in the folder are used")
 
 
-def archive(trained: Artifact, packed: Artifact, *, model: str, archive_hash: str) -> None:
+def archive(model: str, trained: Artifact, archive_hash: str, packed: Artifact) -> None:
     """Measure the backends and pack the model; `archive_hash` is that of the sources beside the model's own."""
     candidate = _find_candidate(model, packed)
-    parameters = {"archive_hash": archive_hash}
-    with _record_step(
-        "archive", model, {"trained": trained}, {"packed": packed}, **parameters
-    ) as record:
+    artifacts: tuple[Any, Any] = {"trained": trained}, {"packed": packed}
+    with _record_step("archive", model, *artifacts, archive_hash=archive_hash) as record:
         candidate.build.mkdir(parents=True, exist_ok=True)
         if Path(trained.path).is_dir():  # a bucket has no empty folders
             shutil.copytree(trained.path, packed.path, dirs_exist_ok=True)
@@ -96,14 +88,15 @@ def archive(trained: Artifact, packed: Artifact, *, model: str, archive_hash: st
 
 
 def evaluate(
+    model: str,
     packed: Artifact,
+    *,
+    serving: str,
     report: Artifact,
     report_files: Artifact,
-    *,
-    model: str,
-    serving: str,
-    limits: Mapping[str, float],
-    target: Mapping[str, str],
+    project: str,
+    region: str,
+    **limits: float,
 ) -> dict[str, Any]:
     """Compare with the serving model within `limits` (options of pipeline.evaluate); return report.json's content."""
     candidate = _find_candidate(model, packed)
@@ -111,14 +104,14 @@ def evaluate(
     with _record_step("evaluate", model, {"packed": packed}, outputs, serving=serving, **limits):
         options = {"out": report_files.path, "serving": serving, **limits}
         if serving == "endpoint":
-            options |= target
+            options |= {"project": project, "region": region}
         run_program(candidate, "pipeline.evaluate", *_to_options(options))
         shutil.copyfile(Path(report_files.path) / "report.html", report.path)
         result: dict[str, Any] = json.loads((Path(report_files.path) / "report.json").read_text())
         return result
 
 
-def gate(packed: Artifact, *, model: str, passed: bool, message: str) -> None:
+def gate(model: str, packed: Artifact, *, passed: bool, message: str) -> None:
     """Stop the pipeline if the candidate did not pass its evaluation; in a local run, install it in build/."""
     with _record_step("gate", model, {}, {}, message=message):
         if not passed:
@@ -128,13 +121,14 @@ def gate(packed: Artifact, *, model: str, passed: bool, message: str) -> None:
             install(packed, model)
 
 
-def build(packed: Artifact, *, model: str, builder: str, target: Mapping[str, str]) -> str:
+def build(model: str, packed: Artifact, builder: str, **target: str) -> str:
     """Build the image with the local Docker engine or Cloud Build; return its name."""
+    options = _to_options({"builder": builder, **target})
     with _record_step("build", model, {"packed": packed}, {}, builder=builder) as record:
         installed = install(packed, model)
         if builder == "cloud":
-            run_program(installed, "deploy", "build", *_to_options(target))
-            query = ("pipeline.checks", "image", *_to_options(target))
+            run_program(installed, "deploy", "build", *options)
+            query = ("pipeline.checks", "image", *options)
             record["image"] = image = run_program(installed, *query, quiet=True).strip()
             return image
         # The tag comes from the content: the same archive results in the same image.
@@ -144,9 +138,7 @@ def build(packed: Artifact, *, model: str, builder: str, target: Mapping[str, st
         return tag
 
 
-def contract(
-    packed: Artifact, image: str, *, model: str, builder: str, target: Mapping[str, str]
-) -> None:
+def contract(model: str, packed: Artifact, image: str, builder: str, **target: str) -> None:
     """Test the image against Vertex AI's container contract.
 
     Cloud Build, which is used if there is no Docker engine, ran the tests before it pushed the image; then this step
@@ -155,13 +147,14 @@ def contract(
     with _record_step("contract", model, {}, {}, image=image):
         installed = install(packed, model)
         if builder == "cloud":
-            run_program(installed, "pipeline.checks", "contract", *_to_options(target))
+            options = _to_options({"builder": builder, **target})
+            run_program(installed, "pipeline.checks", "contract", *options)
             return
-        options = {"docker": _docker(), "instances": installed.requests}
-        run_program(installed, "contract", image, *_to_options(options))
+        options = _to_options({"docker": _docker(), "instances": installed.requests})
+        run_program(installed, "contract", image, *options)
 
 
-def upload(packed: Artifact, *, model: str, target: Mapping[str, str]) -> str:
+def upload(model: str, packed: Artifact, **target: str) -> str:
     """Push the image if it is missing in the registry, and upload it as a model version; return its number."""
     with _record_step("upload", model, {"packed": packed}, {}, **target) as record:
         installed = install(packed, model)
@@ -171,28 +164,24 @@ def upload(packed: Artifact, *, model: str, target: Mapping[str, str]) -> str:
 
 
 def canary(
-    version: str,
-    *,
-    model: str,
-    target: Mapping[str, str],
-    traffic: int,
-    limits: Mapping[str, str],
+    model: str, version: str, traffic: int, project: str, region: str, **watched: str
 ) -> None:
     """Route part of the traffic to the version and watch it; route all traffic to it if it is the first."""
+    target = {"project": project, "region": region}
     deployed, words = find_model(model, ROOT), _to_options(target)
-    with _record_step("canary", model, {}, {}, version=version, traffic=traffic, **limits):
+    with _record_step("canary", model, {}, {}, version=version, traffic=traffic, **watched):
         query = ("pipeline.checks", "has-traffic", *words)
         if run_program(deployed, *query, quiet=True).strip() != "yes":
             log(f"no model is serving yet: version {version} is the first and gets all traffic")
             run_program(deployed, "deploy", "deploy", "--version", version, *words)
             return
         options = {"version": version, "traffic": traffic, **target}
-        if limits.get("watch"):
-            options |= limits
+        if watched.get("watch"):
+            options |= watched
         run_program(deployed, "deploy", "canary", *_to_options(options))
 
 
-def promote(version: str, *, model: str, target: Mapping[str, str]) -> None:
+def promote(model: str, version: str, **target: str) -> None:
     """Route all traffic to the version."""
     with _record_step("promote", model, {}, {}, version=version):
         run_program(find_model(model, ROOT), "deploy", "promote", *_to_options(target))

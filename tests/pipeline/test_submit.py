@@ -222,7 +222,7 @@ def test_second_version_becomes_a_canary_and_is_promoted(deploy: Run, stack: Sta
     """Run the pipeline's steps on tiny images."""
     for version in ("1", "2"):
         assert deploy(f"upload --image {TINY}:{version}").code == 0
-        run_step(stack, "canary", version, ", traffic=20, limits={}")
+        run_step(stack, "canary", version, ", traffic=20")
         if version == "2":
             assert traffic_by_version(stack) == {"1": 80, "2": 20}
         run_step(stack, "promote", version)
@@ -231,9 +231,12 @@ def test_second_version_becomes_a_canary_and_is_promoted(deploy: Run, stack: Sta
 
 def run_step(stack: Stack, name: str, version: str, arguments: str = "") -> None:
     """Run a step in a process of its own, as kfp does."""
-    code = f"from pipeline import steps; steps.{name}({version!r}, model='tests/toy', target={TARGET!r}{arguments})"
+    call = f"steps.{name}('tests/toy', {version!r}, **{TARGET!r}{arguments})"
     env = {"PIPELINE_PYTHON": sys.executable, "DEPLOY_IMAGE": f"{TINY}:{version}"}
-    done = run_program([sys.executable, "-c", code], stack.environment(PROJECT) | env)
+    done = run_program(
+        [sys.executable, "-c", f"from pipeline import steps; {call}"],
+        stack.environment(PROJECT) | env,
+    )
     assert done.code == 0, done.out + done.err
 
 
