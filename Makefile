@@ -242,10 +242,10 @@ build/kubernetes/ready: requirements/kubernetes.lock | .venv/bin/python
 
 # kfp needs an older protobuf than Google's clients, so it has its own environment.
 KFP := build/pipeline/venv
+TRAINED = $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(DATA),--data "$(DATA)")
 
 pipeline: $(KFP)/ready ## run the pipeline from training (DATA=) or WEIGHTS= to an endpoint: here, or on Vertex AI with PROJECT=
-	@DOCKER=$(DOCKER) $(BIN)/python -m pipeline $(if $(PROJECT),submit,run) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
-	  $(if $(DATA),--data "$(DATA)") $(CLOUD)
+	@DOCKER=$(DOCKER) $(BIN)/python -m pipeline $(if $(PROJECT),submit,run) $(TRAINED) $(CLOUD)
 
 $(KFP)/ready: requirements/pipeline.lock .venv/ready
 	$(BIN)/python -m venv $(KFP)
