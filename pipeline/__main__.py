@@ -7,6 +7,7 @@ on this machine, without --project up to contract; `submit` runs them on Vertex 
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -279,6 +280,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_quotes(options: str) -> str:
+    try:
+        shlex.split(options)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).lower()) from None
+    return options
+
+
 def _pipeline_options() -> argparse.ArgumentParser:
     """Return a parser of the options that become parameters of the pipeline."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -288,7 +297,7 @@ def _pipeline_options() -> argparse.ArgumentParser:
     text = "training data, the option --data of the model's train.py (submit: gs://BUCKET/FOLDER)"
     add("--data", metavar="FOLDER", help=text)
     text = "options of the model's train.py, such as '--epochs 2 --seed 1'"
-    add("--train", dest="train_options", metavar="OPTIONS", help=text)
+    add("--train", dest="train_options", type=_check_quotes, metavar="OPTIONS", help=text)
     add("--no-cache", action="store_true", help="run every step, without cached results")
     add = parser.add_argument_group("evaluation").add_argument
     text = (

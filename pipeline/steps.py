@@ -300,7 +300,7 @@ def _record_step(
     try:
         yield record
         state = "done"
-    except StepError as error:
+    except (StepError, Exception) as error:
         if RECORDS_VARIABLE in os.environ:  # otherwise Python prints it as the process exits
             log(str(error))
         raise

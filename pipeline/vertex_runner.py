@@ -191,8 +191,9 @@ def upload_model(cloud: CloudClients, model: Model, root: str) -> str:
     with storage_errors(root), _storage_client(cloud) as client:
         for file in sorted(filter(Path.is_file, model.path.rglob("*"))):
             name = file.relative_to(model.path)
-            if not CACHES & set(name.parts):
-                blob = client.bucket(bucket).blob(f"{target}/{name.as_posix()}")
+            blob = client.bucket(bucket).blob(f"{target}/{name.as_posix()}")
+            is_left_out = any(part in CACHES or part.startswith(".") for part in name.parts)
+            if not is_left_out and not blob.exists(timeout=TIMEOUT_S):
                 blob.upload_from_filename(str(file), checksum="crc32c", timeout=TIMEOUT_S)
     cloud.report(f"uploaded {model.path} to gs://{bucket}/{target}")
     return f"/gcs/{bucket}/{target}"
