@@ -152,8 +152,11 @@ def _print_prediction(prediction: Any) -> None:
     print(text if text.count("\n") <= MAX_LINES else json.dumps(prediction)[:MAX_CHARS] + "...")
 
 
-def main() -> None:
-    """Print the prediction for a request; exit with the error if there is none."""
+def main(arguments: list[str] | None = None, model: Model | None = None) -> None:
+    """Print the prediction for a request; exit with the error if there is none.
+
+    `model` takes the place of --model.
+    """
     parser = argparse.ArgumentParser(prog="python -m serving.predict", description=__doc__)
     add = parser.add_argument
     add_model_option(parser)
@@ -162,9 +165,9 @@ def main() -> None:
     add("--picture", type=Path, help=text)
     add("--port", type=int, default=8080, help="port of the server (default: %(default)s)")
     add("--url", help="URL of the model (default: http://127.0.0.1:PORT/predictions/NAME)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     try:
-        model = find_model(args.model)
+        model = model or find_model(args.model)
         url = args.url or f"http://127.0.0.1:{args.port}{model.predict_route}"
         body = _build_body(model, args.request, args.picture)
         predictions, latency_ms = predict(url, body)

@@ -1,6 +1,8 @@
 """Archives: of any model, self-contained, and served by stock TorchServe too."""
 
+import dataclasses
 import json
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -75,6 +77,48 @@ def test_archive_is_packed_again_only_when_a_file_changed(vowels: Model) -> None
     assert archive.build(vowels)
     with zipfile.ZipFile(vowels.archive) as contents:
         assert "added.txt" not in contents.namelist()
+
+
+def test_changed_weights_of_any_name_are_packed(vowels: Model) -> None:
+    archive.build(vowels)
+    (vowels.path / "vowels.txt").write_text("eioua")  # as many bytes
+    assert archive.build(vowels)
+    with zipfile.ZipFile(vowels.archive) as contents:
+        assert contents.read("vowels.txt") == b"eioua"
+
+
+def test_models_beside_each_other_keep_their_archives_and_files(
+    vowels: Model, tmp_path: Path
+) -> None:
+    shutil.copytree(vowels.path, tmp_path / "other")
+    (tmp_path / "other" / "own.bin").touch()
+    other = dataclasses.replace(vowels, path=tmp_path / "other", name="other")
+    assert archive.build(vowels)
+    assert archive.build(other)
+    assert not archive.build(vowels)
+    assert not archive.build(other)
+    with zipfile.ZipFile(vowels.archive) as contents:
+        assert "own.bin" not in contents.namelist()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "the model has no requests.json"),
+        ("[", "requests.json: Expecting value: line 1"),
+        ('{"instance": 1}', "requests.json: expected an array"),
+        ('[{"instance": "a"}]', "expected 2 requests or more"),
+    ],
+)
+def test_missing_or_broken_requests_json_is_one_sentence(
+    vowels: Model, text: str | None, reason: str
+) -> None:
+    (vowels.path / "requests.json").unlink()
+    if text is not None:
+        (vowels.path / "requests.json").write_text(text)
+    with pytest.raises(ArchiveError, match=reason) as caught:
+        archive.build(vowels)
+    assert "\n" not in str(caught.value)
 
 
 def test_trained_weights_replace_those_of_the_folder(vowels: Model) -> None:
