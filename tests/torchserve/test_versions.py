@@ -5,6 +5,7 @@ version_0_1.mar is an archive that version 0.1 packed: it has a package `model`,
 
 import json
 import shutil
+import signal
 import zipfile
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from project.model_folder import Model, find_model
 from serving import archive, artifact
 from serving.artifact import Artifact
 from serving.errors import ArchiveError
+from serving.torchserve import find_free_port
 from storage.files import Folder
-from tests.images import request_body
-from tests.torchserve.conftest import serving
+from tests.http import Endpoint
+from tests.images import ROOT, TOY, request_body
+from tests.torchserve.conftest import LocalServer, serving
 from tests.torchserve.test_archive import REQUESTS, TASK
 
 OLD = Path(__file__).with_name("version_0_1.mar")
@@ -74,13 +77,19 @@ def test_built_archive_may_be_its_own_source(
     assert zipfile.is_zipfile("build/vowels/vowels.mar")
 
 
-def test_old_archive_in_a_storage_is_served(tmp_path: Path) -> None:
-    (tmp_path / "weights").mkdir()
-    shutil.copy(OLD, tmp_path / "weights" / "model.mar")
-    served = fetch(tmp_path, OLD)
-    assert not served.stock
-    with serving(served.path, served.golden_request) as endpoint:
-        answer = endpoint.post(request_body("queue"))
+def test_old_archive_in_a_relative_folder_is_served(tmp_path: Path) -> None:
+    (tmp_path / "my models").mkdir()
+    shutil.copy(OLD, tmp_path / "my models")
+    port = find_free_port()
+    arguments = ("--port", str(port), "--layout", "1x1", "--storage", "my models")
+    served = LocalServer(*arguments, folder=tmp_path, PYTHONPATH=str(ROOT), MODEL=str(TOY))
+    try:
+        served.read_until("Press Ctrl-C to stop.")
+        url = f"http://127.0.0.1:{port}/predictions/model"
+        assert url in served.output
+        answer = Endpoint(url).post(request_body("queue"))
+    finally:
+        served.stop(signal.SIGINT)
     assert json.loads(answer.body)["predictions"] == [{"vowels": 4}]
 
 
