@@ -40,7 +40,7 @@ EXCEPTIONS = {
 """Parts of the lines that may have such a word, and why."""
 
 SKIPPED = re.compile(
-    r".*\.(?:lock|png|safetensors|json)|LICENSE|CHANGELOG\.md"
+    r".*\.(?:lock|mar|png|safetensors|json)|LICENSE|CHANGELOG\.md"
     r"|tests/unit/test_writing\.py|tests/.*\.py|pipeline/pipeline\.yaml"
 )
 
