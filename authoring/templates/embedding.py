@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from task import pad
+from task import BadInstance, pad
 
 MAX_TOKENS = 256  # longer texts are truncated
 
@@ -38,6 +38,8 @@ class Embedder:
     def preprocess(self, instance: str) -> dict[str, Tensor]:
         """Return the tensors of the tokenizer, each (L,), among them the mask."""
         encoded = self.tokenizer(instance, truncation=True)
+        if not encoded["input_ids"]:
+            raise BadInstance("the text is empty; expected a word or more")
         return {name: torch.tensor(ids) for name, ids in encoded.items()}
 
     def size(self, sample: dict[str, Tensor]) -> int:

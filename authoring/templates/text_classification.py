@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from task import pad
+from task import BadInstance, pad
 
 MAX_TOKENS = 512  # longer texts are truncated
 
@@ -40,6 +40,8 @@ class TextClassifier:
     def preprocess(self, instance: str) -> dict[str, Tensor]:
         """Return the tensors of the tokenizer, (L,) each."""
         encoded = self.tokenizer(instance, truncation=True, max_length=self.max_tokens)
+        if not encoded["input_ids"]:
+            raise BadInstance("the text is empty; expected a word or more")
         return {name: torch.tensor(values) for name, values in encoded.items()}
 
     def collate(self, samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,0 +1,1 @@
+"""Tests of each folder in model/, whichever there are."""
