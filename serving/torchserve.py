@@ -196,6 +196,8 @@ def build_environment(config: TorchServeConfig) -> dict[str, str]:
     return inherited | {
         "OMP_NUM_THREADS": str(config.layout.threads),
         "PYTHONUNBUFFERED": "1",
+        # Progress bars, such as those of transformers, would be warnings in the log.
+        "TQDM_DISABLE": os.environ.get("TQDM_DISABLE", "1"),
         "WORKER_LOG_LEVEL": "DEBUG" if config.verbose else "INFO",
         "LOG_LOCATION": str(config.run_dir),
         "METRICS_LOCATION": str(config.run_dir),

@@ -1,6 +1,7 @@
 """TorchServe's layout, patches, configuration and failures, without starting it."""
 
 import json
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -191,6 +192,23 @@ def test_only_predictions_are_reachable_from_outside() -> None:
     assert lines["metrics_address"] == "unix:/run/x/metrics.sock"
     assert not any(name.startswith("grpc") for name in lines)
     assert lines["enable_model_api"] == "false"
+
+
+def test_progress_bars_of_a_model_are_not_in_the_log(tmp_path: Path) -> None:
+    config = TorchServeConfig(
+        archive=images.ARCHIVE, run_dir=tmp_path, layout=Layout(1, 1), address="unix:/none"
+    )
+    program = "import tqdm\nfor _ in tqdm.tqdm(range(3)): pass\nprint('done')"
+    environ = torchserve.build_environment(config)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == ("done\n", "")
 
 
 def record(failures: torchserve.WorkerFailures, message: str, process: str = "torchserve") -> None:
