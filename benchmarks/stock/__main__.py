@@ -44,7 +44,8 @@ def main() -> None:
             "--model-store . --disable-token-auth --no-config-snapshots"
         )
         command = [sys.executable, "-m", "ts.model_server", *options.split()]
-        env = os.environ | {"JAVA_HOME": str(java_home)}
+        # TorchServe allows one server, and one set of sockets, in each folder for temporary files.
+        env = os.environ | {"JAVA_HOME": str(java_home), "TMPDIR": temporary, "TEMP": temporary}
         subprocess.run(command, cwd=folder, env=env, check=False)
 
 

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests
 
-from benchmarks import bare, load, results, scaling, workloads
+from benchmarks import bare, load, results, scaling, servers, workloads
 from benchmarks.errors import BenchmarkError, WrkMissingError
 from benchmarks.load import LoadResult
 from benchmarks.results import LoadProfile
+from benchmarks.servers import ServerSpec
 from benchmarks.workloads import Workload
 from handler import envelope
 from handler.batch import predict_batch
@@ -150,6 +152,18 @@ def test_bare_loop_gives_the_predictions_of_the_handler(workload: Workload) -> N
     responses = predict_batch(task, [envelope.parse_document(body) for body in bodies])
     expected = [json.loads(response.body)["predictions"] for response in responses]
     assert bare.predict(task, bodies) == expected
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("spec", [servers.our_spec(), servers.STOCK], ids=lambda spec: spec.name)
+def test_server_gets_the_parameters_of_a_request(spec: ServerSpec, workload: Workload) -> None:
+    workload.requests = [row | {"parameters": {"top_k": 1}} for row in workload.requests]
+    body = load.first_body(workload.write_bodies(1))
+    with servers.run_server(spec, workload) as server:
+        server.resume()
+        response = requests.post(server.url, body, timeout=60)
+    (prediction,) = response.json()["predictions"]
+    assert len(prediction["scores"]) == 1
 
 
 # The model of the photographs has random weights, so that some of its scores are nearly equal.
