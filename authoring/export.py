@@ -22,7 +22,10 @@ from handler.collation import build_batch
 from handler.golden import GoldenMismatchError
 from handler.loading import load_and_check, load_model
 from handler.splitting import split_output
+from project import weights
+from project.environment import InstallError
 from project.model_folder import ModelFolderError, add_model_option, find_model
+from project.weights import WeightsError, make_weights
 from serving.archive import BACKEND, collect
 from serving.errors import ArchiveError
 from task.adapter import AdaptedTask
@@ -190,6 +193,8 @@ def main() -> None:
         parser.error("--rounds: expected 1 or more")
     try:
         model = find_model(args.model)
+        if weights.are_missing(model):
+            make_weights(model, [])
         with tempfile.TemporaryDirectory(prefix="export-") as scratch:
             contents = Path(scratch) / "contents"
             collect(model, contents)
@@ -200,7 +205,7 @@ def main() -> None:
         sys.exit(
             f"authoring.export: {args.model} is a ready archive; expected the folder of a model"
         )
-    except (ModelFolderError, ArchiveError) as error:
+    except (ModelFolderError, InstallError, WeightsError, ArchiveError) as error:
         sys.exit(f"authoring.export: {error}")
     print(f"{measurements.format_table()}\n{model.build / BACKEND}")
 
