@@ -124,8 +124,8 @@ def run_with_gcloud(walkthrough: Walkthrough, image: str) -> None:
         f"gcloud ai endpoints raw-predict {name} --request=@{model.request} "
         "--http-headers=Content-Type=application/json"
     )
-    same = json.loads(raw)["predictions"] == response["predictions"]
-    check(same, "raw-predict and predict returned different predictions")
+    # Not compared with those of predict: a model may sample.
+    check(bool(json.loads(raw)["predictions"]), "raw-predict: no predictions")
     run(f"gcloud ai endpoints delete {name}", fails=True)
     deployed = f"--deployed-model-id={response['deployedModelId']}"
     run(f"gcloud ai endpoints undeploy-model {name} {deployed}")

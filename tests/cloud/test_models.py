@@ -102,7 +102,7 @@ def test_models_of_one_checkout_are_deployed_at_once_with_packages_of_their_own(
     flowers = checkout.with_name("flowers")
     write_model(
         flowers,
-        f"./{WHEEL}\nhumanize==4.13.0\n",
+        f"./{WHEEL}\nhumanize>=4\n",
         "import humanize, petals",
         "f'{petals.NAME} {humanize.intcomma(int(output))}'",
     )
@@ -145,7 +145,7 @@ def test_build_of_a_clone_packs_the_model_first(own_stack: Stack, checkout: Path
     done = run_program(
         [
             *("gcloud", "builds", "submit", "--config=cloudbuild.yaml", f"--region={REGION}"),
-            "--substitutions=_MODEL=tests/toy,_NAME=clone,_TAG=clone,_DEPLOY=upload",
+            f"--substitutions=_MODEL=tests/toy,_NAME=clone,_TAG=clone,_DEPLOY=upload,_REGISTRY={own_stack.registry}",
         ],
         own_stack.environment(PROJECT),
         cwd=checkout,
