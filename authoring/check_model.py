@@ -409,7 +409,7 @@ def _run_huge(checker: ModelChecker, reporter: Reporter) -> None:
 
 
 def _describe_times(times_ms: dict[int, float]) -> str:
-    listed = ", ".join(f"{size}: {ms:.3g} ms" for size, ms in times_ms.items())
+    listed = ", ".join(f"{size}: {_format_ms(ms)} ms" for size, ms in times_ms.items())
     text = f"a batch of {listed}, with one thread"
     largest = max(times_ms)
     if largest == 1:
@@ -417,6 +417,10 @@ def _describe_times(times_ms: dict[int, float]) -> str:
     gain = largest * times_ms[1] / times_ms[largest]
     verdict = "batching pays" if gain >= MIN_GAIN else "batching does not pay"
     return f"{text}; {verdict}: {gain:.1f} times as many requests a second at {largest}"
+
+
+def _format_ms(ms: float) -> str:
+    return f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"
 
 
 def _list_modules(names: Iterable[str]) -> list[str]:
