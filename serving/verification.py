@@ -4,12 +4,15 @@ As a program: verify a .mar with the packages of this Python, as the Dockerfile 
 """
 
 import argparse
+import importlib.util
 import json
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from serving.errors import ArchiveError
 from serving.stock import manifest
@@ -56,12 +59,16 @@ open(sys.argv[1], 'w').write(json.dumps(pinned, indent=1, sort_keys=True))
 
 
 def verify(
-    contents: Path, python: Path | str = sys.executable, distributions: Path | None = None
+    contents: Path,
+    python: Path | str = sys.executable,
+    distributions: Path | None = None,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Run the requests in the contents of an archive; write its golden request and its schema into them.
 
-    `distributions` is a file for the requirements of the imported modules. Returns what the model printed, and
-    the requests whose predictions are not compared. Raises ArchiveError if a prediction is wrong.
+    `distributions` is a file for the requirements of the imported modules; `known` has those of the machine
+    where the model was packed. Returns what the model printed, and the requests whose predictions are not
+    compared. Raises ArchiveError if a prediction is wrong.
     """
     program = PROGRAM if (contents / ENTRY).is_file() else OLD_PROGRAM
     record = [RECORD, str(distributions.resolve())] if distributions else [""]
@@ -78,18 +85,18 @@ def verify(
         raise ArchiveError(f"the model did not answer its requests within {TIMEOUT_S} s") from None
     if done.returncode != 0:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise ArchiveError(f"the model fails its requests: {reason}")
+        raise ArchiveError(_add_hint(f"the model fails its requests: {reason}", known))
     return done.stdout.strip()
 
 
-def _add_hint(error: str, distributions: dict[str, str]) -> str:
-    """Add to the error of a missing module which requirement provides it, if that is known."""
-    match = re.search(r"No module named '([^'.]+)", error)
-    if match is None:
+def _add_hint(error: str, known: Mapping[str, str]) -> str:
+    """Add to the error of a missing package which requirement provides it, if that is known."""
+    match = re.search(r"ModuleNotFoundError: No module named '([^'.]+)", error)
+    if match is None or importlib.util.find_spec(match[1]):
         return error
-    requirement = distributions.get(match[1])
+    requirement = known.get(match[1])
     line = f"the line {requirement}" if requirement else f"the package that provides {match[1]}"
-    return f"{error}; the image does not have it: add {line} to requirements.txt of the model"
+    return f"{error}; add {line} to requirements.txt of the model"
 
 
 def main() -> None:
@@ -101,18 +108,17 @@ def main() -> None:
     text = "JSON object with the requirement for each module"
     parser.add_argument("--distributions", type=Path, metavar="FILE", help=text)
     args = parser.parse_args()
-    known = args.distributions and args.distributions.is_file()
-    distributions = json.loads(args.distributions.read_text()) if known else {}
+    known = json.loads(args.distributions.read_text()) if args.distributions else {}
     try:
         if manifest.read_bytes(args.archive, GOLDEN_REQUEST) is None:
             print(f"{args.archive.name} was not made by this project: it is not verified")
             return
         with tempfile.TemporaryDirectory() as scratch:
             unpack(args.archive, Path(scratch))
-            if notes := verify(Path(scratch)):
+            if notes := verify(Path(scratch), known=known):
                 print(notes)
     except ArchiveError as error:
-        sys.exit(f"{args.archive.name}: {_add_hint(str(error), distributions)}")
+        sys.exit(f"{args.archive.name}: {error}")
     print(f"{args.archive.name}: the requests get the expected predictions")
 
 

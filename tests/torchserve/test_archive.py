@@ -12,6 +12,7 @@ import pytest
 from project.model_folder import Model
 from serving import archive, local
 from serving.errors import ArchiveError
+from serving.verification import verify
 from tests import cases, images
 from tests.stock.archive import changed
 from tests.torchserve.conftest import serving, stock_torchserve
@@ -119,6 +120,22 @@ def test_missing_or_broken_requests_json_is_one_sentence(
     with pytest.raises(ArchiveError, match=reason) as caught:
         archive.build(vowels)
     assert "\n" not in str(caught.value)
+
+
+def test_missing_package_is_named_with_its_line_if_that_is_known(
+    vowels: Model, tmp_path: Path
+) -> None:
+    contents = tmp_path / "contents"
+    archive.collect(vowels, contents)
+    (contents / "model.py").write_text("import not_installed")
+    error = "No module named 'not_installed'; add"
+    with pytest.raises(ArchiveError, match=f"{error} the package that provides not_installed to"):
+        verify(contents)
+    with pytest.raises(ArchiveError, match=rf"{error} the line x==1 to requirements\.txt of the"):
+        verify(contents, known={"not_installed": "x==1"})
+    (contents / "model.py").write_text("import torch.not_installed")
+    with pytest.raises(ArchiveError, match=r"No module named 'torch\.not_installed'$"):
+        verify(contents)
 
 
 def test_trained_weights_replace_those_of_the_folder(vowels: Model) -> None:
