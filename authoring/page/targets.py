@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -79,9 +81,13 @@ class DeployedEndpoint:
 
         try:
             response = self._cloud.vertex.predict(json.loads(body))
-        except (DeployError, ValueError, KeyError, TypeError) as error:
-            hint = getattr(error, "hint", "")
-            return _fail(f"{error}; {hint}" if hint else str(error))
+        except DeployError as error:
+            # Vertex AI passes the model's own error on as a part of its message.
+            own = re.search(r'\{"error":.*\}\}', error.message)
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if own:
+                    return int(json.loads(own[0])["error"]["code"]), own[0].encode()
+            return _fail(f"{error.message}; {error.hint}")
         return HTTPStatus.OK, json.dumps(response).encode()
 
 

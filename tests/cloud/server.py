@@ -14,7 +14,7 @@ def predict(instance: object) -> object:
     """Return the instance, or run the command in it.
 
     {"environment": NAME} returns a variable, {"seconds": S} delays, {"bytes": N} returns N characters, and
-    {"exit": true} ends the process.
+    {"exit": true} ends the process. {"invalid": true} as the only instance gets a 400.
     """
     if not isinstance(instance, dict):
         return instance
@@ -39,6 +39,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply(500, {"error": "broken"})
         if FAULT == "slow":
             time.sleep(0.3)
+        if body["instances"] == [{"invalid": True}]:
+            error = {"code": 400, "status": "INVALID_ARGUMENT", "message": "instances[0]: invalid"}
+            return self.reply(400, {"error": error})
         predictions = [predict(instance) for instance in body["instances"]]
         return self.reply(200, {"predictions": predictions})
 

@@ -22,6 +22,9 @@ def test_the_page_sends_to_the_deployed_endpoint_and_shows_its_errors(
     code, body = target.predict(b'{"instances": ["a text", 3]}')
     assert code == 200
     assert json.loads(body)["predictions"] == ["a text", 3]
+    code, body = target.predict(b'{"instances": [{"invalid": true}]}')
+    assert code == 400
+    assert json.loads(body)["error"]["message"] == "instances[0]: invalid"
     code, body = target.predict(b'{"instances": [{"exit": true}]}')
     assert code == 502
     assert "predicting" in json.loads(body)["error"]["message"]
