@@ -6,6 +6,7 @@ module, or a package with a __main__.py.
 
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,15 +14,15 @@ import sys
 from pathlib import Path
 
 from project.environment import InstallError, find_python
-from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+from project.model_folder import ENTRY, Model, ModelFolderError, add_model_option, find_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SUFFIXES = (".bin", ".gguf", ".npz", ".onnx", ".pt", ".pth", ".safetensors")
 """Files that count as weights: if the model's folder has one, train.py only runs when it is asked to."""
 
 
-RECORD = ".program.sha256"
-"""The file beside the weights with the hash of the program that made them. It is not packed."""
+RECORD = ".made-by.json"
+"""The file beside the weights that describes the program that made them. It is not packed."""
 
 
 class WeightsError(Exception):
@@ -39,20 +40,32 @@ def find_program(model: Model) -> str | None:
 def are_missing(model: Model) -> bool:
     """Return whether the model has a program that makes its weights, and neither its folder nor build/ has any.
 
-    Weights that another fetch.py copied do not count.
+    Weights that another fetch.py copied do not count. Raises WeightsError for those of another folder with
+    the same name.
     """
+    made = model.weights / RECORD
+    record, current = json.loads(made.read_text()) if made.is_file() else {}, _describe(model)
+    other = ROOT / record.get("folder", current["folder"])
+    if (other / ENTRY).is_file() and not other.samefile(model.path):
+        raise WeightsError(
+            f"{model.weights} has the weights of {record['folder']}: rename one of the two folders, "
+            f"or delete {model.weights}"
+        )
     program = find_program(model)
     if program is None:
         return False
     if model.weights.is_dir() and any(model.weights.iterdir()):
-        record = model.weights / RECORD
-        return program == "fetch" and record.is_file() and record.read_text() != _hash(model)
+        return (
+            program == "fetch" and record.get("program", current["program"]) != current["program"]
+        )
     return not any(file.suffix in SUFFIXES for file in model.path.rglob("*"))
 
 
-def _hash(model: Model) -> str:
-    program = model.path / f"{find_program(model)}.py"
-    return hashlib.sha256(program.read_bytes()).hexdigest() if program.is_file() else ""
+def _describe(model: Model) -> dict[str, str]:
+    """Return what identifies the program of a model: its hash, and the folder relative to this project."""
+    file = model.path / f"{find_program(model)}.py"
+    program = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    return {"program": program, "folder": os.path.relpath(model.path.resolve(), ROOT)}
 
 
 def make_weights(model: Model, arguments: list[str]) -> None:
@@ -69,7 +82,7 @@ def make_weights(model: Model, arguments: list[str]) -> None:
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
     if done.returncode != 0:
         raise WeightsError(f"{model.path}/{program} failed; the weights are as they were")
-    (new / RECORD).write_text(_hash(model))
+    (new / RECORD).write_text(json.dumps(_describe(model)))
     shutil.rmtree(model.weights, ignore_errors=True)
     new.rename(model.weights)
 

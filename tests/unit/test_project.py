@@ -1,5 +1,6 @@
 """Which model MODEL selects, the names that follow from it, and the programs that make its weights."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -140,6 +141,17 @@ def test_changed_program_fetches_again_but_does_not_train_again(
     make_weights(model, [])
     (model.path / program).write_text(f"{TRAIN}\n# another version\n")
     assert are_missing(model) == again
+
+
+def test_weights_of_another_folder_with_the_same_name_are_not_used(folder: Path) -> None:
+    model = make_model(folder, "train.py")
+    make_weights(model, [])
+    other = dataclasses.replace(model, path=folder / "elsewhere" / "flowers")
+    other.path.mkdir()
+    with pytest.raises(
+        WeightsError, match=r"has the weights of .*model/flowers: rename one of the"
+    ):
+        are_missing(other)
 
 
 @pytest.mark.usefixtures("folder")
