@@ -60,7 +60,7 @@ def verify_archive() -> None:
 
 def _import_entry(folder: Path) -> Any:
     if not (folder / f"{ENTRY}.py").exists():
-        return importlib.import_module("model.task")  # an archive of version 0.1
+        raise LoadError(f"{folder}: expected {ENTRY}.py, which defines load(folder, device)")
     while _loaded:
         _forget_modules(_loaded.pop())
     sys.modules.pop(ENTRY, None)

@@ -89,6 +89,13 @@ def test_verification_of_an_archive_writes_its_golden_request_and_its_schema(
     }
 
 
+def test_folder_without_model_py_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        LoadError, match=r"expected model\.py, which defines load\(folder, device\)"
+    ):
+        load_model(tmp_path, CPU)
+
+
 def test_folder_without_load_or_with_invalid_requests_is_an_error(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", 5)
     (folder / "model.py").write_text("")
