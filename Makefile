@@ -130,7 +130,7 @@ tune: .venv/ready archive ## find the fastest worker layout on this machine and 
 	@$(BIN)/python -m benchmarks.tune $(ARGS)
 
 page: .venv/serving archive ## open a page to try the model in a browser (make serve in another terminal, or ARGS="--endpoint NAME")
-	@$(WITH_MODEL) -m authoring.page --url http://127.0.0.1:$(PORT) $(ARGS)
+	@$(WITH_MODEL) -m authoring.page --url http://127.0.0.1:$(PORT) $(CLOUD)
 
 ##@ Container
 

@@ -350,7 +350,9 @@ def main() -> None:
         status="PASS", text=f"{loads} ({time.perf_counter() - start_s:.1f} s)", details=[]
     )
     if not task.examples:
-        reporter.write(status="FAIL", text="requests.json has requests", details=["it is missing"])
+        expected = 'expected [{"instance": ..., "expected": ...}, ...] with two or more requests'
+        details = [f"{SOURCE / 'requests.json'} does not exist; {expected}"]
+        reporter.write(status="FAIL", text="there are requests to send", details=details)
         return
     checker = ModelChecker(task, errors)
     _run_checks(checker, reporter)

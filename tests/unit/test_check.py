@@ -230,12 +230,12 @@ def test_an_empty_expected_is_no_check_and_is_reported(tmp_path: Path) -> None:
     )
 
 
-def test_a_missing_requests_file_fails_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_requests_file_fails_with_what_is_expected(tmp_path: Path) -> None:
     path = write_model(tmp_path)
     (path / "requests.json").unlink()
     result = check(path)
     assert result.code == 1
-    assert "requests.json" in result.out
+    assert f"{path}/requests.json does not exist; expected [" in result.out
 
 
 def test_an_archive_and_the_toy_pass(tmp_path: Path) -> None:
