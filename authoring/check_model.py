@@ -385,9 +385,8 @@ def _run_checks(checker: ModelChecker, reporter: Reporter) -> None:
     if task.stream is not None:
         reporter.check("the stream ends, and each of its parts is JSON", checker.stream)
     if checker.predictions:
-        torch.set_num_threads(
-            1
-        )  # as a worker of many; more threads wait for each other on a busy machine
+        # As one worker of many: on a busy machine several threads wait for each other.
+        torch.set_num_threads(1)
         reporter.note(_describe_times(checker.measure()))
     task.schema.observe(list(checker.predictions.values()))
     schema = task.schema.to_json()
