@@ -147,21 +147,19 @@ def test_functions_of_two_models_run_at_once_with_their_own_code_files_and_packa
     (folder / "words").mkdir()
     (folder / "labels.json").rename(folder / "words" / "labels.json")
     code = (folder / "model.py").read_text().replace('"labels.json"', '"words/labels.json"')
-    late = "        import shades\n        names = [shades.PREFIX"
-    assert code.count("        names = [self") == 1
-    (folder / "model.py").write_text(code.replace("        names = [self", f"{late} + self"))
-    (folder / "requirements.txt").write_text("./wheels/prefixes-1.0-py3-none-any.whl\n")
-    (folder / "shades.py").write_text("from prefixes import PREFIX\n")
-    requests = (folder / "requests.json").read_text()
-    (folder / "requests.json").write_text(requests.replace('"label": "', '"label": "grey '))
-    build_wheel(folder / "wheels", "prefixes", 'PREFIX = "grey "')
-    body = request_body(cases.INSTANCE)
+    lines = code.partition("        scores, classes")
+    assert lines[1]
+    late = '        if parameters == {"top_k": 5}:\n            import shades\n            return shades.NAME\n'
+    (folder / "model.py").write_text(lines[0] + late + lines[1] + lines[2])
+    (folder / "shades.py").write_text("from names import NAME\n")
+    (folder / "requirements.txt").write_text("./wheels/names-1.0-py3-none-any.whl\n")
+    build_wheel(folder / "wheels", "names", 'NAME = "light grey"')
+    body = request_body(cases.INSTANCE, top_k=5)
     try:
         with run_make("function", MODEL=str(folder)) as other:
-            label = json.loads(other.post(body).body)["predictions"][0]["label"]
-            assert label == f"grey {cases.LABEL}"
-            label = json.loads(live("toy").post(body).body)["predictions"][0]["label"]
-            assert label == cases.LABEL
+            assert json.loads(other.post(body).body) == {"predictions": ["light grey"]}
+            (prediction,) = json.loads(live("toy").post(body).body)["predictions"]
+            assert prediction["label"] == cases.LABEL
     finally:
         for path in ("build/shades-of-grey", "build/functions/shades-of-grey"):
             shutil.rmtree(ROOT / path, ignore_errors=True)
