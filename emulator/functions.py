@@ -1,6 +1,6 @@
 """Cloud Functions (2nd gen): runs the source that gcloud uploads, with functions-framework.
 
-Functions run on this Python with its packages; their requirements are not installed.
+Functions run on this Python with its packages, and those of their requirements.txt that are missing.
 """
 
 import io
@@ -12,6 +12,7 @@ import tempfile
 import uuid
 import zipfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from google.cloud import functions_v2 as gf
@@ -23,6 +24,7 @@ from emulator import operations, processes
 from emulator.errors import ApiError, failed_precondition, invalid_argument
 from emulator.resources import Method, ResourceType, location_path
 from emulator.state import State, canonical_name, now
+from project.environment import REQUIREMENTS, InstallError, create_environment
 
 HOST = "127.0.0.1"
 UPLOADS = "/emulator/uploads/"
@@ -170,7 +172,7 @@ def _run(state: State, function: gf.Function, folder: Path) -> tuple[FunctionPro
         "STORAGE_EMULATOR_HOST": state.config.storage_url,
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    command = [sys.executable, "-m", "functions_framework", f"--host={HOST}"]
+    command = [_find_python(folder), "-m", "functions_framework", f"--host={HOST}"]
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output)
@@ -182,6 +184,26 @@ def _run(state: State, function: gf.Function, folder: Path) -> tuple[FunctionPro
             f"={port}: its last line: {last_line}"
         )
     return FunctionProcess(process, folder), f"http://{HOST}:{port}"
+
+
+def _find_python(folder: Path) -> str:
+    """Return a Python with the packages of a source's requirements.txt; raise ApiError."""
+    file = folder / REQUIREMENTS
+    lines = file.read_text().split("\n") if file.exists() else []
+    if all(_is_installed(line) for line in lines if line and not line.startswith(("#", "-"))):
+        return sys.executable
+    try:
+        return str(create_environment(folder / "venv", folder))
+    except InstallError as error:
+        raise failed_precondition(f"Build failed: {error}") from None
+
+
+def _is_installed(requirement: str) -> bool:
+    name, _, version = requirement.partition("==")
+    try:
+        return metadata.version(name) == version
+    except (metadata.PackageNotFoundError, ValueError):
+        return False
 
 
 METHODS: dict[str, Method] = {

@@ -71,6 +71,17 @@ def find_python(model: Model) -> Path:
     print(
         f"Installing {REQUIREMENTS} of {model.name} into {model.venv}", file=sys.stderr, flush=True
     )
+    create_environment(venv, packages)
+    ready.write_text(state)
+    return python
+
+
+def create_environment(venv: Path, packages: Path) -> Path:
+    """Create an environment with the packages of this Python and those of PACKAGES/requirements.txt; return its Python.
+
+    Raises InstallError.
+    """
+    python = venv / "bin" / "python"
     shutil.rmtree(venv, ignore_errors=True)
     _run([sys.executable, "-m", "venv", "--without-pip", str(venv)], packages)
     site = next((venv / "lib").glob("python*")) / "site-packages"
@@ -86,7 +97,6 @@ def find_python(model: Model) -> Path:
         ],
         packages,
     )
-    ready.write_text(state)
     return python
 
 

@@ -18,8 +18,9 @@ from tests.cloud.conftest import PROJECT, REGION, Run
 from tests.cloud.guide import REAL_CLOUD, SLOW, check_example, read_examples
 from tests.functions.conftest import EVERY
 from tests.http import Endpoint
-from tests.images import ROOT
+from tests.images import ROOT, TOY
 from tests.programs import Result
+from tests.wheels import write_wheel
 
 OPTIONS = f"--project {PROJECT} --region {REGION}"
 
@@ -116,6 +117,26 @@ def test_function_uses_the_uploaded_model_pinned_by_checksum(
     }
     assert config.available_memory == function.memory
     assert config.max_instance_request_concurrency == function.concurrency
+
+
+@pytest.mark.full
+def test_packages_of_a_model_are_installed_in_its_function(python: Run, tmp_path: Path) -> None:
+    folder, uri = tmp_path / "packaged-toy", new_uri()
+    shutil.copytree(TOY, folder)
+    code = (folder / "model.py").read_text()
+    (folder / "model.py").write_text(code.replace("import torch\n", "import names\nimport torch\n"))
+    write_wheel(folder, "names", "1.0")
+    (folder / "requirements.txt").write_text("./names-1.0-py3-none-any.whl\n")
+    try:
+        for command in ("serving.archive", f"functions upload {OPTIONS} --storage {uri}"):
+            done = python(f"-m {command} --model {folder}")
+            assert done.code == 0, done.err
+        line = f"-m functions deploy {OPTIONS} --storage {uri} --model {folder}"
+        response = get_endpoint(python(line)).post(cases.CASES[0].body)
+        cases.check_response(cases.CASES[0], response.code, response.body)
+    finally:
+        for path in ("build/packaged-toy", "build/functions/packaged-toy"):
+            shutil.rmtree(ROOT / path, ignore_errors=True)
 
 
 @pytest.mark.full

@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.functions.conftest import TOY, StartFunction, StartLive, load_functio
 from tests.http import JSON_TYPE
 from tests.images import ROOT, labelled_images, request_body
 from tests.images import TOY as TOY_FOLDER
+from tests.wheels import write_wheel
 
 pytestmark = pytest.mark.xdist_group("functions")
 FILES = find_model_files(TOY)
@@ -149,31 +149,18 @@ def test_functions_of_two_models_run_at_once_with_their_own_code_files_and_packa
     code = (folder / "model.py").read_text().replace('"labels.json"', '"words/labels.json"')
     lines = code.partition("        scores, classes")
     assert lines[1]
-    late = '        if parameters == {"top_k": 5}:\n            import shades\n            return shades.NAME\n'
+    late = '        if parameters == {"top_k": 5}:\n            import shades\n            return shades.VERSION\n'
     (folder / "model.py").write_text(lines[0] + late + lines[1] + lines[2])
-    (folder / "shades.py").write_text("from names import NAME\n")
+    (folder / "shades.py").write_text("from names import VERSION\n")
     (folder / "requirements.txt").write_text("./wheels/names-1.0-py3-none-any.whl\n")
-    build_wheel(folder / "wheels", "names", 'NAME = "light grey"')
+    (folder / "wheels").mkdir()
+    write_wheel(folder / "wheels", "names", "1.0")
     body = request_body(cases.INSTANCE, top_k=5)
     try:
         with run_make("function", MODEL=str(folder)) as other:
-            assert json.loads(other.post(body).body) == {"predictions": ["light grey"]}
+            assert json.loads(other.post(body).body) == {"predictions": ["1.0"]}
             (prediction,) = json.loads(live("toy").post(body).body)["predictions"]
             assert prediction["label"] == cases.LABEL
     finally:
         for path in ("build/shades-of-grey", "build/functions/shades-of-grey"):
             shutil.rmtree(ROOT / path, ignore_errors=True)
-
-
-def build_wheel(folder: Path, name: str, code: str) -> None:
-    """Write NAME-1.0-py3-none-any.whl, which has one module."""
-    folder.mkdir()
-    files = {
-        f"{name}.py": code,
-        f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-        f"{name}-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{name}-1.0.dist-info/RECORD": "",
-    }
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-        for path, content in files.items():
-            wheel.writestr(path, content)
