@@ -13,6 +13,8 @@ from tests.images import image_base64
 from tests.page.browser import Page
 from tests.page.test_page import grey_file
 
+pytestmark = pytest.mark.xdist_group("page")  # one browser
+
 
 def test_numbers_are_sent_as_they_are_written(echo: Page) -> None:
     assert '"temperature": 1.0' in echo.body

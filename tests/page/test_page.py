@@ -17,6 +17,8 @@ from selenium.webdriver.support.ui import Select
 from tests.http import wait_for
 from tests.page.browser import Page
 
+pytestmark = pytest.mark.xdist_group("page")  # one browser
+
 GREY_7 = Image.new("L", (40, 30), 190)
 """The toy's label is 7."""
 

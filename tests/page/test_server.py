@@ -1,7 +1,6 @@
 """The page's server: only the page can use it, and it forwards requests as they are."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,6 +10,7 @@ import pytest
 from tests.http import JSON_TYPE, Endpoint
 from tests.images import ROOT, request_body
 from tests.page.conftest import serve_page, write_archive
+from tests.programs import Result, run_program
 
 CLOSED = "http://127.0.0.1:9/predictions/toy"
 """No server listens on this port."""
@@ -79,25 +79,23 @@ def test_an_archive_without_requests_gets_a_page_too(tmp_path: Path) -> None:
     assert model["schema"] is None
 
 
-def run_page(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_page(folder: Path, *arguments: str) -> Result:
+    """Run the program in a folder of its own, so that there is no build/ of another model."""
     command = [sys.executable, "-m", "authoring.page", "--no-browser", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    return run_program(command, {"PYTHONPATH": str(ROOT)}, cwd=folder, timeout_s=60)
 
 
 def test_a_model_without_an_archive_is_an_error_with_the_command(tmp_path: Path) -> None:
     (tmp_path / "flowers").mkdir()
     (tmp_path / "flowers" / "model.py").touch()
-    result = run_page("--model", str(tmp_path / "flowers"))
-    assert result.returncode == 1
-    assert result.stderr.startswith(
-        "authoring.page: build/flowers/flowers.mar does not exist: make"
-    )
+    result = run_page(tmp_path, "--model", "flowers")
+    assert result.code == 1
+    message = "build/flowers/flowers.mar does not exist: make archive MODEL=flowers"
+    assert result.err == f"authoring.page: {message}\n"
 
 
-def test_an_unknown_model_is_an_error_of_one_line() -> None:
-    result = run_page("--model", "no-such-model")
-    assert result.returncode == 1
-    assert result.stderr.startswith("authoring.page: MODEL=no-such-model")
-    assert result.stderr.count("\n") == 1
+def test_an_unknown_model_is_an_error_of_one_line(tmp_path: Path) -> None:
+    result = run_page(tmp_path, "--model", "no-such-model")
+    assert result.code == 1
+    assert result.err.startswith("authoring.page: MODEL=no-such-model")
+    assert result.err.count("\n") == 1
