@@ -34,9 +34,11 @@ def copy_packages(model: Model) -> Path:
     gets an empty one.
     """
     target = model.packages
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    (target / REQUIREMENTS).touch()
+    target.mkdir(parents=True, exist_ok=True)
+    # Only the copies: serving.archive records there which package has each module that the model imports.
+    for copy in list(target.rglob(f"*{WHEEL}")):
+        copy.unlink()
+    (target / REQUIREMENTS).write_text("")
     folder, wheels = model.path, model.path.rglob(f"*{WHEEL}")
     if model.path.is_file():
         folder = model.path.parent
@@ -102,7 +104,7 @@ def create_environment(venv: Path, packages: Path) -> Path:
 
 def _hash(packages: Path) -> str:
     total = hashlib.sha256(sys.executable.encode() + sysconfig.get_path("purelib").encode())
-    for file in sorted(filter(Path.is_file, packages.rglob("*"))):
+    for file in (packages / REQUIREMENTS, *sorted(packages.rglob(f"*{WHEEL}"))):
         total.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
     return total.hexdigest()
 

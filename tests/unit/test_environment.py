@@ -48,6 +48,18 @@ def test_model_without_requirements_uses_the_python_of_the_project(
     assert not (in_folder / "build" / "plain" / "venv").exists()
 
 
+def test_copying_the_packages_again_keeps_the_record_of_the_imported_modules(
+    in_folder: Path,
+) -> None:
+    model = make_model(in_folder, "one", "./mine-1.0-py3-none-any.whl\n")
+    write_wheel(model.path, "mine", "1.0")
+    (copy_packages(model) / "distributions.json").write_text("{}")
+    (model.path / "mine-1.0-py3-none-any.whl").unlink()
+    (model.path / "requirements.txt").write_text("mine==2\n")
+    names = {file.name: file.read_text() for file in copy_packages(model).iterdir()}
+    assert names == {"distributions.json": "{}", "requirements.txt": "mine==2\n"}
+
+
 def test_model_gets_its_wheel_and_the_packages_of_the_project(in_folder: Path) -> None:
     model = make_model(in_folder, "one", "./wheels/mine-1.0-py3-none-any.whl\n")
     (model.path / "wheels").mkdir()
