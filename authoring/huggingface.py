@@ -18,6 +18,9 @@ TEMPLATE_BY_SUFFIX = {
     "ForSequenceClassification": "text_classification.py",
     "ForTokenClassification": "token_classification.py",
     "ForImageClassification": "image_classification.py",
+    "ForObjectDetection": "object_detection.py",
+    "ForMaskedLM": "fill_mask.py",
+    "ForConditionalGeneration": "text_to_text.py",
     "ForCausalLM": "text_generation.py",
     "LMHeadModel": "text_generation.py",
     "Model": "embedding.py",
@@ -45,7 +48,7 @@ def write_model(folder: Path, source: Path, requests: list[dict[str, Any]]) -> l
         expected = ", ".join(f"...{each}" for each in TEMPLATE_BY_SUFFIX)
         raise NewModelError(f"{source}: no template for {architecture}; expected {expected}")
     template = TEMPLATE_BY_SUFFIX[endings[0]]
-    is_picture = template.startswith("image")
+    is_picture = template.startswith(("image", "object"))
     check_files(source, "preprocessor_config.json" if is_picture else "tokenizer*", architecture)
     folder.mkdir(parents=True)
     for pattern in COPIED:
@@ -58,6 +61,8 @@ def write_model(folder: Path, source: Path, requests: list[dict[str, Any]]) -> l
     (folder / "model.py").write_text(set_pooling(text, source) if endings[0] == "Model" else text)
     (folder / "requirements.txt").write_text(f"transformers=={find_version()}\n")
     instances = make_pictures() if is_picture else list(TEXTS)
+    if template.startswith("fill_mask"):
+        instances = [text.replace("text", read_mask(source)) for text in TEXTS]
     write_requests(folder, requests or [{"instance": instance} for instance in instances])
     return []
 
@@ -85,6 +90,16 @@ def check_files(source: Path, pattern: str, architecture: str) -> None:
     for needed in (WEIGHTS, (pattern,)):
         if not any(any(source.glob(each)) for each in needed):
             raise NewModelError(f"{source}: no {needed[0]}, which {architecture} needs")
+
+
+def read_mask(source: Path) -> str:
+    """Return the token that stands for a masked word."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = source / name
+        token = json.loads(path.read_text()).get("mask_token") if path.is_file() else None
+        if token:
+            return str(token["content"] if isinstance(token, dict) else token)
+    return "[MASK]"
 
 
 def set_pooling(text: str, source: Path) -> str:

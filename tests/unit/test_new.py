@@ -260,6 +260,8 @@ def hub(tmp_path: Path) -> Callable[..., Path]:
         ("DistilBertForTokenClassification", "token_classification"),
         ("LlamaForCausalLM", "text_generation"),
         ("GPT2LMHeadModel", "text_generation"),
+        ("T5ForConditionalGeneration", "text_to_text"),
+        ("BertForMaskedLM", "fill_mask"),
         ("BertModel", "embedding"),
     ],
 )
@@ -327,25 +329,32 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel,
-    GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, ViTConfig, ViTForImageClassification,
+    BertConfig, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification, BertModel,
+    GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration,
+    ViTConfig, ViTForImageClassification, YolosConfig, YolosForObjectDetection,
 )
 torch.manual_seed(0)
-words = ["[PAD]", "[UNK]", "[END]", "the", "first", "text", "is", "longer", "than", "one"]
+words = ["[PAD]", "[UNK]", "[END]", "the", "first", "text", "is", "longer", "than", "[MASK]"]
 tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, "[UNK]"))
 tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
 sizes = dict(vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 bert = BertConfig(**sizes, num_labels=3)
 gpt = GPT2Config(vocab_size=10, n_embd=16, n_layer=1, n_head=2, bos_token_id=2, eos_token_id=2)
 vit = ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3)
+yolos = YolosConfig(**sizes, image_size=[16, 16], patch_size=8, num_detection_tokens=3, num_labels=3)
+t5 = T5Config(vocab_size=10, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0,
+              eos_token_id=2)
 for network in (BertForSequenceClassification(bert), BertForTokenClassification(bert), BertModel(bert),
-                GPT2LMHeadModel(gpt), ViTForImageClassification(vit)):
+                BertForMaskedLM(bert), GPT2LMHeadModel(gpt), T5ForConditionalGeneration(t5),
+                ViTForImageClassification(vit), YolosForObjectDetection(yolos)):
     folder = Path(sys.argv[1]) / type(network).__name__
     network.save_pretrained(folder)
-    names = dict(pad_token="[PAD]", unk_token="[UNK]", eos_token="[END]")
+    names = dict(pad_token="[PAD]", unk_token="[UNK]", eos_token="[END]", mask_token="[MASK]")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    size = {"height": 16, "width": 16}
-    processor = {"image_processor_type": "ViTImageProcessor", "size": size}
+    is_detector = "Yolos" in folder.name
+    size = {"shortest_edge": 16, "longest_edge": 16} if is_detector else {"height": 16, "width": 16}
+    kind = "YolosImageProcessor" if is_detector else "ViTImageProcessor"
+    processor = {"image_processor_type": kind, "size": size}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
 """
 
