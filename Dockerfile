@@ -1,5 +1,5 @@
 # TorchServe behind nginx, with one model archive. The stages are in order of change, the rarest first.
-#   make build IMAGE=name:tag
+#   make build MODEL=name
 #
 # Two builds of one commit on one base give the same layers: each stage sets the times of its files to
 # the epoch, and the final image starts from scratch, because copying a file into an older folder would

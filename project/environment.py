@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -31,24 +32,35 @@ def copy_packages(model: Model) -> Path:
     """Copy requirements.txt and the wheels beside it to build/NAME/packages; return that folder.
 
     Those of an archive are in it, unless there is a requirements.txt beside it. A model without a requirements.txt
-    gets an empty one.
+    gets an empty one. Raises InstallError.
     """
-    target = model.packages
-    target.mkdir(parents=True, exist_ok=True)
-    # Only the copies: serving.archive records there which package has each module that the model imports.
-    for copy in list(target.rglob(f"*{WHEEL}")):
-        copy.unlink()
-    (target / REQUIREMENTS).write_text("")
+    model.build.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=model.build, prefix="packages-") as scratch:
+        new = Path(scratch) / "packages"
+        new.mkdir()
+        _collect_packages(model, new)
+        # Another program may read the folder: it is replaced only by other contents.
+        if not (model.packages / REQUIREMENTS).is_file() or _hash(new) != _hash(model.packages):
+            shutil.rmtree(model.packages, ignore_errors=True)
+            new.rename(model.packages)
+    return model.packages
+
+
+def _collect_packages(model: Model, target: Path) -> None:
+    (target / REQUIREMENTS).touch()
     folder, wheels = model.path, model.path.rglob(f"*{WHEEL}")
     if model.path.is_file():
         folder = model.path.parent
         wheels = folder.glob(f"*{WHEEL}")
         if not (folder / REQUIREMENTS).is_file():
-            with zipfile.ZipFile(model.path) as archive:
-                for name in archive.namelist():
-                    if name == REQUIREMENTS or name.endswith(WHEEL):
-                        archive.extract(name, target)
-            return target
+            try:
+                with zipfile.ZipFile(model.path) as archive:
+                    for name in archive.namelist():
+                        if name == REQUIREMENTS or name.endswith(WHEEL):
+                            archive.extract(name, target)
+            except zipfile.BadZipFile as error:
+                raise InstallError(f"{model.path} is not a .mar archive: {error}") from error
+            return
         print(f"packages: {folder / REQUIREMENTS}", file=sys.stderr)
     for path in (folder / REQUIREMENTS, *wheels):
         relative = path.relative_to(folder)
@@ -56,7 +68,6 @@ def copy_packages(model: Model) -> Path:
             copy = target / relative
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-    return target
 
 
 def find_python(model: Model) -> Path:
@@ -104,8 +115,10 @@ def create_environment(venv: Path, packages: Path) -> Path:
 
 def _hash(packages: Path) -> str:
     total = hashlib.sha256(sys.executable.encode() + sysconfig.get_path("purelib").encode())
-    for file in (packages / REQUIREMENTS, *sorted(packages.rglob(f"*{WHEEL}"))):
-        total.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+    for file in sorted(filter(Path.is_file, packages.rglob("*"))):
+        total.update(
+            f"{file.relative_to(packages)}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode()
+        )
     return total.hexdigest()
 
 

@@ -48,18 +48,6 @@ def test_model_without_requirements_uses_the_python_of_the_project(
     assert not (in_folder / "build" / "plain" / "venv").exists()
 
 
-def test_copying_the_packages_again_keeps_the_record_of_the_imported_modules(
-    in_folder: Path,
-) -> None:
-    model = make_model(in_folder, "one", "./mine-1.0-py3-none-any.whl\n")
-    write_wheel(model.path, "mine", "1.0")
-    (copy_packages(model) / "distributions.json").write_text("{}")
-    (model.path / "mine-1.0-py3-none-any.whl").unlink()
-    (model.path / "requirements.txt").write_text("mine==2\n")
-    names = {file.name: file.read_text() for file in copy_packages(model).iterdir()}
-    assert names == {"distributions.json": "{}", "requirements.txt": "mine==2\n"}
-
-
 def test_model_gets_its_wheel_and_the_packages_of_the_project(in_folder: Path) -> None:
     model = make_model(in_folder, "one", "./wheels/mine-1.0-py3-none-any.whl\n")
     (model.path / "wheels").mkdir()
@@ -132,6 +120,25 @@ def test_wheels_of_an_archive_are_copied_too(in_folder: Path) -> None:
         Model(path=in_folder / "one.mar", name="one", output=in_folder / "build")
     )
     assert sorted(path.name for path in packages.iterdir()) == [wheel.name, "requirements.txt"]
+
+
+def test_file_that_is_not_an_archive_is_named(in_folder: Path) -> None:
+    (in_folder / "x.mar").write_text("no zip")
+    with pytest.raises(InstallError, match=r"x\.mar is not a \.mar archive"):
+        copy_packages(Model(path=in_folder / "x.mar", name="x", output=in_folder / "build"))
+
+
+def test_packages_that_are_the_same_are_not_written_again(in_folder: Path) -> None:
+    """A build of an image may read them while a server starts."""
+    model = make_model(in_folder, "one", "")
+    before = copy_packages(model).stat().st_ino
+    assert copy_packages(model).stat().st_ino == before
+    write_wheel(model.path, "mine", "1.0")
+    assert sorted(path.name for path in copy_packages(model).iterdir()) == [
+        "mine-1.0-py3-none-any.whl",
+        "requirements.txt",
+    ]
+    assert [path.name for path in model.build.iterdir()] == ["packages"]
 
 
 def test_requirement_that_does_not_exist_is_named(in_folder: Path) -> None:
