@@ -139,8 +139,13 @@ def _run(contents: Path, source: Path) -> Iterator[dict[str, Any]]:
             is_late.set()
             process.kill()
 
-        timer = threading.Timer(timeout_s, stop)
-        timer.start()
+        def start_timer() -> threading.Timer:
+            timer = threading.Timer(timeout_s, stop)
+            timer.daemon = True  # Ctrl-C does not wait for it
+            timer.start()
+            return timer
+
+        timer = start_timer()
         for line in process.stdout:
             timer.cancel()
             event = json.loads(line)
@@ -148,8 +153,7 @@ def _run(contents: Path, source: Path) -> Iterator[dict[str, Any]]:
                 current, timeout_s = event["begin"], event.get("timeout_s") or TIMEOUT_S
             else:
                 yield event
-            timer = threading.Timer(timeout_s, stop)
-            timer.start()
+            timer = start_timer()
         code = process.wait()
         timer.cancel()
         if code != 0:
@@ -186,6 +190,8 @@ def _write_expected(model: Model, report: Report, write: str) -> None:
         for index, request in enumerate(report.requests)
         if "prediction" in request and (write == "all" or not request["is_compared"])
     }
+    if not written:
+        return
     if not report.is_stable:
         report.add(
             "NOTE", f"{path} is not changed: the predictions change from one time to the next", []
