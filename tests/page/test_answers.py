@@ -1,5 +1,6 @@
 """How the page shows predictions of every kind, and how it writes requests that hold them."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,25 @@ BOXES = [
 def test_every_kind_of_prediction_is_readable(echo: Page, prediction: Any, expected: str) -> None:
     echo.body = {"instances": [{"prediction": prediction}]}
     assert expected in echo.send()
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (image_base64(Image.new("RGB", (9, 9)), "WEBP"), "WEBP"),
+        (image_base64(Image.new("RGB", (9, 9)), "JPEG"), "JPEG"),
+        (base64.b64encode(b"RIFF1234WAVEfmt " + bytes(80)).decode(), "base64"),
+    ],
+    ids=["WebP", "JPEG", "WAV"],
+)
+def test_only_pictures_are_shown_as_pictures(echo: Page, content: str, shown: str) -> None:
+    body = json.dumps({"instances": [{"b64": content, "prediction": {"b64": content}}]})
+    echo.driver.execute_script("setBody(arguments[0])", body)
+    assert f": {shown}, " in echo.body
+    echo.send()
+    assert echo.find("preview").get_property("hidden") == (shown == "base64")
+    pictures = echo.driver.find_elements(By.CSS_SELECTOR, "#answer img")
+    assert len(pictures) == (shown != "base64")
 
 
 @pytest.mark.parametrize("scale", [1, 200])
