@@ -129,7 +129,7 @@ def find_interface(
     """Find how to call the module with these instances, which lose a dimension of the batch if they have one."""
     found = Interface()
     tensors = _read_arguments(found, arguments, instances, schema)
-    if isinstance(instances[0], str) or (isinstance(instances[0], dict) and "b64" in instances[0]):
+    if _is_picture(instances[0]):
         return _find_picture(found, module, tensors, instances, schema)
     values = [_values(each, tensors, found.is_object) for each in instances]
     error = ""
@@ -166,7 +166,7 @@ def _read_arguments(
     found.is_object = isinstance(first, dict) and set(first) <= set(names)
     tensors = []
     for argument in arguments:
-        kind = str(argument.type).removeprefix("Optional[").removesuffix("]")
+        kind = re.sub(r"^Optional\[(.*)\]$", r"\1", str(argument.type))
         is_given = found.is_object and argument.name in first
         if not is_given and (argument.has_default_value() or str(argument.type) != kind):
             continue
@@ -236,6 +236,13 @@ def _find_picture(
     )
 
 
+def _is_picture(instance: Any) -> bool:
+    """Return whether an instance is text, or an object with base64 as `read_image` accepts it."""
+    keys = set(instance) if isinstance(instance, dict) else set()
+    has_text = keys and all(isinstance(each, (str, dict)) for each in instance.values())
+    return isinstance(instance, str) or bool(has_text and keys <= {"b64", "data", "image"})
+
+
 def _is_row(values: dict[str, Any]) -> bool:
     return all(torch.tensor(each).dim() == 2 and len(each) == 1 for each in values.values())
 
@@ -252,7 +259,7 @@ def _dtype_choices(values: dict[str, Any]) -> Iterator[tuple[torch.dtype, ...]]:
         if kinds <= {bool}:
             choices.append((torch.bool, torch.float32))
         elif kinds <= {int}:
-            choices.append((torch.int64, torch.float32, torch.int32, torch.uint8))
+            choices.append((torch.int64, torch.float32, torch.float64, torch.int32, torch.uint8))
         else:
             choices.append((torch.float32, torch.float64, torch.float16))
     return itertools.product(*choices)

@@ -48,6 +48,13 @@ class Counter(nn.Module):
         return x + self.calls
 
 
+class ListInput(nn.Module):
+    """Takes a list of tensors."""
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        return x[0]
+
+
 class OneSample(nn.Module):
     """Takes no batch: it adds up all that it gets."""
 
@@ -194,6 +201,12 @@ def test_example_with_a_dimension_for_the_batch_loses_it(tmp_path: Path) -> None
     assert notes == ["the instances lost their first dimension, that of the batch"]
 
 
+def test_whole_numbers_become_the_floats_that_the_network_takes(tmp_path: Path) -> None:
+    folder, _ = write(tmp_path, nn.Linear(3, 2).double(), {"instances": [[1, 2, 3]]})
+    assert '"x": (torch.float64, (3,))' in (folder / "model.py").read_text().replace("input", "x")
+    assert len(predict(folder, [0.5, 1, 2])[0]) == 2
+
+
 def test_several_inputs_are_an_object_and_numbers_become_constants(tmp_path: Path) -> None:
     example = [
         {"instance": {"ids": [1, 2, 3], "mask": [1, 1, 0], "scale": 2.0}},
@@ -219,7 +232,7 @@ def test_network_that_takes_no_batch_gets_one_sample_at_a_time(tmp_path: Path) -
 
 
 def test_network_for_pictures_gets_the_size_that_it_accepts(tmp_path: Path) -> None:
-    pictures = huggingface.make_pictures()
+    pictures = [{"image": each} for each in huggingface.make_pictures()]
     folder, notes = write(tmp_path, Picture(), {"instances": pictures})
     assert "set MEAN and STD" in notes[0]
     assert "SIDE, CHANNELS = 32, 3" in (folder / "model.py").read_text()
@@ -230,6 +243,11 @@ def test_network_for_pictures_gets_the_size_that_it_accepts(tmp_path: Path) -> N
 def test_text_for_a_network_of_numbers_names_the_example_with_a_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(NewModelError, match=r"the instance is a text.*FROM=text"):
         write(tmp_path, nn.Linear(3, 2), {"instances": ["hello"]})
+
+
+def test_network_with_a_list_of_tensors_is_refused_with_its_signature(tmp_path: Path) -> None:
+    with pytest.raises(NewModelError, match=r"List\[Tensor\] is not supported; copy an example"):
+        write(tmp_path, ListInput(), [[1.0]])
 
 
 def test_instance_that_the_network_rejects_is_reported_with_its_error(tmp_path: Path) -> None:
