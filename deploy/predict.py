@@ -43,6 +43,7 @@ def smoke_test(cloud: CloudClients, source: Path | None) -> None:
     file = model.request
     if source is not None:
         file = model.build / "sent-request.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(requests[0]))
     cloud.report(
         f"\nthe first request with gcloud:\n"
