@@ -60,6 +60,10 @@ BOXES = [
         ([], "[]"),
         (None, "null"),
         (3.14159265, "3.142"),
+        (
+            [{"word": "Rome", "start": 3}, {"word": "Po", "end": 0.25}],
+            "word start end\nRome 3\nPo 0.25",
+        ),
         ({"deep": [{"a": [1, 2]}]}, '"a": [1, 2]'),
         ("<img src=x onerror=alert(1)>", "<img src=x onerror=alert(1)>"),
     ],
