@@ -69,13 +69,15 @@ class TextGenerator:
 
     def stream(self, sample: dict[str, Any]) -> Iterator[str]:
         """Yield the text piece by piece, as soon as a piece is complete."""
-        tokens, done = [], ""
+        tokens, text, sent = [], "", 0
         for each in self._generate(self.collate([sample])):
             tokens.append(int(each))
             text = self.tokenizer.decode(self._cut(tokens), skip_special_tokens=True)
-            if len(text) > len(done) and not text.endswith("\ufffd"):  # a part of a character
-                yield text[len(done) :]
-                done = text
+            if len(text) > sent and not text.endswith("\ufffd"):  # a part of a character
+                yield text[sent:]
+                sent = len(text)
+        if len(text) > sent or not text:
+            yield text[sent:]
 
     def _cut(self, tokens: list[int]) -> list[int]:
         end = self.tokenizer.eos_token_id
