@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from authoring.huggingface import TEMPLATES
 from contract.docker import Docker
 from handler.comparison import find_differences
 from project.model_folder import find_model, list_models
@@ -127,3 +128,15 @@ def test_image_of_the_model_keeps_the_contract(name: str) -> None:
     finally:
         with contextlib.suppress(Exception):
             docker("image", "rm", image)
+
+
+@pytest.mark.parametrize(
+    ("name", "template"), [("embedding", "embedding"), ("huggingface", "token_classification")]
+)
+def test_example_is_what_make_new_writes_for_a_hugging_face_folder(
+    name: str, template: str
+) -> None:
+    if name not in list_models(ROOT):
+        return  # deleted by the user
+    example = (ROOT / "model" / name / "model.py").read_text()
+    assert example == (TEMPLATES / f"{template}.py").read_text()
