@@ -27,6 +27,8 @@ from project.model_folder import VARIABLE, Model, ModelFolderError, add_model_op
 
 PROJECT, REGION = "emulator", "us-central1"
 LOG = Path("build/e2e.log")
+MAKE_VARIABLES = ("ARGS", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+"""Variables of the make that runs this program, which the make of a command would use."""
 LOG_FORMAT = "%(asctime)s %(message)s"
 COMMAND_TIMEOUT_S = 1200
 FAILED_STEP_LINES = 40
@@ -42,8 +44,11 @@ class Walkthrough:
 
     def __init__(self, stack: Stack, model: Model) -> None:
         self.stack, self.model = stack, model
+        inherited = {
+            name: value for name, value in os.environ.items() if name not in MAKE_VARIABLES
+        }
         self.env = {
-            **os.environ,
+            **inherited,
             **stack.environment(PROJECT),
             VARIABLE: str(model.path),
             "PYTHONUNBUFFERED": "1",
