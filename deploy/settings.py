@@ -32,18 +32,8 @@ FILE = Path("deploy.toml")
 SAVED_DEFAULTS = Path("build/deploy/last.toml")
 """The project and region of the last command."""
 TARGETS = (
-    *(
-        "archive",
-        "build",
-        "build-cloud",
-        "canary",
-        "contract",
-        "deploy-endpoint",
-        "promote",
-        "push",
-        "rollback",
-    ),
-    *("run", "status", "teardown", "undeploy"),
+    "archive|build|build-cloud|canary|contract|deploy-endpoint|deploy-function|deploy-gke|predict|promote|push"
+    "|rollback|run|status|teardown|undeploy|undeploy-gke|upload-model"
 )
 """The targets of make that are for one model."""
 PROJECT_VARIABLES = ("DEPLOY_PROJECT", "GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT")
@@ -182,7 +172,7 @@ class Settings(BaseModel):
         value = shlex.quote(path.name if path.parent == MODELS else str(path))
         if path == self.sources.archive:  # the upload to Cloud Build
             value = self.sources.name
-        text = re.sub(rf"\bmake ({'|'.join(TARGETS)})(?![\w-])", rf"\g<0> {VARIABLE}={value}", text)
+        text = re.sub(rf"\bmake ({TARGETS})(?![\w-])", rf"\g<0> {VARIABLE}={value}", text)
         return re.sub(r"-m deploy [a-z-]+", rf"\g<0> --model {value}", text)
 
 
