@@ -64,6 +64,10 @@ BOXES = [
             [{"word": "Rome", "start": 3}, {"word": "Po", "end": 0.25}],
             "word start end\nRome 3\nPo 0.25",
         ),
+        (
+            [{"label": "LOC", "score": 0.5, "text": "Po"}] * 2,
+            "label score text\nLOC 0.5 Po\nLOC 0.5 Po",
+        ),
         ({"deep": [{"a": [1, 2]}]}, '"a": [1, 2]'),
         ("<img src=x onerror=alert(1)>", "<img src=x onerror=alert(1)>"),
     ],
