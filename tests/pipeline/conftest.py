@@ -50,7 +50,7 @@ class Clone(NamedTuple):
         return self.root / "build/threshold/threshold.mar"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def clone(kfp: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     """Yield a clone with the environments of this folder; remove its images at the end."""
     root = tmp_path_factory.mktemp("clone")
