@@ -111,7 +111,8 @@ def fill_expected(folder: Path) -> list[str]:
     command = [sys.executable, "-m", "authoring.check", str(folder), "--write"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     results = re.findall(r"^FAIL  (.*(?:\n {6}.*)*)", done.stdout, re.MULTILINE)
-    failed = [re.sub(r"\s*\n\s*", ": ", result, count=1) for result in results]
+    lines = [[line.strip() for line in result.splitlines()] for result in results]
+    failed = [f"{check}: {'; '.join(details)}" for check, *details in lines]
     if "wrote the expected predictions" not in done.stdout:
         last_line = done.stderr.strip().rpartition("\n")[2]
         reason = failed[0] if failed else last_line.removeprefix("authoring.check: ")

@@ -367,13 +367,15 @@ for network in (BertForSequenceClassification(bert), BertForTokenClassification(
                 ViTForImageClassification(vit), YolosForObjectDetection(yolos)):
     folder = Path(sys.argv[1]) / type(network).__name__
     network.save_pretrained(folder)
+    if folder.name.startswith(("ViT", "Yolos")):
+        size = {"height": 16, "width": 16}
+        if folder.name.startswith("Yolos"):
+            size = {"shortest_edge": 16, "longest_edge": 16}
+        processor = {"image_processor_type": folder.name.split("For")[0] + "ImageProcessor", "size": size}
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+        continue
     names = dict(pad_token="[PAD]", unk_token="[UNK]", eos_token="[END]", mask_token="[MASK]")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    is_detector = "Yolos" in folder.name
-    size = {"shortest_edge": 16, "longest_edge": 16} if is_detector else {"height": 16, "width": 16}
-    kind = "YolosImageProcessor" if is_detector else "ViTImageProcessor"
-    processor = {"image_processor_type": kind, "size": size}
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
 """
 
 
