@@ -131,6 +131,10 @@ def find_interface(
     tensors = _read_arguments(found, arguments, instances, schema)
     if _is_picture(instances[0]):
         return _find_picture(found, module, tensors, instances, schema)
+    if found.is_object and any(
+        not isinstance(each, dict) or not each.keys() >= set(tensors) for each in instances
+    ):
+        raise NewModelError(f"an instance lacks one of {', '.join(tensors)}")
     values = [_values(each, tensors, found.is_object) for each in instances]
     error = ""
     # One row of a table, [[...]], is a batch of one; other layers take a dimension of 1.
@@ -244,7 +248,13 @@ def _is_picture(instance: Any) -> bool:
 
 
 def _is_row(values: dict[str, Any]) -> bool:
-    return all(torch.tensor(each).dim() == 2 and len(each) == 1 for each in values.values())
+    return all(
+        isinstance(each, list)
+        and len(each) == 1
+        and isinstance(each[0], list)
+        and not any(isinstance(number, list) for number in each[0])
+        for each in values.values()
+    )
 
 
 def _values(instance: Any, tensors: list[str], is_object: bool) -> dict[str, Any]:

@@ -250,6 +250,18 @@ def test_network_with_a_list_of_tensors_is_refused_with_its_signature(tmp_path: 
         write(tmp_path, ListInput(), [[1.0]])
 
 
+@pytest.mark.parametrize("instance", [[["a"]], None, {}, [[]], {"x": 1, "y": 2}])
+def test_instance_without_numbers_is_refused(tmp_path: Path, instance: Any) -> None:
+    with pytest.raises(NewModelError):
+        write(tmp_path, nn.Linear(3, 2), {"instances": [instance]})
+
+
+def test_instances_with_different_inputs_are_refused(tmp_path: Path) -> None:
+    full = {"ids": [1], "mask": [1], "scale": 2.0}
+    with pytest.raises(NewModelError, match="an instance lacks one of ids, mask"):
+        write(tmp_path, TwoInputs(), {"instances": [full, {"ids": [1], "scale": 2.0}]})
+
+
 def test_instance_that_the_network_rejects_is_reported_with_its_error(tmp_path: Path) -> None:
     with pytest.raises(NewModelError, match=r"does not accept the instance of EXAMPLE: .*shapes"):
         write(tmp_path, nn.Linear(3, 2), {"instances": [[1.0, 2.0]]})
