@@ -143,5 +143,8 @@ def _to_name(text: str) -> str:
 
 
 def _describe_choices(names: list[str]) -> str:
-    known = f"the models are {', '.join(names)}" if names else "there is no model in model/"
+    if not names:
+        example = "make new NAME=flowers FROM=tabular"
+        return f"there is no model in model/: {example} writes one; or set {VARIABLE} to a folder with a {ENTRY}"
+    known = f"the models are {', '.join(names)}"
     return f"{known}; set {VARIABLE} to one of them, or to a folder with a {ENTRY} (make new writes one)"

@@ -11,11 +11,9 @@ from serving import archive
 # Programs that a test starts use the same model.
 os.environ["MODEL"] = "tests/toy"
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Pack the model, once for all workers of pytest-xdist."""
-    if not hasattr(config, "workerinput"):
-        archive.build(find_model("tests/toy"))
+# Once for all workers of pytest-xdist, and before another conftest.py reads the archive.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    archive.build(find_model("tests/toy"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,16 @@ def test_without_a_default_the_models_are_named(folder: Path) -> None:
     (folder / "model" / "digits").rename(folder / "model" / "letters")
     with pytest.raises(ModelFolderError, match="MODEL is not set: the models are flowers, letters"):
         find_model()
+
+
+def test_without_any_model_the_command_that_writes_one_is_named(folder: Path) -> None:
+    shutil.rmtree(folder / "model")
+    for value in (None, "digits"):
+        with pytest.raises(
+            ModelFolderError,
+            match="there is no model in model/: make new NAME=flowers FROM=tabular",
+        ):
+            find_model(value)
 
 
 @pytest.mark.parametrize(
