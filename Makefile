@@ -110,7 +110,7 @@ migrate: .venv/ready ## check whether a stock archive works here (MAR=model.mar;
 
 ##@ Model
 
-new: .venv/serving ## write a model folder (NAME=flowers FROM=tabular|text|embedding|detector|generator|digits, model.pt or a Hugging Face folder)
+new: .venv/serving ## write a model folder (NAME=flowers FROM=tabular or another example of docs/models.md, model.pt, or a Hugging Face folder)
 	@$(BIN)/python -m authoring.new "$(NAME)" --from "$(FROM)" $(if $(EXAMPLE),--example "$(EXAMPLE)")
 
 check: .venv/serving ## check a model in seconds, without Java and Docker (MODEL=; ARGS=--write fills in expected)
