@@ -120,7 +120,6 @@ def test_package_that_requires_another_torch_fails_the_build(build: Build, folde
     (folder / "requirements.txt").write_text("./mine-1.0-py3-none-any.whl\n")
     _, done = build(folder)
     assert done.code != 0
-    assert "mine 1.0 depends on torch<2" in done.err
     assert "conflicting dependencies" in done.err
 
 
