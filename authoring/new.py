@@ -94,10 +94,11 @@ def _write(folder: Path, source: str, example: Path | None) -> list[str]:
         return []
     if not source or not Path(source).exists():
         found = f"FROM={source}: neither an example nor a file" if source else "FROM is not set"
-        known = ", ".join(list_models())
-        raise NewModelError(
-            f"{found}; expected {known}, a TorchScript file, or a Hugging Face folder"
+        known = ", ".join([*list_models(), "a TorchScript file, or a Hugging Face folder"])
+        deleted = (
+            "" if list_models() else "; the deleted examples are still in git: git log -- model"
         )
+        raise NewModelError(f"{found}; expected {known}{deleted}")
     write_model = torchscript.write_model if Path(source).is_file() else huggingface.write_model
     notes = write_model(folder, Path(source), read_example(example))
     return notes + fill_expected(folder)

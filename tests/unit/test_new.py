@@ -138,6 +138,16 @@ def test_new_model_may_be_anywhere(checkout: Path, capsys: pytest.CaptureFixture
     assert (checkout / "elsewhere/flowers/model.py").is_file()
 
 
+def test_deleted_examples_are_said_to_be_in_git(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(checkout / "model")
+    done = run_main(new.main, "flowers --from tabular", capsys)
+    assert "expected a TorchScript file, or a Hugging Face folder; the deleted examples" in str(
+        done.code
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
