@@ -18,7 +18,7 @@ from typing import Any
 from authoring import expected, imports
 from project import weights
 from project.environment import InstallError, find_python
-from project.model_folder import MODELS, Model, ModelFolderError, add_model_option, find_model
+from project.model_folder import Model, ModelFolderError, add_model_option, find_model
 from serving import archive
 from serving.errors import ArchiveError
 from serving.unpacking import unpack
@@ -205,14 +205,13 @@ def _write_expected(model: Model, report: Report, write: str) -> None:
 
 def _print_end(model: Model, report: Report) -> None:
     """Print how many checks failed, and the next command."""
-    value = model.name if model.path.parent == MODELS else model.path
     unchecked = [
         str(index) for index, each in enumerate(report.requests) if not each["is_compared"]
     ]
     if unchecked:
         text = "requests without `expected`, or with an empty one, are not compared"
         report.add("NOTE", text, [f"{REQUESTS}[{index}]" for index in unchecked])
-    command = f"make check MODEL={value}"
+    command = f"make check {model.selection}"
     if report.failures:
         hint = f"fix them and run {command} again"
         if report.differs:
@@ -223,7 +222,7 @@ def _print_end(model: Model, report: Report) -> None:
             f"all checks passed; next: {command} ARGS=--write writes the predictions as `expected`"
         )
     else:
-        print(f"all checks passed; next: make serve MODEL={value}")
+        print(f"all checks passed; next: make serve {model.selection}")
 
 
 if __name__ == "__main__":

@@ -277,12 +277,15 @@ def list_wrong_instances(instance: Any) -> list[tuple[str, Any]]:
 
 def list_changed_instances(instance: Any) -> list[tuple[str, Any]]:
     """Return variants of an instance: without one of its keys, or with another type of one value."""
+    variants: list[tuple[str, Any]] = []
+    whole = _round(instance)  # many clients write 1.0 as 1
+    if json.dumps(whole) != json.dumps(instance):
+        variants.append(("its numbers are integers", whole))
     if isinstance(instance, list) and instance:
         changed = [_other_type(instance[0]), *instance[1:]]
-        return [(f"[0] is {_name_type(changed[0])}", changed)]
+        variants.append((f"[0] is {_name_type(changed[0])}", changed))
     if not isinstance(instance, dict):
-        return []
-    variants: list[tuple[str, Any]] = []
+        return variants
     for key, value in instance.items():
         rest = {name: each for name, each in instance.items() if name != key}
         other = _other_type(value)
@@ -304,6 +307,15 @@ def enlarge(value: Any) -> Any:
         longest = max(value, key=lambda key: len(json.dumps(value[key])), default=None)
         return {key: enlarge(each) if key == longest else each for key, each in value.items()}
     return value
+
+
+def _round(value: Any) -> Any:
+    """Return a value with integers in the place of its floats."""
+    if isinstance(value, dict):
+        return {key: _round(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_round(each) for each in value]
+    return int(value) if isinstance(value, float) else value
 
 
 def _other_type(value: Any) -> Any:

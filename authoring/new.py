@@ -15,11 +15,13 @@ from pathlib import Path
 from authoring import huggingface, torchscript
 from authoring.errors import NewModelError
 from authoring.examples import read_example
+from project.environment import REQUIREMENTS
 from project.model_folder import (
     MAX_NAME_CHARS,
     MODELS,
     RESERVED,
     ModelFolderError,
+    find_model,
     list_models,
 )
 
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         notes = create(folder, args.source, args.example)
     except (NewModelError, ModelFolderError) as error:
         sys.exit(f"authoring.new: {error}")
-    model = args.name if folder.parent == MODELS else str(folder)
+    model = find_model(str(folder))
     for note in notes:
         print(f"Note: {note}")
     print(f"\n{folder} is ready. Change its model.py, and requests.json to match. Next:\n")
@@ -60,13 +62,15 @@ def main(arguments: list[str] | None = None) -> None:
         ("serve", "serve it on this machine"),
         ("deploy-endpoint", "deploy it to Vertex AI"),
     ):
-        command = f"make {target} MODEL={model}"
+        command = f"make {target} {model.selection}"
         print(f"  {command:44} # {does}")
 
 
 def find_target(name: str) -> Path:
     """Return the folder of a new model; raise NewModelError if its name is invalid or it exists."""
     folder = Path(name) if "/" in name else MODELS / name
+    if not name:
+        raise NewModelError(f"NAME is not set; expected {RULE}")
     if not re.fullmatch(f"[a-z][a-z0-9-]{{1,{MAX_NAME_CHARS - 1}}}", folder.name):
         raise NewModelError(f"NAME={name}: expected {RULE}")
     if folder.name in RESERVED:
@@ -109,6 +113,10 @@ def fill_expected(folder: Path) -> list[str]:
 
     Raises NewModelError if it does not answer its requests.
     """
+    if (folder / REQUIREMENTS).is_file():
+        print(
+            f"Installing {folder / REQUIREMENTS} for the checks, which may take minutes", flush=True
+        )
     command = [sys.executable, "-m", "authoring.check", str(folder), "--write"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     results = re.findall(r"^FAIL  (.*(?:\n {6}.*)*)", done.stdout, re.MULTILINE)

@@ -231,7 +231,8 @@ def _find_picture(
             continue
         found.side = side
         found.notes.append(
-            "model.py scales pixels to 0 to 1: set MEAN and STD as they were in training"
+            f"model.py resizes pictures to {side} x {side} and scales pixels to 0 to 1: "
+            "set SIDE, MEAN and STD as they were in training"
         )
         _check_calls(found, module, named, alone)
         return found

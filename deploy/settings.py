@@ -7,7 +7,6 @@ deploy.toml in the model's folder, deploy.toml, the saved project and region of 
 import argparse
 import os
 import re
-import shlex
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -168,9 +167,8 @@ class Settings(BaseModel):
                 return text
         except ModelFolderError:
             pass  # there is no default
-        path = self.sources.path
-        value = shlex.quote(path.name if path.parent == MODELS else str(path))
-        if path == self.sources.archive:  # the upload to Cloud Build
+        value = self.sources.selection.removeprefix(f"{VARIABLE}=")
+        if self.sources.path == self.sources.archive:  # the upload to Cloud Build
             value = self.sources.name
         text = re.sub(rf"\bmake ({TARGETS})(?![\w-])", rf"\g<0> {VARIABLE}={value}", text)
         return re.sub(r"-m deploy [a-z-]+", rf"\g<0> --model {value}", text)

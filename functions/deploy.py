@@ -103,7 +103,7 @@ def _build_environment(function: Function, uri: str) -> dict[str, str]:
     except StorageError as error:
         if isinstance(error.__cause__, GoogleAuthError):
             raise UserError(str(error), "gcloud auth application-default login") from None
-        selection = f"MODEL={function.model.path}" if function.model else f"NAME={function.name}"
+        selection = function.model.selection if function.model else f"NAME={function.name}"
         hint = f"make upload-model {selection} STORAGE={uri}"
         raise UserError(str(error), hint) from None
     # Write access to the bucket is not enough to change the model: other files need a deployment.

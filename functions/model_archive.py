@@ -36,7 +36,7 @@ def create_function(model: Model) -> Function:
     """Return the function of a model; raise UserError if its archive cannot be one."""
     entries = _list_entries(model)
     names = [entry.filename for entry in entries]
-    make = f"make archive MODEL={model.path}"
+    make = f"make archive {model.selection}"
     if ENTRY not in names:
         raise UserError(f"{model.archive} has no {ENTRY}, so it cannot be a function", make)
     for name in OWN_MODULES:
@@ -131,7 +131,7 @@ def _list_entries(model: Model) -> list[zipfile.ZipInfo]:
             entries = [each for each in archive.infolist() if not each.is_dir()]
     except (OSError, zipfile.BadZipFile) as error:
         reason = f"{model.archive} cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise UserError(reason, f"make archive MODEL={model.path}") from None
+        raise UserError(reason, f"make archive {model.selection}") from None
     if outside := [each.filename for each in entries if ".." in Path(each.filename).parts]:
         raise UserError(f"{model.archive}: {outside[0]} is outside of the archive", "pack it again")
     return [each for each in entries if not NOT_USED.fullmatch(each.filename)]

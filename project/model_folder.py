@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,12 @@ class Model:
     """The name of the archive, the image, the endpoint and the function: lowercase letters, digits, hyphens."""
     output: Path = field(default_factory=lambda: Path(os.environ.get(OUTPUT_VARIABLE) or BUILD))
     """The folder in which each model has a folder."""
+
+    @property
+    def selection(self) -> str:
+        """What selects this model in a command of make, quoted for a shell."""
+        value = self.path.name if self.path.parent == MODELS else str(self.path)
+        return f"{VARIABLE}={shlex.quote(value)}"
 
     @property
     def build(self) -> Path:

@@ -127,10 +127,10 @@ def _build_body(model: Model, request: Path | None, picture: Path | None) -> dic
         image = base64.b64encode(picture.read_bytes()).decode()
     except OSError as error:
         raise PredictError(f"{picture}: {error.strerror}") from error
-    replaced = replace_image(body["instances"][0], image)
-    if replaced == body["instances"][0]:
+    instance = body["instances"][0]
+    if replace_image(instance, "") == instance:
         raise PredictError(f"{model.name} takes no picture: set REQUEST=file with a request")
-    return {**body, "instances": [replaced]}
+    return {**body, "instances": [replace_image(instance, image)]}
 
 
 def _print_instance(instance: Any) -> None:

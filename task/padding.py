@@ -1,8 +1,10 @@
 """Batch tensors of different shapes by padding them."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -34,7 +36,9 @@ def _pad_tensors(tensors: Sequence[Tensor], value: float) -> Tensor:
     if len(dimensions) > 1:
         raise ValueError(f"pad: the tensors have {sorted(dimensions)} dimensions; expected one")
     shape = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
-    padded = tensors[0].new_full((len(tensors), *shape), value)
+    # As torch.stack does: integers beside floats become floats, and no float is cut to an integer.
+    dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    padded = tensors[0].new_full((len(tensors), *shape), value, dtype=dtype)
     for row, tensor in zip(padded, tensors, strict=True):
         row[tuple(slice(size) for size in tensor.shape)] = tensor
     return padded

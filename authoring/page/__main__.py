@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ModelFolderError as error:
         sys.exit(f"authoring.page: {error}")
     if not model.archive.is_file():
-        sys.exit(f"authoring.page: {model.archive} does not exist: make archive MODEL={model.path}")
+        sys.exit(f"authoring.page: {model.archive} does not exist: make archive {model.selection}")
     try:
         target = _choose_target(args, model)
     except TargetError as error:

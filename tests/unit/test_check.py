@@ -136,6 +136,12 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
             id="an instance of the right type gets a 500",
         ),
         pytest.param(
+            *(SAMPLE, "return torch.nn.functional.softmax(torch.tensor(instance or [0.0]), 0)"),
+            "so do variants of the first instance",
+            "its numbers are integers: 500: {place}: NotImplementedError: ",
+            id="an instance of integers is not converted to floats",
+        ),
+        pytest.param(
             *(OUTPUT, 'return {"double": output.item(), **{n: {}[n] for n in parameters}}'),
             "so do wrong parameters",
             "{{\"no_such_name\": 1}}: 500: {place}: KeyError: 'no_such_name'",

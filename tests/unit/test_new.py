@@ -153,6 +153,7 @@ def test_deleted_examples_are_said_to_be_in_git(
     [
         ("toy --from toy", "model/toy exists already; use another NAME, or delete it"),
         ("Flowers --from toy", "NAME=Flowers: expected 2 to 40 lowercase letters"),
+        ("'' --from toy", "NAME is not set; expected 2 to 40 lowercase letters"),
         ("f --from toy", "NAME=f: expected 2 to 40"),
         ("bench --from toy", "NAME=bench: build/bench has other files"),
         ("flowers", "FROM is not set; expected toy, a TorchScript file"),
@@ -244,7 +245,8 @@ def test_network_that_takes_no_batch_gets_one_sample_at_a_time(tmp_path: Path) -
 def test_network_for_pictures_gets_the_size_that_it_accepts(tmp_path: Path) -> None:
     pictures = [{"image": each} for each in huggingface.make_pictures()]
     folder, notes = write(tmp_path, Picture(), {"instances": pictures})
-    assert "set MEAN and STD" in notes[0]
+    assert "resizes pictures to 32 x 32" in notes[0]
+    assert "set SIDE, MEAN and STD" in notes[0]
     assert "SIDE, CHANNELS = 32, 3" in (folder / "model.py").read_text()
     assert [len(each) for each in predict(folder, *pictures)] == [2, 2]
     assert "not a PNG" in predict(folder, {"b64": "iVBORw0KGgo="})

@@ -85,6 +85,15 @@ def test_picture_replaces_the_one_in_the_request_wherever_it_is(tmp_path: Path, 
     assert [{"instances": [sent]}] == RECEIVED
 
 
+def test_picture_that_the_request_has_already_is_sent(tmp_path: Path, url: str) -> None:
+    picture = encode_image(Image.new("RGB", (40, 30), "red"), "JPEG")
+    instance = {"b64": base64.b64encode(picture).decode()}
+    (tmp_path / "same.jpg").write_bytes(picture)
+    model = make_model(tmp_path, {"instance": instance})
+    predict.main(["--url", url, "--picture", str(tmp_path / "same.jpg")], model)
+    assert [{"instances": [instance]}] == RECEIVED
+
+
 def test_truncated_picture_is_printed_as_text(
     tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,12 @@ def test_model_is_a_name_a_folder_or_an_archive(value: str | None, path: str, na
     assert model.predict_route == f"/predictions/{name}"
 
 
+@pytest.mark.usefixtures("folder")
+def test_selection_of_a_model_can_be_pasted_into_a_shell() -> None:
+    assert find_model("flowers").selection == "MODEL=flowers"
+    assert find_model("elsewhere/My Model_2").selection == "MODEL='elsewhere/My Model_2'"
+
+
 def test_only_model_is_the_default_whatever_its_name(folder: Path) -> None:
     (folder / "model" / "digits" / "model.py").unlink()
     assert find_model().name == "flowers"

@@ -429,6 +429,11 @@ def test_argument_for_parameters_may_be_left_out(method: Any) -> None:
     assert respond(task, 5) == [5]
 
 
+def test_integers_padded_beside_floats_leave_the_floats_as_they_are() -> None:
+    batch = pad([torch.tensor([1, 2]), torch.tensor([2.5])])
+    assert batch.tolist() == [[1, 2], [2.5, 0]]
+
+
 def test_tensors_of_different_shapes_are_padded_at_their_ends() -> None:
     a, b = torch.ones(1, 2), torch.ones(2, 1)
     assert pad([a, b], -1).tolist() == [[[1, 1], [-1, -1]], [[1, -1], [1, -1]]]
