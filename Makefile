@@ -156,7 +156,7 @@ build/scan/ready: requirements/scan.lock | .venv/bin/python
 	@touch $@
 
 contract: .venv/ready $(if $(INSTANCES),,archive) ## test any image IMAGE against Vertex AI's container contract (MODEL=, or INSTANCES=file)
-	instances="$(or $(INSTANCES),$(call property,requests))" && $(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances "$$instances" --junit build/contract.xml $(if $(RIGHTS),--rights $(RIGHTS),--sandbox $(SANDBOX))
+	instances="$(or $(INSTANCES),$(call property,requests))" && $(BIN)/python -m contract $(IMAGE) --docker $(DOCKER) --instances "$$instances" --junit "$(if $(INSTANCES),build,$(call property,build))/contract.xml" $(if $(RIGHTS),--rights $(RIGHTS),--sandbox $(SANDBOX))
 
 ##@ Deploy
 

@@ -36,7 +36,10 @@ def check(
     """
     examples = task.examples if examples is None else examples
     if not examples:
-        raise GoldenMismatchError("the model has no requests.json, so it cannot be checked")
+        raise GoldenMismatchError(
+            "the model has no requests.json: write two or more requests into it, "
+            '[{"instance": …, "parameters": …}, …]'
+        )
     predictions = [
         _compare(example, _predict(task, [example])[0], "")
         for example in (examples if each_alone else examples[:1])
