@@ -15,6 +15,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+from project.locks import hold_lock
 from project.model_folder import Model, ModelFolderError, add_model_option, find_model
 
 REQUIREMENTS = "requirements.txt"
@@ -34,8 +35,10 @@ def copy_packages(model: Model) -> Path:
     Those of an archive are in it, unless there is a requirements.txt beside it. A model without a requirements.txt
     gets an empty one. Raises InstallError.
     """
-    model.build.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=model.build, prefix="packages-") as scratch:
+    with (
+        hold_lock(model.build / "packages.lock"),
+        tempfile.TemporaryDirectory(dir=model.build, prefix="packages-") as scratch,
+    ):
         new = Path(scratch) / "packages"
         new.mkdir()
         _collect_packages(model, new)
@@ -78,14 +81,14 @@ def find_python(model: Model) -> Path:
         return Path(sys.executable)
     venv = model.venv.absolute()
     python, ready, state = venv / "bin" / "python", venv / "ready", _hash(packages)
-    is_running_it = Path(sys.prefix).resolve() == venv.resolve()
-    if is_running_it or (ready.is_file() and ready.read_text() == state):
+    if Path(sys.prefix).resolve() == venv.resolve():
         return python
-    print(
-        f"Installing {REQUIREMENTS} of {model.name} into {model.venv}", file=sys.stderr, flush=True
-    )
-    create_environment(venv, packages)
-    ready.write_text(state)
+    with hold_lock(venv.with_name("venv.lock")):
+        if not ready.is_file() or ready.read_text() != state:
+            action = f"Installing {REQUIREMENTS} of {model.name} into {model.venv}"
+            print(action, file=sys.stderr, flush=True)
+            create_environment(venv, packages)
+            ready.write_text(state)
     return python
 
 

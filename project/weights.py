@@ -14,13 +14,12 @@ import sys
 from pathlib import Path
 
 from project.environment import InstallError, find_python
+from project.locks import hold_lock
 from project.model_folder import ENTRY, Model, ModelFolderError, add_model_option, find_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SUFFIXES = (".bin", ".gguf", ".npz", ".onnx", ".pt", ".pth", ".safetensors")
 """Files that count as weights: if the model's folder has one, train.py only runs when it is asked to."""
-
-
 RECORD = ".made-by.json"
 """The file beside the weights that describes the program that made them. It is not packed."""
 
@@ -73,18 +72,19 @@ def make_weights(model: Model, arguments: list[str]) -> None:
     program = find_program(model)
     if program is None:
         raise WeightsError(f"{model.path} has neither train.py nor fetch.py")
-    new = model.weights.with_name("weights.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
     path = os.pathsep.join([str(model.path.resolve()), str(ROOT)])
-    command = [str(find_python(model)), "-m", program, "--out", str(new), *arguments]
-    print(f"Making the weights of {model.name}: {program}", flush=True)
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
-    if done.returncode != 0:
-        raise WeightsError(f"{model.path}/{program} failed; the weights are as they were")
-    (new / RECORD).write_text(json.dumps(_describe(model)))
-    shutil.rmtree(model.weights, ignore_errors=True)
-    new.rename(model.weights)
+    new, python = model.weights.with_name("weights.new"), find_python(model)
+    with hold_lock(model.build / "weights.lock"):
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        command = [str(python), "-m", program, "--out", str(new), *arguments]
+        print(f"Making the weights of {model.name}: {program}", flush=True)
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False)
+        if done.returncode != 0:
+            raise WeightsError(f"{model.path}/{program} failed; the weights are as they were")
+        (new / RECORD).write_text(json.dumps(_describe(model)))
+        shutil.rmtree(model.weights, ignore_errors=True)
+        new.rename(model.weights)
 
 
 def main() -> None:

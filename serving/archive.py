@@ -17,6 +17,7 @@ from pathlib import Path
 
 from project import weights
 from project.environment import REQUIREMENTS, InstallError, copy_packages, find_python
+from project.locks import hold_lock
 from project.model_folder import (
     OUTPUT_VARIABLE,
     Model,
@@ -52,24 +53,24 @@ def build(model: Model) -> bool:
 
     Raises ArchiveError, InstallError and WeightsError.
     """
-    model.build.mkdir(parents=True, exist_ok=True)
-    if weights.are_missing(model):
-        make_weights(model, [])
-    record = model.build / "archive.json"
-    inputs = json.dumps(_list_inputs(model))
-    outputs = (model.archive, model.packages, model.distributions, record)
-    if all(path.exists() for path in outputs) and record.read_text() == inputs:
-        return False
-    record.unlink(missing_ok=True)
-    if model.path.is_file():
-        _copy_archive(model)
-        copy_packages(model)
-        model.distributions.write_text("{}")
-    else:
-        _build_archive(model)
-    _extract_requests(model)
-    record.write_text(json.dumps(_list_inputs(model)))
-    return True
+    with hold_lock(model.build / "archive.lock"):
+        if weights.are_missing(model):
+            make_weights(model, [])
+        record = model.build / "archive.json"
+        inputs = json.dumps(_list_inputs(model))
+        outputs = (model.archive, model.packages, model.distributions, record)
+        if all(path.exists() for path in outputs) and record.read_text() == inputs:
+            return False
+        record.unlink(missing_ok=True)
+        if model.path.is_file():
+            _copy_archive(model)
+            copy_packages(model)
+            model.distributions.write_text("{}")
+        else:
+            _build_archive(model)
+        _extract_requests(model)
+        record.write_text(json.dumps(_list_inputs(model)))
+        return True
 
 
 def _build_archive(model: Model, *, may_measure_again: bool = True) -> None:
