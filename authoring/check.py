@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from authoring import expected, imports
-from project import weights
-from project.environment import InstallError, find_python
-from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+from project import cli, weights
+from project.environment import find_python
+from project.model_folder import Model, add_model_option, find_model
 from serving import archive
 from serving.errors import ArchiveError
 from serving.unpacking import unpack
@@ -81,18 +81,18 @@ def main(arguments: list[str] | None = None) -> None:
         "--write", nargs="?", const="missing", choices=("missing", "all"), help=text
     )
     args = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         model = find_model(args.path or args.model)
         if args.write and model.path.is_file():
-            sys.exit("authoring.check: --write needs a folder; an archive is not changed")
+            raise cli.ProjectError("--write needs a folder; an archive is not changed")
         python = find_python(model)
         if str(python) != sys.executable:
             command = [str(python), "-m", "authoring.check", *(arguments or sys.argv[1:])]
             os.execv(python, command)  # noqa: S606  a list of arguments
-        failed = check(model, args.write)
-    except (ModelFolderError, InstallError, ArchiveError, weights.WeightsError) as error:
-        sys.exit(f"authoring.check: {error}")
-    sys.exit(failed)
+        sys.exit(check(model, args.write))
+
+    cli.run("authoring.check", run, ArchiveError)
 
 
 def check(model: Model, write: str | None) -> bool:

@@ -8,7 +8,6 @@ run as they are: only their time is measured, which decides the number of worker
 import argparse
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,10 +21,9 @@ from handler.collation import build_batch
 from handler.golden import GoldenMismatchError
 from handler.loading import load_and_check, load_model
 from handler.splitting import split_output
-from project import weights
-from project.environment import InstallError
-from project.model_folder import ModelFolderError, add_model_option, find_model
-from project.weights import WeightsError, make_weights
+from project import cli, weights
+from project.model_folder import Model, add_model_option, find_model
+from project.weights import make_weights
 from serving.archive import BACKEND, collect
 from serving.errors import ArchiveError
 from task.adapter import AdaptedTask
@@ -191,22 +189,20 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error("--rounds: expected 1 or more")
-    try:
-        model = find_model(args.model)
-        if weights.are_missing(model):
-            make_weights(model, [])
-        with tempfile.TemporaryDirectory(prefix="export-") as scratch:
-            contents = Path(scratch) / "contents"
-            collect(model, contents)
-            (contents / BACKEND).unlink(missing_ok=True)
-            model.build.mkdir(parents=True, exist_ok=True)
-            measurements = export(contents, model.build, model.held_out, args.rounds)
-    except NotADirectoryError:
-        sys.exit(
-            f"authoring.export: {args.model} is a ready archive; expected the folder of a model"
-        )
-    except (ModelFolderError, InstallError, WeightsError, ArchiveError) as error:
-        sys.exit(f"authoring.export: {error}")
+    cli.run("authoring.export", lambda: _measure(find_model(args.model), args.rounds), ArchiveError)
+
+
+def _measure(model: Model, rounds: int) -> None:
+    if model.path.is_file():
+        raise cli.ProjectError(f"{model.path} is a ready archive; expected the folder of a model")
+    if weights.are_missing(model):
+        make_weights(model, [])
+    with tempfile.TemporaryDirectory(prefix="export-") as scratch:
+        contents = Path(scratch) / "contents"
+        collect(model, contents)
+        (contents / BACKEND).unlink(missing_ok=True)
+        model.build.mkdir(parents=True, exist_ok=True)
+        measurements = export(contents, model.build, model.held_out, rounds)
     print(f"{measurements.format_table()}\n{model.build / BACKEND}")
 
 

@@ -15,15 +15,9 @@ from pathlib import Path
 from authoring import huggingface, torchscript
 from authoring.errors import NewModelError
 from authoring.examples import read_example
+from project import cli
 from project.environment import REQUIREMENTS
-from project.model_folder import (
-    MAX_NAME_CHARS,
-    MODELS,
-    RESERVED,
-    ModelFolderError,
-    find_model,
-    list_models,
-)
+from project.model_folder import MAX_NAME_CHARS, MODELS, RESERVED, find_model, list_models
 
 NOT_COPIED = ("tests", "__pycache__", ".*", "*.pyc")
 """Files of an example that a new model does not get."""
@@ -48,11 +42,12 @@ def main(arguments: list[str] | None = None) -> None:
     text = "a request for the model, as JSON: a body, an instance, or several requests"
     parser.add_argument("--example", type=Path, metavar="FILE", help=text)
     args = parser.parse_args(arguments)
-    try:
-        folder = find_target(args.name)
-        notes = create(folder, args.source, args.example)
-    except (NewModelError, ModelFolderError) as error:
-        sys.exit(f"authoring.new: {error}")
+    cli.run("authoring.new", lambda: _create_and_report(args))
+
+
+def _create_and_report(args: argparse.Namespace) -> None:
+    folder = find_target(args.name)
+    notes = create(folder, args.source, args.example)
     model = find_model(str(folder))
     for note in notes:
         print(f"Note: {note}")

@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from benchmarks.errors import BenchmarkError
-from project.environment import InstallError, find_python
-from project.model_folder import Model, ModelFolderError, find_model
-from project.weights import WeightsError
+from project.cli import ProjectError
+from project.environment import find_python
+from project.model_folder import Model, find_model
 from serving import archive, artifact
 from serving.errors import ArchiveError
 from serving.layout import choose_layout
@@ -48,7 +48,7 @@ class Workload:
             """The Python with the model's packages."""
             self.inference_ms = artifact.read_inference_ms(model.archive)
             """The time of one instance on one thread; 0 if unknown."""
-        except (ArchiveError, InstallError, WeightsError) as error:
+        except (ArchiveError, ProjectError) as error:
             raise BenchmarkError(str(error)) from error
         self.requests = _read_requests(model)
         """The rows of requests.json, and of held-out.json if the model has it."""
@@ -105,7 +105,7 @@ def select_workload(value: str | None, name: str = "") -> Workload:
     """Return the workload of the model that MODEL names; raise BenchmarkError."""
     try:
         return Workload(find_model(value), name)
-    except ModelFolderError as error:
+    except ProjectError as error:
         raise BenchmarkError(str(error)) from error
 
 

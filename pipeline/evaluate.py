@@ -25,8 +25,9 @@ from pipeline.predictors import (
     url_predictor,
 )
 from pipeline.report import Comparison
-from project.environment import InstallError, find_python
-from project.model_folder import BUILD, ModelFolderError, add_model_option, find_model
+from project import cli
+from project.environment import find_python
+from project.model_folder import BUILD, add_model_option, find_model
 
 MAX_REQUEST_BYTES, MAX_INSTANCES = 1_000_000, 64
 """Limits of one request. A shared endpoint of Vertex AI accepts 1.5 MB."""
@@ -35,11 +36,10 @@ MAX_REQUEST_BYTES, MAX_INSTANCES = 1_000_000, 64
 def main() -> None:
     """Evaluate, and write and print the report; the exit code is 0 whether or not the candidate passes."""
     args = build_parser().parse_args(replace_old_names(sys.argv[1:]))
-    try:
-        text = _evaluate(args)
-    except (ModelFolderError, InstallError, EvaluationError) as error:
-        sys.exit(f"pipeline.evaluate: {error}")
-    print(f"{text}\n{args.out}/report.html")
+    report_file = f"{args.out}/report.html"
+    cli.run(
+        "pipeline.evaluate", lambda: print(f"{_evaluate(args)}\n{report_file}"), EvaluationError
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> str:

@@ -1,9 +1,9 @@
 """Print the name, the archive, the predict route or another property of the model that MODEL selects."""
 
 import argparse
-import sys
 
-from project.model_folder import ModelFolderError, add_model_option, find_model
+from project import cli
+from project.model_folder import add_model_option, find_model
 
 
 def main() -> None:
@@ -13,10 +13,7 @@ def main() -> None:
     parser.add_argument("property", choices=choices)
     add_model_option(parser)
     args = parser.parse_args()
-    try:
-        print(getattr(find_model(args.model), args.property))
-    except ModelFolderError as error:
-        sys.exit(f"project: {error}")
+    cli.run("project", lambda: print(getattr(find_model(args.model), args.property)))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+from project import cli
 from project.locks import hold_lock
-from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+from project.model_folder import Model, add_model_option, find_model
 
 REQUIREMENTS = "requirements.txt"
 WHEEL = ".whl"
@@ -25,7 +26,7 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 """Wheels of torch without CUDA, for packages that depend on torch."""
 
 
-class InstallError(Exception):
+class InstallError(cli.ProjectError):
     """The packages of a model cannot be installed. The text says why."""
 
 
@@ -147,10 +148,7 @@ def main() -> None:
     )
     add_model_option(parser)
     args = parser.parse_args()
-    try:
-        print(find_python(find_model(args.model)))
-    except (ModelFolderError, InstallError) as error:
-        sys.exit(f"project.environment: {error}")
+    cli.run("project.environment", lambda: print(find_python(find_model(args.model))))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from project.cli import ProjectError
+
 MODELS = Path("model")
 """The folder with a folder for each model."""
 ENTRY = "model.py"
@@ -26,7 +28,7 @@ MAX_NAME_CHARS = 40
 """Shorter than every limit of Vertex AI, Cloud Run and Kubernetes, with room for a suffix."""
 
 
-class ModelFolderError(Exception):
+class ModelFolderError(ProjectError):
     """MODEL names no model. The text says what was found, and what to set."""
 
 

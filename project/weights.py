@@ -10,12 +10,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-from project.environment import InstallError, find_python
+from project import cli
+from project.environment import find_python
 from project.locks import hold_lock
-from project.model_folder import ENTRY, Model, ModelFolderError, add_model_option, find_model
+from project.model_folder import ENTRY, Model, add_model_option, find_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SUFFIXES = (".bin", ".gguf", ".npz", ".onnx", ".pt", ".pth", ".safetensors")
@@ -24,7 +24,7 @@ RECORD = ".made-by.json"
 """The file beside the weights that describes the program that made them. It is not packed."""
 
 
-class WeightsError(Exception):
+class WeightsError(cli.ProjectError):
     """The weights cannot be made. The text says why."""
 
 
@@ -97,10 +97,7 @@ def main() -> None:
     )
     add_model_option(parser)
     args, others = parser.parse_known_args()
-    try:
-        make_weights(find_model(args.model), others)
-    except (ModelFolderError, InstallError, WeightsError) as error:
-        sys.exit(f"project.weights: {error}")
+    cli.run("project.weights", lambda: make_weights(find_model(args.model), others))
 
 
 if __name__ == "__main__":

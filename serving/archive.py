@@ -15,17 +15,11 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from project import weights
-from project.environment import REQUIREMENTS, InstallError, copy_packages, find_python
+from project import cli, weights
+from project.environment import REQUIREMENTS, copy_packages, find_python
 from project.locks import hold_lock
-from project.model_folder import (
-    OUTPUT_VARIABLE,
-    Model,
-    ModelFolderError,
-    add_model_option,
-    find_model,
-)
-from project.weights import WeightsError, make_weights
+from project.model_folder import OUTPUT_VARIABLE, Model, add_model_option, find_model
+from project.weights import make_weights
 from serving.errors import ArchiveError
 from serving.stock import manifest
 from serving.unpacking import unpack
@@ -51,7 +45,7 @@ CACHES = ("__pycache__",)
 def build(model: Model) -> bool:
     """Write the model's archive, and the files beside it, unless they are up to date; return whether it did.
 
-    Raises ArchiveError, InstallError and WeightsError.
+    Raises ArchiveError and ProjectError.
     """
     with hold_lock(model.build / "archive.lock"):
         if weights.are_missing(model):
@@ -261,11 +255,11 @@ def main() -> None:
     )
     add_model_option(parser)
     args = parser.parse_args()
-    try:
-        model = find_model(args.model)
-        is_new = build(model)
-    except (ModelFolderError, ArchiveError, InstallError, WeightsError) as error:
-        sys.exit(f"serving.archive: {error}")
+    cli.run("serving.archive", lambda: _build_and_report(find_model(args.model)), ArchiveError)
+
+
+def _build_and_report(model: Model) -> None:
+    is_new = build(model)
     size = f"{model.archive.stat().st_size / 1024:.0f} KiB"
     state = "the requests get the expected predictions" if is_new else "up to date"
     print(f"{model.archive}  {size}; {state}")

@@ -10,11 +10,11 @@ from authoring.page.targets import (
     Endpoint,
     LocalServer,
     Target,
-    TargetError,
     find_endpoint,
     open_endpoint,
 )
-from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+from project import cli
+from project.model_folder import Model, add_model_option, find_model
 
 DEFAULT_PORT = 8090
 
@@ -34,21 +34,22 @@ def main(arguments: list[str] | None = None) -> None:
     add("--port", type=int, default=DEFAULT_PORT, help=text)
     add("--no-browser", action="store_true", help="only print the address")
     args = parser.parse_args(arguments)
-    try:
-        model = find_model(args.model)
-    except ModelFolderError as error:
-        sys.exit(f"authoring.page: {error}")
+    cli.run("authoring.page", lambda: _serve(args))
+
+
+def _serve(args: argparse.Namespace) -> None:
+    model = find_model(args.model)
     if not model.archive.is_file():
-        sys.exit(f"authoring.page: {model.archive} does not exist: make archive {model.selection}")
-    try:
-        target = _choose_target(args, model)
-    except TargetError as error:
-        sys.exit(f"authoring.page: {error}")
+        hint = f"make archive {model.selection}"
+        raise cli.ProjectError(f"{model.archive} does not exist: {hint}")
+    target = _choose_target(args, model)
     try:
         server = create_server(args.port, model.name, model.archive, target)
-    except OSError as error:
-        reason = f"cannot listen on port {args.port}: {error.strerror}; choose another with --port"
-        sys.exit(f"authoring.page: {reason}")
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", error)
+        raise cli.ProjectError(
+            f"cannot listen on port {args.port}: {reason}; choose another with --port"
+        ) from None
     address = f"http://{HOST}:{server.server_address[1]}"
     print(f"{address}  sends requests to {target.url}\nPress Ctrl-C to stop.", flush=True)
     # Without a display, webbrowser would open a browser in this terminal.

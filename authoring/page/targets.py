@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import requests
 
+from project.cli import ProjectError
+
 if TYPE_CHECKING:
     from deploy.clients import CloudClients
 
@@ -17,7 +19,7 @@ TIMEOUT_S = 300
 """For one prediction; the page shows its answer when it is complete."""
 
 
-class TargetError(Exception):
+class TargetError(ProjectError):
     """The endpoint cannot be used. The text says why."""
 
 

@@ -1,6 +1,7 @@
 """The environment of a model with a requirements.txt: which Python, which packages, when they are installed."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ import pytest
 
 from project.environment import InstallError, copy_packages, find_python
 from project.model_folder import Model
+from tests.images import ROOT
 from tests.wheels import sha256, write_wheel
 
 
@@ -72,6 +74,23 @@ def test_requirements_are_installed_again_only_when_they_change(
     write_wheel(model.path, "mine", "2.0")
     (model.path / "requirements.txt").write_text("./mine-2.0-py3-none-any.whl\n")
     assert read_versions(find_python(model), "mine") == ["2.0"]
+
+
+def test_two_programs_at_once_install_the_requirements_once(in_folder: Path) -> None:
+    model = make_model(in_folder, "one", "./mine-1.0-py3-none-any.whl\n")
+    write_wheel(model.path, "mine", "1.0")
+    command = [sys.executable, "-m", "project.environment", "--model", "one"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    programs = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
+        )
+        for _ in range(2)
+    ]
+    outputs = [program.communicate(timeout=120) for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert sum("Installing requirements.txt" in error for _, error in outputs) == 1
 
 
 def test_models_may_need_different_versions_of_a_package(in_folder: Path) -> None:
@@ -138,7 +157,8 @@ def test_packages_that_are_the_same_are_not_written_again(in_folder: Path) -> No
         "mine-1.0-py3-none-any.whl",
         "requirements.txt",
     ]
-    assert [path.name for path in model.build.iterdir()] == ["packages"]
+    left = {path.name for path in model.build.iterdir()}
+    assert left == {"packages", "packages.lock"}
 
 
 def test_requirement_that_does_not_exist_is_named(in_folder: Path) -> None:

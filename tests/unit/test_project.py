@@ -177,6 +177,20 @@ def test_model_without_a_program_says_so() -> None:
         make_weights(find_model("flowers"), [])
 
 
+def test_ctrl_c_ends_a_training_with_one_line(folder: Path) -> None:
+    (folder / "model/flowers/train.py").write_text(
+        "import os, signal; os.kill(os.getppid(), signal.SIGINT)"
+    )
+    command = [sys.executable, "-m", "project.weights", "--model", "flowers"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=environ
+    )
+    assert done.returncode == 130
+    assert done.stderr.strip() == "interrupted"
+    assert not (folder / "build/flowers/weights").exists()
+
+
 def test_make_clean_keeps_trained_weights(folder: Path) -> None:
     kept, deleted = folder / "build/flowers/weights/w.pt", folder / "build/flowers/venv/bin/python"
     for file in (kept, deleted, folder / "build/request.json", folder / "build/scan/ready"):
