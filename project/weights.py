@@ -40,8 +40,10 @@ def are_missing(model: Model) -> bool:
     """Return whether the model has a program that makes its weights, and neither its folder nor build/ has any.
 
     Weights that another fetch.py copied do not count. Raises WeightsError for those of another folder with
-    the same name.
+    the same name. A ready archive has its own weights.
     """
+    if model.path.is_file():
+        return False
     made = model.weights / RECORD
     record, current = json.loads(made.read_text()) if made.is_file() else {}, _describe(model)
     other = ROOT / record.get("folder", current["folder"])

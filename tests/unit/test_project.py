@@ -171,6 +171,13 @@ def test_weights_of_another_folder_with_the_same_name_are_not_used(folder: Path)
         are_missing(other)
 
 
+def test_archive_of_a_model_with_trained_weights_is_used_as_it_is(folder: Path) -> None:
+    model = make_model(folder, "train.py")
+    make_weights(model, [])
+    model.archive.touch()
+    assert not are_missing(find_model(str(model.archive)))
+
+
 @pytest.mark.usefixtures("folder")
 def test_model_without_a_program_says_so() -> None:
     with pytest.raises(WeightsError, match=r"has neither train\.py nor fetch\.py"):
