@@ -51,7 +51,7 @@ RIGHTS ?=
 BIN := .venv/bin
 DOCKER ?= docker
 # In version 0.1 a ready archive was given as ARCHIVE.
-override MODEL := $(or $(MODEL),$(ARCHIVE))
+override MODEL := $(or $(MODEL),$(if $(filter command,$(origin ARCHIVE)),$(ARCHIVE)))
 export MODEL
 LOCKS := serve local dev sbom scan kubernetes java bench pipeline
 
@@ -106,7 +106,7 @@ predict: .venv/serving ## send a request of requests.json, REQUEST=file or PICTU
 	  $(if $(or $(PICTURE),$(OLD_PICTURE)),--picture "$(or $(PICTURE),$(OLD_PICTURE))")
 
 migrate: .venv/ready ## check whether a stock archive works here (MAR=model.mar; REQUEST=file: send it)
-	@$(BIN)/python -m serving.stock $(MAR) $(if $(REQUEST),--request $(REQUEST))
+	@$(BIN)/python -m serving.stock "$(MAR)" $(if $(REQUEST),--request "$(REQUEST)")
 
 ##@ Model
 
@@ -214,10 +214,10 @@ function-hello: ## run the hello function locally
 function-knn: ## run the scikit-learn function locally (STORAGE=: the model there)
 
 upload-model: .venv/ready $(READY) ## upload the files that the function fetches (MODEL=, or NAME=knn; STORAGE=gs://BUCKET/FOLDER, or PROJECT=)
-	@$(FUNCTIONS) upload $(FUNCTION) $(if $(STORAGE),--storage $(STORAGE)) $(CLOUD)
+	@$(FUNCTIONS) upload $(FUNCTION) $(if $(STORAGE),--storage "$(STORAGE)") $(CLOUD)
 
 deploy-function: .venv/ready $(filter made-model,$(READY)) ## deploy the function (MODEL=, or NAME=hello or knn; PROJECT=, REGION=; ARGS="--allow-unauthenticated --dry-run")
-	@$(FUNCTIONS) deploy $(FUNCTION) $(if $(STORAGE),--storage $(STORAGE)) $(CLOUD)
+	@$(FUNCTIONS) deploy $(FUNCTION) $(if $(STORAGE),--storage "$(STORAGE)") $(CLOUD)
 
 ##@ Kubernetes
 

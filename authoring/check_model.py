@@ -391,9 +391,9 @@ def _run_checks(checker: ModelChecker, reporter: Reporter) -> None:
     if checker.accepted:
         reporter.note(f"these instances get a prediction: {', '.join(checker.accepted)}")
     if changed:
-        text = f"so do variants of the first instance ({len(changed)})"
+        text = f"variants of the first instance get no 500 ({len(changed)} of them)"
         reporter.check(text, lambda: checker.predict_wrong(changed))
-    reporter.check("so do wrong parameters", checker.predict_wrong_parameters)
+    reporter.check("wrong parameters get no 500", checker.predict_wrong_parameters)
     if task.stream is not None:
         reporter.check("the stream ends, and each of its parts is JSON", checker.stream)
     if checker.predictions:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-MIN_SCALE = 0.01
-"""Floats are compared relative to the largest float beside them, but to no less than this."""
+from handler.comparison import MIN_SCALE
 
 
 def round_prediction(value: Any, tolerance: float, scale: float = 0) -> Any:

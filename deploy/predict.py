@@ -9,6 +9,7 @@ from typing import Any
 from deploy.clients import CloudClients
 from deploy.errors import UserError
 from project.model_folder import Model
+from project.requests import read_bodies, replace_picture
 
 MAX_CHARS = 500
 """Of a printed prediction."""
@@ -53,16 +54,11 @@ def smoke_test(cloud: CloudClients, source: Path | None) -> None:
 
 def list_requests(model: Model) -> list[dict[str, Any]]:
     """Return the bodies of the requests in requests.json, with one instance each; raise UserError."""
-    hint = "make archive writes it, if the model has requests"
     try:
-        examples = json.loads(model.requests.read_text())
+        return read_bodies(model)
     except OSError as error:
+        hint = "make archive writes it, if the model has requests"
         raise UserError(f"{model.requests} cannot be read: {error.strerror}", hint) from None
-    bodies = []
-    for example in examples:
-        parameters = {"parameters": example["parameters"]} if "parameters" in example else {}
-        bodies.append({"instances": [example["instance"]], **parameters})
-    return bodies
 
 
 def build_request(model: Model, source: Path | None) -> dict[str, Any]:
@@ -73,12 +69,11 @@ def build_request(model: Model, source: Path | None) -> dict[str, Any]:
         raise UserError(f"{source} does not exist", "name an image, or a JSON file with instances")
     if source.suffix != ".json":
         request = list_requests(model)[0]
-        image = base64.b64encode(source.read_bytes()).decode()
-        replaced = _replace_image(request["instances"], image)
-        if replaced == request["instances"]:
+        if replace_picture(request["instances"], "") == request["instances"]:
             missing = f'{model.name} takes no image: its first request has no "b64"'
             raise UserError(missing, 'name a JSON file: {"instances": [...], "parameters": {...}}')
-        return {**request, "instances": replaced}
+        image = base64.b64encode(source.read_bytes()).decode()
+        return {**request, "instances": replace_picture(request["instances"], image)}
     try:
         content = json.loads(source.read_text())
     except ValueError as error:
@@ -88,10 +83,3 @@ def build_request(model: Model, source: Path | None) -> dict[str, Any]:
         hint = 'expected {"instances": [...], "parameters": {...}}, with at least one instance'
         raise UserError(f"{source} is not a prediction request", hint)
     return dict(content)
-
-
-def _replace_image(value: Any, image: str) -> Any:
-    """Return a copy of a JSON value in which every "b64" is this image."""
-    if isinstance(value, dict):
-        return {k: image if k == "b64" else _replace_image(v, image) for k, v in value.items()}
-    return [_replace_image(each, image) for each in value] if isinstance(value, list) else value

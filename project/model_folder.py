@@ -21,7 +21,10 @@ VARIABLE = "MODEL"
 OUTPUT_VARIABLE = "MODEL_OUTPUT"
 """Names another folder than build/ for what is built, so that the pipeline's steps leave build/ as it is."""
 RESERVED = frozenset(
-    ("bench", "deploy", "functions", "gke", "hello", "knn", "kubernetes", "pipeline", "scan")
+    (
+        *("bench", "deploy", "evaluation", "functions", "gke", "hello", "knn", "kubernetes"),
+        *("pipeline", "scan"),
+    )
 )
 """Folders of build/ with other contents."""
 MAX_NAME_CHARS = 40

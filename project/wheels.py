@@ -21,9 +21,12 @@ def open_wheel(requirement: str, sha256: str) -> Iterator[zipfile.ZipFile]:
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
         command = [*pip, "--no-deps", "--only-binary", ":all:", "--dest", folder, requirement]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False
-        )
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            sys.exit(f"{requirement} was not downloaded within {DOWNLOAD_TIMEOUT_S} s")
         if done.returncode != 0:
             reason = done.stderr.strip().rpartition("\n")[2]
             sys.exit(f"{requirement} cannot be downloaded: {reason}")

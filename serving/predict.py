@@ -14,6 +14,7 @@ import requests
 from PIL import Image
 
 from project.model_folder import Model, ModelFolderError, add_model_option, find_model
+from project.requests import read_bodies, replace_picture
 from serving.errors import ServingError
 
 IMAGE_COLUMNS = 28
@@ -88,20 +89,11 @@ def _read_message(body: bytes) -> str:
 
 def choose_request(model: Model) -> dict[str, Any]:
     """Return the body of one of the model's requests, chosen at random; raise PredictError."""
-    if not model.requests.is_file():
-        raise PredictError(
-            f"{model.requests} does not exist; run: make archive, or set REQUEST=file"
-        )
-    example = random.choice(json.loads(model.requests.read_text()))
-    parameters = {"parameters": example["parameters"]} if "parameters" in example else {}
-    return {"instances": [example["instance"]], **parameters}
-
-
-def replace_image(value: Any, image: str) -> Any:
-    """Return an instance with its base64 strings, the values of "b64", replaced by an image."""
-    if isinstance(value, dict):
-        return {k: image if k == "b64" else replace_image(v, image) for k, v in value.items()}
-    return [replace_image(each, image) for each in value] if isinstance(value, list) else value
+    try:
+        return random.choice(read_bodies(model))
+    except FileNotFoundError:
+        reason = f"{model.requests} does not exist; run: make archive, or set REQUEST=file"
+        raise PredictError(reason) from None
 
 
 def read_body(path: Path) -> dict[str, Any]:
@@ -128,9 +120,9 @@ def _build_body(model: Model, request: Path | None, picture: Path | None) -> dic
     except OSError as error:
         raise PredictError(f"{picture}: {error.strerror}") from error
     instance = body["instances"][0]
-    if replace_image(instance, "") == instance:
+    if replace_picture(instance, "") == instance:
         raise PredictError(f"{model.name} takes no picture: set REQUEST=file with a request")
-    return {**body, "instances": [replace_image(instance, image)]}
+    return {**body, "instances": [replace_picture(instance, image)]}
 
 
 def _print_instance(instance: Any) -> None:

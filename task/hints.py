@@ -50,12 +50,12 @@ def _schema_of_generic(origin: Any, arguments: tuple[Any, ...]) -> dict[str, Any
     elif origin in (Union, types.UnionType):
         schema = _schema_of_union(arguments)
     elif isinstance(origin, type) and issubclass(origin, Mapping):
-        values = schema_of_hint(arguments[1])
+        values = schema_of_hint(arguments[1]) if len(arguments) > 1 else {}  # Counter[str]
         schema = {"type": "object", **({"additionalProperties": values} if values else {})}
     elif isinstance(origin, type) and issubclass(origin, Iterable):
         kinds_of_items = [schema_of_hint(each) for each in arguments if each is not Ellipsis]
         same = all(each == kinds_of_items[0] for each in kinds_of_items)
-        items = kinds_of_items[0] if same else {}
+        items = kinds_of_items[0] if same and kinds_of_items else {}
         schema = {"type": "array", **({"items": items} if items else {})}
     return schema
 

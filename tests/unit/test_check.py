@@ -137,13 +137,13 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
         ),
         pytest.param(
             *(SAMPLE, "return torch.nn.functional.softmax(torch.tensor(instance or [0.0]), 0)"),
-            "so do variants of the first instance",
+            "variants of the first instance get no 500",
             "its numbers are integers: 500: {place}: NotImplementedError: ",
             id="an instance of integers is not converted to floats",
         ),
         pytest.param(
             *(OUTPUT, 'return {"double": output.item(), **{n: {}[n] for n in parameters}}'),
-            "so do wrong parameters",
+            "wrong parameters get no 500",
             "{{\"no_such_name\": 1}}: 500: {place}: KeyError: 'no_such_name'",
             id="a parameter gets a 500",
         ),

@@ -158,6 +158,10 @@ def test_requests_are_those_of_the_model_and_an_image_replaces_the_one_in_the_fi
     (checkout / "x.png").write_bytes(b"image")
     replaced = predict.build_request(model, checkout / "x.png")
     assert replaced == {"instances": [{"image": [{"b64": "aW1hZ2U="}]}], "parameters": {"k": 1}}
+    (checkout / "x.png").write_bytes(b"\0")  # the image of the request itself
+    assert predict.build_request(model, checkout / "x.png")["instances"] == [
+        {"image": [{"b64": "AA=="}]}
+    ]
     model.requests.write_text(json.dumps(examples[1:]))
     with pytest.raises(UserError, match='flowers takes no image: its first request has no "b64"'):
         predict.build_request(model, checkout / "x.png")

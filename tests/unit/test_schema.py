@@ -1,6 +1,7 @@
 """Schemas come from type hints or from requests, and a value that differs is described to the client."""
 
 import json
+from collections import Counter
 from typing import Annotated, Any, Literal, NotRequired, Optional, TypedDict
 
 import pytest
@@ -63,6 +64,8 @@ FLOWER = {
         (list, {"type": "array"}),
         (dict[str, float], {"type": "object", "additionalProperties": {"type": "number"}}),
         (dict[str, Any], {"type": "object"}),
+        (Counter[str], {"type": "object"}),
+        (tuple[()], {"type": "array"}),
         (Flower, FLOWER),
         (Picture, PICTURE),
         (int | str, {"anyOf": [{"type": "integer"}, {"type": "string"}]}),
