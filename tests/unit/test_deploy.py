@@ -38,6 +38,8 @@ def write_settings(folder: Path, text: str) -> Path:
 
 
 MODEL = Model(path=Path("model/flowers"), name="flowers")
+TOY_MODEL = {"MODEL": "tests/toy"}
+"""The environment of the tests that need any model."""
 
 # Settings
 
@@ -47,11 +49,11 @@ def test_option_overrides_variable_overrides_file_overrides_saved_defaults(
 ) -> None:
     settings.save_defaults(Settings(project="a-saved-one", region="europe-west4"))
     environment = {"DEPLOY_PROJECT": "in-a-variable", "DEPLOY_MIN_REPLICAS": "3"}
-    environment |= {"DEPLOY_DEDICATED": "1", "DEPLOY_IMAGE": ""}
-    found = settings.load({}, {}, write_settings(tmp_path, ""))
+    environment |= {"DEPLOY_DEDICATED": "1", "DEPLOY_IMAGE": ""} | TOY_MODEL
+    found = settings.load({}, TOY_MODEL, write_settings(tmp_path, ""))
     assert (found.project, found.region) == ("a-saved-one", "europe-west4")
     file = write_settings(tmp_path, 'project = "in-the-file"\nmin_replicas = 2\nmax_replicas = 3\n')
-    assert settings.load({}, {}, file).project == "in-the-file"
+    assert settings.load({}, TOY_MODEL, file).project == "in-the-file"
     found = settings.load({}, environment, file)
     assert (found.project, found.min_replicas) == ("in-a-variable", 3)
     assert (found.dedicated, found.image) == (True, "")
@@ -209,7 +211,7 @@ def test_invalid_setting_raises_an_error_with_its_source_and_the_expected_value(
     tmp_path: Path, text: str, expected: str
 ) -> None:
     with pytest.raises(UserError) as raised:
-        settings.load({"project": "my-project"}, {}, write_settings(tmp_path, text))
+        settings.load({"project": "my-project"}, TOY_MODEL, write_settings(tmp_path, text))
     assert expected in raised.value.message
     assert raised.value.message.startswith(str(tmp_path / "deploy.toml"))
     assert "\n" not in raised.value.message
@@ -219,7 +221,7 @@ def test_invalid_setting_raises_an_error_with_its_source_and_the_expected_value(
 def test_settings_file_of_an_option_must_exist(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing.toml"):
         with pytest.raises(UserError, match=f"{path} cannot be read: "):
-            settings.load({"project": "my-project"}, {}, path)
+            settings.load({"project": "my-project"}, TOY_MODEL, path)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,9 @@ def test_error_of_an_invalid_variable_or_option_names_it(
 ) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
         settings.load(
-            {"project": "my-project"} | options, environment, write_settings(tmp_path, "")
+            {"project": "my-project"} | options,
+            environment | TOY_MODEL,
+            write_settings(tmp_path, ""),
         )
 
 
@@ -292,8 +296,8 @@ def test_invalid_limit_is_an_invalid_argument(
 def test_emulator_has_saved_defaults_of_its_own(tmp_path: Path) -> None:
     settings.save_defaults(Settings(project="at-google"))
     settings.save_defaults(Settings(project="in-the-emulator", api_endpoint="http://127.0.0.1:1"))
-    assert settings.load({}, {}, write_settings(tmp_path, "")).project == "at-google"
-    emulator = {"DEPLOY_API_ENDPOINT": "http://127.0.0.1:1"}
+    assert settings.load({}, TOY_MODEL, write_settings(tmp_path, "")).project == "at-google"
+    emulator = {"DEPLOY_API_ENDPOINT": "http://127.0.0.1:1"} | TOY_MODEL
     assert settings.load({}, emulator, write_settings(tmp_path, "")).project == "in-the-emulator"
 
 
