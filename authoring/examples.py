@@ -1,5 +1,6 @@
-"""Read the file that EXAMPLE= names, one request or several in any usual shape, and write requests.json."""
+"""Read the file that EXAMPLE= names, requests in any usual shape or a picture, and write requests.json."""
 
+import base64
 import copy
 import json
 from pathlib import Path
@@ -7,20 +8,25 @@ from typing import Any
 
 from authoring.errors import NewModelError
 
+PICTURES = (b"\x89PNG", b"\xff\xd8")
+"""How a PNG and a JPEG begin."""
+
 
 def read_example(path: Path | None) -> list[dict[str, Any]]:
     """Return the requests of a file as in requests.json, two or more; none without a file.
 
-    The file has a body, {"instances": [...], "parameters"?}, requests as in requests.json, or one instance.
+    The file has a body, {"instances": [...], "parameters"?}, requests as in requests.json, one instance, or a picture.
     """
     if path is None:
         return []
     try:
-        value = json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
+        is_picture = content.startswith(PICTURES)
+        value = {"b64": base64.b64encode(content).decode()} if is_picture else json.loads(content)
     except FileNotFoundError:
         raise NewModelError(f"EXAMPLE={path}: the file does not exist") from None
     except (OSError, ValueError) as error:
-        raise NewModelError(f"EXAMPLE={path}: expected JSON: {error}") from None
+        raise NewModelError(f"EXAMPLE={path}: expected JSON, a PNG or a JPEG: {error}") from None
     match value:
         case {"instances": [_, *_] as instances}:
             shared = {"parameters": value["parameters"]} if value.get("parameters") else {}

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="SOURCE",
         help=f"an example ({', '.join(list_models())}), a TorchScript file, or a Hugging Face folder",
     )
-    text = "a request for the model, as JSON: a body, an instance, or several requests"
+    text = "a picture, or a request as JSON: a body, an instance, or several requests"
     parser.add_argument("--example", type=Path, metavar="FILE", help=text)
     args = parser.parse_args(arguments)
     cli.run("authoring.new", lambda: _create_and_report(args))

@@ -5,6 +5,7 @@ test_contract.py runs it, as a process or in a container: python3 faulty_server.
 
 import json
 import os
+import random
 import sys
 import threading
 import time
@@ -56,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
         except (ValueError, KeyError, TypeError, AssertionError):
             return (503 if KIND == "503 for an invalid request" else 400), {}
         predictions = [factor * instance for instance in instances]
+        if KIND == "last digits differ":
+            predictions = [each * 1e6 * (1 + random.random() * 1e-6) for each in predictions]
         if KIND == "reads data[0]":
             predictions = predictions[:1]
         if KIND == "out of order":

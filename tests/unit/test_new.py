@@ -169,7 +169,10 @@ def test_deleted_examples_are_said_to_be_in_git(
             "forward(Tensor ids, Tensor mask, float scale) -> Dict(str, Tensor)",
         ),
         ("flowers --from two.pt --example none.json", "EXAMPLE=none.json: the file does not exist"),
-        ("flowers --from two.pt --example module.pt", "EXAMPLE=module.pt: expected JSON"),
+        (
+            "flowers --from two.pt --example module.pt",
+            "EXAMPLE=module.pt: expected JSON, a PNG or a JPEG",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_refused_in_one_line(
@@ -250,6 +253,11 @@ def test_network_for_pictures_gets_the_size_that_it_accepts(tmp_path: Path) -> N
     assert "SIDE, CHANNELS = 32, 3" in (folder / "model.py").read_text()
     assert [len(each) for each in predict(folder, *pictures)] == [2, 2]
     assert "not a PNG" in predict(folder, {"b64": "iVBORw0KGgo="})
+
+
+def test_example_may_be_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "leaf.jpg").write_bytes(b"\xff\xd8...")
+    assert read_example(tmp_path / "leaf.jpg") == [{"instance": {"b64": "/9guLi4="}}] * 2
 
 
 def test_text_for_a_network_of_numbers_names_the_example_with_a_tokenizer(tmp_path: Path) -> None:
