@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from http import HTTPStatus
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def _load(folder: Path) -> AdaptedTask:
 
 
 TASK = LazyModel(_load, FILES)
+_LOCK = threading.Lock()
+"""The server has several threads, and a model may keep a state during a pass: a worker calls it from one thread."""
 
 
 @functions_framework.http
@@ -54,8 +57,9 @@ def predict(request: Request) -> Response:
 def _predict(request: Request) -> envelope.Response:
     try:
         body = _read_body(request)
-        task = TASK.get()
-        [response] = batch.predict_batch(task, [envelope.parse_body(body)])
+        task, parsed = TASK.get(), envelope.parse_body(body)
+        with _LOCK:
+            [response] = batch.predict_batch(task, [parsed])
         return response
     except RequestError as error:
         return envelope.format_error(error)

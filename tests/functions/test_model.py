@@ -7,10 +7,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import functions_framework
 import pytest
 from flask.testing import FlaskClient
 
+from functions.model_archive import create_function
+from functions.packaging import assemble
 from functions.upload import find_model_files
+from project.model_folder import Model
+from serving import archive
 from storage.lazy import sha256
 from tests import bucket, cases
 from tests.functions.conftest import TOY, StartFunction, StartLive, load_function, run_make
@@ -21,6 +26,26 @@ from tests.wheels import write_wheel
 
 pytestmark = pytest.mark.xdist_group("functions")
 FILES = find_model_files(TOY)
+STATEFUL = """
+import time
+
+import torch
+
+def load(folder, device):
+    return Stateful()
+
+class Stateful:
+    def preprocess(self, instance):
+        return torch.tensor(float(instance))
+
+    def inference(self, batch):
+        self.state = batch
+        time.sleep(0.05)
+        return self.state
+
+    def postprocess(self, output):
+        return output
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +67,30 @@ def test_on_error_return_replaces_the_prediction_of_a_bad_instance(model: FlaskC
     predictions = json.loads(model.post("/", data=body).text)["predictions"]
     assert [each.get("label") for each in predictions] == [cases.LABEL, None, cases.LABEL]
     assert predictions[1]["error"]["status"] == "INVALID_ARGUMENT"
+
+
+def test_requests_at_once_do_not_change_the_state_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "stateful"
+    folder.mkdir()
+    (folder / "model.py").write_text(STATEFUL)
+    (folder / "requests.json").write_text('[{"instance": 1, "expected": 1.0}, {"instance": 2}]')
+    model = Model(path=folder, name="stateful", output=tmp_path / "build")
+    archive.build(model)
+    function = create_function(model)
+    find_model_files(function)
+    monkeypatch.setenv("STORAGE_URI", str(function.files_folder))
+    source = assemble(function, tmp_path / "functions") / "main.py"
+    app = functions_framework.create_app(function.entry_point, str(source))  # type: ignore[no-untyped-call]
+
+    def predict(instance: int) -> list[float]:
+        response = app.test_client().post("/", json={"instances": [instance]})
+        predictions: list[float] = json.loads(response.text)["predictions"]
+        return predictions
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(predict, range(8))) == [[float(each)] for each in range(8)]
 
 
 @pytest.mark.parametrize(
