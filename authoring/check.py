@@ -1,6 +1,6 @@
 """Check a model in seconds, without Java and Docker: what its archive would hold is loaded alone, and tried.
 
-Each request of requests.json is sent alone, twice, and with the others; wrong ones have to get a 4xx. The exit code
+Each request of requests.json is sent alone, twice, and with the others; wrong ones must not get a 500. The exit code
 is 1 if a check fails.
 """
 
