@@ -21,13 +21,17 @@ def ensure_image(cloud: CloudClients) -> Image:
     if found := find_image(cloud):
         cloud.report(f"the image is in the registry: {found.uri}")
         return found
+    tag = image_tag(cloud.settings.sources)
     if cloud.settings.builder == "cloud":
         build_image(cloud)
     else:
         build_and_push(cloud)
     if cloud.dry_run:
-        return Image(f"{cloud.settings.image_name}:{image_tag(cloud.settings.sources)}")
+        return Image(f"{cloud.settings.image_name}:{tag}")
     if found := find_image(cloud):
         return found
+    if image_tag(cloud.settings.sources) != tag:
+        hint = "run the same command again, and change no file of the repository or the model until it ends"
+        raise UserError("files changed while the image was built, so it is not deployed", hint)
     hint = "run make push, and read the build's log"
     raise UserError("the build succeeded, but the image is not in the registry", hint)

@@ -19,6 +19,7 @@ from deploy.cost import estimate_cost
 from deploy.error_messages import GoogleError, to_user_error
 from deploy.errors import TransientError, UserError
 from deploy.gcp import client
+from deploy.image import ensure_image
 from deploy.plan import Machine
 from deploy.settings import Settings
 from project.model_folder import Model
@@ -505,6 +506,22 @@ def test_fingerprint_changes_only_with_the_contents_of_the_image(tmp_path: Path)
     compiled.parent.mkdir()
     compiled.write_text("bytes")
     assert fingerprint.image_tag(MODEL, tmp_path / "a") == first
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [("Dockerfile", "files changed while"), ("README.md", "not in the registry")],
+)
+def test_image_of_files_that_change_during_the_build_is_not_deployed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, message: str
+) -> None:
+    monkeypatch.chdir(write_sources(tmp_path / "a"))
+    cloud = Mock(settings=Settings(project="a-project", builder="local", sources=MODEL))
+    cloud.dry_run = False
+    cloud.artifacts.find_digest.return_value = None
+    cloud.programs.run = lambda *_, **__: Path(changed).write_text("new")
+    with pytest.raises(UserError, match=message):
+        ensure_image(cloud)
 
 
 def test_two_models_with_the_same_contents_have_different_tags(tmp_path: Path) -> None:
