@@ -5,6 +5,7 @@ a request, if one is given. That runs the archive's code: use it only with archi
 """
 
 import argparse
+import shlex
 import sys
 import tempfile
 import time
@@ -49,12 +50,12 @@ def main() -> None:
         sys.exit(
             f"\n{failing} of {len(findings)} findings need a change to the archive or the image"
         )
-    folder = args.archive.resolve().parent
+    folder = shlex.quote(str(args.archive.resolve().parent))
     print(
         "\nThe archive works with this image: upload the model with it and with its "
         "current artifact URI.\nOn this machine: make run STORAGE="
         f"{folder}, or without Docker: make serve STORAGE={folder}\n"
-        f"To put it into an image, without a bucket: make build MODEL={args.archive}"
+        f"To put it into an image, without a bucket: {contents.build_command}"
     )
 
 

@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -32,7 +33,7 @@ PACKAGE_NAMES = {
     **{name: name for name in ("timm", "tokenizers", "torchaudio", "torchvision", "transformers")},
 }
 """The package of a module. The package of any other module is not known: its name may be another's."""
-ADVICE = "in requirements.txt beside the archive, then make build MODEL="
+ADVICE = "in requirements.txt beside the archive, then"
 
 
 class Finding(NamedTuple):
@@ -53,6 +54,11 @@ class Contents(NamedTuple):
     """The text of Python, YAML and requirements files, by name."""
     manifest: Manifest
     path: Path
+
+    @property
+    def build_command(self) -> str:
+        """The command that puts the archive and its packages into an image."""
+        return f"make build MODEL={shlex.quote(str(self.path))}"
 
 
 def read_archive(archive: Path) -> Contents:
@@ -125,7 +131,9 @@ def _check_imports(contents: Contents) -> Iterator[Finding]:
         is_installed = (name or top.replace("_", "-").lower()) in installed
         if top in in_archive or top in sys.stdlib_module_names or is_installed:
             continue
-        hint = f"write {name or f'the package that provides {top}'} {ADVICE}{contents.path}"
+        hint = (
+            f"write {name or f'the package that provides {top}'} {ADVICE} {contents.build_command}"
+        )
         yield Finding(False, f"import {top} ({', '.join(sorted(files))}): not in the image", hint)
 
 
@@ -200,13 +208,13 @@ def _check_requirements(contents: Contents) -> Iterator[Finding]:
         if name not in installed:
             missing.append(text)
         elif not requirement.specifier.contains(_version(name), prereleases=True):
-            hint = f"check that the archive loads below, or write another version {ADVICE}{contents.path}"
+            hint = f"check that the archive loads below, or write another version {ADVICE} {contents.build_command}"
             yield Finding(None, f"{file}: {text}; the image has {name} {_version(name)}", hint)
     if missing:
         yield Finding(
             False,
             f"{file}: {', '.join(missing)}: not in the image, and nothing is installed at startup",
-            f"make build MODEL={contents.path} installs it, for the archive in the image",
+            f"{contents.build_command} installs it, for the archive in the image",
         )
 
 
