@@ -256,7 +256,8 @@ def _compare(code: HTTPStatus, result: Any, expected: Any, tolerance: float) -> 
 
 def describe(error: BaseException) -> str:
     """Return an exception in one line, with the last line of the model's own files that raised it."""
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    message = " ".join(str(error).split()).replace(str(FOLDER), str(SOURCE))
+    text = f"{type(error).__name__}: {message}"
     if isinstance(error, SyntaxError) and error.filename:
         file = SOURCE / Path(error.filename).name
         return f"{file}:{error.lineno}: {type(error).__name__}: {error.msg}"

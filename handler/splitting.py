@@ -56,9 +56,9 @@ def _check_count(got: int | None, count: int, path: str, output: Any) -> None:
     if got != count:
         text = "a single value" if got is None else f"{got} values"
         is_list_of_outputs = isinstance(output, list) and output and isinstance(output[0], Tensor)
-        hint = "; return several outputs as a tuple" if is_list_of_outputs else ""
+        hint = "return several outputs as a tuple" if is_list_of_outputs else f"expected {EXPECTED}"
         raise OutputError(
-            f"inference returned {text} ({_describe(output)}{_at(path)}) for {count} samples{hint}"
+            f"inference returned {text} ({_describe(output)}{_at(path)}) for {count} samples; {hint}"
         )
 
 

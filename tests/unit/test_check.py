@@ -166,6 +166,11 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
             id="load fails",
         ),
         pytest.param(
+            *("return Model()", "open(folder / 'weights.pt')", "the model loads from"),
+            "{place}: FileNotFoundError: [Errno 2] No such file or directory: '{path}/weights.pt'",
+            id="the weights are not in the folder",
+        ),
+        pytest.param(
             *("return Model()", "return Model(", "the model loads from"),
             "{place}: SyntaxError: '(' was never closed",
             id="a syntax error",
@@ -209,7 +214,7 @@ def test_each_fault_fails_its_check_with_the_line_to_fix(
     place = f"{path}/model.py:{source[: source.index(other)].count(chr(10)) + 1}"
     assert result.code == 1, result.out
     assert f"FAIL  {text}" in result.out
-    assert detail.format(place=place) in result.out
+    assert detail.format(place=place, path=path) in result.out
     assert result.out.splitlines()[-1].endswith(
         f"fix them and run make check MODEL={path} again"
     ) or ("ARGS=--write=all" in result.out.splitlines()[-1])

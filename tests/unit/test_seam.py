@@ -206,7 +206,10 @@ def test_output_is_split_into_one_value_per_sample(output: Any, outputs: list[An
     ("output", "message"),
     [
         (ROWS, "returned 2 values (Tensor of shape (2, 1)) for 3 samples"),
-        (ROWS[0, 0], "returned a single value (Tensor of shape ()) for 3 samples"),
+        (
+            ROWS[0, 0],
+            "returned a single value (Tensor of shape ()) for 3 samples; expected a tensor",
+        ),
         (np.float32(1), "returned a single value (float32 of shape ()) for 3 samples"),
         ({"x": [1]}, "returned 1 values (list at ['x']) for 3 samples"),
         ((["a"] * 3, [1]), "returned 1 values (list at [1]) for 3 samples"),
