@@ -164,11 +164,13 @@ def collect(model: Model, contents: Path) -> list[str]:
         if (model.path / package).exists():
             used = "the name is used by a package of the archive"
             raise ArchiveError(f"{model.path / package}: {used}; rename it")
-    left_out = sorted(
+    entries = {
         entry.name
-        for entry in model.path.iterdir()
-        if _is_left_out(entry.name) and entry.name not in CACHES
-    )
+        for folder in (model.path, model.weights)
+        if folder.is_dir()
+        for entry in folder.iterdir()
+    }
+    left_out = sorted(filter(_is_left_out, entries - {*CACHES, weights.RECORD}))
     for name, source in _list_files(model):
         target = contents / name
         target.parent.mkdir(parents=True, exist_ok=True)

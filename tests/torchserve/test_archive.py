@@ -161,6 +161,18 @@ def test_training_code_and_hidden_files_are_left_out_and_named(
         )
 
 
+def test_folders_of_weights_are_packed_or_named(
+    vowels: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("export", "tests", ".cache"):
+        (vowels.weights / folder).mkdir(parents=True)
+        (vowels.weights / folder / "w.bin").touch()
+    archive.build(vowels)
+    assert "not packed: .cache, tests\n" in capsys.readouterr().out
+    with zipfile.ZipFile(vowels.archive) as contents:
+        assert "export/w.bin" in contents.namelist()
+
+
 @pytest.mark.full
 def test_torchserves_own_command_serves_the_archive_with_its_defaults() -> None:
     with stock_torchserve(images.ARCHIVE, cases.CASES[0].body) as endpoint:
