@@ -106,9 +106,9 @@ def test_requests_are_those_of_the_model_that_is_selected(workload: Workload) ->
     rows = json.loads(Path("tests/toy/requests.json").read_text())
     bodies = [json.loads(line) for line in workload.write_bodies(1).read_text().splitlines()]
     assert workload.name == "toy"
-    assert [body["instances"] for body in bodies[: len(rows)]] == [
-        [row["instance"]] for row in rows
-    ]
+    sent = [body["instances"] for body in bodies]
+    assert all([row["instance"]] in sent for row in rows)
+    assert len(sent) == len(workload.requests)
     assert (workload.folder / "model.py").is_file()
 
 
