@@ -1,5 +1,6 @@
 """Tests of the commands: from an empty project to a deployment and back, dry runs, types of endpoints."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import requests
 
 from emulator.stack import Stack
 from tests.cloud.conftest import Run, count_containers, traffic_by_version
+from tests.images import REQUESTS
 
 SECOND = {"DEPLOY_IMAGE": "cloud-tests/tiny:2"}
 COMMANDS = {
@@ -52,7 +54,7 @@ def test_commands_deploy_release_and_delete_a_model(
     assert "nothing changed" in deploy("endpoint").out
     changing = [request for request in requests_sent if not request.startswith(("GET", "HEAD"))]
     assert [request.rpartition(":")[2] for request in changing] == [
-        *("testIamPermissions", "predict", "predict")
+        *("testIamPermissions", *["predict"] * len(json.loads(REQUESTS.read_text())))
     ]
     for line, shares in (
         ("canary --traffic 10", {"1": 90, "2": 10}),

@@ -15,6 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 from tests.http import wait_for
+from tests.images import REQUESTS
 from tests.page.browser import Page
 
 pytestmark = pytest.mark.xdist_group("page")  # one browser
@@ -70,7 +71,8 @@ def test_broken_json_is_explained_beside_the_editor_and_not_sent(toy: Page) -> N
 def test_a_chosen_picture_replaces_that_of_the_example(toy: Page, tmp_path: Path) -> None:
     Select(toy.find("example")).select_by_index(1)
     toy.find("file").send_keys(grey_file(tmp_path))
-    wait_for(lambda: "file 3" in toy.body, 10, "the file is read")
+    files = len(json.loads(REQUESTS.read_text()))
+    wait_for(lambda: f"file {files + 1}" in toy.body, 10, "the file is read")
     assert '"top_k": 2' in toy.body
     assert decode(toy.sent_body["instances"][0]).size == (40, 30)
     assert "label\n7" in toy.send()
