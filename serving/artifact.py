@@ -20,7 +20,7 @@ from serving.stock import manifest
 from serving.torchserve import TorchServeConfig
 from serving.unpacking import check_sha256, unpack
 from serving.verification import ENTRY, GOLDEN_REQUEST, PACKAGES, REQUESTS, verify
-from storage.files import Storage
+from storage.files import LogFunction, Storage
 
 MODEL_NAME = "model"
 """The name of a model from storage; Google's prebuilt images also expect `model.mar`."""
@@ -165,11 +165,18 @@ def read_inference_ms(served: Path) -> float:
     return 0
 
 
-def fetch(storage: Storage, baked: Path, store: Path, sha256: str | None = None) -> Artifact:
+def fetch(
+    storage: Storage,
+    baked: Path,
+    store: Path,
+    sha256: str | None = None,
+    log: LogFunction = lambda _: None,
+) -> Artifact:
     """Fetch weights or an archive into STORE/model, ready for TorchServe.
 
     `baked` is the archive that weights are combined with; `sha256` (in hex) is that of the
-    archive in the storage, None for any. Raises ArchiveError and files.StorageError.
+    archive in the storage, None for any; `log` gets the names of files that are not weights.
+    Raises ArchiveError and files.StorageError.
     """
     contents, incoming = store / MODEL_NAME, store / "fetched"
     with contextlib.closing(storage):
@@ -179,6 +186,8 @@ def fetch(storage: Storage, baked: Path, store: Path, sha256: str | None = None)
             raise ArchiveError(
                 f"{SHA256_VARIABLE} is set, but there is no archive: {_shorten(sorted(found))}"
             )
+        if ignored := sorted(found.keys() - {selected.archive, *selected.others}):
+            log(f"not fetched: {_shorten(ignored)}")
         contents.mkdir(parents=True)
         incoming.mkdir()
         try:

@@ -103,7 +103,8 @@ def _get_artifact(archive: Path, uri: str | None, run_dir: Path) -> Artifact:
         return artifact.open_archive(archive.resolve())
     if "://" not in uri:
         uri = str(Path(uri).resolve())
-    return artifact.fetch(storage.open_storage(uri, print), archive, run_dir / "store")
+    source = storage.open_storage(uri, print)
+    return artifact.fetch(source, archive, run_dir / "store", log=print)
 
 
 def configure(served: Artifact, address: str, run_dir: Path) -> TorchServeConfig:

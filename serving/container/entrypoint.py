@@ -132,7 +132,7 @@ def _fetch_model(config: Config, baked: Artifact, store: Path, log: Log) -> Arti
         return baked
     log.info(f"fetching the model from {uri}")
     source = storage.open_storage(uri, log.info)
-    served = artifact.fetch(source, baked.path, store, config.archive_sha256)
+    served = artifact.fetch(source, baked.path, store, config.archive_sha256, log.info)
     if not served.stock:
         kind = "an archive or weights of this project"
     elif served.golden_request:

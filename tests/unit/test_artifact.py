@@ -214,15 +214,18 @@ def test_expected_sha256_without_an_archive_is_refused(tmp_path: Path) -> None:
         artifact.fetch(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store", "0" * 64)
 
 
-def test_backend_of_fetched_weights_replaces_that_of_the_baked_in_weights(
+def test_fetched_weights_bring_their_backend_and_other_files_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bucket").mkdir()
-    for name in ("weights.safetensors", "engine.json"):
+    for name in ("weights.safetensors", "engine.json", "train.py", ".hidden"):
         (tmp_path / "bucket" / name).touch()
+    logged: list[str] = []
     baked = write_zip(tmp_path, *((name, b"") for name in ("weights.safetensors", "backend.json")))
     monkeypatch.setattr(artifact, "verify", lambda _: None)
+    source = files.Folder(tmp_path / "bucket")
     with pytest.raises(ArchiveError, match="MANIFEST"):  # the archive of this test has none
-        artifact.fetch(files.Folder(tmp_path / "bucket"), baked, tmp_path / "store")
+        artifact.fetch(source, baked, tmp_path / "store", log=logged.append)
     names = {path.name for path in (tmp_path / "store" / "model").iterdir()}
     assert names == {"weights.safetensors", "engine.json"}
+    assert logged == ["not fetched: .hidden, train.py"]
