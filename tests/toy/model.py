@@ -1,4 +1,4 @@
-"""The model of the tests: tell how dark an image is, in ten classes from "0", black, to "9", white."""
+"""The model of the tests: classify images by their brightness, from "0", black, to "9", white."""
 
 import json
 from pathlib import Path
