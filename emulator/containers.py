@@ -10,6 +10,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import requests
@@ -155,6 +156,11 @@ class Replica:
                 self.config.engine("stop", "--time", str(STOP_TIMEOUT_S), self._container.name)
                 self._container.remove()
 
+    def release(self) -> None:
+        """Stop watching the container, which somebody else removes."""
+        with self._lock:
+            self._stopped.set()
+
     def predict(self, body: bytes, content_type: str, timeout_s: float) -> requests.Response:
         """Send a body to the predict route; raise requests.RequestException."""
         url = f"http://{HOST}:{self.port}{self.env['AIP_PREDICT_ROUTE']}"
@@ -258,8 +264,11 @@ class ReplicaPool:
             self.replicas.pop().stop()
 
 
-def remove_all(config: EmulatorConfig) -> None:
+def remove_all(config: EmulatorConfig, pools: Collection[ReplicaPool]) -> None:
     """Remove every container that this process started, and the tags of its registry's images."""
+    for pool in pools:
+        for replica in pool.replicas:
+            replica.release()
     docker = config.engine
     if ids := docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}").split():
         docker("rm", "--force", "--volumes", *ids)

@@ -103,7 +103,7 @@ def running(
         images = {BUILDER: builder, **config.images}
         config = replace(config, registry=registry, storage_url=storage_url, images=images)
         state = State(config)
-        cleanup.callback(containers.remove_all, config)
+        cleanup.callback(containers.remove_all, config, state.pools.values())
         cleanup.callback(functions.stop_all, state)
         server = serve(state, HOST, port)
         cleanup.callback(server.shutdown)

@@ -10,6 +10,7 @@ import requests
 
 from contract.docker import Docker
 from emulator.__main__ import parse_arguments
+from emulator.containers import remove_all
 from emulator.server import FAULTS, OLD_FAULTS
 from emulator.stack import Stack
 from emulator.state import project_number
@@ -187,6 +188,18 @@ def test_container_that_exits_is_restarted(call: Call, endpoint: str, stack: Sta
         60,
         "the container to restart",
     )
+
+
+def test_containers_that_the_emulator_removes_are_no_longer_watched(
+    endpoint: str, stack: Stack
+) -> None:
+    pools, config = stack.state.pools, stack.state.config
+    assert endpoint
+    assert pools
+    remove_all(config, pools.values())
+    pools.clear()
+    # A watcher that asks about a removed container fails in its thread, and so fails this test.
+    time.sleep(2 * config.probe_interval_s)
 
 
 def test_update_with_an_old_etag_is_aborted(call: Call, endpoint: str) -> None:
