@@ -157,7 +157,7 @@ class Replica:
                 self._container.remove()
 
     def release(self) -> None:
-        """Stop watching the container, which somebody else removes."""
+        """Stop watching the container, which the caller removes."""
         with self._lock:
             self._stopped.set()
 

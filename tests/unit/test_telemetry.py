@@ -28,7 +28,7 @@ from serving.telemetry.events import (
 )
 from serving.telemetry.metrics import Gauges, Instruments
 from serving.telemetry.tracing import MAX_PENDING_REQUESTS, RequestIdGenerator, SpanWriter
-from serving.worker.ts import model_service_worker as worker
+from serving.worker.serving_worker import telemetry as worker
 
 REQUEST = "0af7651916cd43dd8448eb211c80319c"
 MS = 1_000_000

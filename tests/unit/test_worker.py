@@ -14,7 +14,7 @@ from ts.context import Context, RequestProcessor
 from ts.protocol.otf_message_handler import create_predict_response, retrieve_msg
 from ts.service import Service
 
-from serving.worker.ts import model_service_worker as worker
+from serving.worker.serving_worker import logs, messages, process
 
 REQUESTS = [
     ("one", {"host": "localhost"}, {"body": b'{"instances": [1]}'}),
@@ -29,7 +29,7 @@ def encode_text(content: str | bytes) -> bytes:
 
 def encode_batch() -> bytes:
     """Return REQUESTS as Java sends them."""
-    end, parts = struct.pack("!i", -1), [worker.PREDICT]
+    end, parts = struct.pack("!i", -1), [messages.PREDICT]
     for request_id, headers, data in REQUESTS:
         header_parts = (encode_text(part) for pair in headers.items() for part in pair)
         parts += [encode_text(request_id), *header_parts, end]
@@ -57,16 +57,16 @@ def test_batch_is_parsed_as_torchserve_parses_it(monkeypatch: pytest.MonkeyPatch
         _, batch = retrieve_msg(connection)
     headers, data, ids = Service.retrieve_data_for_inference(batch)
     with receive(encode_batch() * 2) as connection:
-        messages = worker.Messages(connection)
+        received = messages.Messages(connection)
         for _ in range(2):
-            assert messages.read_command() == worker.PREDICT
-            got_ids, got_headers, got_data = messages.read_requests()
+            assert received.read_command() == messages.PREDICT
+            got_ids, got_headers, got_data = received.read_requests()
             assert dict(enumerate(got_ids)) == ids
             assert got_data == data
             properties = [request.get_request_properties() for request in got_headers]
             assert properties == [request.get_request_properties() for request in headers]
-        with pytest.raises(worker.FrontendDisconnectedError):
-            messages.read_command()
+        with pytest.raises(messages.FrontendDisconnectedError):
+            received.read_command()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_batch_is_answered_as_torchserve_answers_it(bodies: list[Any]) -> None:
     expected = create_predict_response(
         bodies, dict(enumerate(ids)), "Prediction success", 200, answered_context()
     )
-    assert worker._encode(answered_context(), ids, bodies) == bytes(expected)
+    assert messages.encode_responses(answered_context(), ids, bodies) == bytes(expected)
 
 
 def answered_context() -> Context:
@@ -114,7 +114,7 @@ def predict(outcome: Any) -> bytes:
     context.metrics = SimpleNamespace()
     handle = Mock(side_effect=[outcome])
     service = SimpleNamespace(context=context, cl_socket=None, _entry_point=handle)
-    return worker._predict(service, ["one"], [RequestProcessor({})], [{}])
+    return process._predict(service, ["one"], [RequestProcessor({})], [{}])
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_warnings_and_errors_are_logged_as_json_with_their_request_and_trace(
     level: int, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [RequestProcessor({"X-Request-Id": "7", "X-Trace": "t"}), RequestProcessor({})]
-    monkeypatch.setattr(worker.JsonFormatter, "requests", requests)
+    monkeypatch.setattr(logs.JsonFormatter, "requests", requests)
     record = logging.LogRecord("name", level, "file", 1, "two\nlines", None, None)
-    line = worker.JsonFormatter("%(message)s").format(record)
+    line = logs.JsonFormatter("%(message)s").format(record)
     assert (line if level == logging.INFO else json.loads(line)) == expected
 
 
@@ -141,19 +141,19 @@ def test_handler_of_an_older_archive_reports_its_timings_too() -> None:
     context = SimpleNamespace()
     service = SimpleNamespace(context=context, set_cl_socket=lambda _: None)
 
-    class LoadedWorker(worker.Worker):
+    class LoadedWorker(process.Worker):
         def __init__(self) -> None:
             """Create no socket."""
 
         def load_model(self, _: Any) -> tuple[Any, str, int]:
             return service, "loaded", 200
 
-    load = [worker.LOAD, *map(encode_text, ("model", "/model"))]
+    load = [messages.LOAD, *map(encode_text, ("model", "/model"))]
     load += [struct.pack("!i", 1), encode_text("handler"), struct.pack("!i", -1)]
     load += [encode_text(""), b"\0"]
     java, connection = socket.socketpair()
     java.sendall(b"".join(load))
     java.shutdown(socket.SHUT_WR)
-    with java, connection, pytest.raises(worker.FrontendDisconnectedError):
+    with java, connection, pytest.raises(messages.FrontendDisconnectedError):
         LoadedWorker().handle_connection(connection)
     assert context.tell_stages == context.on_timings

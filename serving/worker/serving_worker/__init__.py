@@ -1,0 +1,1 @@
+"""The process that runs a model: messages, requests, telemetry and logs of one worker."""
