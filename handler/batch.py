@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from handler import envelope
+from handler import envelope, streaming
 from handler.envelope import Request, Response
 from handler.error_report import find_request_error
 from handler.errors import RequestError
@@ -54,7 +54,7 @@ def predict_batch(
     samples = [
         sample
         for request in preprocessed
-        if isinstance(request, Preprocessed)
+        if isinstance(request, Preprocessed) and not _has_parts(task, request)
         for sample in request.samples
         if not isinstance(sample, RequestError)
     ]
@@ -77,6 +77,8 @@ def _build_response(
 ) -> Response:
     if isinstance(preprocessed, RequestError):
         return envelope.format_error(preprocessed)
+    if _has_parts(task, preprocessed):
+        return streaming.stream_parts(task, preprocessed, failures)
     request, samples = preprocessed
     # Take this request's outputs before anything can fail, because those of the next request follow.
     results = [each if isinstance(each, RequestError) else next(outputs) for each in samples]
@@ -102,16 +104,23 @@ def _build_response(
         return _format(request, values, failures)
 
 
+def _has_parts(task: AdaptedTask, preprocessed: Preprocessed) -> bool:
+    """Whether the prediction is streamed by the task, without `inference`."""
+    return task.stream is not None and preprocessed.request.stream_type != ""
+
+
 def _format(request: Request, values: list[Any | RequestError], failures: Failures) -> Response:
     """Return the response for the predictions of a request; raise EncodingError."""
-    if failures.has_any:
-        if error := find_request_error(request, values):
-            return envelope.format_error(error)
-        values = [
-            envelope.error_object(value) if isinstance(value, RequestError) else value
-            for value in values
-        ]
+    if failures.has_any and (error := find_request_error(request, values)):
+        return envelope.format_error(error)
     try:
+        if request.stream_type:
+            return streaming.stream_predictions(request, values)
+        if failures.has_any:
+            values = [
+                envelope.error_object(value) if isinstance(value, RequestError) else value
+                for value in values
+            ]
         return envelope.format_predictions(encode_prediction(values), len(values))
     except RequestError as error:
         return envelope.format_error(error)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from .errors import InternalError, InvalidArgumentError, RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from task import JSON
 
 EXAMPLE = '{"instances": [...], "parameters": {...}}'
@@ -29,8 +31,11 @@ ERROR_HEADER = "X-Handler-Error"
 distinguishes the two by this header."""
 MAX_MESSAGE_CHARS = 40_000
 """Characters of an error message."""
-ON_ERROR = "on_error"
-"""The one parameter that the task does not get; its only value is "return"."""
+ON_ERROR, STREAM = "on_error", "stream"
+"""The parameters that the task does not get: "return", and whether the prediction is streamed."""
+JSON_TYPE = "application/json"
+JSON_LINES, EVENT_STREAM = "application/x-ndjson", "text/event-stream"
+"""The content types of a stream."""
 
 
 class Request(NamedTuple):
@@ -42,6 +47,8 @@ class Request(NamedTuple):
     """The parameters for the task."""
     returns_errors: bool
     """Whether an invalid instance gets an error in place of its prediction, or fails the request."""
+    stream_type: str = ""
+    """JSON_LINES or EVENT_STREAM, if the client asks for a stream."""
 
 
 class Response(NamedTuple):
@@ -52,10 +59,13 @@ class Response(NamedTuple):
     """JSON text."""
     cause: str = ""
     """With a 500 the exception of the task in one line, which no client gets."""
+    content_type: str = JSON_TYPE
+    chunks: Iterator[str] | None = None
+    """The parts of a stream, which has no `body`."""
 
 
-def parse_body(body: bytes | str) -> Request:
-    """Parse a request's body; raise InvalidArgumentError."""
+def parse_body(body: bytes | str, accept: str = "") -> Request:
+    """Parse a request's body; `accept` is its header of that name. Raises InvalidArgumentError."""
     marks = (b"[", b"{", b",") if isinstance(body, bytes) else ("[", "{", ",")
     arrays, objects, commas = (body.count(mark) for mark in marks)  # type: ignore[arg-type]
     if arrays + objects > MAX_CONTAINERS or commas > MAX_VALUES:
@@ -69,10 +79,10 @@ def parse_body(body: bytes | str) -> Request:
         raise InvalidArgumentError("the body is nested too deeply") from None
     except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
         raise InvalidArgumentError(f"the body is not JSON: {error}") from None
-    return parse_document(document)
+    return parse_document(document, accept)
 
 
-def parse_document(document: JSON) -> Request:
+def parse_document(document: JSON, accept: str = "") -> Request:
     """Return the request in parsed JSON; raise InvalidArgumentError."""
     if not isinstance(document, dict):
         raise InvalidArgumentError(f"expected an object, {EXAMPLE}; got {_json_type(document)}")
@@ -93,8 +103,29 @@ def parse_document(document: JSON) -> Request:
     on_error = parameters.get(ON_ERROR)
     if on_error not in (None, "return"):
         raise InvalidArgumentError('parameters.on_error: expected "return", or leave it out')
-    for_task = {name: value for name, value in parameters.items() if name != ON_ERROR}
-    return Request(instances, for_task, returns_errors=on_error is not None)
+    is_streamed = parameters.get(STREAM)
+    if not (is_streamed is None or isinstance(is_streamed, bool)):
+        kind = _json_type(is_streamed)
+        raise InvalidArgumentError(f"parameters.stream: expected true or false; got {kind}")
+    for_task = {key: value for key, value in parameters.items() if key not in (ON_ERROR, STREAM)}
+    stream_type = find_stream_type(accept, is_streamed)
+    return Request(instances, for_task, on_error is not None, stream_type)
+
+
+def find_stream_type(accept: str, is_streamed: bool | None = None) -> str:
+    """Return the content type of the stream that a client asks for by its Accept header or `parameters.stream`.
+
+    It is "" if the client asks for none. `parameters.stream` overrides the header.
+    """
+    has_events = EVENT_STREAM in accept.lower()
+    if not (has_events if is_streamed is None else is_streamed):
+        return ""
+    return EVENT_STREAM if has_events else JSON_LINES
+
+
+def parse_media_type(content_type: str) -> str:
+    """Return a content type without its parameters, in lowercase."""
+    return content_type.partition(";")[0].strip().lower()
 
 
 def format_predictions(text: str, count: int) -> Response:

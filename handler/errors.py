@@ -35,6 +35,12 @@ class InvalidParameterError(InvalidArgumentError):
     """The `parameters` are invalid: the whole request fails, whatever its `on_error` is."""
 
 
+class UnsupportedMediaTypeError(RequestError):
+    """The model does not take a body of this content type: 415."""
+
+    code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
 class ResourceExhaustedError(RequestError):
     """The request may be valid, but needs more time than a request in a shared batch gets: 429."""
 

@@ -5,15 +5,16 @@ TorchServe's worker imports this file by its name, expects exactly one class in 
 """
 
 import logging
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from handler import batch, envelope
+from handler import batch, bodies, envelope
 from handler.envelope import Request
-from handler.errors import InvalidArgumentError, RequestError
+from handler.errors import RequestError
 from handler.loading import load_and_check
 from task.adapter import AdaptedTask
 
@@ -37,17 +38,40 @@ class VertexHandler:
             log.error("cannot serve this archive: %s: %s", type(error).__name__, reason)
             raise
 
-    def handle(self, data: list[dict[str, Any]], context: Any) -> list[str]:
-        """Return a JSON body for each request of a batch, and set its status on the context."""
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[str | Iterator[str]]:
+        """Return a body for each request of a batch, and set its status and content type on the context.
+
+        The body of a stream is an iterator of its parts if the context has a true `takes_iterators`, as our
+        worker sets it. The status is final before the first part is taken; `close` ends the stream.
+        """
         # Our worker sets on_timings, TorchServe's own does not.
         on_timings = getattr(context, "on_timings", None)
-        responses = batch.predict_batch(self.task, (_parse(item) for item in data), on_timings)
+        requests = (self._parse(item, context, index) for index, item in enumerate(data))
+        responses = batch.predict_batch(self.task, requests, on_timings)
         for index, response in enumerate(responses):
             context.set_response_status(int(response.code), response.code.phrase, index)
-            context.set_response_content_type(index, "application/json")
+            context.set_response_content_type(index, response.content_type)
             if response.code is HTTPStatus.INTERNAL_SERVER_ERROR:
                 context.set_response_header(index, envelope.ERROR_HEADER, response.body)
-        return [response.body for response in responses]
+        if getattr(context, "takes_iterators", False):
+            return [response.chunks or response.body for response in responses]
+        return [response.body or "".join(response.chunks or ()) for response in responses]
+
+    def _parse(self, item: dict[str, Any], context: Any, index: int) -> Request | RequestError:
+        """Parse a request as TorchServe passes it: raw bytes, or what TorchServe has decoded."""
+        get_header = context.get_request_header
+        content_type = (get_header(index, "body") or {}).get("content-type")
+        content_type = content_type or _find_header(get_header, index, "Content-Type")
+        accept = _find_header(get_header, index, "Accept")
+        try:
+            body = item.get("body", b"")  # TorchServe decodes a form, which no model accepts
+            if isinstance(body, (bytes, bytearray)):
+                return bodies.parse_request(self.task, bytes(body), content_type, accept)
+            if isinstance(body, str):
+                return bodies.parse_request(self.task, body.encode(), content_type, accept)
+            return envelope.parse_document(body, accept or "")
+        except RequestError as error:
+            return error.with_traceback(None)  # a traceback would keep the whole body in memory
 
 
 def _device(gpu_id: int | None) -> torch.device:
@@ -56,14 +80,6 @@ def _device(gpu_id: int | None) -> torch.device:
     return torch.device("cpu")
 
 
-def _parse(item: dict[str, Any]) -> Request | RequestError:
-    """Parse a request as TorchServe passes it: raw bytes, or JSON that TorchServe has parsed."""
-    try:
-        if "body" not in item:
-            raise InvalidArgumentError("expected a JSON body with Content-Type: application/json")
-        body = item["body"]
-        if isinstance(body, (bytes, bytearray)):
-            return envelope.parse_body(bytes(body))
-        return envelope.parse_document(body)
-    except RequestError as error:
-        return error.with_traceback(None)  # a traceback would keep the whole body in memory
+def _find_header(get_header: Callable[[int, str], Any], index: int, name: str) -> Any:
+    """Return a header of a request or None; clients write its name in capitals or in lowercase."""
+    return get_header(index, name) or get_header(index, name.lower())

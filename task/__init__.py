@@ -84,7 +84,10 @@ class TaskOptions(Task, Protocol):
     labels: Sequence[str]
     """The names of a classifier's classes."""
     accepts: Sequence[str]
-    """The content types that a raw request body may have, such as "image/jpeg"."""
+    """The content types that a raw request body may have, such as "image/jpeg" or "image/*".
+
+    Such a body is one instance: a str for text/*, else bytes.
+    """
     network: nn.Module
     """The network, whose backends `make export` measures."""
     golden: Golden
@@ -107,7 +110,11 @@ class TaskOptions(Task, Protocol):
         ...
 
     def stream(self, sample: Sample, parameters: dict[str, JSON]) -> Iterator[JSON]:
-        """Yield the parts of a prediction as they are computed, such as tokens."""
+        """Yield the parts of a prediction as they are computed, such as tokens.
+
+        A client that asks for a stream gets each part at once. Between two parts other requests are answered. If
+        the client leaves, the generator is closed.
+        """
         ...
 
 

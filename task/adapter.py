@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from task import JSON, BadInstance, BadParameter, Batch, Golden, Sample
@@ -20,8 +22,13 @@ REQUIRED = {
 }
 
 
+NOT_RAW = ("application/json", "multipart/form-data", "application/x-www-form-urlencoded")
+"""Content types that a raw body does not have: TorchServe decodes forms."""
+CONTENT_TYPE = re.compile(r"[\w!#$&^.+-]+/([\w!#$&^.+-]+|\*)|\*/\*", re.ASCII)
+
+
 class TaskError(Exception):
-    """A task lacks a method, or a method has another signature than `task.Task` documents."""
+    """A task lacks a member, or one is unlike what `task.Task` documents."""
 
 
 class AdaptedTask:
@@ -55,7 +62,7 @@ class AdaptedTask:
         self.stream: Callable[[Sample, dict[str, JSON]], Iterator[JSON]] | None = None
         if _get(task, "stream") is not None:
             self.stream = _with_parameters(task, "stream")
-        self.accepts: list[str] = list(_get(task, "accepts") or ())
+        self.accepts = _read_accepts(task)
         self.network: Any = _get(task, "network")
         self.preprocess: Callable[[JSON, dict[str, JSON]], Sample] = _with_parameters(
             task, "preprocess"
@@ -64,11 +71,18 @@ class AdaptedTask:
             task, "postprocess"
         )
         if self.schema.declared.instance or self.schema.declared.parameters:
-            self.preprocess = _with_validation(self.preprocess, self.schema)
+            takes_text = any(each.startswith(("text/", "*/")) for each in self.accepts)
+            self.preprocess = _with_validation(self.preprocess, self.schema, takes_text)
         if "integer" in json.dumps(self.schema.declared.parameters):
             self.postprocess = _with_integers(self.postprocess, self.schema.declared.parameters)
             if self.stream is not None:
                 self.stream = _with_integers(self.stream, self.schema.declared.parameters)
+
+    def accepts_type(self, media_type: str) -> bool:
+        """Whether a raw body may have a content type, which is in lowercase and without parameters."""
+        return media_type not in NOT_RAW and any(
+            fnmatchcase(media_type, each) for each in self.accepts
+        )
 
 
 def adapt(
@@ -84,6 +98,16 @@ def _read_labels(task: Any) -> list[str]:
     if labels is None:
         return []
     return [str(label) for label in (labels.values() if isinstance(labels, dict) else labels)]
+
+
+def _read_accepts(task: Any) -> list[str]:
+    """Return the content types of raw bodies in lowercase; raise TaskError."""
+    accepts = _get(task, "accepts") or ()
+    for each in [accepts] if isinstance(accepts, str) else accepts:
+        if isinstance(accepts, str) or not CONTENT_TYPE.fullmatch(str(each)) or each in NOT_RAW:
+            expected = '["image/png", "text/*"]; not of JSON and forms'
+            raise TaskError(f"accepts: expected a list of content types, {expected}; got {each!r}")
+    return [each.lower() for each in accepts]
 
 
 def _get(task: Any, name: str) -> Any:
@@ -119,19 +143,24 @@ def _with_parameters(task: Any, name: str) -> Callable[[Any, dict[str, JSON]], A
 
 
 def _with_validation(
-    preprocess: Callable[[JSON, dict[str, JSON]], Sample], schema: TaskSchema
+    preprocess: Callable[[JSON, dict[str, JSON]], Sample], schema: TaskSchema, takes_text: bool
 ) -> Callable[[JSON, dict[str, JSON]], Sample]:
-    """Return a preprocess that first compares its arguments with the task's type hints."""
+    """Return a preprocess that first compares its arguments with the task's type hints.
+
+    An instance that is a raw body is compared only if it is a text, and the hint has texts.
+    """
     for_instance, for_parameters, _ = schema.declared
+    types = {each.get("type") for each in (for_instance, *for_instance.get("anyOf", ()))}
+    raw_types = (bytes, str) if takes_text and "string" not in types else bytes
 
     def preprocess_valid(instance: JSON, parameters: dict[str, JSON]) -> Sample:
         if mismatch := find_mismatch(for_parameters, parameters):
             raise BadParameter(mismatch)
-        if mismatch := find_mismatch(for_instance, instance):
-            raise BadInstance(mismatch)
-        return preprocess(
-            convert_integers(for_instance, instance), convert_integers(for_parameters, parameters)
-        )
+        if not isinstance(instance, raw_types):
+            if mismatch := find_mismatch(for_instance, instance):
+                raise BadInstance(mismatch)
+            instance = convert_integers(for_instance, instance)
+        return preprocess(instance, convert_integers(for_parameters, parameters))
 
     return preprocess_valid
 

@@ -60,11 +60,11 @@ def _schema_of_generic(origin: Any, arguments: tuple[Any, ...]) -> dict[str, Any
     return schema
 
 
-def _schema_of_union(arguments: Iterable[Any]) -> dict[str, Any]:
-    kinds = [each for each in arguments if each is not types.NoneType]
-    nullable = {"nullable": True} if len(kinds) < len(list(arguments)) else {}
+def _schema_of_union(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    kinds = [each for each in arguments if each not in (types.NoneType, bytes)]  # bytes: a raw body
+    nullable = {"nullable": True} if types.NoneType in arguments else {}
     options = [schema_of_hint(each) for each in kinds]
-    if {} in options:
+    if {} in options or not options:
         return {}
     if {"type": "number"} in options:  # float includes int
         options = [each for each in options if each != {"type": "integer"}]

@@ -50,19 +50,21 @@ log = logging.getLogger(__name__)
 
 
 def read_image(
-    instance: JSON,
+    instance: JSON | bytes,
     mode: Mode = "L",
     *,
     draft_side: int | None = None,
     max_pixels: int = MAX_DECODED_PIXELS,
     expected: str = IMAGE_SHAPES,
 ) -> Image.Image:
-    """Decode an instance in any of IMAGE_SHAPES; the options are those of `decode_image`.
+    """Decode an instance in any of IMAGE_SHAPES, or a raw body; the options are those of `decode_image`.
 
     A model that also accepts other instances passes its own text for error messages as `expected`. Raises
     BadInstance.
     """
     match instance:
+        case bytes(content):  # a raw body
+            pass
         case str(text) | {"b64": str(text)} | {"data": str(text)} | {"image": str(text)}:
             content = decode_base64(text)
         case {"data": {"b64": str(text)}} | {"image": {"b64": str(text)}}:

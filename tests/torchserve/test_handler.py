@@ -32,8 +32,10 @@ def test_invalid_request_does_not_affect_others_in_its_batch(toy: Endpoint) -> N
         assert labels == {json.loads(expected)["predictions"][0]["label"]}
 
 
-def test_body_with_another_content_type_gets_400(toy: Endpoint) -> None:
-    form = {"Content-Type": "application/x-www-form-urlencoded"}
-    answer = toy.post(request_body(cases.INSTANCE), form)
-    assert answer.code == 400
-    assert "Content-Type: application/json" in answer.body
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "audio/wav"])
+def test_body_with_another_content_type_gets_415(toy: Endpoint, content_type: str) -> None:
+    answer = toy.post(request_body(cases.INSTANCE), {"Content-Type": content_type})
+    assert answer.code == 415
+    error = json.loads(answer.body)["error"]
+    assert error["status"] == "INVALID_ARGUMENT"
+    assert f"got {content_type}" in error["message"]

@@ -288,3 +288,11 @@ def test_schemas_of_hints_are_completed_by_examples_and_labels() -> None:
         "parameters": {"type": "object", "properties": {"offset": {"type": "number"}}},
         "prediction": {"type": "number"},
     }
+
+
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [(bytes | dict[str, int], "object"), (bytes | None | str, "string"), (bytes, None)],
+)
+def test_bytes_of_a_raw_body_are_not_in_the_schema_of_json(hint: Any, expected: str | None) -> None:
+    assert schema_of_hint(hint).get("type") == expected
