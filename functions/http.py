@@ -1,6 +1,7 @@
 """Read arguments and bodies within size limits, and write plain text responses."""
 
 import json
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -73,9 +74,12 @@ def plain_text(text: str, status: HTTPStatus = HTTPStatus.OK) -> Response:
 
 
 def build_response(
-    content: bytes | str, content_type: str, status: HTTPStatus, allow: str = METHODS
+    content: bytes | str | Iterator[str],
+    content_type: str,
+    status: HTTPStatus,
+    allow: str = METHODS,
 ) -> Response:
-    """Return a response; a 405 has the `Allow` header."""
+    """Return a response, which is streamed if `content` is an iterator; a 405 has the `Allow` header."""
     headers = {"X-Content-Type-Options": "nosniff"}
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = allow

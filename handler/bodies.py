@@ -18,7 +18,7 @@ def parse_request(
     if media_type in ("", JSON_TYPE):
         return envelope.parse_body(body, accept or "")
     if not task.accepts_type(media_type):
-        expected = " or ".join([JSON_TYPE, *task.accepts])
+        expected = ", ".join([JSON_TYPE, *task.accepts])
         raise UnsupportedMediaTypeError(f"Content-Type: expected {expected}; got {media_type}")
     instance = _decode_text(body) if media_type.startswith("text/") else body
     return Request([instance], {}, False, envelope.find_stream_type(accept or ""))

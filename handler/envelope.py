@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from .errors import InternalError, InvalidArgumentError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from handler.streaming import Chunks
     from task import JSON
 
 EXAMPLE = '{"instances": [...], "parameters": {...}}'
@@ -60,7 +59,7 @@ class Response(NamedTuple):
     cause: str = ""
     """With a 500 the exception of the task in one line, which no client gets."""
     content_type: str = JSON_TYPE
-    chunks: Iterator[str] | None = None
+    chunks: Chunks | None = None
     """The parts of a stream, which has no `body`."""
 
 

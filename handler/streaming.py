@@ -41,7 +41,7 @@ class Chunks(Iterator[str]):
         self._first = None
         try:
             self._chunks.close()
-        except Exception:  # a task may raise anything, and nobody waits for this stream
+        except Exception:  # a task may raise anything, and no client waits for it
             log.exception("closing a stream failed")
 
 

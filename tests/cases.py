@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from tests import images
+from tests.http import JSON_TYPE
 
 LABEL = "7"
 BASE64 = images.image_base64(Image.new("L", (28, 28), 190))
@@ -28,11 +29,29 @@ class Case(NamedTuple):
     code: int
     expected: str
     """A part of the error message; with a 200 the predicted labels, such as "3,7"."""
+    headers: dict[str, str] = JSON_TYPE
+    stream_type: str = ""
+    """The content type of the response, if it is a stream."""
+
+    @property
+    def response_type(self) -> str:
+        """The content type of the response."""
+        return self.stream_type or "application/json"
 
 
 def accepted(name: str, labels: str, *instances: Any, **parameters: Any) -> Case:
     """Return a valid request."""
     return Case(name, images.request_body(*instances, **parameters), 200, labels)
+
+
+def raw(name: str, code: int, expected: str, content_type: str, body: bytes) -> Case:
+    """Return a request whose body is not JSON."""
+    return Case(name, body, code, expected, {"Content-Type": content_type})
+
+
+def streamed(name: str, labels: str, stream_type: str, body: bytes, **headers: str) -> Case:
+    """Return a valid request for a stream."""
+    return Case(name, body, 200, labels, JSON_TYPE | headers, stream_type)
 
 
 def rejected(name: str, message: str, *instances: Any, **parameters: Any) -> Case:
@@ -115,9 +134,57 @@ CASES = [
 ]
 
 
+LINES, EVENTS = "application/x-ndjson", "text/event-stream"
+PNG = images.encode_image(Image.new("L", (28, 28), 190))
+RAW_AND_STREAMED = [
+    raw("a raw PNG", 200, LABEL, "image/png", PNG),
+    raw(
+        "a raw JPEG",
+        200,
+        "9",
+        "Image/JPEG; q=1",
+        images.encode_image(images.draw_seven(), "JPEG"),
+    ),
+    raw("a raw body that is no image", 400, "instances[0]: not a PNG", "image/png", b"{}"),
+    raw("an empty raw body", 400, "instances[0]: not a PNG", "image/png", b""),
+    raw(
+        "JSON of another type",
+        415,
+        "expected application/json, image/png, image/jpeg; got text/plain",
+        "text/plain",
+        images.request_body(INSTANCE),
+    ),
+    raw(
+        "JSON as a form, as curl sends it",
+        415,
+        "got application/x-www-form-urlencoded",
+        "application/x-www-form-urlencoded",
+        images.request_body(INSTANCE),
+    ),
+    streamed(
+        "a stream as JSON lines",
+        f"2,{LABEL}",
+        LINES,
+        images.request_body(ROWS, INSTANCE, stream=True),
+    ),
+    streamed(
+        "a stream as server-sent events",
+        f"2,{LABEL}",
+        EVENTS,
+        images.request_body(ROWS, INSTANCE),
+        Accept=EVENTS,
+    ),
+    rejected(
+        "a stream with an invalid instance", "instances[1]: expected", ROWS, None, stream=True
+    ),
+    rejected("stream 1", "parameters.stream: expected true or false", INSTANCE, stream=1),
+]
+"""Bodies that are not JSON, and responses in parts."""
+
+
 def check_response(case: Case, code: int, body: str | bytes) -> None:
     """Assert that a response is the expected one of a case."""
-    document = json.loads(body)
+    document = _join_stream(case, body) if case.stream_type and code == 200 else json.loads(body)
     assert code == case.code, document
     if code == 200:
         assert list(document) == ["predictions"]
@@ -132,3 +199,15 @@ def check_response(case: Case, code: int, body: str | bytes) -> None:
         assert error["status"] == "INVALID_ARGUMENT"
         assert case.expected in error["message"]
         assert "Traceback" not in error["message"]
+
+
+def _join_stream(case: Case, body: str | bytes) -> dict[str, Any]:
+    """Return the parts of a stream as predictions; the toy's has one for each instance."""
+    text = body if isinstance(body, str) else body.decode()
+    start, end = ("data: ", "\n\n") if case.stream_type == EVENTS else ("", "\n")
+    assert text.endswith(end)
+    chunks = text.removesuffix(end).split(end)
+    assert all(chunk.startswith(start) for chunk in chunks)
+    events = [json.loads(chunk.removeprefix(start)) for chunk in chunks]
+    assert [event["instance"] for event in events] == list(range(len(events)))
+    return {"predictions": [event["part"] for event in events]}

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch
 from flask import Request, Response
 
 from functions.http import HTTPError, build_response, read_body
-from handler import batch, envelope
+from handler import batch, bodies, envelope
 from handler.errors import RequestError
 from handler.loading import load_and_check
+from handler.streaming import Chunks
 from storage.lazy import LazyModel, ModelNotLoadedError
 from task.adapter import AdaptedTask
 
@@ -46,18 +48,22 @@ _LOCK = threading.Lock()
 
 @functions_framework.http
 def predict(request: Request) -> Response:
-    """Return {"predictions": [...]} for {"instances": [...], "parameters": {...}}.
+    """Return {"predictions": [...]} for {"instances": [...], "parameters": {...}}, or a stream.
 
     Errors have the endpoint's format. The status is 503, with the reason, if the model cannot be loaded.
     """
     response = _predict(request)
-    return build_response(response.body, "application/json", response.code, allow="POST")
+    content = _take_chunks(response.chunks) if response.chunks else response.body
+    return build_response(content, response.content_type, response.code, allow="POST")
 
 
 def _predict(request: Request) -> envelope.Response:
     try:
         body = _read_body(request)
-        task, parsed = TASK.get(), envelope.parse_body(body)
+        task, headers = TASK.get(), request.headers
+        parsed = bodies.parse_request(
+            task, body, headers.get("Content-Type"), headers.get("Accept")
+        )
         with _LOCK:
             [response] = batch.predict_batch(task, [parsed])
         return response
@@ -70,12 +76,22 @@ def _predict(request: Request) -> envelope.Response:
         return envelope.format_error(StatusError(reason, HTTPStatus.SERVICE_UNAVAILABLE))
 
 
+def _take_chunks(chunks: Chunks) -> Iterator[str]:
+    """Yield the parts of a stream; other requests are answered between them."""
+    try:
+        while True:
+            with _LOCK:
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+    finally:
+        chunks.close()
+
+
 def _read_body(request: Request) -> bytes:
-    """Return the body; raise HTTPError for a method, type or size that the container rejects."""
+    """Return the body; raise HTTPError for a method or size that the container rejects."""
     if request.method != "POST":
         reason = 'wrong method; predictions: POST {"instances": [...]}'
         raise HTTPError(reason, HTTPStatus.METHOD_NOT_ALLOWED)
-    if request.mimetype not in ("", "application/json"):
-        reason = "expected Content-Type: application/json"
-        raise HTTPError(reason, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
     return read_body(request, MAX_BODY_BYTES)

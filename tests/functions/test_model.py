@@ -55,11 +55,11 @@ def model(emulator: str) -> Iterator[FlaskClient]:
         yield client
 
 
-@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.CASES + cases.RAW_AND_STREAMED, ids=lambda case: case.name)
 def test_request_gets_the_response_of_the_table(model: FlaskClient, case: cases.Case) -> None:
-    response = model.post("/", data=case.body, headers=JSON_TYPE)
+    response = model.post("/", data=case.body, headers=case.headers)
     cases.check_response(case, response.status_code, response.text)
-    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Content-Type"] == case.response_type
 
 
 def test_on_error_return_replaces_the_prediction_of_a_bad_instance(model: FlaskClient) -> None:
@@ -98,8 +98,13 @@ def test_requests_at_once_do_not_change_the_state_of_each_other(
     [
         ("GET", "", 405, "predictions: POST"),
         ("PUT", "application/json", 405, "predictions: POST"),
-        ("POST", "text/plain", 415, "expected Content-Type: application/json"),
-        ("POST", "application/x-www-form-urlencoded", 415, "expected Content-Type"),
+        (
+            "POST",
+            "text/plain",
+            415,
+            "expected application/json, image/png, image/jpeg; got text/plain",
+        ),
+        ("POST", "application/x-www-form-urlencoded", 415, "got application/x-www-form-urlencoded"),
     ],
 )
 def test_other_method_or_type_gets_the_error_of_the_container(

@@ -25,6 +25,8 @@ def load(folder: Path, device: torch.device) -> "Toy":
 class Toy:
     """Scores each class by the distance of its centre from the mean grey level."""
 
+    accepts = ("image/png", "image/jpeg")
+
     def __init__(self, centres: Tensor, labels: list[str]) -> None:
         self.centres, self.labels = centres, labels
 

@@ -98,8 +98,7 @@ def test_body_is_one_instance_if_the_task_accepts_its_type(
 )
 def test_other_type_gets_415_that_names_it_and_those_that_are_accepted(content_type: str) -> None:
     message = (
-        "Content-Type: expected application/json or image/png or text/* or audio/wav; "
-        f"got {content_type}"
+        f"Content-Type: expected application/json, image/png, text/*, audio/wav; got {content_type}"
     )
     assert predict(Sizes(), JSON_BODY, content_type) == (415, message)
     with pytest.raises(RequestError) as caught:
