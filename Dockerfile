@@ -85,7 +85,7 @@ COPY serving /out/app/serving
 COPY storage /out/app/storage
 # Added to a stock archive beside its own handler.
 COPY handler/__init__.py handler/envelope.py handler/errors.py /out/app/handler/
-COPY docker/nginx.conf docker/metrics.conf docker/body.lua /out/app/docker/
+COPY docker/nginx.conf docker/metrics.conf docker/*.lua /out/app/docker/
 COPY LICENSE NOTICE /out/app/
 ARG MODEL_FILES=build/digits
 COPY ${MODEL_FILES}/*.mar /out/model-store/
@@ -94,7 +94,7 @@ RUN cd /out/model-store && sha256sum *.mar > "$(basename *.mar).sha256" \
  && python3 -m compileall -q -s /out /out/app \
  && find /out -exec touch --date @0 {} +
 
-# Debian's Python without pip, nginx with Lua (for docker/body.lua), and the libraries of TorchServe's
+# Debian's Python without pip, nginx with Lua (for docker/*.lua), and the libraries of TorchServe's
 # Java.
 FROM ${BASE} AS system
 # Docker mounts its own hosts and resolv.conf during a build, and removes them if they did not exist.

@@ -62,8 +62,10 @@ class TorchServeConfig:
     """Whether TorchServe's and the model's debug messages are logged."""
     jar_dir: Path | None = None
     """A folder with model-server.jar and its libraries; None for the `torchserve` package's own."""
+    has_telemetry: bool = False
+    """Whether the workers keep totals in `run_dir` for the telemetry process."""
     telemetry_port: int | None = None
-    """The UDP port on loopback that receives the workers' batch timings; None sends none."""
+    """The UDP port on loopback that receives the workers' events for traces; None sends none."""
     patched: bool = True
     """Whether the bytecode patches and the worker of this project are used: docs/decisions.md."""
 
@@ -201,6 +203,7 @@ def build_environment(config: TorchServeConfig) -> dict[str, str]:
         "WORKER_LOG_LEVEL": "DEBUG" if config.verbose else "INFO",
         "LOG_LOCATION": str(config.run_dir),
         "METRICS_LOCATION": str(config.run_dir),
+        "TELEMETRY_DIR": str(config.run_dir) if config.has_telemetry else "",
         "TELEMETRY_PORT": str(config.telemetry_port or ""),
     }
 

@@ -66,6 +66,8 @@ class Config:
     otlp: bool
     """Whether metrics and traces are sent to OTEL_EXPORTER_OTLP_ENDPOINT. OpenTelemetry reads the
     URL itself; it may contain a secret and is not kept here."""
+    traces: bool
+    """Whether traces are."""
 
     @property
     def has_telemetry(self) -> bool:
@@ -99,6 +101,7 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         health = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}"
         predict = f"{health}:predict"
     project = optional("GOOGLE_CLOUD_PROJECT", _label) or optional("AIP_PROJECT_NUMBER", _label)
+    otlp = optional("OTEL_EXPORTER_OTLP_ENDPOINT", _url) is not None
     config = Config(
         port=read("AIP_HTTP_PORT", _port, "8080"),
         health_route=read("AIP_HEALTH_ROUTE", _route, health),
@@ -117,7 +120,8 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         trace_prefix=f"projects/{project}/traces/" if project else "",
         metrics_port=optional("METRICS_PORT", _port),
         torchserve_patches=read(PATCHES_VARIABLE, _one_of("on", "off"), "on") == "on",
-        otlp=optional("OTEL_EXPORTER_OTLP_ENDPOINT", _url) is not None,
+        otlp=otlp,
+        traces=otlp and environ.get("OTEL_TRACES_EXPORTER") != "none",
     )
     if config.health_route == config.predict_route:
         route = config.health_route

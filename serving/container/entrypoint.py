@@ -113,6 +113,7 @@ def _server_config(
         verbose=config.log_level == "DEBUG",
         native_library_dir=TORCHSERVE_JARS,
         jar_dir=TORCHSERVE_JARS,
+        has_telemetry=config.has_telemetry,
         telemetry_port=telemetry_port,
         patched=config.torchserve_patches,
     )

@@ -12,11 +12,13 @@ from pathlib import Path
 from serving.container.config import Config
 from serving.logs import SEVERITIES, Log
 from serving.torchserve import TorchServeConfig, wait_or_kill
+from serving.worker.serving_worker.totals import SECONDS
 
 FILES = Path(__file__).resolve().parents[2] / "docker"
 TEMPLATE = FILES / "nginx.conf"
 METRICS_TEMPLATE = FILES / "metrics.conf"
 BODY_SCRIPT = FILES / "body.lua"
+REQUESTS_SCRIPT = FILES / "requests.lua"
 MAX_CONNECTIONS = 4096
 ERROR_LOG_LEVELS = dict(zip(SEVERITIES, ("info", "warn", "warn", "error", "crit"), strict=True))
 """The level of nginx's error log for each LOG_LEVEL."""
@@ -49,9 +51,12 @@ def build_config(config: Config, server_config: TorchServeConfig, socket: Path) 
         "LABELS": json.dumps(dict(config.labels) | {"process": "nginx"}),
         "TRACE_PREFIX": config.trace_prefix,
         # A request without a trace gets its own ID as the trace's, if traces are exported.
-        "DEFAULT_TRACE_ID": "$request_id" if config.otlp else "",
+        "DEFAULT_TRACE_ID": "$request_id" if config.traces else "",
         "EVENT_LOG": _event_log(server_config.telemetry_port),
-        "SENT_TIME": "$msec" if server_config.telemetry_port else "",
+        "REQUESTS_SCRIPT": REQUESTS_SCRIPT,
+        "SECONDS": ",".join(map(str, SECONDS)),
+        "LOG_PHASE": "log_by_lua_block { record_request() }" if config.has_telemetry else "",
+        "SENT_TIME": "$msec" if config.has_telemetry else "",
         "METRICS_PORT": config.metrics_port or "",
     }
     text = TEMPLATE.read_text()

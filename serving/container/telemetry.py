@@ -26,25 +26,24 @@ class TelemetryProcess:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         self._socket.bind(("127.0.0.1", 0))
         self._process: subprocess.Popen[str] | None = None
-        self._started_at = self._ended_at = 0.0
+        self._created_ns, self._started_at, self._ended_at = time.time_ns(), 0.0, 0.0
         self._restart_delay_s = MIN_RESTART_DELAY_S / 2
 
     @property
-    def port(self) -> int:
-        """The UDP port on loopback that receives the events."""
-        port: int = self._socket.getsockname()[1]
-        return port
+    def port(self) -> int | None:
+        """The UDP port on loopback that receives events; None if no traces are exported."""
+        return self._socket.getsockname()[1] if self._config.traces else None
 
     def start(self, server_config: TorchServeConfig, version: str) -> None:
-        """Start the process, before any worker; `version` is the archive's."""
+        """Start the process; `version` is the archive's."""
         self._server_config, self._version = server_config, version
-        self._start(server_config.layout.workers)
+        self._start()
 
     def supervise(self) -> None:
         """Log the end of the process; restart it after the delay."""
         if self._process is None:
             if self._ended_at and time.monotonic() - self._ended_at > self._restart_delay_s:
-                self._start(workers_to_start=0)
+                self._start()
         elif (code := self._process.poll()) is not None:
             self._process, self._ended_at = None, time.monotonic()
             if self._ended_at - self._started_at > MAX_RESTART_DELAY_S:
@@ -57,7 +56,7 @@ class TelemetryProcess:
                 "predictions are not affected",
             )
 
-    def _start(self, workers_to_start: int) -> None:
+    def _start(self) -> None:
         labels = dict(self._config.labels)
         model = {"model": self._server_config.model_name, "version": self._version} | labels
         log = {
@@ -72,7 +71,8 @@ class TelemetryProcess:
                 f"--socket={fd}",
                 f"--run={self._server_config.run_dir}",
                 f"--model={json.dumps(model)}",
-                f"--workers={workers_to_start}",
+                f"--workers={self._server_config.layout.workers}",
+                f"--since-ns={self._created_ns}",
                 f"--log={json.dumps(log)}",
                 *(["--prometheus"] if self._config.metrics_port else []),
             ],

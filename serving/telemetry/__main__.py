@@ -1,4 +1,4 @@
-"""Receive events from nginx and the workers, and export them as metrics and traces.
+"""Export the totals of nginx and the workers as metrics, and their events as traces.
 
 python -m serving.telemetry --socket FD --run FOLDER --model '{"model": "digits", "version": "1.0"}'
 """
@@ -19,7 +19,7 @@ from serving.logs import SEVERITIES, Log
 from serving.telemetry import export, processes
 from serving.telemetry.errors import EventError, ExportError
 from serving.telemetry.events import parse_event
-from serving.telemetry.metrics import Gauges, Instruments
+from serving.telemetry.metrics import TotalsReader, create_gauges
 from serving.telemetry.tracing import RequestIdGenerator, SpanWriter
 
 MAX_DATAGRAM_BYTES = 1 << 16
@@ -44,13 +44,11 @@ class LogHandler(logging.Handler):
         self._log.write(severity, self.format(record), "telemetry")
 
 
-def receive_events(receiver: socket.socket, *recorders: Instruments | SpanWriter) -> NoReturn:
-    """Give each event to each recorder, until a signal raises SystemExit."""
+def receive_events(receiver: socket.socket, writer: SpanWriter) -> NoReturn:
+    """Record each event, until a signal raises SystemExit."""
     while True:
         try:
-            event = parse_event(receiver.recv(MAX_DATAGRAM_BYTES))
-            for recorder in recorders:
-                recorder.record(event)
+            writer.record(parse_event(receiver.recv(MAX_DATAGRAM_BYTES)))
         except EventError as error:
             logger.warning("%s", error)
         except Exception:  # one event must not end the process: the next ones would be lost
@@ -62,20 +60,24 @@ def run(args: argparse.Namespace) -> None:
     model: dict[str, str] = json.loads(args.model)
     receiver = socket.socket(fileno=args.socket)
     inode = os.fstat(args.socket).st_ino
-    gauges = Gauges(
-        memory_bytes=processes.memory_bytes,
-        is_ready=(args.run / "ready").exists,
+    totals = TotalsReader(
+        run=args.run,
+        workers=args.workers,
+        since_ns=args.since_ns,
         dropped_datagrams=lambda: processes.dropped_datagrams(inode),
     )
     registry = CollectorRegistry() if args.prometheus else None
     resource, ids = export.build_resource(model), RequestIdGenerator()
-    meters = export.build_meter_provider(resource, registry)
+    meters = export.build_meter_provider(resource, registry, totals.read)
     tracers = export.build_tracer_provider(resource, ids)
-    instruments = Instruments(meters.get_meter("serving"), model, args.workers, gauges)
+    is_ready = (args.run / "ready").exists
+    create_gauges(meters.get_meter("serving"), model, is_ready, processes.memory_bytes)
     if registry is not None:
         export.serve_prometheus(registry, args.run / PROMETHEUS_SOCKET)
     try:
-        receive_events(receiver, instruments, *([SpanWriter(tracers, ids)] if tracers else []))
+        if tracers:
+            receive_events(receiver, SpanWriter(tracers, ids))
+        signal.pause()
     finally:
         if tracers:
             tracers.shutdown()
@@ -93,7 +95,8 @@ def main() -> None:
     add("--socket", type=int, required=True, help="file descriptor of a UDP socket")
     add("--run", type=Path, required=True, help="the container's run folder")
     add("--model", required=True, help="the model's labels, as JSON")
-    add("--workers", type=int, default=0, help="workers that have yet to start (default: 0)")
+    add("--workers", type=int, required=True, help="workers of the container's layout")
+    add("--since-ns", type=int, required=True, help="the container's start, in ns since 1970")
     add("--prometheus", action="store_true", help=f"serve metrics on RUN/{PROMETHEUS_SOCKET}")
     add("--log", default='{"as_text": true}', help="the log's settings, as JSON")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Events: nginx sends a datagram for each response, a worker for each batch.
+"""Events for traces: nginx sends a datagram for each response, a worker for each batch.
 
 An event has a request's ID, times and sizes, and never its content. Times are nanoseconds since
 1970; those from nginx are exact to a millisecond.
@@ -46,17 +46,9 @@ class BatchAnswered(NamedTuple):
     end_ns: int
     timings: Timings | None
     """None if the handler reports no timings."""
-    lost_batches: int
-    """Batches before this one whose event could not be sent."""
 
 
-class WorkerStarted(NamedTuple):
-    """A worker loaded the model."""
-
-    process: int
-
-
-Event = RequestAnswered | BatchAnswered | WorkerStarted
+Event = RequestAnswered | BatchAnswered
 REQUEST_ID = re.compile("[0-9a-f]{32}")
 
 
@@ -94,7 +86,7 @@ def _parse_request(fields: dict[str, Any]) -> RequestAnswered:
 def _parse_batch(fields: dict[str, Any]) -> BatchAnswered:
     requests = {request: _nanoseconds(sent) for request, sent in fields["requests"]}
     timings = fields["timings"] and Timings(*fields["timings"])
-    return BatchAnswered(requests, fields["arrived"], fields["ended"], timings, fields["lost"])
+    return BatchAnswered(requests, fields["arrived"], fields["ended"], timings)
 
 
 def _nanoseconds(seconds: str) -> int:
@@ -106,5 +98,4 @@ def _nanoseconds(seconds: str) -> int:
 _PARSERS: dict[str, Callable[[dict[str, Any]], Event]] = {
     "answered": _parse_request,
     "batch": _parse_batch,
-    "started": lambda fields: WorkerStarted(int(fields["process"])),
 }

@@ -8,7 +8,9 @@ import logging
 import os
 import socketserver
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import google.auth
@@ -19,10 +21,18 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import (
+    Metric,
+    MetricReader,
+    MetricsData,
+    PeriodicExportingMetricReader,
+    ResourceMetrics,
+    ScopeMetrics,
+)
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import MetricsHandler
 
@@ -70,17 +80,45 @@ def build_session() -> requests.Session | None:
     return session
 
 
-def build_meter_provider(resource: Resource, registry: CollectorRegistry | None) -> MeterProvider:
+class TotalsMixin(MetricReader):
+    """Adds totals to the metrics of a reader: OpenTelemetry's histograms take single values only."""
+
+    def __init__(self, read_totals: Callable[[], list[Metric]], *args: Any, **kwargs: Any) -> None:
+        """`read_totals` is called at each export."""
+        self._read_totals = read_totals
+        super().__init__(*args, **kwargs)
+
+    def _receive_metrics(self, metrics_data: MetricsData, *args: Any, **kwargs: Any) -> None:
+        (collected,) = metrics_data.resource_metrics
+        totals = ScopeMetrics(InstrumentationScope("serving"), self._read_totals(), "")
+        scopes = [*collected.scope_metrics, totals]
+        data = MetricsData([ResourceMetrics(collected.resource, scopes, collected.schema_url)])
+        super()._receive_metrics(data, *args, **kwargs)  # type: ignore[safe-super]
+
+
+class PrometheusReader(TotalsMixin, PrometheusMetricReader):
+    """Exports to Prometheus."""
+
+
+class OtlpReader(TotalsMixin, PeriodicExportingMetricReader):
+    """Exports to OTLP."""
+
+
+def build_meter_provider(
+    resource: Resource,
+    registry: CollectorRegistry | None,
+    read_totals: Callable[[], list[Metric]],
+) -> MeterProvider:
     """Return a provider that exports to Prometheus's `registry`, if any, and to OTLP, if it is on."""
     readers: list[MetricReader] = []
     if registry is not None:
         readers.append(
-            PrometheusMetricReader(
-                disable_target_info=True, scope_info_enabled=False, registry=registry
+            PrometheusReader(
+                read_totals, disable_target_info=True, scope_info_enabled=False, registry=registry
             )
         )
     if _is_exported("METRICS"):
-        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter(session=build_session())))
+        readers.append(OtlpReader(read_totals, OTLPMetricExporter(session=build_session())))
     return MeterProvider(readers, resource)
 
 

@@ -1,140 +1,145 @@
-"""Converts events to metrics.
+"""The metrics: totals of nginx and the workers, and gauges. All are read at each export.
 
 Names and labels follow Prometheus, with the unit as a suffix: Cloud Monitoring keeps dots that
 Prometheus turns into underscores, so only names without dots work in the queries of both.
 docs/monitoring.md lists the metrics.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    NumberDataPoint,
+    Sum,
+)
 
-from serving.telemetry.events import BatchAnswered, Event, RequestAnswered, WorkerStarted
+from serving.worker.serving_worker.totals import HISTOGRAMS, SECONDS, sum_totals
 
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
-METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
-"""The methods of OpenTelemetry's conventions; any other is recorded as _OTHER."""
-HISTOGRAMS = {
-    "http_server_request_duration_seconds": (
-        SECONDS,
-        "From a request's first byte to the last byte of its response, measured by nginx",
-    ),
-    "serving_queue_wait_seconds": (SECONDS, "From nginx to a worker, per request"),
-    "serving_decode_seconds": (SECONDS, "Parsing, decoding and preprocessing of a batch"),
-    "serving_forward_seconds": (SECONDS, "The model's forward pass of a batch"),
-    "serving_batch_duration_seconds": (SECONDS, "A worker's time for a batch"),
-    "serving_batch_requests": (COUNTS, "Requests in a batch"),
-    "serving_batch_instances": (COUNTS, "Instances in a batch"),
-}
-"""Bucket boundaries and description by name."""
-COUNTERS = {
+REQUESTS_FILE = "requests.txt"
+"""The file in the run folder to which docker/requests.lua writes nginx's totals."""
+REQUESTS = "http_server_request_duration_seconds"
+DESCRIPTIONS = {
+    REQUESTS: "From a request's first byte to the last byte of its response, measured by nginx",
+    "serving_queue_wait_seconds": "From nginx to a worker, per request",
+    "serving_decode_seconds": "Parsing, decoding and preprocessing of a batch",
+    "serving_forward_seconds": "The model's forward pass of a batch",
+    "serving_batch_duration_seconds": "A worker's time for a batch",
+    "serving_batch_requests": "Requests in a batch",
+    "serving_batch_instances": "Instances in a batch",
     "serving_instances_total": "Instances for which the model ran",
     "serving_worker_restarts_total": "Workers that replaced another one",
     "serving_telemetry_lost_total": "Batches whose event a worker could not send",
+    "serving_telemetry_dropped_total": "Events that were dropped because the buffer was full",
 }
-"""Description by name."""
+Series = tuple[dict[str, int | str], list[float]]
+"""Labels, and the numbers of a histogram: a count per bucket, one above them, and the sum."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gauges:
-    """Values that are read at each export."""
+class TotalsReader:
+    """Reads the totals since the container's start."""
 
-    memory_bytes: Callable[[], Mapping[str, int]]
-    """The memory of each kind of process."""
-    is_ready: Callable[[], bool]
-    """Whether predictions are accepted."""
+    run: Path
+    """The folder of the totals' files."""
+    workers: int
+    """Starts of this many workers are not counted as restarts."""
+    since_ns: int
+    """The container's start, in nanoseconds since 1970."""
     dropped_datagrams: Callable[[], int]
-    """Events that Linux dropped because the buffer was full."""
+    """Returns the number of events that Linux dropped because the buffer was full."""
 
-
-class Instruments:
-    """OpenTelemetry's instruments for the metrics."""
-
-    def __init__(
-        self, meter: Meter, model: Mapping[str, str], workers: int, gauges: Gauges
-    ) -> None:
-        """`model` is the model's labels; the first `workers` starts are not counted as restarts."""
-        self._workers_to_start = workers
-        self._histograms = {
-            name: meter.create_histogram(
-                name,
-                "s" if bounds is SECONDS else "",
-                description,
-                explicit_bucket_boundaries_advisory=bounds,
-            )
-            for name, (bounds, description) in HISTOGRAMS.items()
+    def read(self) -> list[Metric]:
+        """Return all counters and histograms."""
+        totals = sum_totals(self.run)
+        counters = {
+            "serving_instances_total": totals["serving_batch_instances"][-1],
+            "serving_worker_restarts_total": max(totals["starts"][0] - self.workers, 0),
+            "serving_telemetry_lost_total": totals["lost_batches"][0],
+            "serving_telemetry_dropped_total": self.dropped_datagrams(),
         }
-        self._counters = {
-            name: meter.create_counter(name, description=description)
-            for name, description in COUNTERS.items()
-        }
-        for name in ("serving_worker_restarts_total", "serving_telemetry_lost_total"):
-            self._counters[name].add(0)  # exports a 0 before the first event
-        meter.create_observable_counter(
-            "serving_telemetry_dropped_total",
-            [lambda _: [Observation(gauges.dropped_datagrams())]],
-            description="Events that were dropped because the buffer was full",
-        )
-        meter.create_observable_gauge(
-            "serving_ready",
-            [lambda _: [Observation(int(gauges.is_ready()))]],
-            description="Whether predictions are accepted",
-        )
-        meter.create_observable_gauge(
-            "serving_model_info",
-            [lambda _: [Observation(1, dict(model))]],
-            description="The model that is served",
-        )
+        return [
+            *(self._build_counter(name, int(value)) for name, value in counters.items()),
+            *(
+                self._build_histogram(name, bounds, [({}, totals[name])])
+                for name, bounds in HISTOGRAMS.items()
+            ),
+            self._build_histogram(REQUESTS, SECONDS, self._read_requests()),
+        ]
 
-        def observe_memory(_options: CallbackOptions) -> Iterable[Observation]:
-            for process, size in gauges.memory_bytes().items():
-                yield Observation(size, {"process": process})
+    def _read_requests(self) -> list[Series]:
+        """Return nginx's totals by method and status."""
+        series: list[Series] = []
+        with contextlib.suppress(FileNotFoundError):  # no request yet
+            for line in (self.run / REQUESTS_FILE).read_text().splitlines():
+                method, status, *numbers = line.split()
+                series.append(
+                    (
+                        {"http_response_status_code": int(status), "http_request_method": method},
+                        [float(number) for number in numbers],
+                    )
+                )
+        return series
 
-        meter.create_observable_gauge(
-            "serving_process_memory_bytes",
-            [observe_memory],
-            "By",
-            "Memory by kind of process; shared memory is divided among its processes",
+    def _build_counter(self, name: str, value: int) -> Metric:
+        point = NumberDataPoint({}, self.since_ns, time.time_ns(), value)
+        return Metric(
+            name, DESCRIPTIONS[name], "", Sum([point], AggregationTemporality.CUMULATIVE, True)
         )
 
-    def record(self, event: Event) -> None:
-        """Add an event to the metrics."""
-        match event:
-            case RequestAnswered():
-                method = event.method if event.method in METHODS else "_OTHER"
-                labels: dict[str, str | int] = {
-                    "http_response_status_code": event.status,
-                    "http_request_method": method,
-                }
-                seconds = (event.end_ns - event.start_ns) / 1e9
-                self._histograms["http_server_request_duration_seconds"].record(seconds, labels)
-            case BatchAnswered():
-                self._record_batch(event)
-            case WorkerStarted():
-                self._workers_to_start -= 1
-                if self._workers_to_start < 0:
-                    self._counters["serving_worker_restarts_total"].add(1)
-
-    def _record_batch(self, batch: BatchAnswered) -> None:
-        for sent in batch.requests.values():
-            # nginx's times are rounded to a millisecond, so the difference may be negative.
-            self._record("queue_wait_seconds", max(batch.received_ns - sent, 0) / 1e9)
-        self._record("batch_requests", len(batch.requests))
-        self._record("batch_duration_seconds", (batch.end_ns - batch.received_ns) / 1e9)
-        self._counters["serving_telemetry_lost_total"].add(batch.lost_batches)
-        if (timings := batch.timings) is not None:
-            self._record(
-                "decode_seconds",
-                (timings.inference_start_ns - timings.preprocessing_start_ns) / 1e9,
+    def _build_histogram(self, name: str, bounds: Sequence[float], series: list[Series]) -> Metric:
+        points = [
+            HistogramDataPoint(
+                attributes=labels,
+                start_time_unix_nano=self.since_ns,
+                time_unix_nano=time.time_ns(),
+                count=int(sum(counts)),
+                sum=total,
+                bucket_counts=[int(count) for count in counts],
+                explicit_bounds=bounds,
+                min=None,  # type: ignore[arg-type]  # optional in OTLP
+                max=None,  # type: ignore[arg-type]
             )
-            self._record(
-                "forward_seconds",
-                (timings.postprocessing_start_ns - timings.inference_start_ns) / 1e9,
-            )
-            self._record("batch_instances", timings.instances)
-            self._counters["serving_instances_total"].add(timings.instances)
+            for labels, (*counts, total) in series
+        ]
+        unit = "s" if bounds is SECONDS else ""
+        return Metric(
+            name, DESCRIPTIONS[name], unit, Histogram(points, AggregationTemporality.CUMULATIVE)
+        )
 
-    def _record(self, name: str, value: float) -> None:
-        self._histograms[f"serving_{name}"].record(value)
+
+def create_gauges(
+    meter: Meter,
+    model: Mapping[str, str],
+    is_ready: Callable[[], bool],
+    memory_bytes: Callable[[], Mapping[str, int]],
+) -> None:
+    """Create the gauges; `model` is the model's labels, `memory_bytes` is by kind of process."""
+
+    def observe_memory(_options: CallbackOptions) -> Iterable[Observation]:
+        for process, size in memory_bytes().items():
+            yield Observation(size, {"process": process})
+
+    meter.create_observable_gauge(
+        "serving_ready",
+        [lambda _: [Observation(int(is_ready()))]],
+        description="Whether predictions are accepted",
+    )
+    meter.create_observable_gauge(
+        "serving_model_info",
+        [lambda _: [Observation(1, dict(model))]],
+        description="The model that is served",
+    )
+    meter.create_observable_gauge(
+        "serving_process_memory_bytes",
+        [observe_memory],
+        "By",
+        "Memory by kind of process; shared memory is divided among its processes",
+    )

@@ -1,8 +1,11 @@
 """Events of nginx and the workers become metrics and traces."""
 
 import json
+import multiprocessing
 import os
+import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,17 +26,18 @@ from serving.telemetry.events import (
     Event,
     RequestAnswered,
     Timings,
-    WorkerStarted,
     parse_event,
 )
-from serving.telemetry.metrics import Gauges, Instruments
+from serving.telemetry.metrics import TotalsReader, create_gauges
 from serving.telemetry.tracing import MAX_PENDING_REQUESTS, RequestIdGenerator, SpanWriter
-from serving.worker.serving_worker import telemetry as worker
+from serving.worker.serving_worker import telemetry
+from serving.worker.serving_worker.telemetry import TelemetrySender
+from serving.worker.serving_worker.totals import Totals, sum_totals
 
 REQUEST = "0af7651916cd43dd8448eb211c80319c"
 MS = 1_000_000
 BATCH = BatchAnswered(
-    {REQUEST: 100 * MS}, 103 * MS, 120 * MS, Timings(104 * MS, 110 * MS, 118 * MS, 119 * MS, 3), 0
+    {REQUEST: 100 * MS}, 103 * MS, 120 * MS, Timings(104 * MS, 110 * MS, 118 * MS, 119 * MS, 3)
 )
 ANSWERED = RequestAnswered(REQUEST, "POST", "/predict", 200, 99 * MS, 121 * MS, {})
 
@@ -54,13 +58,6 @@ def nginx_event(**changed: str) -> bytes:
 
 
 @pytest.fixture
-def sender(receiver: socket.socket) -> Iterator[worker.TelemetrySender]:
-    """Return a worker's sender that is connected to the receiver."""
-    with worker.connect_telemetry(str(receiver.getsockname()[1])) as connected:  # type: ignore[union-attr]
-        yield worker.TelemetrySender(connected)
-
-
-@pytest.fixture
 def receiver() -> Iterator[socket.socket]:
     """Return the socket of the telemetry process."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
@@ -69,43 +66,39 @@ def receiver() -> Iterator[socket.socket]:
         yield opened
 
 
+def create_sender(folder: Path) -> TelemetrySender:
+    """Return the sender of a worker that sends no events."""
+    return telemetry.create_sender({"TELEMETRY_DIR": str(folder)})
+
+
+@pytest.fixture
+def event_sender(receiver: socket.socket, tmp_path: Path) -> Iterator[TelemetrySender]:
+    """Return the sender of a worker that sends events to the receiver."""
+    port = str(receiver.getsockname()[1])
+    sender = telemetry.create_sender({"TELEMETRY_DIR": str(tmp_path), "TELEMETRY_PORT": port})
+    assert sender._connection is not None
+    with sender._connection:
+        yield sender
+
+
+def headers(sent: str = "1700000000.123") -> RequestProcessor:
+    """Return the headers that nginx passes to a worker."""
+    return RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": sent})
+
+
 def test_event_of_nginx_is_parsed() -> None:
     assert parse_event(nginx_event()) == ANSWERED
 
 
-def test_events_of_a_worker_are_parsed(
-    receiver: socket.socket, sender: worker.TelemetrySender
+def test_event_of_a_worker_is_parsed(
+    receiver: socket.socket, event_sender: TelemetrySender
 ) -> None:
-    sender.send_started()
-    assert isinstance(parse_event(receiver.recv(9999)), WorkerStarted)
-    sender.set_timings(batch.Timings(1, 2, 3, 4, 5))
-    headers = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "1700000000.123"})
-    sender.send_batch([headers, RequestProcessor({})], 7)
+    event_sender.set_timings(batch.Timings(1, 2, 3, 4, 5))
+    event_sender.send_batch([headers(), RequestProcessor({})], 7)
     event = parse_event(receiver.recv(9999))
     assert isinstance(event, BatchAnswered)
     assert event.requests == {REQUEST: 1_700_000_000_123_000_000}
-    assert (event.received_ns, event.timings, event.lost_batches) == (7, Timings(1, 2, 3, 4, 5), 0)
-
-
-def test_no_event_is_sent_for_the_entrypoints_probe(
-    receiver: socket.socket, sender: worker.TelemetrySender
-) -> None:
-    sender.send_batch([RequestProcessor({})], 7)
-    sender.send_started()
-    assert isinstance(parse_event(receiver.recv(9999)), WorkerStarted)
-    assert worker.connect_telemetry("") is None
-    worker.TelemetrySender(None).send_started()  # sends nothing
-
-
-def test_events_that_could_not_be_sent_are_counted(
-    receiver: socket.socket, sender: worker.TelemetrySender
-) -> None:
-    headers = RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": "0.1"})
-    sender.send_batch([headers] * 2000, 7)  # more than a datagram holds
-    sender.send_batch([headers], 7)
-    event = parse_event(receiver.recv(9999))
-    assert isinstance(event, BatchAnswered)
-    assert event.lost_batches == 1
+    assert (event.received_ns, event.timings) == (7, Timings(1, 2, 3, 4, 5))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +117,8 @@ def test_events_that_could_not_be_sent_are_counted(
         nginx_event(request="zz"),
         b'{"batch":' * 9000,
         nginx_event(ended=""),
-        b'{"batch": {"requests": [["a", null]], "timings": null, "arrived": 1, "ended": 2, "lost": 0}}',
-        b'{"batch": {"requests": [], "timings": [1], "arrived": 1, "ended": 2, "lost": 0}}',
+        b'{"batch": {"requests": [["a", null]], "timings": null, "arrived": 1, "ended": 2}}',
+        b'{"batch": {"requests": [], "timings": [1], "arrived": 1, "ended": 2}}',
         b"\xff{\xff}",
     ],
 )
@@ -137,61 +130,118 @@ def test_invalid_datagram_is_an_event_error(datagram: bytes) -> None:
 MODEL = {"model": "digits", "version": "1.0"}
 
 
-def record_metrics(*events: Event, workers: int = 1) -> Callable[..., float | None]:
-    """Record events; return a function that finds a sample by name and labels."""
+def read_metrics(folder: Path, workers: int = 1) -> Callable[..., float | None]:
+    """Export the totals in `folder`; return a function that finds a sample by name and labels."""
     registry = CollectorRegistry()
-    meter = export.build_meter_provider(export.build_resource(MODEL), registry).get_meter("serving")
-    gauges = Gauges(
-        memory_bytes=lambda: {"worker": 7}, is_ready=lambda: True, dropped_datagrams=lambda: 2
-    )
-    instruments = Instruments(meter, MODEL, workers, gauges)
-    for event in events:
-        instruments.record(event)
+    totals = TotalsReader(run=folder, workers=workers, since_ns=0, dropped_datagrams=lambda: 2)
+    meters = export.build_meter_provider(export.build_resource(MODEL), registry, totals.read)
+    create_gauges(meters.get_meter("serving"), MODEL, lambda: True, lambda: {"worker": 7})
     return registry.get_sample_value
 
 
-@pytest.mark.parametrize(
-    ("status", "method", "count", "total"), [("200", "POST", 2, 0.044), ("503", "_OTHER", 1, 0.001)]
-)
-def test_requests_are_counted_and_timed_by_status_and_method(
-    status: str, method: str, count: int, total: float
-) -> None:
-    failed = ANSWERED._replace(status=503, method="FOO", end_ns=100 * MS)
-    sample = record_metrics(ANSWERED, ANSWERED, failed)
+def test_requests_are_read_from_nginxs_file_by_method_and_status(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path)("serving_ready") == 1  # before the first request
+    first, rest = "1 2 " + "0 " * 15, "0 " * 16
+    (tmp_path / "requests.txt").write_text(f"POST 200 {first}0.002\n_OTHER 503 {rest}3 200\n")
+    sample = read_metrics(tmp_path)
     name = "http_server_request_duration_seconds"
-    labels = {"http_response_status_code": status, "http_request_method": method}
-    assert sample(f"{name}_count", labels) == count
-    assert sample(f"{name}_sum", labels) == pytest.approx(total)
+    labels = {"http_response_status_code": "200", "http_request_method": "POST"}
+    assert sample(f"{name}_count", labels) == 3
+    assert sample(f"{name}_sum", labels) == pytest.approx(0.002)
+    assert sample(f"{name}_bucket", labels | {"le": "0.0005"}) == 1
+    assert sample(f"{name}_bucket", labels | {"le": "0.001"}) == 3
+    labels = {"http_response_status_code": "503", "http_request_method": "_OTHER"}
+    assert sample(f"{name}_bucket", labels | {"le": "60"}) == 0
+    assert sample(f"{name}_bucket", labels | {"le": "+Inf"}) == 3
 
 
-def test_batch_time_is_split_into_its_steps() -> None:
-    sample = record_metrics(BATCH)
-    for name, total in {
-        "queue_wait_seconds": 0.003,
-        "decode_seconds": 0.006,
-        "forward_seconds": 0.008,
-        "batch_duration_seconds": 0.017,
-        "batch_requests": 1,
-        "batch_instances": 3,
-    }.items():
-        assert sample(f"serving_{name}_sum") == pytest.approx(total)
-        assert sample(f"serving_{name}_count") == 1
+def test_batch_time_is_split_into_its_steps(tmp_path: Path) -> None:
+    sender = create_sender(tmp_path)
+    sender.set_timings(batch.Timings(104 * MS, 110 * MS, 118 * MS, 119 * MS, 3))
+    now = time.time_ns()
+    sender.send_batch([headers(f"{now / 1e9 - 0.003:.3f}")] * 2, now)
+    sample = read_metrics(tmp_path)
+    for name, total, count in (
+        ("queue_wait_seconds", 0.006, 2),
+        ("decode_seconds", 0.006, 1),
+        ("forward_seconds", 0.008, 1),
+        ("batch_duration_seconds", 0.0, 1),
+        ("batch_requests", 2, 1),
+        ("batch_instances", 3, 1),
+    ):
+        assert sample(f"serving_{name}_sum") == pytest.approx(total, abs=0.001)
+        assert sample(f"serving_{name}_count") == count
+    assert sample("serving_batch_instances_bucket", {"le": "2"}) == 0
+    assert sample("serving_batch_instances_bucket", {"le": "4"}) == 1
     assert sample("serving_instances_total") == 3
 
 
-def test_batch_without_timings_is_timed_as_a_whole() -> None:
-    sample = record_metrics(BATCH._replace(timings=None, lost_batches=4))
-    assert sample("serving_batch_duration_seconds_sum") == pytest.approx(0.017)
-    assert sample("serving_telemetry_lost_total") == 4
+def test_value_at_a_buckets_bound_is_in_the_bucket(tmp_path: Path) -> None:
+    totals = Totals(tmp_path)
+    for value in (0, 1, 4096, 4097):
+        totals.record("serving_batch_instances", value)
+    counts = sum_totals(tmp_path)["serving_batch_instances"]
+    assert counts == [2.0, *[0.0] * 10, 1.0, 1.0, 8194.0]
+
+
+def test_batch_without_timings_is_timed_as_a_whole(tmp_path: Path) -> None:
+    create_sender(tmp_path).send_batch([headers()], time.time_ns() - 17 * MS)
+    sample = read_metrics(tmp_path)
+    assert sample("serving_batch_duration_seconds_sum") == pytest.approx(0.017, abs=0.01)
+    assert sample("serving_decode_seconds_count") == 0
+    assert sample("serving_telemetry_lost_total") == 0
     assert sample("serving_telemetry_dropped_total") == 2
 
 
-@pytest.mark.parametrize(("started", "restarts"), [(1, 0), (5, 3)])
-def test_each_worker_start_beyond_the_configured_number_is_a_restart(
-    started: int, restarts: int
+def test_the_entrypoints_probe_is_not_counted(tmp_path: Path) -> None:
+    create_sender(tmp_path).send_batch([RequestProcessor({})], 7)
+    assert read_metrics(tmp_path)("serving_batch_requests_count") == 0
+
+
+def test_nothing_is_reported_without_telemetry(tmp_path: Path) -> None:
+    sender = telemetry.create_sender({})
+    sender.send_started()
+    sender.send_batch([headers()], 7)
+    assert not list(tmp_path.iterdir())
+
+
+def test_events_that_could_not_be_sent_are_counted(
+    event_sender: TelemetrySender, tmp_path: Path
 ) -> None:
-    sample = record_metrics(*map(WorkerStarted, range(started)), workers=2)
-    assert sample("serving_worker_restarts_total") == restarts
+    event_sender.send_batch([headers()] * 2000, 7)  # more than a datagram holds
+    event_sender.send_batch([headers()], 7)
+    sample = read_metrics(tmp_path)
+    assert sample("serving_telemetry_lost_total") == 1
+    assert sample("serving_batch_requests_sum") == 2001
+
+
+def _start_and_end(folder: Path) -> None:
+    sender = create_sender(folder)
+    sender.send_started()
+    sender.send_batch([headers()], 7)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_totals_of_killed_workers_remain_and_their_files_are_used_again(tmp_path: Path) -> None:
+    running = create_sender(tmp_path)
+    running.send_started()
+    running.send_batch([headers()], 7)
+    for _ in range(3):
+        process = multiprocessing.get_context("spawn").Process(
+            target=_start_and_end, args=[tmp_path]
+        )
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    sample = read_metrics(tmp_path, workers=2)
+    assert sample("serving_batch_requests_count") == 4
+    assert sample("serving_worker_restarts_total") == 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_workers_that_have_yet_to_start_are_no_restarts(tmp_path: Path) -> None:
+    create_sender(tmp_path).send_started()
+    assert read_metrics(tmp_path, workers=2)("serving_worker_restarts_total") == 0
 
 
 def write_spans(*events: Event, sampler: Sampler = ALWAYS_ON) -> dict[str, ReadableSpan]:

@@ -27,7 +27,7 @@ from .messages import (
     encode_failure,
     encode_responses,
 )
-from .telemetry import TelemetrySender, connect_telemetry
+from .telemetry import create_sender
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
     def handle_connection(self, connection: socket.socket) -> NoReturn:
         """Load a model and answer batches; raise FrontendDisconnectedError at the end."""
         messages, service = Messages(connection), None
-        telemetry = TelemetrySender(connect_telemetry(os.environ.get("TELEMETRY_PORT")))
+        telemetry = create_sender(os.environ)
         while True:
             command = messages.read_command()
             if command == PREDICT and service is not None:

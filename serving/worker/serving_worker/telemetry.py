@@ -1,24 +1,25 @@
-"""Events of the worker for the telemetry process."""
+"""What a worker reports: totals for metrics, and if traces are exported an event for each batch."""
 
 import json
-import os
+import logging
 import socket
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ts.context import RequestProcessor
 
+from .totals import Totals
+
+log = logging.getLogger(__name__)
+
 
 class TelemetrySender:
-    """Sends the timings of each batch to the telemetry process as datagrams.
+    """Adds each batch to the totals, and sends it as a datagram, which never blocks."""
 
-    Sending never blocks; the number of lost datagrams is sent with the next one.
-    """
-
-    def __init__(self, connection: socket.socket | None) -> None:
-        """Send to the telemetry process by `connection`; send nothing if that is None."""
-        self._connection, self._lost = connection, 0
+    def __init__(self, totals: Totals | None, connection: socket.socket | None) -> None:
+        """Without `totals` nothing is reported, without `connection` no events are sent."""
+        self._totals, self._connection = totals, connection
         self.timings: Sequence[int] | None = None
         """The timings of the current batch; None until the handler has reported them."""
 
@@ -27,36 +28,50 @@ class TelemetrySender:
         self.timings = timings
 
     def send_started(self) -> None:
-        """Send that the model is loaded."""
-        self._send({"started": {"process": os.getpid()}})
+        """Count that the model is loaded."""
+        if self._totals is not None:
+            self._totals.increment("starts")
 
     def send_batch(self, requests: list[RequestProcessor], arrived: int) -> None:
-        """Send that a batch was answered; health probes have no request ID and are left out."""
-        if self._connection is None:
+        """Report an answered batch; health probes were not sent by nginx and are left out."""
+        if self._totals is None:
             return
+        ended, record = time.time_ns(), self._totals.record
         sent_times = [
-            (request_id, headers.get_request_property("X-Sent"))
+            (headers.get_request_property("X-Request-Id"), sent)
             for headers in requests
-            if (request_id := headers.get_request_property("X-Request-Id"))
+            if (sent := headers.get_request_property("X-Sent"))
         ]
-        if sent_times:
-            times = {"arrived": arrived, "ended": time.time_ns(), "timings": self.timings}
-            self._send({"batch": {"requests": sent_times, **times, "lost": self._lost}})
-
-    def _send(self, event: dict[str, Any]) -> None:
-        if self._connection is None:
+        if not sent_times:
             return
-        try:
-            self._connection.send(json.dumps(event).encode(), socket.MSG_DONTWAIT)
-            self._lost = 0
-        except OSError:
-            self._lost += 1
+        for _, sent in sent_times:
+            # nginx's times are rounded to a millisecond, so the difference may be negative.
+            record("serving_queue_wait_seconds", max(arrived / 1e9 - float(sent), 0))
+        record("serving_batch_requests", len(sent_times))
+        record("serving_batch_duration_seconds", (ended - arrived) / 1e9)
+        if self.timings is not None:
+            preprocessing, inference, postprocessing, _, instances = self.timings
+            record("serving_decode_seconds", (inference - preprocessing) / 1e9)
+            record("serving_forward_seconds", (postprocessing - inference) / 1e9)
+            record("serving_batch_instances", instances)
+        if self._connection is not None:
+            times = {"arrived": arrived, "ended": ended, "timings": self.timings}
+            event = json.dumps({"batch": {"requests": sent_times, **times}})
+            try:
+                self._connection.send(event.encode(), socket.MSG_DONTWAIT)
+            except OSError:
+                self._totals.increment("lost_batches")
 
 
-def connect_telemetry(port: str | None) -> socket.socket | None:
-    """Connect to the telemetry process's UDP port on loopback, if there is one."""
-    if not port:
-        return None
-    connection = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    connection.connect(("127.0.0.1", int(port)))
-    return connection
+def create_sender(environ: Mapping[str, str]) -> TelemetrySender:
+    """Return a sender for the folder and the UDP port on loopback that the environment names."""
+    folder, port = environ.get("TELEMETRY_DIR"), environ.get("TELEMETRY_PORT")
+    totals = connection = None
+    try:
+        totals = Totals(Path(folder)) if folder else None
+    except OSError:
+        log.exception("no telemetry of this worker")
+    if port:
+        connection = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        connection.connect(("127.0.0.1", int(port)))
+    return TelemetrySender(totals, connection)
