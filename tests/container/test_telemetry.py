@@ -329,8 +329,15 @@ def test_last_metrics_are_sent_before_the_container_ends(
         assert endpoint.post(request_body(cases.INSTANCE)).code == 200
     docker("kill", "--signal", "INT", container.name)
     assert container.wait_until_ended(24) == 0
-    (point,) = otlp_endpoint[1].metrics("last")["serving_instances_total"].sum.data_points
-    assert point.as_double == 7 or point.as_int == 7
+    metrics = otlp_endpoint[1].metrics("last")
+    (point,) = metrics["serving_instances_total"].sum.data_points
+    assert point.as_int == 7
+    counts = [
+        point.count
+        for point in metrics["http_server_request_duration_seconds"].histogram.data_points
+        if any(label.value.int_value == 200 for label in point.attributes)
+    ]
+    assert counts == [7]
 
 
 @pytest.mark.full
@@ -338,9 +345,12 @@ def test_killed_worker_is_replaced_and_counted_as_a_restart(
     observed: Container, predicting: Endpoint
 ) -> None:
     restarts, workers = "serving_worker_restarts_total", observed.workers()
-    before = scrape(observed)[restarts]
+    assert predicting.post(request_body(cases.INSTANCE)).code == 200
+    before = scrape(observed)
     observed.kill("model_service_worker")
-    wait_for(lambda: scrape(observed)[restarts] == before + 2, 60, "two restarts")
+    wait_for(lambda: scrape(observed)[restarts] == before[restarts] + 2, 60, "two restarts")
+    instances = "serving_instances_total"  # the killed workers' still count
+    assert scrape(observed)[instances] == before[instances]
     wait_for(lambda: predicting.post(request_body(cases.INSTANCE)).code == 200, 60, "an answer")
     assert not set(observed.workers()) & set(workers)
     assert observed.is_running
@@ -350,6 +360,7 @@ def test_killed_worker_is_replaced_and_counted_as_a_restart(
 def test_predictions_continue_without_telemetry_and_it_is_restarted(
     observed: Container, predicting: Endpoint
 ) -> None:
+    before = scrape(observed)
     observed.kill("serving.telemetry")
     wait_for(lambda: "telemetry exited with code -9" in observed.logs(), 10, "the log's line")
     for _ in range(20):
@@ -357,7 +368,13 @@ def test_predictions_continue_without_telemetry_and_it_is_restarted(
     assert observed.endpoint(9000, "/").send("GET", HEALTH).code == 200
     port = observed.endpoint(METRICS_PORT, "/metrics")
     wait_for(lambda: port.send("GET", "/metrics").code == 200, 30, "metrics")
-    assert scrape(observed)["serving_worker_restarts_total"] == 0
+    after = scrape(observed)
+    for name, growth in {
+        "http_server_request_duration_seconds_count[POST][200]": 20,
+        "serving_instances_total": 20,
+        "serving_worker_restarts_total": 0,
+    }.items():
+        assert after[name] == before[name] + growth
 
 
 @pytest.mark.full
