@@ -9,6 +9,7 @@ import os
 import socketserver
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,13 +27,10 @@ from opentelemetry.sdk.metrics.export import (
     MetricReader,
     MetricsData,
     PeriodicExportingMetricReader,
-    ResourceMetrics,
-    ScopeMetrics,
 )
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import MetricsHandler
 
@@ -90,9 +88,10 @@ class TotalsMixin(MetricReader):
 
     def _receive_metrics(self, metrics_data: MetricsData, *args: Any, **kwargs: Any) -> None:
         (collected,) = metrics_data.resource_metrics
-        totals = ScopeMetrics(InstrumentationScope("serving"), self._read_totals(), "")
-        scopes = [*collected.scope_metrics, totals]
-        data = MetricsData([ResourceMetrics(collected.resource, scopes, collected.schema_url)])
+        scope, *others = collected.scope_metrics  # OTLP's exporter takes each scope once
+        metrics = [*scope.metrics, *self._read_totals()]
+        scopes = [replace(scope, metrics=metrics), *others]
+        data = MetricsData([replace(collected, scope_metrics=scopes)])
         super()._receive_metrics(data, *args, **kwargs)  # type: ignore[safe-super]
 
 
