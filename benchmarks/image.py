@@ -44,6 +44,11 @@ class Server(NamedTuple):
         """Return whether the health route returns 200."""
         return Client(self.base_url, 10).send(HEALTH) == 200
 
+    def cpu_s(self) -> float:
+        """Return the processor time of all its processes since its start."""
+        fields = self.container.exec("cat", "/sys/fs/cgroup/cpu.stat").split()
+        return int(fields[fields.index("usage_usec") + 1]) / 1e6
+
     def memory_mb(self) -> float:
         """Return the memory of all its processes (PSS)."""
         return int(self.container.exec(PYTHON, "-c", MEMORY_SCRIPT)) / 1e6

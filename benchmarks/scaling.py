@@ -1,7 +1,8 @@
-"""Measure how an image scales along five axes.
+"""Measure how an image scales along six axes.
 
 instances: instances per request. pixels: pixels per JPEG. clients: clients with one request at a time.
 overload: requests at a rate above the maximum throughput. minutes: a steady rate over time.
+telemetry: a container with METRICS_PORT compared with one without.
 
 The points of an axis are measured in turn, round after round, so that other load on the machine
 affects all of them equally.
@@ -10,6 +11,7 @@ affects all of them equally.
 import argparse
 import base64
 import io
+import statistics
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,14 +22,14 @@ from PIL import Image
 from benchmarks import image, workloads
 from benchmarks.errors import BenchmarkError
 from benchmarks.image import Server
-from benchmarks.load import LoadResult, median, run_wrk, wait_until_idle, warm_up
+from benchmarks.load import WARM_UP_S, LoadResult, median, run_wrk, wait_until_idle, warm_up
 from benchmarks.options import positive_float, positive_int
 from benchmarks.results import write_json
 from benchmarks.workloads import BUILD, Workload
 from contract.docker import DockerError
 from project.model_folder import add_model_option
 
-AXES = ("instances", "pixels", "clients", "overload", "minutes")
+AXES = ("instances", "pixels", "clients", "overload", "minutes", "telemetry")
 INSTANCES = tuple(1 << power for power in range(9))
 CLIENTS = tuple(1 << power for power in range(10))
 WIDTHS = (28, 64, 160, 320, 640, 1280, 2560, 4000, 6000)
@@ -40,6 +42,7 @@ MAX_WAIT_S, MAX_CLIENTS = 3, 2000
 """There are enough clients that requests can wait MAX_WAIT_S without delaying later ones."""
 STEADY_RATE_PER_S, STEADY_PART_OF_PEAK = 90, 0.5
 """The rate of the minutes axis, of which slow models get a part of their peak."""
+TELEMETRY_CLIENTS = (1, 8, 32)
 Row = dict[str, Any]
 
 
@@ -102,6 +105,9 @@ def _measure_axis(
             seconds = OVERLOAD_DURATION_FACTOR * args.seconds
             args = argparse.Namespace(rounds=args.rounds, seconds=seconds)
             return [peak, *_measure(server, axis, points, args)]
+        case "telemetry":
+            with image.running(args.docker, args.image, "--env=METRICS_PORT=9464") as with_metrics:
+                return _measure_telemetry(server, with_metrics, workload.write_bodies(1), args)
         case _:
             return _measure_minutes(server, workload.write_bodies(1), args)
     return _measure(server, axis, points, args)
@@ -133,6 +139,35 @@ def _measure_minutes(server: Server, bodies: Path, args: argparse.Namespace) -> 
         memory_mb = round(server.memory_mb(), 1)
         rows.append(build_row("minutes", minute, result) | {"memory_mb": memory_mb})
         _print(rows[-1])
+    return rows
+
+
+def _measure_telemetry(
+    without: Server, with_metrics: Server, bodies: Path, args: argparse.Namespace
+) -> list[Row]:
+    rows = []
+    for clients in TELEMETRY_CLIENTS:
+        rates, cpu_ms = [], []
+        for number in range(args.rounds + 1):
+            for server in (without, with_metrics):
+                before_s = server.cpu_s()
+                result = run_wrk(server.url, bodies, clients, args.seconds if number else WARM_UP_S)
+                if number:
+                    rates.append(result.answered_per_s)
+                    used_s = server.cpu_s() - before_s
+                    cpu_ms.append(used_s / (result.requests_per_s * result.duration_s) * 1000)
+        ratios = [on / off for off, on in zip(rates[::2], rates[1::2], strict=True)]
+        row: Row = {
+            "axis": "telemetry",
+            "value": clients,
+            "on_by_off": round(statistics.median(ratios), 3),
+            "off_per_s": round(statistics.median(rates[::2]), 2),
+            "on_per_s": round(statistics.median(rates[1::2]), 2),
+            "off_cpu_ms": round(statistics.median(cpu_ms[::2]), 3),
+            "on_cpu_ms": round(statistics.median(cpu_ms[1::2]), 3),
+        }
+        rows.append(row)
+        _print(row)
     return rows
 
 

@@ -43,7 +43,7 @@ class Totals:
                 except BlockingIOError:
                     continue
                 # A file that is not as large as the mapping would end the process when it is used.
-                file.write(bytes(_FILE_BYTES - file.tell()))
+                file.write(bytes(_FILE_BYTES - os.fstat(file.fileno()).st_size))
                 file.flush()
                 # The mapping keeps the file locked until the process ends.
                 self._values = memoryview(mmap.mmap(file.fileno(), _FILE_BYTES)).cast("d")
