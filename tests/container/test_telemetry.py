@@ -360,6 +360,7 @@ def test_killed_worker_is_replaced_and_counted_as_a_restart(
 def test_predictions_continue_without_telemetry_and_it_is_restarted(
     observed: Container, predicting: Endpoint
 ) -> None:
+    time.sleep(1.5)  # nginx's totals have the requests of a second ago
     before = scrape(observed)
     observed.kill("serving.telemetry")
     wait_for(lambda: "telemetry exited with code -9" in observed.logs(), 10, "the log's line")
