@@ -20,15 +20,22 @@ def load(folder: Path) -> AdaptedTask:
     return load_model(folder, torch.device("cpu"))
 
 
-def predict(task: AdaptedTask, bodies: list[dict[str, Any]]) -> list[list[Any]]:
-    """Return the predictions of each request, from as few passes as possible."""
+def predict(
+    task: AdaptedTask, bodies: list[dict[str, Any]], *, groups_sizes: bool = False
+) -> list[list[Any]]:
+    """Return the predictions of each request, from as few passes as possible.
+
+    With `groups_sizes`, samples of like size share a pass, as in the handler. Without it all samples are padded to
+    the largest, as `collate` is used elsewhere.
+    """
     pairs = [
         (instance, body.get("parameters") or {})
         for body in bodies
         for instance in body["instances"]
     ]
     samples = [task.preprocess(*pair) for pair in pairs]
-    sizes = None if task.size is None else [measure(task, sample) for sample in samples]
+    is_grouped = groups_sizes and task.size is not None
+    sizes = [measure(task, sample) for sample in samples] if is_grouped else None
     outputs: dict[int, Any] = {}
     with torch.inference_mode():
         for indexes in plan_passes(task, samples, list(range(len(samples))), sizes):

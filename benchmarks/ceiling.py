@@ -40,6 +40,10 @@ class Ceiling:
         requests_per_pass = min(max(clients // self._cores, 1), max_requests)
         return self._run(self._cores, instances, 1, requests_per_pass, seconds)
 
+    def predict(self, bodies: list[str]) -> list[list[Any]]:
+        """Return the predictions of each request, from passes of one request, as JSON values."""
+        return self._pool.submit(_predict, bodies).result()
+
     def _run(
         self, processes: int, instances: int, threads: int, requests_per_pass: int, seconds: float
     ) -> LoadResult:
@@ -71,6 +75,17 @@ def _load(folder: Path, site_packages: list[str]) -> None:
     _task = bare.load(folder)
 
 
+def _predict(bodies: list[str]) -> list[list[Any]]:
+    from benchmarks import bare  # noqa: PLC0415
+    from handler.json_output import encode_prediction  # noqa: PLC0415
+
+    return [
+        json.loads(encode_prediction(predictions))
+        for body in bodies
+        for predictions in bare.predict(_task, [json.loads(body)])
+    ]
+
+
 def _run_passes(
     threads: int, bodies: list[str], requests_per_pass: int, deadline: float
 ) -> list[float]:
@@ -83,6 +98,7 @@ def _run_passes(
     times_s: list[float] = []
     following = itertools.cycle(bodies)
     while (started := time.monotonic()) < deadline or not times_s:
-        bare.predict(_task, [json.loads(next(following)) for _ in range(requests_per_pass)])
+        requests = [json.loads(next(following)) for _ in range(requests_per_pass)]
+        bare.predict(_task, requests, groups_sizes=True)
         times_s.append(time.monotonic() - started)
     return times_s

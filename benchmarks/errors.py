@@ -11,3 +11,7 @@ class WrkMissingError(BenchmarkError):
 
 class StartError(BenchmarkError):
     """A server did not become ready, or its requests fail."""
+
+
+class AnswerError(BenchmarkError):
+    """A server does not answer, or predicts otherwise than the model."""

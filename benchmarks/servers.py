@@ -61,10 +61,13 @@ PEERS = [
 ]
 
 
-def peer_specs(cores: int) -> list[ServerSpec]:
-    """Return the peers, each with one process per core and with one process for all cores."""
+NAMES = (*(peer.name for peer in PEERS), STOCK.name)
+
+
+def all_specs(cores: int) -> list[ServerSpec]:
+    """Return the peers, each with one process per core and with one process for all cores; and stock TorchServe."""
     layouts = [(cores, 1)] if cores == 1 else [(cores, 1), (1, cores)]
-    return [peer._replace(workers=w, threads=t) for peer in PEERS for w, t in layouts]
+    return [*(peer._replace(workers=w, threads=t) for peer in PEERS for w, t in layouts), STOCK]
 
 
 def our_spec(layout: str = "") -> ServerSpec:
@@ -92,7 +95,7 @@ class RunningServer(NamedTuple):
             os.killpg(self.process_group, signal.SIGSTOP)
 
     def measure(
-        self, bodies: Path, clients: int, seconds: float, idle_s: float = 0.7
+        self, bodies: Path, clients: int, seconds: float, idle_s: float = 0.25
     ) -> LoadResult:
         """Resume the server, run a load on it and pause it, when the requests in its queue are done.
 
@@ -155,13 +158,16 @@ def _build_environment(spec: ServerSpec, workload: Workload) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def run_container(tag: str, docker: str, workload: Workload) -> Iterator[RunningServer]:
-    """Start the image `tag` with the workload's archive, and yield it once it is healthy."""
-    folder = (workload.scratch / "served").resolve()
+def run_container(
+    tag: str, docker: str, workload: Workload, request_path: str
+) -> Iterator[RunningServer]:
+    """Start the image `tag` with the workload's archive and REQUEST_PATH; yield it once it is healthy."""
+    folder = (workload.scratch / f"served-{request_path}").resolve()
     folder.mkdir(exist_ok=True)
     shutil.copyfile(workload.model.archive, folder / "model.mar")
     mount = ("--volume", f"{folder}:/mnt/model:ro", "--env", "AIP_STORAGE_URI=/mnt/model")
-    with image.running(docker, tag, *mount) as server:
+    path = ("--env", f"REQUEST_PATH={request_path}")
+    with image.running(docker, tag, *mount, *path) as server:
         yield RunningServer(server.url, None)
 
 

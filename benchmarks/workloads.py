@@ -3,20 +3,26 @@
 import base64
 import io
 import json
+import math
+import random
 import shutil
 import sys
 import zipfile
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.load import MAX_ROUND_S, MIN_ANSWERS_PER_CLIENT
+from benchmarks.results import LoadProfile
+from benchmarks.tabular.model import Features
 from project.cli import ProjectError
 from project.environment import find_python
-from project.model_folder import Model, find_model
-from serving import archive, artifact
+from project.model_folder import HELD_OUT, Model, find_model
+from serving import archive, artifact, resources
 from serving.errors import ArchiveError
 from serving.layout import choose_layout
 from serving.verification import REQUESTS
@@ -24,13 +30,17 @@ from serving.verification import REQUESTS
 BUILD = Path("build/bench")
 MAX_REQUESTS = 256
 """Requests that are sent, in turn; those of requests.json come first, then those of held-out.json."""
-SLOW_MS = 20
-"""A slower model is measured for longer: with few requests the unfinished ones distort the rate."""
-MAX_DURATION_FACTOR = 10
+PACKED_REQUESTS = 4
+"""The requests of a generated requests.json; the server's start runs all of them. The others are held out."""
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 """Photographs in scikit-image."""
 SIZE = (500, 375)
 """Pixels; the average size of ImageNet's pictures."""
+ROWS = 128
+"""The generated rows of features, and texts."""
+FEATURES = tuple(Features.__annotations__)
+MEDIAN_WORDS, WORDS_SIGMA, MAX_WORDS = 16, 1, 256
+"""The lengths of the texts are log-normal: half of them have at most 16 words, one in twenty more than 80."""
 
 
 class Workload:
@@ -65,10 +75,10 @@ class Workload:
         """The requests in a batch, for all servers that batch: the default of our server with one thread."""
         return choose_layout(1, None, self.inference_ms).batch_size
 
-    @property
-    def duration_factor(self) -> float:
-        """The factor by which the measurements of this model are longer than those of a fast one."""
-        return min(max(self.inference_ms / SLOW_MS, 1), MAX_DURATION_FACTOR)
+    def round_s(self, profile: LoadProfile, min_s: float) -> int:
+        """Return the time of a round: long enough for MIN_ANSWERS_PER_CLIENT, at least `min_s`."""
+        pass_s = profile.clients * profile.instances * self.inference_ms / 1000 / resources.cores()
+        return math.ceil(max(min_s, min(MIN_ANSWERS_PER_CLIENT * pass_s, MAX_ROUND_S)))
 
     @property
     def has_parameters(self) -> bool:
@@ -109,15 +119,55 @@ def select_workload(value: str | None, name: str = "") -> Workload:
         raise BenchmarkError(str(error)) from error
 
 
-def load_photographs() -> Workload:
-    """Return the photographs: JPEGs of 500x375, ResNet-18."""
-    model = Model(path=Path(__file__).with_name("real"), name="real", output=BUILD)
-    rows = [{"instance": load_photograph(name)} for name in PHOTOGRAPHS]
+def _generate_workload(name: str, generate: Callable[[], list[Any]]) -> Workload:
+    """Return the workload of a model of this folder, with generated instances.
+
+    No prediction is expected of them, so that near ties of random weights never fail a check of the archive.
+    """
+    folder = name.lower()
+    model = Model(path=Path(__file__).with_name(folder), name=folder, output=BUILD)
     model.weights.mkdir(parents=True, exist_ok=True)
-    requests = model.weights / REQUESTS
-    if not requests.is_file():  # a new file would be a new archive
-        requests.write_text(json.dumps(rows))
-    return Workload(model, "REAL")
+    rows = [{"instance": instance} for instance in generate()]
+    parts = {REQUESTS: rows[:PACKED_REQUESTS], HELD_OUT: rows[PACKED_REQUESTS:]}
+    for file, part in parts.items():
+        path, text = model.weights / file, json.dumps(part)
+        # A new file would be a new archive.
+        if part and not (path.is_file() and path.read_text() == text):
+            path.write_text(text)
+    return Workload(model, name)
+
+
+def generate_photographs() -> list[dict[str, str]]:
+    """Return photographs as JPEGs."""
+    return [load_photograph(name) for name in PHOTOGRAPHS]
+
+
+def generate_rows() -> list[dict[str, float]]:
+    """Return rows of named features, from a seed."""
+    generator = random.Random(0)
+    return [{name: round(generator.uniform(0, 100), 2) for name in FEATURES} for _ in range(ROWS)]
+
+
+def generate_texts() -> list[str]:
+    """Return texts of mixed lengths, from a seed."""
+    generator = random.Random(0)
+    syllables = [first + vowel for first in "bdfgklmnprstvz" for vowel in "aeiou"]
+    words = ["".join(generator.choices(syllables, k=generator.randint(1, 4))) for _ in range(5000)]
+    lengths = [generator.lognormvariate(math.log(MEDIAN_WORDS), WORDS_SIGMA) for _ in range(ROWS)]
+    return [
+        " ".join(generator.choices(words, k=min(max(round(length), 1), MAX_WORDS))).capitalize()
+        + "."
+        for length in lengths
+    ]
+
+
+WORKLOADS: dict[str, Callable[[], Workload]] = {
+    "SMALL": partial(select_workload, None, "SMALL"),
+    "REAL": partial(_generate_workload, "REAL", generate_photographs),
+    "TABULAR": partial(_generate_workload, "TABULAR", generate_rows),
+    "TEXT": partial(_generate_workload, "TEXT", generate_texts),
+}
+"""What `make bench` measures without a model."""
 
 
 def load_photograph(name: str, size: tuple[int, int] = SIZE) -> dict[str, str]:

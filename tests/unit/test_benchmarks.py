@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks import bare, load, results, scaling, servers, workloads
+from benchmarks import answers, bare, load, results, scaling, servers, table, workloads
+from benchmarks.__main__ import select_compared
 from benchmarks.errors import BenchmarkError, WrkMissingError
 from benchmarks.load import LoadResult
 from benchmarks.results import LoadProfile
@@ -23,48 +24,117 @@ def rounds(*rates_per_s: float) -> list[LoadResult]:
     return [LoadResult(rate, 1000 / rate, 2000 / rate, 0) for rate in rates_per_s]
 
 
-ROWS = results.summarize(
-    "SMALL",
-    LoadProfile(8, 1),
-    {
-        "ceiling": rounds(400, 500, 2000),
-        "ours": rounds(300, 400, 450),
-        "stock TorchServe": rounds(50, 40, 45),
-        "FastAPI 2x1": rounds(100, 200, 190),
-        "FastAPI 1x2": rounds(500, 100, 150),
-    },
-)
+PROFILE = LoadProfile(8, 1)
+RATES = {
+    "bare limit": (400, 500, 2000),
+    "ours": (300, 400, 450),
+    "stock TorchServe": (40,),
+    "FastAPI 2x1": (100, 200, 180),
+    "Mosec 2x1": (200, 250, 300),
+    "Mosec 1x2": (500,),
+}
+ROWS = [
+    results.build_row("SMALL", name, PROFILE, rounds(*rates), is_compared=len(rates) > 1)
+    for name, rates in RATES.items()
+]
 
 
-def test_results_are_medians_of_the_rounds_with_their_spread() -> None:
-    ours = ROWS[1]
-    assert (ours.requests_per_s, ours.spread, ours.p50_ms) == (400, (300, 450), 2.5)
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Return the results file of a run."""
+    return results.write_rows(ROWS, tmp_path)
 
 
-def test_ours_is_compared_with_the_ceiling_stock_torchserve_and_the_best_peer() -> None:
-    (ratio,) = results.compute_ratios(ROWS)
-    assert ratio["best_peer"] == "FastAPI 2x1"
-    assert ratio["ours_over_best_peer"] == pytest.approx(400 / 190, abs=1e-3)
-    assert ratio["ours_over_ceiling"] == pytest.approx(0.8)
-    assert ratio["ours_over_stock"] == pytest.approx(400 / 45, abs=1e-3)
+def test_ratio_is_the_median_of_the_rounds_with_its_quartiles() -> None:
+    ratio = results.compare(ROWS[1], ROWS[3])
+    assert (ratio.median, ratio.low, ratio.high) == (2.5, 2.25, 2.75)
+    assert str(ratio) == "2.50 (2.25 to 2.75)"
 
 
-def test_servers_without_results_are_reported_as_not_run() -> None:
-    (ratio,) = results.compute_ratios(ROWS[:2])
-    assert ratio["best_peer"] == "no peer"
-    assert "not run" in results.format_table(ROWS[:2])
+def test_ours_is_compared_with_the_bare_limit_and_the_best_peer_beyond_its_trial(
+    run: Path,
+) -> None:
+    text = results.format_ratios(json.loads(run.read_text()))
+    assert "| SMALL | 1.50 (1.50 to 1.55) |" in text
+    assert "| SMALL | 0.75 (0.49 to 0.78) |" in text
+    assert "SMALL: Mosec 2x1." in text
+    assert results.describe_cpu() in text
 
 
-def test_readme_describes_every_key_of_the_results(tmp_path: Path) -> None:
-    file = results.write_rows(ROWS, tmp_path)
-    document = json.loads(file.read_text())
+def test_servers_without_results_are_reported_as_not_run(tmp_path: Path) -> None:
+    text = results.write_rows(ROWS[1:2], tmp_path).with_suffix(".md").read_text()
+    assert text.count("| SMALL | not run |") == 2
+
+
+def test_second_request_path_of_the_image_has_its_own_line(tmp_path: Path) -> None:
+    ours = ROWS[1]._replace(server="ours (torchserve)", rates_per_s=[100, 125, 150])
+    text = results.write_rows([*ROWS, ours], tmp_path).with_suffix(".md").read_text()
+    assert "| SMALL (torchserve) | 0.50 |" in text
+    assert "| SMALL | 1.50" in text
+
+
+def test_best_peers_without_failures_are_compared() -> None:
+    failed = LoadResult(900, 1, 1, failed=1)
+    trial = {name: rounds(rates[0]) for name, rates in RATES.items()} | {"BentoML 2x1": [failed]}
+    assert select_compared(trial) == ["bare limit", "ours", "Mosec 1x2"]
+    trial["Mosec 2x1"] = rounds(450)
+    assert select_compared(trial) == ["bare limit", "ours", "Mosec 2x1", "Mosec 1x2"]
+
+
+def test_failures_of_compared_servers_are_listed_and_their_file_is_not_published(
+    tmp_path: Path,
+) -> None:
+    rows = [ROWS[1]._replace(failed=3), ROWS[2]._replace(failed=9), ROWS[4]]
+    expected = "SMALL, 8 x 1: ours: 3 requests failed, 300.0 answers per second"
+    assert results.find_failures(rows) == [expected]
+    file = results.write_rows(rows, tmp_path)
+    with pytest.raises(BenchmarkError, match="is not published: SMALL, 8 x 1: ours: 3 requests"):
+        table.read_documents([file])
+
+
+def test_table_is_written_between_the_marks_of_a_page(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{table.START}old\n{table.END}\nafter\n")
+    newest = table.find_newest(tmp_path)
+    assert newest == [run]
+    text = results.format_ratios(table.read_documents(newest))
+    for _ in range(2):
+        table.write_table(page, text)
+    assert page.read_text() == f"before\n{table.START}\n{text}\n\n{table.END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(BenchmarkError, match=r"README\.md has no lines <!--"):
+        table.write_table(page, text)
+
+
+def test_of_several_files_the_last_with_a_workload_counts(run: Path, tmp_path: Path) -> None:
+    other = [row._replace(workload="TEXT") for row in ROWS]
+    second = results.write_rows(other, tmp_path / "second")
+    document = table.read_documents([run, second, run])
+    assert [row["workload"] for row in document["rows"]] == ["SMALL"] * 6 + ["TEXT"] * 6
+
+
+def test_pages_have_the_marks_of_the_table() -> None:
+    for page in table.PAGES:
+        assert table.START in page.read_text(), page
+        assert table.END in page.read_text(), page
+
+
+def test_readme_describes_every_key_of_the_results(run: Path) -> None:
+    document = json.loads(run.read_text())
     page = (Path(results.__file__).parent / "README.md").read_text()
-    assert set(document) == {"ended", "machine", "rows", "ratios"}
+    assert set(document) == {"ended", "machine", "rows"}
     for key in document["rows"][0]:
         assert f"`.{key}`" in page
-    for key in document["ratios"][0]:
-        assert key in page or key in document["rows"][0]
-    assert file.with_suffix(".md").read_text().count("\n") > len(ROWS)
+
+
+def test_predictions_may_differ_in_few_near_ties_only() -> None:
+    expected = [[{"class": 1, "score": 0.5}]] * 40
+    assert answers.find_error(expected, expected) == ""
+    near = [[{"class": 1, "score": 0.51}]] * 38 + [[{"class": 2, "score": 0.5}]] * 2
+    assert answers.find_error(near, expected) == ""
+    wrong = [[{"class": 2, "score": 0.5}]] * 3 + expected[3:]
+    assert answers.find_error(wrong, expected).startswith("3 of 40 predictions differ")
+    assert "expected 1 predictions, got []" in answers.find_error([[]] * 40, expected)
 
 
 def test_missing_wrk_raises_an_error_with_the_install_command(
@@ -193,8 +263,8 @@ def test_photographs_pass_the_comparison_with_bfloat16_and_with_noise(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(workloads, "BUILD", tmp_path)
-    workload = workloads.load_photographs()
-    assert workload.duration_factor > 1
+    workload = workloads.WORKLOADS["REAL"]()
+    assert workload.round_s(LoadProfile(4, 16), 1) > 1
     script = f"import sys; sys.path.insert(0, '.')\n{PREDICT_WITH_NOISE}"
     subprocess.run(
         [sys.executable, "-I", "-c", script], cwd=workload.folder, check=True, timeout=300
