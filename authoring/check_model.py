@@ -21,10 +21,12 @@ from typing import Any, TextIO
 
 import torch
 
-from handler import batch, comparison, envelope
-from handler.json_output import encode_prediction
+from handler import batch, bodies, comparison, envelope
+from handler.envelope import Request
 from handler.loading import load_model
+from task import BadInstance
 from task.adapter import AdaptedTask
+from task.images import decode_base64
 from task.requests_file import Example
 
 FOLDER = Path.cwd()
@@ -102,6 +104,12 @@ class ModelChecker:
         self.examples = task.examples
         self.predictions: dict[str, Any] = {}
         """The prediction of each example that has one, by the example's name."""
+        self.raw_examples: dict[str, Example] = {}
+        """For each content type of a raw body the example that is sent as one, if there is any."""
+        for content_type in task.accepts:
+            matching = [e for e in self.examples if to_raw(e.instance, content_type) is not None]
+            for example in sorted(matching, key=lambda each: bool(each.parameters))[:1]:
+                self.raw_examples[content_type] = example
         self.accepted: list[str] = []
         """Descriptions of the wrong instances that got a prediction."""
 
@@ -177,24 +185,36 @@ class ModelChecker:
 
     def stream(self) -> Iterator[str]:
         """Run the task's stream for the first example; yield failures."""
-        example, stream = self.examples[0], self.task.stream
-        assert stream is not None
-        try:
-            with torch.inference_mode():
-                sample = self.task.preprocess(example.instance, example.parameters)
-                parts = stream(sample, example.parameters)
-                count = sum(
-                    1
-                    for part in itertools.islice(parts, MAX_STREAM_PARTS)
-                    if encode_prediction(part)
-                )
-        except Exception as error:  # noqa: BLE001  a task may raise anything
-            yield f"{example.name}: {describe(error)}"
-        else:
-            if count == 0:
-                yield f"{example.name}: no part"
-            if count == MAX_STREAM_PARTS:
-                yield f"{example.name}: no end after {count} parts"
+        example = self.examples[0]
+        body = {**example.body, "parameters": {**example.parameters, "stream": True}}
+        self._errors.last = None
+        [response] = batch.predict_batch(self.task, [envelope.parse_document(body)])
+        if response.chunks is None:
+            yield f"{example.name}: {self._describe_error(response.body)}"
+            return
+        events = list(itertools.islice(response.chunks, MAX_STREAM_PARTS))
+        response.chunks.close()
+        if not events:
+            yield f"{example.name}: no part"
+        elif "error" in json.loads(events[-1]):
+            yield f"{example.name}: {self._describe_error(events[-1])}"
+        elif len(events) == MAX_STREAM_PARTS:
+            yield f"{example.name}: no end after {len(events)} parts"
+
+    def predict_raw(self) -> Iterator[str]:
+        """Send instances as raw bodies of the accepted types; yield how predictions differ from those as JSON."""
+        for content_type, example in self.raw_examples.items():
+            body = to_raw(example.instance, content_type)
+            assert body is not None
+            request = bodies.parse_request(self.task, body, content_type)
+            [(code, result)] = self._predict_requests([request])
+            first = self.predictions.get(example.name)
+            if code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                yield f"{content_type}: {int(code)}: {result}"
+            elif first is None or example.parameters:  # a raw body has no parameters
+                continue
+            elif found := _compare(code, result, first, example.tolerance):
+                yield f"{content_type}, with the instance of {example.name}: {found}"
 
     def describe_requests(self) -> list[dict[str, Any]]:
         """Return what `authoring.check --write` needs of each example."""
@@ -228,21 +248,29 @@ class ModelChecker:
         return [each for each in self.examples if each.name in self.predictions]
 
     def _predict(
-        self, bodies: list[dict[str, Any]], *, is_isolating: bool = True
+        self, documents: list[dict[str, Any]], *, is_isolating: bool = True
     ) -> list[tuple[HTTPStatus, Any]]:
         """Return for each request its status, and its prediction or the reason of the failure."""
+        requests = [envelope.parse_document(document) for document in documents]
+        return self._predict_requests(requests, is_isolating=is_isolating)
+
+    def _predict_requests(
+        self, requests: list[Request], *, is_isolating: bool = True
+    ) -> list[tuple[HTTPStatus, Any]]:
         self._errors.last = None
-        parsed = [envelope.parse_document(body) for body in bodies]
-        results: list[tuple[HTTPStatus, Any]] = []
-        for response in batch.predict_batch(self.task, parsed, is_isolating=is_isolating):
-            document = json.loads(response.body)
-            if response.code == HTTPStatus.OK:
-                results.append((response.code, document["predictions"][0]))
-            elif response.code >= HTTPStatus.INTERNAL_SERVER_ERROR and self._errors.last:
-                results.append((response.code, describe(self._errors.last)))
-            else:
-                results.append((response.code, document["error"]["message"]))
-        return results
+        return [
+            (response.code, json.loads(response.body)["predictions"][0])
+            if response.code == HTTPStatus.OK
+            else (response.code, self._describe_error(response.body))
+            for response in batch.predict_batch(self.task, requests, is_isolating=is_isolating)
+        ]
+
+    def _describe_error(self, body: str) -> str:
+        """Return the reason of a failure: for a 500 the exception that was logged, else the error's message."""
+        error = json.loads(body)["error"]
+        if error["code"] >= HTTPStatus.INTERNAL_SERVER_ERROR and self._errors.last:
+            return describe(self._errors.last)
+        return str(error["message"])
 
 
 def _compare(code: HTTPStatus, result: Any, expected: Any, tolerance: float) -> str:
@@ -268,6 +296,16 @@ def describe(error: BaseException) -> str:
             if relative.parts[0] not in OWN_PACKAGES:
                 return f"{SOURCE / relative}:{frame.lineno}: {text}"
     return text
+
+
+def to_raw(instance: Any, content_type: str) -> bytes | None:
+    """Return an instance as a raw body of a type, or None: a text as text/*, {"b64": "..."} as all others."""
+    if content_type.startswith("text/"):
+        return instance.encode() if isinstance(instance, str) else None
+    text = instance.get("b64") if isinstance(instance, dict) else None
+    with contextlib.suppress(BadInstance):
+        return decode_base64(text) if isinstance(text, str) else None
+    return None
 
 
 def list_wrong_instances(instance: Any) -> list[tuple[str, Any]]:
@@ -395,6 +433,11 @@ def _run_checks(checker: ModelChecker, reporter: Reporter) -> None:
         text = f"variants of the first instance get no 500 ({len(changed)} of them)"
         reporter.check(text, lambda: checker.predict_wrong(changed))
     reporter.check("wrong parameters get no 500", checker.predict_wrong_parameters)
+    if checker.raw_examples:
+        types = ", ".join(checker.raw_examples)
+        reporter.check(f"raw bodies get the predictions of JSON ({types})", checker.predict_raw)
+    if unchecked := [each for each in task.accepts if each not in checker.raw_examples]:
+        reporter.note(f"no request has an instance to send as {', '.join(unchecked)}")
     if task.stream is not None:
         reporter.check("the stream ends, and each of its parts is JSON", checker.stream)
     if checker.predictions:

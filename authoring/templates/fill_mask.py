@@ -29,6 +29,8 @@ def load(folder: Path, device: torch.device) -> "WordPredictor":
 class WordPredictor:
     """Predicts the word that a text has in place of the mask."""
 
+    accepts = ("text/plain",)
+
     def __init__(self, run: Any) -> None:
         self.run = run
         self.mask = run.tokenizer.mask_token

@@ -38,6 +38,8 @@ def load(folder: Path, device: torch.device) -> "ImageClassifier":
 class ImageClassifier:
     """Classifies pictures into the labels of config.json."""
 
+    accepts = ("image/png", "image/jpeg", "image/webp")
+
     def __init__(self, processor: Any, model: Any) -> None:
         self.processor, self.model = processor, model
         self.labels = [label for _, label in sorted(model.config.id2label.items())]

@@ -38,6 +38,8 @@ def load(folder: Path, device: torch.device) -> "ObjectDetector":
 class ObjectDetector:
     """Finds objects with the labels of config.json."""
 
+    accepts = ("image/png", "image/jpeg", "image/webp")
+
     def __init__(self, run: Any) -> None:
         self.run = run
 

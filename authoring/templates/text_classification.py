@@ -31,6 +31,8 @@ def load(folder: Path, device: torch.device) -> "TextClassifier":
 class TextClassifier:
     """Classifies texts into the labels of config.json."""
 
+    accepts = ("text/plain",)
+
     def __init__(self, tokenizer: Any, model: Any) -> None:
         self.tokenizer, self.model = tokenizer, model
         self.labels = [label for _, label in sorted(model.config.id2label.items())]

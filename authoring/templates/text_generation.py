@@ -32,6 +32,8 @@ def load(folder: Path, device: torch.device) -> "TextGenerator":
 class TextGenerator:
     """Continues texts, a token at a time."""
 
+    accepts = ("text/plain",)
+
     def __init__(self, tokenizer: Any, model: Any) -> None:
         self.tokenizer, self.model = tokenizer, model
 

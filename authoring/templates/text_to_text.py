@@ -29,6 +29,8 @@ def load(folder: Path, device: torch.device) -> "TextWriter":
 class TextWriter:
     """Writes a text for a text."""
 
+    accepts = ("text/plain",)
+
     def __init__(self, tokenizer: Any, model: Any) -> None:
         self.tokenizer, self.model = tokenizer, model
 

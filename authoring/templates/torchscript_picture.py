@@ -23,6 +23,8 @@ def load(folder: Path, device: torch.device) -> "TorchScriptModel":
 class TorchScriptModel:
     """Takes a picture, and returns what the network returns."""
 
+    accepts = ("image/png", "image/jpeg", "image/webp")
+
     def __init__(self, model: Any) -> None:
         self.model = model
 

@@ -9,7 +9,6 @@ from picture import fit
 from safetensors.torch import load_file
 from torch import Tensor
 
-from task import JSON
 from task.images import read_image
 
 
@@ -37,10 +36,12 @@ def load(folder: Path, device: torch.device) -> "FaceDetector":
 class FaceDetector:
     """Finds faces, with their corners in the picture's pixels."""
 
+    accepts = ("image/png", "image/jpeg", "image/webp")
+
     def __init__(self, model: FaceNet) -> None:
         self.model = model
 
-    def preprocess(self, instance: JSON, parameters: Parameters) -> dict[str, Any]:
+    def preprocess(self, instance: Any, parameters: Parameters) -> dict[str, Any]:
         """Return the pixels, (3, 320, 320) uint8, with the scale and the threshold."""
         pixels, scale = fit(read_image(instance, "RGB"))
         return {"pixels": pixels, "scale": scale, "threshold": parameters.get("threshold", 0.9)}

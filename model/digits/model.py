@@ -26,6 +26,8 @@ def load(folder: Path, device: torch.device) -> "DigitTask":
 class DigitTask:
     """Classifies digits, or the classes that the network was trained on."""
 
+    accepts = ("image/png", "image/jpeg", "image/webp")
+
     def __init__(self, network: nn.Module, labels: list[str], folder: Path) -> None:
         self.network, self.labels = network, labels
         example = torch.zeros(1, 1, SIDE, SIDE, device=next(network.parameters()).device)

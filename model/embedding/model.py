@@ -31,6 +31,7 @@ class Embedder:
     """Returns floats for a text: close to those of a text of like meaning."""
 
     collate = staticmethod(pad)
+    accepts = ("text/plain",)
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
         self.tokenizer, self.model = tokenizer, model

@@ -26,7 +26,7 @@ def load(folder: Path, device: torch.device) -> "Generator":
 class Generator:
     """Continues a text, a character at a time."""
 
-    collate = staticmethod(pad)
+    collate, accepts = staticmethod(pad), ("text/plain",)
 
     def __init__(self, model: TextNet) -> None:
         self.model = model

@@ -34,6 +34,8 @@ def load(folder: Path, device: torch.device) -> "EntityFinder":
 class EntityFinder:
     """Finds names of people, cities and companies."""
 
+    accepts = ("text/plain",)
+
     def __init__(self, run: Any) -> None:
         self.run = run
 

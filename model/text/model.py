@@ -33,7 +33,7 @@ def load(folder: Path, device: torch.device) -> "LanguageClassifier":
 class LanguageClassifier:
     """Names the language of a text."""
 
-    labels = LABELS
+    labels, accepts = LABELS, ("text/plain",)
     collate = staticmethod(pad)
 
     def __init__(self, tokenizer: Tokenizer, model: LanguageNet) -> None:

@@ -23,14 +23,16 @@ def load(folder: Path, device: torch.device) -> "SpeechDetector":
 class SpeechDetector:
     """Finds the parts of a recording in which there is speech."""
 
+    accepts = ("audio/wav", "audio/x-wav")
     collate = staticmethod(pad)
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def preprocess(self, instance: Audio) -> dict[str, Any]:
+    def preprocess(self, instance: Audio | bytes) -> dict[str, Any]:
         """Return the audio as (chunks, 512) 16-bit samples, and the number of chunks."""
-        content = read_wav(decode_base64(instance["b64"]), MAX_S)
+        file = instance if isinstance(instance, bytes) else decode_base64(instance["b64"])
+        content = read_wav(file, MAX_S)
         count = len(content) // (2 * CHUNK)
         if not count:
             raise BadInstance("expected 32 ms of audio or more")

@@ -221,6 +221,21 @@ def test_each_fault_fails_its_check_with_the_line_to_fix(
     assert result.err == ""
 
 
+def test_raw_bodies_are_sent_where_a_request_has_an_instance_for_them(tmp_path: Path) -> None:
+    source = MODEL.replace("calls = 0", 'calls, accepts = 0, ("audio/wav", "image/*", "text/csv")')
+    decodes = """isinstance(instance, dict):
+            instance = [2.0]
+        elif isinstance(instance, bytes):
+            instance = {}[instance]
+        elif not isinstance(instance, list):"""
+    source = source.replace("not isinstance(instance, list):", decodes)
+    request = {"instance": {"b64": "AAAA"}, "expected": {"double": 4.0}}
+    result = check(write_model(tmp_path, source, [*REQUESTS, request]))
+    assert "FAIL  raw bodies get the predictions of JSON (audio/wav, image/*)" in result.out
+    assert "KeyError: b'\\x00\\x00\\x00'" in result.out
+    assert "NOTE  no request has an instance to send as text/csv" in result.out
+
+
 @pytest.mark.full
 def test_a_huge_instance_that_takes_too_long_fails_after_all_other_checks(tmp_path: Path) -> None:
     slow = "import time; time.sleep(len(instance) / 1000); return torch.zeros(1)"
