@@ -82,6 +82,11 @@ class TorchServeConfig:
         return f"unix:{self.run_dir}/management.sock"
 
     @property
+    def fork_server_socket(self) -> Path:
+        """Where the worker of this project finds a process to fork from, if there is one."""
+        return self.run_dir / "fork-server.sock"
+
+    @property
     def model_name(self) -> str:
         """The name under which the archive is served."""
         return self.archive.stem
@@ -205,6 +210,7 @@ def build_environment(config: TorchServeConfig) -> dict[str, str]:
         "METRICS_LOCATION": str(config.run_dir),
         "TELEMETRY_DIR": str(config.run_dir) if config.has_telemetry else "",
         "TELEMETRY_PORT": str(config.telemetry_port or ""),
+        "FORK_SERVER": str(config.fork_server_socket),
     }
 
 

@@ -19,6 +19,7 @@ from serving import artifact, java, probe, resources
 from serving.artifact import Artifact
 from serving.container.config import Config, default_log_format, read_config
 from serving.container.errors import StartupError
+from serving.container.fork_server import ForkServer
 from serving.container.nginx import Nginx
 from serving.container.supervisor import Supervisor
 from serving.container.telemetry import TelemetryProcess
@@ -57,7 +58,7 @@ def run(log: Log) -> None:
     as_text = config.log_format == "text"
     log.configure(as_text=as_text, level=config.log_level, labels=config.labels)
     folder = _create_run_folder()
-    nginx = server = telemetry = None
+    nginx = server = telemetry = fork_server = None
     try:
         telemetry = TelemetryProcess(config, log) if config.has_telemetry else None
         store = folder / "store"
@@ -71,6 +72,7 @@ def run(log: Log) -> None:
         server_config = artifact.with_layout(server_config, served)
         if telemetry:
             telemetry.start(server_config, manifest.read_manifest(served.path).version)
+        fork_server = ForkServer(server_config, log) if server_config.patched else None
         log.info(f"Starting TorchServe: {server_config.summary}")
         server = Server(server_config, java.find(), log.forward)
         Supervisor(
@@ -88,7 +90,7 @@ def run(log: Log) -> None:
             time.sleep(SHUTDOWN_DELAY_S)
     finally:
         _ignore_signals()
-        _stop(nginx, server, telemetry)
+        _stop(nginx, server, telemetry, fork_server)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -144,7 +146,12 @@ def _fetch_model(config: Config, baked: Artifact, store: Path, log: Log) -> Arti
     return served
 
 
-def _stop(nginx: Nginx | None, server: Server | None, telemetry: TelemetryProcess | None) -> None:
+def _stop(
+    nginx: Nginx | None,
+    server: Server | None,
+    telemetry: TelemetryProcess | None,
+    fork_server: ForkServer | None,
+) -> None:
     """Finish the requests in flight, then stop the processes that have started."""
     if nginx:
         nginx.stop(DRAIN_TIMEOUT_S)
@@ -152,6 +159,8 @@ def _stop(nginx: Nginx | None, server: Server | None, telemetry: TelemetryProces
         telemetry.terminate()
     if server:
         server.stop(TORCHSERVE_STOP_TIMEOUT_S)
+    if fork_server:
+        fork_server.stop()
     if telemetry:
         telemetry.stop(TELEMETRY_STOP_TIMEOUT_S)
 

@@ -69,10 +69,10 @@ class Supervisor:
 
     def _check_processes(self) -> None:
         if self.nginx.process.poll() is not None:
-            raise StartupError(f"nginx {_describe_exit(self.nginx.process.returncode)}")
+            raise StartupError(f"nginx {describe_exit(self.nginx.process.returncode)}")
         if self.server.process.poll() is not None:
             code, reason = self.server.process.returncode, self.server.failures.cause
-            text = f"TorchServe {_describe_exit(code)}{f': {reason}' if reason else ''}"
+            text = f"TorchServe {describe_exit(code)}{f': {reason}' if reason else ''}"
             raise StartupError(_with_oom_kills(text))
 
     def _check_model(self, unhealthy_s: float, timeout_s: float) -> None:
@@ -83,7 +83,8 @@ class Supervisor:
             raise StartupError(f"the model has not responded for {unhealthy_s:.0f} s")
 
 
-def _describe_exit(code: int) -> str:
+def describe_exit(code: int) -> str:
+    """Return how a process ended, as the end of a sentence."""
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"exited with code {code}"

@@ -7,6 +7,7 @@ KINDS = {
     "nginx: ": "nginx",
     "org.pytorch.serve.ModelServer": "torchserve",
     "model_service_worker": "worker",
+    "serving_worker.fork_server": "worker",
     "serving.telemetry": "telemetry",
 }
 """The kind of a process by a part of its command line; the first match counts."""

@@ -4,7 +4,7 @@ Java finds it because `serving/torchserve.py` sets this folder's parent as the s
 also puts on Python's path.
 """
 
-from serving_worker.process import main  # type: ignore[import-not-found]
+from serving_worker.launcher import main  # type: ignore[import-not-found]
 
 if __name__ == "__main__":
     main()
