@@ -22,6 +22,12 @@ MEMORY_SCRIPT = """
 from serving.telemetry import processes
 print(sum(processes.memory_bytes().values()))
 """
+CPU_SCRIPT = """
+import os, pathlib
+files = pathlib.Path("/proc").glob("[0-9]*/stat")
+ticks = (file.read_text().rpartition(")")[2].split()[11:13] for file in files)
+print(sum(int(user) + int(system) for user, system in ticks) / os.sysconf("SC_CLK_TCK"))
+"""
 
 
 class Server(NamedTuple):
@@ -45,9 +51,8 @@ class Server(NamedTuple):
         return Client(self.base_url, 10).send(HEALTH) == 200
 
     def cpu_s(self) -> float:
-        """Return the processor time of all its processes since its start."""
-        fields = self.container.exec("cat", "/sys/fs/cgroup/cpu.stat").split()
-        return int(fields[fields.index("usage_usec") + 1]) / 1e6
+        """Return the processor time that its running processes have used."""
+        return float(self.container.exec(PYTHON, "-c", CPU_SCRIPT))
 
     def memory_mb(self) -> float:
         """Return the memory of all its processes (PSS)."""
