@@ -1,14 +1,16 @@
 """The handler of an adapted stock archive: calls the archive's own handler, isolates its errors.
 
-The own handler's responses are returned unchanged, through TorchServe's JSON envelope. Where the
-envelope would fail a whole batch with a 503 (a body that is not JSON, missing instances, invalid
-base64, an exception), only the request concerned gets an error here.
+The own handler's responses are returned unchanged: to JSON through TorchServe's JSON envelope, to a
+body of another content type without it. Where the envelope would fail a whole batch with a 503 (a
+body that is not JSON, missing instances, invalid base64, an exception), only the request concerned
+gets an error here. Intermediate responses of the own handler are sent as in TorchServe.
 """
 
 import binascii
 import copy
 import logging
 from base64 import b64decode
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +21,28 @@ from ts.utils.util import PredictionException
 
 if TYPE_CHECKING:
     from handler import envelope
-    from handler.errors import InternalError, InvalidArgumentError, RequestError
+    from handler.errors import (
+        InternalError,
+        InvalidArgumentError,
+        RequestError,
+        UnsupportedMediaTypeError,
+    )
 else:  # the name in an archive, which may have a `handler` of its own
     from vertex_core import envelope
-    from vertex_core.errors import InternalError, InvalidArgumentError, RequestError
+    from vertex_core.errors import (
+        InternalError,
+        InvalidArgumentError,
+        RequestError,
+        UnsupportedMediaTypeError,
+    )
+
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 log = logging.getLogger(__name__)
 
 
 class StockHandler:
-    """Serves a handler made for `service_envelope=json`, with a status per request."""
+    """Serves a handler made for `service_envelope=json`, or for raw bodies, with a status per request."""
 
     def initialize(self, context: Context) -> None:
         """Load the archive's own handler as TorchServe does; raise its errors."""
@@ -50,44 +64,51 @@ class StockHandler:
             log.error("cannot serve this archive: %s: %s", type(error).__name__, reason)
             raise
         self._name = stock["name"]
-        self._entry = service._entry_point
+        self._handle_json = service._entry_point
+        self._handle_raw = service._entry_point.__self__._handle_fn  # without the envelope
 
-    def handle(self, data: list[dict[str, Any]], context: Context) -> list[str]:
+    def handle(self, data: list[dict[str, Any]], context: Context) -> list[Any]:
         """Return a body for each request of a batch, and set its status on the context."""
-        rows: dict[int, list[Any]] = {}
-        answers: dict[int, str | RequestError] = {}
+        rows: dict[int, Any] = {}
+        raw: dict[int, Any] = {}
+        answers: dict[int, Any | RequestError] = {}
         for index, item in enumerate(data):
             try:
-                rows[index] = _parse_instances(item)
+                content_type = _get_media_type(context, index)
+                if content_type in ("", envelope.JSON_TYPE):
+                    rows[index] = _parse_instances(item)
+                else:
+                    raw[index] = _read_raw(item, content_type)
             except RequestError as error:
                 answers[index] = error
-        answers |= self._predict(rows, context)
+        answers |= self._predict(self._handle_json, rows, context)
+        answers |= self._predict(self._handle_raw, raw, context)
         return [_set_response(answers[index], context, index) for index in range(len(data))]
 
     def _predict(
-        self, rows: dict[int, list[Any]], context: Context
-    ) -> dict[int, str | RequestError]:
+        self, handle: Callable[..., Any], bodies: dict[int, Any], context: Context
+    ) -> dict[int, Any | RequestError]:
         """Pass requests to the archive's handler together; if that fails, one by one."""
-        if not rows:
+        if not bodies:
             return {}
         try:
             # Copied, because the envelope decodes base64 in place and a request may be repeated.
-            bodies = [{"body": {"instances": _copy(instances)}} for instances in rows.values()]
-            texts = self._entry(bodies, self._select_requests(context, list(rows)))
+            data = [{"body": _copy(body)} for body in bodies.values()]
+            results = handle(data, self._select_requests(context, list(bodies)))
         except Exception as error:  # noqa: BLE001  _to_request_error logs or answers it
-            if len(rows) > 1:
-                return {
-                    index: answer
-                    for index, instances in rows.items()
-                    for answer in self._predict({index: instances}, context).values()
-                }
-            return {next(iter(rows)): _to_request_error(error)}
-        if not isinstance(texts, list) or len(texts) != len(rows):
-            kind = f"{len(texts)} responses" if isinstance(texts, list) else type(texts).__name__
-            log.error("the archive's handler returned %s for %d requests", kind, len(rows))
+            begun = [index for index in bodies if _has_begun(context, index) or len(bodies) == 1]
+            failed = dict.fromkeys(begun, _to_request_error(error)) if begun else {}
+            again = [
+                self._predict(handle, {i: bodies[i]}, context) for i in bodies if i not in failed
+            ]
+            return {**failed, **{index: answer for each in again for index, answer in each.items()}}
+        if not isinstance(results, list) or len(results) != len(bodies):
+            is_list = isinstance(results, list)
+            kind = f"{len(results)} responses" if is_list else type(results).__name__
+            log.error("the archive's handler returned %s for %d requests", kind, len(bodies))
             failure = InternalError("the archive's handler returned no predictions")
-            return dict.fromkeys(rows, failure)
-        return dict(zip(rows, texts, strict=True))
+            return dict.fromkeys(bodies, failure)
+        return dict(zip(bodies, results, strict=True))
 
     def _select_requests(self, context: Context, indices: list[int]) -> Context:
         """Return a copy of the context with only these requests of the batch."""
@@ -98,8 +119,36 @@ class StockHandler:
         return part
 
 
-def _parse_instances(item: dict[str, Any]) -> list[Any]:
-    """Return a request's instances; raise InvalidArgumentError if they cannot be decoded."""
+def _get_media_type(context: Context, index: int) -> str:
+    """Return the content type of a request's body; "" without one."""
+    content_type = (context.get_request_header(index, "body") or {}).get("content-type")
+    names = ("Content-Type", "content-type")
+    headers = (context.get_request_header(index, name) for name in names)
+    return envelope.parse_media_type(content_type or next(filter(None, headers), ""))
+
+
+def _has_begun(context: Context, index: int) -> bool:
+    """Whether a part of a request's response has been sent, so that it cannot be repeated."""
+    headers: dict[str, str] = context.get_response_headers(index)
+    return headers.get("ts_stream_next") == "true"
+
+
+def _read_raw(item: dict[str, Any], content_type: str) -> Any:
+    """Return a body as TorchServe passes it: a text as str, all else as bytes; raise UnsupportedMediaTypeError."""
+    if content_type in FORMS or "body" not in item:
+        expected = "expected application/json, or the type of a file that is sent without a form"
+        raise UnsupportedMediaTypeError(f"Content-Type: {expected}; got {content_type}")
+    body = item["body"]
+    if content_type.startswith("text/") and not isinstance(body, str):
+        try:
+            return bytes(body).decode()
+        except UnicodeDecodeError:
+            return body
+    return body
+
+
+def _parse_instances(item: dict[str, Any]) -> dict[str, Any]:
+    """Return a request's document, with its instances; raise InvalidArgumentError if they cannot be decoded."""
     body = item.get("body", item.get("data"))
     if not isinstance(body, (bytes, bytearray)):
         raise InvalidArgumentError("expected a JSON body with Content-Type: application/json")
@@ -112,12 +161,15 @@ def _parse_instances(item: dict[str, Any]) -> list[Any]:
             for field, value in [("", instance), *((f".{k}", v) for k, v in instance.items())]:
                 if isinstance(value, dict) and list(value) == ["b64"]:
                     _check_base64(value["b64"], f"instances[{index}]{field}.b64")
-    return instances
+    return {"instances": instances}
 
 
-def _copy(instances: list[Any]) -> list[Any]:
-    """Copy what the envelope changes: the list and the objects in it."""
-    return [dict(item) if isinstance(item, dict) else item for item in instances]
+def _copy(body: Any) -> Any:
+    """Copy what the envelope changes: the array of instances and the objects in it."""
+    if not isinstance(body, dict):
+        return body
+    instances = [dict(item) if isinstance(item, dict) else item for item in body["instances"]]
+    return {"instances": instances}
 
 
 def _check_base64(text: Any, path: str) -> None:
@@ -141,8 +193,11 @@ def _to_request_error(error: Exception) -> RequestError:
     return InternalError(f"the archive's handler failed: {type(error).__name__}")
 
 
-def _set_response(answer: str | RequestError, context: Context, index: int) -> str:
-    if context.get_response_content_type(index) is None:
+def _set_response(answer: Any | RequestError, context: Context, index: int) -> Any:
+    """Set the status of an error, and the content type where the archive's handler has set none."""
+    is_raw = _get_media_type(context, index) not in ("", envelope.JSON_TYPE)
+    has_type = context.get_response_content_type(index) is not None
+    if not has_type and not (is_raw and isinstance(answer, (str, bytes))):
         context.set_response_content_type(index, "application/json")
     if not isinstance(answer, RequestError):
         return answer
