@@ -103,7 +103,7 @@ OLD_PICTURE = $(if $(filter command,$(origin IMAGE)),$(IMAGE))
 predict: .venv/serving ## send a request of requests.json, REQUEST=file or PICTURE=path, and show the prediction
 	@$(if $(OLD_PICTURE),echo "make predict IMAGE= is deprecated: use PICTURE=" >&2;) \
 	  $(BIN)/python -m serving.predict --port $(PORT) $(if $(URL),--url "$(URL)") $(if $(REQUEST),--request "$(REQUEST)") \
-	  $(if $(or $(PICTURE),$(OLD_PICTURE)),--picture "$(or $(PICTURE),$(OLD_PICTURE))")
+	  $(if $(or $(PICTURE),$(OLD_PICTURE)),--picture "$(or $(PICTURE),$(OLD_PICTURE))") $(ARGS)
 
 migrate: .venv/ready ## check whether a stock archive works here (MAR=model.mar; REQUEST=file: send it)
 	@$(BIN)/python -m serving.stock "$(MAR)" $(if $(REQUEST),--request "$(REQUEST)")

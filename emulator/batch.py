@@ -74,7 +74,8 @@ def _predict(
     body: dict[str, Any] = {"instances": instances}
     if job.model_parameters:
         body["parameters"] = v1.BatchPredictionJob.to_dict(job)["model_parameters"]
-    response = replica.predict(json.dumps(body).encode(), "application/json", TIMEOUT_S)
+    request = containers.ContainerRequest(json.dumps(body).encode(), containers.JSON_TYPE)
+    response = replica.predict(request, TIMEOUT_S)
     succeeded, content = response.status_code == 200, response.json()
     key = "prediction" if succeeded else "error"
     results = content["predictions"] if succeeded else [content] * len(instances)

@@ -10,8 +10,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import requests
 from google.cloud import aiplatform_v1 as v1
@@ -22,6 +23,7 @@ from emulator.config import EmulatorConfig
 from emulator.errors import ApiError, failed_precondition, invalid_argument
 
 HOST = "127.0.0.1"
+JSON_TYPE = {"Content-Type": "application/json"}
 LABEL = f"emulator={os.getpid()}"
 PROBE_TIMEOUT_S, UNHEALTHY_THRESHOLD = 10, 4
 """A replica is unhealthy after this many failed probes in a row."""
@@ -110,6 +112,19 @@ def expand_variables(text: str, env: dict[str, str]) -> str:
     )
 
 
+class ContainerRequest(NamedTuple):
+    """A request for a deployed model."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    is_streamed: bool = False
+    """Whether the response is forwarded as it arrives; then the caller closes it."""
+    path: str = ""
+    """The path of :invoke in the container; by default its predict route."""
+    deployed_id: str = ""
+    """The deployed model; by default the traffic split chooses one."""
+
+
 @dataclass
 class Replica:
     """One container, restarted when it exits."""
@@ -161,11 +176,17 @@ class Replica:
         with self._lock:
             self._stopped.set()
 
-    def predict(self, body: bytes, content_type: str, timeout_s: float) -> requests.Response:
-        """Send a body to the predict route; raise requests.RequestException."""
-        url = f"http://{HOST}:{self.port}{self.env['AIP_PREDICT_ROUTE']}"
-        headers = {"Content-Type": content_type}
-        return processes.send_request("POST", url, timeout_s, data=body, headers=headers)
+    def predict(self, request: ContainerRequest, timeout_s: float) -> requests.Response:
+        """Send a request to the container; raise requests.RequestException."""
+        url = f"http://{HOST}:{self.port}{request.path or self.env['AIP_PREDICT_ROUTE']}"
+        return processes.send_request(
+            "POST",
+            url,
+            timeout_s,
+            is_streamed=request.is_streamed,
+            data=request.body,
+            headers=request.headers,
+        )
 
     def is_running(self) -> bool:
         """Return whether the container runs."""

@@ -96,6 +96,8 @@ def deploy(state: State, request: v1.DeployModelRequest) -> Operation:
         raise invalid_argument("The model and the endpoint must be in the same region.")
     if "dedicated_resources" not in deployed:
         raise invalid_argument("Models of custom containers need dedicated_resources.")
+    if model.container_spec.invoke_route_prefix and not endpoint.dedicated_endpoint_enabled:
+        raise invalid_argument("A model with invoke_route_prefix needs a dedicated endpoint.")
     resources = deployed.dedicated_resources
     resources.max_replica_count = resources.max_replica_count or resources.min_replica_count
     if resources.max_replica_count < resources.min_replica_count:
@@ -141,7 +143,7 @@ def deploy(state: State, request: v1.DeployModelRequest) -> Operation:
 def undeploy(state: State, request: v1.UndeployModelRequest) -> Operation:
     """Start to stop a deployed model that has no traffic, or is the only one."""
     endpoint = ENDPOINTS.find(state, request.endpoint)
-    target = _find_deployed(endpoint, request.deployed_model_id)
+    target = find_deployed(endpoint, request.deployed_model_id)
     others = _deployed_ids(endpoint) - {target.id}
     _check_split(request.traffic_split, others | {target.id})
     split = request.traffic_split or endpoint.traffic_split
@@ -169,7 +171,7 @@ def undeploy(state: State, request: v1.UndeployModelRequest) -> Operation:
 def mutate(state: State, request: v1.MutateDeployedModelRequest) -> Operation:
     """Start to change the replica counts or the autoscaling metrics of a deployed model."""
     endpoint = ENDPOINTS.find(state, request.endpoint)
-    target = _find_deployed(endpoint, request.deployed_model.id)
+    target = find_deployed(endpoint, request.deployed_model.id)
     new = request.deployed_model.dedicated_resources
     fields = {path.removeprefix("dedicated_resources.") for path in request.update_mask.paths}
     if unknown := fields - MUTABLE_FIELDS:
@@ -196,7 +198,8 @@ def _deployed_ids(endpoint: v1.Endpoint) -> set[str]:
     return {deployed.id for deployed in endpoint.deployed_models}
 
 
-def _find_deployed(endpoint: v1.Endpoint, deployed_id: str) -> v1.DeployedModel:
+def find_deployed(endpoint: v1.Endpoint, deployed_id: str) -> v1.DeployedModel:
+    """Return a deployed model of an endpoint; raise ApiError."""
     for deployed in endpoint.deployed_models:
         if deployed.id == deployed_id:
             return deployed

@@ -23,6 +23,9 @@ def upload(state: State, request: v1.UploadModelRequest) -> Operation:
     model = v1.Model(request.model)
     if "container_spec" not in model:
         raise unimplemented("the emulator serves custom containers only: container_spec is missing")
+    spec = model.container_spec
+    if spec.invoke_route_prefix and (spec.invoke_route_prefix != "/*" or spec.predict_route):
+        raise invalid_argument('invoke_route_prefix must be "/*", without a predict_route.')
     _check_aliases(model.version_aliases)
     check_labels(model.labels)
     name = _target_name(state, request)

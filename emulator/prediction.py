@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import requests
 from google.cloud import aiplatform_v1 as v1
 
-from emulator.endpoints import ENDPOINTS
+from emulator import containers
+from emulator.endpoints import ENDPOINTS, find_deployed
 from emulator.errors import ApiError, failed_precondition, invalid_argument
 from emulator.state import PredictionRecord, State
 
@@ -44,7 +45,8 @@ _balancers: dict[str, WeightedRoundRobin] = {}
 
 def predict(state: State, name: str, body: bytes, *, dedicated: bool) -> bytes:
     """Return the response to :predict: the container's, with the deployed model's fields; raise ApiError."""
-    response, deployed = raw_predict(state, name, body, "application/json", dedicated=dedicated)
+    request = containers.ContainerRequest(body, containers.JSON_TYPE)
+    response, deployed = forward(state, name, request, dedicated=dedicated)
     if response.status_code != 200:
         raise _container_error(response)
     try:
@@ -60,10 +62,10 @@ def predict(state: State, name: str, body: bytes, *, dedicated: bool) -> bytes:
     return json.dumps(content | fields).encode()
 
 
-def raw_predict(
-    state: State, name: str, body: bytes, content_type: str, *, dedicated: bool
+def forward(
+    state: State, name: str, request: containers.ContainerRequest, *, dedicated: bool
 ) -> tuple[requests.Response, v1.DeployedModel]:
-    """Send a body to a deployed model, within the endpoint's limits; return its response and the model.
+    """Send a request to a deployed model, within the endpoint's limits; return its response and the model.
 
     Raises:
         ApiError: wrong domain for the endpoint, a limit exceeded, no replica, or no response.
@@ -73,18 +75,19 @@ def raw_predict(
     _check_domain(endpoint, dedicated=dedicated)
     config = state.config
     max_bytes = config.max_dedicated_bytes if dedicated else config.max_shared_bytes
-    timeout_s = config.dedicated_timeout_s if dedicated else config.shared_timeout_s
-    if len(body) > max_bytes:
+    is_long = dedicated or request.is_streamed
+    timeout_s = config.dedicated_timeout_s if is_long else config.shared_timeout_s
+    if len(request.body) > max_bytes:
         raise invalid_argument(f"Request payload size exceeds the limit: {max_bytes} bytes.")
     with state.lock:
         balancer = _balancers.setdefault(endpoint.name, WeightedRoundRobin())
-        deployed_id = balancer.pick(endpoint.traffic_split)
-        deployed = next(d for d in endpoint.deployed_models if d.id == deployed_id)
+        deployed_id = request.deployed_id or balancer.pick(endpoint.traffic_split)
+        deployed = find_deployed(endpoint, deployed_id)
         pool = state.pools[endpoint.name, deployed_id]
     start = time.monotonic()
     status = 503
     try:
-        response = pool.pick().predict(body, content_type, timeout_s)
+        response = pool.pick().predict(request, timeout_s)
         status = response.status_code
     except requests.Timeout:
         status = 504
@@ -96,9 +99,15 @@ def raw_predict(
         endpoint_id = endpoint.name.rsplit("/", 1)[-1]
         record = PredictionRecord(time.time(), endpoint_id, deployed_id, status, latency_ms)
         state.predictions.append(record)
-    if len(response.content) > max_bytes:
+    if not request.is_streamed and len(response.content) > max_bytes:
         raise ApiError("INTERNAL", f"Response size exceeds the limit: {max_bytes} bytes.")
     return response, deployed
+
+
+def read_stream(response: requests.Response) -> Iterator[bytes]:
+    """Yield the parts of a response as the container sends them; close it at the end, or if the client leaves."""
+    with response:
+        yield from response.iter_content(None)
 
 
 def _check_domain(endpoint: v1.Endpoint, *, dedicated: bool) -> None:

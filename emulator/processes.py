@@ -43,10 +43,16 @@ def terminate(process: Process, timeout_s: float = 10) -> None:
         process.wait(timeout_s)
 
 
-def send_request(verb: str, url: str, timeout_s: float, **options: Any) -> requests.Response:
-    """Send one request over its own connection, without proxies, redirects or a session."""
+def send_request(
+    verb: str, url: str, timeout_s: float, *, is_streamed: bool = False, **options: Any
+) -> requests.Response:
+    """Send one request over its own connection, without proxies, redirects or a session.
+
+    The caller reads and closes a streamed response.
+    """
     request = requests.Request(verb, url, **options).prepare()
     with contextlib.closing(HTTPAdapter()) as adapter:
-        response = adapter.send(request, timeout=timeout_s)
-        _ = response.content  # read before the connection is closed
+        response = adapter.send(request, timeout=timeout_s, stream=is_streamed)
+        if not is_streamed:
+            _ = response.content  # read before the connection is closed
         return response

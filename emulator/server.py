@@ -31,6 +31,7 @@ from emulator import (
     storage_proxy,
     transcoding,
 )
+from emulator.containers import ContainerRequest
 from emulator.errors import ApiError, unimplemented
 from emulator.faults import to_error
 from emulator.resources import Method
@@ -43,6 +44,11 @@ OLD_FAULTS = "/rehearsal/faults"
 # The responses of these methods of Service Usage and Cloud Logging are written here to save their clients.
 LOG_ENTRIES = "/v2/entries:list"
 SERVICE = re.compile(r"/v1/(projects/[^/]+/services/[a-z.]+)")
+INVOKE = re.compile(
+    r"/v1/(projects/[^/]+/locations/[^/]+/endpoints/[^/]+)(?:/deployedModels/([^/]+))?/invoke(/.+)"
+)
+"""The path by which a client reaches any route of a container; Google's clients have no method for it."""
+FORWARDED_HEADERS = "Content-Type", "Accept"
 RAW_PREDICT_HEADERS = "X-Vertex-AI-Endpoint-Id", "X-Vertex-AI-Deployed-Model-Id"
 
 
@@ -117,6 +123,11 @@ class App:
         if operations.PATH.fullmatch(request.path):
             self._raise_fault("GetOperation", request.path)
             return _json_response(operations.handle(self.state, request.path))
+        if request.method == "POST" and (found := INVOKE.fullmatch(request.path)):
+            self._raise_fault("Invoke", found[1])
+            headers = _select_headers(request)
+            forwarded = ContainerRequest(body, headers, True, found[3], found[2] or "")
+            return self._forward(found[1], forwarded)
         route, variables = transcoding.find_route(request.method, request.path)
         resource = next(iter(variables.values()), "")
         self._raise_fault(route.rpc, resource)
@@ -144,13 +155,19 @@ class App:
             transcoding.parse_request(request.method, request.path, {}, body)
             content = prediction.predict(self.state, endpoint, body, dedicated=self.dedicated)
             return Response(content, mimetype="application/json")
-        content_type = request.headers.get("Content-Type", "application/octet-stream")
-        response, deployed = prediction.raw_predict(
-            self.state, endpoint, body, content_type, dedicated=self.dedicated
+        headers = _select_headers(request)
+        return self._forward(
+            endpoint, ContainerRequest(body, headers, is_streamed=rpc == "StreamRawPredict")
+        )
+
+    def _forward(self, endpoint: str, request: ContainerRequest) -> Response:
+        """Return a container's response as it is, with Google's headers."""
+        response, deployed = prediction.forward(
+            self.state, endpoint, request, dedicated=self.dedicated
         )
         ids = (endpoint.rsplit("/", 1)[-1], deployed.id)
         return Response(
-            response.content,
+            prediction.read_stream(response) if request.is_streamed else response.content,
             response.status_code,
             dict(zip(RAW_PREDICT_HEADERS, ids, strict=True)),
             content_type=response.headers.get("Content-Type", ""),
@@ -198,6 +215,11 @@ def _list_log_entries(state: State, request: dict[str, Any]) -> dict[str, Any]:
         lines = lines[::-1]
     size = request.get("pageSize") or len(lines)
     return {"entries": [{"logName": "cloudbuild", "textPayload": line} for line in lines[:size]]}
+
+
+def _select_headers(request: Request) -> dict[str, str]:
+    """Return the headers that a container gets of a client's."""
+    return {name: request.headers[name] for name in FORWARDED_HEADERS if name in request.headers}
 
 
 def _json_response(content: dict[str, Any], status: int = 200) -> Response:

@@ -4,6 +4,7 @@ import argparse
 import base64
 import io
 import json
+import mimetypes
 import random
 import sys
 import time
@@ -28,21 +29,18 @@ class PredictError(ServingError):
     """The server gave no prediction."""
 
 
-def predict(url: str, body: dict[str, Any]) -> tuple[list[Any], float]:
-    """Return the predictions for a request and the latency in ms; raise PredictError."""
+def predict(url: str, body: dict[str, Any], raw: Path | None = None) -> tuple[list[Any], float]:
+    """Return the predictions for a request and the latency in ms; raise PredictError.
+
+    With a file `raw` its content is sent in place of the request, which then has one instance.
+    """
     start = time.perf_counter()
-    try:
-        response = requests.post(url, json=body, timeout=TIMEOUT_S)
-    except requests.ConnectionError:
-        raise PredictError(
-            f"cannot connect to {url}; is the server running? Start it with: make serve"
-        ) from None
-    except requests.RequestException as error:
-        raise PredictError(f"{url}: {error}") from None
+    if raw is None:
+        response = _post(url, json=body)
+    else:
+        content_type = mimetypes.guess_type(raw)[0] or "application/octet-stream"
+        response = _post(url, data=read_file(raw), headers={"Content-Type": content_type})
     latency_ms = (time.perf_counter() - start) * 1000
-    if not response.ok:
-        message = _read_message(response.content)
-        raise PredictError(f"{url} responded with {response.status_code}: {message}")
     try:
         predictions = response.json()["predictions"]
         if len(predictions) == len(body["instances"]):
@@ -51,6 +49,45 @@ def predict(url: str, body: dict[str, Any]) -> tuple[list[Any], float]:
         pass
     expected = f"expected {len(body['instances'])} predictions"
     raise PredictError(f"{url}: {expected}, got {response.text[:MAX_CHARS]}")
+
+
+def print_stream(url: str, body: dict[str, Any]) -> float:
+    """Print each part of a streamed prediction as it arrives; return the latency of the first in ms.
+
+    Raises PredictError.
+    """
+    start, latency_ms, index = time.perf_counter(), 0.0, 0
+    parameters = {**(body.get("parameters") or {}), "stream": True}
+    try:
+        for line in _post(url, json={**body, "parameters": parameters}, stream=True).iter_lines():
+            latency_ms = latency_ms or (time.perf_counter() - start) * 1000
+            event = json.loads(line)
+            if "error" in event:
+                raise PredictError(f"{url}: {_read_message(line)}")
+            if event["instance"] > index:
+                print()
+            part, index = event["part"], event["instance"]
+            print(part if isinstance(part, str) else f"{json.dumps(part)}\n", end="", flush=True)
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        raise PredictError(f"{url}: the stream is not one of parts as JSON: {error!r}") from None
+    print()
+    return latency_ms
+
+
+def _post(url: str, **options: Any) -> requests.Response:
+    """Return the response to a POST; raise PredictError for an error of the server or of the connection."""
+    try:
+        response = requests.post(url, timeout=TIMEOUT_S, **options)
+    except requests.ConnectionError:
+        raise PredictError(
+            f"cannot connect to {url}; is the server running? Start it with: make serve"
+        ) from None
+    except requests.RequestException as error:
+        raise PredictError(f"{url}: {error}") from None
+    if not response.ok:
+        message = _read_message(response.content)
+        raise PredictError(f"{url} responded with {response.status_code}: {message}")
+    return response
 
 
 def render_image(image: Image.Image) -> str:
@@ -109,16 +146,21 @@ def read_body(path: Path) -> dict[str, Any]:
     raise PredictError(f'{path}: expected {{"instances": [...]}} as JSON')
 
 
+def read_file(path: Path) -> bytes:
+    """Return the content of a file; raise PredictError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PredictError(f"{path}: {error.strerror}") from error
+
+
 def _build_body(model: Model, request: Path | None, picture: Path | None) -> dict[str, Any]:
     if request:
         return read_body(request)
     body = choose_request(model)
     if picture is None:
         return body
-    try:
-        image = base64.b64encode(picture.read_bytes()).decode()
-    except OSError as error:
-        raise PredictError(f"{picture}: {error.strerror}") from error
+    image = base64.b64encode(read_file(picture)).decode()
     instance = body["instances"][0]
     if replace_picture(instance, "") == instance:
         raise PredictError(f"{model.name} takes no picture: set REQUEST=file with a request")
@@ -155,14 +197,24 @@ def main(arguments: list[str] | None = None, model: Model | None = None) -> None
     add("--request", type=Path, help="file with a request (default: one of the model's requests)")
     text = "PNG, JPEG or WebP in place of the picture of that request"
     add("--picture", type=Path, help=text)
+    how = parser.add_mutually_exclusive_group()
+    text = "send the picture as it is, without JSON, base64 and parameters"
+    how.add_argument("--raw", action="store_true", help=text)
+    text = "print the parts of the prediction as they arrive"
+    how.add_argument("--stream", action="store_true", help=text)
     add("--port", type=int, default=8080, help="port of the server (default: %(default)s)")
     add("--url", help="URL of the model (default: http://127.0.0.1:PORT/predictions/NAME)")
     args = parser.parse_args(arguments)
+    if args.raw and not args.picture:
+        parser.error("--raw needs --picture")
     try:
         model = model or find_model(args.model)
         url = args.url or f"http://127.0.0.1:{args.port}{model.predict_route}"
         body = _build_body(model, args.request, args.picture)
-        predictions, latency_ms = predict(url, body)
+        if args.stream:
+            print(f"{print_stream(url, body):.1f} ms to the first part")
+            return
+        predictions, latency_ms = predict(url, body, args.picture if args.raw else None)
     except (PredictError, ModelFolderError) as error:
         sys.exit(f"serving.predict: {error}")
     for instance, prediction in zip(body["instances"], predictions, strict=True):

@@ -1,12 +1,15 @@
 """The real gcloud and the real SDK with the emulator: what `make e2e` does not cover."""
 
 import json
+import shlex
+from typing import Any
 
 import pytest
 import requests
 from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
+from google.cloud.aiplatform import initializer
 
 from contract.docker import Docker
 from emulator import artifacts
@@ -164,6 +167,67 @@ def test_sdk_deploys_predicts_and_deletes() -> None:
     model.delete()
     assert not aiplatform.Endpoint.list()
     assert not aiplatform.Model.list()
+
+
+@pytest.mark.usefixtures("sdk")
+def test_sdk_gets_each_part_of_a_stream_before_the_next_is_sent() -> None:
+    endpoint = aiplatform.Endpoint.create("e", dedicated_endpoint_enabled=True)
+    endpoint.deploy(upload(), **MACHINE)
+    stream: Any = endpoint.stream_raw_predict(
+        body=b'{"instances": ["a", "b", "c"], "parameters": {"stream": true}}',
+        headers={"Content-Type": "application/json"},
+    )
+    for expected in (b'"a"', b'"b"', b'"c"'):
+        assert next(stream) == expected
+        endpoint.predict(instances=[{"acknowledge": True}], use_dedicated_endpoint=True)
+    assert list(stream) == []
+    raw = endpoint.raw_predict(
+        body=b"\xff\xd8", headers={"Content-Type": "image/jpeg"}, use_dedicated_endpoint=True
+    )
+    assert raw.json() == {"type": "image/jpeg", "bytes": 2}
+
+
+@pytest.mark.usefixtures("sdk")
+def test_sdk_invokes_any_route_of_a_container_with_an_invoke_prefix() -> None:
+    spec = {"image_uri": f"{TINY}:1", "health_route": "/h", "invoke_route_prefix": "/*"}
+    client = aiplatform.gapic.ModelServiceClient(
+        client_options={"api_endpoint": initializer.global_config.api_endpoint},
+        credentials=AnonymousCredentials(),
+        transport="rest",
+    )
+    parent = f"projects/{PROJECT}/locations/{REGION}"
+    uploaded = client.upload_model(
+        parent=parent, model={"display_name": "m", "container_spec": spec}
+    )
+    model = aiplatform.Model(uploaded.result().model)
+    shared = aiplatform.Endpoint.create("shared")
+    with pytest.raises(exceptions.BadRequest, match="needs a dedicated endpoint"):
+        shared.deploy(model, **MACHINE)
+    endpoint = aiplatform.Endpoint.create("e", dedicated_endpoint_enabled=True)
+    endpoint.deploy(model, **MACHINE)
+    headers = {"Content-Type": "text/plain"}
+    stream = endpoint.invoke("/stream", b"only", headers=headers, stream=True)
+    assert list(stream) == [b'"only"']
+    missing = endpoint.invoke("/no/such/route", b"", headers=headers)
+    assert (missing.status_code, missing.json()) == (404, {"error": "/no/such/route"})
+
+
+@pytest.mark.full
+def test_gcloud_prints_streams_and_sends_raw_bodies_with_their_type(
+    gcloud: Run, stack: Stack
+) -> None:
+    succeed(gcloud, f"{UPLOAD}{TINY}:1 --model-id=m")
+    succeed(gcloud, "ai endpoints create --display-name=e --endpoint-id=e")
+    deploy = "ai endpoints deploy-model e --model=m --display-name=d --machine-type=e2-standard-2"
+    succeed(gcloud, f"{deploy} --traffic-split=0=100")
+    url = f"{stack.url}/v1/projects/{PROJECT}/locations/{REGION}/endpoints/e:predict"
+    # Beforehand: gcloud reads the whole stream before it prints the first part.
+    requests.post(url, json={"instances": [{"acknowledge": True}]}, timeout=60)
+    request = '{"instances": ["a", "b"], "parameters": {"stream": true}}'
+    line = f"ai endpoints stream-raw-predict e --request={shlex.quote(request)}"
+    assert succeed(gcloud, line) == '"a""b"'
+    line = "ai endpoints raw-predict e --http-headers=Content-Type=text/csv --request=1,2"
+    assert json.loads(succeed(gcloud, line)) == {"type": "text/csv", "bytes": 3}
 
 
 @pytest.mark.full

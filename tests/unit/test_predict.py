@@ -17,6 +17,7 @@ from tests.http import serve_app
 from tests.images import encode_image
 
 RECEIVED: list[Any] = []
+ERROR = {"error": {"code": 500, "status": "INTERNAL", "message": "instances[0]: stream failed"}}
 
 
 @pytest.fixture
@@ -27,7 +28,14 @@ def url() -> Iterator[str]:
 
     @app.post("/predictions/m")
     def answer() -> flask.Response:
+        if not flask.request.is_json:
+            RECEIVED.append((flask.request.content_type, flask.request.get_data()))
+            return flask.jsonify({"predictions": ["raw"]})
         RECEIVED.append(flask.request.get_json())
+        if RECEIVED[-1].get("parameters", {}).get("stream"):
+            events = ({"instance": 0, "part": each} for each in RECEIVED[-1]["instances"])
+            lines = (json.dumps(each if each["part"] != 13 else ERROR) + "\n" for each in events)
+            return flask.Response(lines, content_type="application/x-ndjson")
         if fault := RECEIVED[-1].get("parameters", {}).get("fault"):
             return flask.Response(fault, 200)
         return flask.jsonify({"predictions": [{"n": 1}] * len(RECEIVED[-1]["instances"])})
@@ -134,3 +142,35 @@ def test_model_that_was_not_packed_says_what_to_run(tmp_path: Path) -> None:
 def test_answer_without_predictions_is_reported(url: str, fault: str) -> None:
     with pytest.raises(PredictError, match="expected 1 predictions, got "):
         predict.predict(url, {"instances": [1], "parameters": {"fault": fault}})
+
+
+def test_picture_is_sent_raw_with_its_type(tmp_path: Path, url: str) -> None:
+    model = make_model(tmp_path, {"instance": {"b64": "AAAA"}})
+    (tmp_path / "a.jpg").write_bytes(b"a picture")
+    predict.main(["--url", url, "--picture", str(tmp_path / "a.jpg"), "--raw"], model)
+    assert RECEIVED == [("image/jpeg", b"a picture")]
+
+
+def test_raw_without_a_picture_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        predict.main(["--raw"], make_model(tmp_path))
+    assert "--raw needs --picture" in capsys.readouterr().err
+
+
+def test_parts_of_a_stream_are_printed(
+    tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "request.json").write_text('{"instances": ["The", " end", {"n": 1}]}')
+    arguments = ["--url", url, "--request", str(tmp_path / "request.json"), "--stream"]
+    predict.main(arguments, make_model(tmp_path))
+    assert RECEIVED[0]["parameters"] == {"stream": True}
+    printed = capsys.readouterr().out
+    assert printed.startswith('The end{"n": 1}\n')
+    assert printed.endswith(" ms to the first part\n")
+
+
+def test_error_at_the_end_of_a_stream_is_reported(url: str) -> None:
+    with pytest.raises(PredictError, match=r": instances\[0\]: stream failed"):
+        predict.print_stream(url, {"instances": ["a", 13]})
