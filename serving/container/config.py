@@ -30,6 +30,7 @@ LABELS = {
     "AIP_VERSION_NAME": "model_version",
 }
 """The label for each variable in which Vertex AI names the deployed model."""
+DEFAULT_SAMPLER = "parentbased_traceidratio"
 SECRETS = ("OTEL_EXPORTER_OTLP_ENDPOINT",)
 """Variables that may contain a password: errors do not quote them."""
 
@@ -66,8 +67,10 @@ class Config:
     otlp: bool
     """Whether metrics and traces are sent to OTEL_EXPORTER_OTLP_ENDPOINT. OpenTelemetry reads the
     URL itself; it may contain a secret and is not kept here."""
-    traces: bool
-    """Whether traces are."""
+    trace_sampler: str | None
+    """OpenTelemetry's name of the sampler; None if no traces are sent."""
+    trace_share: float | None
+    """The share of the requests whose callers have not decided."""
 
     @property
     def has_telemetry(self) -> bool:
@@ -101,7 +104,9 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         health = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}"
         predict = f"{health}:predict"
     project = optional("GOOGLE_CLOUD_PROJECT", _label) or optional("AIP_PROJECT_NUMBER", _label)
-    otlp = optional("OTEL_EXPORTER_OTLP_ENDPOINT", _url) is not None
+    otlp, sampler = optional("OTEL_EXPORTER_OTLP_ENDPOINT", _url) is not None, None
+    if otlp and environ.get("OTEL_TRACES_EXPORTER") != "none":
+        sampler = read("OTEL_TRACES_SAMPLER", str, DEFAULT_SAMPLER)
     config = Config(
         port=read("AIP_HTTP_PORT", _port, "8080"),
         health_route=read("AIP_HEALTH_ROUTE", _route, health),
@@ -121,7 +126,8 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         metrics_port=optional("METRICS_PORT", _port),
         torchserve_patches=read(PATCHES_VARIABLE, _one_of("on", "off"), "on") == "on",
         otlp=otlp,
-        traces=otlp and environ.get("OTEL_TRACES_EXPORTER") != "none",
+        trace_sampler=sampler,
+        trace_share=read("OTEL_TRACES_SAMPLER_ARG", _share, "0.01") if sampler else None,
     )
     if config.health_route == config.predict_route:
         route = config.health_route
@@ -160,6 +166,12 @@ def _whole_number(text: str, maximum: int, kind: str) -> int:
     if not re.fullmatch("[0-9]{1,12}", text) or not 1 <= int(text) <= maximum:
         raise ValueError(f"{kind} from 1 to {maximum}")
     return int(text)
+
+
+def _share(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{0,3}\.?[0-9]{1,12}", text) or float(text) > 1:
+        raise ValueError("a number from 0 to 1")
+    return float(text)
 
 
 def _route(text: str) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from serving.container.config import Config
+from serving.container.config import DEFAULT_SAMPLER, Config
 from serving.logs import SEVERITIES, Log
 from serving.torchserve import TorchServeConfig, wait_or_kill
 from serving.worker.serving_worker.totals import SECONDS
@@ -51,8 +51,10 @@ def build_config(config: Config, server_config: TorchServeConfig, socket: Path) 
         "LABELS": json.dumps(dict(config.labels) | {"process": "nginx"}),
         "TRACE_PREFIX": config.trace_prefix,
         # A request without a trace gets its own ID as the trace's, if traces are exported.
-        "DEFAULT_TRACE_ID": "$request_id" if config.traces else "",
+        "DEFAULT_TRACE_ID": "$request_id" if config.trace_sampler else "",
         "EVENT_LOG": _event_log(server_config.telemetry_port),
+        "SAMPLED": {None: "", DEFAULT_SAMPLER: "$is_sampled"}.get(config.trace_sampler, "1"),
+        "SAMPLED_BYTES": _sampled_bytes(config.trace_share or 0),
         "REQUESTS_SCRIPT": REQUESTS_SCRIPT,
         "SECONDS": ",".join(map(str, SECONDS)),
         "LOG_PHASE": "log_by_lua_block { record_request() }" if config.has_telemetry else "",
@@ -70,6 +72,14 @@ def _event_log(port: int | None) -> str:
     if port is None:
         return ""
     return f"access_log syslog:server=127.0.0.1:{port},nohostname,tag=nginx event if=$has_event;"
+
+
+def _sampled_bytes(share: float) -> str:
+    """Return a pattern for the first of the bytes of an ID by which the default sampler decides.
+
+    It selects up to 1/256 more requests than the sampler does.
+    """
+    return "|".join(f"{byte:02x}" for byte in range(min(int(share * 256) + 1, 256)))
 
 
 def _redact(text: str) -> str:

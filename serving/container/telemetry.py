@@ -1,6 +1,7 @@
 """The telemetry process: started with the container, restarted if it ends."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ class TelemetryProcess:
     @property
     def port(self) -> int | None:
         """The UDP port on loopback that receives events; None if no traces are exported."""
-        return self._socket.getsockname()[1] if self._config.traces else None
+        return self._socket.getsockname()[1] if self._config.trace_sampler else None
 
     def start(self, server_config: TorchServeConfig, version: str) -> None:
         """Start the process; `version` is the archive's."""
@@ -77,6 +78,11 @@ class TelemetryProcess:
                 *(["--prometheus"] if self._config.metrics_port else []),
             ],
             pass_fds=[fd],
+            env=os.environ
+            | {
+                "OTEL_TRACES_SAMPLER": self._config.trace_sampler or "",
+                "OTEL_TRACES_SAMPLER_ARG": str(self._config.trace_share),
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

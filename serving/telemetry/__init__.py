@@ -1,9 +1,8 @@
 """The telemetry process: metrics and traces by OpenTelemetry. It runs beside the server.
 
     nginx, workers ─→ totals, in files ────────────────────────→ metrics ─→ Prometheus, OTLP
-                  └─→ a datagram per response and per batch ─→ events ─→ traces ─→ OTLP
+                  └─→ a datagram per sampled request and batch ─→ events ─→ traces ─→ OTLP
 
-Nginx and the workers never wait for it. The datagrams are sent only if traces are exported; those
-that it cannot keep up with are dropped and counted. It runs only if METRICS_PORT or
-OTEL_EXPORTER_OTLP_ENDPOINT is set.
+Nginx and the workers never wait for it. Datagrams that it cannot keep up with are dropped and
+counted. It runs only if METRICS_PORT or OTEL_EXPORTER_OTLP_ENDPOINT is set.
 """

@@ -1,4 +1,4 @@
-"""Events for traces: nginx sends a datagram for each response, a worker for each batch.
+"""Events for traces: nginx sends a datagram for each sampled request, a worker for its batch.
 
 An event has a request's ID, times and sizes, and never its content. Times are nanoseconds since
 1970; those from nginx are exact to a millisecond.

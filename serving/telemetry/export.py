@@ -41,11 +41,6 @@ logger = logging.getLogger(__name__)
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 GOOGLE_HOST = "telemetry.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-SAMPLER_DEFAULTS = {
-    "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
-    "OTEL_TRACES_SAMPLER_ARG": "0.01",
-}
-"""The caller decides whether its trace is sampled; of the other requests 1 % are."""
 
 
 def build_resource(model: dict[str, str]) -> Resource:
@@ -125,8 +120,6 @@ def build_tracer_provider(resource: Resource, ids: RequestIdGenerator) -> Tracer
     """Return a provider that exports to OTLP; None if traces are off."""
     if not _is_exported("TRACES"):
         return None
-    for name, value in SAMPLER_DEFAULTS.items():
-        os.environ.setdefault(name, value)
     provider = TracerProvider(resource=resource, id_generator=ids)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=build_session())))
     return provider

@@ -34,6 +34,7 @@ from tests.prometheus import Prometheus
 HEALTH, PREDICT = VERTEX["AIP_HEALTH_ROUTE"], VERTEX["AIP_PREDICT_ROUTE"]
 pytestmark = pytest.mark.xdist_group("telemetry")
 METRICS_PORT = 9464
+TRACED_SHARE = 0.5
 SHORT_INTERVALS = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_BSP_SCHEDULE_DELAY": "500"}
 
 
@@ -56,6 +57,7 @@ def observed(image: str, otlp_endpoint: tuple[str, ReceivedTelemetry]) -> Iterat
             TZ="EST5",
             METRICS_PORT=str(METRICS_PORT),
             OTEL_EXPORTER_OTLP_ENDPOINT=otlp_endpoint[0],
+            OTEL_TRACES_SAMPLER_ARG=str(TRACED_SHARE),
             **SHORT_INTERVALS,
         )
         wait_until_healthy(container.endpoint(9000, "/"), HEALTH)
@@ -184,6 +186,23 @@ def test_callers_trace_has_spans_down_to_the_model_and_the_requests_log_line(
     names = {"POST", "queue", "worker", "decode", "forward", "encode"}
     wait_for(lambda: set(spans()) == names, 15, "six spans")
     assert spans()["POST"].parent_span_id.hex() == "00f067aa0ba902b7"
+
+
+def test_share_of_the_other_requests_is_traced_by_their_ids(
+    predicting: Endpoint, otlp_endpoint: tuple[str, ReceivedTelemetry]
+) -> None:
+    sent = [predicting.post(request_body(cases.INSTANCE)) for _ in range(20)]
+    ids = {answer.headers["x-request-id"] for answer in sent}
+    sampled = {each for each in ids if int(each[16:], 16) < TRACED_SHARE * 2**64}
+    unsampled = {"traceparent": f"00-{'3d' * 16}-00f067aa0ba902b7-00"}
+    assert predicting.post(request_body(cases.INSTANCE), JSON_TYPE | unsampled).code == 200
+
+    def traced() -> set[str]:
+        spans = otlp_endpoint[1].spans()
+        return {span.trace_id.hex() for span in spans if span.name == "worker"}
+
+    wait_for(lambda: traced() & ids == sampled, 15, "the spans of the sampled requests")
+    assert "3d" * 16 not in traced()
 
 
 def test_invalid_request_is_logged_with_its_path_and_in_utc(

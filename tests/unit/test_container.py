@@ -81,6 +81,9 @@ def test_configuration_is_logged_as_pairs_of_names_and_values() -> None:
     assert "None" not in text
 
 
+OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1"}
+
+
 def nginx_config(**environ: str) -> str:
     settings = torchserve.TorchServeConfig(
         archive=images.ARCHIVE, run_dir=Path("/run/x"), layout=Layout(2, 1), address="unix:/s"
@@ -97,6 +100,11 @@ def nginx_config(**environ: str) -> str:
             ["syslog:", "/metrics"],
         ),
         ({"METRICS_PORT": "9090"}, ["listen 0.0.0.0:9000 ", "listen 0.0.0.0:9090;"], ["syslog:"]),
+        (OTLP, ['X-Sampled "$is_sampled"', '"~^.{16}(00|01|02)"'], []),
+        (OTLP | {"OTEL_TRACES_SAMPLER_ARG": "0"}, ['"~^.{16}(00)"'], []),
+        (OTLP | {"OTEL_TRACES_SAMPLER_ARG": "1.0"}, ["|fe|ff)"], ["|100"]),
+        (OTLP | {"OTEL_TRACES_SAMPLER": "always_on"}, ['X-Sampled "1"'], []),
+        (OTLP | {"OTEL_TRACES_EXPORTER": "none"}, ['X-Sampled "";', 'X-Sent "$msec"'], []),
         ({"INVOKE_ROUTE_PREFIX": "/*"}, ['location ~ "^/." {'], []),
         ({"MAX_REQUEST_BYTES": "100000000"}, ["limit_conn large 1;"], []),
     ],

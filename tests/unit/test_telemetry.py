@@ -81,19 +81,21 @@ def event_sender(receiver: socket.socket, tmp_path: Path) -> Iterator[TelemetryS
         yield sender
 
 
-def headers(sent: str = "1700000000.123") -> RequestProcessor:
+def headers(sent: str = "1700000000.123", *, is_sampled: bool = True) -> RequestProcessor:
     """Return the headers that nginx passes to a worker."""
-    return RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": sent})
+    sampled = {"X-Sampled": "1"} if is_sampled else {}
+    return RequestProcessor({"X-Request-Id": REQUEST, "X-Sent": sent} | sampled)
 
 
 def test_event_of_nginx_is_parsed() -> None:
     assert parse_event(nginx_event()) == ANSWERED
 
 
-def test_event_of_a_worker_is_parsed(
+def test_event_of_a_batch_with_a_sampled_request_is_parsed(
     receiver: socket.socket, event_sender: TelemetrySender
 ) -> None:
     event_sender.set_timings(batch.Timings(1, 2, 3, 4, 5))
+    event_sender.send_batch([headers(is_sampled=False)], 6)
     event_sender.send_batch([headers(), RequestProcessor({})], 7)
     event = parse_event(receiver.recv(9999))
     assert isinstance(event, BatchAnswered)
@@ -318,9 +320,8 @@ def test_request_is_not_traced_if_its_caller_does_not_sample(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(export.ENDPOINT, "http://127.0.0.1:9")
-    for name in export.SAMPLER_DEFAULTS:  # set and deleted, so that monkeypatch restores them
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.01")
     provider = export.build_tracer_provider(export.build_resource(MODEL), RequestIdGenerator())
     assert provider is not None
     provider.shutdown()

@@ -1,4 +1,4 @@
-"""What a worker reports: totals for metrics, and if traces are exported an event for each batch."""
+"""What a worker reports: totals for metrics, and an event for each batch with a sampled request."""
 
 import json
 import logging
@@ -54,7 +54,9 @@ class TelemetrySender:
             record("serving_decode_seconds", (inference - preprocessing) / 1e9)
             record("serving_forward_seconds", (postprocessing - inference) / 1e9)
             record("serving_batch_instances", instances)
-        if self._connection is not None:
+        if self._connection is not None and any(
+            headers.get_request_property("X-Sampled") for headers in requests
+        ):
             times = {"arrived": arrived, "ended": ended, "timings": self.timings}
             event = json.dumps({"batch": {"requests": sent_times, **times}})
             try:
