@@ -26,7 +26,7 @@ from project.model_folder import add_model_option
 from serving import resources
 
 WARM_UP = PROFILES[2]
-TRIAL_S, START_S, PAUSE_S = 1, 5, 0.6
+TRIAL_S, START_S, PAUSE_S = 1, 5, 0.4
 """The time of a trial, and estimates of a server's start and of the pauses around a measurement."""
 MAX_PEERS = 2
 MIN_OF_BEST = 0.8

@@ -48,6 +48,7 @@ STOCK = ServerSpec(
 """TorchServe as Google's samples start it, with its default workers and threads."""
 PEERS = [
     ServerSpec("FastAPI", "python -m benchmarks.peers.fastapi_app", "/predict"),
+    ServerSpec("BlackSheep", "python -m benchmarks.peers.blacksheep_app", "/predict"),
     ServerSpec("LitServe", "python -m benchmarks.peers.litserve_app", "/predict"),
     ServerSpec(
         "BentoML",
@@ -95,7 +96,7 @@ class RunningServer(NamedTuple):
             os.killpg(self.process_group, signal.SIGSTOP)
 
     def measure(
-        self, bodies: Path, clients: int, seconds: float, idle_s: float = 0.25
+        self, bodies: Path, clients: int, seconds: float, idle_s: float = 0.15
     ) -> LoadResult:
         """Resume the server, run a load on it and pause it, when the requests in its queue are done.
 

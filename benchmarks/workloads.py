@@ -119,6 +119,14 @@ def select_workload(value: str | None, name: str = "") -> Workload:
         raise BenchmarkError(str(error)) from error
 
 
+def _select_small() -> Workload:
+    """Return the default model's workload, with the requests that every server takes: those without parameters."""
+    workload = select_workload(None, "SMALL")
+    plain = [row for row in workload.requests if not row.get("parameters")]
+    workload.requests = plain or workload.requests
+    return workload
+
+
 def _generate_workload(name: str, generate: Callable[[], list[Any]]) -> Workload:
     """Return the workload of a model of this folder, with generated instances.
 
@@ -162,7 +170,7 @@ def generate_texts() -> list[str]:
 
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {
-    "SMALL": partial(select_workload, None, "SMALL"),
+    "SMALL": _select_small,
     "REAL": partial(_generate_workload, "REAL", generate_photographs),
     "TABULAR": partial(_generate_workload, "TABULAR", generate_rows),
     "TEXT": partial(_generate_workload, "TEXT", generate_texts),

@@ -1,14 +1,14 @@
-"""FastAPI on uvicorn, with uvloop and httptools: worker processes, no batching.
+"""FastAPI on uvicorn.
 
 The body is parsed with orjson, which is faster than pydantic models. The coroutine calls the model
 directly: with one core per process, a thread would only add a context switch.
 """
 
 import orjson
-import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from benchmarks.peers.core import PORT, WORKERS, Core
+from benchmarks.peers import asgi
+from benchmarks.peers.core import Core
 
 app = FastAPI(openapi_url=None)
 core: Core | None = None
@@ -28,13 +28,4 @@ async def predict(request: Request) -> Response:
 
 
 if __name__ == "__main__":
-    uvicorn.run(
-        "benchmarks.peers.fastapi_app:app",
-        port=PORT,
-        workers=WORKERS,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level="warning",
-        timeout_worker_healthcheck=120,  # loading a model takes longer than the default
-    )
+    asgi.serve("benchmarks.peers.fastapi_app:app")
