@@ -19,6 +19,7 @@ from handler.errors import InternalError, RequestError
 from handler.failures import Failures
 from handler.json_output import EncodingError, encode_prediction
 from handler.preprocessing import Preprocessed
+from task import BadInstance, BadParameter
 from task.adapter import AdaptedTask
 
 log = logging.getLogger(__name__)
@@ -100,17 +101,21 @@ def _encode_parts(
         if isinstance(sample, RequestError):
             yield _encode_error(request, index, sample)
             continue
-        parts = _iterate(task, sample, request.parameters)
+        parts, has_begun = _iterate(task, sample, request.parameters), False
         try:
             for part in parts:
                 yield _encode_part(index, part)
+                has_begun = True
         except EncodingError as error:
             yield _encode_error(request, index, failures.to_internal_error(str(error), error))
         except RequestError as error:
             yield _encode_error(request, index, error)
         except Exception as error:  # noqa: BLE001  a task may raise anything; it is logged
-            instance = request.instances[index]
-            reason = failures.to_request_error("stream", error, instance, request.parameters)
+            if has_begun and not isinstance(error, (BadInstance, BadParameter)):
+                reason: RequestError = failures.to_internal_error("stream failed", error)
+            else:  # an instance or parameters unlike those of the examples may be the cause
+                instance, parameters = request.instances[index], request.parameters
+                reason = failures.to_request_error("stream", error, instance, parameters)
             yield _encode_error(request, index, reason)
         finally:
             parts.close()

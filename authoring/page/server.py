@@ -1,11 +1,13 @@
 """An HTTP server on loopback: the page, what it shows about the model, and a route that forwards requests."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
 import time
 import zipfile
+from collections.abc import Generator
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +32,9 @@ def describe_model(name: str, archive: Path, target: Target) -> dict[str, Any]:
     """Return what the page shows about a model, from its archive."""
     requests = _read_member(archive, REQUESTS) or [{"instance": None}]
     schema = _read_member(archive, SCHEMA) or {}
+    if schema.pop("x-streams", False):
+        parameters = {**(requests[0].get("parameters") or {}), "stream": True}
+        requests.append({"instance": requests[0]["instance"], "parameters": parameters})
     return {
         "name": name,
         "url": target.url,
@@ -80,7 +85,7 @@ class PageHandler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
 
     def do_POST(self) -> None:
-        """Forward a predict request; the header Server-Timing has the milliseconds of the answer."""
+        """Forward a predict request; Server-Timing has the milliseconds to the answer, or to its first part."""
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if not self._is_same_site():
             return
@@ -88,10 +93,12 @@ class PageHandler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
             return
         start_s = time.perf_counter()
+        if is_streamed(body):
+            code, parts = self._target.stream(body)
+            self._send_parts(code, parts, _format_timing(start_s))
+            return
         code, response = self._target.predict(body)
-        duration_ms = (time.perf_counter() - start_s) * 1000
-        timing = {"Server-Timing": f"predict;dur={duration_ms:.1f}"}
-        self._send(code, response, headers=timing)
+        self._send(code, response, headers=_format_timing(start_s))
 
     def _is_same_site(self) -> bool:
         """Return whether the request comes from this page; send a 403 if not."""
@@ -119,8 +126,32 @@ class PageHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _send_parts(self, code: int, parts: Generator[bytes], headers: dict[str, str]) -> None:
+        """Send each part of a response at once; close the generator if the browser leaves."""
+        self.send_response(code)
+        standard = {"Content-Type": "text/plain", "Transfer-Encoding": "chunked"}
+        for name, value in {**standard, "Cache-Control": "no-store", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.closing(parts), contextlib.suppress(ConnectionError):
+            for part in parts:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            self.wfile.write(b"0\r\n\r\n")
+
     def log_message(self, *_: Any) -> None:
         """Print nothing: the page shows each answer."""
+
+
+def is_streamed(body: bytes) -> bool:
+    """Whether a request asks for a stream."""
+    try:
+        return json.loads(body)["parameters"]["stream"] is True
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _format_timing(start_s: float) -> dict[str, str]:
+    return {"Server-Timing": f"predict;dur={(time.perf_counter() - start_s) * 1000:.1f}"}
 
 
 def _policy(page: str) -> dict[str, str]:

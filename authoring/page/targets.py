@@ -13,10 +13,15 @@ import requests
 from project.cli import ProjectError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from deploy.clients import CloudClients
 
 TIMEOUT_S = 300
 """For one prediction; the page shows its answer when it is complete."""
+
+
+HEADERS = {"Content-Type": "application/json"}
 
 
 class TargetError(ProjectError):
@@ -44,6 +49,10 @@ class Target(Protocol):
         """Send the body of a predict request; return the status and the body of the response."""
         ...
 
+    def stream(self, body: bytes) -> tuple[int, Generator[bytes]]:
+        """Send the body of a request for a stream; return the status and the parts of the response."""
+        ...
+
 
 class LocalServer:
     """A server without authentication, as `make serve` and `make run` start it."""
@@ -55,14 +64,21 @@ class LocalServer:
 
     def predict(self, body: bytes) -> tuple[int, bytes]:
         """Post the body as it is."""
-        headers = {"Content-Type": "application/json"}
+        code, parts = self.stream(body)
+        return code, b"".join(parts)
+
+    def stream(self, body: bytes) -> tuple[int, Generator[bytes]]:
+        """Post the body as it is."""
         try:
-            response = requests.post(self.url, data=body, headers=headers, timeout=TIMEOUT_S)
+            return _read_parts(
+                requests.post(self.url, body, headers=HEADERS, timeout=TIMEOUT_S, stream=True)
+            )
         except requests.ConnectionError:
-            return _fail(f"cannot connect to {self.url}; start the server with: make serve")
+            text = f"cannot connect to {self.url}; start the server with: make serve"
         except requests.RequestException as error:
-            return _fail(f"{self.url}: {error}")
-        return response.status_code, response.content
+            text = f"{self.url}: {error}"
+        code, content = _fail(text)
+        return code, (part for part in [content])
 
 
 class DeployedEndpoint:
@@ -92,6 +108,16 @@ class DeployedEndpoint:
             return _fail(f"{error.message}; {error.hint}")
         return HTTPStatus.OK, json.dumps(response).encode()
 
+    def stream(self, body: bytes) -> tuple[int, Generator[bytes]]:
+        """Send the request as it is, with Vertex AI's method for streams."""
+        from deploy.errors import DeployError  # noqa: PLC0415  only where it is used
+
+        try:
+            return _read_parts(self._cloud.vertex.stream_raw_predict(body, HEADERS, TIMEOUT_S))
+        except (DeployError, requests.RequestException) as error:
+            code, content = _fail(str(error))
+            return code, (part for part in [content])
+
 
 def find_endpoint(options: dict[str, str | None]) -> Endpoint | None:
     """Return the endpoint of these settings, deploy.toml and the last deployment; None if there is none."""
@@ -120,6 +146,17 @@ def open_endpoint(options: dict[str, str | None]) -> DeployedEndpoint:
         return DeployedEndpoint(CloudClients.create(settings.load(options)))
     except DeployError as error:
         raise TargetError(f"{error.message}; {error.hint}") from None
+
+
+def _read_parts(response: requests.Response) -> tuple[int, Generator[bytes]]:
+    def read() -> Generator[bytes]:
+        try:
+            with response:
+                yield from response.iter_content(None)
+        except requests.RequestException as error:
+            yield _fail(f"the stream was interrupted: {error}")[1] + b"\n"
+
+    return response.status_code, read()
 
 
 def _fail(message: str) -> tuple[int, bytes]:

@@ -236,6 +236,17 @@ class VertexAI:
             raise UserError(reason, "make status") from None
         return dict(json_format.MessageToDict(v1.PredictResponse.pb(response)))
 
+    def stream_raw_predict(
+        self, body: bytes, headers: dict[str, str], timeout_s: float
+    ) -> requests.Response:
+        """Send a body to the endpoint; return the response, whose parts arrive one by one."""
+        name = self._settings.endpoint
+        dns = self._client.read(self._endpoints.get_endpoint, name=name).dedicated_endpoint_dns
+        host = (not dns and self._settings.api_endpoint) or f"https://{dns or self._host}"
+        url = f"{host}/v1/{name}:streamRawPredict"
+        post = self._client.session.post
+        return post(url, body, headers=headers, timeout=timeout_s, stream=True)
+
     def list_batch_jobs(self) -> list[v1.BatchPredictionJob]:
         """Return the region's batch prediction jobs of this model that have not ended."""
         location, suffix = self._settings.location, f"/models/{self._settings.name}"

@@ -22,6 +22,8 @@ def test_the_page_sends_to_the_deployed_endpoint_and_shows_its_errors(
     code, body = target.predict(b'{"instances": ["a text", 3]}')
     assert code == 200
     assert json.loads(body)["predictions"] == ["a text", 3]
+    code, parts = target.stream(b'{"instances": ["a"], "parameters": {"stream": true}}')
+    assert (code, list(parts)) == (200, [b'"a"\n'])
     code, body = target.predict(b'{"instances": [{"invalid": true}]}')
     assert code == 400
     assert json.loads(body)["error"]["message"] == "instances[0]: invalid"

@@ -47,6 +47,11 @@ class Page:
         return self.find(element_id).text
 
     @property
+    def status_text(self) -> str:
+        """The text of the status, with what only a screen reader reads."""
+        return str(self.find("status").get_property("textContent"))
+
+    @property
     def body(self) -> str:
         """The text in the editor."""
         return str(self.find("body").get_property("value"))

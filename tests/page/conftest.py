@@ -39,7 +39,8 @@ def serve_task(task: Any, name: str) -> Iterator[str]:
         except RequestError as error:
             request = error
         [response] = predict_batch(task, [request])
-        return flask.Response(response.body, response.code, mimetype="application/json")
+        content = response.chunks or response.body
+        return flask.Response(content, response.code, content_type=response.content_type)
 
     with serve_app(app) as address:
         yield f"http://{address}/predictions/{name}"
@@ -79,7 +80,7 @@ def toy_page() -> Iterator[str]:
 def echo_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve the page of the model that predicts what its instance contains."""
     task = load_model(ECHO, torch.device("cpu"))
-    documents = {"schema": {"x-labels": task.labels}}
+    documents = {"schema": {"x-labels": task.labels, "x-streams": True}}
     documents["requests"] = json.loads((ECHO / "requests.json").read_text())
     archive = write_archive(tmp_path_factory.mktemp("echo"), "echo", **documents)
     with serve_task(task, "echo") as url, serve_page(archive, url) as address:

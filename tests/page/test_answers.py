@@ -2,12 +2,15 @@
 
 import base64
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
 
 from tests.http import wait_for
 from tests.images import image_base64
@@ -131,3 +134,46 @@ def test_nothing_is_wider_than_the_window(echo: Page, width: int) -> None:
     sizes = echo.driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     echo.set_width(0)
     assert sizes[0] <= width == sizes[1]
+
+
+def stream_body(*instances: Any) -> dict[str, Any]:
+    return {"instances": instances, "parameters": {"stream": True}}
+
+
+def test_parts_of_a_stream_are_shown_as_they_arrive(echo: Page, tmp_path: Path) -> None:
+    wait = tmp_path / "continue"
+    echo.body = stream_body({"parts": ["The ", "first", " end"], "wait": str(wait)})
+    echo.find("send").click()
+    wait_for(lambda: echo.text("answer") == "The first", 10, "the first parts")
+    wait.touch()
+    wait_for(lambda: echo.text("answer") == "The first end", 10, "the last part")
+    wait_for(lambda: "has ended" in echo.status_text, 10, "the end")
+    assert "ms to the first part" in echo.text("status")
+
+
+def test_parts_that_are_no_texts_and_the_error_at_the_end_are_shown(echo: Page) -> None:
+    echo.body = stream_body({"parts": [{"n": 1}, {"n": 2}]}, {"parts": ["a", "fail"]})
+    echo.send()
+    wait_for(lambda: "ended with an error" in echo.status_text, 10, "the end")
+    assert echo.text("answer") == "Instance 0\nn\n1\n2\nInstance 1\na\ninstances[1]: stream failed"
+
+
+def test_invalid_stream_request_is_answered_as_any_other(echo: Page) -> None:
+    echo.body = stream_body({})
+    assert "prediction: missing" in echo.send()
+    assert echo.text("status").startswith("400 INVALID_ARGUMENT")
+
+
+def test_commands_for_a_stream_print_its_parts(echo: Page) -> None:
+    select = Select(echo.find("example"))
+    select.select_by_index(len(select.options) - 1)
+    assert '"stream": true' in echo.body
+    echo.body = stream_body({"parts": ["a", "b"]})
+    for name, program in (("curl", ["bash"]), ("Python", [sys.executable, "-"])):
+        command = echo.copy(name)
+        done = subprocess.run(
+            program, input=command, capture_output=True, text=True, timeout=60, check=False
+        )
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [event["part"] for event in events] == ["a", "b"], done
+    assert "gcloud ai endpoints stream-raw-predict echo " in echo.copy("gcloud")

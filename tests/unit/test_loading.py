@@ -78,6 +78,8 @@ def test_verification_of_an_archive_writes_its_golden_request_and_its_schema(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_model(tmp_path / "m", 5)
+    with (folder / "model.py").open("a") as model:
+        model.write('\n    accepts = ["text/plain"]\n    def stream(self, sample): yield sample\n')
     monkeypatch.chdir(folder)
     verify_archive()
     assert json.loads((folder / "golden-request.json").read_text()) == {"instances": [1]}
@@ -86,6 +88,8 @@ def test_verification_of_an_archive_writes_its_golden_request_and_its_schema(
         "parameters": {"type": "object", "properties": {}},
         "prediction": {"type": "number"},
         "x-labels": ["a", "b"],
+        "x-accepts": ["text/plain"],
+        "x-streams": True,
     }
 
 

@@ -1,5 +1,7 @@
 """A model of the tests that predicts what its instance contains, so that a test can choose the prediction."""
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,19 @@ class Echo:
     def inference(self, batch: list[Any]) -> list[Any]:
         """Return the samples."""
         return batch
+
+    def stream(self, sample: Any) -> Iterator[Any]:
+        """Yield the parts that the instance contains; the last one when the file `wait` exists."""
+        *parts, last = sample["parts"]
+        yield from parts
+        deadline = time.monotonic() + 20
+        while "wait" in sample and not Path(sample["wait"]).exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError(sample["wait"])
+            time.sleep(0.02)
+        if last == "fail":
+            raise RuntimeError("the stream fails")
+        yield last
 
     def postprocess(self, output: Any, _parameters: dict[str, Any]) -> Any:
         """Return the prediction that the instance contains."""
