@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from handler import envelope
+from handler.collation import move
 from handler.envelope import EVENT_STREAM, MAX_RESPONSE_BYTES, Request, Response
 from handler.error_report import find_request_error
 from handler.errors import InternalError, RequestError
@@ -127,7 +128,8 @@ def _iterate(
     """Yield the parts of a prediction, each computed without gradients; close the task's generator at the end."""
     assert task.stream is not None
     with torch.inference_mode():
-        parts = iter(task.stream(sample, parameters))
+        on_device = move(sample, task.device) if task.has_accelerator else sample
+        parts = iter(task.stream(on_device, parameters))
     end = object()
     try:
         while True:

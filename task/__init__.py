@@ -112,8 +112,8 @@ class TaskOptions(Task, Protocol):
     def stream(self, sample: Sample, parameters: dict[str, JSON]) -> Iterator[JSON]:
         """Yield the parts of a prediction as they are computed, such as tokens.
 
-        A client that asks for a stream gets each part at once. Between two parts other requests are answered. If
-        the client leaves, the generator is closed.
+        The sample's tensors are on the device. A client that asks for a stream gets each part at once. Between two
+        parts other requests are answered. If the client leaves, the generator is closed.
         """
         ...
 

@@ -87,6 +87,7 @@ class TextGenerator:
 
     def _generate(self, batch: dict[str, Tensor]) -> Iterator[Tensor]:
         """Yield the next token of each of N texts, (N,), until all have ended."""
+        batch = {name: each.to(self.model.device) for name, each in batch.items()}
         randoms = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
         tokens, mask, cache = batch["ids"], batch["mask"], None
         ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)

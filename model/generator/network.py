@@ -31,6 +31,7 @@ class TextNet(nn.Module):
 
         The batch has `prompt` (N, L), its length `start`, `temperature` and `seed`, (N,) each.
         """
+        batch = {name: each.to(self.head.weight.device) for name, each in batch.items()}
         randoms = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
         prompt, lengths = batch["prompt"], batch["start"].unsqueeze(1)
         tokens, state = prompt[:, :1], None

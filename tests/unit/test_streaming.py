@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from ts.context import Context, RequestProcessor
 
 from handler import streaming
 from handler.vertex_handler import VertexHandler
 from task import BadInstance, BadParameter
-from task.adapter import adapt
+from task.adapter import AdaptedTask, adapt
 
 LINES, EVENTS = "application/x-ndjson", "text/event-stream"
 
@@ -250,3 +251,20 @@ def test_part_over_the_limit_of_a_response_is_an_error(monkeypatch: pytest.Monke
 def test_stream_without_parts_is_empty() -> None:
     [(code, content_type, chunks)] = handle(CountingStream(), ask(0))
     assert (code, content_type, list(chunks)) == (200, LINES, [])
+
+
+def test_tensors_of_a_streamed_sample_are_on_the_device_and_gradients_are_off() -> None:
+    class Devices(Counter):
+        def preprocess(self, instance: int) -> Any:
+            return {"tensor": torch.ones(instance), "number": instance}
+
+        def stream(self, sample: dict[str, Any]) -> Iterator[Any]:
+            yield str(sample["tensor"].device)
+            yield torch.is_grad_enabled()
+
+    [(_, _, chunks)] = handle(AdaptedTask(Devices(), "meta"), ask(2))
+    next(chunks)
+    assert torch.is_grad_enabled()
+    assert json.loads(next(chunks))["part"] is False
+    [(_, _, chunks)] = handle(AdaptedTask(Devices(), "meta"), ask(2))
+    assert json.loads(next(chunks))["part"] == "meta"
