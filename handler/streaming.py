@@ -41,10 +41,7 @@ class Chunks(Iterator[str]):
     def close(self) -> None:
         """End the stream before its last event, and the task's generator."""
         self._first = None
-        try:
-            self._chunks.close()
-        except Exception:  # a task may raise anything, and no client waits for it
-            log.exception("closing a stream failed")
+        _close(self._chunks)
 
 
 def stream_parts(task: AdaptedTask, preprocessed: Preprocessed, failures: Failures) -> Response:
@@ -119,7 +116,7 @@ def _encode_parts(
                 reason = failures.to_request_error("stream", error, instance, parameters)
             yield _encode_error(request, index, reason)
         finally:
-            parts.close()
+            _close(parts)
 
 
 def _iterate(
@@ -143,8 +140,13 @@ def _iterate(
 
 
 def _close(iterator: Iterator[Any]) -> None:
-    if isinstance(iterator, Generator):
+    """Run the `finally` blocks of a generator that has not ended; log what they raise."""
+    if not isinstance(iterator, Generator):
+        return
+    try:
         iterator.close()
+    except Exception:  # a task may raise anything, and the response is complete without it
+        log.exception("closing a stream failed")
 
 
 def _encode_part(index: int, part: Any) -> str:

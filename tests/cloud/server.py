@@ -48,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers["Content-Type"] not in (None, "application/json"):
             return self.reply(200, {"type": self.headers["Content-Type"], "bytes": len(content)})
         body = json.loads(content)
-        if body.get("parameters", {}).get("stream") is True:
+        if (body.get("parameters") or {}).get("stream") is True:
             return self.stream(body["instances"])
         if FAULT == "wrong":
             return self.reply(500, {"error": "broken"})

@@ -157,6 +157,19 @@ def test_task_that_fails_while_its_stream_is_closed_is_logged(
     assert "cannot clean up" in caplog.text
 
 
+def test_failing_clean_up_after_an_invalid_first_part_affects_no_other_request() -> None:
+    class Failing(Counter):
+        def stream(self, sample: int) -> Iterator[float]:
+            try:
+                yield sample * float("nan")
+            finally:
+                raise RuntimeError("cannot clean up")
+
+    good, bad = handle(Failing(), {"instances": [1]}, ask(5))
+    assert [good[0], bad[0]] == [200, 500]
+    assert "is NaN" in bad[2]
+
+
 def test_worker_that_takes_no_iterators_gets_the_whole_text() -> None:
     [(_, content_type, body)] = handle(CountingStream(), ask(2), takes_iterators=False)
     assert content_type == LINES
