@@ -85,7 +85,7 @@ COPY serving /out/app/serving
 COPY storage /out/app/storage
 # Added to a stock archive beside its own handler.
 COPY handler/__init__.py handler/envelope.py handler/errors.py /out/app/handler/
-COPY docker/nginx.conf docker/metrics.conf docker/*.lua /out/app/docker/
+COPY docker/*.conf docker/*.lua /out/app/docker/
 COPY LICENSE NOTICE /out/app/
 ARG MODEL_FILES=build/digits
 COPY ${MODEL_FILES}/*.mar /out/model-store/

@@ -25,9 +25,6 @@ MAX_CONTAINERS, MAX_VALUES = 300_000, 2_000_000
 """Arrays and objects, and values, in one body: each needs many times the memory of its text."""
 MAX_RESPONSE_BYTES = 10 << 20
 """Bytes of one response: the limit of a dedicated endpoint of Vertex AI."""
-ERROR_HEADER = "X-Handler-Error"
-"""A response header that repeats the body of a 500. TorchServe also returns 500 when a worker died; nginx
-distinguishes the two by this header."""
 MAX_MESSAGE_CHARS = 40_000
 """Characters of an error message."""
 ON_ERROR, STREAM = "on_error", "stream"

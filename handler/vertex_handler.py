@@ -6,7 +6,6 @@ TorchServe's worker imports this file by its name, expects exactly one class in 
 
 import logging
 from collections.abc import Callable, Iterator
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,6 @@ class VertexHandler:
         for index, response in enumerate(responses):
             context.set_response_status(int(response.code), response.code.phrase, index)
             context.set_response_content_type(index, response.content_type)
-            if response.code is HTTPStatus.INTERNAL_SERVER_ERROR:
-                context.set_response_header(index, envelope.ERROR_HEADER, response.body)
         if getattr(context, "takes_iterators", False):
             return [response.chunks or response.body for response in responses]
         return [response.body or "".join(response.chunks or ()) for response in responses]

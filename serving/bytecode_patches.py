@@ -1,15 +1,10 @@
-"""Two instructions of TorchServe's Java that are changed before it starts.
-
-NO_BATCH_DELAY: a free worker takes the first request, then waits `maxBatchDelay` milliseconds
-(at least one) for others to fill the batch; a single client pays that for every request. With
-the patch, `Model.pollBatch` adds only requests that are queued already. A batch is then whatever
-arrived while the worker was busy.
+"""An instruction of TorchServe's Java that is changed before it starts.
 
 NO_GRPC: TorchServe starts two gRPC servers that any process with access to loopback can use, on
 a copy of Netty of 2022 that is their own. With the patch, `ModelServer.startAndWait` does not
 start them. The image does not contain their code.
 
-Source: TorchServe 0.12.0 (Apache License 2.0), the last release; each class is identified by its
+Source: TorchServe 0.12.0 (Apache License 2.0), the last release; the class is identified by its
 SHA-256. Reasons, measurements and the switch that turns the patches off: docs/decisions.md.
 """
 
@@ -34,14 +29,6 @@ class Patch(NamedTuple):
     after: bytes
 
 
-NO_BATCH_DELAY = Patch(
-    "org/pytorch/serve/wlm/Model.class",
-    "7c5523f1fe77fe79aa32665469e17725e70518692abcf4987989ef72f10d4cff",
-    17173,
-    # `lload 6`, the timeout in ms that is passed to LinkedBlockingDeque.poll: `lconst_0`, `nop`.
-    b"\x16\x06",
-    b"\x09\x00",
-)
 NO_GRPC = Patch(
     "org/pytorch/serve/ModelServer.class",
     "779d0df5bfc17c5ad09ac46d63d9a017d48a4cd68c1b7464de914d3cb40190b9",

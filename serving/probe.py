@@ -20,7 +20,7 @@ class ProbeResult(NamedTuple):
 
 
 def probe_prediction(address: str, model: str, request: bytes, timeout_s: float) -> ProbeResult:
-    """Send a request to TorchServe at http://HOST:PORT or unix:PATH; its errors are not raised.
+    """Send a request to the model at http://HOST:PORT or unix:PATH; its errors are not raised.
 
     The model is healthy if the response is a 200 with predictions. Whether they are right is
     checked by the handler, which does not start otherwise.
@@ -43,12 +43,17 @@ def probe_workers(management: str, model: str, timeout_s: float) -> ProbeResult:
 
 
 def create_probe(
-    config: TorchServeConfig, golden_request: bytes | None
+    config: TorchServeConfig, golden_request: bytes | None, address: str | None = None
 ) -> Callable[[float], ProbeResult]:
-    """Return a function that probes the model with a timeout in seconds."""
+    """Return a function that probes the model with a timeout in seconds.
+
+    `address` is that of predictions if it is not TorchServe's own.
+    """
     if golden_request is None:
         return functools.partial(probe_workers, config.management_address, config.model_name)
-    return functools.partial(probe_prediction, config.address, config.model_name, golden_request)
+    return functools.partial(
+        probe_prediction, address or config.address, config.model_name, golden_request
+    )
 
 
 def _send(

@@ -30,6 +30,9 @@ PATCHED_WORKER_HOME = Path(__file__).with_name("worker")
 PATCHES_VARIABLE = "TORCHSERVE_PATCHES"
 """The environment variable that turns all patches on or off: docs/decisions.md."""
 MEBIBYTE = 1 << 20
+DEFAULT_RESPONSE_TIMEOUT_S = 50
+INTERRUPT_TIMEOUT_S = 10
+"""How much longer than a worker Java waits: the worker ends a batch itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +50,14 @@ class TorchServeConfig:
     """Vertex AI's own limit on a dedicated endpoint is the default."""
     max_queued_requests: int = 256
     """Requests that may wait for a worker; TorchServe rejects more."""
-    response_timeout_s: int = 50
-    """The time for one batch, after which its worker is replaced."""
+    response_timeout_s: int = DEFAULT_RESPONSE_TIMEOUT_S
+    """The time for a response. A worker whose handler takes longer for a batch is interrupted."""
     retry_timeout_s: int = 20
     """How long a worker that keeps failing at startup is restarted."""
     heap_bytes: int = 512 * MEBIBYTE
     """Java's memory for requests and responses."""
+    listener_socket: Path | None = None
+    """The socket that hands out the listening socket of the direct path; None: Java passes requests on."""
     native_library_dir: Path | None = None
     """A folder with Netty's native library, needed if files in `run_dir` may not be executed.
 
@@ -68,13 +73,6 @@ class TorchServeConfig:
     """The UDP port on loopback that receives the workers' events for traces; None sends none."""
     patched: bool = True
     """Whether the bytecode patches and the worker of this project are used: docs/decisions.md."""
-
-    def max_requests_in_heap(self, request_bytes: int) -> int:
-        """Return how many requests of a size fit into Java's heap.
-
-        Java keeps each up to three times: as received, for the queue, and for the worker.
-        """
-        return self.heap_bytes * 6 // 10 // (3 * request_bytes)
 
     @property
     def management_address(self) -> str:
@@ -93,8 +91,9 @@ class TorchServeConfig:
 
     @property
     def summary(self) -> str:
-        """The layout and whether TorchServe is patched, for the log."""
-        return f"{self.layout}, patches {'on' if self.patched else 'off'}"
+        """The layout, the request path and whether TorchServe is patched, for the log."""
+        path = "direct" if self.listener_socket else "torchserve"
+        return f"{self.layout}, request path {path}, patches {'on' if self.patched else 'off'}"
 
 
 class TorchServeError(ServingError):
@@ -110,9 +109,8 @@ def render_properties(config: TorchServeConfig) -> str:
         "minWorkers": layout.workers,
         "maxWorkers": layout.workers,
         "batchSize": layout.batch_size,
-        # Patched for no delay, TorchServe stops collecting queued requests after these 100 ms.
-        "maxBatchDelay": layout.batch_delay_ms or (100 if config.patched else 1),
-        "responseTimeout": config.response_timeout_s,
+        "maxBatchDelay": max(layout.batch_delay_ms, 1),
+        "responseTimeout": config.response_timeout_s + INTERRUPT_TIMEOUT_S * config.patched,
         "startupTimeout": 600,
         "maxRetryTimeoutInSec": config.retry_timeout_s,
     }
@@ -184,9 +182,7 @@ def _select_patches(config: TorchServeConfig, jar: Path) -> list[bytecode_patche
     if not config.patched:
         # The image's jar has no gRPC classes; TorchServe's own start would fail without them.
         return [] if bytecode_patches.has_grpc(jar) else [bytecode_patches.NO_GRPC]
-    if config.layout.batch_delay_ms:
-        return [bytecode_patches.NO_GRPC]
-    return [bytecode_patches.NO_GRPC, bytecode_patches.NO_BATCH_DELAY]
+    return [bytecode_patches.NO_GRPC]
 
 
 def find_package_dir() -> Path:
@@ -211,6 +207,9 @@ def build_environment(config: TorchServeConfig) -> dict[str, str]:
         "TELEMETRY_DIR": str(config.run_dir) if config.has_telemetry else "",
         "TELEMETRY_PORT": str(config.telemetry_port or ""),
         "FORK_SERVER": str(config.fork_server_socket),
+        "LISTENER_SOCKET": str(config.listener_socket or ""),
+        "BATCH_DELAY_MS": str(config.layout.batch_delay_ms),
+        "RESPONSE_TIMEOUT_S": str(config.response_timeout_s),
     }
 
 

@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 MEBIBYTE = 1 << 20
 MAX_REQUEST_BYTES_LIMIT = 100 * MEBIBYTE
-"""The largest MAX_REQUEST_BYTES. Java's heap must hold three copies of a request, so a small
-container has a lower limit."""
+MAX_RESPONSE_TIMEOUT_S = 3600
+"""The longest that a dedicated endpoint of Vertex AI waits."""
 
 LABELS = {
     "AIP_ENDPOINT_ID": "endpoint_id",
@@ -31,6 +31,7 @@ LABELS = {
 }
 """The label for each variable in which Vertex AI names the deployed model."""
 DEFAULT_SAMPLER = "parentbased_traceidratio"
+REQUEST_PATHS = ("direct", "torchserve")
 SECRETS = ("OTEL_EXPORTER_OTLP_ENDPOINT",)
 """Variables that may contain a password: errors do not quote them."""
 
@@ -64,6 +65,10 @@ class Config:
     """The port for Prometheus; None: closed."""
     torchserve_patches: bool
     """Whether the patches of TorchServe are applied: docs/decisions.md."""
+    request_path: str
+    """direct: nginx passes requests to the workers; torchserve: to TorchServe's Java, which passes them on."""
+    response_timeout_s: int | None
+    """The time for a response; None: the archive's own, or the default."""
     otlp: bool
     """Whether metrics and traces are sent to OTEL_EXPORTER_OTLP_ENDPOINT. OpenTelemetry reads the
     URL itself; it may contain a secret and is not kept here."""
@@ -107,6 +112,7 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
     otlp, sampler = optional("OTEL_EXPORTER_OTLP_ENDPOINT", _url) is not None, None
     if otlp and environ.get("OTEL_TRACES_EXPORTER") != "none":
         sampler = read("OTEL_TRACES_SAMPLER", str, DEFAULT_SAMPLER)
+    patched = read(PATCHES_VARIABLE, _one_of("on", "off"), "on") == "on"
     config = Config(
         port=read("AIP_HTTP_PORT", _port, "8080"),
         health_route=read("AIP_HEALTH_ROUTE", _route, health),
@@ -124,11 +130,17 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         labels={key: text for name, key in LABELS.items() if (text := optional(name, _label))},
         trace_prefix=f"projects/{project}/traces/" if project else "",
         metrics_port=optional("METRICS_PORT", _port),
-        torchserve_patches=read(PATCHES_VARIABLE, _one_of("on", "off"), "on") == "on",
+        torchserve_patches=patched,
+        request_path=read("REQUEST_PATH", _one_of(*REQUEST_PATHS), REQUEST_PATHS[not patched]),
+        response_timeout_s=optional("RESPONSE_TIMEOUT_S", _seconds),
         otlp=otlp,
         trace_sampler=sampler,
         trace_share=read("OTEL_TRACES_SAMPLER_ARG", _share, "0.01") if sampler else None,
     )
+    if config.request_path == "direct" and not patched:
+        raise ConfigError(
+            f"REQUEST_PATH=direct needs this project's worker, and {PATCHES_VARIABLE}=off turns it off"
+        )
     if config.health_route == config.predict_route:
         route = config.health_route
         raise ConfigError(
@@ -160,6 +172,10 @@ def _port(text: str) -> int:
 
 def _request_bytes(text: str) -> int:
     return _whole_number(text, MAX_REQUEST_BYTES_LIMIT, "a number of bytes")
+
+
+def _seconds(text: str) -> int:
+    return _whole_number(text, MAX_RESPONSE_TIMEOUT_S, "a number of seconds")
 
 
 def _whole_number(text: str, maximum: int, kind: str) -> int:

@@ -5,6 +5,7 @@ TorchServe starts behind nginx on a unix socket. If the model cannot be served, 
 with the reason in its last log line.
 """
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -20,14 +21,15 @@ from serving.artifact import Artifact
 from serving.container.config import Config, default_log_format, read_config
 from serving.container.errors import StartupError
 from serving.container.fork_server import ForkServer
+from serving.container.listener import Listener
 from serving.container.nginx import Nginx
 from serving.container.supervisor import Supervisor
 from serving.container.telemetry import TelemetryProcess
 from serving.errors import ServingError
-from serving.layout import choose_layout, heap_bytes
+from serving.layout import MIN_HEAP_BYTES, choose_layout, heap_bytes
 from serving.logs import Log
 from serving.stock import manifest
-from serving.torchserve import Server, TorchServeConfig
+from serving.torchserve import DEFAULT_RESPONSE_TIMEOUT_S, Server, TorchServeConfig
 from storage import files
 
 DEFAULT_MODEL_STORE = "/opt/model-store"
@@ -63,11 +65,15 @@ def run(log: Log) -> None:
         telemetry = TelemetryProcess(config, log) if config.has_telemetry else None
         store = folder / "store"
         path = store / artifact.MODEL_NAME if config.storage_uri else baked.path
-        server_config = _server_config(path, folder, config, telemetry.port if telemetry else None)
+        listener = Listener(folder) if config.request_path == "direct" else None
+        socket = listener.path if listener else folder / "torchserve.sock"
+        server_config = _server_config(path, folder, config, listener)
+        if telemetry:
+            server_config = dataclasses.replace(server_config, telemetry_port=telemetry.port)
         log.info(f"model={server_config.model_name} {config}")
 
         # nginx comes first: Vertex AI expects an open port within 40 s, and 503 until ready.
-        nginx = Nginx(config, server_config, folder / "torchserve.sock", log)
+        nginx = Nginx(config, server_config, socket, log)
         served = _fetch_model(config, baked, store, log)
         server_config = artifact.with_layout(server_config, served)
         if telemetry:
@@ -78,7 +84,7 @@ def run(log: Log) -> None:
         Supervisor(
             nginx=nginx,
             server=server,
-            probe=probe.create_probe(server_config, served.golden_request),
+            probe=probe.create_probe(server_config, served.golden_request, f"unix:{socket}"),
             log=log,
             telemetry=telemetry,
         ).run()
@@ -102,30 +108,24 @@ def _create_run_folder() -> Path:
 
 
 def _server_config(
-    path: Path, folder: Path, config: Config, telemetry_port: int | None
+    path: Path, folder: Path, config: Config, listener: Listener | None
 ) -> TorchServeConfig:
     memory = resources.memory_limit()
-    server_config = TorchServeConfig(
+    return TorchServeConfig(
         archive=path,
         run_dir=folder,
         layout=choose_layout(resources.cores(), memory),
         address=f"unix:{folder}/torchserve.sock",
         max_request_bytes=config.max_request_bytes,
-        heap_bytes=heap_bytes(memory),
+        response_timeout_s=config.response_timeout_s or DEFAULT_RESPONSE_TIMEOUT_S,
+        heap_bytes=MIN_HEAP_BYTES if listener else heap_bytes(memory),
+        listener_socket=listener.handout_path if listener else None,
         verbose=config.log_level == "DEBUG",
         native_library_dir=TORCHSERVE_JARS,
         jar_dir=TORCHSERVE_JARS,
         has_telemetry=config.has_telemetry,
-        telemetry_port=telemetry_port,
         patched=config.torchserve_patches,
     )
-    if server_config.max_requests_in_heap(config.max_request_bytes) < 1:
-        raise StartupError(
-            f"MAX_REQUEST_BYTES={config.max_request_bytes}: too large for Java's heap of "
-            f"{server_config.heap_bytes} bytes (a quarter of the container's memory), which must hold three "
-            "copies of a request; lower it or raise the memory"
-        )
-    return server_config
 
 
 def _fetch_model(config: Config, baked: Artifact, store: Path, log: Log) -> Artifact:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+from serving import resources
 from serving.container.config import DEFAULT_SAMPLER, Config
 from serving.logs import SEVERITIES, Log
 from serving.torchserve import TorchServeConfig, wait_or_kill
@@ -17,9 +18,18 @@ from serving.worker.serving_worker.totals import SECONDS
 FILES = Path(__file__).resolve().parents[2] / "docker"
 TEMPLATE = FILES / "nginx.conf"
 METRICS_TEMPLATE = FILES / "metrics.conf"
+TORCHSERVE_TEMPLATE = FILES / "torchserve.conf"
+WORKER_MARK_TEMPLATE = FILES / "worker_mark.conf"
 BODY_SCRIPT = FILES / "body.lua"
 REQUESTS_SCRIPT = FILES / "requests.lua"
+MAX_REQUESTS = 192
+"""Requests that are answered or wait for a worker; more get a 429. Less than TorchServe's queue and the
+backlog of the listening socket, so that the entrypoint's probe always finds room."""
+MAX_LARGE_BYTES_SHARE = 8
+"""The part of the memory that the bodies of large requests may take together: one in this many bytes."""
 MAX_CONNECTIONS = 4096
+UNLIMITED_BYTES = 8 << 30
+"""What is taken for the memory of a container without a limit."""
 ERROR_LOG_LEVELS = dict(zip(SEVERITIES, ("info", "warn", "warn", "error", "crit"), strict=True))
 """The level of nginx's error log for each LOG_LEVEL."""
 SEVERITY = {"debug": "DEBUG", "info": "INFO", "notice": "INFO", "warn": "WARNING", "error": "ERROR"}
@@ -28,7 +38,9 @@ ERROR_LINE = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(\w+)\] \d+#\d+: (.*)
 
 
 def build_config(config: Config, server_config: TorchServeConfig, socket: Path) -> str:
-    """Return nginx.conf; `socket` is TorchServe's."""
+    """Return nginx.conf; `socket` is that of the workers or of TorchServe."""
+    is_direct = server_config.listener_socket is not None
+    memory = resources.memory_limit() or UNLIMITED_BYTES
     values = {
         "RUN": server_config.run_dir,
         "SOCKET": socket,
@@ -40,10 +52,10 @@ def build_config(config: Config, server_config: TorchServeConfig, socket: Path) 
         "PREDICT_LOCATION": '~ "^/."' if config.any_route else f'= "{config.predict_route}"',
         "MODEL": server_config.model_name,
         "MAX_REQUEST_BYTES": config.max_request_bytes,
-        "MAX_REQUESTS": server_config.max_queued_requests * 3 // 4,
-        "MAX_LARGE_REQUESTS": server_config.max_requests_in_heap(config.max_request_bytes),
-        "MAX_MEDIUM_REQUESTS": server_config.max_requests_in_heap(1_000_000),
-        "TIMEOUT_S": server_config.response_timeout_s + 5,
+        "MAX_REQUESTS": MAX_REQUESTS,
+        "MAX_LARGE_REQUESTS": max(memory // MAX_LARGE_BYTES_SHARE // config.max_request_bytes, 1),
+        "TIMEOUT_S": server_config.response_timeout_s,
+        "KEEPALIVE": "" if is_direct else "keepalive 64;",
         "LOG_ALL": int(config.log_all_requests),
         "LOG_FORMAT": config.log_format,
         "MIN_RANK": SEVERITIES.index(config.log_level),
@@ -64,6 +76,10 @@ def build_config(config: Config, server_config: TorchServeConfig, socket: Path) 
     text = TEMPLATE.read_text()
     metrics = METRICS_TEMPLATE.read_text() if config.metrics_port else ""
     text = text.replace("@METRICS@\n", metrics)
+    path = "" if is_direct else TORCHSERVE_TEMPLATE.read_text()
+    if not is_direct and server_config.patched:
+        path += WORKER_MARK_TEMPLATE.read_text()
+    text = text.replace("@REQUEST_PATH@\n", path)
     return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match[1]]), text)
 
 

@@ -11,7 +11,6 @@ import copy
 import logging
 from base64 import b64decode
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from PIL import UnidentifiedImageError
@@ -203,6 +202,4 @@ def _set_response(answer: Any | RequestError, context: Context, index: int) -> A
         return answer
     response = envelope.format_error(answer)
     context.set_response_status(int(response.code), response.code.phrase, index)
-    if response.code is HTTPStatus.INTERNAL_SERVER_ERROR:
-        context.set_response_header(index, envelope.ERROR_HEADER, response.body)
     return response.body

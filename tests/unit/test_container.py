@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from handler import envelope
-from serving import torchserve
+from serving import resources, torchserve
 from serving.container import entrypoint, nginx
 from serving.container.config import read_config
 from serving.container.errors import ConfigError
@@ -85,10 +85,17 @@ OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1"}
 
 
 def nginx_config(**environ: str) -> str:
+    config = read_config(ROUTES | environ, "digits")
     settings = torchserve.TorchServeConfig(
-        archive=images.ARCHIVE, run_dir=Path("/run/x"), layout=Layout(2, 1), address="unix:/s"
+        archive=images.ARCHIVE,
+        run_dir=Path("/run/x"),
+        layout=Layout(2, 1),
+        address="unix:/s",
+        listener_socket=Path("/l") if config.request_path == "direct" else None,
+        patched=config.torchserve_patches,
+        response_timeout_s=config.response_timeout_s or 50,
     )
-    return nginx.build_config(read_config(ROUTES | environ, "digits"), settings, Path("/s"))
+    return nginx.build_config(config, settings, Path("/s"))
 
 
 @pytest.mark.parametrize(
@@ -96,8 +103,8 @@ def nginx_config(**environ: str) -> str:
     [
         (
             {},
-            ['location = "/p:predict" {', 'X-Sent "";', "limit_conn large 10;"],
-            ["syslog:", "/metrics"],
+            ['location = "/p:predict" {', 'X-Sent "";', "proxy_read_timeout 50s;"],
+            ["syslog:", "/metrics", "X-From-Worker"],
         ),
         ({"METRICS_PORT": "9090"}, ["listen 0.0.0.0:9000 ", "listen 0.0.0.0:9090;"], ["syslog:"]),
         (OTLP, ['X-Sampled "$is_sampled"', '"~^.{16}(00|01|02)"'], []),
@@ -106,7 +113,9 @@ def nginx_config(**environ: str) -> str:
         (OTLP | {"OTEL_TRACES_SAMPLER": "always_on"}, ['X-Sampled "1"'], []),
         (OTLP | {"OTEL_TRACES_EXPORTER": "none"}, ['X-Sampled "";', 'X-Sent "$msec"'], []),
         ({"INVOKE_ROUTE_PREFIX": "/*"}, ['location ~ "^/." {'], []),
-        ({"MAX_REQUEST_BYTES": "100000000"}, ["limit_conn large 1;"], []),
+        ({"RESPONSE_TIMEOUT_S": "7"}, ["proxy_read_timeout 7s;", "the limit of 7 s"], []),
+        ({"REQUEST_PATH": "torchserve"}, ["keepalive 64;", "X-From-Worker"], []),
+        ({"TORCHSERVE_PATCHES": "off"}, ["keepalive 64;"], ["X-From-Worker"]),
     ],
 )
 def test_nginx_configuration_follows_the_variables(
@@ -116,6 +125,27 @@ def test_nginx_configuration_follows_the_variables(
     assert all(part in text for part in present)
     assert not any(part in text for part in absent)
     assert not re.search("@[A-Z_]+@", text)
+
+
+@pytest.mark.parametrize(
+    ("memory", "request_bytes", "count"),
+    [
+        (2 << 30, 10 << 20, 25),
+        (2 << 30, 100 << 20, 2),
+        (512 << 20, 100 << 20, 1),
+        (None, 10 << 20, 102),
+    ],
+)
+def test_large_requests_take_an_eighth_of_the_memory_at_most(
+    memory: int | None, request_bytes: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "memory_limit", lambda: memory)
+    assert f"limit_conn large {count};" in nginx_config(MAX_REQUEST_BYTES=str(request_bytes))
+
+
+def test_direct_path_without_this_projects_worker_is_refused() -> None:
+    with pytest.raises(ConfigError, match="REQUEST_PATH=direct needs this project's worker"):
+        read_config(ROUTES | {"REQUEST_PATH": "direct", "TORCHSERVE_PATCHES": "off"}, "digits")
 
 
 def test_nginx_errors_contain_only_method_and_path_of_the_request() -> None:
@@ -152,9 +182,9 @@ def test_documented_limits_are_the_configured_ones() -> None:
     docs = (ROOT / "docs" / "container.md").read_text()
     text = nginx_config()
     assert "max_conns=192;" in text
-    assert "limit_conn medium 107;" in text
+    assert "proxy_read_timeout 50s;" in text
     assert f"| instances in a request | {envelope.MAX_INSTANCES} |" in docs
-    for limit in ("in TorchServe | 192 |", "or in TorchServe | 107 |", "unknown size | 10, "):
+    for limit in ("wait for a worker | 192 |", "response | 50 s, "):
         assert limit in docs
     stop_s = (
         entrypoint.SHUTDOWN_DELAY_S

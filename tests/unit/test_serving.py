@@ -71,26 +71,24 @@ def test_inference_time_is_read_from_the_archive(
 def test_class_of_another_torchserve_is_not_patched(tmp_path: Path) -> None:
     jar = tmp_path / "model-server.jar"
     with zipfile.ZipFile(jar, "w") as contents:
-        contents.writestr(bytecode_patches.NO_BATCH_DELAY.class_file, b"another")
+        contents.writestr(bytecode_patches.NO_GRPC.class_file, b"another")
     with pytest.raises(
         bytecode_patches.UnsupportedTorchServeError, match=r"not that of TorchServe 0\.12\.0"
     ):
-        bytecode_patches.write_classes(jar, tmp_path, [bytecode_patches.NO_BATCH_DELAY])
+        bytecode_patches.write_classes(jar, tmp_path, [bytecode_patches.NO_GRPC])
 
 
 @pytest.mark.parametrize(
-    ("patched", "delay_ms", "has_grpc", "expected"),
+    ("patched", "has_grpc", "expected"),
     [
-        (True, 0, True, {bytecode_patches.NO_GRPC, bytecode_patches.NO_BATCH_DELAY}),
-        (True, 20, True, {bytecode_patches.NO_GRPC}),
-        (False, 0, True, set()),
-        (False, 0, False, {bytecode_patches.NO_GRPC}),  # the image's slim jar
+        (True, True, {bytecode_patches.NO_GRPC}),
+        (False, True, set()),
+        (False, False, {bytecode_patches.NO_GRPC}),  # the image's slim jar
     ],
 )
-def test_switch_and_batch_delay_select_the_patches(
+def test_switch_and_jar_select_the_patch(
     tmp_path: Path,
     patched: bool,
-    delay_ms: int,
     has_grpc: bool,
     expected: set[bytecode_patches.Patch],
 ) -> None:
@@ -99,14 +97,14 @@ def test_switch_and_batch_delay_select_the_patches(
         zipfile.ZipFile(released) as old,
         zipfile.ZipFile(tmp_path / "model-server.jar", "w") as new,
     ):
-        for patch in (bytecode_patches.NO_GRPC, bytecode_patches.NO_BATCH_DELAY):
-            new.writestr(patch.class_file, old.read(patch.class_file))
+        class_file = bytecode_patches.NO_GRPC.class_file
+        new.writestr(class_file, old.read(class_file))
         if has_grpc:
             new.writestr("io/grpc/Server.class", b"")
     config = TorchServeConfig(
         archive=tmp_path / "m.mar",
         run_dir=tmp_path,
-        layout=Layout(1, 1, batch_delay_ms=delay_ms),
+        layout=Layout(1, 1),
         address="unix:/none",
         jar_dir=tmp_path,
         patched=patched,

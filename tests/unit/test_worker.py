@@ -5,6 +5,7 @@ import logging
 import socket
 import struct
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -12,9 +13,9 @@ from unittest.mock import Mock
 import pytest
 from ts.context import Context, RequestProcessor
 from ts.protocol.otf_message_handler import create_predict_response, retrieve_msg
-from ts.service import Service
+from ts.service import PredictionException, Service
 
-from serving.worker.serving_worker import logs, messages, process
+from serving.worker.serving_worker import limit, logs, messages, process, service
 
 REQUESTS = [
     ("one", {"host": "localhost"}, {"body": b'{"instances": [1]}'}),
@@ -70,16 +71,21 @@ def test_batch_is_parsed_as_torchserve_parses_it(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "bodies",
-    [["a", b"bc"], [{"not": "text"}, "a"], ["\u00e9", ""]],
-    ids=["text and bytes", "an object", "not ascii"],
+    "bodies", [["a", b"bc"], ["\u00e9", ""]], ids=["text and bytes", "not ascii"]
 )
 def test_batch_is_answered_as_torchserve_answers_it(bodies: list[Any]) -> None:
     ids = ["one", "two"]
+    marked = answered_context()
+    for index in (0, 1):
+        marked.set_response_header(index, messages.MARK, "1")
     expected = create_predict_response(
-        bodies, dict(enumerate(ids)), "Prediction success", 200, answered_context()
+        bodies, dict(enumerate(ids)), "Prediction success", 200, marked
     )
-    assert messages.encode_responses(answered_context(), ids, bodies) == bytes(expected)
+    sent = messages.encode_responses(ids, bodies, answered_context().request_processor)
+    assert sent == bytes(expected)
+    parsed = list(messages.parse_responses(sent))
+    texts = [body.encode() if isinstance(body, str) else body for body in bodies]
+    assert parsed == list(zip(ids, texts, strict=True))
 
 
 def answered_context() -> Context:
@@ -93,28 +99,70 @@ def answered_context() -> Context:
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"),
-    [(MemoryError(), 507), (RuntimeError("CUDA out of memory"), 507), (ValueError("no"), 503)],
+    ("raised", "code", "message"),
+    [
+        (MemoryError(), 503, "out of memory"),
+        (RuntimeError("CUDA out of memory"), 503, "out of memory"),
+        (ValueError("secret"), 500, "the handler failed: ValueError"),
+        (PredictionException("not found", 404), 404, "not found"),
+    ],
 )
-def test_handler_error_is_answered_as_torchserve_answers_it(raised: Exception, code: int) -> None:
-    answer = predict(raised)
-    message = "Out of resources" if code == 507 else "Prediction failed"
-    assert answer == bytes(create_predict_response(None, {0: "one"}, message, code))
+def test_exception_of_a_handler_becomes_an_error_of_each_request(
+    raised: Exception, code: int, message: str
+) -> None:
+    (body,), request = predict(raised)
+    error = json.loads(body)["error"]
+    assert request.get_response_status_code() == error["code"] == code
+    assert message in error["message"]
+    assert "secret" not in error["message"]
 
 
-@pytest.mark.parametrize("bodies", ["a", [], ["a", "b"]])
-def test_wrong_number_of_responses_from_a_handler_gets_503(bodies: Any) -> None:
-    answer = predict(bodies)
-    assert struct.unpack("!i", answer[:4]) == (503,)
+@pytest.mark.parametrize("outcome", ["a", [], ["a", "b"], [object()]])
+def test_wrong_result_of_a_handler_is_an_error_of_the_server(outcome: Any) -> None:
+    (body,), request = predict(outcome)
+    assert request.get_response_status_code() == json.loads(body)["error"]["code"] == 500
 
 
-def predict(outcome: Any) -> bytes:
-    """Answer one request with a handler that raises or returns the outcome."""
+@pytest.mark.parametrize(
+    ("returned", "body"),
+    [
+        ("\u00e9", "\u00e9".encode()),
+        (bytearray(b"a"), b"a"),
+        ({"a": [1]}, b'{\n  "a": [\n    1\n  ]\n}'),
+    ],
+)
+def test_result_of_a_handler_is_converted_as_torchserve_converts_it(
+    returned: Any, body: bytes
+) -> None:
+    assert predict([returned])[0] == [body]
+
+
+def test_handler_that_takes_too_long_is_interrupted() -> None:
+    def handle(*_: Any) -> list[str]:
+        try:
+            time.sleep(30)
+        except Exception:  # noqa: BLE001  as a handler would
+            return ["caught by the handler"]
+        return ["finished"]
+
+    started = time.monotonic()
+    (body,), request = predict(handle, seconds=0.1)
+    assert time.monotonic() - started < 20
+    assert request.get_response_status_code() == json.loads(body)["error"]["code"] == 504
+
+
+def predict(outcome: Any, seconds: float = 50) -> tuple[list[Any], RequestProcessor]:
+    """Answer one request with a handler that raises or returns the outcome, or is it."""
     context = Context("model", "/", {}, 1, None, "0.12.0")
     context.metrics = SimpleNamespace()
-    handle = Mock(side_effect=[outcome])
-    service = SimpleNamespace(context=context, cl_socket=None, _entry_point=handle)
-    return process._predict(service, ["one"], [RequestProcessor({})], [{}])
+    handle = outcome if callable(outcome) else Mock(side_effect=[outcome])
+    loaded = SimpleNamespace(context=context, cl_socket=None, _entry_point=handle)
+    request = RequestProcessor({})
+    time_limit = limit.TimeLimit(seconds)
+    try:
+        return service.predict(loaded, ["one"], [request], [{}], time_limit), request
+    finally:
+        time_limit.disarm()
 
 
 @pytest.mark.parametrize(
@@ -139,14 +187,14 @@ def test_warnings_and_errors_are_logged_as_json_with_their_request_and_trace(
 
 def test_handler_of_an_older_archive_reports_its_timings_too() -> None:
     context = SimpleNamespace()
-    service = SimpleNamespace(context=context, set_cl_socket=lambda _: None)
+    loaded = SimpleNamespace(context=context, set_cl_socket=lambda _: None)
 
     class LoadedWorker(process.Worker):
         def __init__(self) -> None:
             """Create no socket."""
 
         def load_model(self, _: Any) -> tuple[Any, str, int]:
-            return service, "loaded", 200
+            return loaded, "loaded", 200
 
     load = [messages.LOAD, *map(encode_text, ("model", "/model"))]
     load += [struct.pack("!i", 1), encode_text("handler"), struct.pack("!i", -1)]

@@ -5,13 +5,15 @@ Source: ts/protocol/otf_message_handler.py of TorchServe 0.12.
 
 import socket
 import struct
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ts.context import Context, RequestProcessor
-from ts.protocol.otf_message_handler import create_predict_response
+from ts.context import RequestProcessor
 
 LOAD, PREDICT = b"L", b"I"
 END_OF_LIST = -1
+MARK = "X-From-Worker"
+"""The header of a worker's response. Java's own errors lack it, and nginx replaces them."""
 MIN_RECV_BYTES, MAX_RECV_BYTES = 1 << 16, 1 << 20
 """The bounds of one `recv`: few calls for a large message."""
 
@@ -92,21 +94,19 @@ class Messages:
             self._buffer += received
 
 
-def encode_failure(ids: dict[int, str], message: str, code: int) -> bytes:
-    """Return the message that fails a whole batch."""
-    return bytes(create_predict_response(None, ids, message, code))
-
-
-def encode_responses(context: Context, ids: list[str], bodies: list[Any]) -> bytes:
-    """Return the message with the response to each request of a batch."""
-    if context.stopping_criteria or not all(isinstance(body, (str, bytes)) for body in bodies):
-        by_index = dict(enumerate(ids))
-        return bytes(create_predict_response(bodies, by_index, "Prediction success", 200, context))
+def encode_responses(
+    ids: list[str],
+    bodies: Sequence[str | bytes],
+    requests: Sequence[RequestProcessor],
+    *,
+    is_last: bool = True,
+) -> bytes:
+    """Return the message with the response to each request of a batch, or with a part of it."""
     message = [_HEAD]
-    for request_id, body, response in zip(ids, bodies, context.request_processor, strict=True):
+    for request_id, body, response in zip(ids, bodies, requests, strict=True):
         code, phrase = response.get_response_status_code(), response.get_response_status_phrase()
-        headers = response.get_response_headers()
-        if headers.get("ts_stream_next") == "true":
+        headers = response.get_response_headers() | {MARK: "1"}
+        if is_last and "ts_stream_next" in headers:
             headers["ts_stream_next"] = "false"
         message += _text(request_id)
         message += _text(headers.get("content-type") or "")
@@ -119,6 +119,29 @@ def encode_responses(context: Context, ids: list[str], bodies: list[Any]) -> byt
         message += _text(body)
     message.append(_INT.pack(END_OF_LIST))
     return b"".join(message)
+
+
+def parse_responses(message: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the ID and the body of each response in a message for Java."""
+    position = _INT.size
+
+    def read() -> bytes:
+        nonlocal position
+        (length,) = _INT.unpack_from(message, position)
+        position += _INT.size + length
+        return message[position - length : position]
+
+    read()  # the message's own text
+    while _INT.unpack_from(message, position)[0] != END_OF_LIST:
+        request_id = read().decode()
+        read()  # content type
+        position += _INT.size  # status
+        read()  # phrase
+        (headers,) = _INT.unpack_from(message, position)
+        position += _INT.size
+        for _ in range(2 * headers):
+            read()
+        yield request_id, bytes(read())
 
 
 def _text(value: str | bytes) -> tuple[bytes, bytes]:

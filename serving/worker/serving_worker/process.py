@@ -1,6 +1,7 @@
-"""The worker process: loads a model for TorchServe's Java, and answers its batches.
+"""The worker process: loads a model for TorchServe's Java, and answers requests until Java closes the connection.
 
-It uses TorchServe's messages, its archive loader and its handlers. It leaves out what costs time on
+Requests come from Java, or from nginx directly if the server names the socket that hands out the listener. It
+uses TorchServe's messages, its archive loader and its handlers. It leaves out what costs time on
 every request: a system call and three Python calls per field of a message, and lines of metrics
 that Java parses and discards. docs/decisions.md has the reasons and how to turn it off.
 """
@@ -10,24 +11,21 @@ import os
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import NoReturn
 
 from ts.arg_parser import ArgParser
 from ts.context import RequestProcessor
 from ts.model_service_worker import TorchModelServiceWorker
 from ts.protocol.otf_message_handler import create_load_model_response
-from ts.service import PredictionException, Service
+from ts.service import Service
 
+from .direct import Batches, DirectServer, receive_listener
+from .limit import TimeLimit, read_limit
 from .logs import JsonFormatter, configure_logging
-from .messages import (
-    LOAD,
-    PREDICT,
-    FrontendDisconnectedError,
-    Messages,
-    encode_failure,
-    encode_responses,
-)
-from .telemetry import create_sender
+from .messages import LOAD, PREDICT, FrontendDisconnectedError, Messages, encode_responses
+from .service import Body, predict
+from .telemetry import TelemetrySender, create_sender
 
 log = logging.getLogger(__name__)
 
@@ -36,60 +34,71 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
     """Serves one connection until Java closes it."""
 
     def handle_connection(self, connection: socket.socket) -> NoReturn:
-        """Load a model and answer batches; raise FrontendDisconnectedError at the end."""
-        messages, service = Messages(connection), None
+        """Load a model and answer requests; raise FrontendDisconnectedError at the end."""
+        messages, limit = Messages(connection), read_limit()
         telemetry = create_sender(os.environ)
+        if (command := messages.read_command()) != LOAD:
+            raise ValueError(f"unexpected command {command!r} before a model is loaded")
+        request = messages.read_load()
+        service, result, code = self.load_model(request)
+        if code == 200:
+            service.set_cl_socket(connection)
+            service.context.takes_iterators = True
+            service.context.on_timings = telemetry.set_timings
+            service.context.tell_stages = telemetry.set_timings  # for archives of version 0.1
+        connection.sendall(create_load_model_response(code, result))
+        if code != 200:
+            raise RuntimeError(f"{code} - {result}")
+        telemetry.send_started()
+
+        def answer() -> None:
+            _answer(connection, messages, service, telemetry, limit)
+
+        if listener_socket := os.environ.get("LISTENER_SOCKET"):
+            delay_s = int(os.environ.get("BATCH_DELAY_MS") or 0) / 1000
+            batches = Batches(request["batchSize"], delay_s)
+            listener = receive_listener(listener_socket)
+            DirectServer(listener, service, batches, limit, telemetry).run(connection, answer)
         while True:
-            command = messages.read_command()
-            if command == PREDICT and service is not None:
-                arrived, telemetry.timings = time.time_ns(), None
-                ids, headers, data = messages.read_requests()
-                answer = _predict(service, ids, headers, data)
-                # Sent before the answer, so that nginx's event arrives after this one.
-                telemetry.send_batch(headers, arrived)
-                connection.sendall(answer)
-                JsonFormatter.requests = []
-            elif command == LOAD:
-                service, result, code = self.load_model(messages.read_load())
-                connection.sendall(create_load_model_response(code, result))
-                if code != 200:
-                    raise RuntimeError(f"{code} - {result}")
-                service.set_cl_socket(connection)
-                service.context.on_timings = telemetry.set_timings
-                service.context.tell_stages = telemetry.set_timings  # for archives of version 0.1
-                telemetry.send_started()
-            else:
-                raise ValueError(f"unexpected command {command!r}")
+            answer()
 
 
-def _predict(
-    service: Service, ids: list[str], headers: list[RequestProcessor], data: list[dict[str, Any]]
-) -> bytes:
-    """Pass a batch to the handler; return the response message."""
-    JsonFormatter.requests = headers
-    context = service.context
-    by_index = dict(enumerate(ids))
-    context.request_ids = by_index
-    context.metrics.request_ids = by_index
-    context.request_processor = headers
-    context.cl_socket = service.cl_socket
-    try:
-        bodies = service._entry_point(data, context)
-    except MemoryError:
-        log.exception("out of memory")
-        return encode_failure(by_index, "Out of resources", 507)
-    except PredictionException as error:
-        log.exception("prediction failed")
-        return encode_failure(by_index, error.message, error.error_code)
-    except Exception as error:  # the codes are those of TorchServe's own worker
-        log.exception("the handler failed")
-        if "CUDA" in str(error):
-            return encode_failure(by_index, "Out of resources", 507)
-        return encode_failure(by_index, "Prediction failed", 503)
-    if not isinstance(bodies, list) or len(bodies) != len(ids):
-        log.error("the handler did not return a list of %d responses", len(ids))
-        return encode_failure(by_index, "Invalid model predict output", 503)
-    return encode_responses(context, ids, bodies)
+def _answer(
+    connection: socket.socket,
+    messages: Messages,
+    service: Service,
+    telemetry: TelemetrySender,
+    limit: TimeLimit,
+) -> None:
+    """Answer one message of Java."""
+    if (command := messages.read_command()) != PREDICT:
+        raise ValueError(f"unexpected command {command!r}")
+    arrived, telemetry.timings = time.time_ns(), None
+    ids, requests, data = messages.read_requests()
+    bodies = predict(service, ids, requests, data, limit)
+    whole = _send_parts(connection, ids, requests, bodies)
+    # Sent before the response, so that nginx's event arrives after this one.
+    telemetry.send_batch(requests, arrived)
+    connection.sendall(encode_responses(ids, whole, requests))
+    JsonFormatter.requests = []
+
+
+def _send_parts(
+    connection: socket.socket, ids: list[str], requests: list[RequestProcessor], bodies: list[Body]
+) -> list[bytes]:
+    """Send the parts of streams as they are computed; return the bodies of the others, and empty ones for streams."""
+    streams = {index: body for index, body in enumerate(bodies) if isinstance(body, Iterator)}
+    while streams:
+        for index, parts in list(streams.items()):
+            part = next(parts, None)
+            if part is None:
+                del streams[index]
+            elif part:
+                requests[index].add_response_property("ts_stream_next", "true")
+                connection.sendall(
+                    encode_responses([ids[index]], [part], [requests[index]], is_last=False)
+                )
+    return [body if isinstance(body, bytes) else b"" for body in bodies]
 
 
 def main() -> None:

@@ -1,0 +1,254 @@
+"""Receive requests from nginx without TorchServe's Java, which goes on starting and watching workers.
+
+All workers wait for the same listening socket. A free one accepts the requests that wait there, up to its batch
+size, so that none is bound to a worker before it can run.
+"""
+
+import contextlib
+import logging
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, NoReturn
+
+from ts.service import Service
+
+from . import http_messages
+from .limit import ResponseTimeoutError, TimeLimit
+from .logs import JsonFormatter
+from .messages import parse_responses
+from .service import ClientDisconnectedError, predict
+from .telemetry import TelemetrySender
+
+MAX_BATCH_BYTES = 16 << 20
+"""No more requests are accepted into a batch once their bodies have this size together."""
+IDLE_S = 1.0
+"""How often streams that make no progress are looked for, and after which an idle worker disarms its limit."""
+STALLED_STREAM_S = 30
+"""How long the reader of a stream may take for a part."""
+
+log = logging.getLogger(__name__)
+
+
+def receive_listener(path: str) -> socket.socket:
+    """Return the listening socket that all workers share; the container's first process hands it out."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(path)
+        _, (fd, *_), _, _ = socket.recv_fds(connection, 1, 1)
+    listener = socket.socket(fileno=fd)
+    listener.setblocking(False)
+    return listener
+
+
+class Stream:
+    """A response that is sent in parts."""
+
+    def __init__(self, request: http_messages.Request, parts: Iterator[str | bytes]) -> None:
+        self.request, self._parts = request, parts
+        self.connection = request.connection
+        self.connection.setblocking(False)
+        self._unsent = http_messages.format_head(request.processor, None)
+        self._is_ended = False
+        self._progress_at = time.monotonic()
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the client has not read for too long."""
+        return time.monotonic() - self._progress_at > STALLED_STREAM_S
+
+    def advance(self, limit: TimeLimit) -> bool:
+        """Send what is unsent, else the next part; return whether there is more."""
+        if not self._unsent:
+            JsonFormatter.requests = [self.request.processor]
+            if self._is_ended:
+                return False
+            with limit:
+                part = next(self._parts, None)
+            self._is_ended = part is None
+            text = part.encode() if isinstance(part, str) else part
+            self._unsent = (
+                http_messages.LAST_CHUNK if text is None else http_messages.format_chunk(text)
+            )
+        with contextlib.suppress(BlockingIOError):
+            self._unsent = self._unsent[self.connection.send(self._unsent) :]
+            self._progress_at = time.monotonic()
+        return True
+
+    def close(self) -> None:
+        """End the generation, if it has not ended, and the response."""
+        close = getattr(self._parts, "close", None)
+        try:
+            if close is not None:
+                close()
+        except Exception:
+            log.exception("the end of a stream failed")
+        self.connection.close()
+
+
+class IntermediateResponses:
+    """What a handler of TorchServe sees as its connection: sends the parts of responses that it writes."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, http_messages.Request] = {}
+        self.started: set[str] = set()
+        """The IDs of the requests whose response has begun."""
+
+    def reset(self, batch: dict[str, http_messages.Request]) -> None:
+        """Begin a batch of requests by ID."""
+        self._waiting, self.started = batch, set()
+
+    def sendall(self, message: bytes) -> None:
+        """Send the parts in one of TorchServe's messages; raise ClientDisconnectedError."""
+        for request_id, body in parse_responses(message):
+            if (request := self._waiting.get(request_id)) is not None:
+                self._send(request_id, request, body)
+
+    send = sendall
+
+    def _send(self, request_id: str, request: http_messages.Request, body: bytes) -> None:
+        chunk = http_messages.format_chunk(body)
+        if request_id not in self.started:
+            self.started.add(request_id)
+            request.connection.settimeout(http_messages.TRANSFER_TIMEOUT_S)
+            chunk = http_messages.format_head(request.processor, None) + chunk
+        try:
+            request.connection.sendall(chunk)
+        except OSError:
+            del self._waiting[request_id]
+            if not self._waiting:
+                raise ClientDisconnectedError from None
+
+
+class Batches(NamedTuple):
+    """How requests are collected into a batch."""
+
+    max_requests: int
+    delay_s: float
+    """How long a request waits for others; 0: a batch has what waits already."""
+
+
+class DirectServer:
+    """Answers the requests of nginx until Java closes its connection."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        service: Service,
+        batches: Batches,
+        limit: TimeLimit,
+        telemetry: TelemetrySender,
+    ) -> None:
+        self._listener, self._service, self._batches = listener, service, batches
+        self._limit, self._telemetry = limit, telemetry
+        self._epoll = select.epoll()
+        self._streams: dict[int, Stream] = {}
+        self._intermediate = IntermediateResponses()
+        service.set_cl_socket(self._intermediate)
+
+    def run(self, java: socket.socket, on_message: Callable[[], None]) -> NoReturn:
+        """Serve; `on_message` handles a message of Java, and raises when Java has closed its connection."""
+        # Exclusive: a request wakes one of the workers that wait, the one that waited last.
+        self._epoll.register(self._listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        self._epoll.register(java, select.EPOLLIN)
+        while True:
+            timeout_s = IDLE_S if self._limit.is_armed or self._streams else None
+            events = self._epoll.poll(timeout_s)
+            if not events and not self._streams:
+                self._limit.disarm()
+            for fd, event in events:
+                if fd == self._listener.fileno():
+                    self._serve_batch()
+                elif fd == java.fileno():
+                    on_message()
+                elif fd in self._streams:
+                    self._serve_stream(fd, event)
+            for fd in [fd for fd, stream in self._streams.items() if stream.is_stalled]:
+                self._end_stream(fd)
+
+    def _serve_batch(self) -> None:
+        batch = self._accept_batch()
+        if not batch:
+            return
+        arrived = time.time_ns()
+        processors = [request.processor for request in batch]
+        ids = [str(number) for number in range(len(batch))]
+        self._intermediate.reset(dict(zip(ids, batch, strict=True)))
+        self._telemetry.timings = None
+        try:
+            bodies = predict(
+                self._service, ids, processors, [request.data for request in batch], self._limit
+            )
+        except ClientDisconnectedError:
+            for request in batch:
+                request.connection.close()
+            return
+        finally:
+            JsonFormatter.requests = []
+        # Sent before the response, so that nginx's event arrives after this one.
+        self._telemetry.send_batch(processors, arrived)
+        for request_id, request, body in zip(ids, batch, bodies, strict=True):
+            if not isinstance(body, bytes):
+                self._start_stream(Stream(request, body))
+            elif request_id in self._intermediate.started:
+                with request.connection, contextlib.suppress(OSError):  # the client has left
+                    chunk = http_messages.format_chunk(body)
+                    request.connection.sendall(chunk + http_messages.LAST_CHUNK)
+            else:
+                http_messages.send_response(request, body)
+
+    def _accept_batch(self) -> list[http_messages.Request]:
+        """Accept the requests that wait; with a batch delay also those that arrive until it has passed."""
+        batch: list[http_messages.Request] = []
+        size, deadline = 0, 0.0
+        while len(batch) < self._batches.max_requests and size < MAX_BATCH_BYTES:
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                if not batch or not self._batches.delay_s:
+                    break
+                remaining_s = deadline - time.monotonic()
+                if remaining_s <= 0 or not select.select([self._listener], [], [], remaining_s)[0]:
+                    break
+                continue
+            try:
+                request = http_messages.receive(connection)
+            except (http_messages.ProtocolError, OSError):
+                connection.close()
+                continue
+            if request.is_abandoned:
+                connection.close()
+                continue
+            if not batch and self._batches.delay_s:
+                deadline = time.monotonic() + self._batches.delay_s
+            batch.append(request)
+            size += len(request.data["body"])
+        return batch
+
+    def _start_stream(self, stream: Stream) -> None:
+        fd = stream.connection.fileno()
+        self._streams[fd] = stream
+        self._epoll.register(fd, select.EPOLLOUT | select.EPOLLRDHUP)
+
+    def _serve_stream(self, fd: int, event: int) -> None:
+        """Advance a stream by one part, and end it at its end or when the client has left."""
+        is_open = not event & (select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLERR)
+        try:
+            is_open = is_open and self._streams[fd].advance(self._limit)
+        except OSError:
+            is_open = False
+        except ResponseTimeoutError:
+            log.exception("a part of a stream was not ready within %g s", self._limit.seconds)
+            is_open = False
+        except Exception:
+            log.exception("a stream failed")
+            is_open = False
+        finally:
+            JsonFormatter.requests = []
+        if not is_open:
+            self._end_stream(fd)
+
+    def _end_stream(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        self._streams.pop(fd).close()
