@@ -1,4 +1,4 @@
-"""Receive requests from nginx without TorchServe's Java, which goes on starting and watching workers.
+"""Receive requests from nginx without TorchServe's Java, which still starts and watches workers.
 
 All workers wait for the same listening socket. A free one accepts the requests that wait there, up to its batch
 size, so that none is bound to a worker before it can run.

@@ -21,7 +21,7 @@ REARM_S = 1.0
 
 
 class ResponseTimeoutError(BaseException):
-    """The handler did not return in time. Not an Exception: a handler would catch it and go on."""
+    """The handler did not return in time. Not an Exception: a handler would catch it and continue."""
 
 
 class TimeLimit:

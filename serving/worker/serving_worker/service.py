@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class ClientDisconnectedError(BaseException):
-    """All clients of a batch have left. Not an Exception: a handler would catch it and go on."""
+    """All clients of a batch have left. Not an Exception: a handler would catch it and continue."""
 
 
 def predict(
