@@ -50,9 +50,14 @@ def _matching(pattern: str, expected: str) -> AfterValidator:
 def _check_environment(env: dict[str, str]) -> dict[str, str]:
     if reserved := [name for name in env if name.startswith("AIP_")]:
         raise ValueError(f"should not contain {reserved[0]}, which Vertex AI sets itself")
+    timeout = env.get(TIMEOUT_VARIABLE, "1")
+    if not timeout.isascii() or not timeout.isdigit() or not 1 <= int(timeout) <= MAX_TIMEOUT_S:
+        raise ValueError(f"{TIMEOUT_VARIABLE} should be seconds from 1 to {MAX_TIMEOUT_S}")
     return env
 
 
+TIMEOUT_VARIABLE, MAX_TIMEOUT_S = "RESPONSE_TIMEOUT_S", 3600
+"""The container's variable for the time for a response, and its maximum: that of dedicated endpoints."""
 PROJECT = r"[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]+"
 NAME = "lowercase letters, digits and hyphens, starting with a letter"
 Account = Annotated[str, _matching(r"[^@\s]+@[^@\s]+|", "an e-mail address")]
@@ -139,6 +144,12 @@ class Settings(BaseModel):
         """The number of replicas. A maximum below the minimum counts as the minimum."""
         maximum = max(self.min_replicas, self.max_replicas)
         return Replicas(self.min_replicas, maximum, self.cpu_percent)
+
+    @property
+    def response_timeout_s(self) -> int | None:
+        """The time for a response that [env] sets for the container; None: the container's default."""
+        text = self.env.get(TIMEOUT_VARIABLE)
+        return int(text) if text else None
 
     @property
     def location(self) -> str:

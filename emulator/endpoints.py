@@ -20,7 +20,13 @@ MUTABLE_FIELDS = {
     "required_replica_count",
     "autoscaling_metric_specs",
 }
-UPDATABLE_FIELDS = {"display_name", "description", "labels", "traffic_split"}
+UPDATABLE_FIELDS = {
+    "client_connection_config",
+    "description",
+    "display_name",
+    "labels",
+    "traffic_split",
+}
 
 
 class EndpointType(ResourceType):

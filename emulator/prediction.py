@@ -77,6 +77,8 @@ def forward(
     max_bytes = config.max_dedicated_bytes if dedicated else config.max_shared_bytes
     is_long = dedicated or request.is_streamed
     timeout_s = config.dedicated_timeout_s if is_long else config.shared_timeout_s
+    if dedicated and (own := endpoint.client_connection_config.inference_timeout):
+        timeout_s = own.total_seconds()
     if len(request.body) > max_bytes:
         raise invalid_argument(f"Request payload size exceeds the limit: {max_bytes} bytes.")
     with state.lock:

@@ -133,17 +133,30 @@ def read_golden_request(archive: Path) -> bytes:
     return request
 
 
-def with_layout(config: TorchServeConfig, served: Artifact) -> TorchServeConfig:
-    """Return the configuration with the artifact's layout on this machine; raise ArchiveError."""
-    tuned = manifest.read_bytes(served.path, str(model_config.CONFIG)) or manifest.read_bytes(
-        served.path, str(model_config.OLD_CONFIG)
-    )
+def apply_model_config(config: TorchServeConfig, served: Artifact) -> TorchServeConfig:
+    """Return the configuration with the artifact's layout on this machine and its own time limit.
+
+    Raises ArchiveError.
+    """
+    text = _read_model_config(served)
     cores, memory, ms = resources.cores(), resources.memory_limit(), read_inference_ms(served.path)
-    layout = model_config.resolve_layout(tuned, cores, memory, ms)
+    layout = model_config.resolve_layout(text, cores, memory, ms)
     if served.stock:
         # A stock handler may answer only the first request of a batch.
         layout = layout._replace(batch_size=1)
-    return dataclasses.replace(config, layout=layout)
+    own_timeout_s = model_config.read_response_timeout(text)
+    return dataclasses.replace(
+        config, layout=layout, response_timeout_s=own_timeout_s or config.response_timeout_s
+    )
+
+
+def _read_model_config(served: Artifact) -> bytes | None:
+    """Return model-config.yaml of an archive, which a stock archive's manifest may name otherwise."""
+    own = manifest.read_manifest(served.path).config_file if served.stock else None
+    for name in (own, str(model_config.CONFIG), str(model_config.OLD_CONFIG)):
+        if name and (text := manifest.read_bytes(served.path, name)):
+            return text
+    return None
 
 
 def read_inference_ms(served: Path) -> float:

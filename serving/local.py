@@ -111,7 +111,7 @@ def configure(served: Artifact, address: str, run_dir: Path) -> TorchServeConfig
     """Return the configuration for an artifact on this machine; raise ArchiveError."""
     layout = choose_layout(resources.cores(), resources.memory_limit())
     config = TorchServeConfig(archive=served.path, run_dir=run_dir, layout=layout, address=address)
-    return artifact.with_layout(config, served)
+    return artifact.apply_model_config(config, served)
 
 
 def serve(config: TorchServeConfig, golden_request: bytes | None) -> None:

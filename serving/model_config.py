@@ -36,20 +36,38 @@ def render(layout: Layout, cores: int, measured: dict[str, Any]) -> str:
 
 def parse(text: str | bytes) -> tuple[Layout, int]:
     """Return the layout of a file and its number of cores; raise ModelConfigError."""
+    config = _load(text)
+    _check_integers({key: config.get(key) for key in KEYS})
+    workers, batch, delay, threads, cores = (config[key] for key in KEYS)
+    return Layout(workers, threads, batch, delay, CONFIG.name), cores
+
+
+def _check_integers(values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        minimum = 0 if key == "maxBatchDelay" else 1
+        if type(value) is not int or value < minimum:
+            raise ModelConfigError(
+                f"{CONFIG.name}: {key}: expected an integer of at least {minimum}, got {value}"
+            )
+
+
+def read_response_timeout(text: str | bytes | None) -> int | None:
+    """Return the file's own `responseTimeout` in seconds, None if it has none; raise ModelConfigError."""
+    config = _load(text) if text else {}
+    if "responseTimeout" not in config:
+        return None
+    _check_integers({"responseTimeout": config["responseTimeout"]})
+    return int(config["responseTimeout"])
+
+
+def _load(text: str | bytes) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ModelConfigError(f"{CONFIG.name} is not YAML: {error}") from error
     if not isinstance(config, dict):
         raise ModelConfigError(f"{CONFIG.name}: expected a mapping")
-    for key in KEYS:
-        minimum = 0 if key == "maxBatchDelay" else 1
-        if type(config.get(key)) is not int or config[key] < minimum:
-            raise ModelConfigError(
-                f"{CONFIG.name}: {key}: expected an integer of at least {minimum}, got {config.get(key)}"
-            )
-    workers, batch, delay, threads, cores = (config[key] for key in KEYS)
-    return Layout(workers, threads, batch, delay, CONFIG.name), cores
+    return config
 
 
 def resolve_layout(
@@ -62,6 +80,14 @@ def resolve_layout(
     default = choose_layout(cores, memory_bytes, inference_ms)
     if text is None:
         return default
+    config = _load(text)
+    if "cores" not in config:  # TorchServe's own keys, of an author
+        own: dict[str, Any] = {key: config[key] for key in KEYS if key in config}
+        _check_integers(own)
+        return default._replace(
+            batch_size=own.get("batchSize", default.batch_size),
+            batch_delay_ms=own.get("maxBatchDelay", 0),
+        )
     tuned, tuned_cores = parse(text)
     if tuned_cores != cores:
         return default._replace(source=f"default, {CONFIG.name} is for {tuned_cores} cores")

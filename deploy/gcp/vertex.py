@@ -10,19 +10,21 @@ import requests
 from google.api_core import exceptions
 from google.cloud import aiplatform_v1 as v1
 from google.longrunning import operations_pb2
-from google.protobuf import json_format
+from google.protobuf import duration_pb2, json_format
 from google.protobuf.struct_pb2 import Value
 
 from deploy.errors import UserError
 from deploy.gcp.client import TIMEOUT_S, Client
 from deploy.plan import DeployedModel, EndpointState, Machine, Replicas
-from deploy.settings import Settings
+from deploy.settings import MAX_TIMEOUT_S, Settings
 
 CPU_METRIC = "aiplatform.googleapis.com/prediction/online/cpu/utilization"
 GPU_METRIC = "aiplatform.googleapis.com/prediction/online/accelerator/duty_cycle"
 
 DONE = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 """States of a batch prediction job that has ended."""
+EXTRA_TIMEOUT_S = 10
+"""How much longer than the container a dedicated endpoint waits, so that the container's error arrives."""
 REPLICA_FIELDS = ("min_replica_count", "max_replica_count", "autoscaling_metric_specs")
 CONTAINER_FIELDS = ("imageUri", "ports", "healthRoute", "predictRoute", "env", "sharedMemorySizeMb")
 """What `container_spec` sets."""
@@ -82,7 +84,11 @@ class VertexAI:
     def create_endpoint(self) -> None:
         """Create the endpoint."""
         s = self._settings
-        endpoint = v1.Endpoint(display_name=s.name, dedicated_endpoint_enabled=s.dedicated)
+        endpoint = v1.Endpoint(
+            display_name=s.name,
+            dedicated_endpoint_enabled=s.dedicated,
+            client_connection_config=_connection_config(s),
+        )
         endpoint.labels = {"created-by": "deploy"}
         request = v1.CreateEndpointRequest(parent=s.location, endpoint=endpoint, endpoint_id=s.name)
         action = f"creating the endpoint {s.name}"
@@ -91,12 +97,15 @@ class VertexAI:
     def update_endpoint(
         self, etag: str, labels: Mapping[str, str], split: Mapping[str, int] | None = None
     ) -> None:
-        """Set the endpoint's labels and, if given, its traffic split, in one request.
+        """Set the endpoint's labels, its timeout and, if given, its traffic split, in one request.
 
         The request fails if the endpoint no longer has this etag.
         """
         endpoint = v1.Endpoint(name=self._settings.endpoint, etag=etag, labels=dict(labels))
         paths = ["labels"]
+        if timeout := _connection_config(self._settings):
+            endpoint.client_connection_config = timeout
+            paths.append("client_connection_config")
         if split is not None:
             endpoint.traffic_split = dict(split)
             paths.append("traffic_split")
@@ -344,6 +353,15 @@ def set_fields(spec: v1.ModelContainerSpec) -> dict[str, Any]:
     """Return the fields of a container that `container_spec` sets, as JSON, without those that Google adds."""
     fields = json_format.MessageToDict(v1.ModelContainerSpec.pb(spec))
     return {name: value for name, value in fields.items() if name in CONTAINER_FIELDS}
+
+
+def _connection_config(settings: Settings) -> v1.ClientConnectionConfig | None:
+    """Return how long a dedicated endpoint waits: a little longer than the container; None for Google's default."""
+    seconds = settings.response_timeout_s
+    if not settings.dedicated or seconds is None:
+        return None
+    timeout = duration_pb2.Duration(seconds=min(seconds + EXTRA_TIMEOUT_S, MAX_TIMEOUT_S))
+    return v1.ClientConnectionConfig(inference_timeout=timeout)
 
 
 def _resources(machine: Machine, replicas: Replicas) -> v1.DedicatedResources:

@@ -29,7 +29,7 @@ from serving.errors import ServingError
 from serving.layout import MIN_HEAP_BYTES, choose_layout, heap_bytes
 from serving.logs import Log
 from serving.stock import manifest
-from serving.torchserve import DEFAULT_RESPONSE_TIMEOUT_S, Server, TorchServeConfig
+from serving.torchserve import Server, TorchServeConfig
 from storage import files
 
 DEFAULT_MODEL_STORE = "/opt/model-store"
@@ -68,6 +68,8 @@ def run(log: Log) -> None:
         listener = Listener(folder) if config.request_path == "direct" else None
         socket = listener.path if listener else folder / "torchserve.sock"
         server_config = _server_config(path, folder, config, listener)
+        if not config.storage_uri:
+            server_config = _apply_model_config(server_config, baked, config)
         if telemetry:
             server_config = dataclasses.replace(server_config, telemetry_port=telemetry.port)
         log.info(f"model={server_config.model_name} {config}")
@@ -75,7 +77,8 @@ def run(log: Log) -> None:
         # nginx comes first: Vertex AI expects an open port within 40 s, and 503 until ready.
         nginx = Nginx(config, server_config, socket, log)
         served = _fetch_model(config, baked, store, log)
-        server_config = artifact.with_layout(server_config, served)
+        server_config = _apply_model_config(server_config, served, config)
+        nginx.set_timeout(server_config)
         if telemetry:
             telemetry.start(server_config, manifest.read_manifest(served.path).version)
         fork_server = ForkServer(server_config, log) if server_config.patched else None
@@ -117,7 +120,6 @@ def _server_config(
         layout=choose_layout(resources.cores(), memory),
         address=f"unix:{folder}/torchserve.sock",
         max_request_bytes=config.max_request_bytes,
-        response_timeout_s=config.response_timeout_s or DEFAULT_RESPONSE_TIMEOUT_S,
         heap_bytes=MIN_HEAP_BYTES if listener else heap_bytes(memory),
         listener_socket=listener.handout_path if listener else None,
         verbose=config.log_level == "DEBUG",
@@ -126,6 +128,15 @@ def _server_config(
         has_telemetry=config.has_telemetry,
         patched=config.torchserve_patches,
     )
+
+
+def _apply_model_config(
+    server_config: TorchServeConfig, served: Artifact, config: Config
+) -> TorchServeConfig:
+    """Return the configuration with what the archive says, unless a variable says otherwise."""
+    applied = artifact.apply_model_config(server_config, served)
+    timeout_s = config.response_timeout_s or applied.response_timeout_s
+    return dataclasses.replace(applied, response_timeout_s=timeout_s)
 
 
 def _fetch_model(config: Config, baked: Artifact, store: Path, log: Log) -> Artifact:

@@ -7,10 +7,12 @@ import resource
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 from serving import resources
 from serving.container.config import DEFAULT_SAMPLER, Config
+from serving.container.errors import StartupError
 from serving.logs import SEVERITIES, Log
 from serving.torchserve import TorchServeConfig, wait_or_kill
 from serving.worker.serving_worker.totals import SECONDS
@@ -28,6 +30,7 @@ backlog of the listening socket, so that the entrypoint's probe always finds roo
 MAX_LARGE_BYTES_SHARE = 8
 """The part of the memory that the bodies of large requests may take together: one in this many bytes."""
 MAX_CONNECTIONS = 4096
+START_TIMEOUT_S = 10
 UNLIMITED_BYTES = 8 << 30
 """What is taken for the memory of a container without a limit."""
 ERROR_LOG_LEVELS = dict(zip(SEVERITIES, ("info", "warn", "warn", "error", "crit"), strict=True))
@@ -115,13 +118,16 @@ class Nginx:
         self, config: Config, server_config: TorchServeConfig, socket: Path, log: Log
     ) -> None:
         """Start nginx; its error log is written to `log`."""
-        file = server_config.run_dir / "nginx.conf"
-        file.write_text(build_config(config, server_config, socket))
+        self._config, self._socket = config, socket
+        self._file = server_config.run_dir / "nginx.conf"
+        self._text = build_config(config, server_config, socket)
+        self._file.write_text(self._text)
+        self._pid_file = server_config.run_dir / "nginx.pid"
         self._ready = server_config.run_dir / "ready"
         self._draining = server_config.run_dir / "draining"
         self._log = log
         self.process = subprocess.Popen(
-            ["nginx", "-e", "stderr", "-c", str(file)],
+            ["nginx", "-e", "stderr", "-c", str(self._file)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -138,6 +144,22 @@ class Nginx:
                 match = ERROR_LINE.match(text)
                 severity = SEVERITY.get(match[1], "CRITICAL") if match else "WARNING"
                 self._log.write(severity, _redact(match[2] if match else text), "nginx")
+
+    def set_timeout(self, server_config: TorchServeConfig) -> None:
+        """Configure nginx anew if the time for a response has changed: it starts before the model is fetched.
+
+        Raises StartupError.
+        """
+        text = build_config(self._config, server_config, self._socket)
+        if text == self._text:
+            return
+        self._file.write_text(text)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._pid_file.exists():  # before it exists, the signal would end nginx
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise StartupError(f"nginx has not started within {START_TIMEOUT_S} s")
+            time.sleep(0.01)
+        self.process.send_signal(signal.SIGHUP)
 
     @property
     def is_ready(self) -> bool:

@@ -49,6 +49,26 @@ def test_unhealthy_container_fails_its_deployment_and_rollback_undoes_it(
     assert "not finished" not in deploy("status").out
 
 
+def test_endpoint_waits_a_little_longer_than_its_container(
+    deploy: Run, stack: Stack, tmp_path: Path
+) -> None:
+    slow = env_file(tmp_path, RESPONSE_TIMEOUT_S="900")
+    failed = deploy(f"deploy {slow}")
+    assert "a shared endpoint waits 60 s at most" in message(failed.err)
+    assert "dedicated = true" in failed.err
+    assert not stack.state.endpoints
+    assert deploy(f"deploy --dedicated {slow}").code == 0
+    assert waits_s(stack) == [910]
+    assert deploy(f"deploy --dedicated {env_file(tmp_path, RESPONSE_TIMEOUT_S='30')}").code == 0
+    assert waits_s(stack) == [40]
+
+
+def waits_s(stack: Stack) -> list[float]:
+    endpoints = stack.state.endpoints.values()
+    configs = [endpoint.client_connection_config for endpoint in endpoints]
+    return [config.inference_timeout.total_seconds() for config in configs]
+
+
 DENIED = ("denied", "DeployModel", "aiplatform.endpoints.deploy")
 REJECTIONS = {
     "an image that does not exist": (

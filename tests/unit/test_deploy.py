@@ -203,6 +203,10 @@ def test_only_the_files_of_the_selected_model_are_uploaded_to_cloud_build(checko
         ("accelerator_count = 1", "accelerator_count = 1 without an accelerator_type"),
         ("accelerator_type = 'NVIDIA_L4'", "'NVIDIA_L4' without an accelerator_count"),
         ("[env]\nAIP_HTTP_PORT = '1'", "env should not contain AIP_HTTP_PORT, which Vertex AI"),
+        (
+            "[env]\nRESPONSE_TIMEOUT_S = '1 h'",
+            "RESPONSE_TIMEOUT_S should be seconds from 1 to 3600",
+        ),
         ("[env]\nA = 1", "env.A = 1 should be a valid string"),
         ("builder = 'here'", "builder = 'here' should be 'cloud' or 'local'"),
         ("name = ", "is not TOML"),

@@ -64,7 +64,7 @@ def test_inference_time_is_read_from_the_archive(
     run = TorchServeConfig(
         archive=archive, run_dir=tmp_path, layout=Layout(1, 1), address="unix:/none"
     )
-    adapted = artifact.with_layout(run, Artifact(archive, None))
+    adapted = artifact.apply_model_config(run, Artifact(archive, None))
     assert adapted.layout == choose_layout(resources.cores(), resources.memory_limit(), 35)
 
 

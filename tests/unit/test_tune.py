@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,27 @@ def test_invalid_model_config_raises_an_error_that_names_the_key(text: str, reas
         model_config.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "layout", "timeout_s"),
+    [
+        ("maxBatchDelay: 20\nresponseTimeout: 7\n", {"batch_delay_ms": 20}, 7),
+        ("batchSize: 4\nhandler: {a: 1}\n", {"batch_size": 4}, None),
+    ],
+)
+def test_keys_of_an_author_are_followed_on_every_machine(
+    text: str, layout: dict[str, Any], timeout_s: int | None
+) -> None:
+    default = choose_layout(3, None, 0)
+    assert model_config.resolve_layout(text, 3, None, 0) == default._replace(**layout)
+    assert model_config.read_response_timeout(text) == timeout_s
+
+
+@pytest.mark.parametrize("text", ["responseTimeout: 0", "responseTimeout: soon"])
+def test_invalid_time_for_a_response_is_an_error(text: str) -> None:
+    with pytest.raises(model_config.ModelConfigError, match="responseTimeout: expected an integer"):
+        model_config.read_response_timeout(text)
+
+
 def test_archive_is_served_with_the_layout_that_it_contains(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     config = tmp_path / model_config.CONFIG
@@ -76,11 +98,11 @@ def test_archive_is_served_with_the_layout_that_it_contains(tmp_path: Path) -> N
         archive=tmp_path, run_dir=tmp_path, layout=Layout(1, 1), address="http://127.0.0.1:1"
     )
     config.write_text(model_config.render(TUNED, resources.cores(), {}))
-    unlimited = artifact.with_layout(settings, Artifact(tmp_path, None)).layout
+    unlimited = artifact.apply_model_config(settings, Artifact(tmp_path, None)).layout
     assert unlimited[:4] == TUNED[:4] or "memory" in unlimited.source
     config.write_text("minWorkers: none")
     with pytest.raises(ArchiveError, match="minWorkers"):
-        artifact.with_layout(settings, Artifact(tmp_path, None))
+        artifact.apply_model_config(settings, Artifact(tmp_path, None))
 
 
 def test_layout_option_is_parsed() -> None:
