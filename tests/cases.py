@@ -19,6 +19,8 @@ SEVEN = images.image_base64(images.draw_seven())
 """Black on white: the toy's label is 9."""
 ROWS = [[64] * 28] * 28
 """A dark image as numbers: the toy's label is 2."""
+LINES, EVENTS = "application/x-ndjson", "text/event-stream"
+PNG = images.encode_image(Image.new("L", (28, 28), 190))
 
 
 class Case(NamedTuple):
@@ -131,12 +133,6 @@ CASES = [
     rejected(
         "an unknown on_error", 'parameters.on_error: expected "return"', INSTANCE, on_error="x"
     ),
-]
-
-
-LINES, EVENTS = "application/x-ndjson", "text/event-stream"
-PNG = images.encode_image(Image.new("L", (28, 28), 190))
-RAW_AND_STREAMED = [
     raw("a raw PNG", 200, LABEL, "image/png", PNG),
     raw(
         "a raw JPEG",
@@ -179,7 +175,6 @@ RAW_AND_STREAMED = [
     ),
     rejected("stream 1", "parameters.stream: expected true or false", INSTANCE, stream=1),
 ]
-"""Bodies that are not JSON, and responses in parts."""
 
 
 def check_response(case: Case, code: int, body: str | bytes) -> None:

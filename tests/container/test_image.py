@@ -36,9 +36,9 @@ pytestmark = pytest.mark.xdist_group("container")
 
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_response_is_the_wire_contracts(endpoint: Endpoint, case: cases.Case) -> None:
-    answer = endpoint.post(case.body)
+    answer = endpoint.post(case.body, case.headers)
     cases.check_response(case, answer.code, answer.body)
-    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["content-type"] == case.response_type
 
 
 def test_requests_beyond_capacity_get_429_and_the_others_are_answered(

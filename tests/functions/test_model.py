@@ -55,7 +55,7 @@ def model(emulator: str) -> Iterator[FlaskClient]:
         yield client
 
 
-@pytest.mark.parametrize("case", cases.CASES + cases.RAW_AND_STREAMED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_request_gets_the_response_of_the_table(model: FlaskClient, case: cases.Case) -> None:
     response = model.post("/", data=case.body, headers=case.headers)
     cases.check_response(case, response.status_code, response.text)

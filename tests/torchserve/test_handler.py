@@ -11,7 +11,7 @@ from tests.images import labelled_images, request_body
 pytestmark = pytest.mark.xdist_group("torchserve")
 
 
-@pytest.mark.parametrize("case", cases.CASES + cases.RAW_AND_STREAMED, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_torchserve_answers_every_case_as_specified(toy: Endpoint, case: cases.Case) -> None:
     answer = toy.post(case.body, case.headers)
     cases.check_response(case, answer.code, answer.body)

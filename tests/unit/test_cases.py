@@ -10,8 +10,6 @@ from handler.loading import load_model
 from task.adapter import AdaptedTask
 from tests import cases, images
 
-ALL = cases.CASES + cases.RAW_AND_STREAMED
-
 
 @pytest.fixture(scope="module")
 def task() -> AdaptedTask:
@@ -31,13 +29,13 @@ def check(case: cases.Case, response: Response) -> None:
     assert response.content_type == case.response_type
 
 
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_request_gets_the_response_of_the_table(task: AdaptedTask, case: cases.Case) -> None:
     (response,) = batch.predict_batch(task, [parse(task, case)])
     check(case, response)
 
 
 def test_all_requests_of_the_table_in_one_batch_get_the_same_responses(task: AdaptedTask) -> None:
-    responses = batch.predict_batch(task, [parse(task, case) for case in ALL])
-    for case, response in zip(ALL, responses, strict=True):
+    responses = batch.predict_batch(task, [parse(task, case) for case in cases.CASES])
+    for case, response in zip(cases.CASES, responses, strict=True):
         check(case, response)
