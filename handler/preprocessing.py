@@ -1,10 +1,11 @@
 """Preprocess the instances of a batch in parallel, within a time limit.
 
-TorchServe kills a worker that does not respond in time, and fails every request in its batch. A thousand images
+A worker that does not respond in time is interrupted, and fails every request in its batch. A thousand images
 that are small files but decode to many pixels must not cause that.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,9 +21,11 @@ from handler.failures import Failures
 from task import JSON, Sample
 from task.adapter import AdaptedTask
 
-PREPROCESS_TIMEOUT_S = 30
-"""Limit for all instances of a batch. TorchServe kills a worker after 50 s without a response."""
-SHARED_PREPROCESS_TIMEOUT_S = 10
+RESPONSE_TIMEOUT_S = float(os.environ.get("RESPONSE_TIMEOUT_S") or 50)
+"""The time for a response, which the server sets. Later the client gets an error, whatever the worker does."""
+PREPROCESS_TIMEOUT_S = 0.6 * RESPONSE_TIMEOUT_S
+"""Limit for all instances of a batch, which leaves time for inference."""
+SHARED_PREPROCESS_TIMEOUT_S = 0.2 * RESPONSE_TIMEOUT_S
 """The limit for a batch of several requests: each of them waits for the slowest."""
 
 log = logging.getLogger(__name__)
