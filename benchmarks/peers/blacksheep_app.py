@@ -1,12 +1,12 @@
 """BlackSheep on uvicorn: less work per request than FastAPI, and the same calls of the model."""
 
 import orjson
-from blacksheep import Application, Content, Request, Response, post
+from blacksheep import Application, Content, Request, Response, Router
 
 from benchmarks.peers import asgi
 from benchmarks.peers.core import Core
 
-app = Application()
+app = Application(router=Router())  # the default one would get the route twice
 core: Core | None = None
 
 
@@ -16,7 +16,7 @@ async def load(_app: Application) -> None:
     core = Core()
 
 
-@post("/predict")
+@app.router.post("/predict")
 async def predict(request: Request) -> Response:
     assert core is not None
     (response,) = core.predict([orjson.loads(await request.read() or b"")])

@@ -196,6 +196,23 @@ def test_parameters_of_a_request_are_sent_and_bodies_do_not_mix_them(workload: W
     assert workload.has_parameters
 
 
+def test_generated_instances_are_the_same_each_time_and_texts_differ_in_length() -> None:
+    texts = workloads.generate_texts()
+    assert texts == workloads.generate_texts()
+    assert workloads.generate_rows() == workloads.generate_rows()
+    lengths = sorted(len(text.split()) for text in texts)
+    assert lengths[0] <= 2
+    assert 12 <= lengths[len(lengths) // 2] <= 20
+    assert lengths[-1] >= 128
+
+
+def test_ceiling_and_peers_give_the_same_predictions_for_texts_of_any_length() -> None:
+    task = bare.load(Path(workloads.__file__).with_name("text"))
+    bodies = [{"instances": workloads.generate_texts()[:32]}]
+    grouped, padded = (bare.predict(task, bodies, groups_sizes=each) for each in (True, False))
+    assert answers.find_error(padded, grouped) == ""
+
+
 def test_archive_without_requests_is_rejected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -265,6 +282,11 @@ def test_photographs_pass_the_comparison_with_bfloat16_and_with_noise(
     monkeypatch.setattr(workloads, "BUILD", tmp_path)
     workload = workloads.WORKLOADS["REAL"]()
     assert workload.round_s(LoadProfile(4, 16), 1) > 1
+    measured = json.loads((workload.folder / "backend.json").read_text())
+    forced = json.dumps(measured | {"backend": "scripted bfloat16"})
+    (workload.model.weights / "backend.json").write_text(forced)
+    workload = workloads.WORKLOADS["REAL"]()  # packs the archive again, with that backend
+    assert (workload.folder / "backend.json").read_text() == forced
     script = f"import sys; sys.path.insert(0, '.')\n{PREDICT_WITH_NOISE}"
     subprocess.run(
         [sys.executable, "-I", "-c", script], cwd=workload.folder, check=True, timeout=300
