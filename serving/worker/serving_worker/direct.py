@@ -43,13 +43,14 @@ def receive_listener(path: str) -> socket.socket:
 
 
 class Stream:
-    """A response that is sent in parts."""
+    """A response that is sent in parts. What its client has not read waits here, so that sending never blocks."""
 
     def __init__(self, request: http_messages.Request, parts: Iterator[str | bytes]) -> None:
         self.request, self._parts = request, parts
         self.connection = request.connection
         self.connection.setblocking(False)
-        self._unsent = http_messages.format_head(request.processor, None)
+        self._head = http_messages.format_head(request.processor, None)
+        self._unsent = bytearray()
         self._is_ended = False
         self._progress_at = time.monotonic()
 
@@ -58,33 +59,42 @@ class Stream:
         """Whether the client has not read for too long."""
         return time.monotonic() - self._progress_at > STALLED_STREAM_S
 
-    def advance(self, limit: TimeLimit) -> bool:
-        """Send what is unsent, else the next part; return whether there is more."""
+    def advance(self) -> bool:
+        """Send what is unsent, else the next part; return whether there is more for a client that has not left."""
         if not self._unsent:
-            JsonFormatter.requests = [self.request.processor]
-            if self._is_ended:
-                return False
-            with limit:
-                part = next(self._parts, None)
-            self._is_ended = part is None
-            text = part.encode() if isinstance(part, str) else part
-            self._unsent = (
-                http_messages.LAST_CHUNK if text is None else http_messages.format_chunk(text)
-            )
-        with contextlib.suppress(BlockingIOError):
-            self._unsent = self._unsent[self.connection.send(self._unsent) :]
+            part = next(self._parts, None)
+            if part is None:
+                self._is_ended = True
+                self._write(http_messages.LAST_CHUNK)
+            else:
+                self.add(part.encode() if isinstance(part, str) else part)
+        return self.send() and not (self._is_ended and not self._unsent)
+
+    def add(self, part: bytes) -> None:
+        """Add a part to what is unsent."""
+        self._write(http_messages.format_chunk(part))
+
+    def _write(self, chunk: bytes) -> None:
+        self._unsent += self._head + chunk
+        self._head = b""
+
+    def send(self) -> bool:
+        """Send as much as the connection takes at once; return False if the client has left."""
+        try:
+            del self._unsent[: self.connection.send(self._unsent)]
             self._progress_at = time.monotonic()
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
         return True
 
     def close(self) -> None:
-        """End the generation, if it has not ended, and the response."""
-        close = getattr(self._parts, "close", None)
-        try:
-            if close is not None:
-                close()
-        except Exception:
-            log.exception("the end of a stream failed")
+        """End the response, and the generation if it has not ended."""
         self.connection.close()
+        close = getattr(self._parts, "close", None)
+        if close is not None:
+            close()
 
 
 class IntermediateResponses:
@@ -92,12 +102,12 @@ class IntermediateResponses:
 
     def __init__(self) -> None:
         self._waiting: dict[str, http_messages.Request] = {}
-        self.started: set[str] = set()
-        """The IDs of the requests whose response has begun."""
+        self.streams: dict[str, Stream] = {}
+        """The responses that have begun, by the ID of their request."""
 
     def reset(self, batch: dict[str, http_messages.Request]) -> None:
         """Begin a batch of requests by ID."""
-        self._waiting, self.started = batch, set()
+        self._waiting, self.streams = batch, {}
 
     def sendall(self, message: bytes) -> None:
         """Send the parts in one of TorchServe's messages; raise ClientDisconnectedError."""
@@ -108,17 +118,13 @@ class IntermediateResponses:
     send = sendall
 
     def _send(self, request_id: str, request: http_messages.Request, body: bytes) -> None:
-        chunk = http_messages.format_chunk(body)
-        if request_id not in self.started:
-            self.started.add(request_id)
-            request.connection.settimeout(http_messages.TRANSFER_TIMEOUT_S)
-            chunk = http_messages.format_head(request.processor, None) + chunk
-        try:
-            request.connection.sendall(chunk)
-        except OSError:
+        if (stream := self.streams.get(request_id)) is None:
+            stream = self.streams[request_id] = Stream(request, iter(()))
+        stream.add(body)
+        if not stream.send():
             del self._waiting[request_id]
             if not self._waiting:
-                raise ClientDisconnectedError from None
+                raise ClientDisconnectedError
 
 
 class Batches(NamedTuple):
@@ -155,8 +161,10 @@ class DirectServer:
         while True:
             timeout_s = IDLE_S if self._limit.is_armed or self._streams else None
             events = self._epoll.poll(timeout_s)
-            if not events and not self._streams:
+            if not events and self._limit.is_armed:
                 self._limit.disarm()
+            if self._streams:
+                self._end_stalled_streams({fd for fd, _ in events})
             for fd, event in events:
                 if fd == self._listener.fileno():
                     self._serve_batch()
@@ -164,8 +172,6 @@ class DirectServer:
                     on_message()
                 elif fd in self._streams:
                     self._serve_stream(fd, event)
-            for fd in [fd for fd, stream in self._streams.items() if stream.is_stalled]:
-                self._end_stream(fd)
 
     def _serve_batch(self) -> None:
         batch = self._accept_batch()
@@ -188,15 +194,17 @@ class DirectServer:
             JsonFormatter.requests = []
         # Sent before the response, so that nginx's event arrives after this one.
         self._telemetry.send_batch(processors, arrived)
+        streams = []
         for request_id, request, body in zip(ids, batch, bodies, strict=True):
             if not isinstance(body, bytes):
-                self._start_stream(Stream(request, body))
-            elif request_id in self._intermediate.started:
-                with request.connection, contextlib.suppress(OSError):  # the client has left
-                    chunk = http_messages.format_chunk(body)
-                    request.connection.sendall(chunk + http_messages.LAST_CHUNK)
+                streams.append(Stream(request, body))
+            elif (stream := self._intermediate.streams.get(request_id)) is not None:
+                stream.add(body)
+                streams.append(stream)
             else:
                 http_messages.send_response(request, body)
+        for stream in streams:
+            self._start_stream(stream)
 
     def _accept_batch(self) -> list[http_messages.Request]:
         """Accept the requests that wait; with a batch delay also those that arrive until it has passed."""
@@ -230,25 +238,36 @@ class DirectServer:
         fd = stream.connection.fileno()
         self._streams[fd] = stream
         self._epoll.register(fd, select.EPOLLOUT | select.EPOLLRDHUP)
+        self._serve_stream(fd, select.EPOLLOUT)
 
     def _serve_stream(self, fd: int, event: int) -> None:
         """Advance a stream by one part, and end it at its end or when the client has left."""
-        is_open = not event & (select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLERR)
-        try:
-            is_open = is_open and self._streams[fd].advance(self._limit)
-        except OSError:
-            is_open = False
-        except ResponseTimeoutError:
-            log.exception("a part of a stream was not ready within %g s", self._limit.seconds)
-            is_open = False
-        except Exception:
-            log.exception("a stream failed")
-            is_open = False
-        finally:
-            JsonFormatter.requests = []
+        is_open = False
+        if not event & (select.EPOLLHUP | select.EPOLLRDHUP | select.EPOLLERR):
+            with self._log_failure(self._streams[fd]):
+                is_open = self._streams[fd].advance()
         if not is_open:
             self._end_stream(fd)
 
+    def _end_stalled_streams(self, active: set[int]) -> None:
+        for fd in [fd for fd, stream in self._streams.items() if stream.is_stalled]:
+            if fd not in active:
+                self._end_stream(fd)
+
     def _end_stream(self, fd: int) -> None:
         self._epoll.unregister(fd)
-        self._streams.pop(fd).close()
+        stream = self._streams.pop(fd)
+        with self._log_failure(stream):
+            stream.close()
+
+    @contextlib.contextmanager
+    def _log_failure(self, stream: Stream) -> Iterator[None]:
+        """Limit the time of a part or of the end of a stream, and log what it raises."""
+        JsonFormatter.requests = [stream.request.processor]
+        try:
+            with self._limit:
+                yield
+        except (ResponseTimeoutError, Exception):
+            log.exception("a stream failed")
+        finally:
+            JsonFormatter.requests = []

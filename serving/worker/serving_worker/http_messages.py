@@ -1,6 +1,7 @@
 """Requests from nginx to a worker and their responses: HTTP/1.1, one request a connection.
 
-Only nginx and the container's own probe connect: a request has a Content-Length and no other surprises.
+Only nginx and the container's own probe connect. A request has a Content-Length, unless its client sent neither a
+length nor a body.
 """
 
 import re
@@ -51,15 +52,21 @@ class Request(NamedTuple):
 
 def receive(connection: socket.socket) -> Request:
     """Read a request; raise ProtocolError, or OSError."""
-    received = connection.recv(RECV_BYTES)
-    while (end := received.find(b"\r\n\r\n")) < 0:
-        more = connection.recv(RECV_BYTES)
-        if not more:
-            raise ProtocolError
-        received += more
+    try:
+        received = connection.recv(RECV_BYTES, socket.MSG_DONTWAIT)
+    except BlockingIOError:  # nginx has connected and has not written yet
+        received = b""
+    if (end := received.find(b"\r\n\r\n")) < 0:
+        connection.settimeout(TRANSFER_TIMEOUT_S)
+        while (end := received.find(b"\r\n\r\n")) < 0:
+            more = connection.recv(RECV_BYTES)
+            if not more:
+                raise ProtocolError
+            received += more
+        connection.settimeout(None)  # with a timeout Python waits even where recv may not
     lines = received[:end].decode("latin-1").split("\r\n")
     properties: dict[str, Any] = dict(line.split(": ", 1) for line in lines[1:])
-    size = int(properties["Content-Length"])
+    size = int(properties.get("Content-Length", 0))
     body = bytearray(received[end + 4 :])
     if len(body) < size:
         _receive_rest(connection, body, size)
@@ -92,7 +99,7 @@ def format_head(processor: RequestProcessor, body_bytes: int | None) -> bytes:
         lines += ["Transfer-Encoding: chunked", "X-Accel-Buffering: no"]
     else:
         lines.append(f"Content-Length: {body_bytes}")
-    return "\r\n".join((*lines, "", "")).encode()
+    return "\r\n".join((*lines, "", "")).encode(errors="replace")
 
 
 def format_chunk(part: bytes) -> bytes:

@@ -7,7 +7,9 @@ TorchServe's Java then starts another worker.
 
 import faulthandler
 import os
+import select
 import signal
+import socket
 import sys
 import time
 from types import FrameType, TracebackType
@@ -57,6 +59,11 @@ class TimeLimit:
     def is_armed(self) -> bool:
         """Whether the process ends soon unless `disarm` or the next batch prevents it."""
         return self._armed_at > float("-inf")
+
+    def wait_for(self, connection: socket.socket) -> None:
+        """Wait until a connection can be read; without a batch the process lives on."""
+        if self.is_armed and not select.select([connection], [], [], REARM_S)[0]:
+            self.disarm()
 
     def disarm(self) -> None:
         """Let the process live on without a batch."""

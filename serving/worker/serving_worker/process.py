@@ -60,6 +60,7 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
             listener = receive_listener(listener_socket)
             DirectServer(listener, service, batches, limit, telemetry).run(connection, answer)
         while True:
+            limit.wait_for(connection)
             answer()
 
 
@@ -76,7 +77,7 @@ def _answer(
     arrived, telemetry.timings = time.time_ns(), None
     ids, requests, data = messages.read_requests()
     bodies = predict(service, ids, requests, data, limit)
-    whole = _send_parts(connection, ids, requests, bodies)
+    whole = _send_parts(connection, ids, requests, bodies, limit)
     # Sent before the response, so that nginx's event arrives after this one.
     telemetry.send_batch(requests, arrived)
     connection.sendall(encode_responses(ids, whole, requests))
@@ -84,13 +85,18 @@ def _answer(
 
 
 def _send_parts(
-    connection: socket.socket, ids: list[str], requests: list[RequestProcessor], bodies: list[Body]
+    connection: socket.socket,
+    ids: list[str],
+    requests: list[RequestProcessor],
+    bodies: list[Body],
+    limit: TimeLimit,
 ) -> list[bytes]:
     """Send the parts of streams as they are computed; return the bodies of the others, and empty ones for streams."""
     streams = {index: body for index, body in enumerate(bodies) if isinstance(body, Iterator)}
     while streams:
         for index, parts in list(streams.items()):
-            part = next(parts, None)
+            with limit:
+                part = next(parts, None)
             if part is None:
                 del streams[index]
             elif part:

@@ -74,21 +74,25 @@ def _describe(error: BaseException, limit: TimeLimit) -> tuple[int, str]:
 
 def _to_body(value: Any, request: RequestProcessor) -> Body:
     """Convert what a handler returned for one request, as TorchServe does."""
+    if isinstance(value, Iterator):
+        return value
+    try:
+        return _encode(value)
+    except Exception as error:  # noqa: BLE001  a handler may return anything
+        log.error("the handler returned what cannot be sent: %s", error)
+        return _fail([request], 500, "the handler returned what cannot be sent")[0]
+
+
+def _encode(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
-    if isinstance(value, Iterator):
-        return value
     if isinstance(value, torch.Tensor):
         buffer = io.BytesIO()
         torch.save(value, buffer)
         return buffer.getvalue()
-    try:
-        return json.dumps(value, indent=2).encode()
-    except (TypeError, ValueError) as error:
-        log.error("the handler returned what JSON cannot represent: %s", error)
-        return _fail([request], 500, "the handler returned what JSON cannot represent")[0]
+    return json.dumps(value, indent=2).encode()
 
 
 def _fail(requests: list[RequestProcessor], code: int, message: str) -> list[Body]:
