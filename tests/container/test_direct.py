@@ -93,9 +93,7 @@ def read_response(connection: socket.socket) -> http.client.HTTPResponse:
     return response
 
 
-@pytest.mark.parametrize(
-    "case", [*cases.CASES, *cases.RAW_AND_STREAMED], ids=lambda case: case.name
-)
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_both_paths_give_the_same_response(containers: dict[str, Model], case: cases.Case) -> None:
     direct, torchserve = (
         containers[f"toy {path}"].container.endpoint(9000, PREDICT).post(case.body, case.headers)
