@@ -68,7 +68,9 @@ def print_stream(url: str, body: dict[str, Any]) -> float:
                 print()
             part, index = event["part"], event["instance"]
             print(part if isinstance(part, str) else f"{json.dumps(part)}\n", end="", flush=True)
-    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+    except requests.RequestException as error:
+        raise PredictError(f"{url}: the stream was interrupted: {error}") from None
+    except (ValueError, KeyError, TypeError) as error:
         raise PredictError(f"{url}: the stream is not one of parts as JSON: {error!r}") from None
     print()
     return latency_ms

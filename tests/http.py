@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import http.client
 import logging
+import socket
 import ssl
 import threading
 import time
@@ -51,6 +52,25 @@ class Endpoint(NamedTuple):
             return Response(response.status, text, lower_case)
         finally:
             connection.close()
+
+
+@contextlib.contextmanager
+def serve_cut_stream(part: bytes) -> Iterator[str]:
+    """Answer one request with one part of a response that has no end; yield HOST:PORT."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(head + b"%x\r\n%s\r\n" % (len(part), part))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        server = threading.Thread(target=answer)
+        server.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        server.join()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.http import JSON_TYPE, Endpoint
+from tests.http import JSON_TYPE, Endpoint, serve_cut_stream
 from tests.images import ROOT, request_body
 from tests.page.conftest import serve_page, write_archive
 from tests.programs import Result, run_program
@@ -69,6 +69,19 @@ def test_a_stopped_model_server_is_named_with_the_command_that_starts_it(tmp_pat
         response = Endpoint(address).send("POST", "/predict", request_body(1), JSON_TYPE)
     assert response.code == 502
     assert f"cannot connect to {CLOSED}; start the server with: make serve" in response.body
+
+
+def test_a_stream_that_is_cut_ends_with_an_error(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path, "toy", requests=[{"instance": 1}] * 2)
+    part = b'{"instance": 0, "part": "a"}\n'
+    with (
+        serve_cut_stream(part) as address,
+        serve_page(archive, f"http://{address}/predictions/toy") as page,
+    ):
+        response = Endpoint(page).send("POST", "/predict", request_body(1, stream=True), JSON_TYPE)
+    first, last = (json.loads(line) for line in response.body.splitlines())
+    assert (response.code, first["part"]) == (200, "a")
+    assert "the stream was interrupted" in last["error"]["message"]
 
 
 def test_an_archive_without_requests_gets_a_page_too(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from project.model_folder import Model
 from serving import predict
 from serving.predict import PredictError
-from tests.http import serve_app
+from tests.http import serve_app, serve_cut_stream
 from tests.images import encode_image
 
 RECEIVED: list[Any] = []
@@ -174,3 +174,12 @@ def test_parts_of_a_stream_are_printed(
 def test_error_at_the_end_of_a_stream_is_reported(url: str) -> None:
     with pytest.raises(PredictError, match=r": instances\[0\]: stream failed"):
         predict.print_stream(url, {"instances": ["a", 13]})
+
+
+def test_stream_that_is_cut_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        serve_cut_stream(b'{"instance": 0, "part": "a"}\n') as address,
+        pytest.raises(PredictError, match="the stream was interrupted"),
+    ):
+        predict.print_stream(f"http://{address}/p", {"instances": [1]})
+    assert capsys.readouterr().out == "a"
