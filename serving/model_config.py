@@ -3,8 +3,6 @@
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
 from serving.errors import ArchiveError
 from serving.layout import Layout, choose_layout, max_workers
 
@@ -22,6 +20,8 @@ class ModelConfigError(ArchiveError):
 
 def render(layout: Layout, cores: int, measured: dict[str, Any]) -> str:
     """Return the text of the file; `measured` is included for information."""
+    import yaml  # noqa: PLC0415  slow to import, and most archives have no such file
+
     settings = {
         "minWorkers": layout.workers,
         "maxWorkers": layout.workers,
@@ -61,6 +61,8 @@ def read_response_timeout(text: str | bytes | None) -> int | None:
 
 
 def _load(text: str | bytes) -> dict[str, Any]:
+    import yaml  # noqa: PLC0415  slow to import, and most archives have no such file
+
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -29,6 +29,8 @@ PATCHED_WORKER_HOME = Path(__file__).with_name("worker")
 """Java starts each worker as ts/model_service_worker.py in this folder, in place of TorchServe's."""
 PATCHES_VARIABLE = "TORCHSERVE_PATCHES"
 """The environment variable that turns all patches on or off: docs/decisions.md."""
+CLASS_DATA = "classes.jsa"
+"""Java's archive of the classes that TorchServe loads, beside its jars in the image."""
 MEBIBYTE = 1 << 20
 DEFAULT_RESPONSE_TIMEOUT_S = 50
 INTERRUPT_TIMEOUT_S = 10
@@ -150,11 +152,12 @@ def build_command(config: TorchServeConfig, java: Java, properties_file: Path) -
     Raises TorchServeError and UnsupportedTorchServeError.
     """
     jar_dir = config.jar_dir or find_package_dir() / "frontend"
-    class_path = f"{jar_dir}/*"
+    class_path = list_jars(jar_dir)
+    class_data = jar_dir / CLASS_DATA
     if patches := _select_patches(config, jar_dir / "model-server.jar"):
         classes = config.run_dir / "classes"
         bytecode_patches.write_classes(jar_dir / "model-server.jar", classes, patches)
-        class_path = f"{classes}:{class_path}"
+        class_path.insert(0, classes)
     worker_home = PATCHED_WORKER_HOME if config.patched else find_package_dir().parent
     return [
         java.executable,
@@ -171,18 +174,27 @@ def build_command(config: TorchServeConfig, java: Java, properties_file: Path) -
             else []
         ),
         f"-Dlog4j.configurationFile=file://{LOG_CONFIG}",
+        # They only cost time at the start: log4j's management beans, and counters for jstat.
+        *("-Dlog4j2.disableJmx=true", "-XX:-UsePerfData"),
+        # Java that only watches workers runs too little to be worth the time of the second compiler.
+        *(["-XX:TieredStopAtLevel=1"] if config.listener_socket else []),
         *(["-Dlevel=info"] if config.verbose else []),
-        *("-cp", class_path, "org.pytorch.serve.ModelServer", "--python", sys.executable),
+        *([f"-XX:SharedArchiveFile={class_data}"] if class_data.exists() else []),
+        *("-cp", ":".join(map(str, class_path)), "org.pytorch.serve.ModelServer"),
+        *("--python", sys.executable),
         *("-f", str(properties_file), "-s", str(config.archive.parent.resolve())),
         *("-ncs", "--disable-token-auth"),
     ]
 
 
+def list_jars(folder: Path) -> list[Path]:
+    """Return TorchServe's jars in a fixed order, which Java compares with that of its class data archive."""
+    return sorted(folder.glob("*.jar"))
+
+
 def _select_patches(config: TorchServeConfig, jar: Path) -> list[bytecode_patches.Patch]:
-    if not config.patched:
-        # The image's jar has no gRPC classes; TorchServe's own start would fail without them.
-        return [] if bytecode_patches.has_grpc(jar) else [bytecode_patches.NO_GRPC]
-    return [bytecode_patches.NO_GRPC]
+    # The image's jar has no gRPC classes, and was patched when it was built.
+    return [bytecode_patches.NO_GRPC] if config.patched and bytecode_patches.has_grpc(jar) else []
 
 
 def find_package_dir() -> Path:

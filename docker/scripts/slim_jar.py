@@ -5,6 +5,8 @@ build: test frameworks, Groovy, Ant, jQuery, and a Netty of 2020. The small jar 
 code and the libraries that Debian lacks. The other libraries are links to Debian's jars, so that
 Debian's security updates apply to the server.
 
+TorchServe's gRPC servers are not in the jar, so that it is patched not to start them.
+
     python slim_jar.py MODEL_SERVER_JAR DEBIAN_JARS OUT
 """
 
@@ -12,6 +14,8 @@ import platform
 import sys
 import zipfile
 from pathlib import Path
+
+from serving.bytecode_patches import NO_GRPC, apply_patch
 
 KEPT = (
     "org/pytorch/serve/",
@@ -60,7 +64,10 @@ def write(jar: Path, debian_jars: Path, out: Path) -> None:
         for name in sorted(original.namelist()):
             if name.startswith(KEPT) and not name.endswith("/"):
                 entry = zipfile.ZipInfo(name, EPOCH)
-                slim.writestr(entry, original.read(name), zipfile.ZIP_DEFLATED)
+                content = original.read(name)
+                if name == NO_GRPC.class_file:
+                    content = apply_patch(NO_GRPC, content, jar)
+                slim.writestr(entry, content, zipfile.ZIP_DEFLATED)
         machine = {"aarch64": "aarch_64"}.get(platform.machine(), platform.machine())
         native = NATIVE.format(machine=machine)
         (out / Path(native).name).write_bytes(original.read(native))

@@ -70,6 +70,7 @@ def run(log: Log) -> None:
         server_config = _server_config(path, folder, config, listener)
         if not config.storage_uri:
             server_config = _apply_model_config(server_config, baked, config)
+            fork_server = _start_fork_server(server_config, log)
         if telemetry:
             server_config = dataclasses.replace(server_config, telemetry_port=telemetry.port)
         log.info(f"model={server_config.model_name} {config}")
@@ -81,7 +82,7 @@ def run(log: Log) -> None:
         nginx.set_timeout(server_config)
         if telemetry:
             telemetry.start(server_config, manifest.read_manifest(served.path).version)
-        fork_server = ForkServer(server_config, log) if server_config.patched else None
+        fork_server = fork_server or _start_fork_server(server_config, log)
         log.info(f"Starting TorchServe: {server_config.summary}")
         server = Server(server_config, java.find(), log.forward)
         Supervisor(
@@ -137,6 +138,11 @@ def _apply_model_config(
     applied = artifact.apply_model_config(server_config, served)
     timeout_s = config.response_timeout_s or applied.response_timeout_s
     return dataclasses.replace(applied, response_timeout_s=timeout_s)
+
+
+def _start_fork_server(server_config: TorchServeConfig, log: Log) -> ForkServer | None:
+    """Start the fork server, as soon as the number of its threads is known; None without the project's worker."""
+    return ForkServer(server_config, log) if server_config.patched else None
 
 
 def _fetch_model(config: Config, baked: Artifact, store: Path, log: Log) -> Artifact:

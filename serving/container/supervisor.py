@@ -19,6 +19,8 @@ STARTUP_TIMEOUT_S = 1200
 UNRESPONSIVE_TIMEOUT_S = 120
 """How long a model may fail its probes after that."""
 PROBE_INTERVAL_S = 5
+RETRY_INTERVAL_S = 0.05
+"""Until the first healthy probe; a probe that fails at once has found no server yet."""
 PROBE_TIMEOUT_S = 2 * PROBE_INTERVAL_S
 MAX_FAILED_PROBES = 1
 """One probe may fail under load; a second one means that clients get no response either."""
@@ -56,7 +58,7 @@ class Supervisor:
                     unready_since = now
                     self.log.info(f"not ready: {result.detail}")
                 self._check_model(now - healthy_at, timeout_s)
-            self._wait(PROBE_INTERVAL_S if self.nginx.is_ready else 0.25)
+            self._wait(PROBE_INTERVAL_S if self.nginx.is_ready else RETRY_INTERVAL_S)
 
     def _wait(self, seconds: float) -> None:
         """Wait for the next probe; raise StartupError if a process ends meanwhile."""
@@ -65,7 +67,7 @@ class Supervisor:
             self._check_processes()
             if self.telemetry:
                 self.telemetry.supervise()
-            time.sleep(0.1)
+            time.sleep(min(seconds, 0.1))
 
     def _check_processes(self) -> None:
         if self.nginx.process.poll() is not None:

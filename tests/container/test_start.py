@@ -1,9 +1,9 @@
-"""The fork server in the image: workers come from it, and the container does not depend on it."""
+"""What makes the container start sooner: the fork server, which it does not depend on, and Java's class data."""
 
 import pytest
 
 from tests import cases
-from tests.container.conftest import HARDENED, VERTEX, Start, wait_until_healthy
+from tests.container.conftest import HARDENED, VERTEX, Container, Start, wait_until_healthy
 from tests.http import wait_for
 from tests.images import request_body
 
@@ -33,3 +33,9 @@ def test_workers_are_replaced_with_and_without_the_fork_server(start: Start) -> 
     container.kill("model_service_worker")
     wait_for(predicts, 60, "an answer of a worker that imported torch")
     assert container.is_running
+
+
+def test_java_uses_its_class_data_archive(vertex: Container) -> None:
+    """Java does not map an archive that does not fit its jars."""
+    maps = vertex.exec("sh", "-c", "cat /proc/[0-9]*/maps")
+    assert "/opt/torchserve/classes.jsa" in maps
