@@ -9,7 +9,9 @@ do not record when each failed request started and ended.
 import argparse
 import collections
 import contextlib
+import http.client
 import json
+import socket
 import sys
 import tempfile
 import time
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import image
 from benchmarks.errors import BenchmarkError
-from benchmarks.image import PREDICT, PYTHON, Server
+from benchmarks.image import PORT, PREDICT, PYTHON, Server
 from benchmarks.load import Client
 from benchmarks.results import describe_cpu
 from contract.docker import DockerError
@@ -32,17 +34,25 @@ from serving import archive
 WARM_UP_S, SETTLE_S, MIN_S, MAX_S = 3.0, 5.0, 15.0, 150.0
 """Seconds: the load before a fault, the health that ends the observation, and its minimum and maximum."""
 CLIENTS = 8
+KILLS, KILL_INTERVAL_S = 20, 4.0
+"""The kills in a row, and the time that a new worker has to load the model."""
+SLOW_READERS, STREAMS = 50, 8
+LIMIT_S = 5
+"""RESPONSE_TIMEOUT_S where a request hangs."""
+WORKER = "python model_service_worker.py"
+"""The command line of a worker; Java's launchers have another."""
+PATHS = ("direct", "torchserve")
 RESOURCE_OPTIONS = ("--memory", "2g", "--memory-swap", "2g", "--tmpfs", "/tmp:size=96m")
 SANDBOX_OPTIONS = ("--restart", "on-failure", "--read-only", "--cap-drop", "ALL")
 EXIT_REASON = "cannot serve: "
 """The prefix of the last log line of a container that exits; the reason follows."""
 TABLE = """\
-| fault | sent | failed | last failure after | health not 200 for | slowest request | restarts | last line |
+| fault | sent | failed | last failure after | health not 200 for | slowest request | restarts | notes |
 |---|---|---|---|---|---|---|---|"""
 KILL_SCRIPT = """
 import os, pathlib, sys
 for entry in sorted(pathlib.Path("/proc").glob("[0-9]*"), key=lambda entry: int(entry.name)):
-    command = (entry / "cmdline").read_bytes().decode()
+    command = (entry / "cmdline").read_bytes().decode().replace(chr(0), " ")
     if sys.argv[1] in command and int(entry.name) not in (1, os.getpid()):
         os.kill(int(entry.name), 9)
         break
@@ -74,11 +84,16 @@ class Fault(NamedTuple):
     """A fault and the requests that are sent during it."""
 
     name: str
-    inject: Callable[[Server], None]
+    inject: Callable[[Server], object]
+    """Causes the fault; a text that it returns is noted in the table."""
     instance: Callable[[int], Any] = lambda index: index
     """Returns the instance of a request by its number."""
     padding: int = 0
     """Additional bytes of each request; nginx buffers large requests in /tmp."""
+    limit_s: int | None = None
+    """The container's RESPONSE_TIMEOUT_S; None: its default."""
+    path: str = ""
+    """The only request path that has this fault; empty: both."""
 
 
 @contextlib.contextmanager
@@ -107,8 +122,8 @@ def run_load(url: str, fault: Fault) -> Iterator[list[Outcome]]:
         list(futures)  # raises a client's exception
 
 
-def _body(instance: Any) -> bytes:
-    return json.dumps({"instances": [instance]}).encode()
+def _body(instance: Any, **parameters: Any) -> bytes:
+    return json.dumps({"instances": [instance], "parameters": parameters}).encode()
 
 
 def _run(program: str, server: Server, *arguments: str) -> None:
@@ -127,8 +142,53 @@ def _send(instance: str) -> Callable[[Server], None]:
     return send
 
 
+def _connect(server: Server, body: bytes) -> socket.socket:
+    """Send a request on a connection with a small buffer, and return the connection."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    connection.settimeout(30)
+    connection.connect((server.host, PORT))
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def _read_nothing(body: bytes) -> Callable[[Server], None]:
+    connections: list[socket.socket] = []  # open until this program ends
+
+    def read_nothing(server: Server) -> None:
+        connections.extend(_connect(server, body) for _ in range(SLOW_READERS))
+
+    return read_nothing
+
+
+def _cut_streams(server: Server) -> str:
+    """Kill two workers while clients read streams without an end; return how the streams ended."""
+
+    def read_stream(_: int) -> str:
+        with _connect(server, _body(1, stream=True)) as connection:
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            deadline = time.monotonic() + SETTLE_S
+            try:
+                while time.monotonic() < deadline:
+                    if not response.read(1 << 12):
+                        return "ended as complete"
+            except (http.client.IncompleteRead, ConnectionError):
+                return "incomplete"
+            return "continued"
+
+    with ThreadPoolExecutor(STREAMS) as clients:
+        results = clients.map(read_stream, range(STREAMS))
+        time.sleep(1)
+        for _ in range(2):
+            _run(KILL_SCRIPT, server, WORKER)
+        counts = collections.Counter(results)
+    return "streams: " + ", ".join(f"{count} {result}" for result, count in sorted(counts.items()))
+
+
 FAULTS = [
-    Fault("kill -9 one worker", _kill("model_service_worker")),
+    Fault("kill -9 one worker", _kill(WORKER)),
     Fault("kill -9 the JVM", _kill("org.pytorch.serve.ModelServer")),
     Fault("kill -9 nginx", _kill("nginx: master")),
     Fault("kill -9 nginx's worker process", _kill("nginx: worker")),
@@ -136,22 +196,64 @@ FAULTS = [
     Fault("/tmp is full for 10 s, requests of 900 kB", partial(_run, FILL_SCRIPT), padding=900_000),
     Fault("a request that exhausts the memory of a 2 GB cgroup", _send("hog")),
     Fault("one instance in fifty raises", lambda _: None, lambda n: n if n % 50 else "raise"),
-    Fault("a request that hangs", _send("hang")),
+    Fault("a request that hangs in Python, limit 5 s", _send("hang"), limit_s=LIMIT_S),
+    Fault("a request that hangs in native code, limit 5 s", _send("lock"), limit_s=LIMIT_S),
+    Fault("50 clients that do not read responses of 8 MB", _read_nothing(_body("large"))),
+    Fault(
+        "50 clients that do not read a stream",
+        _read_nothing(_body(1, stream=True)),
+        path="direct",
+    ),
+    Fault("kill -9 both workers while they stream", _cut_streams, path="direct"),
 ]
 
 
-def measure(docker: str, tag: str, models: Path, fault: Fault) -> str:
+def measure_kills(server: Server, fault: Fault) -> str:
+    """Kill one worker after another under load; return the lines of a table with the effect of each."""
+    with run_load(server.base_url, fault) as outcomes:
+        time.sleep(WARM_UP_S)
+        kills = []
+        for _ in range(KILLS):
+            kills.append(time.monotonic())
+            _run(KILL_SCRIPT, server, WORKER)
+            time.sleep(KILL_INTERVAL_S)
+    rows = [["kill"], ["---"], ["failed"], ["slowest failure"], ["slowest request"]]
+    for number, killed in enumerate(kills, 1):
+        during = [each for each in outcomes if killed < each.ended <= killed + KILL_INTERVAL_S]
+        failed = [each for each in during if each.result != 200]
+        slowest_failure_s, slowest_s = (
+            max((each.ended - each.started for each in some), default=0.0)
+            for some in (failed, during)
+        )
+        cells = (number, "---", len(failed), f"{slowest_failure_s:.2f} s", f"{slowest_s:.2f} s")
+        for row, cell in zip(rows, cells, strict=True):
+            row.append(str(cell))
+    results = collections.Counter(str(each.result) for each in outcomes)
+    statuses = ", ".join(f"{count} x {result}" for result, count in sorted(results.items()))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", f"{len(outcomes)} requests in all: {statuses}."])
+
+
+def start_options(models: Path, path: str, fault: Fault) -> list[str]:
+    """Return the options of `docker run` for a fault."""
+    environ = {"AIP_STORAGE_URI": "/mnt/models", "REQUEST_PATH": path}
+    if fault.limit_s:
+        environ["RESPONSE_TIMEOUT_S"] = str(fault.limit_s)
+    variables = [f"--env={name}={value}" for name, value in environ.items()]
+    return [*RESOURCE_OPTIONS, *SANDBOX_OPTIONS, f"--volume={models}:/mnt/models:ro", *variables]
+
+
+def measure(docker: str, tag: str, options: list[str], fault: Fault) -> str:
     """Start a container, inject a fault under load, wait until it is healthy; return a line of the table.
 
     Requests count from the fault on; those without predictions have failed. Restarts and the last exit
     reason are the container's.
     """
-    model = ("--volume", f"{models}:/mnt/models:ro", "--env", "AIP_STORAGE_URI=/mnt/models")
-    with image.running(docker, tag, *RESOURCE_OPTIONS, *SANDBOX_OPTIONS, *model) as server:
+    with image.running(docker, tag, *options) as server:
         with run_load(server.base_url, fault) as outcomes:
             time.sleep(WARM_UP_S)
             injected = time.monotonic()
-            fault.inject(server)
+            note = str(fault.inject(server) or "")
             unhealthy_s = _wait_until_recovered(server, outcomes, injected)
         restarts = server.container.inspect("{{.RestartCount}}")
         reasons = [line for line in server.container.logs().splitlines() if EXIT_REASON in line]
@@ -166,7 +268,7 @@ def measure(docker: str, tag: str, models: Path, fault: Fault) -> str:
         ", ".join(f"{count} x {result}" for result, count in sorted(results.items())) or "0",
         *(f"{seconds:.1f} s" for seconds in (last_failure_s, unhealthy_s, slowest_s)),
         restarts,
-        reasons[-1].split(EXIT_REASON)[1] if reasons else "",
+        reasons[-1].split(EXIT_REASON)[1] if reasons else note,
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -198,19 +300,28 @@ def main() -> None:
     add("image", help="the image to test")
     add("--docker", default="docker", help="the Docker client (default: %(default)s)")
     add("--only", default="", help="only faults whose name contains this")
+    add("--path", choices=PATHS, default="direct", help="REQUEST_PATH (default: %(default)s)")
     args = parser.parse_args()
-    faults = [fault for fault in FAULTS if args.only in fault.name]
-    if not faults:
-        names = ", ".join(fault.name for fault in FAULTS)
+    faults = [
+        fault for fault in FAULTS if args.only in fault.name and fault.path in ("", args.path)
+    ]
+    kills = Fault(f"{KILLS} kills of workers in a row", _kill(WORKER))
+    with_kills = args.only in kills.name
+    if not faults and not with_kills:
+        names = ", ".join(fault.name for fault in (*FAULTS, kills))
         parser.error(f"--only: no fault's name contains {args.only}; the faults are {names}")
     heading = f"{TABLE}\n"
     try:
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
             models = _build_archive(Path(folder))
             for fault in faults:
-                row = measure(args.docker, args.image, models, fault)
-                print(f"{heading}{row}", flush=True)
+                options = start_options(models, args.path, fault)
+                print(heading + measure(args.docker, args.image, options, fault), flush=True)
                 heading = ""
+            if with_kills:
+                options = start_options(models, args.path, kills)
+                with image.running(args.docker, args.image, *options) as server:
+                    print(f"\n{kills.name}:\n\n{measure_kills(server, kills)}", flush=True)
     except (BenchmarkError, DockerError) as error:
         sys.exit(f"benchmarks.faults: {error}")
     print(f"\n{describe_cpu()}, shared by the clients and the container.")
