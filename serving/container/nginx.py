@@ -153,12 +153,13 @@ class Nginx:
         text = build_config(self._config, server_config, self._socket)
         if text == self._text:
             return
-        self._file.write_text(text)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._pid_file.exists():  # before it exists, the signal would end nginx
+        # Before it exists, nginx reads the file, and the signal would end it.
+        while not self._pid_file.exists():
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise StartupError(f"nginx has not started within {START_TIMEOUT_S} s")
             time.sleep(0.01)
+        self._file.write_text(text)
         self.process.send_signal(signal.SIGHUP)
 
     @property
