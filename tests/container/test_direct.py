@@ -37,6 +37,12 @@ HANDLER = Path(stock.HERE) / "commanded_handler.py"
 CONFIG = "minWorkers: 1\nmaxWorkers: 1\nbatchSize: 8\nmaxBatchDelay: 0\n"
 
 
+def format_command(command: str) -> bytes:
+    """Return the HTTP request with a command."""
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
+    return f"{head}Content-Length: {len(command)}\r\n\r\n{command}".encode()
+
+
 class Model(NamedTuple):
     """A container that serves one model."""
 
@@ -46,11 +52,14 @@ class Model(NamedTuple):
         """Send a command to the handler."""
         return self.container.endpoint(9000, PREDICT).post(command.encode(), TEXT)
 
+    def connect(self) -> socket.socket:
+        """Open a connection."""
+        return socket.create_connection((self.container.address, 9000), 30)
+
     def begin(self, command: str) -> socket.socket:
         """Send a command on a connection of its own, and return the connection."""
-        connection = socket.create_connection((self.container.address, 9000), 30)
-        head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n"
-        connection.sendall(f"{head}Content-Length: {len(command)}\r\n\r\n{command}".encode())
+        connection = self.connect()
+        connection.sendall(format_command(command))
         return connection
 
 
@@ -115,7 +124,7 @@ def test_status_body_and_headers_of_a_handler_are_sent_as_they_are(model: Model,
 
 def test_request_without_a_body_and_its_length_reaches_the_handler(model: Model) -> None:
     pid = model.tell("pid").body
-    with socket.create_connection((model.container.address, 9000), 30) as connection:
+    with model.connect() as connection:
         connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         response = read_response(connection)
         assert (response.status, b"not JSON" in response.read()) == (400, True)
@@ -144,9 +153,12 @@ def test_requests_beyond_the_limit_get_429_at_once_and_the_others_are_answered(
     direct: Model,
 ) -> None:
     with contextlib.ExitStack() as stack:
+        # Open before the worker is busy, so that the requests arrive meanwhile.
+        others = [stack.enter_context(direct.connect()) for _ in range(MAX_REQUESTS + 8)]
         busy = stack.enter_context(direct.begin("sleep 2"))
         time.sleep(0.3)
-        others = [stack.enter_context(direct.begin("pid")) for _ in range(MAX_REQUESTS + 8)]
+        for connection in others:
+            connection.sendall(format_command("pid"))
         codes = [read_response(connection).status for connection in others]
         assert read_response(busy).status == 200
     assert (codes.count(429), codes.count(200)) == (9, MAX_REQUESTS - 1)
@@ -206,10 +218,11 @@ def test_worker_that_hangs_in_native_code_is_replaced_and_its_stack_is_logged(
     assert "_run" in log.partition("Timeout (0:00:")[2]
 
 
-def test_idle_worker_outlives_the_limit(model: Model) -> None:
-    pid = model.tell("pid").body
+def test_idle_workers_outlive_the_limit(containers: dict[str, Model]) -> None:
+    models = [containers[path] for path in PATHS]
+    pids = [model.tell("pid").body for model in models]
     time.sleep(LIMIT_S + 3)
-    assert model.tell("pid").body == pid
+    assert [model.tell("pid").body for model in models] == pids
 
 
 def test_slow_reader_of_a_large_response_does_not_hold_the_worker(direct: Model) -> None:
