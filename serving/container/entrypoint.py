@@ -65,7 +65,7 @@ def run(log: Log) -> None:
         telemetry = TelemetryProcess(config, log) if config.has_telemetry else None
         store = folder / "store"
         path = store / artifact.MODEL_NAME if config.storage_uri else baked.path
-        listener = Listener(folder) if config.request_path == "direct" else None
+        listener = Listener(folder, log) if config.request_path == "direct" else None
         socket = listener.path if listener else folder / "torchserve.sock"
         server_config = _server_config(path, folder, config, listener)
         if not config.storage_uri:

@@ -4,22 +4,23 @@ TorchServe's Java closes the descriptors that its workers would inherit. So a wo
 socket and gets the listening one from there.
 """
 
-import logging
 import socket
 import threading
 from pathlib import Path
 
+from serving.logs import Log
+
 BACKLOG = 1024
 """Connections that may wait for a worker; more than nginx opens, so that the probe always finds room."""
-log = logging.getLogger(__name__)
 
 
 class Listener:
     """The listening socket; it stays open while workers come and go, and requests wait in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, log: Log) -> None:
         """Open the sockets in a folder, and hand the first to each worker that asks."""
         self.path, self.handout_path = folder / "workers.sock", folder / "listener.sock"
+        self._log = log
         self._socket = _listen(self.path)
         self._handout = _listen(self.handout_path)
         threading.Thread(target=self._hand_out, daemon=True).start()
@@ -31,7 +32,8 @@ class Listener:
                 try:
                     socket.send_fds(connection, [b"1"], [self._socket.fileno()])
                 except OSError as error:  # the worker has ended meanwhile
-                    log.warning("a worker did not take the listening socket: %s", error)
+                    message = f"a worker did not take the listening socket: {error}"
+                    self._log.write("WARNING", message)
 
 
 def _listen(path: Path) -> socket.socket:

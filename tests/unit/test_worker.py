@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -15,7 +16,7 @@ from ts.context import Context, RequestProcessor
 from ts.protocol.otf_message_handler import create_predict_response, retrieve_msg
 from ts.service import PredictionException, Service
 
-from serving.worker.serving_worker import limit, logs, messages, process, service
+from serving.worker.serving_worker import http_messages, limit, logs, messages, process, service
 
 REQUESTS = [
     ("one", {"host": "localhost"}, {"body": b'{"instances": [1]}'}),
@@ -205,3 +206,39 @@ def test_handler_of_an_older_archive_reports_its_timings_too() -> None:
     with java, connection, pytest.raises(messages.FrontendDisconnectedError):
         LoadedWorker().handle_connection(connection)
     assert context.tell_stages == context.on_timings
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"POST / HTTP/1.1\r\n",
+        b"POST / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: many\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nshort",
+    ],
+)
+def test_invalid_request_from_nginx_is_a_protocol_error(content: bytes) -> None:
+    with receive(content) as connection, pytest.raises(http_messages.ProtocolError):
+        http_messages.receive(connection)
+
+
+def test_stream_that_fails_ends_without_the_others() -> None:
+    def stream(part: str, *, fails: bool) -> Iterator[str]:
+        yield part
+        if fails:
+            raise ValueError("part 1")
+        yield part
+
+    java, connection = socket.socketpair()
+    ids, requests = ["one", "two", "three"], [RequestProcessor({}) for _ in range(3)]
+    bodies: list[service.Body] = [stream("a", fails=True), stream("b", fails=False), b"c"]
+    with java:
+        with connection:
+            time_limit = limit.TimeLimit(50)
+            whole = process._send_parts(connection, ids, requests, bodies, time_limit)
+            time_limit.disarm()
+        assert whole == [b"", b"", b"c"]
+        parts = java.recv(10_000).split(messages._HEAD)[1:]
+    sent = [next(messages.parse_responses(messages._HEAD + part)) for part in parts]
+    assert sent == [("one", b"a"), ("two", b"b"), ("two", b"b")]

@@ -27,7 +27,7 @@ HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class ProtocolError(Exception):
-    """The connection was closed in the middle of a request."""
+    """What was received is not a whole request."""
 
 
 class Request(NamedTuple):
@@ -65,8 +65,11 @@ def receive(connection: socket.socket) -> Request:
             received += more
         connection.settimeout(None)  # with a timeout Python waits even where recv may not
     lines = received[:end].decode("latin-1").split("\r\n")
-    properties: dict[str, Any] = dict(line.split(": ", 1) for line in lines[1:])
-    size = int(properties.get("Content-Length", 0))
+    try:
+        properties: dict[str, Any] = dict(line.split(": ", 1) for line in lines[1:])
+        size = int(properties.get("Content-Length", 0))
+    except ValueError as error:
+        raise ProtocolError from error
     body = bytearray(received[end + 4 :])
     if len(body) < size:
         _receive_rest(connection, body, size)

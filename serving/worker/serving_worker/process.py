@@ -21,7 +21,7 @@ from ts.protocol.otf_message_handler import create_load_model_response
 from ts.service import Service
 
 from .direct import Batches, DirectServer, receive_listener
-from .limit import TimeLimit, read_limit
+from .limit import ResponseTimeoutError, TimeLimit, read_limit
 from .logs import JsonFormatter, configure_logging
 from .messages import LOAD, PREDICT, FrontendDisconnectedError, Messages, encode_responses
 from .service import Body, predict
@@ -91,12 +91,19 @@ def _send_parts(
     bodies: list[Body],
     limit: TimeLimit,
 ) -> list[bytes]:
-    """Send the parts of streams as they are computed; return the bodies of the others, and empty ones for streams."""
+    """Send the parts of streams as they are computed; return the bodies of the others, and empty ones for streams.
+
+    A stream that fails ends: TorchServe's messages cannot mark it as cut.
+    """
     streams = {index: body for index, body in enumerate(bodies) if isinstance(body, Iterator)}
     while streams:
         for index, parts in list(streams.items()):
-            with limit:
-                part = next(parts, None)
+            try:
+                with limit:
+                    part = next(parts, None)
+            except (ResponseTimeoutError, Exception):
+                log.exception("a stream failed")
+                part = None
             if part is None:
                 del streams[index]
             elif part:
