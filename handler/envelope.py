@@ -44,7 +44,7 @@ class Request(NamedTuple):
     returns_errors: bool
     """Whether an invalid instance gets an error in place of its prediction, or fails the request."""
     stream_type: str = ""
-    """JSON_LINES or EVENT_STREAM, if the client asks for a stream."""
+    """JSON_LINES or EVENT_STREAM, if the client requests a stream."""
 
 
 class Response(NamedTuple):
@@ -109,9 +109,9 @@ def parse_document(document: JSON, accept: str = "") -> Request:
 
 
 def find_stream_type(accept: str, is_streamed: bool | None = None) -> str:
-    """Return the content type of the stream that a client asks for by its Accept header or `parameters.stream`.
+    """Return the content type of the stream that a client requests by its Accept header or `parameters.stream`.
 
-    It is "" if the client asks for none. `parameters.stream` overrides the header.
+    It is "" if the client requests none. `parameters.stream` overrides the header.
     """
     has_events = EVENT_STREAM in accept.lower()
     if not (has_events if is_streamed is None else is_streamed):

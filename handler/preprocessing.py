@@ -22,7 +22,7 @@ from task import JSON, Sample
 from task.adapter import AdaptedTask
 
 RESPONSE_TIMEOUT_S = float(os.environ.get("RESPONSE_TIMEOUT_S") or 50)
-"""The time for a response, which the server sets. Later the client gets an error, whatever the worker does."""
+"""The time for a response, which the server sets. Later responses do not reach the client."""
 PREPROCESS_TIMEOUT_S = 0.6 * RESPONSE_TIMEOUT_S
 """Limit for all instances of a batch, which leaves time for inference."""
 SHARED_PREPROCESS_TIMEOUT_S = 0.2 * RESPONSE_TIMEOUT_S

@@ -112,7 +112,7 @@ class TaskOptions(Task, Protocol):
     def stream(self, sample: Sample, parameters: dict[str, JSON]) -> Iterator[JSON]:
         """Yield the parts of a prediction as they are computed, such as tokens.
 
-        The sample's tensors are on the device. A client that asks for a stream gets each part at once. Between two
+        The sample's tensors are on the device. A client that requests a stream gets each part at once. Between two
         parts other requests are answered. If the client leaves, the generator is closed.
         """
         ...

@@ -134,7 +134,7 @@ def _server_config(
 def _apply_model_config(
     server_config: TorchServeConfig, served: Artifact, config: Config
 ) -> TorchServeConfig:
-    """Return the configuration with what the archive says, unless a variable says otherwise."""
+    """Return the configuration with the archive's own settings, which variables override."""
     applied = artifact.apply_model_config(server_config, served)
     timeout_s = config.response_timeout_s or applied.response_timeout_s
     return dataclasses.replace(applied, response_timeout_s=timeout_s)

@@ -18,7 +18,7 @@ class Listener:
     """The listening socket; it stays open while workers come and go, and requests wait in it."""
 
     def __init__(self, folder: Path, log: Log) -> None:
-        """Open the sockets in a folder, and hand the first to each worker that asks."""
+        """Open the sockets in a folder, and pass the first to each worker that connects to the second."""
         self.path, self.handout_path = folder / "workers.sock", folder / "listener.sock"
         self._log = log
         self._socket = _listen(self.path)

@@ -1,8 +1,8 @@
 """The fork server: imports torch once, and forks a worker for each launcher that connects.
 
-It starts with the container, so that torch is imported while Java starts. A worker that is replaced later is
-ready as much sooner, and all workers share the memory of what was imported here. It starts no thread and opens
-no device: neither survives a fork.
+It starts with the container, so that torch is imported while Java starts. Later workers start faster too, and
+all workers share the memory of the imported modules. It starts no thread and opens no device: neither survives
+a fork.
 """
 
 import argparse

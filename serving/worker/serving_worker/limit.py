@@ -61,12 +61,12 @@ class TimeLimit:
         return self._armed_at > float("-inf")
 
     def wait_for(self, connection: socket.socket) -> None:
-        """Wait until a connection can be read; without a batch the process lives on."""
+        """Wait until a connection can be read; after REARM_S cancel the end of the process."""
         if self.is_armed and not select.select([connection], [], [], REARM_S)[0]:
             self.disarm()
 
     def disarm(self) -> None:
-        """Let the process live on without a batch."""
+        """Cancel the end of the process."""
         faulthandler.cancel_dump_traceback_later()
         self._armed_at = float("-inf")
 

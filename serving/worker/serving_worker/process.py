@@ -98,19 +98,20 @@ def _send_parts(
     streams = {index: body for index, body in enumerate(bodies) if isinstance(body, Iterator)}
     while streams:
         for index, parts in list(streams.items()):
+            message = b""
             try:
                 with limit:
                     part = next(parts, None)
+                if part:
+                    requests[index].add_response_property("ts_stream_next", "true")
+                    one = [ids[index]], [part], [requests[index]]
+                    message = encode_responses(*one, is_last=False)
             except (ResponseTimeoutError, Exception):
                 log.exception("a stream failed")
                 part = None
             if part is None:
                 del streams[index]
-            elif part:
-                requests[index].add_response_property("ts_stream_next", "true")
-                connection.sendall(
-                    encode_responses([ids[index]], [part], [requests[index]], is_last=False)
-                )
+            connection.sendall(message)
     return [body if isinstance(body, bytes) else b"" for body in bodies]
 
 
