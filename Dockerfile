@@ -160,7 +160,7 @@ USER 10001
 WORKDIR /tmp
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["/opt/venv/bin/python", "-m", "serving.container.entrypoint"]
+ENTRYPOINT ["/opt/venv/bin/python", "-m", "serving.container"]
 # The image's origin; set by make build.
 ARG BASE
 ARG REVISION

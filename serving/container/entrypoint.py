@@ -29,7 +29,7 @@ from serving.errors import ServingError
 from serving.layout import MIN_HEAP_BYTES, choose_layout, heap_bytes
 from serving.logs import Log
 from serving.stock import manifest
-from serving.torchserve import Server, TorchServeConfig
+from serving.torchserve import Server, TorchServeConfig, build_environment
 from storage import files
 
 DEFAULT_MODEL_STORE = "/opt/model-store"
@@ -53,14 +53,14 @@ class ShutdownRequested(BaseException):
         self.signal = signal.Signals(number)
 
 
-def run(log: Log) -> None:
+def run(log: Log, fork_server: ForkServer) -> None:
     """Serve until a signal to stop; raise ServingError and others if the model cannot be served."""
     baked = artifact.find_baked_in(Path(os.environ.get("MODEL_STORE") or DEFAULT_MODEL_STORE))
     config = read_config(os.environ, baked.path.stem)
     as_text = config.log_format == "text"
     log.configure(as_text=as_text, level=config.log_level, labels=config.labels)
     folder = _create_run_folder()
-    nginx = server = telemetry = fork_server = None
+    nginx = server = telemetry = None
     try:
         telemetry = TelemetryProcess(config, log) if config.has_telemetry else None
         store = folder / "store"
@@ -70,7 +70,7 @@ def run(log: Log) -> None:
         server_config = _server_config(path, folder, config, listener)
         if not config.storage_uri:
             server_config = _apply_model_config(server_config, baked, config)
-            fork_server = _start_fork_server(server_config, log)
+            _configure(fork_server, server_config, log)
         if telemetry:
             server_config = dataclasses.replace(server_config, telemetry_port=telemetry.port)
         log.info(f"model={server_config.model_name} {config}")
@@ -82,7 +82,8 @@ def run(log: Log) -> None:
         nginx.set_timeout(server_config)
         if telemetry:
             telemetry.start(server_config, manifest.read_manifest(served.path).version)
-        fork_server = fork_server or _start_fork_server(server_config, log)
+        if config.storage_uri:
+            _configure(fork_server, server_config, log)
         log.info(f"Starting TorchServe: {server_config.summary}")
         server = Server(server_config, java.find(), log.forward)
         Supervisor(
@@ -140,9 +141,13 @@ def _apply_model_config(
     return dataclasses.replace(applied, response_timeout_s=timeout_s)
 
 
-def _start_fork_server(server_config: TorchServeConfig, log: Log) -> ForkServer | None:
-    """Start the fork server, as soon as the number of its threads is known; None without the project's worker."""
-    return ForkServer(server_config, log) if server_config.patched else None
+def _configure(fork_server: ForkServer, server_config: TorchServeConfig, log: Log) -> None:
+    """Let the fork server import torch, as soon as the number of its threads is known."""
+    if server_config.patched:
+        environment = build_environment(server_config)
+        fork_server.configure(server_config.fork_server_socket, environment, log.write)
+    else:
+        fork_server.stop()
 
 
 def _fetch_model(config: Config, baked: Artifact, store: Path, log: Log) -> Artifact:
@@ -167,7 +172,7 @@ def _stop(
     nginx: Nginx | None,
     server: Server | None,
     telemetry: TelemetryProcess | None,
-    fork_server: ForkServer | None,
+    fork_server: ForkServer,
 ) -> None:
     """Finish the requests in flight, then stop the processes that have started."""
     if nginx:
@@ -176,8 +181,7 @@ def _stop(
         telemetry.terminate()
     if server:
         server.stop(TORCHSERVE_STOP_TIMEOUT_S)
-    if fork_server:
-        fork_server.stop()
+    fork_server.stop()
     if telemetry:
         telemetry.stop(TELEMETRY_STOP_TIMEOUT_S)
 
@@ -191,20 +195,16 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def main() -> None:
+def main(fork_server: ForkServer) -> None:
     """Serve the model; exit with 1 and the reason as the last log line if that fails."""
     log = Log(as_text=(os.environ.get("LOG_FORMAT") or default_log_format()) == "text")
     log.install_excepthook("entrypoint")
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _request_shutdown)
-        run(log)
+        run(log, fork_server)
     except ShutdownRequested as request:
         log.info(f"{request.signal.name} received")
     except (ServingError, files.StorageError) as error:
         log.write("CRITICAL", f"cannot serve: {error}")
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,11 @@
 """The supervision of nginx and TorchServe: readiness, and the faults that end the container."""
 
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving import probe, resources
-from serving.container.errors import StartupError
+from serving.container.errors import StartupError, describe_exit
 from serving.container.nginx import Nginx
 from serving.container.telemetry import TelemetryProcess
 from serving.logs import Log
@@ -83,13 +82,6 @@ class Supervisor:
             raise StartupError(f"the model cannot be loaded: {reason}")
         if unhealthy_s > timeout_s:
             raise StartupError(f"the model has not responded for {unhealthy_s:.0f} s")
-
-
-def describe_exit(code: int) -> str:
-    """Return how a process ended, as the end of a sentence."""
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"exited with code {code}"
 
 
 def _with_oom_kills(reason: str) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 KINDS = {
-    "serving.container.entrypoint": "entrypoint",
+    "-m serving.container ": "entrypoint",
     "nginx: ": "nginx",
     "org.pytorch.serve.ModelServer": "torchserve",
     "model_service_worker": "worker",

@@ -77,7 +77,7 @@ def run(programs: Path, **environ: str) -> tuple[int, list[str]]:
     }
     inherited["PATH"] = f"{programs}:{inherited['PATH']}"
     done = subprocess.run(
-        [sys.executable, "-m", "serving.container.entrypoint"],
+        [sys.executable, "-m", "serving.container"],
         cwd=ROOT,
         env=inherited | {"MODEL_STORE": str(ARCHIVE.parent)} | environ,
         stdout=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """The fork server and its launchers, as processes: what Java sees of a worker, and which process ends with which."""
 
+import json
 import os
 import re
 import signal
@@ -31,7 +32,11 @@ def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
             [sys.executable, "-m", "serving_worker.fork_server", str(listener.fileno())],
             pass_fds=[listener.fileno()],
             env=os.environ | {"PYTHONPATH": str(PATCHED_WORKER_HOME)},
+            stdin=subprocess.PIPE,
         )
+    assert process.stdin is not None
+    with process.stdin as stream:
+        stream.write(json.dumps(dict(os.environ)).encode())
     yield str(path), process.pid
     process.kill()
     process.wait()

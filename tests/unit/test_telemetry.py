@@ -343,7 +343,7 @@ def test_oldest_batches_are_discarded_if_their_requests_are_never_answered() -> 
 
 def test_memory_is_summed_by_kind_of_process(tmp_path: Path) -> None:
     lines = {
-        "1": "python\0-m\0serving.container.entrypoint",
+        "1": "python\0-m\0serving.container\0",
         "7": "nginx: master",
         "8": "nginx: worker",
     }

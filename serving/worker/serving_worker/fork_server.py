@@ -17,11 +17,23 @@ import socket
 import sys
 from pathlib import Path
 
+STANDARD = (
+    "asyncio",
+    "email.parser",
+    "importlib.metadata",
+    "inspect",
+    "multiprocessing.connection",
+    "PIL.Image",
+    "ssl",
+    "typing_extensions",
+    "unittest.mock",
+    "yaml",
+)
+"""Imported before the variables of the workers are known: torch imports most of these."""
 PRELOADED = (
     "torch",
     "torch.export",
     "numpy",
-    "PIL.Image",
     "safetensors.torch",
     "serving_worker.process",
 )
@@ -31,12 +43,21 @@ STANDARD_STREAMS = 3
 
 
 def main() -> None:
-    """Import the modules, then fork a worker for each connection until this process is killed."""
+    """Import the modules, then fork a worker for each connection until this process is killed.
+
+    The variables of the workers are read from standard input, because torch follows some when it is imported.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m serving_worker.fork_server", description=__doc__
     )
     parser.add_argument("listener", type=int, help="the file descriptor of a listening unix socket")
     listener = socket.socket(fileno=parser.parse_args().listener)
+    for name in STANDARD:
+        importlib.import_module(name)
+    if not (variables := sys.stdin.read()):
+        return  # the entrypoint has ended
+    os.environ.clear()
+    os.environ.update(json.loads(variables))
     # The collector would only search what is kept anyway, and write to memory that is shared.
     gc.disable()
     for name in PRELOADED:
