@@ -55,6 +55,7 @@ for entry in sorted(pathlib.Path("/proc").glob("[0-9]*"), key=lambda entry: int(
     command = (entry / "cmdline").read_bytes().decode().replace(chr(0), " ")
     if sys.argv[1] in command and int(entry.name) not in (1, os.getpid()):
         os.kill(int(entry.name), 9)
+        print("killed", entry.name)
         break
 """
 FILL_SCRIPT = """
@@ -131,7 +132,11 @@ def _run(program: str, server: Server, *arguments: str) -> None:
 
 
 def _kill(command: str) -> Callable[[Server], None]:
-    return lambda server: _run(KILL_SCRIPT, server, command)
+    def kill(server: Server) -> None:
+        if not server.container.exec(PYTHON, "-c", KILL_SCRIPT, command):
+            raise BenchmarkError(f"no process to kill: {command}")
+
+    return kill
 
 
 def _send(instance: str) -> Callable[[Server], None]:
@@ -182,7 +187,7 @@ def _cut_streams(server: Server) -> str:
         results = clients.map(read_stream, range(STREAMS))
         time.sleep(1)
         for _ in range(2):
-            _run(KILL_SCRIPT, server, WORKER)
+            _kill(WORKER)(server)
         counts = collections.Counter(results)
     return "streams: " + ", ".join(f"{count} {result}" for result, count in sorted(counts.items()))
 
@@ -215,11 +220,12 @@ def measure_kills(server: Server, fault: Fault) -> str:
         kills = []
         for _ in range(KILLS):
             kills.append(time.monotonic())
-            _run(KILL_SCRIPT, server, WORKER)
+            fault.inject(server)
             time.sleep(KILL_INTERVAL_S)
     rows = [["kill"], ["---"], ["failed"], ["slowest failure"], ["slowest request"]]
     for number, killed in enumerate(kills, 1):
-        during = [each for each in outcomes if killed < each.ended <= killed + KILL_INTERVAL_S]
+        end = kills[number] if number < KILLS else killed + KILL_INTERVAL_S
+        during = [each for each in outcomes if killed < each.ended <= end]
         failed = [each for each in during if each.result != 200]
         slowest_failure_s, slowest_s = (
             max((each.ended - each.started for each in some), default=0.0)
