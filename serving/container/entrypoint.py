@@ -60,7 +60,7 @@ def run(log: Log, fork_server: ForkServer) -> None:
     as_text = config.log_format == "text"
     log.configure(as_text=as_text, level=config.log_level, labels=config.labels)
     folder = _create_run_folder()
-    nginx = server = telemetry = None
+    nginx = server = telemetry = listener = None
     try:
         telemetry = TelemetryProcess(config, log) if config.has_telemetry else None
         store = folder / "store"
@@ -99,6 +99,10 @@ def run(log: Log, fork_server: ForkServer) -> None:
         if nginx and server and nginx.is_ready and request.signal == signal.SIGTERM:
             nginx.start_draining()
             time.sleep(SHUTDOWN_DELAY_S)
+    except ServingError:
+        if listener:
+            listener.close()
+        raise
     finally:
         _ignore_signals()
         _stop(nginx, server, telemetry, fork_server)

@@ -25,6 +25,10 @@ class Listener:
         self._handout = _listen(self.handout_path)
         threading.Thread(target=self._hand_out, daemon=True).start()
 
+    def close(self) -> None:
+        """Let the requests that wait fail at once, when no worker has the socket any more."""
+        self._socket.close()
+
     def _hand_out(self) -> None:
         while True:
             connection, _ = self._handout.accept()
