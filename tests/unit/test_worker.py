@@ -216,6 +216,7 @@ def test_handler_of_an_older_archive_reports_its_timings_too() -> None:
         b"POST / HTTP/1.1\r\nno colon\r\n\r\n",
         b"POST / HTTP/1.1\r\nContent-Length: many\r\n\r\n",
         b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nshort",
+        b"POST / HTTP/1.1\r\nContent-Length: 9223372036854775000\r\n\r\n",
     ],
 )
 def test_invalid_request_from_nginx_is_a_protocol_error(content: bytes) -> None:

@@ -27,7 +27,7 @@ HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class ProtocolError(Exception):
-    """What was received is not a whole request."""
+    """What was received is not a whole request, or does not fit into memory."""
 
 
 class Request(NamedTuple):
@@ -80,7 +80,10 @@ def receive(connection: socket.socket) -> Request:
 def _receive_rest(connection: socket.socket, body: bytearray, size: int) -> None:
     connection.settimeout(TRANSFER_TIMEOUT_S)
     position = len(body)
-    body.extend(bytes(size - position))
+    try:
+        body.extend(bytes(size - position))
+    except (MemoryError, OverflowError) as error:
+        raise ProtocolError from error
     with memoryview(body) as view:
         while position < size:
             count = connection.recv_into(view[position:])
