@@ -1,5 +1,6 @@
 """The fork server of the workers: the first process that the container starts, so this module imports little."""
 
+import contextlib
 import json
 import os
 import socket
@@ -47,7 +48,8 @@ class ForkServer:
             listener.listen()
         threading.Thread(target=self._read_log, args=[log], daemon=True).start()
         assert self.process.stdin is not None
-        with self.process.stdin as stream:
+        # If it has ended already, _read_log logs that.
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as stream:
             json.dump(dict(environment), stream)
 
     def _read_log(self, log: Callable[[str, str, str], None]) -> None:

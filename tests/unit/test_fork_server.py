@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.container.fork_server import ForkServer
 from serving.torchserve import PATCHED_WORKER_HOME, find_package_dir
 from tests.http import wait_for
 
@@ -134,3 +135,13 @@ def test_workers_survive_the_fork_server_and_new_ones_do_without(
     assert not has_ended(worker)
     launcher.kill()
     wait_for(lambda: has_ended(worker), 2, "the worker's end")
+
+
+def test_fork_server_that_has_ended_is_logged_when_it_is_configured(tmp_path: Path) -> None:
+    server = ForkServer()
+    server.process.kill()
+    server.process.wait()
+    lines: list[tuple[str, str, str]] = []
+    server.configure(tmp_path / "socket", {}, lambda *line: lines.append(line))
+    wait_for(lambda: lines, 5, "the log line")
+    assert "the fork server was killed by SIGKILL" in lines[0][1]
