@@ -34,6 +34,7 @@ class ForkServer:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            start_new_session=True,  # Ctrl-C must not interrupt the workers
         )
 
     def configure(

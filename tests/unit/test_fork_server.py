@@ -137,8 +137,9 @@ def test_workers_survive_the_fork_server_and_new_ones_do_without(
     wait_for(lambda: has_ended(worker), 2, "the worker's end")
 
 
-def test_fork_server_that_has_ended_is_logged_when_it_is_configured(tmp_path: Path) -> None:
+def test_ctrl_c_does_not_reach_the_fork_server_and_its_end_is_logged(tmp_path: Path) -> None:
     server = ForkServer()
+    assert os.getpgid(server.process.pid) != os.getpgid(0)
     server.process.kill()
     server.process.wait()
     lines: list[tuple[str, str, str]] = []
