@@ -18,6 +18,11 @@ class ProbeResult(NamedTuple):
     detail: str
     """The status and body, or the error that prevented a response."""
 
+    @property
+    def is_timeout(self) -> bool:
+        """Whether there was no response in time."""
+        return self.detail.startswith(TimeoutError.__name__)
+
 
 def probe_prediction(address: str, model: str, request: bytes, timeout_s: float) -> ProbeResult:
     """Send a request to the model at http://HOST:PORT or unix:PATH; its errors are not raised.

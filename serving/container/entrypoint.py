@@ -29,7 +29,12 @@ from serving.errors import ServingError
 from serving.layout import MIN_HEAP_BYTES, choose_layout, heap_bytes
 from serving.logs import Log
 from serving.stock import manifest
-from serving.torchserve import Server, TorchServeConfig, build_environment
+from serving.torchserve import (
+    DEFAULT_RESPONSE_TIMEOUT_S,
+    Server,
+    TorchServeConfig,
+    build_environment,
+)
 from storage import files
 
 DEFAULT_MODEL_STORE = "/opt/model-store"
@@ -92,6 +97,7 @@ def run(log: Log, fork_server: ForkServer) -> None:
             probe=probe.create_probe(server_config, served.golden_request, f"unix:{socket}"),
             log=log,
             telemetry=telemetry,
+            extra_timeout_s=max(server_config.response_timeout_s - DEFAULT_RESPONSE_TIMEOUT_S, 0),
         ).run()
     except ShutdownRequested as request:
         _ignore_signals()

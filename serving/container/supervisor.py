@@ -35,6 +35,8 @@ class Supervisor:
     """Takes a timeout in seconds."""
     log: Log
     telemetry: TelemetryProcess | None
+    extra_timeout_s: int = 0
+    """How much longer than by default a response may take: busy workers let a probe wait that long too."""
 
     def run(self) -> None:
         """Accept predictions as long as the model is healthy; raise StartupError when it fails."""
@@ -52,11 +54,14 @@ class Supervisor:
                 healthy_at, timeout_s, failed_probes = now, UNRESPONSIVE_TIMEOUT_S, 0
             else:
                 failed_probes += 1
-                if failed_probes > MAX_FAILED_PROBES and self.nginx.is_ready:
+                unhealthy_s = now - healthy_at
+                extra_s = self.extra_timeout_s if result.is_timeout else 0
+                is_failing = failed_probes > MAX_FAILED_PROBES and unhealthy_s > extra_s
+                if is_failing and self.nginx.is_ready:
                     self.nginx.set_unavailable()
                     unready_since = now
                     self.log.info(f"not ready: {result.detail}")
-                self._check_model(now - healthy_at, timeout_s)
+                self._check_model(unhealthy_s, timeout_s + extra_s)
             self._wait(PROBE_INTERVAL_S if self.nginx.is_ready else RETRY_INTERVAL_S)
 
     def _wait(self, seconds: float) -> None:
