@@ -36,7 +36,7 @@ class Supervisor:
     log: Log
     telemetry: TelemetryProcess | None
     extra_timeout_s: int = 0
-    """How much longer than by default a response may take: busy workers let a probe wait that long too."""
+    """How much longer than the default a response may take. Probes that time out count only after this time."""
 
     def run(self) -> None:
         """Accept predictions as long as the model is healthy; raise StartupError when it fails."""
