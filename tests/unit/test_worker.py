@@ -2,11 +2,13 @@
 
 import json
 import logging
+import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -16,7 +18,16 @@ from ts.context import Context, RequestProcessor
 from ts.protocol.otf_message_handler import create_predict_response, retrieve_msg
 from ts.service import PredictionException, Service
 
-from serving.worker.serving_worker import http_messages, limit, logs, messages, process, service
+from serving.worker.serving_worker import (
+    direct,
+    http_messages,
+    limit,
+    logs,
+    messages,
+    process,
+    service,
+)
+from serving.worker.serving_worker.telemetry import create_sender
 
 REQUESTS = [
     ("one", {"host": "localhost"}, {"body": b'{"instances": [1]}'}),
@@ -243,3 +254,44 @@ def test_stream_that_fails_ends_without_the_others() -> None:
         parts = java.recv(10_000).split(messages._HEAD)[1:]
     sent = [next(messages.parse_responses(messages._HEAD + part)) for part in parts]
     assert sent == [("one", b"a"), ("two", b"b"), ("two", b"b")]
+
+
+def test_request_is_answered_if_its_wake_up_went_to_a_worker_that_was_killed(
+    tmp_path: Path,
+) -> None:
+    context = Context("model", "/", {}, 1, None, "0.12.0")
+    context.metrics = SimpleNamespace()
+    loaded = SimpleNamespace(
+        context=context, cl_socket=None, set_cl_socket=Mock(), _entry_point=lambda *_: ["answer"]
+    )
+    java, connection = socket.socketpair()
+    time_limit, answers = limit.TimeLimit(50), []
+
+    def send() -> None:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "socket"))
+            client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+            answers.append(client.recv(1000))
+        java.close()
+
+    def disconnect() -> None:
+        raise messages.FrontendDisconnectedError
+
+    with socket.socket(socket.AF_UNIX) as listener, select.epoll() as killed, connection:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        listener.setblocking(False)
+        killed.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        waiting = threading.Thread(target=killed.poll)
+        waiting.start()
+        client = threading.Timer(0.3, send)
+        client.start()
+        server = direct.DirectServer(
+            listener, loaded, direct.Batches(1, 0), time_limit, create_sender({})
+        )
+        with pytest.raises(messages.FrontendDisconnectedError):
+            server.run(connection, disconnect)
+        waiting.join(10)
+        client.join(10)
+    time_limit.disarm()
+    assert answers[0].endswith(b"answer")

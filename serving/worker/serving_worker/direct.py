@@ -24,7 +24,7 @@ from .telemetry import TelemetrySender
 MAX_BATCH_BYTES = 16 << 20
 """No more requests are accepted into a batch once their bodies have this size together."""
 IDLE_S = 1.0
-"""How often streams that make no progress are looked for, and after which an idle worker disarms its limit."""
+"""How often an idle worker looks for requests and for streams that make no progress, and disarms its limit."""
 STALLED_STREAM_S = 30
 """How long the reader of a stream may take for a part."""
 
@@ -159,10 +159,12 @@ class DirectServer:
         self._epoll.register(self._listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         self._epoll.register(java, select.EPOLLIN)
         while True:
-            timeout_s = IDLE_S if self._limit.is_armed or self._streams else None
-            events = self._epoll.poll(timeout_s)
-            if not events and self._limit.is_armed:
-                self._limit.disarm()
+            events = self._epoll.poll(IDLE_S)
+            if not events:
+                if self._limit.is_armed:
+                    self._limit.disarm()
+                # A request whose wake-up went to a worker that was killed before it accepted wakes no other.
+                self._serve_batch()
             if self._streams:
                 self._end_stalled_streams({fd for fd, _ in events})
             for fd, event in events:
@@ -202,6 +204,8 @@ class DirectServer:
                 stream.add(body)
                 streams.append(stream)
             else:
+                if len(body) > http_messages.MAX_COPIED_BYTES:
+                    self._limit.disarm()  # nginx may take longer for it than the handler may
                 http_messages.send_response(request, body)
         for stream in streams:
             self._start_stream(stream)
