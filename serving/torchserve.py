@@ -33,6 +33,8 @@ CLASS_DATA = "classes.jsa"
 """Java's archive of the classes that TorchServe loads, beside its jars in the image."""
 MEBIBYTE = 1 << 20
 DEFAULT_RESPONSE_TIMEOUT_S = 50
+JOB_QUEUE_SIZE = 256
+"""Requests that may wait for a worker of TorchServe's Java, which rejects more."""
 INTERRUPT_TIMEOUT_S = 10
 """How much longer than a worker Java waits: the worker ends a batch itself."""
 
@@ -50,8 +52,6 @@ class TorchServeConfig:
     """Where predictions are served: http://HOST:PORT or unix:PATH."""
     max_request_bytes: int = 10 * MEBIBYTE
     """Vertex AI's own limit on a dedicated endpoint is the default."""
-    max_queued_requests: int = 256
-    """Requests that may wait for a worker; TorchServe rejects more."""
     response_timeout_s: int = DEFAULT_RESPONSE_TIMEOUT_S
     """The time for a response. A worker whose handler takes longer for a batch is interrupted."""
     retry_timeout_s: int = 20
@@ -135,7 +135,7 @@ def render_properties(config: TorchServeConfig) -> str:
         "metrics_config": find_package_dir() / "configs/metrics.yaml",
         "number_of_netty_threads": 1,
         "netty_client_threads": 1,
-        "job_queue_size": config.max_queued_requests,
+        "job_queue_size": JOB_QUEUE_SIZE,
         # The handler parses the body itself: TorchServe's worker accepts NaN and logs bodies that
         # are not JSON. (TS_DECODE_INPUT_REQUEST has no effect: Java sets it from this property.)
         "decode_input_request": "false",

@@ -83,8 +83,9 @@ def run(log: Log, fork_server: ForkServer) -> None:
         # nginx comes first: Vertex AI expects an open port within 40 s, and 503 until ready.
         nginx = Nginx(config, server_config, socket, log)
         served = _fetch_model(config, baked, store, log)
-        server_config = _apply_model_config(server_config, served, config)
-        nginx.set_timeout(server_config)
+        if config.storage_uri:
+            server_config = _apply_model_config(server_config, served, config)
+            nginx.set_timeout(server_config)
         if telemetry:
             telemetry.start(server_config, manifest.read_manifest(served.path).version)
         if config.storage_uri:
