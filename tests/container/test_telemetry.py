@@ -91,6 +91,12 @@ def scrape(container: Container) -> dict[str, float]:
     }
 
 
+def settled_scrape(container: Container) -> dict[str, float]:
+    """Return the samples once those of all earlier responses, written after a second, are there."""
+    time.sleep(1.5)
+    return scrape(container)
+
+
 def test_requests_instances_and_batches_are_counted_without_health_checks(
     observed: Container, predicting: Endpoint
 ) -> None:
@@ -104,7 +110,7 @@ def test_requests_instances_and_batches_are_counted_without_health_checks(
         "serving_queue_wait_seconds_count": 4,
         "serving_batch_duration_seconds_count": 4,
     }
-    before = scrape(observed)
+    before = settled_scrape(observed)
     for _ in range(5):
         assert predicting.send("GET", HEALTH).code == 200
     for body in [request_body(*[base64 for base64, _ in labelled_images(3)])] * 3 + [b"{}"]:
@@ -293,7 +299,7 @@ def test_invalid_trace_header_is_ignored_and_its_request_is_counted(
     observed: Container, predicting: Endpoint, junk: dict[str, str]
 ) -> None:
     counted = "http_server_request_duration_seconds_count[POST][400]"
-    before = scrape(observed).get(counted, 0)
+    before = settled_scrape(observed).get(counted, 0)
     for _ in range(20):
         assert predicting.post(b"{}", JSON_TYPE | junk).code == 400
     wait_for(lambda: scrape(observed)[counted] == before + 20, 10, "twenty more")
