@@ -21,12 +21,12 @@ def load(folder: Path) -> AdaptedTask:
 
 
 def predict(
-    task: AdaptedTask, bodies: list[dict[str, Any]], *, groups_sizes: bool = False
+    task: AdaptedTask, bodies: list[dict[str, Any]], *, plans_passes: bool = False
 ) -> list[list[Any]]:
     """Return the predictions of each request, from as few passes as possible.
 
-    With `groups_sizes`, samples of like size share a pass, as in the handler. Without it all samples are padded to
-    the largest, as `collate` is used elsewhere.
+    With `plans_passes`, samples of like size share a pass, and a pass has no more samples than are faster together,
+    as in the handler. Without it all samples share a pass, padded to the largest, as `collate` is used elsewhere.
     """
     pairs = [
         (instance, body.get("parameters") or {})
@@ -34,11 +34,17 @@ def predict(
         for instance in body["instances"]
     ]
     samples = [task.preprocess(*pair) for pair in pairs]
-    is_grouped = groups_sizes and task.size is not None
+    is_grouped = plans_passes and task.size is not None
     sizes = [measure(task, sample) for sample in samples] if is_grouped else None
     outputs: dict[int, Any] = {}
     with torch.inference_mode():
-        for indexes in plan_passes(task, samples, list(range(len(samples))), sizes):
+        for indexes in plan_passes(
+            task,
+            samples,
+            list(range(len(samples))),
+            sizes,
+            task.max_samples if plans_passes else None,
+        ):
             output = task.inference(build_batch(task, [samples[index] for index in indexes]))
             outputs |= zip(indexes, split_output(output, len(indexes)), strict=True)
         predictions = iter(

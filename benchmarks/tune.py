@@ -128,10 +128,11 @@ def measure_side_by_side(
 
 
 def worker_thread_pairs(cores: int, max_workers: int) -> list[tuple[int, int]]:
-    """Return the (workers, threads) to try; their product is at most the number of cores."""
+    """Return the (workers, threads) to try: those that use each core once, and those whose workers share the cores."""
     threads = [1 << power for power in range(min(cores, MAX_THREADS).bit_length())]
     pairs = {(max(min(cores // count, max_workers), 1), count) for count in threads}
-    return sorted(pairs, reverse=True)
+    shared = (max(min(cores, max_workers), 1), max(threads))
+    return [*sorted(pairs, reverse=True), *({shared} - pairs)]
 
 
 def search(tuner: Tuner, cores: int, max_workers: int) -> None:

@@ -13,6 +13,8 @@ from task.adapter import AdaptedTask
 
 MAX_SAMPLES_PER_PASS = 512
 """A larger batch takes several passes, because a pass needs memory for each of its samples."""
+MAX_SLOWDOWN = 0.03
+"""How much more time per sample the smallest sufficient pass may take than the fastest."""
 MAX_SIZE_RATIO = 2
 """The largest sample of a pass has at most this many times the size of its smallest."""
 
@@ -27,11 +29,12 @@ def plan_passes(
     samples: Sequence[Sample],
     indexes: list[int],
     sizes: Sequence[float] | None,
+    max_samples: int | None = None,
 ) -> list[list[int]]:
     """Return the `indexes` of the samples, those of each pass in a list.
 
-    The samples of a pass have sizes within a factor of MAX_SIZE_RATIO, if `sizes` is given, and tensors of
-    equal shapes, if the task does not collate them itself.
+    A pass has at most `max_samples`, None: as many as its memory allows. They have sizes within a factor of
+    MAX_SIZE_RATIO, if `sizes` is given, and tensors of equal shapes, if the task does not collate them itself.
     """
     groups = [indexes] if indexes else []
     if task.collate is None and len(indexes) > 1 and not _are_equal_tensors(samples):
@@ -41,13 +44,23 @@ def plan_passes(
         groups = list(by_structure.values())
     if sizes is not None:
         groups = [part for group in groups for part in _split_by_size(group, sizes)]
-    if len(indexes) <= MAX_SAMPLES_PER_PASS:
+    limit = min(max_samples or MAX_SAMPLES_PER_PASS, MAX_SAMPLES_PER_PASS)
+    if len(indexes) <= limit:
         return groups
-    return [
-        group[start : start + MAX_SAMPLES_PER_PASS]
-        for group in groups
-        for start in range(0, len(group), MAX_SAMPLES_PER_PASS)
-    ]
+    return [part for group in groups for part in _split_evenly(group, limit)]
+
+
+def find_max_samples(times_ms: Mapping[int, float]) -> int | None:
+    """Return how many samples a pass needs, given the time of a pass by its number; None: the more the better.
+
+    A larger pass is not faster per sample where the model uses the cores and their caches fully.
+    """
+    sizes = [size for size in sorted(times_ms) if size > 1]
+    fastest = min((times_ms[size] / size for size in sizes), default=0)
+    for size in sizes[:-1]:
+        if times_ms[size] / size <= fastest * (1 + MAX_SLOWDOWN):
+            return size
+    return None
 
 
 def measure(task: AdaptedTask, sample: Sample) -> float:
@@ -86,6 +99,12 @@ def move(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, list):
         return [move(item, device) for item in value]
     return value
+
+
+def _split_evenly(group: list[int], max_samples: int) -> list[list[int]]:
+    parts = math.ceil(len(group) / max_samples)
+    size = math.ceil(len(group) / parts)
+    return [group[start : start + size] for start in range(0, len(group), size)]
 
 
 def _split_by_size(group: list[int], sizes: Sequence[float]) -> list[list[int]]:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from handler import golden
+from handler.collation import find_max_samples
 from task.adapter import AdaptedTask, adapt
+from task.backends import read_times
 from task.requests_file import FILE_NAME, read_examples
 
 ENTRY = "model"
@@ -37,7 +39,10 @@ def load_model(folder: Path, device: torch.device) -> AdaptedTask:
     load = getattr(_import_entry(folder), "load", None)
     if not callable(load):
         raise LoadError(f"{folder / ENTRY}.py: expected a function load(folder, device)")
-    return adapt(load(folder, device), device, examples)
+    task = adapt(load(folder, device), device, examples)
+    if not task.has_accelerator:  # the times are those of a CPU
+        task.max_samples = find_max_samples(read_times(folder))
+    return task
 
 
 def load_and_check(folder: Path, device: torch.device, *, each_alone: bool = False) -> AdaptedTask:

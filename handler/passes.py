@@ -36,7 +36,7 @@ def run_passes(
         indexes = [index for index in indexes if not isinstance(sizes[index], Failure)]
         results = [each if isinstance(each, Failure) else None for each in sizes]
         failures.has_any |= len(indexes) < len(samples)
-    for group in plan_passes(task, samples, indexes, sizes):
+    for group in plan_passes(task, samples, indexes, sizes, task.max_samples):
         outputs = _run_pass(task, [samples[index] for index in group], failures, is_isolating)
         for index, output in zip(group, outputs, strict=True):
             results[index] = output

@@ -139,8 +139,9 @@ def apply_model_config(config: TorchServeConfig, served: Artifact) -> TorchServe
     Raises ArchiveError.
     """
     text = _read_model_config(served)
-    cores, memory, ms = resources.cores(), resources.memory_limit(), read_inference_ms(served.path)
-    layout = model_config.resolve_layout(text, cores, memory, ms)
+    memory = resources.memory_limit() or resources.physical_memory()
+    inference_ms, size = read_inference_ms(served.path), manifest.content_bytes(served.path)
+    layout = model_config.resolve_layout(text, resources.cores(), memory, inference_ms, size)
     if served.stock:
         # A stock handler may answer only the first request of a batch.
         layout = layout._replace(batch_size=1)

@@ -22,7 +22,8 @@ class Layout(NamedTuple):
 
     workers: int
     threads: int
-    """OpenMP threads of each worker. workers x threads = cores: more would compete for the cores."""
+    """OpenMP threads of each worker. If workers x threads is more than the cores, a worker uses fewer while others
+    are busy: more threads would compete for the cores."""
     batch_size: int = MAX_BATCH_REQUESTS
     """The most requests in one batch."""
     batch_delay_ms: int = 0
@@ -38,28 +39,33 @@ class Layout(NamedTuple):
         )
 
 
-def choose_layout(cores: int, memory_bytes: int | None, inference_ms: float = 0) -> Layout:
+def choose_layout(
+    cores: int, memory_bytes: int | None, inference_ms: float = 0, model_bytes: int = 0
+) -> Layout:
     """Return the layout for a number of cores and a memory limit (None: no limit).
 
-    `inference_ms` is the time of one instance on one thread, 0 if unknown. Below MIN_PARALLEL_MS
-    a second thread costs more than it gains, and most of the work around it is Python's: each
-    core gets a worker. Slower inference is split over threads: a single client is answered
-    sooner, and the batches of many clients are no slower.
+    `inference_ms` is the time of one instance on one thread, 0 if unknown; `model_bytes` is the size of the
+    model's files. Each core gets a worker. Below MIN_PARALLEL_MS a second thread costs more than it gains.
+    Slower inference is split over the cores of the workers that are idle, so that a single client is answered
+    sooner; the busy ones share the cores.
     """
-    split = min(cores, MAX_THREADS) if inference_ms >= MIN_PARALLEL_MS else 1
-    workers = max(min(cores // split, max_workers(cores, memory_bytes)), 1)
-    threads = max(cores // workers, 1)
+    workers = max(min(cores, max_workers(cores, memory_bytes, model_bytes)), 1)
+    share = max(cores // workers, 1)
     if not inference_ms:
-        return Layout(workers, threads)
-    batch_size = max(int(MAX_BATCH_MS * threads / inference_ms), 1)
+        return Layout(workers, share)
+    threads = max(share, min(cores, MAX_THREADS) if inference_ms >= MIN_PARALLEL_MS else 1)
+    batch_size = max(int(MAX_BATCH_MS * share / inference_ms), 1)
     return Layout(workers, threads, min(batch_size, MAX_BATCH_REQUESTS))
 
 
-def max_workers(cores: int, memory_bytes: int | None) -> int:
-    """Return how many workers fit into the memory; one per core if it is not limited."""
+def max_workers(cores: int, memory_bytes: int | None, model_bytes: int = 0) -> int:
+    """Return how many workers fit into the memory; one per core if it is not limited.
+
+    A model in memory may be twice as large as its files, for example in a second form for a faster backend.
+    """
     if memory_bytes is None:
         return cores
-    return max((memory_bytes - FRONTEND_BYTES) // WORKER_BYTES, 1)
+    return max((memory_bytes - FRONTEND_BYTES) // (WORKER_BYTES + 2 * model_bytes), 1)
 
 
 def heap_bytes(memory_bytes: int | None) -> int:

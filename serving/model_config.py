@@ -73,13 +73,17 @@ def _load(text: str | bytes) -> dict[str, Any]:
 
 
 def resolve_layout(
-    text: str | bytes | None, cores: int, memory_bytes: int | None, inference_ms: float
+    text: str | bytes | None,
+    cores: int,
+    memory_bytes: int | None,
+    inference_ms: float,
+    model_bytes: int = 0,
 ) -> Layout:
     """Return the tuned layout if it fits the machine, else the default; raise ModelConfigError.
 
     `text` is the file's, None if there is none; the other parameters are those of choose_layout.
     """
-    default = choose_layout(cores, memory_bytes, inference_ms)
+    default = choose_layout(cores, memory_bytes, inference_ms, model_bytes)
     if text is None:
         return default
     config = _load(text)
@@ -93,6 +97,6 @@ def resolve_layout(
     tuned, tuned_cores = parse(text)
     if tuned_cores != cores:
         return default._replace(source=f"default, {CONFIG.name} is for {tuned_cores} cores")
-    if tuned.workers > max_workers(cores, memory_bytes):
+    if tuned.workers > max_workers(cores, memory_bytes, model_bytes):
         return default._replace(source=f"default, {CONFIG.name} needs more memory")
     return tuned

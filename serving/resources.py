@@ -33,6 +33,11 @@ def memory_limit(cgroup: Path = CGROUP) -> int | None:
     return int(limit[0])
 
 
+def physical_memory() -> int:
+    """Return the machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def oom_kills(cgroup: Path = CGROUP) -> int:
     """Return how many of the cgroup's processes were killed because it was out of memory."""
     old = cgroup / "memory/memory.oom_control"

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving import bytecode_patches, logs
+from serving import bytecode_patches, logs, resources
 from serving.errors import ServingError
 from serving.java import Java
 from serving.layout import Layout
@@ -210,6 +210,8 @@ def build_environment(config: TorchServeConfig) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TS_", "PYTHONPATH"))}
     return inherited | {
         "OMP_NUM_THREADS": str(config.layout.threads),
+        # An idle thread of OpenMP polls for some 0.05 ms, not some ms: the next request may need its core.
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
         "PYTHONUNBUFFERED": "1",
         # Progress bars, such as those of transformers, would be warnings in the log.
         "TQDM_DISABLE": os.environ.get("TQDM_DISABLE", "1"),
@@ -222,7 +224,17 @@ def build_environment(config: TorchServeConfig) -> dict[str, str]:
         "LISTENER_SOCKET": str(config.listener_socket or ""),
         "BATCH_DELAY_MS": str(config.layout.batch_delay_ms),
         "RESPONSE_TIMEOUT_S": str(config.response_timeout_s),
+        **_share_cores(config),
     }
+
+
+def _share_cores(config: TorchServeConfig) -> dict[str, str]:
+    """Return the variables for workers that have more threads together than there are cores."""
+    workers, cores = config.layout.workers, resources.cores()
+    if workers * config.layout.threads <= cores:
+        return {"SHARED_CORES_FILE": ""}
+    file = str(config.run_dir / "shared-cores")
+    return {"SHARED_CORES_FILE": file, "SHARED_CORES": str(cores), "WORKERS": str(workers)}
 
 
 class Server:

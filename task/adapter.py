@@ -59,6 +59,8 @@ class AdaptedTask:
         self.inference: Callable[[Batch], Any] = task.inference
         self.collate: Callable[[list[Sample]], Batch] | None = _get(task, "collate")
         self.size: Callable[[Sample], float] | None = _get(task, "size")
+        self.max_samples: int | None = None
+        """The most samples in a pass, if more are no faster."""
         self.stream: Callable[[Sample, dict[str, JSON]], Iterator[JSON]] | None = None
         if _get(task, "stream") is not None:
             self.stream = _with_parameters(task, "stream")

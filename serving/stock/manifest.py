@@ -54,6 +54,14 @@ def read_bytes(archive: Path, name: str) -> bytes | None:
         return None
 
 
+def content_bytes(archive: Path) -> int:
+    """Return the size of the files in a .mar, or in an unpacked one's folder; raise ArchiveError."""
+    if archive.is_dir():
+        return sum(file.stat().st_size for file in archive.rglob("*") if file.is_file())
+    with open_archive(archive) as contents:
+        return sum(entry.file_size for entry in contents.infolist())
+
+
 def read_manifest(archive: Path) -> Manifest:
     """Return the manifest of a .mar, or of an unpacked one's folder; raise ArchiveError."""
     text = read_bytes(archive, MANIFEST)

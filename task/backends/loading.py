@@ -26,6 +26,15 @@ def read_choice(folder: Path) -> str:
     return BASELINE
 
 
+def read_times(folder: Path) -> dict[int, float]:
+    """Return the milliseconds of a pass by its number of instances, as measured; empty if they are unknown."""
+    if not (folder / FILE).is_file():
+        return {}
+    choice = json.loads((folder / FILE).read_text())
+    measured = choice.get("figures", {}).get("backends", {}).get(choice["backend"], {})
+    return {int(size): float(ms) for size, ms in measured.get("median_ms", {}).items()}
+
+
 def load_backend(net: nn.Module, folder: Path, example: Tensor) -> Backend:
     """Build the chosen backend, or the baseline if that fails or its output differs on this machine.
 

@@ -72,11 +72,32 @@ def test_all_instances_of_all_requests_share_one_pass() -> None:
     assert predictions(second) == [6]
 
 
-def test_large_batch_takes_several_passes() -> None:
+def test_large_batch_takes_several_passes_of_like_size() -> None:
     task = Doubler()
     (response,) = predict(task, request_body(*[1] * (collation.MAX_SAMPLES_PER_PASS + 1)))
-    assert task.passes == [collation.MAX_SAMPLES_PER_PASS, 1]
+    assert task.passes == [257, 256]
     assert predictions(response) == [2] * (collation.MAX_SAMPLES_PER_PASS + 1)
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "expected"),
+    [
+        ({1: 40, 8: 276, 32: 1122}, [7, 7, 6]),
+        ({1: 40, 8: 276, 32: 900}, [20]),
+        ({1: 0.1, 8: 0.2, 32: 0.4}, [20]),
+        ({1: 40}, [20]),
+        ({}, [20]),
+    ],
+    ids=["8 are as fast as 32", "32 are faster", "small model", "one size", "not measured"],
+)
+def test_pass_has_no_more_samples_than_are_faster_together(
+    times_ms: dict[int, float], expected: list[int]
+) -> None:
+    plain = Doubler()
+    task = adapt(plain)
+    task.max_samples = collation.find_max_samples(times_ms)
+    predict(task, request_body(*[1] * 20))
+    assert plain.passes == expected
 
 
 def test_bad_instances_get_400_with_their_indexes_and_other_requests_get_200() -> None:

@@ -209,7 +209,7 @@ def test_generated_instances_are_the_same_each_time_and_texts_differ_in_length()
 def test_ceiling_and_peers_give_the_same_predictions_for_texts_of_any_length() -> None:
     task = bare.load(Path(workloads.__file__).with_name("text"))
     bodies = [{"instances": workloads.generate_texts()[:32]}]
-    grouped, padded = (bare.predict(task, bodies, groups_sizes=each) for each in (True, False))
+    grouped, padded = (bare.predict(task, bodies, plans_passes=each) for each in (True, False))
     assert answers.find_error(padded, grouped) == ""
 
 

@@ -28,11 +28,12 @@ GIB = 1 << 30
         (2, 2 * GIB, 0, Layout(2, 1)),
         (8, 2 * GIB, 0, Layout(2, 4)),
         (4, GIB // 2, 0, Layout(1, 4)),
-        # Slow inference is split over threads, and its batches stay short.
+        # Slow inference is split over the threads of idle workers, and its batches stay short.
         (2, None, 0.5, Layout(2, 1, 32)),
-        (2, None, 35, Layout(1, 2, 14)),
-        (8, None, 35, Layout(2, 4, 28)),
-        (8, None, 3000, Layout(2, 4, 1)),
+        (2, None, 35, Layout(2, 2, 7)),
+        (8, None, 35, Layout(8, 4, 7)),
+        (8, None, 3000, Layout(8, 4, 1)),
+        (8, GIB // 2, 35, Layout(1, 8, 32)),
         (1, None, 35, Layout(1, 1, 7)),
     ],
 )
@@ -40,6 +41,10 @@ def test_layout_fits_cores_memory_and_inference_time(
     cores: int, memory: int | None, inference_ms: float, expected: Layout
 ) -> None:
     assert choose_layout(cores, memory, inference_ms) == expected
+
+
+def test_large_model_gets_fewer_workers() -> None:
+    assert choose_layout(4, 8 * GIB, 35, model_bytes=GIB)[:2] == (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,7 @@ def test_inference_time_is_read_from_the_archive(
         archive=archive, run_dir=tmp_path, layout=Layout(1, 1), address="unix:/none"
     )
     adapted = artifact.apply_model_config(run, Artifact(archive, None))
-    assert adapted.layout == choose_layout(resources.cores(), resources.memory_limit(), 35)
+    assert adapted.layout == choose_layout(resources.cores(), None, 35)
 
 
 def test_class_of_another_torchserve_is_not_patched(tmp_path: Path) -> None:

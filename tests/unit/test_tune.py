@@ -116,9 +116,9 @@ def test_layout_option_is_parsed() -> None:
     ("cores", "max_workers", "expected"),
     [
         (1, 1, [(1, 1)]),
-        (2, 2, [(2, 1), (1, 2)]),
-        (8, 8, [(8, 1), (4, 2), (2, 4), (1, 8)]),
-        (6, 6, [(6, 1), (3, 2), (1, 4)]),
+        (2, 2, [(2, 1), (1, 2), (2, 2)]),
+        (8, 8, [(8, 1), (4, 2), (2, 4), (1, 8), (8, 8)]),
+        (6, 6, [(6, 1), (3, 2), (1, 4), (6, 4)]),
         (4, 1, [(1, 4), (1, 2), (1, 1)]),
     ],
 )
@@ -207,7 +207,7 @@ def simulate(layout: Layout) -> LoadResult:
 
 @pytest.mark.parametrize(
     ("objective", "best", "comparisons"),
-    [(THROUGHPUT, Layout(1, 2, 8, 5), 7), (LATENCY, Layout(1, 2), 1)],
+    [(THROUGHPUT, Layout(1, 2, 8, 5), 8), (LATENCY, Layout(1, 2), 2)],
     ids=["throughput: all parameters", "latency: only workers and threads"],
 )
 def test_search_finds_the_best_layout(objective: Objective, best: Layout, comparisons: int) -> None:

@@ -5,6 +5,8 @@ import logging
 import select
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 from ts.context import Context, RequestProcessor
 from ts.protocol.otf_message_handler import create_predict_response, retrieve_msg
 from ts.service import PredictionException, Service
@@ -27,12 +30,18 @@ from serving.worker.serving_worker import (
     process,
     service,
 )
+from serving.worker.serving_worker.cores import SharedCores, create_shared_cores
 from serving.worker.serving_worker.telemetry import create_sender
+from tests.images import ROOT
 
 REQUESTS = [
     ("one", {"host": "localhost"}, {"body": b'{"instances": [1]}'}),
     ("two", {}, {"body": b"\0" * 300_000, "also": b""}),
 ]
+
+
+def run(time_limit: limit.TimeLimit) -> service.Runtime:
+    return service.Runtime(time_limit, SharedCores(None, 1, 1), create_sender({}))
 
 
 def encode_text(content: str | bytes) -> bytes:
@@ -163,6 +172,54 @@ def test_handler_that_takes_too_long_is_interrupted() -> None:
     assert request.get_response_status_code() == json.loads(body)["error"]["code"] == 504
 
 
+BUSY_WORKER = """
+import sys
+from serving.worker.serving_worker.cores import create_shared_cores
+with create_shared_cores({"SHARED_CORES_FILE": sys.argv[1], "SHARED_CORES": "4", "WORKERS": "3"}):
+    print("busy", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_worker_uses_all_threads_while_the_others_are_idle_else_its_share_of_the_cores(
+    tmp_path: Path, threads: int
+) -> None:
+    del threads
+    variables = {"SHARED_CORES_FILE": str(tmp_path / "f"), "SHARED_CORES": "4", "WORKERS": "3"}
+    cores = create_shared_cores(variables)
+
+    def count_threads() -> int:
+        with cores:
+            return torch.get_num_threads()
+
+    def start_busy_worker() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", BUSY_WORKER, str(tmp_path / "f")]
+        pipe = subprocess.PIPE
+        worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "busy\n"
+        return worker
+
+    assert count_threads() == 3
+    with start_busy_worker() as first:
+        assert count_threads() == 2
+        with start_busy_worker() as second:
+            assert count_threads() == 1
+            second.communicate(timeout=10)  # its batch ends
+        assert count_threads() == 2
+        first.kill()
+    assert count_threads() == 3
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """Let torch use three threads in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
 def predict(outcome: Any, seconds: float = 50) -> tuple[list[Any], RequestProcessor]:
     """Answer one request with a handler that raises or returns the outcome, or is it."""
     context = Context("model", "/", {}, 1, None, "0.12.0")
@@ -172,7 +229,7 @@ def predict(outcome: Any, seconds: float = 50) -> tuple[list[Any], RequestProces
     request = RequestProcessor({})
     time_limit = limit.TimeLimit(seconds)
     try:
-        return service.predict(loaded, ["one"], [request], [{}], time_limit), request
+        return service.predict(loaded, ["one"], [request], [{}], run(time_limit)), request
     finally:
         time_limit.disarm()
 
@@ -248,7 +305,7 @@ def test_stream_that_fails_ends_without_the_others() -> None:
     with java:
         with connection:
             time_limit = limit.TimeLimit(50)
-            whole = process._send_parts(connection, ids, requests, bodies, time_limit)
+            whole = process._send_parts(connection, ids, requests, bodies, run(time_limit))
             time_limit.disarm()
         assert whole == [b"", b"", b"c"]
         parts = java.recv(10_000).split(messages._HEAD)[1:]
@@ -286,9 +343,7 @@ def test_request_is_answered_if_its_wake_up_went_to_a_worker_that_was_killed(
         waiting.start()
         client = threading.Timer(0.3, send)
         client.start()
-        server = direct.DirectServer(
-            listener, loaded, direct.Batches(1, 0), time_limit, create_sender({})
-        )
+        server = direct.DirectServer(listener, loaded, direct.Batches(1, 0), run(time_limit))
         with pytest.raises(messages.FrontendDisconnectedError):
             server.run(connection, disconnect)
         waiting.join(10)

@@ -15,11 +15,10 @@ from typing import NamedTuple, NoReturn
 from ts.service import Service
 
 from . import http_messages
-from .limit import ResponseTimeoutError, TimeLimit
+from .limit import ResponseTimeoutError
 from .logs import JsonFormatter
 from .messages import parse_responses
-from .service import ClientDisconnectedError, predict
-from .telemetry import TelemetrySender
+from .service import ClientDisconnectedError, Runtime, predict
 
 MAX_BATCH_BYTES = 16 << 20
 """No more requests are accepted into a batch once their bodies have this size together."""
@@ -143,11 +142,11 @@ class DirectServer:
         listener: socket.socket,
         service: Service,
         batches: Batches,
-        limit: TimeLimit,
-        telemetry: TelemetrySender,
+        runtime: Runtime,
     ) -> None:
         self._listener, self._service, self._batches = listener, service, batches
-        self._limit, self._telemetry = limit, telemetry
+        self._runtime = runtime
+        self._limit, self._telemetry = runtime.limit, runtime.telemetry
         self._epoll = select.epoll()
         self._streams: dict[int, Stream] = {}
         self._intermediate = IntermediateResponses()
@@ -185,9 +184,8 @@ class DirectServer:
         self._intermediate.reset(dict(zip(ids, batch, strict=True)))
         self._telemetry.timings = None
         try:
-            bodies = predict(
-                self._service, ids, processors, [request.data for request in batch], self._limit
-            )
+            data = [request.data for request in batch]
+            bodies = predict(self._service, ids, processors, data, self._runtime)
         except ClientDisconnectedError:
             for request in batch:
                 request.connection.close()
@@ -269,7 +267,7 @@ class DirectServer:
         """Limit the time of a part or of the end of a stream, and log what it raises."""
         JsonFormatter.requests = [stream.request.processor]
         try:
-            with self._limit:
+            with self._limit, self._runtime.cores:
                 yield
         except (ResponseTimeoutError, Exception):
             log.exception("a stream failed")

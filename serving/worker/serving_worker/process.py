@@ -20,12 +20,13 @@ from ts.model_service_worker import TorchModelServiceWorker
 from ts.protocol.otf_message_handler import create_load_model_response
 from ts.service import Service
 
+from .cores import create_shared_cores
 from .direct import Batches, DirectServer, receive_listener
-from .limit import ResponseTimeoutError, TimeLimit, read_limit
+from .limit import ResponseTimeoutError, read_limit
 from .logs import JsonFormatter, configure_logging
 from .messages import LOAD, PREDICT, FrontendDisconnectedError, Messages, encode_responses
-from .service import Body, predict
-from .telemetry import TelemetrySender, create_sender
+from .service import Body, Runtime, predict
+from .telemetry import create_sender
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,8 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
 
     def handle_connection(self, connection: socket.socket) -> NoReturn:
         """Load a model and answer requests; raise FrontendDisconnectedError at the end."""
-        messages, limit = Messages(connection), read_limit()
-        telemetry = create_sender(os.environ)
+        messages, telemetry = Messages(connection), create_sender(os.environ)
+        runtime = Runtime(read_limit(), create_shared_cores(os.environ), telemetry)
         if (command := messages.read_command()) != LOAD:
             raise ValueError(f"unexpected command {command!r} before a model is loaded")
         request = messages.read_load()
@@ -52,34 +53,30 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
         telemetry.send_started()
 
         def answer() -> None:
-            _answer(connection, messages, service, telemetry, limit)
+            _answer(connection, messages, service, runtime)
 
         if listener_socket := os.environ.get("LISTENER_SOCKET"):
             delay_s = int(os.environ.get("BATCH_DELAY_MS") or 0) / 1000
             batches = Batches(request["batchSize"], delay_s)
             listener = receive_listener(listener_socket)
-            DirectServer(listener, service, batches, limit, telemetry).run(connection, answer)
+            DirectServer(listener, service, batches, runtime).run(connection, answer)
         while True:
-            limit.wait_for(connection)
+            runtime.limit.wait_for(connection)
             answer()
 
 
 def _answer(
-    connection: socket.socket,
-    messages: Messages,
-    service: Service,
-    telemetry: TelemetrySender,
-    limit: TimeLimit,
+    connection: socket.socket, messages: Messages, service: Service, runtime: Runtime
 ) -> None:
     """Answer one message of Java."""
     if (command := messages.read_command()) != PREDICT:
         raise ValueError(f"unexpected command {command!r}")
-    arrived, telemetry.timings = time.time_ns(), None
+    arrived, runtime.telemetry.timings = time.time_ns(), None
     ids, requests, data = messages.read_requests()
-    bodies = predict(service, ids, requests, data, limit)
-    whole = _send_parts(connection, ids, requests, bodies, limit)
+    bodies = predict(service, ids, requests, data, runtime)
+    whole = _send_parts(connection, ids, requests, bodies, runtime)
     # Sent before the response, so that nginx's event arrives after this one.
-    telemetry.send_batch(requests, arrived)
+    runtime.telemetry.send_batch(requests, arrived)
     connection.sendall(encode_responses(ids, whole, requests))
     JsonFormatter.requests = []
 
@@ -89,7 +86,7 @@ def _send_parts(
     ids: list[str],
     requests: list[RequestProcessor],
     bodies: list[Body],
-    limit: TimeLimit,
+    runtime: Runtime,
 ) -> list[bytes]:
     """Send the parts of streams as they are computed; return the bodies of the others, and empty ones for streams.
 
@@ -100,7 +97,7 @@ def _send_parts(
         for index, parts in list(streams.items()):
             message = b""
             try:
-                with limit:
+                with runtime.limit, runtime.cores:
                     part = next(parts, None)
                 if part:
                     requests[index].add_response_property("ts_stream_next", "true")

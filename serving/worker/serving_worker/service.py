@@ -4,14 +4,16 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from ts.context import RequestProcessor
 from ts.service import PredictionException, Service
 
+from .cores import SharedCores
 from .limit import ResponseTimeoutError, TimeLimit
 from .logs import JsonFormatter
+from .telemetry import TelemetrySender
 
 Body = bytes | Iterator[str | bytes]
 """The body of a response, or its parts."""
@@ -30,12 +32,20 @@ class ClientDisconnectedError(BaseException):
     """All clients of a batch have left. Not an Exception: a handler would catch it and continue."""
 
 
+class Runtime(NamedTuple):
+    """What surrounds each batch of a worker."""
+
+    limit: TimeLimit
+    cores: SharedCores
+    telemetry: TelemetrySender
+
+
 def predict(
     service: Service,
     ids: list[str],
     requests: list[RequestProcessor],
     data: list[dict[str, bytearray]],
-    limit: TimeLimit,
+    runtime: Runtime,
 ) -> list[Body]:
     """Return the body of each response; the handler has set statuses and headers in `requests`.
 
@@ -49,11 +59,11 @@ def predict(
     context.request_processor = requests
     context.cl_socket = service.cl_socket
     try:
-        with limit:
+        with runtime.limit, runtime.cores:
             bodies = service._entry_point(data, context)
     except (ResponseTimeoutError, Exception) as error:
         log.exception("the handler failed")
-        return _fail(requests, *_describe(error, limit))
+        return _fail(requests, *_describe(error, runtime.limit))
     if not isinstance(bodies, list) or len(bodies) != len(ids):
         log.error("the handler did not return a list of %d responses", len(ids))
         return _fail(requests, 500, "the handler did not return one response per request")
