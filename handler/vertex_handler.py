@@ -5,7 +5,8 @@ TorchServe's worker imports this file by its name, expects exactly one class in 
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class VertexHandler:
         requests = (self._parse(item, context, index) for index, item in enumerate(data))
         responses = batch.predict_batch(self.task, requests, on_timings)
         for index, response in enumerate(responses):
-            context.set_response_status(int(response.code), response.code.phrase, index)
+            if response.code != HTTPStatus.OK:
+                context.set_response_status(int(response.code), response.code.phrase, index)
             context.set_response_content_type(index, response.content_type)
         if getattr(context, "takes_iterators", False):
             return [response.chunks or response.body for response in responses]
@@ -56,10 +58,10 @@ class VertexHandler:
 
     def _parse(self, item: dict[str, Any], context: Any, index: int) -> Request | RequestError:
         """Parse a request as TorchServe passes it: raw bytes, or what TorchServe has decoded."""
-        get_header = context.get_request_header
-        content_type = (get_header(index, "body") or {}).get("content-type")
-        content_type = content_type or _find_header(get_header, index, "Content-Type")
-        accept = _find_header(get_header, index, "Accept")
+        headers = context.get_all_request_header(index)
+        content_type = (headers.get("body") or {}).get("content-type")
+        content_type = content_type or _find_header(headers, "Content-Type")
+        accept = _find_header(headers, "Accept")
         try:
             body = item.get("body", b"")  # TorchServe decodes a form, which no model accepts
             if isinstance(body, (bytes, bytearray)):
@@ -77,6 +79,6 @@ def _device(gpu_id: int | None) -> torch.device:
     return torch.device("cpu")
 
 
-def _find_header(get_header: Callable[[int, str], Any], index: int, name: str) -> Any:
+def _find_header(headers: Mapping[str, Any], name: str) -> Any:
     """Return a header of a request or None; clients write its name in capitals or in lowercase."""
-    return get_header(index, name) or get_header(index, name.lower())
+    return headers.get(name) or headers.get(name.lower())

@@ -31,6 +31,7 @@ from vertex_handler import VertexHandler
 class Context:
     system_properties = {"model_dir": sys.argv[1]}
     def get_request_header(self, *_): pass
+    def get_all_request_header(self, *_): return {}
     def set_response_status(self, *_): pass
     def set_response_content_type(self, *_): pass
     def set_response_header(self, *_): pass

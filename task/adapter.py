@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from task import JSON, BadInstance, BadParameter, Batch, Golden, Sample
+from task.matcher import compile_match
 from task.mismatch import convert_integers, find_mismatch
 from task.requests_file import Example
 from task.schema import Schema, TaskSchema
@@ -155,14 +156,19 @@ def _with_validation(
     types = {each.get("type") for each in (for_instance, *for_instance.get("anyOf", ()))}
     raw_types = (bytes, str) if takes_text and "string" not in types else bytes
 
+    has_valid_parameters = compile_match(for_parameters)
+    is_valid_instance = compile_match(for_instance)
+
     def preprocess_valid(instance: JSON, parameters: dict[str, JSON]) -> Sample:
-        if mismatch := find_mismatch(for_parameters, parameters):
-            raise BadParameter(mismatch)
-        if not isinstance(instance, raw_types):
+        if not has_valid_parameters(parameters):
+            if mismatch := find_mismatch(for_parameters, parameters):
+                raise BadParameter(mismatch)
+            parameters = convert_integers(for_parameters, parameters)
+        if not (is_valid_instance(instance) or isinstance(instance, raw_types)):
             if mismatch := find_mismatch(for_instance, instance):
                 raise BadInstance(mismatch)
             instance = convert_integers(for_instance, instance)
-        return preprocess(instance, convert_integers(for_parameters, parameters))
+        return preprocess(instance, parameters)
 
     return preprocess_valid
 

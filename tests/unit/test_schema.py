@@ -11,6 +11,7 @@ from handler.envelope import parse_document
 from task.adapter import AdaptedTask, adapt
 from task.hints import schema_of_hint
 from task.infer import infer_schema
+from task.matcher import compile_match
 from task.mismatch import convert_integers, find_mismatch
 from task.requests_file import Example
 
@@ -158,6 +159,46 @@ def test_whole_floats_become_integers_where_integers_are_declared() -> None:
     schema = schema_of_hint(Numbers)
     converted = convert_integers(schema, {"ids": [1.0, 2], "k": 3.0, "x": 4.0, "y": 5.0})
     assert json.dumps(converted) == '{"ids": [1, 2], "k": 3, "x": 4.0, "y": 5.0}'
+
+
+MATCHED = [
+    (Any, None),
+    (int, 2),
+    (float, 1),
+    (str | None, None),
+    (list[list[float]], [[1, 2.5], []]),
+    (Text, {"text": "x"}),
+    (list[Text], [{"text": "x"}]),
+    (Numbers, {"ids": [1, 2], "k": 3, "x": 4.0}),
+]
+
+
+@pytest.mark.parametrize(("hint", "value"), MATCHED)
+def test_valid_value_is_recognized_without_a_search_for_mismatches(
+    hint: object, value: object
+) -> None:
+    assert compile_match(schema_of_hint(hint))(value)
+
+
+@pytest.mark.parametrize("hint", [hint for hint, _ in MATCHED[1:]] + [Flower, dict[str, int]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, True, 1, 2.0, 2.5, "x", {}, {"text": 1}, {"text": "x", "more": 1}),
+        *([], [1, 2.0], [True], [[1, "2"]], [{}], [{"text": None}]),
+        *({"ids": [1.0], "k": 3.0, "x": 4.0, "y": 5.0}, {"ids": [True], "k": 3, "x": 4}),
+        *({"petal_length": 1, "colour": "red"}, {"petal_length": True}),
+        *(value for _, value in MATCHED),
+    ],
+    ids=repr,
+)
+def test_recognized_value_has_no_mismatch_and_needs_no_conversion(
+    hint: object, value: object
+) -> None:
+    schema = schema_of_hint(hint)
+    if compile_match(schema)(value):
+        assert find_mismatch(schema, value) is None
+        assert repr(convert_integers(schema, value)) == repr(value)
 
 
 class Hinted:
