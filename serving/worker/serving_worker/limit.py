@@ -16,9 +16,9 @@ from types import FrameType, TracebackType
 
 EXTRA_S = 0.2
 """Added to the limit: nginx answers its client first."""
-EXIT_DELAY_S = 1.0
+EXIT_DELAY_S = 0.5
 """How long the exception may take to end the batch."""
-REARM_S = 1.0
+REARM_S = 0.25
 """The exit is postponed at most this often, because each time creates a thread."""
 
 
