@@ -44,6 +44,8 @@ class Finding(NamedTuple):
     description: str
     hint: str = ""
     """What to do about it."""
+    requirement: str = ""
+    """The line of requirements.txt that adds the missing package."""
 
 
 class Contents(NamedTuple):
