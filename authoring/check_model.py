@@ -201,6 +201,14 @@ class ModelChecker:
         elif len(events) == MAX_STREAM_PARTS:
             yield f"{example.name}: no end after {len(events)} parts"
 
+    def explain(self) -> Iterator[str]:
+        """Explain the prediction of each example; yield failures."""
+        for example in self.examples:
+            parameters = {**example.parameters, "explain": True}
+            [(code, result)] = self._predict([{**example.body, "parameters": parameters}])
+            if code != HTTPStatus.OK:
+                yield f"{example.name}: {int(code)}: {result}"
+
     def predict_raw(self) -> Iterator[str]:
         """Send instances as raw bodies of the accepted types; yield how predictions differ from those as JSON."""
         for content_type, example in self.raw_examples.items():
@@ -440,6 +448,8 @@ def _run_checks(checker: ModelChecker, reporter: Reporter) -> None:
         reporter.note(f"no request has an instance to send as {', '.join(unchecked)}")
     if task.stream is not None:
         reporter.check("the stream ends, and each of its parts is JSON", checker.stream)
+    if task.explain is not None:
+        reporter.check("each prediction has an explanation, which is JSON", checker.explain)
     if checker.predictions:
         # As one worker of many: on a busy machine several threads wait for each other.
         torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from handler import envelope, streaming
+from handler import envelope, explanation, streaming
 from handler.envelope import Request, Response
 from handler.error_report import find_request_error
 from handler.errors import RequestError
@@ -50,11 +50,13 @@ def predict_batch(
     """
     preprocessing_start_ns = time.time_ns()
     failures = Failures(task)
-    preprocessed = preprocess_requests(task, list(requests), failures)
+    checked = [explanation.check_request(task, request) for request in requests]
+    budget = explanation.TimeBudget(checked)
+    preprocessed = preprocess_requests(task, checked, failures)
     samples = [
         sample
         for request in preprocessed
-        if isinstance(request, Preprocessed) and not _has_parts(task, request)
+        if isinstance(request, Preprocessed) and _needs_pass(task, request)
         for sample in request.samples
         if not isinstance(sample, RequestError)
     ]
@@ -62,7 +64,9 @@ def predict_batch(
     with torch.inference_mode():  # in postprocess too, so that it may change an output in place
         outputs = iter(run_passes(task, samples, failures, is_isolating=is_isolating))
         postprocessing_start_ns = time.time_ns()
-        responses = [_build_response(task, each, outputs, failures) for each in preprocessed]
+        responses = [
+            _build_response(task, each, outputs, budget, failures) for each in preprocessed
+        ]
     if on_timings is not None:
         starts_ns = (preprocessing_start_ns, inference_start_ns, postprocessing_start_ns)
         on_timings(Timings(*starts_ns, time.time_ns(), len(samples)))
@@ -73,12 +77,35 @@ def _build_response(
     task: AdaptedTask,
     preprocessed: Preprocessed | RequestError,
     outputs: Iterator[Any | Failure],
+    budget: explanation.TimeBudget,
     failures: Failures,
 ) -> Response:
     if isinstance(preprocessed, RequestError):
         return envelope.format_error(preprocessed)
     if _has_parts(task, preprocessed):
         return streaming.stream_parts(task, preprocessed, failures)
+    request = preprocessed.request
+    try:
+        if request.is_explained:
+            values = explanation.explain_samples(task, preprocessed, budget, failures)
+        else:
+            values = _predict(task, preprocessed, outputs, failures)
+    except RequestError as error:
+        return envelope.format_error(error)
+    try:
+        return _format(request, values, failures)
+    except EncodingError:
+        values = [_check_encoding(value, failures) for value in values]
+        return _format(request, values, failures)
+
+
+def _predict(
+    task: AdaptedTask,
+    preprocessed: Preprocessed,
+    outputs: Iterator[Any | Failure],
+    failures: Failures,
+) -> list[Any | RequestError]:
+    """Return the prediction for each instance of a request, or its error; raise the error of the whole request."""
     request, samples = preprocessed
     # Take this request's outputs before anything can fail, because those of the next request follow.
     results = [each if isinstance(each, RequestError) else next(outputs) for each in samples]
@@ -90,18 +117,18 @@ def _build_response(
             for each, instance in zip(results, request.instances, strict=True)
         ]
         if error := find_request_error(request, results):
-            return envelope.format_error(error)
-    values = [
+            raise error
+    return [
         each
         if isinstance(each, RequestError)
         else _postprocess(task, each, instance, request.parameters, failures)
         for each, instance in zip(results, request.instances, strict=True)
     ]
-    try:
-        return _format(request, values, failures)
-    except EncodingError:
-        values = [_check_encoding(value, failures) for value in values]
-        return _format(request, values, failures)
+
+
+def _needs_pass(task: AdaptedTask, preprocessed: Preprocessed) -> bool:
+    """Whether the response needs the output of `inference`."""
+    return not (preprocessed.request.is_explained or _has_parts(task, preprocessed))
 
 
 def _has_parts(task: AdaptedTask, preprocessed: Preprocessed) -> bool:

@@ -27,8 +27,8 @@ MAX_RESPONSE_BYTES = 10 << 20
 """Bytes of one response: the limit of a dedicated endpoint of Vertex AI."""
 MAX_MESSAGE_CHARS = 40_000
 """Characters of an error message."""
-ON_ERROR, STREAM = "on_error", "stream"
-"""The parameters that the task does not get: "return", and whether the prediction is streamed."""
+ON_ERROR, STREAM, EXPLAIN = "on_error", "stream", "explain"
+"""The parameters that the task does not get: "return", and whether the prediction is streamed, or explained."""
 JSON_TYPE = "application/json"
 JSON_LINES, EVENT_STREAM = "application/x-ndjson", "text/event-stream"
 """The content types of a stream."""
@@ -45,6 +45,8 @@ class Request(NamedTuple):
     """Whether an invalid instance gets an error in place of its prediction, or fails the request."""
     stream_type: str = ""
     """JSON_LINES or EVENT_STREAM, if the client requests a stream."""
+    is_explained: bool = False
+    """Whether the client requests an explanation in place of each prediction."""
 
 
 class Response(NamedTuple):
@@ -99,13 +101,22 @@ def parse_document(document: JSON, accept: str = "") -> Request:
     on_error = parameters.get(ON_ERROR)
     if on_error not in (None, "return"):
         raise InvalidArgumentError('parameters.on_error: expected "return", or leave it out')
-    is_streamed = parameters.get(STREAM)
+    is_streamed, is_explained = parameters.get(STREAM), parameters.get(EXPLAIN, False)
     if not (is_streamed is None or isinstance(is_streamed, bool)):
         kind = _json_type(is_streamed)
         raise InvalidArgumentError(f"parameters.stream: expected true or false; got {kind}")
-    for_task = {key: value for key, value in parameters.items() if key not in (ON_ERROR, STREAM)}
+    if not isinstance(is_explained, bool):
+        kind = _json_type(is_explained)
+        raise InvalidArgumentError(f"parameters.explain: expected true or false; got {kind}")
     stream_type = find_stream_type(accept, is_streamed)
-    return Request(instances, for_task, on_error is not None, stream_type)
+    if is_explained and stream_type:
+        raise InvalidArgumentError(
+            "parameters.explain: explanations are not streamed; expected no stream: true and no header "
+            f"Accept: {EVENT_STREAM}"
+        )
+    own = (ON_ERROR, STREAM, EXPLAIN)
+    for_task = {key: value for key, value in parameters.items() if key not in own}
+    return Request(instances, for_task, on_error is not None, stream_type, is_explained)
 
 
 def find_stream_type(accept: str, is_streamed: bool | None = None) -> str:

@@ -59,7 +59,11 @@ def verify_archive() -> None:
     """
     task = load_and_check(Path(), torch.device("cpu"), each_alone=True)
     Path("golden-request.json").write_text(json.dumps(task.examples[0].body))
-    members = {"x-accepts": task.accepts, "x-streams": task.stream is not None}
+    members = {
+        "x-accepts": task.accepts,
+        "x-streams": task.stream is not None,
+        "x-explains": task.explain is not None,
+    }
     schema = task.schema.to_json() | {name: value for name, value in members.items() if value}
     Path("schema.json").write_text(json.dumps(schema, indent=1))
 

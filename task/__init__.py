@@ -117,6 +117,14 @@ class TaskOptions(Task, Protocol):
         """
         ...
 
+    def explain(self, sample: Sample, parameters: dict[str, JSON]) -> JSON:
+        """Return the explanation of the prediction for one sample, such as how much each feature adds to it.
+
+        The sample's tensors are on the device, and gradients are on. A client that requests an explanation gets it in
+        place of the prediction; tensors, arrays and bytes in it are returned as those of a prediction.
+        """
+        ...
+
 
 class Load(Protocol):
     """The signature of `load` in model.py."""

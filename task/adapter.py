@@ -65,6 +65,9 @@ class AdaptedTask:
         self.stream: Callable[[Sample, dict[str, JSON]], Iterator[JSON]] | None = None
         if _get(task, "stream") is not None:
             self.stream = _with_parameters(task, "stream")
+        self.explain: Callable[[Sample, dict[str, JSON]], JSON] | None = None
+        if _get(task, "explain") is not None:
+            self.explain = _with_parameters(task, "explain")
         self.accepts = _read_accepts(task)
         self.network: Any = _get(task, "network")
         self.preprocess: Callable[[JSON, dict[str, JSON]], Sample] = _with_parameters(
@@ -80,6 +83,8 @@ class AdaptedTask:
             self.postprocess = _with_integers(self.postprocess, self.schema.declared.parameters)
             if self.stream is not None:
                 self.stream = _with_integers(self.stream, self.schema.declared.parameters)
+            if self.explain is not None:
+                self.explain = _with_integers(self.explain, self.schema.declared.parameters)
 
     def accepts_type(self, media_type: str) -> bool:
         """Whether a raw body may have a content type, which is in lowercase and without parameters."""
@@ -138,7 +143,7 @@ def _with_parameters(task: Any, name: str) -> Callable[[Any, dict[str, JSON]], A
     )
     takes_one = positional or is_variadic
     if not takes_one or len(required) > 1 + takes_two:
-        expected = REQUIRED.get(name, "stream(sample, parameters)")
+        expected = REQUIRED.get(name, f"{name}(sample, parameters)")
         raise TaskError(
             f"{type(task).__name__}.{name} has the signature {name}{signature}; expected {expected}"
         )

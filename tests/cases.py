@@ -173,6 +173,10 @@ CASES = [
     rejected(
         "a stream with an invalid instance", "instances[1]: expected", ROWS, None, stream=True
     ),
+    accepted("explanations", f"2,{LABEL}", ROWS, INSTANCE, explain=True),
+    rejected("an invalid instance to explain", "instances[1]: expected", ROWS, None, explain=True),
+    rejected("explain 1", "parameters.explain: expected true or false", INSTANCE, explain=1),
+    rejected("a streamed explanation", "not streamed", INSTANCE, explain=True, stream=True),
     rejected("stream 1", "parameters.stream: expected true or false", INSTANCE, stream=1),
 ]
 
@@ -181,6 +185,7 @@ def check_response(case: Case, code: int, body: str | bytes) -> None:
     """Assert that a response is the expected one of a case."""
     document = _join_stream(case, body) if case.stream_type and code == 200 else json.loads(body)
     assert code == case.code, document
+    is_explained = b'"explain": true' in case.body
     if code == 200:
         assert list(document) == ["predictions"]
         predictions = document["predictions"]
@@ -188,6 +193,7 @@ def check_response(case: Case, code: int, body: str | bytes) -> None:
         for prediction in predictions:
             assert max(prediction["scores"].values()) == prediction["score"]
             assert prediction["scores"][prediction["label"]] == prediction["score"]
+            assert ("gradients" in prediction) == is_explained
     else:
         error = document["error"]
         assert error["code"] == code

@@ -15,6 +15,8 @@ from task.backends import load_backend
 
 TOP_K = 3
 """The number of scores in a prediction, if `parameters.top_k` is not set."""
+STEPS = 128
+"""The pictures between a blank one and the instance at which an explanation takes gradients."""
 
 
 def load(folder: Path, device: torch.device) -> "DigitTask":
@@ -47,6 +49,20 @@ class DigitTask:
         names = [self.labels[index] for index in classes.tolist()]
         ranked = dict(zip(names, (round(score, 6) for score in scores.tolist()), strict=True))
         return {"label": names[0], "score": ranked[names[0]], "scores": ranked}
+
+    def explain(self, sample: Tensor) -> dict[str, Any]:
+        """Return how much each of the 28 x 28 pixels of the normalised picture adds to the score of its label.
+
+        Integrated gradients (https://arxiv.org/abs/1703.01365): the mean gradient on the way from a blank picture.
+        The attributions sum to the score less that of the blank picture.
+        """
+        ink = sample / 255
+        label = int(self.network(ink[None]).argmax())
+        parts = (torch.arange(STEPS, device=ink.device) + 0.5) / STEPS
+        path = (parts.view(-1, 1, 1, 1) * ink).requires_grad_()
+        scores = self.network(path).softmax(dim=1)[:, label]
+        (gradients,) = torch.autograd.grad(scores.sum(), path)
+        return {"label": self.labels[label], "attributions": (ink * gradients.mean(dim=0))[0]}
 
     def _top_k(self, parameters: dict[str, JSON]) -> int:
         if unknown := parameters.keys() - {"top_k"}:

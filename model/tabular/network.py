@@ -6,7 +6,7 @@ LABELS = ("malignant", "benign")
 FEATURES = 10
 
 
-def build_network() -> nn.Module:
+def build_network() -> nn.Sequential:
     """Return a network for (N, 10) features with (N, 2) logits."""
     standardize = nn.BatchNorm1d(FEATURES, affine=False, momentum=None)
     return nn.Sequential(

@@ -51,6 +51,13 @@ class Toy:
         ranked = dict(zip(names, (round(score, 6) for score in scores.tolist()), strict=True))
         return {"label": names[0], "score": ranked[names[0]], "scores": ranked}
 
+    def explain(self, sample: Tensor, parameters: dict[str, JSON]) -> dict[str, Any]:
+        """Return the prediction, and the gradient of its score by each pixel, (28, 28)."""
+        pixels = sample.float().requires_grad_()
+        row = self.inference(pixels[None])[0]
+        (gradients,) = torch.autograd.grad(row.max(), pixels)
+        return {**self.postprocess(row.detach(), parameters), "gradients": gradients[0]}
+
 
 def _read_rows(rows: list[JSON]) -> Tensor:
     if len(rows) == 1:

@@ -193,6 +193,12 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
             id="a part of the stream is not JSON",
         ),
         pytest.param(
+            *("    calls = 0", "    def explain(self, sample, parameters): return {1}"),
+            "each prediction has an explanation, which is JSON",
+            "requests.json[0]: 500: EncodingError: the prediction is of type set",
+            id="an explanation is not JSON",
+        ),
+        pytest.param(
             *(
                 "    calls = 0",
                 "    def stream(self, sample, parameters):\n        while True: yield 1",

@@ -80,6 +80,7 @@ def test_verification_of_an_archive_writes_its_golden_request_and_its_schema(
     folder = write_model(tmp_path / "m", 5)
     with (folder / "model.py").open("a") as model:
         model.write('\n    accepts = ["text/plain"]\n    def stream(self, sample): yield sample\n')
+        model.write("\n    def explain(self, sample): return sample\n")
     monkeypatch.chdir(folder)
     verify_archive()
     assert json.loads((folder / "golden-request.json").read_text()) == {"instances": [1]}
@@ -90,6 +91,7 @@ def test_verification_of_an_archive_writes_its_golden_request_and_its_schema(
         "x-labels": ["a", "b"],
         "x-accepts": ["text/plain"],
         "x-streams": True,
+        "x-explains": True,
     }
 
 

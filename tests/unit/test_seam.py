@@ -405,6 +405,7 @@ def test_pass_that_fails_for_none_of_its_samples_alone_is_logged(
             r"signature postprocess\(a, \*, b\); expected postpro",
         ),
         ("stream", lambda: 1, r"stream\(\); expected stream\(sample, parameters\)"),
+        ("explain", lambda: 1, r"explain\(\); expected explain\(sample, parameters\)"),
     ],
 )
 def test_task_with_another_signature_is_an_error_that_shows_both(
