@@ -105,8 +105,9 @@ predict: .venv/serving ## send a request of requests.json, REQUEST=file or PICTU
 	  $(BIN)/python -m serving.predict --port $(PORT) $(if $(URL),--url "$(URL)") $(if $(REQUEST),--request "$(REQUEST)") \
 	  $(if $(or $(PICTURE),$(OLD_PICTURE)),--picture "$(or $(PICTURE),$(OLD_PICTURE))") $(ARGS)
 
-migrate: .venv/ready ## check whether a stock archive works here (MAR=model.mar; REQUEST=file: send it)
-	@$(BIN)/python -m serving.stock "$(MAR)" $(if $(REQUEST),--request "$(REQUEST)")
+migrate: .venv/ready ## check whether a stock archive works here, in the image if there is Docker (MAR=model.mar; REQUEST=file: send it; IMAGE=; ARGS=--json)
+	@$(BIN)/python -m serving.stock "$(MAR)" $(if $(REQUEST),--request "$(REQUEST)") --docker "$(DOCKER)" \
+	  $(if $(filter-out file,$(origin IMAGE)),--image "$(IMAGE)") $(ARGS)
 
 ##@ Model
 

@@ -117,18 +117,51 @@ def test_bad_request_does_not_affect_others_in_its_batch(our_server: Endpoint) -
     assert {answer.body for client in answers[::2] for answer in client} == {alone}
 
 
-def test_migrate_reports_that_the_archive_works_and_prints_the_answer(
+NO_DOCKER = ("--docker", "no-docker")
+"""Options with which make migrate finds no Docker engine."""
+
+
+def test_migrate_without_docker_reports_that_the_archive_works_and_prints_the_answer(
     folder: Path, tmp_path: Path
 ) -> None:
     request_file = tmp_path / "request.json"
     request_file.write_bytes(SAME["one picture"])
-    done = program("serving.stock", str(folder / "model.mar"), "--request", str(request_file))
+    arguments = (str(folder / "model.mar"), "--request", str(request_file))
+    done = program("serving.stock", *arguments, *NO_DOCKER)
     assert done.returncode == 0, done.stdout + done.stderr
     page = (ROOT / "docs" / "migration.md").read_text()
-    for line in re.findall("^(?:works   handler|The archive works) .*", page, re.MULTILINE):
+    lines = re.findall("^(?:works   handler|The archive works|  cloud: ) .*", page, re.MULTILINE)
+    for line in lines:
         assert line in done.stdout
     assert f'{request_file}: the response is 200 {{"predictions": [{{"label": ' in done.stdout
+    assert "in this machine, with only the packages of the image" in done.stdout
     assert f"make serve STORAGE={folder}" in done.stdout
+
+
+def test_migrate_without_docker_offers_an_archive_only_what_the_image_has(tmp_path: Path) -> None:
+    handler = tmp_path / "curious_handler.py"
+    handler.write_text(CURIOUS_HANDLER)
+    request_file = tmp_path / "request.json"
+    request_file.write_text('{"instances": [1]}')
+    archive = str(stock.pack(tmp_path, handler))
+    done = program("serving.stock", archive, "--request", str(request_file), "--json", *NO_DOCKER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    response = json.loads(done.stdout)["trial"]["response"]
+    assert json.loads(response["body"]) == {"predictions": [[True, False, None, []]]}
+
+
+CURIOUS_HANDLER = """
+import importlib.util, os, shutil
+
+class Handler:
+    def initialize(self, context):
+        modules = ("google.cloud.storage", "sklearn")
+        found = [importlib.util.find_spec(module) is not None for module in modules]
+        self.found = [*found, shutil.which("gcc"), os.listdir(os.path.expanduser("~"))]
+
+    def handle(self, data, context):
+        return [self.found for _ in data]
+"""
 
 
 def test_migrate_reports_why_an_archive_does_not_load(tmp_path: Path) -> None:
@@ -137,10 +170,16 @@ def test_migrate_reports_why_an_archive_does_not_load(tmp_path: Path) -> None:
         "class Handler:\n    def initialize(self, context):\n        1 / 0\n"
         "    def handle(self, data, context):\n        return data\n"
     )
-    done = program("serving.stock", str(stock.pack(tmp_path, handler)))
+    done = program("serving.stock", str(stock.pack(tmp_path, handler)), *NO_DOCKER)
     assert done.returncode == 1
-    assert "FAILS   it does not load: the model cannot be loaded: ZeroDivisionError" in done.stdout
-    assert "1 of 2 findings need a change" in done.stderr
+    reason = "the model cannot be loaded: ZeroDivisionError: division by zero (broken_handler.py:3)"
+    assert f"FAILS   it does not load: {reason}" in done.stdout
+    assert f"The archive needs a change: it does not load: {reason}" in done.stdout
+
+
+def test_migrate_exits_with_2_for_a_missing_file(folder: Path) -> None:
+    for arguments in (("",), ("missing.mar",), (str(folder / "model.mar"), "--request", "no")):
+        assert program("serving.stock", *arguments).returncode == 2
 
 
 def test_stock_archive_is_packed_as_a_model_and_served_under_its_name(
