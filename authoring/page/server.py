@@ -32,8 +32,10 @@ def describe_model(name: str, archive: Path, target: Target) -> dict[str, Any]:
     """Return what the page shows about a model, from its archive."""
     requests = _read_member(archive, REQUESTS) or [{"instance": None}]
     schema = _read_member(archive, SCHEMA) or {}
-    if schema.pop("x-streams", False):
-        parameters = {**(requests[0].get("parameters") or {}), "stream": True}
+    explains = schema.pop("x-explains", False)
+    streams = schema.pop("x-streams", False)
+    for parameter in ["explain"] * explains + ["stream"] * streams:
+        parameters = {**(requests[0].get("parameters") or {}), parameter: True}
         requests.append({"instance": requests[0]["instance"], "parameters": parameters})
     return {
         "name": name,
@@ -45,6 +47,7 @@ def describe_model(name: str, archive: Path, target: Target) -> dict[str, Any]:
         ],
         "labels": schema.pop("x-labels", []),
         "accepts": schema.pop("x-accepts", []),
+        "explains": explains,
         "schema": schema or None,
     }
 

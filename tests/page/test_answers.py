@@ -123,6 +123,44 @@ def test_values_of_json_are_written_as_python(echo: Page) -> None:
     assert found["body"] == body
 
 
+def test_the_button_explain_shows_an_explanation_of_the_request_in_the_editor(toy: Page) -> None:
+    body = toy.body
+    toy.find("explain").click()
+    wait_for(lambda: "gradients" in toy.text("answer"), 10, "the explanation")
+    assert "blue: above 0, red: below" in toy.text("answer")
+    assert toy.driver.find_elements(By.CSS_SELECTOR, ".heat-map canvas")
+    assert toy.body == body
+    assert "gradients" not in toy.send()
+    Select(toy.find("example")).select_by_index(len(Select(toy.find("example")).options) - 1)
+    assert '"explain": true' in toy.body
+    assert "gradients" in toy.send()
+
+
+def test_the_button_explain_is_there_only_if_the_model_explains(echo: Page) -> None:
+    assert not echo.find("explain").is_displayed()
+
+
+def test_rows_of_numbers_are_blue_above_zero_and_red_below(echo: Page) -> None:
+    echo.body = {"instances": [{"prediction": [[0] * 8] * 7 + [[-4, 2, *[0] * 6]]}]}
+    assert echo.send() == "from -4 to 2; blue: above 0, red: below"
+    script = (
+        "const drawn = document.querySelector('.heat-map canvas').getContext('2d');"
+        "return [0, 1, 2].map(x => [...drawn.getImageData(x, 7, 1, 1).data])"
+    )
+    low, high, zero = echo.driver.execute_script(script)
+    assert (low, zero) == ([255, 0, 0, 255], [255] * 4)
+    assert high[0] == high[1] < high[2] == 255
+
+
+def test_bars_of_small_numbers_fill_the_width_if_some_are_negative(echo: Page) -> None:
+    echo.body = {"instances": [{"prediction": {"radius": 0.02, "area": -0.01}}]}
+    echo.send()
+    bars = echo.driver.find_elements(By.CSS_SELECTOR, ".bar span")
+    widths = [bar.value_of_css_property("width") for bar in bars]
+    assert float(widths[0][:-2]) == pytest.approx(2 * float(widths[1][:-2]), rel=0.02)
+    assert float(widths[0][:-2]) > 50
+
+
 @pytest.mark.parametrize("width", [360, 768, 1920])
 def test_nothing_is_wider_than_the_window(echo: Page, width: int) -> None:
     echo.set_width(width)

@@ -204,7 +204,7 @@ def test_every_control_has_a_name_and_every_id_is_unique(toy: Page) -> None:
     ]
     assert len(found) > 12
     assert all(name for _, name in found), found
-    assert len({name for role, name in found if role == "button"}) == 7
+    assert len({name for role, name in found if role == "button"}) == 8
     ids = "return [...document.querySelectorAll('[id]')].map(each => each.id)"
     listed = toy.driver.execute_script(ids)
     assert len(listed) == len(set(listed))
