@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from .errors import InternalError, InvalidArgumentError, RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from handler.streaming import Chunks
     from task import JSON
 
@@ -64,6 +66,11 @@ class Response(NamedTuple):
 
 def parse_body(body: bytes | str, accept: str = "") -> Request:
     """Parse a request's body; `accept` is its header of that name. Raises InvalidArgumentError."""
+    return parse_document(parse_json(body, _reject_constant), accept)
+
+
+def parse_json(body: bytes | str, parse_constant: Callable[[str], JSON] | None = None) -> JSON:
+    """Return a body's JSON; `parse_constant` replaces NaN and Infinity. Raises InvalidArgumentError."""
     marks = (b"[", b"{", b",") if isinstance(body, bytes) else ("[", "{", ",")
     arrays, objects, commas = (body.count(mark) for mark in marks)  # type: ignore[arg-type]
     if arrays + objects > MAX_CONTAINERS or commas > MAX_VALUES:
@@ -72,25 +79,16 @@ def parse_body(body: bytes | str, accept: str = "") -> Request:
             "send fewer instances in a request, or images as base64"
         )
     try:
-        document = json.loads(body, parse_constant=_reject_constant)
+        return json.loads(body, parse_constant=parse_constant)
     except RecursionError:
         raise InvalidArgumentError("the body is nested too deeply") from None
     except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
         raise InvalidArgumentError(f"the body is not JSON: {error}") from None
-    return parse_document(document, accept)
 
 
 def parse_document(document: JSON, accept: str = "") -> Request:
     """Return the request in parsed JSON; raise InvalidArgumentError."""
-    if not isinstance(document, dict):
-        raise InvalidArgumentError(f"expected an object, {EXAMPLE}; got {_json_type(document)}")
-    if "instances" not in document:
-        raise InvalidArgumentError(f"instances: missing; expected {EXAMPLE}")
-    instances, parameters = document["instances"], document.get("parameters")
-    if not isinstance(instances, list):
-        raise InvalidArgumentError(f"instances: expected an array; got {_json_type(instances)}")
-    if not instances:
-        raise InvalidArgumentError("instances: expected at least one; got an empty array")
+    instances, parameters = parse_instances(document), document.get("parameters")
     if len(instances) > MAX_INSTANCES:
         got = len(instances)
         raise InvalidArgumentError(f"instances: expected at most {MAX_INSTANCES}; got {got}")
@@ -117,6 +115,20 @@ def parse_document(document: JSON, accept: str = "") -> Request:
     own = (ON_ERROR, STREAM, EXPLAIN)
     for_task = {key: value for key, value in parameters.items() if key not in own}
     return Request(instances, for_task, on_error is not None, stream_type, is_explained)
+
+
+def parse_instances(document: JSON) -> list[JSON]:
+    """Return the instances in parsed JSON; raise InvalidArgumentError."""
+    if not isinstance(document, dict):
+        raise InvalidArgumentError(f"expected an object, {EXAMPLE}; got {_json_type(document)}")
+    if "instances" not in document:
+        raise InvalidArgumentError(f"instances: missing; expected {EXAMPLE}")
+    instances: JSON = document["instances"]
+    if not isinstance(instances, list):
+        raise InvalidArgumentError(f"instances: expected an array; got {_json_type(instances)}")
+    if not instances:
+        raise InvalidArgumentError("instances: expected at least one; got an empty array")
+    return instances
 
 
 def find_stream_type(accept: str, is_streamed: bool | None = None) -> str:

@@ -14,6 +14,14 @@ STATUS_NAMES = {
 """Google's status by HTTP code (https://cloud.google.com/apis/design/errors)."""
 
 
+class LoadError(Exception):
+    """The model cannot be loaded.
+
+    TorchServe's worker ends because of it. A RuntimeError or a MemoryError would only be answered: TorchServe
+    would retry for minutes, without a line that counts as a failure.
+    """
+
+
 class RequestError(Exception):
     """An error of one request; the client gets its text."""
 

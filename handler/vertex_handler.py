@@ -14,7 +14,7 @@ import torch
 
 from handler import batch, bodies, envelope
 from handler.envelope import Request
-from handler.errors import RequestError
+from handler.errors import LoadError, RequestError
 from handler.loading import load_and_check
 from task.adapter import AdaptedTask
 
@@ -27,16 +27,16 @@ class VertexHandler:
     task: AdaptedTask
 
     def initialize(self, context: Any) -> None:
-        """Load the model from the archive and check its requests; raise if either fails."""
+        """Load the model from the archive and check its requests; raise LoadError."""
         properties = context.system_properties
         try:
             folder, device = Path(properties["model_dir"]), _device(properties.get("gpu_id"))
             self.task = load_and_check(folder, device)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # TorchServe logs the traceback and retries; this line gives the reason at the log's end.
-            reason = " ".join(str(error).split())
-            log.error("cannot serve this archive: %s: %s", type(error).__name__, reason)
-            raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            log.error("cannot serve this archive: %s", reason)
+            raise LoadError(reason) from error
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[str | Iterator[str]]:
         """Return a body for each request of a batch, and set its status and content type on the context.

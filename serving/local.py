@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ from serving import artifact, java, probe, resources
 from serving.artifact import Artifact
 from serving.errors import ServingError
 from serving.layout import MAX_BATCH_REQUESTS, Layout, choose_layout
-from serving.torchserve import PATCHES_VARIABLE, Server, TorchServeConfig
+from serving.torchserve import PATCHES_VARIABLE, STOCK_VARIABLES, Server, TorchServeConfig
 from storage import files
 from storage.files import LogFunction
 
@@ -67,6 +67,7 @@ def main() -> None:
     run_dir = Path(tempfile.mkdtemp(prefix="torchserve-"))
     try:
         patched = parse_patches(os.environ.get(PATCHES_VARIABLE))
+        check_stock_variables(os.environ)
         _check_port_is_free(args.host, args.port)
         archive = args.archive or find_model(args.model).archive
         served = _get_artifact(archive, args.storage, run_dir)
@@ -96,6 +97,13 @@ def parse_patches(value: str | None) -> bool:
     if value not in (None, "", "on", "off"):
         raise ServerError(f"{PATCHES_VARIABLE}={value}: expected on or off")
     return value != "off"
+
+
+def check_stock_variables(environ: Mapping[str, str]) -> None:
+    """Raise ServerError unless the variables for stock archives have known values."""
+    for name, values in STOCK_VARIABLES.items():
+        if (value := environ.get(name)) and value not in values:
+            raise ServerError(f"{name}={value}: expected {' or '.join(values)}")
 
 
 def _get_artifact(archive: Path, uri: str | None, run_dir: Path) -> Artifact:
@@ -187,7 +195,8 @@ def wait_until_ready(server: Server, send_probe: Callable[[float], probe.ProbeRe
         if server.failures.count >= MAX_WORKER_FAILURES:
             raise ServerError(f"the model cannot be loaded: {server.failures.reason}")
         if time.monotonic() > deadline:
-            raise ServerError(f"the model was not ready within {STARTUP_TIMEOUT_S} s")
+            reason = f": {server.failures.cause}" if server.failures.cause else ""
+            raise ServerError(f"the model was not ready within {STARTUP_TIMEOUT_S} s{reason}")
         time.sleep(0.2)
 
 

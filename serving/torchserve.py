@@ -29,6 +29,8 @@ PATCHED_WORKER_HOME = Path(__file__).with_name("worker")
 """Java starts each worker as ts/model_service_worker.py in this folder, in place of TorchServe's."""
 PATCHES_VARIABLE = "TORCHSERVE_PATCHES"
 """The environment variable that turns all patches on or off: docs/decisions.md."""
+STOCK_VARIABLES = {"SERVICE_ENVELOPE": ("json", "none"), "WRAP_INSTANCES": ("data",)}
+"""The environment variables that the handler of stock archives reads in the workers, and their values."""
 CLASS_DATA = "classes.jsa"
 """Java's archive of the classes that TorchServe loads, beside its jars in the image."""
 MEBIBYTE = 1 << 20

@@ -14,7 +14,7 @@ from typing import TypeVar
 from serving import artifact
 from serving.container.errors import ConfigError
 from serving.logs import SEVERITIES
-from serving.torchserve import PATCHES_VARIABLE
+from serving.torchserve import PATCHES_VARIABLE, STOCK_VARIABLES
 
 T = TypeVar("T")
 
@@ -69,6 +69,10 @@ class Config:
     """direct: nginx passes requests to the workers; torchserve: to TorchServe's Java, which passes them on."""
     response_timeout_s: int | None
     """The time for a response; None: the archive's own, or the default."""
+    service_envelope: str | None
+    """json or none: how stock archives get JSON; None: json. Their handler reads the variable itself."""
+    wrap_instances: str | None
+    """data: stock archives get an instance as {"data": instance}. Their handler reads the variable itself."""
     otlp: bool
     """Whether metrics and traces are sent to OTEL_EXPORTER_OTLP_ENDPOINT. OpenTelemetry reads the
     URL itself; it may contain a secret and is not kept here."""
@@ -133,6 +137,10 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         torchserve_patches=patched,
         request_path=read("REQUEST_PATH", _one_of(*REQUEST_PATHS), REQUEST_PATHS[not patched]),
         response_timeout_s=optional("RESPONSE_TIMEOUT_S", _seconds),
+        **{
+            name.lower(): optional(name, _one_of(*values))
+            for name, values in STOCK_VARIABLES.items()
+        },
         otlp=otlp,
         trace_sampler=sampler,
         trace_share=read("OTEL_TRACES_SAMPLER_ARG", _share, "0.01") if sampler else None,

@@ -86,7 +86,8 @@ class Supervisor:
             reason = _with_oom_kills(self.server.failures.reason)
             raise StartupError(f"the model cannot be loaded: {reason}")
         if unhealthy_s > timeout_s:
-            raise StartupError(f"the model has not responded for {unhealthy_s:.0f} s")
+            reason = f": {cause}" if (cause := self.server.failures.cause) else ""
+            raise StartupError(f"the model has not responded for {unhealthy_s:.0f} s{reason}")
 
 
 def _with_oom_kills(reason: str) -> str:

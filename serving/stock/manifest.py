@@ -13,7 +13,12 @@ HANDLER_FILE = Path(__file__).with_name("stock_handler.py")
 ADAPTED_HANDLER = "vertex_stock_handler.py"
 """The name of HANDLER_FILE in an adapted archive, chosen not to collide with the user's files."""
 ENVELOPE_PACKAGE = "vertex_core"
-"""The package with the envelope in an adapted archive, which may have its own `handler`."""
+"""The package with MODULES in an adapted archive, which may have its own `handler`."""
+MODULES = (
+    *(ROOT / "handler" / name for name in ("__init__.py", "envelope.py", "errors.py")),
+    *(HANDLER_FILE.with_name(name) for name in ("failures.py", "bodies.py")),
+)
+"""What HANDLER_FILE imports."""
 STOCK_KEY = "stock"
 """The manifest's key for the original name and handler of a stock archive."""
 PROJECT_HANDLER = "vertex_handler.py"
@@ -101,7 +106,7 @@ def adapt(contents: Path, name: str) -> Manifest:
         }
         shutil.copyfile(HANDLER_FILE, contents / ADAPTED_HANDLER)
         (contents / ENVELOPE_PACKAGE).mkdir()
-        for module in ("__init__.py", "envelope.py", "errors.py"):
-            shutil.copyfile(ROOT / "handler" / module, contents / ENVELOPE_PACKAGE / module)
+        for module in MODULES:
+            shutil.copyfile(module, contents / ENVELOPE_PACKAGE / module.name)
     file.write_text(json.dumps(document, indent=2))
     return original

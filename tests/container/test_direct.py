@@ -226,7 +226,7 @@ def test_idle_workers_outlive_the_limit(containers: dict[str, Model]) -> None:
 
 
 def test_slow_reader_of_a_large_response_does_not_hold_the_worker(direct: Model) -> None:
-    size = 20_000_000
+    size = 10_000_000
     with direct.begin(f"large {size}") as slow:
         response = read_response(slow)
         started = time.monotonic()

@@ -1,6 +1,8 @@
 """The handler of an adapted stock archive: JSON through the envelope, raw bodies without it, streams."""
 
 import json
+import re
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,20 +29,41 @@ class Connection:
         self.sent += message
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+def load(folder: Path) -> Service:
     """Load an adapted archive as TorchServe's worker does."""
-    folder = tmp_path_factory.mktemp("archive")
-    with zipfile.ZipFile(archive.pack(folder, HANDLER)) as contents:
-        contents.extractall(folder / "model")
-    manifest.adapt(folder / "model", "model")
-    handler = manifest.ADAPTED_HANDLER
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder / "model"))
+        patch.syspath_prepend(str(folder))
+        sys.modules.pop("faulty_handler", None)
         metrics = SimpleNamespace(set_request_ids=lambda _: None)
         return TsModelLoader().load(
-            "model", str(folder / "model"), handler, None, 4, None, True, metrics
+            "model", str(folder), manifest.ADAPTED_HANDLER, None, 4, None, True, metrics
         )
+
+
+def adapt(folder: Path, handler: Path) -> Path:
+    """Return the folder of an adapted archive with a handler."""
+    with zipfile.ZipFile(archive.pack(folder, handler)) as contents:
+        contents.extractall(folder / "model")
+    manifest.adapt(folder / "model", "served")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """Load the archive with the streaming handler."""
+    return load(adapt(tmp_path_factory.mktemp("archive"), HANDLER))
+
+
+@pytest.fixture(scope="module")
+def faulty_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the adapted archive with the faulty handler."""
+    return adapt(tmp_path_factory.mktemp("archive"), HANDLER.with_name("faulty_handler.py"))
+
+
+@pytest.fixture(scope="module")
+def faulty(faulty_archive: Path) -> Service:
+    """Load the archive with the faulty handler."""
+    return load(faulty_archive)
 
 
 def handle(
@@ -113,3 +136,178 @@ def test_request_whose_response_has_begun_is_not_repeated_after_a_failure(
     )
     assert [code for code, _ in answers] == [500, 500, 200]
     assert connection.sent.count(b"first") == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ("RuntimeError", r"RuntimeError: weights do not fit \(faulty_handler.py:\d+\)"),
+        ("MemoryError", r"MemoryError: no room \(faulty_handler.py:\d+\)"),
+        ("exit", r"SystemExit: no licence \(faulty_handler.py:\d+\)"),
+        (
+            "import",
+            r"ModuleNotFoundError: No module named 'package_of_nobody' \(faulty_handler.py:\d+\)",
+        ),
+        (
+            "pickle",
+            r"UnpicklingError: .*torch.nn.modules.linear.Linear.*TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 .*",
+        ),
+    ],
+)
+def test_failure_to_load_ends_the_worker_with_its_own_reason(
+    faulty_archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: str,
+    reason: str,
+) -> None:
+    monkeypatch.setenv("LOAD_FAILURE", failure)
+    with pytest.raises(Exception, match=reason) as caught:
+        load(faulty_archive)
+    assert not isinstance(caught.value, (RuntimeError, MemoryError))  # TorchServe would answer them
+    assert f"cannot serve this archive: {caught.value}" in caplog.messages
+
+
+def message(answer: tuple[int, Any]) -> str:
+    return str(json.loads(answer[1])["error"]["message"])
+
+
+def predictions(answer: tuple[int, Any]) -> list[Any]:
+    assert answer[0] == 200, answer
+    found: list[Any] = json.loads(answer[1])["predictions"]
+    return found
+
+
+def test_handle_gets_the_context_that_initialize_got(faulty: Service) -> None:
+    answers, _ = handle(faulty, (b"{", "application/json"), body("share_context"))
+    assert predictions(answers[1]) == [["kept", "changed", "request-1", "model"]]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "code", "status"),
+    [
+        (400, 400, "INVALID_ARGUMENT"),
+        (404, 404, "NOT_FOUND"),
+        (429, 429, "RESOURCE_EXHAUSTED"),
+        (500, 500, "INTERNAL"),
+        (503, 503, "UNAVAILABLE"),
+        (513, 500, "INTERNAL"),  # not a status of HTTP
+    ],
+)
+def test_prediction_exception_keeps_its_message_and_code(
+    faulty: Service, chosen: int, code: int, status: str
+) -> None:
+    [answer], _ = handle(faulty, body(chosen))
+    assert answer[0] == code
+    assert json.loads(answer[1])["error"] == {
+        "code": code,
+        "status": status,
+        "message": "chosen text",
+    }
+
+
+def test_missing_predictions_are_requested_one_by_one(faulty: Service) -> None:
+    [answer], _ = handle(faulty, body("only_first", "b", {"c": 1}))
+    assert predictions(answer) == ["only_first", "'b'", "{'c': 1}"]
+    answers, _ = handle(faulty, body("only_first"), body("only_first"), body(3))
+    assert [predictions(answer) for answer in answers] == [["only_first"], ["only_first"], ["3"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("ten", "returned 10 responses for 1 instance"),
+        ("nothing", "returned 0 responses for 1 instance"),
+        ("a_dict", "returned dict; expected a list with one response for each instance"),
+    ],
+)
+def test_another_number_of_predictions_than_instances_is_a_500(
+    faulty: Service, name: str, reason: str
+) -> None:
+    answers, _ = handle(faulty, body(name), body(1, 2))
+    assert answers[0][0] == 500
+    assert message(answers[0]).endswith(reason)
+    assert predictions(answers[1]) == ["1", "2"]
+
+
+def test_nan_is_passed_on_and_is_an_error_in_a_response(faulty: Service) -> None:
+    answers, _ = handle(
+        faulty, (b'{"instances": [[NaN, 1e400]]}', "application/json"), body("nan"), body("NaN")
+    )
+    assert predictions(answers[0]) == ["[nan, inf]"]
+    answers, _ = handle(faulty, body("nan"), body("NaN"))
+    assert answers[0][0] == 500
+    assert "NaN, which is not a JSON number" in message(answers[0])
+    assert predictions(handle(faulty, body("NaN"))[0][0]) == ["'NaN'"]
+
+
+def test_parameters_and_the_number_of_instances_are_not_checked(faulty: Service) -> None:
+    document = {"instances": list(range(5000)), "parameters": {"on_error": 1, "stream": "yes"}}
+    [answer], _ = handle(faulty, (json.dumps(document).encode(), "application/json"))
+    assert len(predictions(answer)) == 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "reason"),
+    [
+        ("cut_base64", 400, "an instance is not base64"),
+        ("not_text", 400, "an instance is not utf-8 text"),
+        ("large", 500, "the response has 115"),
+        ("attribute", 500, "the archive's handler failed: AttributeError"),
+    ],
+)
+def test_failure_is_an_error_of_its_request_alone(
+    faulty: Service, name: str, code: int, reason: str
+) -> None:
+    answers, _ = handle(faulty, body(name), body(1))
+    assert answers[0][0] == code
+    assert message(answers[0]).startswith(reason)
+    assert predictions(handle(faulty, body(1))[0][0]) == ["1"]
+
+
+def test_log_has_the_line_of_the_handler_that_failed(
+    faulty: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle(faulty, body("attribute"))
+    [line] = caplog.messages
+    reason = "AttributeError: 'str' object has no attribute 'missing'"
+    assert re.fullmatch(rf"the archive's handler failed: {reason} \(faulty_handler.py:\d+\)", line)
+
+
+def test_data_url_is_a_400_that_says_what_to_send(faulty: Service) -> None:
+    [answer], _ = handle(faulty, body({"b64": "data:image/png;base64,aGVsbG8="}))
+    assert answer[0] == 400
+    assert message(answer) == (
+        "instances[0].b64: expected base64, got a data: URL; send only what follows the comma"
+    )
+
+
+def test_service_envelope_none_passes_the_whole_body(
+    faulty_archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVICE_ENVELOPE", "none")
+    without = load(faulty_archive)
+    answers, _ = handle(
+        without, body(1), (b"[NaN]", "application/json"), (b"{", "application/json")
+    )
+    assert answers[:2] == [(200, "{'body': {'instances': [1]}}"), (200, "{'body': [nan]}")]
+    assert answers[2][0] == 400
+
+
+def test_wrap_instances_makes_bare_instances_objects(
+    faulty_archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRAP_INSTANCES", "data")
+    wrapping = load(faulty_archive)
+    answers, _ = handle(
+        wrapping, body([5.1, 3.5], {"data": 1}), body({"b64": "aGk="}, {"data": {"b64": "aGk="}})
+    )
+    assert predictions(answers[0]) == ["{'data': [5.1, 3.5]}", "{'data': 1}"]
+    assert predictions(answers[1]) == ["{'data': b'hi'}", "{'data': b'hi'}"]
+
+
+def test_explain_sets_the_header_of_torchserves_explanations(faulty: Service) -> None:
+    document = {"instances": ["explained", 2], "parameters": {"explain": True}}
+    explain = json.dumps(document).encode(), "application/json"
+    answers, _ = handle(faulty, body("explained"), explain)
+    assert [predictions(answer) for answer in answers] == [[None], ["True", "True"]]

@@ -42,14 +42,13 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
             raise ValueError(f"unexpected command {command!r} before a model is loaded")
         request = messages.read_load()
         service, result, code = self.load_model(request)
-        if code == 200:
-            service.set_cl_socket(connection)
-            service.context.takes_iterators = True
-            service.context.on_timings = telemetry.set_timings
-            service.context.tell_stages = telemetry.set_timings  # for archives of version 0.1
-        connection.sendall(create_load_model_response(code, result))
-        if code != 200:
+        if code != 200:  # not answered: TorchServe would retry for minutes, and report no failure
             raise RuntimeError(f"{code} - {result}")
+        service.set_cl_socket(connection)
+        service.context.takes_iterators = True
+        service.context.on_timings = telemetry.set_timings
+        service.context.tell_stages = telemetry.set_timings  # for archives of version 0.1
+        connection.sendall(create_load_model_response(code, result))
         telemetry.send_started()
 
         def answer() -> None:
