@@ -147,8 +147,9 @@ def _list_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _format_location(error: BaseException, folder: Path) -> str:
     """Return " (FILE:LINE)" of the last call in a file of the archive; "" if there is none."""
+    folder = folder.resolve()  # TorchServe links to it
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename)
+        file = Path(frame.filename).resolve()
         if file.is_relative_to(folder):
             name = file.relative_to(folder)
             if not name.parts[0].startswith(("vertex_stock_handler.", "vertex_core")):
