@@ -36,6 +36,8 @@ class Manifest(NamedTuple):
     requirements_file: str | None
     config_file: str | None
     version: str = ""
+    model_file: str | None = None
+    """The file with the class of an eager model."""
 
 
 def open_archive(archive: Path) -> zipfile.ZipFile:
@@ -83,6 +85,7 @@ def read_manifest(archive: Path) -> Manifest:
             model.get("requirementsFile"),
             model.get("configFile"),
             str(model.get("modelVersion", "")),
+            model.get("modelFile"),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveError(

@@ -1,0 +1,74 @@
+"""Read the files of a stock archive into memory; none of its code is run."""
+
+import codecs
+import shlex
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from serving.errors import ArchiveError
+from serving.stock import pickles
+from serving.stock.manifest import Manifest, read_manifest
+from serving.unpacking import unpack
+
+
+class Finding(NamedTuple):
+    """One property of the archive."""
+
+    works: bool | None
+    """True: it works. False: it does not. None: it works, but may behave differently."""
+    description: str
+    hint: str = ""
+    """What to do about it."""
+    requirement: str = ""
+    """The line of requirements.txt that adds the missing package."""
+
+
+class Contents(NamedTuple):
+    """The files of an archive."""
+
+    names: list[str]
+    sources: dict[str, bytes]
+    """Python, YAML and requirements files, by name."""
+    weights: dict[str, pickles.Weights]
+    """The files that torch.save or TorchScript wrote, by name."""
+    manifest: Manifest
+    path: Path
+
+    @property
+    def build_command(self) -> str:
+        """The command that puts the archive and its packages into an image."""
+        return f"make build MODEL={shlex.quote(str(self.path))}"
+
+    def text(self, name: str | None) -> str:
+        """Return the text of a file; "" if it does not exist."""
+        return decode(self.sources.get(name or "", b""))
+
+
+def read_archive(archive: Path) -> Contents:
+    """Unpack and read an archive; raise ArchiveError if that fails or it has no manifest."""
+    if not archive.is_file():
+        raise ArchiveError(f"{archive} does not exist")
+    with tempfile.TemporaryDirectory(prefix="migrate-") as scratch:
+        folder = Path(scratch)
+        unpack(archive, folder)
+        manifest = read_manifest(archive)
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        names = [str(file.relative_to(folder)) for file in files]
+        sources = {
+            name: file.read_bytes()
+            for name, file in zip(names, files, strict=True)
+            if file.suffix in (".py", ".yaml", ".yml") or name == manifest.requirements_file
+        }
+        weights = {
+            name: found
+            for name, file in zip(names, files, strict=True)
+            if name not in sources and (found := pickles.read_weights(file))
+        }
+    return Contents(names, sources, weights, manifest, archive)
+
+
+def decode(data: bytes) -> str:
+    """Decode a text file of any editor: UTF-8 with or without a byte-order mark, or UTF-16."""
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig", errors="replace")
