@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from contract.docker import Docker
 from serving.errors import ArchiveError
-from serving.stock import inspect, trial
+from serving.stock import inspect, packages, trial
 from serving.stock.inspect import Contents, Finding
 from serving.stock.trial import Outcome, TrialError
 
@@ -58,7 +58,11 @@ class Report(NamedTuple):
     @property
     def requirements(self) -> list[str]:
         """The lines of requirements.txt that add the missing packages."""
-        return list(dict.fromkeys(filter(None, (each.requirement for each in self.failing))))
+        if not any(finding.requirement for finding in self.failing):
+            return []
+        # A requirements.txt beside the archive replaces the archive's own, so that it lists all.
+        found = [*self.findings, *self.failing]
+        return list(dict.fromkeys(each.requirement for each in found if each.requirement))
 
 
 def main() -> None:
@@ -184,12 +188,12 @@ def _is_ours(body: str) -> bool:
 def _advise(error: str, contents: Contents) -> tuple[str, str]:
     """Return what to do about an error, and the requirement that is missing; "" if unknown."""
     if match := re.search(r"No module named '([\w.]+)'", error):
-        names = inspect.PACKAGE_NAMES
-        package = names.get(match[1]) or names.get(match[1].split(".")[0], "")
+        package = packages.find_package(match[1])
         if not package:
-            text = f"write the package that provides {match[1]} {inspect.ADVICE} {contents.build_command}"
-            return text, ""
-        return "", package
+            name = f"the package that provides {match[1]}"
+            build = contents.build_command
+            return f"write {name} in requirements.txt beside the archive, then {build}", ""
+        return "", packages.pin(package, packages.read_requirements(contents))
     if trial.NETWORK_ERROR.search(error):
         return "put what it downloads into the archive", ""
     return next((hint for pattern, hint in HINTS.items() if re.search(pattern, error)), ""), ""

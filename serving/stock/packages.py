@@ -149,7 +149,7 @@ def _image_modules() -> tuple[dict[str, bool], set[str]]:
     """Return all modules of the image's packages, with whether one is only a folder; and those with files."""
     modules: dict[str, bool] = {}
     packages = set(TORCH_MODULES)
-    for name in locked():
+    for name in list_locked():
         try:
             files = importlib.metadata.files(name) or []
         except importlib.metadata.PackageNotFoundError:
@@ -171,7 +171,7 @@ def _image_modules() -> tuple[dict[str, bool], set[str]]:
 
 
 @functools.cache
-def locked() -> frozenset[str]:
+def list_locked() -> frozenset[str]:
     """Return the names of the packages in the image, without torch."""
     return frozenset(re.findall(r"(?m)^([a-z0-9][a-z0-9._-]*)==", LOCK.read_text()))
 
@@ -239,7 +239,7 @@ def check_requirements(contents: Contents, reported: set[str]) -> Iterator[Findi
                 f"{line.place}: ts is another project's package on PyPI",
                 "remove the line: TorchServe is in the image",
             )
-        elif line.name in ("torch", *locked()):
+        elif line.name in ("torch", *list_locked()):
             yield from _compare_version(line, contents)
         elif line.name in DISCONTINUED:
             yield Finding(

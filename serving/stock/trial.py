@@ -26,6 +26,7 @@ from project.model_folder import ModelFolderError, find_model
 from serving import artifact, java, local, torchserve
 from serving.errors import ServingError
 from serving.stock import inspect, request
+from serving.stock.packages import list_locked
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLE = "vertex-torchserve"
@@ -288,7 +289,7 @@ def build_environment(folder: Path, packages: Path | None = None) -> Path:
     """Create an environment with links to the packages that the image has; return its Python."""
     venv.EnvBuilder(symlinks=True).create(folder)
     site = next(folder.glob("lib/python*/site-packages"))
-    names = {"torch", *re.findall(r"(?m)^([a-z0-9][a-z0-9._-]*)==", inspect.LOCK.read_text())}
+    names = {"torch", *list_locked()}
     for distribution in metadata.distributions():
         name = str(distribution.metadata["Name"]).lower().replace("_", "-")
         # The libraries of a torch for GPUs are packages of their own.
