@@ -19,14 +19,17 @@ from handler.preprocessing import RESPONSE_TIMEOUT_S, Preprocessed
 from task.adapter import AdaptedTask
 
 EXPLAIN_TIMEOUT_S = 0.8 * RESPONSE_TIMEOUT_S
-"""Limit for a batch with explanations, from its start: a later response fails all of its requests."""
+"""Limit for a request with explanations that is alone, from its start: a response that is too late fails."""
+SHARED_EXPLAIN_TIMEOUT_S = 0.4 * RESPONSE_TIMEOUT_S
+"""The limit for a batch of several requests: each of them waits for the explanations."""
 
 
 class TimeBudget:
     """Divides the time for explanations among the requests of a batch that need them; it begins with the batch."""
 
     def __init__(self, requests: Sequence[Request | RequestError]) -> None:
-        self._end = time.monotonic() + EXPLAIN_TIMEOUT_S
+        timeout_s = EXPLAIN_TIMEOUT_S if len(requests) == 1 else SHARED_EXPLAIN_TIMEOUT_S
+        self._end = time.monotonic() + timeout_s
         self._requests_left = sum(
             isinstance(each, Request) and each.is_explained for each in requests
         )

@@ -204,6 +204,8 @@ def main(arguments: list[str] | None = None, model: Model | None = None) -> None
     how.add_argument("--raw", action="store_true", help=text)
     text = "print the parts of the prediction as they arrive"
     how.add_argument("--stream", action="store_true", help=text)
+    text = "print the explanation of the prediction"
+    how.add_argument("--explain", action="store_true", help=text)
     add("--port", type=int, default=8080, help="port of the server (default: %(default)s)")
     add("--url", help="URL of the model (default: http://127.0.0.1:PORT/predictions/NAME)")
     args = parser.parse_args(arguments)
@@ -213,6 +215,8 @@ def main(arguments: list[str] | None = None, model: Model | None = None) -> None
         model = model or find_model(args.model)
         url = args.url or f"http://127.0.0.1:{args.port}{model.predict_route}"
         body = _build_body(model, args.request, args.picture)
+        if args.explain:
+            body["parameters"] = {**(body.get("parameters") or {}), "explain": True}
         if args.stream:
             print(f"{print_stream(url, body):.1f} ms to the first part")
             return

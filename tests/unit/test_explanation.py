@@ -214,7 +214,8 @@ def test_parameters_are_validated_and_integers_are_converted_as_for_a_prediction
 def test_explanations_beyond_their_share_of_the_time_get_429(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(explanation, "EXPLAIN_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(explanation, "SHARED_EXPLAIN_TIMEOUT_S", 0.0)
+    assert explain(Explained(), 1, 2)[0] == 200
     plain, long, short = respond(Explained(), {"instances": [2]}, ask(1, 2), ask(3))
     assert [plain, short] == [(200, [4]), (200, [{"gradient": 6}])]
     assert long[0] == 429

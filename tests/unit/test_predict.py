@@ -171,6 +171,14 @@ def test_parts_of_a_stream_are_printed(
     assert printed.endswith(" ms to the first part\n")
 
 
+def test_explanation_is_requested_with_the_parameters_of_the_request(
+    tmp_path: Path, url: str
+) -> None:
+    model = make_model(tmp_path, {"instance": {"n": 1}, "parameters": {"k": 1}})
+    predict.main(["--url", url, "--explain"], model)
+    assert RECEIVED[0]["parameters"] == {"k": 1, "explain": True}
+
+
 def test_error_at_the_end_of_a_stream_is_reported(url: str) -> None:
     with pytest.raises(PredictError, match=r": instances\[0\]: stream failed"):
         predict.print_stream(url, {"instances": ["a", 13]})
