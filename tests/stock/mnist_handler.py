@@ -33,3 +33,11 @@ class MNISTDigitClassifier(BaseHandler):  # type: ignore[misc]
             {"label": int(row.argmax()), "scores": [round(p, 4) for p in row.tolist()]}
             for row in probabilities
         ]
+
+    def get_insights(self, tensor_data: Tensor, _raw: Any, target: int = 0) -> list[Any]:
+        """Return the gradient of a label's score by the pixels of each row."""
+        pixels = tensor_data.detach().requires_grad_()
+        self.model(pixels)[:, target].sum().backward()
+        assert pixels.grad is not None
+        rows: list[Any] = pixels.grad.sum(dim=(1, 2)).tolist()
+        return rows

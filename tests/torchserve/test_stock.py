@@ -82,6 +82,18 @@ def test_stock_archive_answers_as_in_stock_torchserve(
     assert got.headers["content-type"] == "application/json"
 
 
+def test_explanations_are_those_of_stock_torchserve(
+    stock_server: Endpoint, our_server: Endpoint
+) -> None:
+    pictures = [{"b64": picture(shade)} for shade in (40, 250)]
+    explanations = Endpoint(stock_server.url.replace("/predictions/", "/explanations/"))
+    expected = explanations.post(request_body(*pictures))
+    got = our_server.post(request_body(*pictures, explain=True))
+    assert expected.code == got.code == 200, (expected, got)
+    assert json.loads(got.body) == json.loads(expected.body)
+    assert len(json.loads(got.body)["predictions"][0]) == 28
+
+
 ERRORS = {
     "no JSON": (b"{", 400, "not JSON"),
     "no instances": (b"{}", 400, "instances: missing"),
