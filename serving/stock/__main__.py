@@ -150,6 +150,7 @@ def _judge(contents: Contents, outcome: Outcome, request: Path | None) -> Findin
     at = f" ({location})" if location else ""
     if outcome.startup_s is None:
         hint, requirement = _advise(f"{outcome.error}\n{exception}", contents)
+        at = "" if at in str(outcome.error) else at  # the stock handler names it, too
         return Finding(False, f"it does not load: {outcome.error}{at}", hint, requirement)
     ready = f"ready after {outcome.startup_s:.1f} s in {outcome.place}"
     if outcome.response is None:

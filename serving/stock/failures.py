@@ -21,6 +21,8 @@ else:  # in an archive, which may have a `handler` of its own
 
 PICKLE_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 MAX_REASON_CHARS = 2000
+NOT_ASCII = "string argument should contain only ASCII characters"
+"""What base64.b64decode raises as a mere ValueError."""
 STATUS_NAMES = {
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
@@ -103,7 +105,7 @@ def _find_client_fault(error: Exception) -> str:
         return "an instance is an incomplete image"
     if isinstance(error, Image.DecompressionBombError):
         return f"an instance is too large an image: {error}"
-    if isinstance(error, binascii.Error):
+    if isinstance(error, binascii.Error) or str(error) == NOT_ASCII:
         return f"an instance is not base64: {error}"
     if isinstance(error, UnicodeDecodeError):
         return f"an instance is not {error.encoding} text: {error.reason}"
@@ -131,9 +133,12 @@ def _describe(error: BaseException) -> str:
             found = re.search(r"GLOBAL (\S+)", str(cause))
             name = f" ({found[1]})" if found else ""
             return (
-                f"UnpicklingError: a file is a pickle of more than weights{name}, which torch loads only "
-                f"with {PICKLE_VARIABLE}=1 in the environment: set it if you trust the archive"
+                f"UnpicklingError: Weights only load failed: a file is a pickle of more than weights{name}; "
+                f"if you trust the archive, set {PICKLE_VARIABLE}=1 in the environment"
             )
+    is_bare = isinstance(getattr(error, "obj", None), (str, bytes, list, int, float))
+    if isinstance(error, AttributeError) and error.name == "get" and is_bare:
+        return f"{type(error).__name__}: {error}; if it expects objects with `data`, set WRAP_INSTANCES=data"
     reason = " ".join(str(error).split())
     shortened = reason if len(reason) <= MAX_REASON_CHARS else f"{reason[:MAX_REASON_CHARS]}..."
     return f"{type(error).__name__}: {shortened}"

@@ -22,7 +22,9 @@ RESPONSES: dict[str, Callable[[list[Any]], Any]] = {
     "nan": lambda data: [float("nan")] * len(data),
     "large": lambda data: ["x" * (11 << 20)] * len(data),
     "cut_base64": lambda _: [base64.b64decode("abcde")],
+    "not_ascii": lambda _: [base64.b64decode("ä")],
     "not_text": lambda _: [b"\xff".decode()],
+    "get": lambda data: [data[0].get("data")],
     "attribute": lambda data: [data[0].missing],
 }
 

@@ -150,7 +150,7 @@ def test_request_whose_response_has_begun_is_not_repeated_after_a_failure(
         ),
         (
             "pickle",
-            r"UnpicklingError: .*torch.nn.modules.linear.Linear.*TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 .*",
+            r"UnpicklingError: Weights only load failed: .*torch.nn.modules.linear.Linear.*NO_WEIGHTS_ONLY_LOAD=1 .*",
         ),
     ],
 )
@@ -251,6 +251,7 @@ def test_parameters_and_the_number_of_instances_are_not_checked(faulty: Service)
     ("name", "code", "reason"),
     [
         ("cut_base64", 400, "an instance is not base64"),
+        ("not_ascii", 400, "an instance is not base64"),
         ("not_text", 400, "an instance is not utf-8 text"),
         ("large", 500, "the response has 115"),
         ("attribute", 500, "the archive's handler failed: AttributeError"),
@@ -272,6 +273,13 @@ def test_log_has_the_line_of_the_handler_that_failed(
     [line] = caplog.messages
     reason = "AttributeError: 'str' object has no attribute 'missing'"
     assert re.fullmatch(rf"the archive's handler failed: {reason} \(faulty_handler.py:\d+\)", line)
+
+
+def test_handler_that_expects_objects_names_the_variable_that_makes_them(
+    faulty: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle(faulty, body("get"))
+    assert "set WRAP_INSTANCES=data" in caplog.messages[-1]
 
 
 def test_data_url_is_a_400_that_says_what_to_send(faulty: Service) -> None:
