@@ -179,12 +179,12 @@ class Handler:
 def test_migrate_reports_why_an_archive_does_not_load(tmp_path: Path) -> None:
     handler = tmp_path / "broken_handler.py"
     handler.write_text(
-        "class Handler:\n    def initialize(self, context):\n        1 / 0\n"
+        "class Handler:\n    def initialize(self, context):\n        raise RuntimeError('no weights')\n"
         "    def handle(self, data, context):\n        return data\n"
     )
     done = program("serving.stock", str(stock.pack(tmp_path, handler)), *NO_DOCKER)
     assert done.returncode == 1
-    reason = "the model cannot be loaded: ZeroDivisionError: division by zero (broken_handler.py:3)"
+    reason = "the model cannot be loaded: RuntimeError: no weights (broken_handler.py:3)"
     assert f"FAILS   it does not load: {reason}" in done.stdout
     assert f"The archive needs a change: it does not load: {reason}" in done.stdout
 

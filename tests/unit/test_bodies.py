@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from ts.context import Context, RequestProcessor
 
-from handler import bodies
-from handler.errors import RequestError
+from handler import bodies, vertex_handler
+from handler.errors import LoadError, RequestError
 from handler.vertex_handler import VertexHandler
 from task import BadInstance
 from task.adapter import TaskError, adapt
@@ -173,3 +173,19 @@ def test_accepts_that_is_no_list_of_content_types_is_an_error(accepts: Any) -> N
     task.accepts = accepts
     with pytest.raises(TaskError, match="accepts: expected a list of content types"):
         adapt(task)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("weights do\nnot fit"), MemoryError("no room"), SystemExit("no licence")]
+)
+def test_any_exception_while_loading_ends_the_worker_with_its_text(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(vertex_handler, "load_and_check", fail)
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    with pytest.raises(LoadError, match=f"^{reason}$"):
+        VertexHandler().initialize(Context("model", "/", {}, 1, None, "0.12.0"))
+    assert caplog.messages == [f"cannot serve this archive: {reason}"]

@@ -55,6 +55,8 @@ def test_routes_come_from_the_variables_or_are_vertex_ais_defaults(
         ("ARCHIVE_SHA256", "abc", "a SHA-256: 64 hexadecimal digits"),
         ("ACCESS_LOG", "some", "errors or all"),
         ("TORCHSERVE_PATCHES", "no", "on or off"),
+        ("SERVICE_ENVELOPE", "kserve", "json or none"),
+        ("WRAP_INSTANCES", "body", "data"),
         ("METRICS_PORT", "off", "a port from 1 to 65535"),
     ],
 )

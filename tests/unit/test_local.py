@@ -1,13 +1,18 @@
-"""`make serve` stops TorchServe at any time that a signal arrives."""
+"""`make serve` stops TorchServe at any time that a signal arrives, and gives reasons."""
 
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from serving import java, local
 from serving.artifact import Artifact
+from serving.logs import LogRecord
+from serving.probe import ProbeResult
+from serving.torchserve import WorkerFailures
 
 
 @pytest.fixture
@@ -44,3 +49,23 @@ def test_signal_during_the_start_of_java_stops_it(
     with pytest.raises(KeyboardInterrupt), local.start_server(config, None):
         pass
     assert len(stopped) == 1
+
+
+def test_time_out_at_the_start_has_the_reason_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "STARTUP_TIMEOUT_S", -1)
+    server: Any = SimpleNamespace(process=SimpleNamespace(poll=lambda: None))
+    server.failures = WorkerFailures()
+    server.failures.record(LogRecord("ERROR", "cannot serve this archive: a reason", "worker"))
+    with pytest.raises(local.ServerError, match=r"was not ready within -1 s: a reason$"):
+        local.wait_until_ready(server, lambda _: ProbeResult(False, "503"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("SERVICE_ENVELOPE", "json or none"), ("WRAP_INSTANCES", "data")]
+)
+def test_unknown_value_of_a_variable_for_stock_archives_is_an_error(
+    name: str, expected: str
+) -> None:
+    local.check_stock_variables({name: ""})
+    with pytest.raises(local.ServerError, match=f"{name}=other: expected {expected}"):
+        local.check_stock_variables({name: "other"})

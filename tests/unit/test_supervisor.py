@@ -8,6 +8,7 @@ import pytest
 
 from serving.container import supervisor
 from serving.container.errors import StartupError
+from serving.logs import LogRecord
 from serving.probe import ProbeResult
 from serving.torchserve import WorkerFailures
 
@@ -46,3 +47,20 @@ def test_busy_model_has_more_time_for_a_probe_if_responses_may_take_longer(
         ).run()
     assert extra_s <= state["unavailable"] - started < extra_s + END_S
     assert extra_s + END_S <= time.monotonic() - started < extra_s + END_S + 1
+
+
+def test_time_out_at_the_start_has_the_reason_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "STARTUP_TIMEOUT_S", -1)
+    process = SimpleNamespace(poll=lambda: None)
+    nginx: Any = SimpleNamespace(process=process, is_ready=False)
+    server: Any = SimpleNamespace(process=process, failures=WorkerFailures())
+    server.failures.record(LogRecord("ERROR", "cannot serve this archive: a reason", "worker"))
+    log: Any = SimpleNamespace(info=lambda _: None)
+    with pytest.raises(StartupError, match=r"has not responded for 0 s: a reason$"):
+        supervisor.Supervisor(
+            nginx=nginx,
+            server=server,
+            probe=lambda _: ProbeResult(False, "503"),
+            log=log,
+            telemetry=None,
+        ).run()

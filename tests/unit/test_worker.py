@@ -258,12 +258,20 @@ def test_handler_of_an_older_archive_reports_its_timings_too() -> None:
     context = SimpleNamespace()
     loaded = SimpleNamespace(context=context, set_cl_socket=lambda _: None)
 
-    class LoadedWorker(process.Worker):
+    with pytest.raises(messages.FrontendDisconnectedError):
+        answer_load((loaded, "loaded", 200))
+    assert context.tell_stages == context.on_timings
+
+
+def answer_load(result: tuple[Any, str, int]) -> None:
+    """Pass a worker the message to load a model, with what TorchServe's code returns for it."""
+
+    class LoadingWorker(process.Worker):
         def __init__(self) -> None:
             """Create no socket."""
 
         def load_model(self, _: Any) -> tuple[Any, str, int]:
-            return loaded, "loaded", 200
+            return result
 
     load = [messages.LOAD, *map(encode_text, ("model", "/model"))]
     load += [struct.pack("!i", 1), encode_text("handler"), struct.pack("!i", -1)]
@@ -271,9 +279,19 @@ def test_handler_of_an_older_archive_reports_its_timings_too() -> None:
     java, connection = socket.socketpair()
     java.sendall(b"".join(load))
     java.shutdown(socket.SHUT_WR)
-    with java, connection, pytest.raises(messages.FrontendDisconnectedError):
-        LoadedWorker().handle_connection(connection)
-    assert context.tell_stages == context.on_timings
+    try:
+        LoadingWorker().handle_connection(connection)
+    finally:
+        connection.close()
+        with java:
+            sent = java.recv(1)
+            assert bool(sent) == (result[2] == 200)
+
+
+@pytest.mark.parametrize("code", [500, 507])
+def test_failure_to_load_ends_the_worker_unanswered(code: int) -> None:
+    with pytest.raises(RuntimeError, match=f"{code} - not loaded"):
+        answer_load((None, "not loaded", code))
 
 
 @pytest.mark.parametrize(
