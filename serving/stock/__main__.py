@@ -194,7 +194,7 @@ def _advise(error: str, contents: Contents) -> tuple[str, str]:
             name = f"the package that provides {match[1]}"
             build = contents.build_command
             return f"write {name} in requirements.txt beside the archive, then {build}", ""
-        return "", packages.pin(package, packages.read_requirements(contents))
+        return "", packages.pin(package, contents)
     if trial.NETWORK_ERROR.search(error):
         return "put what it downloads into the archive", ""
     return next((hint for pattern, hint in HINTS.items() if re.search(pattern, error)), ""), ""

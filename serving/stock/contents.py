@@ -1,8 +1,10 @@
 """Read the files of a stock archive into memory; none of its code is run."""
 
 import codecs
+import re
 import shlex
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +12,20 @@ from serving.errors import ArchiveError
 from serving.stock import pickles
 from serving.stock.manifest import Manifest, read_manifest
 from serving.unpacking import unpack
+
+MAX_SCANNED_BYTES = 64 << 20
+_SKLEARN = (
+    "scikit-learn",
+    re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+(?:\.\d+)?)", re.DOTALL),
+)
+WRITERS = {
+    ".json": (
+        "transformers",
+        re.compile(rb'"transformers_version"\s*:\s*"(\d+\.\d+(?:\.\d+)?)"'),
+    ),
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), _SKLEARN),
+}
+"""The packages that write their version into files of a suffix, and where."""
 
 
 class Finding(NamedTuple):
@@ -32,6 +48,10 @@ class Contents(NamedTuple):
     """Python, YAML and requirements files, by name."""
     weights: dict[str, pickles.Weights]
     """The files that torch.save or TorchScript wrote, by name."""
+    zipped: set[str]
+    """The modules and packages in zip files of the archive, which a handler may unpack."""
+    versions: dict[str, str]
+    """The versions of packages that files of the archive were written with, by package."""
     manifest: Manifest
     path: Path
 
@@ -55,17 +75,37 @@ def read_archive(archive: Path) -> Contents:
         manifest = read_manifest(archive)
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         names = [str(file.relative_to(folder)) for file in files]
-        sources = {
-            name: file.read_bytes()
-            for name, file in zip(names, files, strict=True)
-            if file.suffix in (".py", ".yaml", ".yml") or name == manifest.requirements_file
-        }
-        weights = {
-            name: found
-            for name, file in zip(names, files, strict=True)
-            if name not in sources and (found := pickles.read_weights(file))
-        }
-    return Contents(names, sources, weights, manifest, archive)
+        sources: dict[str, bytes] = {}
+        weights: dict[str, pickles.Weights] = {}
+        zipped: set[str] = set()
+        versions: dict[str, str] = {}
+        for name, file in zip(names, files, strict=True):
+            if file.suffix in (".py", ".yaml", ".yml") or name == manifest.requirements_file:
+                sources[name] = file.read_bytes()
+            elif found := pickles.read_weights(file):
+                weights[name] = found
+            elif zipfile.is_zipfile(file):
+                zipped |= _list_zipped(file)
+            else:
+                versions |= _find_versions(file)
+    return Contents(names, sources, weights, zipped, versions, manifest, archive)
+
+
+def _list_zipped(file: Path) -> set[str]:
+    try:
+        with zipfile.ZipFile(file) as contents:
+            return {name.split("/")[0].removesuffix(".py") for name in contents.namelist()}
+    except (zipfile.BadZipFile, OSError):
+        return set()
+
+
+def _find_versions(file: Path) -> dict[str, str]:
+    """Return the version of transformers or scikit-learn that wrote a file."""
+    if file.suffix not in WRITERS or file.stat().st_size > MAX_SCANNED_BYTES:
+        return {}
+    package, pattern = WRITERS[file.suffix]
+    match = pattern.search(file.read_bytes())
+    return {package: match[1].decode()} if match else {}
 
 
 def decode(data: bytes) -> str:

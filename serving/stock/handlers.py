@@ -225,8 +225,15 @@ def _is_row(node: ast.expr, names: set[str]) -> bool:
 
 
 def _read_keys(function: Function) -> Iterator[tuple[str, int]]:
-    """Yield the keys that a function reads from a request, each with its line."""
+    """Yield the keys that a function reads from a request, each with its line, unless it tests for them."""
     data, rows = _list_rows(function)
+    optional = {
+        node.left.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Compare)
+        and isinstance(node.left, ast.Constant)
+        and isinstance(node.ops[0], ast.In)
+    }
     for node in ast.walk(function):
         match node:
             case ast.Subscript(value=base, slice=ast.Constant(value=str(key)), ctx=ast.Load()):
@@ -236,11 +243,9 @@ def _read_keys(function: Function) -> Iterator[tuple[str, int]]:
                 args=[ast.Constant(value=str(key)), *_],
             ):
                 pass
-            case ast.Compare(left=ast.Constant(value=str(key)), ops=[ast.In()], comparators=[base]):
-                pass
             case _:
                 continue
-        if _is_row(base, data | rows):
+        if key not in optional and _is_row(base, data | rows):
             yield key, node.lineno
 
 

@@ -156,7 +156,7 @@ class Code:
             for each in found.names:
                 if packages.is_namespace(module) and not packages.is_installed(f"{module}.{each}"):
                     self.missing.append(Missing(f"{module}.{each}", (), place, is_required))
-        else:
+        elif is_required or top not in self.contents.zipped:
             names = found.names if len(found.names) == 1 else ()
             if names and packages.find_package(f"{module}.{names[0]}") and "." in module:
                 module = f"{module}.{names[0]}"
@@ -243,7 +243,7 @@ def check_imports(code: Code) -> Iterator[Finding]:
         package = packages.find_package(missing.module) or (name if name in listed else "")
         groups.setdefault((package, package or top), []).append(missing)
     for (package, _), group in sorted(groups.items()):
-        yield _describe_missing(code, package, group, packages.pin(package, lines))
+        yield _describe_missing(code, package, group, packages.pin(package, code.contents))
 
 
 def _describe_missing(code: Code, package: str, group: list[Missing], requirement: str) -> Finding:
@@ -263,13 +263,19 @@ def _describe_missing(code: Code, package: str, group: list[Missing], requiremen
         )
     if code.locate(top) is not None:
         return Finding(works, f"import {first.module} ({places}): not among the files of {top}/")
-    text += ": not in the image" if works is False else ", which may not run: not in the image"
+    text += (
+        ": not in the image"
+        if works is False
+        else ", in a function or a condition: not in the image"
+    )
     if package in packages.DISCONTINUED:
         hint = f"{packages.DISCONTINUED[package]}: write a handler that does not import it"
         return Finding(works, text, hint)
     name = requirement or f"the package that provides {top}"
     build = code.contents.build_command
     hint = f"write {name} in requirements.txt beside the archive, then {build}"
+    if old := packages.find_old_pin(package, code.contents):
+        hint += f" ({old} has no build for Python 3.11)"
     return Finding(works, text, hint, requirement)
 
 

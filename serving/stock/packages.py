@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from serving.stock.contents import Contents, Finding
 
@@ -71,10 +72,17 @@ SAME_NAME = (
 DISCONTINUED = {"torchtext": "its last version needs torch 2.3"}
 PACKAGE_NAMES = {
     **{name: name for name in SAME_NAME},
+    "attr": "attrs",
     "bs4": "beautifulsoup4",
     "cv2": "opencv-python-headless",
+    "Crypto": "pycryptodome",
     "dateutil": "python-dateutil",
+    "docx": "python-docx",
     "dotenv": "python-dotenv",
+    "efficientnet_pytorch": "efficientnet-pytorch",
+    "facenet_pytorch": "facenet-pytorch",
+    "faiss": "faiss-cpu",
+    "fitz": "pymupdf",
     "google.cloud.aiplatform": "google-cloud-aiplatform",
     "google.cloud.bigquery": "google-cloud-bigquery",
     "google.cloud.firestore": "google-cloud-firestore",
@@ -83,11 +91,14 @@ PACKAGE_NAMES = {
     "google.cloud.secretmanager": "google-cloud-secret-manager",
     "google.cloud.vision": "google-cloud-vision",
     "pkg_resources": "setuptools<81",
+    "jwt": "pyjwt",
     "pytorch_lightning": "pytorch-lightning",
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
     "sentence_transformers": "sentence-transformers",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     **{name: name for name in DISCONTINUED},
+    "whisper": "openai-whisper",
     "torch_geometric": "torch-geometric",
 }
 """The package of a module. The package of any other module is not known: its name may be another's."""
@@ -99,6 +110,14 @@ SAME_MODULES = {
 """The package to install in place of one that needs libGL, or that only has another's name."""
 BUILT_FOR_TORCH = ("torchvision", "torchaudio")
 """Packages of which each version needs one version of torch, so that an archive's pin does not apply."""
+FIRST_BUILDS = {
+    "numba": "0.57.0",
+    "numpy": "1.23.2",
+    "pandas": "1.5.1",
+    "scikit-learn": "1.1.3",
+    "scipy": "1.9.2",
+}
+"""The first version of a compiled package with a wheel for Python 3.11."""
 SERVER_PACKAGES = ("torch-model-archiver", "torch-workflow-archiver")
 IMAGE = {
     "implementation_name": "cpython",
@@ -182,8 +201,7 @@ def find_package(module: str) -> str:
     for count in range(len(parts), 0, -1):
         if name := PACKAGE_NAMES.get(".".join(parts[:count])):
             return name
-    providers = set(importlib.metadata.packages_distributions().get(parts[0], []))
-    return providers.pop() if len(providers) == 1 else ""
+    return ""
 
 
 def read_requirements(contents: Contents) -> list[Line]:
@@ -211,19 +229,33 @@ def read_requirements(contents: Contents) -> list[Line]:
     return lines
 
 
-def pin(package: str, lines: list[Line]) -> str:
-    """Return the requirement of a package, with the version that the archive lists."""
-    if package in BUILT_FOR_TORCH:
+def pin(package: str, contents: Contents) -> str:
+    """Return the requirement of a package, with the version that the archive was made with if that is known."""
+    name, version = _find_version(package, contents)
+    if package in BUILT_FOR_TORCH or not package:
         return package
-    for line in lines:
+    if find_old_pin(package, contents):
+        return f"{package}>={FIRST_BUILDS[package]}"
+    return name + version
+
+
+def find_old_pin(package: str, contents: Contents) -> str:
+    """Return the requirement of the archive if it has no build for Python 3.11; "" otherwise."""
+    name, version = _find_version(package, contents)
+    first = FIRST_BUILDS.get(package)
+    is_old = first and version.startswith("==") and Version(version[2:]) < Version(first)
+    return name + version if is_old else ""
+
+
+def _find_version(package: str, contents: Contents) -> tuple[str, str]:
+    """Return the name of a package with its extras, and its specifier, as the archive has them."""
+    for line in read_requirements(contents):
         name = SAME_MODULES.get(line.name, line.name)
         if line.requirement and package in (line.name, name):
-            version = line.requirement.specifier
-            extras = (
-                f"[{','.join(sorted(line.requirement.extras))}]" if line.requirement.extras else ""
-            )
-            return f"{name}{extras}{version}"
-    return package
+            extras = ",".join(sorted(line.requirement.extras))
+            return f"{name}[{extras}]" if extras else name, str(line.requirement.specifier)
+    version = contents.versions.get(package)
+    return package, f"=={version}" if version else ""
 
 
 def check_requirements(contents: Contents, reported: set[str]) -> Iterator[Finding]:
@@ -253,7 +285,7 @@ def check_requirements(contents: Contents, reported: set[str]) -> Iterator[Findi
                 None,
                 f"{line.place}: {line.text}: not in the image, and no file that is read imports it",
                 f"if the handler needs it: {contents.build_command}",
-                pin(line.name, lines),
+                pin(line.name, contents),
             )
 
 

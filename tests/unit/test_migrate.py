@@ -65,6 +65,14 @@ def check_reported(findings: list[Finding], reasons: list[str]) -> None:
     assert len(bad) == len(reasons), bad
 
 
+def zipped(name: str) -> bytes:
+    """Return a zip file with one empty file."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, "")
+    return file.getvalue()
+
+
 IMPORTS: dict[str, tuple[Files, list[str]]] = {
     "none that is missing": ({}, []),
     "an optional one": (
@@ -79,7 +87,9 @@ IMPORTS: dict[str, tuple[Files, list[str]]] = {
             "handler.py": "try:\n    import transformers\nexcept ImportError:\n    raise\n"
             + FUNCTION
         },
-        ["check import transformers (handler.py:2), which may not run: not in the image"],
+        [
+            "check import transformers (handler.py:2), in a function or a condition: not in the image"
+        ],
     ),
     "one for type checkers": (
         {
@@ -117,7 +127,7 @@ IMPORTS: dict[str, tuple[Files, list[str]]] = {
             "handler.py": "class A:\n    def initialize(self, c):\n        from sklearn import svm\n"
             "    def handle(self, data, c):\n        return [1 for row in data]\n"
         },
-        ["check import sklearn (handler.py:3), which may not run … | scikit-learn"],
+        ["check import sklearn (handler.py:3), in a function or a condition … | scikit-learn"],
     ),
     "a folder on sys.path": (
         {
@@ -143,6 +153,13 @@ IMPORTS: dict[str, tuple[Files, list[str]]] = {
             "mypkg/deep.py": "import timm",
         },
         ["FAILS import timm (mypkg/deep.py:1)"],
+    ),
+    "a module in a zip file that the handler unpacks": (
+        {
+            "handler.py": f"{FUNCTION}\ndef load():\n    from models.net import Net",
+            "models.zip": zipped("models/net.py"),
+        },
+        [],
     ),
     "a relative one in the handler": (
         {"handler.py": f"from .util import f\n{FUNCTION}", "util.py": ""},
@@ -237,6 +254,7 @@ def test_each_line_of_requirements_is_read_as_pip_reads_it(
         ("cv2", "opencv-python==4.5.5.64", "opencv-python-headless==4.5.5.64"),
         ("torchvision", "torchvision==0.12.0", "torchvision"),
         ("acme", "acme~=2.0", "acme~=2.0"),
+        ("pandas", "pandas==1.3.5", "pandas>=1.5.1"),
     ],
 )
 def test_package_has_the_version_that_the_archive_was_made_with(
@@ -245,6 +263,30 @@ def test_package_has_the_version_that_the_archive_was_made_with(
     files = {"handler.py": f"import {module}\n{FUNCTION}", "requirements.txt": line}
     failing = [found for found in inspect_files(tmp_path, files) if found.works is not True]
     assert [(found.works, found.requirement) for found in failing] == [(False, requirement)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "module", "requirement"),
+    [
+        (
+            "config.json",
+            '{"transformers_version": "4.30.2"}',
+            "transformers",
+            "transformers==4.30.2",
+        ),
+        (
+            "scaler.pkl",
+            pickle.dumps({"with_mean": True, "_sklearn_version": "1.3.2"}),
+            "sklearn",
+            "scikit-learn==1.3.2",
+        ),
+    ],
+)
+def test_package_has_the_version_that_wrote_a_file_of_the_archive(
+    tmp_path: Path, name: str, content: str | bytes, module: str, requirement: str
+) -> None:
+    files: Files = {"handler.py": f"import {module}\n{FUNCTION}", name: content}
+    assert [found.requirement for found in inspect_files(tmp_path, files)][1:] == [requirement]
 
 
 HANDLERS: dict[str, tuple[str, list[str]]] = {
@@ -294,6 +336,10 @@ HANDLERS: dict[str, tuple[str, list[str]]] = {
     "data or the body": (
         'def handle(data, c):\n    return [f(row.get("data") or row.get("body")) for row in data]',
         ['check handler.py:2 reads "data" of each instance … set WRAP_INSTANCES=data'],
+    ),
+    "data, if it is there": (
+        'def handle(data, c):\n    return [r["data"] if "data" in r else r for r in data]',
+        [],
     ),
     "data of the first row": (
         "class A:\n    def initialize(self, c): ...\n    def preprocess(self, requests):\n"
