@@ -20,6 +20,7 @@ from project.environment import REQUIREMENTS, copy_packages, find_python
 from project.locks import hold_lock
 from project.model_folder import OUTPUT_VARIABLE, Model, add_model_option, find_model
 from project.weights import make_weights
+from serving import artifact
 from serving.errors import ArchiveError
 from serving.stock import manifest
 from serving.unpacking import unpack
@@ -86,11 +87,8 @@ def _build_archive(model: Model, *, may_measure_again: bool = True) -> None:
             print(notes)
         if measuring_error:
             raise ArchiveError(measuring_error)
-        _pack(model.name, contents, Path(scratch))
-        # Replaced in one step, so that a server never reads an incomplete archive.
-        part = model.archive.with_suffix(".part")
-        shutil.copyfile(Path(scratch) / model.archive.name, part)
-        os.replace(part, model.archive)
+        packed = _pack(model.name, contents, Path(scratch))
+        _write_archive(packed, model.archive, zipfile.ZIP_DEFLATED)
 
 
 def _forget_backend(model: Model) -> bool:
@@ -111,13 +109,18 @@ def _copy_archive(model: Model) -> None:
         unpack(model.path, contents)
         manifest.adapt(contents, model.name)
         beside = model.path.with_name(GOLDEN_REQUEST)
-        if beside.is_file() and not (contents / GOLDEN_REQUEST).exists():
-            shutil.copyfile(beside, contents / GOLDEN_REQUEST)
-        part = model.archive.with_suffix(".part")
-        with zipfile.ZipFile(part, "w") as archive:
-            for file in sorted(filter(Path.is_file, contents.rglob("*"))):
-                archive.write(file, file.relative_to(contents))
-        os.replace(part, model.archive)
+        if beside.is_file():
+            shutil.copyfile(beside, contents / manifest.GOLDEN_REQUEST)
+        _write_archive(contents, model.archive)
+
+
+def _write_archive(contents: Path, archive: Path, compression: int = zipfile.ZIP_STORED) -> None:
+    """Replace an archive in one step, so that a server never reads an incomplete one."""
+    part = archive.with_suffix(".part")
+    with zipfile.ZipFile(part, "w", compression, strict_timestamps=False) as mar:
+        for file in sorted(filter(Path.is_file, contents.rglob("*"))):
+            mar.write(file, file.relative_to(contents))
+    os.replace(part, archive)
 
 
 def _choose_backend(model: Model, python: Path) -> str:
@@ -204,6 +207,7 @@ def _list_inputs(model: Model) -> list[list[str | int]]:
     if model.path.is_file():
         beside = [model.path.with_name(name) for name in (REQUIREMENTS, GOLDEN_REQUEST)]
         files += [file.resolve() for file in beside if file.is_file()]
+        files += [Path(__file__), Path(manifest.__file__), manifest.HANDLER_FILE, *manifest.MODULES]
     else:
         files = [source.resolve() for _, source in _list_files(model)]
         files += [Path(__file__), *(ROOT / "handler").rglob("*.py"), *(ROOT / "task").rglob("*.py")]
@@ -226,21 +230,25 @@ def _stat(model: Model, files: Iterable[Path]) -> list[list[str | int]]:
     ]
 
 
-def _pack(name: str, contents: Path, target: Path) -> None:
+def _pack(name: str, contents: Path, target: Path) -> Path:
+    """Return the folder of the unpacked archive, with this project's mark in its manifest."""
     archiver = [
         *(sys.executable, "-m", "model_archiver.model_packaging", "--force"),
         *(f"--model-name={name}", "--version=1.0", f"--handler={HANDLER_FILE}"),
-        *(f"--extra-files={contents}", f"--export-path={target}"),
+        *(f"--extra-files={contents}", f"--export-path={target}", "--archive-format=no-archive"),
     ]
     done = subprocess.run(archiver, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
         raise ArchiveError(f"torch-model-archiver failed:\n{done.stdout}{done.stderr}")
+    manifest.mark(target / name)
+    return target / name
 
 
 def _extract_requests(model: Model) -> None:
     """Copy the requests of the archive beside it. One of version 0.1 has only a golden request, a stock one none."""
-    request = manifest.read_bytes(model.archive, GOLDEN_REQUEST)
-    examples = manifest.read_bytes(model.archive, REQUESTS)
+    request = artifact.read_golden_request(model.archive)
+    is_project = manifest.read_manifest(model.archive).is_project
+    examples = manifest.read_bytes(model.archive, REQUESTS) if is_project else None
     if request and not examples:
         instances = json.loads(request)["instances"]
         examples = json.dumps([{"instance": instance} for instance in instances]).encode()

@@ -28,6 +28,14 @@ BACKEND_FILES = ("backend.json", "engine.json")
 """The file that names the network's backend, now and in version 0.1. Weights may bring their own."""
 OPTIONAL = (REQUESTS, "requirements.txt", "schema.json", model_config.CONFIG.name, *BACKEND_FILES)
 """Files at an archive's root that are not weights. Weights may bring their own."""
+MODEL_FILES = (".safetensors", ".bin", ".pt", ".pth")
+"""The suffixes of weights and models that an archive may contain."""
+TAR_SUFFIXES = (".tar.gz", ".tgz")
+OTHER_ARCHIVES = {
+    ".war": "a workflow archive of TorchServe; workflows are not served: serve the .mar of each of its models",
+    ".zip": f"expected a .mar; if it is one, rename it to {MODEL_NAME}.mar, else unpack it and store the .mar in it",
+}
+"""The advice for files that cannot be served, by suffix."""
 OLD_REQUEST = "golden.json"
 """The request and the prediction of weights of version 0.1, in place of requests.json."""
 SHA256_VARIABLE = "ARCHIVE_SHA256"
@@ -49,9 +57,9 @@ class Selection(NamedTuple):
     """The files of a storage that are served."""
 
     archive: str | None
-    """The name of the .mar; None if weights are served."""
+    """The name of the .mar or .tar.gz; None if weights or the files of an unpacked archive are served."""
     others: list[str]
-    """The weights; beside an archive, its golden request if there is one."""
+    """The weights, or the files of an unpacked archive; beside an archive, its golden request if there is one."""
 
 
 def select_files(found: Iterable[str], required: Iterable[str]) -> Selection:
@@ -61,12 +69,17 @@ def select_files(found: Iterable[str], required: Iterable[str]) -> Selection:
     """
     names, required = sorted(found), sorted(required)
     if archives := _filter_archives(names):
-        if len(archives) > 1 and f"{MODEL_NAME}.mar" not in archives:
+        named = [name for name in archives if name.lower().startswith(f"{MODEL_NAME}.")]
+        if len(archives) > 1 and len(named) != 1:
             raise ArchiveError(f"several archives, but no {MODEL_NAME}.mar: {_shorten(archives)}")
-        archive = f"{MODEL_NAME}.mar" if f"{MODEL_NAME}.mar" in archives else archives[0]
+        archive = (named or archives)[0]
         return Selection(archive, [name for name in names if name == GOLDEN_REQUEST])
+    if manifest.MANIFEST in names:
+        return Selection(None, [name for name in names if _is_visible_file(name)])
     missing = [name for name in required if name not in names]
     if missing:
+        if len(missing) == len(required) and (reason := _describe_others(names)):
+            raise ArchiveError(reason)
         raise ArchiveError(
             f"found neither a .mar nor this model's weights: {_shorten(missing)} missing in {_shorten(names)}"
         )
@@ -74,7 +87,51 @@ def select_files(found: Iterable[str], required: Iterable[str]) -> Selection:
 
 
 def _filter_archives(names: Iterable[str]) -> list[str]:
-    return [name for name in names if name.endswith(".mar") and "/" not in name]
+    """Return the names of the .mar files, else of the .tar.gz files, unless these are beside weights."""
+    files = [name for name in names if "/" not in name]
+    archives = [name for name in files if name.lower().endswith(".mar")]
+    if archives or any(name.lower().endswith(MODEL_FILES) for name in files):
+        return archives
+    return [name for name in files if name.lower().endswith(TAR_SUFFIXES)]
+
+
+def _describe_others(names: list[str]) -> str | None:
+    """Say what files that cannot be served are, and what to do with them; None if they are not known."""
+    models = [name for name in names if name.lower().endswith(MODEL_FILES)]
+    if "config.json" in names and models:
+        return (
+            f"this is a Hugging Face folder ({_shorten(['config.json', *models])}), not an archive: make new "
+            "NAME=my-model FROM=FOLDER writes a model folder that serves it"
+        )
+    for name in names:
+        path, file = PurePosixPath(name), name.lower()
+        if name.endswith(f"/{manifest.MANIFEST}"):
+            folder = path.parent.parent
+            return f"{folder} is an unpacked archive in a subfolder: let the URI end in /{folder}"
+        if "/" in name and file.endswith((".mar", *TAR_SUFFIXES)):
+            return f"{name} is in a subfolder: let the URI end in /{path.parent}"
+        for suffix, advice in OTHER_ARCHIVES.items():
+            if file.endswith(suffix):
+                return f"{name}: {advice}"
+    if models:
+        return (
+            f"{_shorten(models)}: a model without an archive; pack it with torch-model-archiver, or, if it is "
+            f"TorchScript, make new NAME=my-model FROM={models[0]} writes a model folder that serves it"
+        )
+    return None
+
+
+def _list_required(found: Iterable[str], baked: Path) -> list[str]:
+    """Return the names of the weights that the storage must contain; raise ArchiveError."""
+    names = sorted(found)
+    if _filter_archives(names) or manifest.MANIFEST in names:
+        return []
+    try:
+        return list_weights(baked)
+    except ArchiveError:
+        if reason := _describe_others(names):
+            raise ArchiveError(reason) from None
+        raise
 
 
 def list_weights(archive: Path) -> list[str]:
@@ -84,15 +141,17 @@ def list_weights(archive: Path) -> list[str]:
         return [name for name in weights if name not in OPTIONAL]
 
 
+def _is_visible_file(name: str) -> bool:
+    # An object in a bucket may have any name, including ".." and an absolute path.
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not (hidden or path.is_absolute() or name.endswith("/"))
+
+
 def _is_weights(name: str) -> bool:
     path = PurePosixPath(name)
-    # An object in a bucket may have any name, including ".." and an absolute path.
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not (
-        hidden
-        or path.is_absolute()
-        or name.endswith("/")
-        or path.suffix in (".py", ".whl")
+    return _is_visible_file(name) and not (
+        path.suffix in (".py", ".whl")
         or path.parts[0] in ("MAR-INF", *PACKAGES, "held-out", "held-out.json")
         or name in (GOLDEN_REQUEST, "schema.json", "requirements.txt")
     )
@@ -118,19 +177,31 @@ def find_baked_in(folder: Path) -> Artifact:
 
 def open_archive(archive: Path) -> Artifact:
     """Return an archive of this project, or a stock one that was adapted; raise ArchiveError."""
-    if manifest.read_manifest(archive).handler != manifest.ADAPTED_HANDLER:
-        return Artifact(archive, read_golden_request(archive))
-    return Artifact(archive, manifest.read_bytes(archive, GOLDEN_REQUEST), stock=True)
+    found = manifest.read_manifest(archive)
+    if not (found.is_project or found.is_adapted):
+        raise ArchiveError(
+            f"{archive} is a stock archive: serve it with MODEL={archive.name}, or as AIP_STORAGE_URI (STORAGE=)"
+        )
+    return Artifact(archive, read_golden_request(archive), stock=not found.is_project)
 
 
-def read_golden_request(archive: Path) -> bytes:
-    """Return the request for health probes in an archive of this project; raise ArchiveError."""
-    manifest.read_manifest(archive)
-    request = manifest.read_bytes(archive, GOLDEN_REQUEST)
-    if request is None:
-        missing = f"it has no {GOLDEN_REQUEST}"
-        raise ArchiveError(f"{archive} is not an archive of this project: {missing}")
-    return request
+def read_golden_request(archive: Path) -> bytes | None:
+    """Return the request for health probes of an archive, None if it has none; raise ArchiveError.
+
+    One that was beside the archive replaces the one that this project wrote into it.
+    """
+    names = [manifest.GOLDEN_REQUEST]
+    if manifest.read_manifest(archive).is_project:
+        names.append(GOLDEN_REQUEST)
+    for name in names:
+        if (request := manifest.read_bytes(archive, name)) is not None:
+            return _to_utf_8(request)
+    return None
+
+
+def _to_utf_8(request: bytes) -> bytes:
+    """Return JSON without a byte order mark; that of Windows is often UTF-16."""
+    return request.decode(json.detect_encoding(request), errors="replace").encode()
 
 
 def apply_model_config(config: TorchServeConfig, served: Artifact) -> TorchServeConfig:
@@ -140,7 +211,8 @@ def apply_model_config(config: TorchServeConfig, served: Artifact) -> TorchServe
     """
     text = _read_model_config(served)
     memory = resources.memory_limit() or resources.physical_memory()
-    inference_ms, size = read_inference_ms(served.path), manifest.content_bytes(served.path)
+    inference_ms = 0 if served.stock else read_inference_ms(served.path)
+    size = manifest.content_bytes(served.path)
     layout = model_config.resolve_layout(text, resources.cores(), memory, inference_ms, size)
     if served.stock:
         # A stock handler may answer only the first request of a batch.
@@ -153,9 +225,11 @@ def apply_model_config(config: TorchServeConfig, served: Artifact) -> TorchServe
 
 def _read_model_config(served: Artifact) -> bytes | None:
     """Return model-config.yaml of an archive, which a stock archive's manifest may name otherwise."""
-    own = manifest.read_manifest(served.path).config_file if served.stock else None
-    for name in (own, str(model_config.CONFIG), str(model_config.OLD_CONFIG)):
-        if name and (text := manifest.read_bytes(served.path, name)):
+    if served.stock:
+        name = manifest.read_manifest(served.path).config_file
+        return manifest.read_bytes(served.path, name) if name else None
+    for path in (model_config.CONFIG, model_config.OLD_CONFIG):
+        if text := manifest.read_bytes(served.path, str(path)):
             return text
     return None
 
@@ -195,7 +269,8 @@ def fetch(
     contents, incoming = store / MODEL_NAME, store / "fetched"
     with contextlib.closing(storage):
         found = storage.list_files()
-        selected = select_files(found, () if _filter_archives(found) else list_weights(baked))
+        selected = select_files(found, _list_required(found, baked))
+        is_archive = bool(selected.archive) or manifest.MANIFEST in selected.others
         if sha256 and not selected.archive:
             raise ArchiveError(
                 f"{SHA256_VARIABLE} is set, but there is no archive: {_shorten(sorted(found))}"
@@ -212,27 +287,27 @@ def fetch(
                 unpack(incoming / selected.archive, contents)
                 # Both together may fill /tmp, which is often in memory.
                 (incoming / selected.archive).unlink()
-            else:
+            elif not is_archive:
                 unpack(baked, contents)
                 if not set(BACKEND_FILES).isdisjoint(selected.others):
                     for name in BACKEND_FILES:  # of the weights baked in
                         (contents / name).unlink(missing_ok=True)
             for name in selected.others:
-                (contents / name).unlink(missing_ok=True)
-                (contents / name).parent.mkdir(parents=True, exist_ok=True)
-                storage.fetch(name, contents / name)
+                target = contents / (manifest.GOLDEN_REQUEST if selected.archive else name)
+                target.unlink(missing_ok=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                storage.fetch(name, target)
         except OSError as error:
             raise ArchiveError(f"cannot write to {store}: {error}") from error
         finally:
             shutil.rmtree(incoming)
     try:
-        if not selected.archive:
+        if not is_archive:
             _verify_weights(contents, selected.others)
-        request = manifest.read_bytes(contents, GOLDEN_REQUEST)
-        adapted = manifest.adapt(contents, MODEL_NAME)
+        manifest.adapt(contents, MODEL_NAME)
+        return open_archive(contents)
     except OSError as error:
         raise ArchiveError(str(error)) from error
-    return Artifact(contents, request, stock=adapted.handler != manifest.PROJECT_HANDLER)
 
 
 def _verify_weights(contents: Path, weights: list[str]) -> None:

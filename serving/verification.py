@@ -110,7 +110,7 @@ def main() -> None:
     args = parser.parse_args()
     known = json.loads(args.distributions.read_text()) if args.distributions else {}
     try:
-        if manifest.read_bytes(args.archive, GOLDEN_REQUEST) is None:
+        if not manifest.read_manifest(args.archive).is_project:
             print(f"{args.archive.name} was not made by this project: it is not verified")
             return
         with tempfile.TemporaryDirectory() as scratch:

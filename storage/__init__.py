@@ -9,11 +9,11 @@ URI = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])((?:/.*)?)", re.DOTA
 
 
 def open_storage(uri: str, log: LogFunction) -> Storage:
-    """Return the files at gs://BUCKET/FOLDER or /FOLDER, or the one file at FOLDER/NAME.mar.
+    """Return the files at gs://BUCKET/FOLDER or /FOLDER, or the one file at FOLDER/NAME.mar (.tar.gz, .tgz).
 
     `log` gets a line on the progress of a long download. Raises StorageError for any other URI.
     """
-    if uri.endswith(".mar"):
+    if uri.lower().endswith((".mar", ".tar.gz", ".tgz")):
         folder, _, name = uri.rpartition("/")
         return SingleFile(open_storage(folder, log), name)
     if parts := split_uri(uri):

@@ -21,9 +21,18 @@ MODULES = (
 """What HANDLER_FILE imports."""
 STOCK_KEY = "stock"
 """The manifest's key for the original name and handler of a stock archive."""
-PROJECT_HANDLER = "vertex_handler.py"
-"""The handler of archives of this project."""
+MARK = "vertexTorchServe"
+"""The manifest's key that marks an archive of this project; its value is a JSON object."""
+VALUE = {"archiveVersion": 1}
+UNMARKED_HANDLER = "vertex_handler.py"
+UNMARKED_FILES = ("golden-request.json", "task/__init__.py", "handler/__init__.py")
+"""The handler and files of archives of this project that were packed before there was a mark."""
 MANIFEST = "MAR-INF/MANIFEST.json"
+GOLDEN_REQUEST = "MAR-INF/golden-request.json"
+"""The request for health probes that was beside the archive, as a file in it.
+
+At its root, a stock archive may have a file of the same name with another meaning.
+"""
 
 
 class Manifest(NamedTuple):
@@ -38,6 +47,10 @@ class Manifest(NamedTuple):
     version: str = ""
     model_file: str | None = None
     """The file with the class of an eager model."""
+    is_project: bool = False
+    """Whether this project packed the archive. The files of any other one have only the meaning of TorchServe."""
+    is_adapted: bool = False
+    """Whether it is a stock archive that `adapt` has changed."""
 
 
 def open_archive(archive: Path) -> zipfile.ZipFile:
@@ -77,7 +90,8 @@ def read_manifest(archive: Path) -> Manifest:
             f"{archive.name}: {MANIFEST} is missing; build the archive with torch-model-archiver"
         )
     try:
-        model = json.loads(text)["model"]
+        document = json.loads(text)
+        model = document["model"]
         return Manifest(
             str(model["modelName"]),
             str(model["handler"]),
@@ -86,11 +100,27 @@ def read_manifest(archive: Path) -> Manifest:
             model.get("configFile"),
             str(model.get("modelVersion", "")),
             model.get("modelFile"),
+            is_project=isinstance(document.get(MARK), dict) or _is_unmarked(archive, model),
+            is_adapted=model["handler"] == ADAPTED_HANDLER
+            and isinstance(model.get(STOCK_KEY), dict),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveError(
             f"{MANIFEST} is invalid: {type(error).__name__}: {error}; build the archive with torch-model-archiver"
         ) from error
+
+
+def _is_unmarked(archive: Path, model: dict[str, Any]) -> bool:
+    """Whether this project packed an archive before there was a mark."""
+    return model["handler"] == UNMARKED_HANDLER and all(
+        read_bytes(archive, name) is not None for name in UNMARKED_FILES
+    )
+
+
+def mark(contents: Path) -> None:
+    """Mark an unpacked archive as one of this project."""
+    file = contents / MANIFEST
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), MARK: VALUE}, indent=2))
 
 
 def adapt(contents: Path, name: str) -> Manifest:
@@ -102,7 +132,14 @@ def adapt(contents: Path, name: str) -> Manifest:
     original, file = read_manifest(contents), contents / MANIFEST
     document: dict[str, Any] = json.loads(file.read_bytes())
     document["model"]["modelName"] = name
-    if original.handler not in (PROJECT_HANDLER, ADAPTED_HANDLER):
+    if original.is_project:
+        document.setdefault(MARK, VALUE)
+    elif not original.is_adapted:
+        for used in (ADAPTED_HANDLER, ENVELOPE_PACKAGE):
+            if (contents / used).exists():
+                raise ArchiveError(
+                    f"{used}: the name is used by this project; rename it in the archive"
+                )
         document["model"] |= {
             "handler": ADAPTED_HANDLER,
             STOCK_KEY: {"name": original.name, "handler": original.handler},
@@ -111,5 +148,6 @@ def adapt(contents: Path, name: str) -> Manifest:
         (contents / ENVELOPE_PACKAGE).mkdir()
         for module in MODULES:
             shutil.copyfile(module, contents / ENVELOPE_PACKAGE / module.name)
+    file.unlink()  # it may be a link to a file of the user
     file.write_text(json.dumps(document, indent=2))
     return original

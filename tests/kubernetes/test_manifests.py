@@ -195,12 +195,13 @@ def test_grace_period_covers_the_shutdown(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_container_exits_with_a_reason_before_the_liveness_probe_fails(name: str) -> None:
+def test_container_exits_with_a_reason_before_a_probe_fails(name: str) -> None:
     (container,) = pod(name)["containers"]
     assert (
         seconds_to_failure(container["livenessProbe"])
         > supervisor.UNRESPONSIVE_TIMEOUT_S + supervisor.PROBE_TIMEOUT_S
     )
+    assert seconds_to_failure(container["startupProbe"]) == supervisor.STARTUP_TIMEOUT_S
     # A pod that is not ready gets no requests long before.
     assert seconds_to_failure(container["readinessProbe"]) <= 5
 
@@ -210,11 +211,9 @@ def seconds_to_failure(probe: Manifest) -> int:
     return int(probe["periodSeconds"] * probe["failureThreshold"])
 
 
-def test_startup_probe_allows_for_fetching_a_model(combined: list[Path]) -> None:
+def test_pod_that_fetches_a_model_has_egress(combined: list[Path]) -> None:
     for folder in combined:
         found = {each["kind"]: each for each in render(folder)}
-        (container,) = found["Deployment"]["spec"]["template"]["spec"]["containers"]
-        assert seconds_to_failure(container["startupProbe"]) == supervisor.STARTUP_TIMEOUT_S
         egress = found["NetworkPolicy"]["spec"]["egress"]
         assert set(fields(egress, "port")) == {53, 80, 443, 988}
 

@@ -27,11 +27,10 @@ def running(image: str, network: str) -> Iterator[RunningPod]:
         yield node.run(pod("gke-cpu"), start, network)
 
 
-def test_pod_is_ready_within_half_of_its_startup_probe(running: RunningPod) -> None:
+def test_pod_is_ready_within_a_minute(running: RunningPod) -> None:
     assert not running.probe("readinessProbe"), "ready before the golden request passed"
     took_s = running.wait_until_ready()
-    probe = running.spec["startupProbe"]
-    assert took_s < probe["periodSeconds"] * probe["failureThreshold"] / 2
+    assert took_s < 60
     assert running.probe("livenessProbe")
 
 

@@ -12,6 +12,7 @@ import pytest
 from project.model_folder import Model
 from serving import archive, local
 from serving.errors import ArchiveError
+from serving.stock import manifest
 from serving.verification import verify
 from tests import cases, images
 from tests.stock.archive import changed
@@ -78,6 +79,9 @@ def test_archive_is_packed_again_only_when_a_file_changed(vowels: Model) -> None
     assert archive.build(vowels)
     with zipfile.ZipFile(vowels.archive) as contents:
         assert "added.txt" not in contents.namelist()
+    assert manifest.MARK in json.loads(
+        manifest.read_bytes(vowels.archive, manifest.MANIFEST) or b""
+    )
 
 
 def test_changed_weights_of_any_name_are_packed(vowels: Model) -> None:

@@ -1,8 +1,14 @@
 """Selecting, checking and unpacking what is served."""
 
 import hashlib
+import io
+import json
+import os
+import shutil
 import stat
+import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +17,12 @@ import storage
 from serving import artifact, unpacking
 from serving.artifact import Selection
 from serving.errors import ArchiveError
+from serving.layout import choose_layout
 from serving.stock import manifest
+from serving.torchserve import TorchServeConfig
 from serving.verification import GOLDEN_REQUEST
 from storage import files
+from tests.stock import archive as stock
 
 REQUIRED = ["golden.json", "model.json", "weights.safetensors"]
 
@@ -23,6 +32,14 @@ REQUIRED = ["golden.json", "model.json", "weights.safetensors"]
     [
         (["x.mar"], Selection("x.mar", [])),
         (["model.mar", "older.mar", "notes.txt"], Selection("model.mar", [])),
+        (["Model.MAR", "older.mar"], Selection("Model.MAR", [])),
+        (["model.tar.gz", "notes.txt", "flow.war"], Selection("model.tar.gz", [])),
+        (["x.tgz", "x.mar"], Selection("x.mar", [])),
+        (["backup.tgz", *REQUIRED], Selection(None, ["backup.tgz", *REQUIRED])),
+        (
+            ["MAR-INF/MANIFEST.json", "handler.py", "../up.py"],
+            Selection(None, ["MAR-INF/MANIFEST.json", "handler.py"]),
+        ),
         ([GOLDEN_REQUEST, "model.mar", *REQUIRED], Selection("model.mar", [GOLDEN_REQUEST])),
         ([*REQUIRED, "held-out/3.png", ".hidden", GOLDEN_REQUEST], Selection(None, REQUIRED)),
         (
@@ -40,7 +57,20 @@ def test_archive_is_preferred_to_weights(found: list[str], expected: Selection) 
     ("found", "reason"),
     [
         (["a.mar", "b.mar"], "several archives, but no model.mar: a.mar, b.mar"),
-        (["folder/a.mar"], "neither a .mar nor this model's weights"),
+        (["a.txt"], "neither a .mar nor this model's weights"),
+        (["model/model.mar"], "model/model.mar is in a subfolder: let the URI end in /model$"),
+        (["a/b/x.tgz"], "a/b/x.tgz is in a subfolder: let the URI end in /a/b$"),
+        (
+            ["x/MAR-INF/MANIFEST.json", "x/handler.py"],
+            "x is an unpacked archive in a subfolder: let the URI end in /x$",
+        ),
+        (["flow.war"], "flow.war: a workflow archive of TorchServe; workflows are not served"),
+        (["model.mar.zip"], "model.mar.zip: expected a .mar; if it is one, rename it to model.mar"),
+        (
+            ["config.json", "pytorch_model.bin", "vocab.txt"],
+            r"a Hugging Face folder \(config.json, pytorch_model.bin\), not an archive: make new",
+        ),
+        (["net.pt"], "net.pt: a model without an archive; pack it with torch-model-archiver"),
         (["weights.safetensors"], "golden.json, model.json missing in weights.safetensors"),
     ],
 )
@@ -229,3 +259,173 @@ def test_fetched_weights_bring_their_backend_and_other_files_are_named(
     names = {path.name for path in (tmp_path / "store" / "model").iterdir()}
     assert names == {"weights.safetensors", "engine.json"}
     assert logged == ["not fetched: .hidden, train.py"]
+
+
+FOREIGN = {
+    "requests.json": "no JSON",
+    "golden-request.json": "no request",
+    "engine.json": "{}",
+    "backend.json": "{}",
+    "model-config.yaml": "minWorkers: many",
+    "model/model-config.yaml": "minWorkers: many",
+    "task/__init__.py": "",
+}
+"""Files of a stock archive that have a meaning only in archives of this project."""
+
+
+STOCK = pytest.mark.xdist_group("foreign")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a stock model.mar, model.tar.gz and model/ whose names are those of this project."""
+    folder = tmp_path_factory.mktemp("foreign")
+    for name, text in FOREIGN.items():
+        (folder / "extra" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "extra" / name).write_text(text)
+    handler = folder / manifest.UNMARKED_HANDLER
+    handler.write_text("def handle(data, context):\n    return data\n")
+    stock.pack(folder, handler, f"--extra-files={folder / 'extra'}", "--archive-format=tgz")
+    with tarfile.open(folder / "model.tar.gz") as contents:
+        contents.extractall(folder, filter="data")
+    with zipfile.ZipFile(folder / "model.mar", "w", strict_timestamps=False) as archive:
+        for file in filter(Path.is_file, (folder / "model").rglob("*")):
+            archive.write(file, file.relative_to(folder / "model"))
+    return folder
+
+
+def zip_with_its_folder(foreign: Path, target: Path) -> None:
+    with zipfile.ZipFile(target / "model.mar", "w", strict_timestamps=False) as archive:
+        for file in filter(Path.is_file, (foreign / "model").rglob("*")):
+            archive.write(file, file.relative_to(foreign))
+        archive.writestr("__MACOSX/model/._handler.py", b"")
+
+
+FORMATS = {
+    "a .mar": lambda foreign, target: shutil.copy(foreign / "model.mar", target / "Model.MAR"),
+    "a .tar.gz": lambda foreign, target: shutil.copy(foreign / "model.tar.gz", target),
+    "a folder": lambda foreign, target: shutil.copytree(
+        foreign / "model", target, dirs_exist_ok=True
+    ),
+    "a .mar of a folder": zip_with_its_folder,
+}
+
+
+@STOCK
+@pytest.mark.parametrize("store", FORMATS.values(), ids=FORMATS.keys())
+def test_stock_archive_of_any_format_is_served_and_its_files_are_not_read_as_this_projects(
+    foreign: Path, tmp_path: Path, store: Callable[[Path, Path], object]
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    store(foreign, source)
+    before = {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
+    served = artifact.fetch(files.Folder(source), tmp_path / "none.mar", tmp_path / "store")
+    assert served.stock
+    assert served.golden_request is None
+    found = manifest.read_manifest(served.path)
+    assert (found.handler, found.is_adapted, found.is_project) == (
+        manifest.ADAPTED_HANDLER,
+        True,
+        False,
+    )
+    layout = artifact.apply_model_config(config_for(served.path), served).layout
+    assert layout.batch_size == 1
+    for name, text in FOREIGN.items():
+        assert (served.path / name).read_text() == text
+    assert {file: file.read_bytes() for file in source.rglob("*") if file.is_file()} == before
+
+
+def config_for(archive: Path) -> TorchServeConfig:
+    return TorchServeConfig(
+        archive=archive, run_dir=archive.parent, layout=choose_layout(2, None), address="unix:/s"
+    )
+
+
+@STOCK
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_golden_request_beside_a_stock_archive_is_its_probe_in_any_encoding(
+    foreign: Path, tmp_path: Path, encoding: str
+) -> None:
+    source, text = tmp_path / "source", '{"instances": ["ä"]}'
+    source.mkdir()
+    shutil.copy(foreign / "model.mar", source)
+    (source / GOLDEN_REQUEST).write_text(text, encoding)
+    served = artifact.fetch(files.Folder(source), tmp_path / "none.mar", tmp_path / "store")
+    assert served.stock
+    assert served.golden_request == text.encode()
+    assert (served.path / GOLDEN_REQUEST).read_text() == "no request"
+
+
+@STOCK
+def test_stock_archive_that_is_not_adapted_is_refused_with_the_way_to_serve_it(
+    foreign: Path,
+) -> None:
+    with pytest.raises(ArchiveError, match=r"is a stock archive: serve it with MODEL=model\.mar"):
+        artifact.open_archive(foreign / "model.mar")
+
+
+@pytest.mark.parametrize("name", [manifest.ADAPTED_HANDLER, manifest.ENVELOPE_PACKAGE])
+def test_stock_archive_with_a_name_of_the_adapter_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "MAR-INF").mkdir()
+    model = {"modelName": "m", "handler": name}
+    (tmp_path / manifest.MANIFEST).write_text(json.dumps({"model": model}))
+    (tmp_path / name).touch()
+    with pytest.raises(ArchiveError, match=f"{name}: the name is used by this project; rename it"):
+        manifest.adapt(tmp_path, "model")
+
+
+def test_archive_is_of_this_project_by_its_mark_or_if_older_by_its_files(tmp_path: Path) -> None:
+    archive = tmp_path / "x.mar"
+
+    def is_project(document: dict[str, object], *names: str) -> bool:
+        with zipfile.ZipFile(archive, "w") as contents:
+            contents.writestr(manifest.MANIFEST, json.dumps(document))
+            for name in names:
+                contents.writestr(name, b"")
+        return manifest.read_manifest(archive).is_project
+
+    model = {"modelName": "x", "handler": manifest.UNMARKED_HANDLER}
+    assert is_project({"model": model, manifest.MARK: manifest.VALUE})
+    assert is_project({"model": model}, *manifest.UNMARKED_FILES)
+    assert not is_project({"model": model}, *manifest.UNMARKED_FILES[1:])
+    assert not is_project({"model": model | {"handler": "own.py"}}, *manifest.UNMARKED_FILES)
+
+
+def write_tar(folder: Path, *entries: tuple[str, bytes, bytes]) -> Path:
+    """Write a .tar.gz with any names, types and contents; a link points to /etc/passwd."""
+    archive = folder / "evil.tar.gz"
+    with tarfile.open(archive, "w:gz") as contents:
+        for name, kind, data in entries:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.size, entry.linkname = kind, len(data), "/etc/passwd"
+            contents.addfile(entry, io.BytesIO(data))
+    return archive
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "data", "reason"),
+    [
+        ("../up.py", tarfile.REGTYPE, b"", r": '\.\./up\.py' points outside the archive"),
+        ("/etc/up.py", tarfile.REGTYPE, b"", ": '/etc/up.py' points outside the archive"),
+        ("weights", tarfile.SYMTYPE, b"", ": 'weights' is not a regular file; links and devices"),
+        ("weights", tarfile.LNKTYPE, b"", ": 'weights' is not a regular file; links and devices"),
+        ("device", tarfile.CHRTYPE, b"", ": 'device' is not a regular file; links and devices"),
+        ("zeros", tarfile.REGTYPE, bytes(200 << 20), " would unpack to 200 MiB; the limit is 100"),
+    ],
+    ids=["above", "absolute", "symbolic link", "hard link", "device", "200 MiB of zeros"],
+)
+def test_malicious_tar_archive_is_refused(
+    tmp_path: Path, name: str, kind: bytes, data: bytes, reason: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ArchiveError, match=rf"evil\.tar\.gz{reason}"):
+        unpacking.unpack(write_tar(tmp_path, (name, kind, data)), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_cut_tar_archive_is_refused(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path, ("noise", tarfile.REGTYPE, os.urandom(100_000)))
+    archive.write_bytes(archive.read_bytes()[:50_000])
+    with pytest.raises(ArchiveError, match=r"evil\.tar\.gz is damaged: "):
+        unpacking.unpack(archive, tmp_path)
