@@ -71,7 +71,7 @@ def to_load_error(error: BaseException, handler: str, folder: Path) -> LoadError
     return LoadError(f"{_describe(error)}{_format_location(error, folder)}")
 
 
-def to_request_error(error: Exception, folder: Path) -> RequestError:
+def to_request_error(error: BaseException, folder: Path) -> RequestError:
     """Return the error of a request for an exception of the handler; log those of the server."""
     if isinstance(error, PredictionException):
         return _to_handler_error(error)
@@ -82,6 +82,8 @@ def to_request_error(error: Exception, folder: Path) -> RequestError:
         return InternalError(f"the archive's handler returned {error}")
     reason = f"{_describe(error)}{_format_location(error, folder)}"
     log.error("the archive's handler failed: %s", reason, exc_info=error)
+    if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
+        return HandlerError("out of memory; try again", HTTPStatus.SERVICE_UNAVAILABLE)
     return InternalError(f"the archive's handler failed: {type(error).__name__}")
 
 
@@ -97,7 +99,7 @@ def _to_handler_error(error: PredictionException) -> HandlerError:
     return HandlerError(str(error.message), code)
 
 
-def _find_client_fault(error: Exception) -> str:
+def _find_client_fault(error: BaseException) -> str:
     """Return what is wrong with a request whose instance cannot be decoded, else ""."""
     if isinstance(error, UnidentifiedImageError):
         return "an instance is not an image in a readable format"

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +96,15 @@ class StockHandler:
         ]
 
     def _handle_instances(self, instances: list[Any], context: Context) -> Any:
-        """Call the archive's handler; raise CountError unless it returns one prediction per instance."""
+        """Call the archive's handler; raise CountError unless it returns one prediction per instance.
+
+        An answer of its own to a request, a stream or an error status, may have another number.
+        """
         results = self._handle_raw(instances, context)
+        if len(context.request_processor) == 1:
+            code, _ = context.get_response_status(0)
+            if code >= HTTPStatus.BAD_REQUEST or _has_begun(context, 0):
+                return results
         failures.check_count(results, len(instances), "instance")
         return results
 
@@ -113,27 +121,34 @@ class StockHandler:
             results = handle(data, self._context)
             failures.check_count(results, len(requests), "request")
             return dict(zip(requests, results, strict=True))
-        except Exception as error:  # noqa: BLE001  to_request_error logs or answers it
-            begun = [index for index in requests if _has_begun(context, index)]
-            if isinstance(error, failures.CountError) and not begun:
-                self._warn(error)
-                if len(requests) == 1 and handle == self._handle_json:
-                    [(index, body)] = requests.items()
-                    if len(body["instances"]) > 1:
-                        return {index: self._predict_each(index, body["instances"], context)}
-            if len(requests) == 1:
-                begun = list(requests)
-            failed = (
-                dict.fromkeys(begun, failures.to_request_error(error, self._folder))
-                if begun
-                else {}
-            )
-            again = [
-                self._predict(handle, {i: requests[i]}, context)
-                for i in requests
-                if i not in failed
-            ]
-            return {**failed, **{index: answer for each in again for index, answer in each.items()}}
+        except (Exception, SystemExit) as raised:  # noqa: BLE001  to_request_error logs or answers it
+            error = raised
+        # After the block: what a repetition raises does not have this exception as its context.
+        return self._predict_again(handle, requests, context, error)
+
+    def _predict_again(
+        self,
+        handle: Callable[..., Any],
+        requests: dict[int, Any],
+        context: Context,
+        error: BaseException,
+    ) -> dict[int, Any | RequestError]:
+        """Pass requests whose batch has failed to the archive's handler one by one, if they can be repeated."""
+        final = [index for index in requests if _has_begun(context, index)]
+        if isinstance(error, failures.CountError) and not final:
+            self._warn(error)
+            if len(requests) == 1 and handle == self._handle_json:
+                [(index, body)] = requests.items()
+                if len(body["instances"]) > 1:
+                    return {index: self._predict_each(index, body["instances"], context)}
+        if len(requests) == 1:
+            final = list(requests)
+        answers: dict[int, Any | RequestError] = {}
+        if final:
+            answers = dict.fromkeys(final, failures.to_request_error(error, self._folder))
+        for index in [index for index in requests if index not in answers]:
+            answers |= self._predict(handle, {index: requests[index]}, context)
+        return answers
 
     def _predict_each(
         self, index: int, instances: list[Any], context: Context
@@ -143,7 +158,8 @@ class StockHandler:
         for instance in instances:
             request = {index: {"instances": [instance]}}
             answer = self._predict(self._handle_json, request, context)[index]
-            if isinstance(answer, RequestError):
+            code, _ = context.get_response_status(index)
+            if isinstance(answer, RequestError) or code >= HTTPStatus.BAD_REQUEST:
                 return answer
             predictions += json.loads(answer)["predictions"]
         return json.dumps({"predictions": predictions})
@@ -157,6 +173,7 @@ class StockHandler:
         """Put these requests of a batch into the context of the archive's own handler."""
         own = self._context
         own.request_processor = [context.request_processor[index] for index in indices]
+        own.set_all_response_status()  # without what an attempt that failed has set
         own.request_ids = {n: context.request_ids[index] for n, index in enumerate(indices)}
         own.cl_socket = context.cl_socket
 

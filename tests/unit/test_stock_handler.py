@@ -213,6 +213,13 @@ def test_missing_predictions_are_requested_one_by_one(faulty: Service) -> None:
     assert [predictions(answer) for answer in answers] == [["only_first"], ["only_first"], ["3"]]
 
 
+def test_error_status_of_the_handler_is_its_answer_to_the_whole_request(faulty: Service) -> None:
+    [answer], _ = handle(faulty, body("unknown customer", 2))
+    assert answer == (404, '{"predictions": [{"error": "unknown customer"}]}')
+    answers, _ = handle(faulty, body("unknown customer"), body(2))
+    assert answers == [answer, (200, '{"predictions": ["2"]}')]
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -252,6 +259,8 @@ def test_parameters_and_the_number_of_instances_are_not_checked(faulty: Service)
     [
         ("cut_base64", 400, "an instance is not base64"),
         ("not_ascii", 400, "an instance is not base64"),
+        ("exit", 500, "the archive's handler failed: SystemExit"),
+        ("out of memory", 503, "out of memory; try again"),
         ("not_text", 400, "an instance is not utf-8 text"),
         ("large", 500, "the response has 115"),
         ("attribute", 500, "the archive's handler failed: AttributeError"),
