@@ -180,9 +180,13 @@ def _check_config(code: Code) -> Iterator[Finding]:
         hint = "check that the handler returns one answer for each row of a batch"
         yield Finding(None, f"{file}: batchSize {batch} applies", hint)
     pt2 = config.get("pt2")
-    options = pt2.get("compile", pt2 if "backend" in pt2 else {}) if isinstance(pt2, dict) else {}
-    backend = pt2 if isinstance(pt2, str) else options.get("backend", "inductor")
-    is_enabled = isinstance(pt2, str) or "backend" in (pt2 or {}) or options.get("enable") is True
-    if is_enabled and backend == "inductor" and f"{OWN_FOLDER}/base_handler.py" in code.trees:
+    options = {"backend": pt2} if isinstance(pt2, str) else pt2
+    if isinstance(options, dict) and "compile" in options:
+        options = options["compile"]
+        options = options if isinstance(options, dict) and options.get("enable") is True else None
+    if not isinstance(options, dict) or "export" in options:
+        return
+    backend = options.get("backend", "inductor")
+    if backend == "inductor" and f"{OWN_FOLDER}/base_handler.py" in code.trees:
         reason = f"{file}: pt2: the backend inductor {NO_COMPILER}: each request gets a 500"
         yield Finding(False, reason, "remove pt2, or set its backend to aot_eager")

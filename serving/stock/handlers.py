@@ -10,6 +10,8 @@ from serving.stock.contents import Contents, Finding
 from serving.stock.imports import OWN_FOLDER, Code, handler_file
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+CLASS_FACTORIES = ("namedtuple", "NamedTuple", "TypedDict", "make_dataclass", "Enum", "IntEnum")
+"""Functions that return a class, which TorchServe counts."""
 SKIPPED_METHODS = ("initialize", "__init__", "inference", "postprocess", "get_insights")
 """Methods that get no request."""
 
@@ -50,7 +52,7 @@ def _check_structure(code: Code, tree: ast.Module) -> Iterator[Finding]:
     """Yield why TorchServe cannot call a handler of the archive."""
     handler = code.contents.manifest.handler
     function = handler.split(":", 1)[1] if ":" in handler else "handle"
-    classes = list_classes(tree)
+    classes = list_class_names(tree)
     functions = {node.name: node for node in _top_level(tree) if isinstance(node, Function)}
     names = functions.keys() | {
         name.id
@@ -70,7 +72,7 @@ def _check_structure(code: Code, tree: ast.Module) -> Iterator[Finding]:
         methods = [functions[function]]
     elif function not in names | imported and "*" not in imported:
         if len(classes) != 1:
-            found = ", ".join(node.name for node in classes) or "none"
+            found = ", ".join(classes) or "none"
             hint = (
                 f"move all classes but the handler to another file, or write a function {function}(data, "
                 "context)"
@@ -78,11 +80,14 @@ def _check_structure(code: Code, tree: ast.Module) -> Iterator[Finding]:
             reason = f"handler {handler}: TorchServe expects one class or a function {function}; "
             yield Finding(False, f"{reason}it has {len(classes)} classes: {found}", hint)
             return
-        methods = [node for node in classes[0].body if isinstance(node, Function)]
-        if not classes[0].bases:
+        handler_class = next((n for n in _top_level(tree) if isinstance(n, ast.ClassDef)), None)
+        methods = (
+            [n for n in handler_class.body if isinstance(n, Function)] if handler_class else []
+        )
+        if handler_class and not handler_class.bases:
             missing = {"handle", "initialize"} - {node.name for node in methods}
             for name in sorted(missing):
-                reason = f"handler {handler}: class {classes[0].name} has no method {name}"
+                reason = f"handler {handler}: class {classes[0]} has no method {name}"
                 yield Finding(
                     False, reason, "derive it from ts.torch_handler.base_handler.BaseHandler"
                 )
@@ -95,9 +100,19 @@ def _check_structure(code: Code, tree: ast.Module) -> Iterator[Finding]:
             )
 
 
-def list_classes(tree: ast.Module) -> list[ast.ClassDef]:
-    """Return the classes at the top level of a file."""
-    return [node for node in _top_level(tree) if isinstance(node, ast.ClassDef)]
+def list_class_names(tree: ast.Module) -> list[str]:
+    """Return the names of the classes at the top level of a file, those of namedtuple() too."""
+    names: dict[str, None] = {}
+    for node in _top_level(tree):
+        match node:
+            case ast.ClassDef():
+                names[node.name] = None
+            case ast.Assign(
+                targets=[ast.Name(id=name)],
+                value=ast.Call(func=ast.Name(id=function) | ast.Attribute(attr=function)),
+            ) if function in CLASS_FACTORIES:
+                names[name] = None
+    return list(names)
 
 
 def _top_level(tree: ast.AST) -> Iterator[ast.stmt]:
@@ -131,8 +146,8 @@ def _loads_model_file(code: Code) -> bool:
 def _check_model_file(code: Code, name: str) -> Iterator[Finding]:
     if name not in code.contents.sources:
         yield Finding(False, f"{name}: named in the manifest but missing in the archive")
-    elif (tree := code.trees.get(name)) and len(classes := list_classes(tree)) != 1:
-        found = ", ".join(node.name for node in classes) or "none"
+    elif (tree := code.trees.get(name)) and len(classes := list_class_names(tree)) != 1:
+        found = ", ".join(classes) or "none"
         hint = "leave one class in it, and move the others to a file given by --extra-files"
         yield Finding(
             False,

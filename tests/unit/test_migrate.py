@@ -309,6 +309,11 @@ HANDLERS: dict[str, tuple[str, list[str]]] = {
             "FAILS handler handler.py: TorchServe expects one class or a function handle; it has 2 classes: K, A"
         ],
     ),
+    "a named tuple beside the class": (
+        'from collections import namedtuple\nBox = namedtuple("Box", "x y")\n'
+        "class A:\n    def handle(self, data, c): ...",
+        ["FAILS handler handler.py: TorchServe expects one class … 2 classes: Box, A"],
+    ),
     "no class": ("x = 1", ["FAILS handler handler.py: TorchServe expects one class … 0 classes"]),
     "two classes and a function": (f"class K: ...\nclass A: ...\n{FUNCTION}", []),
     "a class without initialize": (
@@ -410,7 +415,12 @@ def test_handler_is_read_as_torchserve_calls_it(
         ("pt2: {compile: {enable: true}}", ["FAILS model-config.yaml: pt2: the backend inductor"]),
         ("pt2: {compile: {enable: true, backend: aot_eager}}", []),
         ("pt2: {compile: {enable: false, backend: inductor}}", []),
-        ("handler: {top_k: 3}", []),
+        ("pt2: {mode: reduce-overhead}", ["FAILS model-config.yaml: pt2: the backend inductor"]),
+        ("pt2: {export: {aot_compile: true}}", []),
+        ("pt2: [1]", []),
+        ("pt2: {compile: inductor}", []),
+        ("- a list", []),
+        ("handler: {top_k: 3", []),
     ],
 )
 def test_settings_of_model_config_that_change_the_answers_are_reported(
