@@ -1,6 +1,7 @@
 """An explanation takes the place of a prediction; a failure affects only the instance that caused it."""
 
 import json
+import weakref
 from collections import UserDict
 from typing import Any, NamedTuple, TypedDict
 
@@ -163,6 +164,23 @@ def test_tensors_with_gradients_arrays_and_bytes_are_written_as_json() -> None:
             return {"a": attributions, "b": [(np.ones((1, 2)), np.float32(3))], "c": b"x"}
 
     assert explain(Mixed(), 2) == (200, [{"a": 4, "b": [[[[1, 1]], 3]], "c": {"b64": "eA=="}}])
+
+
+def test_graph_of_an_explanation_is_freed_before_the_next_is_computed() -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: Tensor) -> Tensor:
+            alive.add(ctx)
+            return value * 2
+
+    class Graph(Square):
+        def explain(self, sample: Tensor) -> Any:
+            assert not alive
+            return {"doubled": [Double.apply(sample.requires_grad_())]}  # type: ignore[no-untyped-call]
+
+    assert explain(Graph(), 1, 2) == (200, [{"doubled": [2]}, {"doubled": [4]}])
 
 
 class Pair(NamedTuple):
