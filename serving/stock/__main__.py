@@ -127,7 +127,7 @@ def _combine(
     tried = _judge(contents, outcome, request)
     if tried.works is not False:
         findings = [_confirm(finding, outcome, request) for finding in findings]
-    if outcome.network and "image" in outcome.place.split()[:2]:
+    if outcome.network and outcome.place != trial.HERE:
         text = "it needs a network to load or to answer"
         hint = "put what it downloads into the archive, or give the endpoint access to the internet"
         findings = [*findings, Finding(None, text, hint)]
@@ -140,7 +140,7 @@ def _confirm(finding: Finding, outcome: Outcome, request: Path | None) -> Findin
         return finding
     used = "the request was answered" if request else "it loads"
     return finding._replace(
-        works=None, description=f"{finding.description}; {used} without a change in {outcome.place}"
+        works=None, description=f"{finding.description}; {used} without a change {outcome.place}"
     )
 
 
@@ -152,7 +152,7 @@ def _judge(contents: Contents, outcome: Outcome, request: Path | None) -> Findin
         hint, requirement = _advise(f"{outcome.error}\n{exception}", contents)
         at = "" if at in str(outcome.error) else at  # the stock handler names it, too
         return Finding(False, f"it does not load: {outcome.error}{at}", hint, requirement)
-    ready = f"ready after {outcome.startup_s:.1f} s in {outcome.place}"
+    ready = f"ready after {outcome.startup_s:.1f} s {outcome.place}"
     if outcome.response is None:
         return Finding(True, f"a worker loads it: {ready}")
     if "error" in outcome.response:

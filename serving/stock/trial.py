@@ -35,7 +35,7 @@ LOAD_TIMEOUT_S = 600
 BUILD_TIMEOUT_S = 1800
 LOG_DELAY_S = 0.5
 """The time until a traceback is in the container's log."""
-HERE = "this machine, with only the packages of the image"
+HERE = "on this machine, with only the packages of the image"
 PORT = 8080
 ROUTE = f"/predictions/{artifact.MODEL_NAME}"
 HEALTH = "/ping"
@@ -46,7 +46,7 @@ COMPILERS = re.compile(
 )
 NETWORK_ERROR = re.compile(
     r"name resolution|Name or service not known|Network is unreachable|NameResolutionError|gaierror"
-    r"|couldn't connect to|Max retries exceeded|offline mode|LocalEntryNotFoundError|URLError"
+    r"|couldn't connect to|Max retries exceeded|offline mode|LocalEntryNotFoundError|URLError|huggingface\.co"
 )
 
 
@@ -106,15 +106,15 @@ def _find_name(path: str, names: Iterable[str]) -> str:
 # In the image
 
 
-def select_image(archive: Path, requirements: bool, docker: Docker) -> str | None:
+def select_image(contents: inspect.Contents, docker: Docker) -> str | None:
     """Return the image that `make build MODEL=archive` made if the archive has requirements, or the default one.
 
     None: there is neither.
     """
     names = []
-    if requirements:
+    if has_requirements(contents):
         with contextlib.suppress(ModelFolderError):  # it has no image under this name
-            names = [f"{find_model(str(archive)).name}:latest"]
+            names = [f"{find_model(str(contents.path)).name}:latest"]
     for name in (*names, default_image()):
         if _read_title(docker, name) == TITLE:
             return name
@@ -194,7 +194,7 @@ def try_in_image(
             raise TrialError(str(error)) from error
         finally:
             container.remove()
-    return dataclasses.replace(outcome, place=f"the image {image}", network=network != "none")
+    return dataclasses.replace(outcome, place=f"in the image {image}", network=network != "none")
 
 
 def _container_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -378,27 +378,36 @@ def run_trial(
     log: Callable[[str], None],
 ) -> Outcome:
     """Try an archive in the image if a Docker engine responds, else on this machine; raise TrialError."""
-    archive = contents.path
-    requirements = has_requirements(contents)
-    if not docker.is_available():
-        log(f"no Docker engine responds to {docker.program}: trying it on {HERE}")
-        return try_here(archive, request_file, find_packages(archive) if requirements else None)
-    image = image or select_image(archive, requirements, docker) or default_image()
+    try:
+        if docker.is_available():
+            return _try_with_docker(contents, request_file, docker, image, log)
+        reason = f"no Docker engine responds to {docker.program}"
+    except TrialError as error:
+        reason = str(error)
+    log(f"{reason}; trying it {HERE}")
+    packages = find_packages(contents.path) if has_requirements(contents) else None
+    return try_here(contents.path, request_file, packages)
+
+
+def _try_with_docker(
+    contents: inspect.Contents,
+    request_file: Path | None,
+    docker: Docker,
+    image: str | None,
+    log: Callable[[str], None],
+) -> Outcome:
+    image = image or select_image(contents, docker) or default_image()
     if not has_image(docker, image):
-        log(f"building the image {image}: some three minutes")
+        log(f"building the image {image}, which takes some three minutes")
         started = time.monotonic()
-        try:
-            build_image(docker, image)
-        except TrialError as error:
-            log(f"{error}; trying it on {HERE}")
-            return try_here(archive, request_file, find_packages(archive) if requirements else None)
+        build_image(docker, image)
         log(f"built in {time.monotonic() - started:.0f} s")
     log(f"trying it in the image {image}, without a network")
-    outcome = try_in_image(archive, request_file, image, docker)
+    outcome = try_in_image(contents.path, request_file, image, docker)
     exception, _ = find_cause(outcome, contents.names)
     if NETWORK_ERROR.search(f"{outcome.error} {exception}"):
         log("it needs a network: trying it again with one")
-        return try_in_image(archive, request_file, image, docker, "bridge")
+        return try_in_image(contents.path, request_file, image, docker, "bridge")
     return outcome
 
 

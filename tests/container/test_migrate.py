@@ -74,7 +74,7 @@ def test_archive_that_answers_works_and_gets_the_commands(image: str, tmp_path: 
     code, document = migrate(stock.pack(tmp_path), image, *write_request(tmp_path))
     assert (code, document["verdict"]) == (0, "works"), document
     tried = document["trial"]
-    assert tried["place"] == f"the image {image}"
+    assert tried["place"] == f"in the image {image}"
     assert list(json.loads(tried["response"]["body"])) == ["predictions"]
     assert document["commands"]["serve here"] == f"make serve STORAGE={tmp_path}"
     assert f"IMAGE={image}" in document["commands"]["serve in the image"]
@@ -153,6 +153,23 @@ def test_archive_that_needs_a_network_is_tried_with_one(image: str, tmp_path: Pa
     assert code == 1
     findings = [finding["description"] for finding in document["findings"]]
     assert "it needs a network to load or to answer" in findings
+
+
+def test_archive_without_a_compiler_gets_another_backend_as_advice(
+    image: str, tmp_path: Path
+) -> None:
+    code, document = migrate(pack(tmp_path, COMPILED), image)
+    assert code == 1
+    assert "aot_eager" in document["trial"]["hint"], document
+
+
+COMPILED = "__import__('torch').compile(lambda x: x + 1)(__import__('torch').ones(2))"
+
+
+def test_home_folder_can_be_written(image: str, tmp_path: Path) -> None:
+    write = "__import__('os').makedirs(__import__('os').path.expanduser('~/.cache/x'))"
+    code, document = migrate(pack(tmp_path, write), image)
+    assert code == 0, document
 
 
 def test_damaged_archive_fails_with_its_reason(image: str, tmp_path: Path) -> None:

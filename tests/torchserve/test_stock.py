@@ -146,7 +146,7 @@ def test_migrate_without_docker_reports_that_the_archive_works_and_prints_the_an
     for line in lines:
         assert line in done.stdout
     assert f'{request_file}: the response is 200 {{"predictions": [{{"label": ' in done.stdout
-    assert "in this machine, with only the packages of the image" in done.stdout
+    assert "on this machine, with only the packages of the image" in done.stdout
     assert f"make serve STORAGE={folder}" in done.stdout
 
 
