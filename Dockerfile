@@ -133,11 +133,13 @@ COPY --from=system / /
 COPY --from=opt /out/ /
 COPY --from=app /out/ /
 
-# The model's requests, run in the image: a missing package ends the build here, not the deployment.
+# The model's requests, run in the image, and imports of the packages of its requirements.txt: a missing
+# package, or one that does not fit, ends the build here, not the deployment.
 FROM served AS verified
 ARG MODEL_FILES=build/digits
-COPY ${MODEL_FILES}/distributions.json /tmp/
+COPY ${MODEL_FILES}/distributions.json ${MODEL_FILES}/packages/requirements.txt docker/scripts/import_packages.py /tmp/
 RUN cd /tmp && HOME=/tmp PYTHONPATH=/app /opt/venv/bin/python -m serving.verification /model-store/*.mar --distributions distributions.json \
+ && HOME=/tmp /opt/venv/bin/python import_packages.py requirements.txt \
  && touch /verified
 
 # The image's list of contents (SBOM) in CycloneDX format, from the files themselves.
@@ -150,6 +152,7 @@ RUN --mount=type=bind,from=served,target=/served --mount=type=bind,from=verified
 FROM served
 COPY --from=sbom /out/ /
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    HOME=/tmp \
     JAVA_HOME=/opt/jre \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \

@@ -158,7 +158,8 @@ def test_archive_that_needs_a_network_is_tried_with_one(image: str, tmp_path: Pa
 def test_archive_without_a_compiler_gets_another_backend_as_advice(
     image: str, tmp_path: Path
 ) -> None:
-    code, document = migrate(pack(tmp_path, COMPILED), image)
+    archive = pack(tmp_path, handle=COMPILED)
+    code, document = migrate(archive, image, *write_request(tmp_path))
     assert code == 1
     assert "aot_eager" in document["trial"]["hint"], document
 

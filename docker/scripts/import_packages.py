@@ -1,0 +1,42 @@
+"""Import the packages of a requirements.txt: one that fails ends the build here, not the deployment."""
+
+import argparse
+import importlib
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+
+def find_module(requirement: str) -> str | None:
+    """Return the module with the name of a requirement, or its only one; None if it is not clear."""
+    try:
+        name = metadata.distribution(Requirement(requirement).name).metadata["Name"]
+    except (InvalidRequirement, metadata.PackageNotFoundError):
+        return None  # an option or a path, or a package for other systems
+    found = metadata.packages_distributions().items()
+    modules = [module for module, names in found if set(names) == {name} and module.isidentifier()]
+    same = [module for module in modules if module.lower() == name.lower().replace("-", "_")]
+    public = [module for module in modules if not module.startswith("_")]
+    return next(iter(same or (public if len(public) == 1 else [])), None)
+
+
+def main() -> None:
+    """Import each package; exit with the first error."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("requirements", type=Path, help="the requirements.txt")
+    for line in parser.parse_args().requirements.read_text().splitlines():
+        module = find_module(line.partition("#")[0].partition(" --")[0].strip())
+        if module is None:
+            continue
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001  a package may raise anything
+            reason = " ".join(str(error).split())
+            sys.exit(f"requirements.txt: {line}: {type(error).__name__}: {reason}")
+        print(f"import {module}: works")
+
+
+if __name__ == "__main__":
+    main()
