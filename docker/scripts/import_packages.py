@@ -26,7 +26,7 @@ def main() -> None:
     """Import each package; exit with the first error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("requirements", type=Path, help="the requirements.txt")
-    for line in parser.parse_args().requirements.read_text().splitlines():
+    for line in parser.parse_args().requirements.read_text(errors="replace").splitlines():
         module = find_module(line.partition("#")[0].partition(" --")[0].strip())
         if module is None:
             continue

@@ -1,0 +1,39 @@
+"""The packages of a model's requirements.txt are imported at the end of the image's build."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.images import ROOT
+
+
+def import_packages(folder: Path, lines: str) -> subprocess.CompletedProcess[str]:
+    file = folder / "requirements.txt"
+    file.write_text(lines)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "docker/scripts/import_packages.py"), str(file)],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_each_package_is_imported_by_the_name_of_its_module(tmp_path: Path) -> None:
+    lines = "pillow>=1  # pictures\n--no-binary :all:\nPyYAML\nabsent; python_version < '3'\n"
+    done = import_packages(tmp_path, lines)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["import PIL: works", "import yaml: works"]
+
+
+def test_package_that_does_not_fit_the_image_ends_the_build(tmp_path: Path) -> None:
+    info = tmp_path / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "RECORD").write_text("my_package.py,,\n")
+    (tmp_path / "my_package.py").write_text("raise RuntimeError('operator nms does not exist')\n")
+    done = import_packages(tmp_path, "my-package==1.0\n")
+    assert done.returncode == 1
+    assert "my-package==1.0: RuntimeError: operator nms does not exist" in done.stderr
