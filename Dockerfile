@@ -151,12 +151,19 @@ RUN --mount=type=bind,from=served,target=/served --mount=type=bind,from=verified
 
 FROM served
 COPY --from=sbom /out/ /
+# User 10001 has no entry in /etc/passwd, and only /tmp is writable with a read-only root: libraries
+# that look for a user's name or folder, or keep a cache, find them here.
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/tmp \
     JAVA_HOME=/opt/jre \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    USER=serving \
+    HOME=/tmp \
+    XDG_CACHE_HOME=/tmp/.cache \
+    HF_HOME=/tmp/.cache/huggingface \
+    TORCH_HOME=/tmp/.cache/torch
 ARG TORCHSERVE_PATCHES=on
 ENV TORCHSERVE_PATCHES=${TORCHSERVE_PATCHES}
 USER 10001

@@ -5,6 +5,7 @@ two models in one checkout may need different versions.
 """
 
 import argparse
+import codecs
 import hashlib
 import shutil
 import subprocess
@@ -43,6 +44,7 @@ def copy_packages(model: Model) -> Path:
         new = Path(scratch) / "packages"
         new.mkdir()
         _collect_packages(model, new)
+        _convert_to_utf_8(new / REQUIREMENTS)
         # Another program may read the folder: it is replaced only by other contents.
         if not (model.packages / REQUIREMENTS).is_file() or _hash(new) != _hash(model.packages):
             shutil.rmtree(model.packages, ignore_errors=True)
@@ -72,6 +74,14 @@ def _collect_packages(model: Model, target: Path) -> None:
             copy = target / relative
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+
+
+def _convert_to_utf_8(file: Path) -> None:
+    """Convert a text file of Windows, which may be UTF-16 or have a byte order mark."""
+    data = file.read_bytes()
+    is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_utf_16 else "utf-8-sig", errors="replace")
+    file.write_text(text.replace("\r\n", "\n"), "utf-8")
 
 
 def find_python(model: Model) -> Path:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from serving import model_config, resources
 from serving.errors import ArchiveError
+from serving.layout import choose_layout
 from serving.stock import manifest
 from serving.torchserve import TorchServeConfig
 from serving.unpacking import check_sha256, unpack
@@ -209,21 +210,22 @@ def apply_model_config(config: TorchServeConfig, served: Artifact) -> TorchServe
 
     Raises ArchiveError.
     """
-    text = _read_model_config(served)
+    text = read_model_config(served)
     memory = resources.memory_limit() or resources.physical_memory()
-    inference_ms = 0 if served.stock else read_inference_ms(served.path)
-    size = manifest.content_bytes(served.path)
-    layout = model_config.resolve_layout(text, resources.cores(), memory, inference_ms, size)
+    size, cores = manifest.content_bytes(served.path), resources.cores()
     if served.stock:
-        # A stock handler may answer only the first request of a batch.
-        layout = layout._replace(batch_size=1)
-    own_timeout_s = model_config.read_response_timeout(text)
+        layout = choose_layout(cores, memory, model_bytes=size)
+        layout, own_timeout_s = model_config.resolve_stock_settings(text, layout)
+    else:
+        inference_ms = read_inference_ms(served.path)
+        layout = model_config.resolve_layout(text, cores, memory, inference_ms, size)
+        own_timeout_s = model_config.read_response_timeout(text)
     return dataclasses.replace(
         config, layout=layout, response_timeout_s=own_timeout_s or config.response_timeout_s
     )
 
 
-def _read_model_config(served: Artifact) -> bytes | None:
+def read_model_config(served: Artifact) -> bytes | None:
     """Return model-config.yaml of an archive, which a stock archive's manifest may name otherwise."""
     if served.stock:
         name = manifest.read_manifest(served.path).config_file

@@ -21,6 +21,7 @@ from project.model_folder import ModelFolderError, add_model_option, find_model
 from serving import artifact, java, probe, resources
 from serving.artifact import Artifact
 from serving.errors import ServingError
+from serving.ignored_settings import describe_ignored_settings
 from serving.layout import MAX_BATCH_REQUESTS, Layout, choose_layout
 from serving.torchserve import PATCHES_VARIABLE, STOCK_VARIABLES, Server, TorchServeConfig
 from storage import files
@@ -72,6 +73,8 @@ def main() -> None:
         archive = args.archive or find_model(args.model).archive
         served = _get_artifact(archive, args.storage, run_dir)
         config = configure(served, f"http://{args.host}:{args.port}", run_dir)
+        for line in describe_ignored_settings(served, os.environ):
+            print(f"Warning: {line}")
         config = dataclasses.replace(config, layout=args.layout or config.layout, patched=patched)
         serve(config, served.golden_request)
     except ERRORS as error:

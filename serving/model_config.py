@@ -13,6 +13,15 @@ OLD_CONFIG = PurePosixPath("model/model-config.yaml")
 KEYS = ("minWorkers", "batchSize", "maxBatchDelay", "threads", "cores")
 """TorchServe's keys and two of this project; a layout is valid only for its number of cores."""
 
+STOCK_KEYS = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout")
+"""Keys of a stock archive that are followed if they are integers above 0, as in TorchServe."""
+IGNORED_KEYS = (
+    *("jobQueueSize", "clientTimeoutInMills", "useJobTicket", "asyncCommunication"),
+    *("continuousBatching", "sequenceBatching", "maxNumSequence", "maxSequenceJobQueueSize"),
+    *("sequenceMaxIdleMSec", "sequenceTimeoutMSec", "parallelType", "parallelLevel", "torchrun"),
+)
+"""TorchServe's keys about a queue of requests or several processes for one model, which are not used here."""
+
 
 class ModelConfigError(ArchiveError):
     """The file is not one that `make tune` writes."""
@@ -60,6 +69,40 @@ def read_response_timeout(text: str | bytes | None) -> int | None:
     return int(config["responseTimeout"])
 
 
+def resolve_stock_settings(text: bytes | None, default: Layout) -> tuple[Layout, int | None]:
+    """Return the layout and the time for a response of a stock archive; raise ModelConfigError.
+
+    Without a batchSize of its own, a stock handler may answer only the first request of a batch.
+    """
+    config = _load(text) if text else {}
+    own = {key: config[key] for key in STOCK_KEYS if _is_positive(config.get(key))}
+    batch_size, delay_ms = own.get("batchSize", 1), own.get("maxBatchDelay", 0)
+    layout = default._replace(batch_size=batch_size, batch_delay_ms=delay_ms)
+    return layout, own.get("responseTimeout")
+
+
+def list_ignored_keys(text: bytes | None, *, is_stock: bool) -> list[str]:
+    """Return a text for each key that is not followed; raise ModelConfigError."""
+    config = _load(text) if text else {}
+    reasons = [f"{key} is not followed" for key in IGNORED_KEYS if key in config]
+    if is_stock:
+        invalid = [k for k in STOCK_KEYS if k in config and not _is_positive(config[k])]
+        reasons += [
+            f"{k} is not followed: expected an integer above 0, got {config[k]}" for k in invalid
+        ]
+    elif "cores" not in config:
+        reasons += [
+            f"{key} is not followed: the number of cores is what the workers are chosen by"
+            for key in ("minWorkers", "maxWorkers")
+            if key in config
+        ]
+    return reasons
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
 def _load(text: str | bytes) -> dict[str, Any]:
     import yaml  # noqa: PLC0415  slow to import, and most archives have no such file
 
@@ -67,6 +110,8 @@ def _load(text: str | bytes) -> dict[str, Any]:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ModelConfigError(f"{CONFIG.name} is not YAML: {error}") from error
+    if config is None:
+        return {}
     if not isinstance(config, dict):
         raise ModelConfigError(f"{CONFIG.name}: expected a mapping")
     return config

@@ -98,6 +98,7 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
 
     `model_name` is the name of the archive in the image.
     """
+    environ = strip_carriage_returns(environ)
 
     def optional(name: str, cast: Callable[[str], T]) -> T | None:
         text = environ.get(name)
@@ -159,6 +160,11 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
             f"METRICS_PORT and AIP_HTTP_PORT are both {config.port}: expected two ports"
         )
     return config
+
+
+def strip_carriage_returns(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without the carriage returns that a file of variables from Windows adds."""
+    return {name: text.rstrip("\r") for name, text in environ.items()}
 
 
 def _parse(name: str, text: str, cast: Callable[[str], T]) -> T:

@@ -18,7 +18,12 @@ from types import FrameType
 import storage
 from serving import artifact, java, probe, resources
 from serving.artifact import Artifact
-from serving.container.config import Config, default_log_format, read_config
+from serving.container.config import (
+    Config,
+    default_log_format,
+    read_config,
+    strip_carriage_returns,
+)
 from serving.container.errors import StartupError
 from serving.container.fork_server import ForkServer
 from serving.container.listener import Listener
@@ -26,6 +31,7 @@ from serving.container.nginx import Nginx
 from serving.container.supervisor import Supervisor
 from serving.container.telemetry import TelemetryProcess
 from serving.errors import ServingError
+from serving.ignored_settings import describe_ignored_settings
 from serving.layout import MIN_HEAP_BYTES, choose_layout, heap_bytes
 from serving.logs import Log
 from serving.stock import manifest
@@ -90,6 +96,8 @@ def run(log: Log, fork_server: ForkServer) -> None:
             telemetry.start(server_config, manifest.read_manifest(served.path).version)
         if config.storage_uri:
             _configure(fork_server, server_config, log)
+        for line in describe_ignored_settings(served, os.environ):
+            log.write("WARNING", line)
         log.info(f"Starting TorchServe: {server_config.summary}")
         server = Server(server_config, java.find(), log.forward)
         Supervisor(
@@ -208,6 +216,7 @@ def _ignore_signals() -> None:
 
 def main(fork_server: ForkServer) -> None:
     """Serve the model; exit with 1 and the reason as the last log line if that fails."""
+    os.environ.update(strip_carriage_returns(os.environ))
     log = Log(as_text=(os.environ.get("LOG_FORMAT") or default_log_format()) == "text")
     log.install_excepthook("entrypoint")
     try:

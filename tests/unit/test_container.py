@@ -76,6 +76,18 @@ def test_two_variables_with_the_same_value_are_both_named(variable: str, value: 
         read_config(ROUTES | {variable: value}, "digits")
 
 
+def test_carriage_returns_of_a_file_from_windows_are_removed() -> None:
+    environ = {name: f"{value}\r" for name, value in (ROUTES | STORAGE).items()}
+    assert read_config(environ, "digits") == read_config(ROUTES | STORAGE, "digits")
+
+
+def test_user_folder_and_caches_are_where_user_10001_can_write() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "TORCH_HOME"):
+        assert re.search(rf"^ +{name}=/tmp\b", text, re.MULTILINE), name
+    assert re.search(r"^ +USER=\w", text, re.MULTILINE)  # torch.compile asks for the user's name
+
+
 def test_configuration_is_logged_as_pairs_of_names_and_values() -> None:
     text = str(read_config(ROUTES | {"AIP_ENDPOINT_ID": "123"}, "digits"))
     assert text.startswith("port=9000 health_route=/h predict_route=/p:predict ")

@@ -167,3 +167,11 @@ def test_requirement_that_does_not_exist_is_named(in_folder: Path) -> None:
         InstallError, match=r"requirements\.txt cannot be installed: .*none-1\.0-py3"
     ):
         find_python(model)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_requirements_written_on_windows_are_read(in_folder: Path, encoding: str) -> None:
+    model = make_model(in_folder, "one")
+    (model.path / "requirements.txt").write_bytes("# none\r\n\r\n".encode(encoding))
+    assert find_python(model) == Path(sys.executable)
+    assert (copy_packages(model) / "requirements.txt").read_bytes() == b"# none\n\n"

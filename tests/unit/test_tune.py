@@ -1,6 +1,7 @@
 """`make tune` finds the best layout, and the server uses it on machines with the same number of cores."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from benchmarks.tune import Objective, Tuner
 from serving import artifact, local, model_config, resources
 from serving.artifact import Artifact
 from serving.errors import ArchiveError
+from serving.ignored_settings import describe_ignored_settings
 from serving.layout import Layout, choose_layout
+from serving.stock import manifest
 from serving.torchserve import TorchServeConfig
 
 TUNED = Layout(workers=3, threads=2, batch_size=16, batch_delay_ms=5)
@@ -220,3 +223,25 @@ def test_search_finds_the_best_layout(objective: Objective, best: Layout, compar
     tuner = Tuner(Layout(2, 1), objective, measure)
     tune.search(tuner, cores=2, max_workers=2)
     assert (tuner.best[:4], len(measured)) == (best[:4], comparisons)
+
+
+def test_settings_that_are_not_followed_get_a_line_each(tmp_path: Path) -> None:
+    model = {"modelName": "m", "handler": "h.py", "configFile": "own.yaml"}
+    text = (
+        "batchSize: 4\nmaxBatchDelay: 30\nresponseTimeout: soon\njobQueueSize: 9\nhandler: {a: 1}\n"
+    )
+    (tmp_path / "MAR-INF").mkdir()
+    (tmp_path / manifest.MANIFEST).write_text(json.dumps({"model": model}))
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "own.yaml").write_text(text.replace("\n", "\r\n"), encoding, newline="")
+        served = Artifact(tmp_path, None, stock=True)
+        environ = {"TS_MAX_REQUEST_SIZE": "1", "TS_JVM": "x", "HOME": "/"}
+        lines = list(describe_ignored_settings(served, environ))
+        assert [line.partition(" is not followed")[0] for line in lines] == [
+            *("TS_JVM", "TS_MAX_REQUEST_SIZE"),
+            *("model-config.yaml: jobQueueSize", "model-config.yaml: responseTimeout"),
+        ]
+        assert lines[1].endswith("; use MAX_REQUEST_BYTES")
+        config = local.configure(served, "http://127.0.0.1:1", tmp_path)
+        assert (config.layout.batch_size, config.layout.batch_delay_ms) == (4, 30)
+        assert config.response_timeout_s == 50
