@@ -23,6 +23,7 @@ DOWNLOADS = (
 )
 """Functions that download what is named by a text, unless the archive has a file of that name."""
 NO_COMPILER = "needs a C++ compiler, which the image does not have"
+TEXT_HANDLER = f"{OWN_FOLDER}/text_handler.py"
 HOMES = ("~/", "/home/model-server/")
 """The home folder, and that of TorchServe's own image."""
 MAX_NAMES = 3
@@ -161,7 +162,9 @@ def _check_pickles(code: Code) -> Iterator[Finding]:
             names = ", ".join(found.refused[:MAX_NAMES])
             names += ", …" if len(found.refused) > MAX_NAMES else ""
             reason = f"{file} contains {names}; torch.load ({(own or strict)[0]}) restores only tensors since torch 2.6"
-            works = False if file == manifest.serialized_file else None
+            # text_handler loads the vocabulary, whose name the handler chooses.
+            is_loaded = file == manifest.serialized_file or TEXT_HANDLER in code.trees
+            works = False if is_loaded else None
             yield Finding(works, reason, hint)
     if own and not refused and not weights:
         reason = f"{own[0]}: torch.load restores only tensors and state_dicts since torch 2.6"

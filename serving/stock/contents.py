@@ -66,13 +66,16 @@ class Contents(NamedTuple):
 
 
 def read_archive(archive: Path) -> Contents:
-    """Unpack and read an archive; raise ArchiveError if that fails or it has no manifest."""
-    if not archive.is_file():
+    """Read an archive, or an unpacked one's folder; raise ArchiveError if it has no manifest."""
+    if not archive.exists():
         raise ArchiveError(f"{archive} does not exist")
     with tempfile.TemporaryDirectory(prefix="migrate-") as scratch:
-        folder = Path(scratch)
-        unpack(archive, folder)
-        manifest = read_manifest(archive)
+        folder = archive
+        if archive.is_file():
+            folder = Path(scratch) / archive.name
+            folder.mkdir()
+            unpack(archive, folder)
+        manifest = read_manifest(folder)
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         names = [str(file.relative_to(folder)) for file in files]
         sources: dict[str, bytes] = {}

@@ -23,7 +23,9 @@ def check_handler(code: Code) -> Iterator[Finding]:
     if handler_file(manifest.handler) in contents.sources:
         reasons = list(_check_structure(code, tree)) if tree else []
         if tree and not reasons:
-            yield Finding(True, f"handler {manifest.handler}: found in the archive")
+            yield Finding(
+                True, f"handler {manifest.handler}: found in the archive ({manifest.origin})"
+            )
         yield from reasons
     elif tree:
         yield Finding(True, f"handler {manifest.handler}: TorchServe's own, included in the image")

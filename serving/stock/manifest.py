@@ -47,6 +47,8 @@ class Manifest(NamedTuple):
     version: str = ""
     model_file: str | None = None
     """The file with the class of an eager model."""
+    origin: str = ""
+    """The version of torch-model-archiver and the date, as the manifest has them."""
     is_project: bool = False
     """Whether this project packed the archive. The files of any other one have only the meaning of TorchServe."""
     is_adapted: bool = False
@@ -100,6 +102,7 @@ def read_manifest(archive: Path) -> Manifest:
             model.get("configFile"),
             str(model.get("modelVersion", "")),
             model.get("modelFile"),
+            f"torch-model-archiver {document.get('archiverVersion')}, {document.get('createdOn')}",
             is_project=isinstance(document.get(MARK), dict) or _is_unmarked(archive, model),
             is_adapted=model["handler"] == ADAPTED_HANDLER
             and isinstance(model.get(STOCK_KEY), dict),

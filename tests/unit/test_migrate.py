@@ -5,6 +5,7 @@ import codecs
 import io
 import json
 import pickle
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -484,6 +485,15 @@ def test_weights_that_torch_refuses_are_reported_with_what_allows_them(
     check_reported(inspect_files(tmp_path, files, serializedFile="x.pt"), [])
 
 
+def test_vocabulary_that_is_a_class_is_reported(tmp_path: Path) -> None:
+    vocabulary = save(argparse.Namespace(words=[]))
+    files: Files = {"source_vocab.pt": vocabulary}
+    findings = inspect_files(tmp_path, files, handler="text_classifier")
+    [found] = [each for each in findings if "source_vocab.pt" in each.description]
+    assert found.works is False
+    assert "contains argparse.Namespace; torch.load (ts/torch_handler/text" in found.description
+
+
 @pytest.mark.parametrize(
     ("model", "reasons"),
     [
@@ -511,6 +521,24 @@ def test_files_that_are_named_but_missing_are_reported(tmp_path: Path) -> None:
             "FAILS x.pt: named in the manifest but missing in the archive",
         ],
     )
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a .tar.gz"])
+def test_archive_is_read_from_each_form_of_torch_model_archiver(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "model"
+    (folder / "MAR-INF").mkdir(parents=True)
+    model = {"modelName": "model", "handler": "handler.py"}
+    document = {"model": model, "archiverVersion": "0.6.0", "createdOn": "10/03/2022 12:00:00"}
+    (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(document))
+    (folder / "handler.py").write_text(FUNCTION)
+    path = folder
+    if kind == "a .tar.gz":
+        path = tmp_path / "model.tar.gz"
+        with tarfile.open(path, "w:gz") as archive:
+            archive.add(folder, "model")
+    found = list(inspect.inspect_archive(inspect.read_archive(path)))
+    origin = "torch-model-archiver 0.6.0, 10/03/2022 12:00:00"
+    assert found == [Finding(True, f"handler handler.py: found in the archive ({origin})")]
 
 
 @pytest.mark.parametrize(
