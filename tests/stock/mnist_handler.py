@@ -8,16 +8,32 @@ import torch
 from PIL import Image
 from torch import Tensor
 from ts.torch_handler.base_handler import BaseHandler
+from ts.utils.util import PredictionException
 
 
 class MNISTDigitClassifier(BaseHandler):  # type: ignore[misc]
     """Accepts images as bytes (the envelope's {"b64": ...}), under `data`, or as rows of pixels."""
+
+    def initialize(self, context: Any) -> None:
+        """Keep the context and what is kept in it, as `handle` gets the same one in TorchServe."""
+        super().initialize(context)
+        self.own_context = context
+        context.cache = {"rows": 0}
+
+    def handle(self, data: list[Any], context: Any) -> list[Any]:
+        """Count the rows in the context."""
+        context.cache["rows"] += len(data)
+        assert self.own_context.get_request_id(0) is not None
+        answers: list[Any] = super().handle(data, context)
+        return answers
 
     def preprocess(self, data: list[Any]) -> Tensor:
         """Return the images as N x 1 x 28 x 28."""
         images = []
         for row in data:
             image = row.get("data") if isinstance(row, dict) else row
+            if image == "unknown customer":
+                raise PredictionException(image, 404)
             if isinstance(image, (bytes, bytearray)):
                 opened = Image.open(io.BytesIO(image)).convert("L").resize((28, 28))
                 pixels = torch.from_numpy(np.asarray(opened, dtype=np.float32)) / 255

@@ -94,6 +94,16 @@ def test_explanations_are_those_of_stock_torchserve(
     assert len(json.loads(got.body)["predictions"][0]) == 28
 
 
+def test_prediction_exception_is_answered_as_in_stock_torchserve(
+    stock_server: Endpoint, our_server: Endpoint
+) -> None:
+    body = request_body({"data": "unknown customer"})
+    expected, got = stock_server.post(body), our_server.post(body)
+    assert expected.code == got.code == 404, (expected, got)
+    assert json.loads(expected.body)["message"] == "unknown customer"
+    assert json.loads(got.body)["error"]["message"] == "unknown customer"
+
+
 ERRORS = {
     "no JSON": (b"{", 400, "not JSON"),
     "no instances": (b"{}", 400, "instances: missing"),
