@@ -12,9 +12,8 @@ from serving import torchserve
 from serving.stock import packages
 from serving.stock.contents import Contents, Finding
 
-OWN_HANDLERS = "ts.torch_handler"
 OWN_FOLDER = "ts/torch_handler"
-"""Where the names of TorchServe's own files begin."""
+"""Where TorchServe's own handlers are."""
 
 
 class Import(NamedTuple):
@@ -46,7 +45,7 @@ class Code:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
         self.trees: dict[str, ast.Module] = {}
-        """The parsed files, by name; those of TorchServe's own begin with OWN_FOLDER."""
+        """The parsed files, by name; those of TorchServe's own begin with ts/."""
         self.missing: list[Missing] = []
         self.problems: list[Finding] = []
         self._folders = [""]  # of the archive, on sys.path
@@ -88,7 +87,7 @@ class Code:
             return self.trees[name]
         source = self.contents.sources.get(name)
         if source is None and _is_own(name):
-            file = torchserve.find_package_dir() / "torch_handler" / PurePosixPath(name).name
+            file = torchserve.find_package_dir() / name.removeprefix("ts/")
             source = file.read_bytes() if file.is_file() else None
         if source is None:
             return None
@@ -140,7 +139,7 @@ class Code:
             parts = folder.parts[: len(folder.parts) - found.level + 1]
             module = ".".join([*parts, *([module] if module else [])])
             if _is_own(name):
-                yield from _own_files(module)
+                yield from _own_files(module, found.names)
                 return
             yield from self._files_of(module, found.names)
             return
@@ -152,14 +151,14 @@ class Code:
         elif top in sys.stdlib_module_names:
             return
         elif packages.is_installed(module):
-            yield from _own_files(module)
+            yield from _own_files(module, found.names)
             for each in found.names:
                 if packages.is_namespace(module) and not packages.is_installed(f"{module}.{each}"):
                     self.missing.append(Missing(f"{module}.{each}", (), place, is_required))
         elif is_required or top not in self.contents.zipped:
-            names = found.names if len(found.names) == 1 else ()
-            if names and packages.find_package(f"{module}.{names[0]}") and "." in module:
-                module = f"{module}.{names[0]}"
+            full = f"{module}.{found.names[0]}" if len(found.names) == 1 else module
+            if not packages.find_package(module) and packages.find_package(full):
+                module = full
             self.missing.append(Missing(module, found.names, place, is_required))
 
     def _files_of(self, module: str, names: Iterable[str]) -> Iterator[str]:
@@ -253,7 +252,8 @@ def _describe_missing(code: Code, package: str, group: list[Missing], requiremen
     # What is imported within a function or in some cases only may not be needed.
     works = False if any(each.is_required for each in group) else None
     places = ", ".join(sorted({each.place for each in group}))
-    text = f"import {first.module if top == 'google' else top} ({places})"
+    module = first.module if top in ("google", "torch") else top
+    text = f"import {module} ({places})"
     if flattened := _find_flattened(code.contents, first):
         return Finding(
             works,
@@ -288,10 +288,12 @@ def _find_flattened(contents: Contents, missing: Missing) -> str:
 
 
 def _is_own(name: str) -> bool:
-    return name.startswith(f"{OWN_FOLDER}/")
+    """Whether a file is TorchServe's."""
+    return name.startswith("ts/")
 
 
-def _own_files(module: str) -> Iterator[str]:
-    """Yield the file of a module of TorchServe's handlers."""
-    if module.startswith(f"{OWN_HANDLERS}."):
-        yield f"{module.replace('.', '/')}.py"
+def _own_files(module: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield the files that a module of TorchServe may have, and those of its modules among `names`."""
+    if module.startswith("ts."):
+        for each in [module, *(f"{module}.{name}" for name in names)]:
+            yield f"{each.replace('.', '/')}.py"

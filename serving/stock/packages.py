@@ -99,6 +99,7 @@ PACKAGE_NAMES = {
     "sklearn": "scikit-learn",
     **{name: name for name in DISCONTINUED},
     "whisper": "openai-whisper",
+    "torch.utils.tensorboard": "tensorboard",
     "torch_geometric": "torch-geometric",
 }
 """The package of a module. The package of any other module is not known: its name may be another's."""
@@ -151,6 +152,8 @@ class Line(NamedTuple):
 
 def is_installed(module: str) -> bool:
     """Whether a module, such as `google.cloud.storage`, can be imported in the image."""
+    if module.startswith("torch.utils.tensorboard"):
+        return False  # a module of torch that imports a package which torch does not require
     modules, packages = _image_modules()
     parts = module.split(".")
     prefixes = {".".join(parts[: n + 1]) for n in range(len(parts))}

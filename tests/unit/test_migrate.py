@@ -123,6 +123,16 @@ IMPORTS: dict[str, tuple[Files, list[str]]] = {
         {"handler.py": f"import pkg_resources\n{FUNCTION}"},
         ["FAILS import pkg_resources … | setuptools<81"],
     ),
+    "modules of TorchServe and torch that need more packages": (
+        {
+            "handler.py": "from ts.handler_utils import hf_batch_streamer\n"
+            f"from torch.utils.tensorboard import SummaryWriter\n{FUNCTION}"
+        },
+        [
+            "FAILS import transformers (ts/handler_utils/hf_batch_streamer.py",
+            "FAILS import torch.utils.tensorboard (handler.py:2): not in … | tensorboard",
+        ],
+    ),
     "one within a function": (
         {
             "handler.py": "class A:\n    def initialize(self, c):\n        from sklearn import svm\n"
