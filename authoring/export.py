@@ -171,7 +171,7 @@ def _run_alone(model: AdaptedTask, samples: list[Any]) -> tuple[list[list[Call]]
 
 def _preprocess(model: AdaptedTask, held_out: Path) -> Iterator[Any]:
     """Yield samples of the requests and the held-out instances."""
-    rows = json.loads(held_out.read_text()) if held_out.is_file() else []
+    rows = json.loads(held_out.read_bytes()) if held_out.is_file() else []
     instances = [(each.instance, each.parameters) for each in model.examples]
     instances += [(row["instance"], row.get("parameters") or {}) for row in rows]
     for instance, parameters in instances[:MAX_SAMPLES]:

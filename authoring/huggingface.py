@@ -74,7 +74,7 @@ def read_architecture(source: Path) -> str:
         expected = "an example, a TorchScript file, or a Hugging Face folder with a config.json"
         raise NewModelError(f"{source} has no config.json; expected {expected}")
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_bytes())
     except ValueError as error:
         raise NewModelError(f"{path}: expected JSON: {error}") from None
     names = config.get("architectures") if isinstance(config, dict) else None
@@ -96,7 +96,7 @@ def read_mask(source: Path) -> str:
     """Return the token that stands for a masked word."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = source / name
-        token = json.loads(path.read_text()).get("mask_token") if path.is_file() else None
+        token = json.loads(path.read_bytes()).get("mask_token") if path.is_file() else None
         if token:
             return str(token["content"] if isinstance(token, dict) else token)
     return "[MASK]"
@@ -105,7 +105,7 @@ def read_mask(source: Path) -> str:
 def set_pooling(text: str, source: Path) -> str:
     """Return the template with the pooling of sentence-transformers' configuration; raise NewModelError."""
     path = source / "1_Pooling" / "config.json"
-    config = json.loads(path.read_text()) if path.is_file() else {}
+    config = json.loads(path.read_bytes()) if path.is_file() else {}
     modes = [
         key for key, value in config.items() if key.startswith("pooling_mode_") and value is True
     ]

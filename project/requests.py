@@ -13,7 +13,7 @@ def read_bodies(model: Model) -> list[dict[str, Any]]:
             "instances": [each["instance"]],
             **({"parameters": each["parameters"]} if "parameters" in each else {}),
         }
-        for each in json.loads(model.requests.read_text())
+        for each in json.loads(model.requests.read_bytes())
     ]
 
 

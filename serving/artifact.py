@@ -18,6 +18,7 @@ from serving import model_config, resources
 from serving.errors import ArchiveError
 from serving.layout import choose_layout
 from serving.stock import manifest
+from serving.text_files import decode_text
 from serving.torchserve import TorchServeConfig
 from serving.unpacking import check_sha256, unpack
 from serving.verification import ENTRY, GOLDEN_REQUEST, PACKAGES, REQUESTS, verify
@@ -196,13 +197,8 @@ def read_golden_request(archive: Path) -> bytes | None:
         names.append(GOLDEN_REQUEST)
     for name in names:
         if (request := manifest.read_bytes(archive, name)) is not None:
-            return _to_utf_8(request)
+            return decode_text(request).encode()
     return None
-
-
-def _to_utf_8(request: bytes) -> bytes:
-    """Return JSON without a byte order mark; that of Windows is often UTF-16."""
-    return request.decode(json.detect_encoding(request), errors="replace").encode()
 
 
 def apply_model_config(config: TorchServeConfig, served: Artifact) -> TorchServeConfig:

@@ -138,7 +138,7 @@ def choose_request(model: Model) -> dict[str, Any]:
 def read_body(path: Path) -> dict[str, Any]:
     """Return the request in a JSON file; raise PredictError."""
     try:
-        body = json.loads(path.read_text())
+        body = json.loads(path.read_bytes())
         if isinstance(body["instances"], list):
             return dict(body)
     except OSError as error:

@@ -44,7 +44,7 @@ def read_examples(folder: Path) -> list[Example]:
     """Return the examples of a model's folder; raise RequestsFileError."""
     path = folder / FILE_NAME
     try:
-        document = json.loads(path.read_text("utf-8"), parse_constant=_reject_constant)
+        document = json.loads(path.read_bytes(), parse_constant=_reject_constant)
     except FileNotFoundError:
         raise RequestsFileError(
             f'{path} does not exist; expected [{{"instance": ..., "expected": ...}}, ...]'

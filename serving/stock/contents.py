@@ -1,6 +1,5 @@
 """Read the files of a stock archive into memory; none of its code is run."""
 
-import codecs
 import re
 import shlex
 import tempfile
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from serving.errors import ArchiveError
 from serving.stock import pickles
 from serving.stock.manifest import Manifest, read_manifest
+from serving.text_files import decode_text
 from serving.unpacking import unpack
 
 MAX_SCANNED_BYTES = 64 << 20
@@ -62,7 +62,7 @@ class Contents(NamedTuple):
 
     def text(self, name: str | None) -> str:
         """Return the text of a file; "" if it does not exist."""
-        return decode(self.sources.get(name or "", b""))
+        return decode_text(self.sources.get(name or "", b""))
 
 
 def read_archive(archive: Path) -> Contents:
@@ -109,9 +109,3 @@ def _find_versions(file: Path) -> dict[str, str]:
     package, pattern = WRITERS[file.suffix]
     match = pattern.search(file.read_bytes())
     return {package: match[1].decode()} if match else {}
-
-
-def decode(data: bytes) -> str:
-    """Decode a text file of any editor: UTF-8 with or without a byte-order mark, or UTF-16."""
-    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return data.decode("utf-16" if is_utf16 else "utf-8-sig", errors="replace")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serving.errors import ArchiveError
+from serving.text_files import decode_text
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLER_FILE = Path(__file__).with_name("stock_handler.py")
@@ -120,6 +121,11 @@ def _is_unmarked(archive: Path, model: dict[str, Any]) -> bool:
     )
 
 
+def _replace_text(file: Path, text: str) -> None:
+    file.unlink()  # it may be a link to a file of the user
+    file.write_text(text, "utf-8")
+
+
 def mark(contents: Path) -> None:
     """Mark an unpacked archive as one of this project."""
     file = contents / MANIFEST
@@ -151,6 +157,8 @@ def adapt(contents: Path, name: str) -> Manifest:
         (contents / ENVELOPE_PACKAGE).mkdir()
         for module in MODULES:
             shutil.copyfile(module, contents / ENVELOPE_PACKAGE / module.name)
-    file.unlink()  # it may be a link to a file of the user
-    file.write_text(json.dumps(document, indent=2))
+    _replace_text(file, json.dumps(document, indent=2))
+    config = contents / Path(original.config_file or "").name
+    if config.is_file():  # TorchServe reads only UTF-8 without a byte order mark
+        _replace_text(config, decode_text(config.read_bytes()))
     return original

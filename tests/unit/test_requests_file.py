@@ -36,6 +36,12 @@ def test_empty_array_or_text_is_an_expected_value(expected: object) -> None:
     assert Example(1, {}, expected).has_check
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_file_written_on_windows_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "requests.json").write_text('[{"instance": "ä"},\r\n{"instance": 1}]', encoding)
+    assert [example.instance for example in read_examples(tmp_path)] == ["ä", 1]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
