@@ -142,7 +142,7 @@ build: archive ## build the container image IMAGE; its contents are listed in bu
 	&& $(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > "$$files/sbom.cdx.json"
 
 run: .venv/serving ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (MODEL=; STORAGE=…: serve the model there; SERVICE_ENVELOPE= and WRAP_INSTANCES= of a stock archive)
-	route="$(call property,predict_route)" && $(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
+	route="$(if $(STORAGE),/predictions/model,$(call property,predict_route))" && $(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
 	  --read-only --tmpfs /tmp:size=$(TMP) --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE="$$route" \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \

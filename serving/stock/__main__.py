@@ -101,7 +101,7 @@ def main() -> None:
     except TrialError as error:
         tried = Finding(None, f"it was not tried: {error}")
         report = Report([*findings, tried], None)
-    commands = _list_commands(archive, report, args.image)
+    commands = _list_commands(archive, report, outcome, args.image)
     if args.json:
         print(json.dumps(_to_document(archive, contents, report, outcome, commands), indent=2))
     else:
@@ -126,7 +126,7 @@ def _combine(
         return Report(findings, None)
     tried = _judge(contents, outcome, request)
     if tried.works is not False:
-        findings = [_confirm(finding, outcome, request) for finding in findings]
+        findings = [_confirm(contents, finding, outcome, request) for finding in findings]
     if outcome.network and outcome.place != trial.HERE:
         text = "it needs a network to load or to answer"
         hint = "put what it downloads into the archive, or give the endpoint access to the internet"
@@ -134,10 +134,14 @@ def _combine(
     return Report(findings, tried)
 
 
-def _confirm(finding: Finding, outcome: Outcome, request: Path | None) -> Finding:
+def _confirm(
+    contents: Contents, finding: Finding, outcome: Outcome, request: Path | None
+) -> Finding:
     """Return a finding after a trial that worked: nothing in it fails."""
     if finding.works is not False:
         return finding
+    if finding.requirement and _is_in_own_image(contents.path, outcome):
+        return Finding(True, f"{finding.requirement}: installed {outcome.place}")
     used = "the request was answered" if request else "it loads"
     return finding._replace(
         works=None, description=f"{finding.description}; {used} without a change {outcome.place}"
@@ -200,7 +204,9 @@ def _advise(error: str, contents: Contents) -> tuple[str, str]:
     return next((hint for pattern, hint in HINTS.items() if re.search(pattern, error)), ""), ""
 
 
-def _list_commands(archive: Path, report: Report, image: str | None) -> dict[str, str]:
+def _list_commands(
+    archive: Path, report: Report, outcome: Outcome | None, image: str | None
+) -> dict[str, str]:
     """Return the commands that follow from a report."""
     name, parent = shlex.quote(str(archive)), archive.resolve().parent
     build = f"make build MODEL={name}"
@@ -210,32 +216,44 @@ def _list_commands(archive: Path, report: Report, image: str | None) -> dict[str
         file = shlex.quote(str(archive.with_name("requirements.txt")))
         return {
             "add packages": f"printf '%s\\n' {lines} >> {file}",
-            "build": build,
+            "image of its own": build,
+            "without Docker": f"make serve MODEL={name}",
             "check again": f"make migrate MAR={name}",
         }
     if report.failing:
         return {"check again": f"make migrate MAR={name}"}
     folder = shlex.quote(str(parent))
-    variables = [f"{each}={os.environ[each]} " for each in trial.VARIABLES if os.environ.get(each)]
-    before, chosen = "".join(variables), f" IMAGE={image}" if image else ""
-    own = {"image of its own": build, "run": f"make run MODEL={name}"}
-    if _needs_own_image(archive):
-        return {
+    variables = {each: os.environ[each] for each in trial.VARIABLES if os.environ.get(each)}
+    before = "".join(f"{each}={shlex.quote(value)} " for each, value in variables.items())
+    own = {"image of its own": build, "run": f"{before}make run MODEL={name}"}
+    if (outcome and _is_in_own_image(archive, outcome)) or archive.with_name(
+        "requirements.txt"
+    ).is_file():
+        commands = {
             "serve here": f"{before}make serve MODEL={name}",
             **own,
             "cloud": f"make deploy-endpoint MODEL={name} {deploy}",
         }
-    return {
-        "serve here": f"{before}make serve STORAGE={folder}",
-        "serve in the image": f"make run STORAGE={folder}{chosen}",
-        **own,
-        "cloud": f"make deploy-endpoint {deploy}",
-        "cloud setting": 'in deploy.toml: artifact_uri = "gs://BUCKET/FOLDER", the folder of the .mar today',
-    }
+    else:
+        chosen = f" IMAGE={image}" if image else ""
+        setting = 'artifact_uri = "gs://BUCKET/FOLDER", the folder of the .mar today'
+        commands = {
+            "serve here": f"{before}make serve STORAGE={folder}",
+            "serve in the image": f"{before}make run STORAGE={folder}{chosen}",
+            **own,
+            "cloud": f"make deploy-endpoint {deploy}",
+            "cloud setting": f"in deploy.toml: {setting}",
+        }
+    if variables:
+        lines = ", ".join(f"{each} = {json.dumps(value)}" for each, value in variables.items())
+        commands["cloud variable"] = f"in [env] of deploy.toml: {lines}"
+    return commands
 
 
-def _needs_own_image(archive: Path) -> bool:
-    return archive.with_name("requirements.txt").is_file()
+def _is_in_own_image(archive: Path, outcome: Outcome) -> bool:
+    """Whether the trial was in the image that `make build MODEL=archive` made."""
+    own = trial.own_image(archive)
+    return own is not None and outcome.place == trial.describe_image(own)
 
 
 def _print(report: Report, commands: dict[str, str]) -> None:

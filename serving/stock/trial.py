@@ -4,7 +4,6 @@ As a program: serve an archive with the packages of this Python, and print the o
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import mimetypes
@@ -111,14 +110,24 @@ def select_image(contents: inspect.Contents, docker: Docker) -> str | None:
 
     None: there is neither.
     """
-    names = []
-    if has_requirements(contents):
-        with contextlib.suppress(ModelFolderError):  # it has no image under this name
-            names = [f"{find_model(str(contents.path)).name}:latest"]
-    for name in (*names, default_image()):
+    own = own_image(contents.path) if has_requirements(contents) else None
+    for name in filter(None, (own, default_image())):
         if _read_title(docker, name) == TITLE:
             return name
     return None
+
+
+def own_image(archive: Path) -> str | None:
+    """Return the image of `make build MODEL=archive`; None if the archive's name is not one of a model."""
+    try:
+        return f"{find_model(str(archive)).name}:latest"
+    except ModelFolderError:
+        return None
+
+
+def describe_image(image: str) -> str:
+    """Return the place of a trial in an image, for messages."""
+    return f"in the image {image}"
 
 
 def default_image() -> str:
@@ -194,7 +203,7 @@ def try_in_image(
             raise TrialError(str(error)) from error
         finally:
             container.remove()
-    return dataclasses.replace(outcome, place=f"in the image {image}", network=network != "none")
+    return dataclasses.replace(outcome, place=describe_image(image), network=network != "none")
 
 
 def _container_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -402,7 +411,7 @@ def _try_with_docker(
         started = time.monotonic()
         build_image(docker, image)
         log(f"built in {time.monotonic() - started:.0f} s")
-    log(f"trying it in the image {image}, without a network")
+    log(f"trying it {describe_image(image)}, without a network")
     outcome = try_in_image(contents.path, request_file, image, docker)
     exception, _ = find_cause(outcome, contents.names)
     if NETWORK_ERROR.search(f"{outcome.error} {exception}"):

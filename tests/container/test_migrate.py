@@ -89,7 +89,7 @@ def test_module_that_only_this_machine_has_is_a_missing_package(image: str, tmp_
     assert "own_handler.py:4" in document["trial"]["description"]
     file = tmp_path / "requirements.txt"
     assert document["commands"]["add packages"] == f"printf '%s\\n' scikit-learn >> {file}"
-    assert document["commands"]["build"] == f"make build MODEL={archive}"
+    assert document["commands"]["image of its own"] == f"make build MODEL={archive}"
 
 
 def test_failed_request_is_reported_with_the_line_of_the_archive(
@@ -145,6 +145,7 @@ def test_pickle_of_a_whole_model_needs_a_variable_that_is_named(image: str, tmp_
     code, document = migrate(archive, image, environ={variable: "1"})
     assert code == 0, document
     assert document["commands"]["serve here"].startswith(f"{variable}=1 make serve")
+    assert document["commands"]["cloud variable"] == f'in [env] of deploy.toml: {variable} = "1"'
 
 
 def test_archive_that_needs_a_network_is_tried_with_one(image: str, tmp_path: Path) -> None:
