@@ -78,6 +78,10 @@ def resolve_stock_settings(text: bytes | None, default: Layout) -> tuple[Layout,
     own = {key: config[key] for key in STOCK_KEYS if _is_positive(config.get(key))}
     batch_size, delay_ms = own.get("batchSize", 1), own.get("maxBatchDelay", 0)
     layout = default._replace(batch_size=batch_size, batch_delay_ms=delay_ms)
+    workers = own.get("minWorkers", 0)
+    if 0 < workers <= own.get("maxWorkers", 0):  # TorchServe follows both or none
+        threads = max(default.workers * default.threads // workers, 1)
+        layout = layout._replace(workers=workers, threads=threads)
     return layout, own.get("responseTimeout")
 
 

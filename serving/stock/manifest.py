@@ -28,6 +28,8 @@ VALUE = {"archiveVersion": 1}
 UNMARKED_HANDLER = "vertex_handler.py"
 UNMARKED_FILES = ("golden-request.json", "task/__init__.py", "handler/__init__.py")
 """The handler and files of archives of this project that were packed before there was a mark."""
+STARTUP_TIMEOUT_S = 600
+"""The time for loading a model."""
 MANIFEST = "MAR-INF/MANIFEST.json"
 GOLDEN_REQUEST = "MAR-INF/golden-request.json"
 """The request for health probes that was beside the archive, as a file in it.
@@ -121,6 +123,23 @@ def _is_unmarked(archive: Path, model: dict[str, Any]) -> bool:
     )
 
 
+def _complete_config(data: bytes) -> str:
+    """Return a model-config.yaml in UTF-8, the only encoding that TorchServe reads, and with a `startupTimeout`.
+
+    Without this key, TorchServe ends a worker that loads for more than 120 s, whatever is configured for it.
+    """
+    import yaml  # noqa: PLC0415  slow to import, and most archives have no such file
+
+    text = decode_text(data)
+    completed = f"{text.rstrip()}\nstartupTimeout: {STARTUP_TIMEOUT_S}\n"
+    try:
+        own = yaml.safe_load(text)
+        is_valid = yaml.safe_load(completed) == {"startupTimeout": STARTUP_TIMEOUT_S} | own
+    except (yaml.YAMLError, TypeError, RecursionError):
+        return text  # its error is reported when its settings are read
+    return completed if is_valid and "startupTimeout" not in own else text
+
+
 def _replace_text(file: Path, text: str) -> None:
     file.unlink()  # it may be a link to a file of the user
     file.write_text(text, "utf-8")
@@ -159,6 +178,6 @@ def adapt(contents: Path, name: str) -> Manifest:
             shutil.copyfile(module, contents / ENVELOPE_PACKAGE / module.name)
     _replace_text(file, json.dumps(document, indent=2))
     config = contents / Path(original.config_file or "").name
-    if config.is_file():  # TorchServe reads only UTF-8 without a byte order mark
-        _replace_text(config, decode_text(config.read_bytes()))
+    if config.is_file():
+        _replace_text(config, _complete_config(config.read_bytes()))
     return original

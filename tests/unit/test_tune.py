@@ -225,6 +225,44 @@ def test_search_finds_the_best_layout(objective: Objective, best: Layout, compar
     assert (tuner.best[:4], len(measured)) == (best[:4], comparisons)
 
 
+@pytest.mark.parametrize(
+    ("text", "workers"),
+    [
+        (b"minWorkers: 3\nmaxWorkers: 4", (3, 2)),
+        (b"minWorkers: 3", (6, 1)),
+        (b"minWorkers: 3\nmaxWorkers: 2", (6, 1)),
+        (b"minWorkers: none\nmaxWorkers: 2", (6, 1)),
+        (b"", (6, 1)),
+        (None, (6, 1)),
+    ],
+)
+def test_workers_of_a_stock_archive_are_those_that_torchserve_starts(
+    text: bytes | None, workers: tuple[int, int]
+) -> None:
+    layout, _ = model_config.resolve_stock_settings(text, Layout(6, 1))
+    assert (layout.workers, layout.threads) == workers
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1 # one\r\n", "a: 1 # one\nstartupTimeout: 600\n"),
+        ("startupTimeout: 9\n", "startupTimeout: 9\n"),
+        ("{a: 1}\n", "{a: 1}\n"),
+        ("a: [", "a: ["),
+    ],
+)
+def test_stock_archive_with_a_configuration_gets_the_time_to_load(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    model = {"modelName": "m", "handler": "h.py", "configFile": "own.yaml"}
+    (tmp_path / "MAR-INF").mkdir()
+    (tmp_path / manifest.MANIFEST).write_text(json.dumps({"model": model}))
+    (tmp_path / "own.yaml").write_bytes(text.encode("utf-16"))
+    manifest.adapt(tmp_path, "m")
+    assert (tmp_path / "own.yaml").read_text() == expected
+
+
 def test_settings_that_are_not_followed_get_a_line_each(tmp_path: Path) -> None:
     model = {"modelName": "m", "handler": "h.py", "configFile": "own.yaml"}
     text = (
