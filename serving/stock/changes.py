@@ -17,6 +17,8 @@ CHECKED_MODULES = (
 )
 """Modules from which a release has removed names that handlers use."""
 PICKLE_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
+UNRESTRICTED = ("safe_globals", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+"""What a handler names that allows classes in a pickle itself."""
 DOWNLOADS = (
     *("from_pretrained", "hf_hub_download", "snapshot_download", "load_state_dict_from_url"),
     *("urlretrieve", "hub.load", "nltk.download", "SentenceTransformer"),
@@ -139,7 +141,7 @@ def _check_pickles(code: Code) -> Iterator[Finding]:
     ]
     # TorchServe's handlers for other kinds of input are followed too, where the archive imports them.
     strict = [place for place, node in calls if _keyword(node, "weights_only") in (None, True)]
-    if not strict:
+    if not strict or any(_calls(code, name) for name in UNRESTRICTED):
         return
     own = [place for place in strict if not place.startswith(OWN_FOLDER)]
     hint = (
@@ -172,6 +174,7 @@ def _check_pickles(code: Code) -> Iterator[Finding]:
 
 
 def _calls(code: Code, function: str) -> bool:
+    """Whether a file of the archive names a function or variable."""
     return any(function in ast.unparse(tree) for tree in code.own_trees.values())
 
 

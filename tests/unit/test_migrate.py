@@ -491,8 +491,12 @@ def test_weights_that_torch_refuses_are_reported_with_what_allows_them(
     assert len(failing) == is_refused, findings
     assert all("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1" in found.hint for found in failing)
     # A handler that unpickles what it trusts is not restricted.
-    files = {"handler.py": source.replace('"cpu"', '"cpu", weights_only=False'), "x.pt": content}
-    check_reported(inspect_files(tmp_path, files, serializedFile="x.pt"), [])
+    for trusted in (
+        source.replace('"cpu"', '"cpu", weights_only=False'),
+        f"{source}\ntorch.serialization.add_safe_globals([A])",
+    ):
+        files = {"handler.py": trusted, "x.pt": content}
+        check_reported(inspect_files(tmp_path, files, serializedFile="x.pt"), [])
 
 
 def test_vocabulary_that_is_a_class_is_reported(tmp_path: Path) -> None:
