@@ -154,7 +154,6 @@ COPY --from=sbom /out/ /
 # User 10001 has no entry in /etc/passwd, and only /tmp is writable with a read-only root: libraries
 # that look for a user's name or folder, or keep a cache, find them here.
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    HOME=/tmp \
     JAVA_HOME=/opt/jre \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \

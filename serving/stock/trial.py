@@ -36,6 +36,7 @@ LOG_DELAY_S = 0.5
 """The time until a traceback is in the container's log."""
 HERE = "on this machine, with only the packages of the image"
 PORT = 8080
+MOUNT = "/mnt/model"
 ROUTE = f"/predictions/{artifact.MODEL_NAME}"
 HEALTH = "/ping"
 VARIABLES = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "SERVICE_ENVELOPE", "WRAP_INSTANCES")
@@ -175,7 +176,8 @@ def try_in_image(
 ) -> Outcome:
     """Serve an archive in a container, as `make run STORAGE=` does; raise TrialError."""
     with tempfile.TemporaryDirectory(prefix="migrate-") as folder:
-        mounts = [f"--volume={archive.resolve()}:/mnt/model/{artifact.MODEL_NAME}.mar:ro"]
+        target = MOUNT if archive.is_dir() else f"{MOUNT}/{_storage_name(archive)}"
+        mounts = [f"--volume={archive.resolve()}:{target}:ro"]
         arguments = [str(PORT), HEALTH, ROUTE, str(LOAD_TIMEOUT_S)]
         if request_file:
             copy = Path(folder) / "request"
@@ -206,13 +208,19 @@ def try_in_image(
     return dataclasses.replace(outcome, place=describe_image(image), network=network != "none")
 
 
+def _storage_name(archive: Path) -> str:
+    """Return the name of an archive in the storage; its suffix is that of its format."""
+    suffix = ".tar.gz" if archive.name.lower().endswith(".tar.gz") else archive.suffix
+    return f"{artifact.MODEL_NAME}{suffix}"
+
+
 def _container_variables(environ: Mapping[str, str]) -> dict[str, str]:
     passed = {name: environ[name] for name in VARIABLES if environ.get(name)}
     return passed | {
         "AIP_HTTP_PORT": str(PORT),
         "AIP_HEALTH_ROUTE": HEALTH,
         "AIP_PREDICT_ROUTE": ROUTE,
-        "AIP_STORAGE_URI": "/mnt/model",
+        "AIP_STORAGE_URI": MOUNT,
         "LOG_FORMAT": "json",
     }
 
@@ -347,9 +355,11 @@ def _serve_once(archive: Path, request_file: Path | None) -> Outcome:
     messages: list[str] = []
     with tempfile.TemporaryDirectory(prefix="trial-") as folder:
         run_dir = Path(folder)
-        source = run_dir / "source"  # a folder with this archive only
-        source.mkdir()
-        (source / f"{artifact.MODEL_NAME}.mar").symlink_to(archive.resolve())
+        source = archive.resolve()
+        if archive.is_file():
+            source = run_dir / "source"  # a folder with this archive only
+            source.mkdir()
+            (source / _storage_name(archive)).symlink_to(archive.resolve())
         port = torchserve.find_free_port()
         started = time.monotonic()
         outcome = Outcome()

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,17 @@ def test_home_folder_can_be_written(image: str, tmp_path: Path) -> None:
     write = "__import__('os').makedirs(__import__('os').path.expanduser('~/.cache/x'))"
     code, document = migrate(pack(tmp_path, write), image)
     assert code == 0, document
+
+
+def test_archive_of_another_format_is_tried_as_it_is(image: str, tmp_path: Path) -> None:
+    archive = stock.pack(tmp_path)
+    folder = tmp_path / "unpacked"
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder)
+    packed = Path(shutil.make_archive(str(tmp_path / "v1.0"), "gztar", folder))
+    for other in (packed, folder):
+        code, document = migrate(other, image, *write_request(tmp_path))
+        assert (code, document["trial"]["response"]["status"]) == (0, 200), document
 
 
 def test_damaged_archive_fails_with_its_reason(image: str, tmp_path: Path) -> None:
