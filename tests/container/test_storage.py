@@ -84,9 +84,13 @@ def test_stock_archive_in_a_mounted_folder_is_served_on_googles_default_routes(
 
 
 HANDLER = """
+import getpass
+import os
+
 class Handler:
     def initialize(self, context):
-        self.initialized = True
+        os.makedirs(os.path.expanduser("~/.cache/own"), exist_ok=True)
+        self.initialized = getpass.getuser()
 
     def handle(self, data, context):
         if "print" not in data[0]:
@@ -100,8 +104,9 @@ def test_log_stays_valid_whatever_a_handler_prints_or_raises(start: Start, tmp_p
     (tmp_path / "own_handler.py").write_text(HANDLER)
     stock.pack(tmp_path, tmp_path / "own_handler.py")
     container, endpoint = start_and_wait(
-        start, *mount_options(tmp_path), AIP_STORAGE_URI="/mnt/model"
+        start, *mount_options(tmp_path), AIP_STORAGE_URI="/mnt/model\r", TS_JVM="no"
     )
+    assert "TS_JVM is not followed" in container.logs()
     trace = {"traceparent": f"00-{'5f' * 16}-00f067aa0ba902b7-01"}
     answer = endpoint.post(request_body({"raise": 1}), JSON_TYPE | trace)
     assert answer.code == 500, answer
