@@ -208,13 +208,20 @@ def _list_commands(
     archive: Path, report: Report, outcome: Outcome | None, image: str | None
 ) -> dict[str, str]:
     """Return the commands that follow from a report."""
-    name, parent = shlex.quote(str(archive)), archive.resolve().parent
+    name, path = shlex.quote(str(archive)), archive.resolve()
     build = f"make build MODEL={name}"
     deploy = "PROJECT=my-project REGION=us-central1"
     if report.requirements:
         lines = " ".join(map(shlex.quote, report.requirements))
         file = shlex.quote(str(archive.with_name("requirements.txt")))
+        packing = {}
+        if not trial.own_image(archive):
+            packing["first"] = (
+                "make a .mar of it by torch-model-archiver, or zip its files as model.mar"
+            )
+            build, name = "make build MODEL=model.mar", "model.mar"
         return {
+            **packing,
             "add packages": f"printf '%s\\n' {lines} >> {file}",
             "image of its own": build,
             "without Docker": f"make serve MODEL={name}",
@@ -222,10 +229,12 @@ def _list_commands(
         }
     if report.failing:
         return {"check again": f"make migrate MAR={name}"}
-    folder = shlex.quote(str(parent))
+    folder = shlex.quote(str(path if path.is_dir() else path.parent))
     variables = {each: os.environ[each] for each in trial.VARIABLES if os.environ.get(each)}
     before = "".join(f"{each}={shlex.quote(value)} " for each, value in variables.items())
-    own = {"image of its own": build, "run": f"{before}make run MODEL={name}"}
+    own = {}
+    if trial.own_image(archive):  # only a .mar can be a model
+        own = {"image of its own": build, "run": f"{before}make run MODEL={name}"}
     if (outcome and _is_in_own_image(archive, outcome)) or archive.with_name(
         "requirements.txt"
     ).is_file():
