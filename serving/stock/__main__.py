@@ -155,7 +155,11 @@ def _judge(contents: Contents, outcome: Outcome, request: Path | None) -> Findin
     if outcome.startup_s is None:
         hint, requirement = _advise(f"{outcome.error}\n{exception}", contents)
         at = "" if at in str(outcome.error) else at  # the stock handler names it, too
-        return Finding(False, f"it does not load: {outcome.error}{at}", hint, requirement)
+        # The error may end in a line outside of the archive.
+        error = (
+            re.sub(r" \([^()\s]+(?: [^()\s]+)?:\d+\)$", "", outcome.error) if at else outcome.error
+        )
+        return Finding(False, f"it does not load: {error}{at}", hint, requirement)
     ready = f"ready after {outcome.startup_s:.1f} s {outcome.place}"
     if outcome.response is None:
         return Finding(True, f"a worker loads it: {ready}")
