@@ -20,7 +20,7 @@ WARM_UP_S = 2
 MAX_ROUND_S = 30
 """The longest warm-up, and the longest round of a slow model."""
 MAX_IDLE_WAIT_S = 60
-MIN_ANSWERS_PER_CLIENT = 5
+MIN_ANSWERS_PER_CLIENT = 2
 """In a shorter round the requests that are not finished at its end would distort the rate."""
 
 
