@@ -156,6 +156,8 @@ def _format_location(error: BaseException, folder: Path) -> str:
     """Return " (FILE:LINE)" of the last call in a file of the archive; "" if there is none."""
     folder = folder.resolve()  # TorchServe links to it
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith("<"):  # Python's own importer: no file
+            continue
         file = Path(frame.filename).resolve()
         if file.is_relative_to(folder):
             name = file.relative_to(folder)
