@@ -29,8 +29,6 @@ from storage.files import LogFunction
 
 STARTUP_TIMEOUT_S = 600
 """The time for loading a model, as long as no worker fails."""
-MAX_WORKER_FAILURES = 3
-"""Workers that may fail at startup before the archive is given up."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -195,7 +193,7 @@ def wait_until_ready(server: Server, send_probe: Callable[[float], probe.ProbeRe
     while not send_probe(30).healthy:
         if server.process.poll() is not None:
             raise ServerError(f"TorchServe ended with exit code {server.process.returncode}")
-        if server.failures.count >= MAX_WORKER_FAILURES:
+        if server.failures.are_final:
             raise ServerError(f"the model cannot be loaded: {server.failures.reason}")
         if time.monotonic() > deadline:
             reason = f": {server.failures.cause}" if server.failures.cause else ""

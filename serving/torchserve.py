@@ -7,6 +7,7 @@ signals and discards Java's exit code.
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,10 @@ MEBIBYTE = 1 << 20
 DEFAULT_RESPONSE_TIMEOUT_S = 50
 JOB_QUEUE_SIZE = 256
 """Requests that may wait for a worker of TorchServe's Java, which rejects more."""
+MAX_WORKER_FAILURES = 3
+"""Workers that may fail in a row before the archive is given up."""
+RETRY_S = 15
+"""A model that fails to load after this time is not loaded again."""
 INTERRUPT_TIMEOUT_S = 10
 """How much longer than a worker Java waits: the worker ends a batch itself."""
 
@@ -303,7 +309,14 @@ class WorkerFailures:
     def __init__(self) -> None:
         self.count = 0
         """Workers that ended before they were ready."""
+        self._last_retry = time.monotonic() + RETRY_S
         self._errors: dict[re.Pattern[str], str] = {}
+
+    @property
+    def are_final(self) -> bool:
+        """Whether another attempt is not worth its time."""
+        is_late = self.count > 0 and time.monotonic() > self._last_retry
+        return self.count >= MAX_WORKER_FAILURES or is_late
 
     @property
     def cause(self) -> str | None:
@@ -320,7 +333,7 @@ class WorkerFailures:
 
     def reset(self) -> None:
         """Discard all failures, because the model has answered since."""
-        self.count = 0
+        self.count, self._last_retry = 0, math.inf
         self._errors.clear()
 
     def record(self, record: LogRecord) -> None:

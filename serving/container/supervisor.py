@@ -11,8 +11,6 @@ from serving.container.telemetry import TelemetryProcess
 from serving.logs import Log
 from serving.torchserve import Server
 
-MAX_WORKER_FAILURES = 3
-"""The container ends if this many workers fail in a row."""
 STARTUP_TIMEOUT_S = 1200
 """How long a model may take until its first healthy probe."""
 UNRESPONSIVE_TIMEOUT_S = 120
@@ -82,7 +80,7 @@ class Supervisor:
             raise StartupError(_with_oom_kills(text))
 
     def _check_model(self, unhealthy_s: float, timeout_s: float) -> None:
-        if self.server.failures.count >= MAX_WORKER_FAILURES:
+        if self.server.failures.are_final:
             reason = _with_oom_kills(self.server.failures.reason)
             raise StartupError(f"the model cannot be loaded: {reason}")
         if unhealthy_s > timeout_s:

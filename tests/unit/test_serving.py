@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -252,6 +253,24 @@ def test_handlers_error_is_preferred_to_the_workers_and_to_javas() -> None:
     assert (failures.count, failures.reason) == (0, torchserve.WorkerFailures.UNKNOWN_CAUSE)
     record(failures, "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.")
     assert (failures.count, failures.reason) == (1, torchserve.WorkerFailures.UNKNOWN_CAUSE)
+
+
+def test_a_slow_load_that_fails_is_not_tried_again_before_the_model_has_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = torchserve.WorkerFailures()
+    failed = "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed."
+    record(failures, failed)
+    assert not failures.are_final  # it failed quickly
+    started = time.monotonic()
+    monkeypatch.setattr(torchserve.time, "monotonic", lambda: started + 16)
+    assert failures.are_final
+    failures.reset()
+    record(failures, failed)
+    record(failures, failed)
+    assert not failures.are_final
+    record(failures, failed)
+    assert failures.are_final
 
 
 def test_package_that_a_handler_lacks_is_named_and_not_torchserves_second_import() -> None:
