@@ -263,7 +263,7 @@ def test_a_slow_load_that_fails_is_not_tried_again_before_the_model_has_answered
     record(failures, failed)
     assert not failures.are_final  # it failed quickly
     started = time.monotonic()
-    monkeypatch.setattr(torchserve.time, "monotonic", lambda: started + 16)
+    monkeypatch.setattr(time, "monotonic", lambda: started + 16)
     assert failures.are_final
     failures.reset()
     record(failures, failed)
