@@ -11,12 +11,11 @@ from normalise import normalise
 from torch import Tensor, nn
 
 from task import JSON, BadParameter
+from task.attribution import integrated_gradients
 from task.backends import load_backend
 
 TOP_K = 3
 """The number of scores in a prediction, if `parameters.top_k` is not set."""
-STEPS = 128
-"""The pictures between a blank one and the instance at which an explanation takes gradients."""
 
 
 def load(folder: Path, device: torch.device) -> "DigitTask":
@@ -51,18 +50,15 @@ class DigitTask:
         return {"label": names[0], "score": ranked[names[0]], "scores": ranked}
 
     def explain(self, sample: Tensor) -> dict[str, Any]:
-        """Return how much each of the 28 x 28 pixels of the normalised picture adds to the score of its label.
-
-        Integrated gradients (https://arxiv.org/abs/1703.01365): the mean gradient on the way from a blank picture.
-        The attributions sum to the score less that of the blank picture.
-        """
+        """Return how much each of the 28 x 28 pixels adds to the score of the label, over a blank picture."""
         ink = sample / 255
         label = int(self.network(ink[None]).argmax())
-        parts = (torch.arange(STEPS, device=ink.device) + 0.5) / STEPS
-        path = (parts.view(-1, 1, 1, 1) * ink).requires_grad_()
-        scores = self.network(path).softmax(dim=1)[:, label]
-        (gradients,) = torch.autograd.grad(scores.sum(), path)
-        return {"label": self.labels[label], "attributions": (ink * gradients.mean(dim=0))[0]}
+
+        def score(batch: Tensor) -> Tensor:
+            return self.network(batch).softmax(dim=1)[:, label]
+
+        attributions = integrated_gradients(score, ink, torch.zeros_like(ink))
+        return {"label": self.labels[label], "attributions": attributions[0]}
 
     def _top_k(self, parameters: dict[str, JSON]) -> int:
         if unknown := parameters.keys() - {"top_k"}:

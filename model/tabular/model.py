@@ -8,6 +8,8 @@ from network import LABELS, build_network
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from task.attribution import integrated_gradients
+
 
 class Features(TypedDict):
     """The mean of each measure over the cells of one sample."""
@@ -31,8 +33,6 @@ class Prediction(TypedDict):
     score: float
 
 
-STEPS = 128
-"""The rows between the mean of the training's and the instance at which an explanation takes gradients."""
 
 
 def load(folder: Path, device: torch.device) -> "TumorClassifier":
@@ -64,17 +64,12 @@ class TumorClassifier:
         return {"label": LABELS[index], "score": score}
 
     def explain(self, sample: Tensor) -> dict[str, Any]:
-        """Return how much each feature adds to the score of the label, compared with a row of mean features.
-
-        Integrated gradients (https://arxiv.org/abs/1703.01365): the mean gradient on the way from the mean row. The
-        attributions sum to the score less that of the mean row.
-        """
+        """Return how much each feature adds to the score of the label, over a row of mean features."""
         label = int(self.model(sample[None]).argmax())
-        mean = self.model[0].running_mean
-        parts = (torch.arange(STEPS, device=sample.device) + 0.5) / STEPS
-        path = (mean + parts[:, None] * (sample - mean)).requires_grad_()
-        scores = self.model(path).softmax(1)[:, label]
-        (gradients,) = torch.autograd.grad(scores.sum(), path)
-        attributions = (sample - mean) * gradients.mean(0)
-        features = dict(zip(Features.__annotations__, attributions, strict=True))
+
+        def score(batch: Tensor) -> Tensor:
+            return self.model(batch).softmax(1)[:, label]
+
+        values = integrated_gradients(score, sample, self.model[0].running_mean)
+        features = dict(zip(Features.__annotations__, values, strict=True))
         return {"label": LABELS[label], "attributions": features}

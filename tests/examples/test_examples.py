@@ -35,7 +35,7 @@ EXAMPLES = [
 HEAVY = {"embedding", "huggingface", "detector"}
 """Packages or weights of these take half a minute to install or fetch."""
 DOCKER = os.environ.get("DOCKER", "docker")
-MAX_LINES = 60
+MAX_LINES = 75
 START_TIMEOUT_S = 240
 
 

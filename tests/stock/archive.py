@@ -1,7 +1,9 @@
 """Build the stock archive with torch-model-archiver, and replace files in archives."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -22,7 +24,10 @@ def pack(folder: Path, handler: Path = HERE / "mnist_handler.py", *more: str) ->
         *("--model-name=model", "--version=1.0", f"--model-file={HERE / 'mnist.py'}"),
         *(f"--serialized-file={weights}", f"--handler={handler}", f"--export-path={folder}", *more),
     ]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    # The archiver collects the files in TMPDIR/NAME, which others that run at once would overwrite.
+    with tempfile.TemporaryDirectory() as scratch:
+        environ = os.environ | {"TMPDIR": scratch}
+        subprocess.run(command, check=True, capture_output=True, timeout=120, env=environ)
     weights.unlink()
     return folder / "model.mar"
 
