@@ -33,8 +33,6 @@ class Prediction(TypedDict):
     score: float
 
 
-
-
 def load(folder: Path, device: torch.device) -> "TumorClassifier":
     """Load the network's weights from a folder onto a device."""
     network = build_network()
