@@ -16,7 +16,7 @@ from handler.errors import RequestError
 from handler.failures import Failures
 from handler.json_output import EncodingError, encode_prediction
 from handler.passes import Failure, run_passes
-from handler.preprocessing import Preprocessed, preprocess_requests
+from handler.preprocessing import Preprocessed, TimeBudget, preprocess_requests
 from task import JSON
 from task.adapter import AdaptedTask
 
@@ -51,7 +51,7 @@ def predict_batch(
     preprocessing_start_ns = time.time_ns()
     failures = Failures(task)
     checked = [explanation.check_request(task, request) for request in requests]
-    budget = explanation.TimeBudget(checked)
+    budget = explanation.start_budget(checked)
     preprocessed = preprocess_requests(task, checked, failures)
     samples = [
         sample
@@ -77,7 +77,7 @@ def _build_response(
     task: AdaptedTask,
     preprocessed: Preprocessed | RequestError,
     outputs: Iterator[Any | Failure],
-    budget: explanation.TimeBudget,
+    budget: TimeBudget,
     failures: Failures,
 ) -> Response:
     if isinstance(preprocessed, RequestError):

@@ -33,7 +33,7 @@ def plan_passes(
 ) -> list[list[int]]:
     """Return the `indexes` of the samples, those of each pass in a list.
 
-    A pass has at most `max_samples`, None: as many as its memory allows. They have sizes within a factor of
+    A pass has at most `max_samples`, None: as many as its memory allows. Its samples have sizes within a factor of
     MAX_SIZE_RATIO, if `sizes` is given, and tensors of equal shapes, if the task does not collate them itself.
     """
     groups = [indexes] if indexes else []

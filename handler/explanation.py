@@ -15,7 +15,7 @@ from handler.collation import move
 from handler.envelope import Request
 from handler.errors import InvalidParameterError, RequestError, ResourceExhaustedError
 from handler.failures import Failures
-from handler.preprocessing import RESPONSE_TIMEOUT_S, Preprocessed
+from handler.preprocessing import RESPONSE_TIMEOUT_S, Preprocessed, TimeBudget
 from task.adapter import AdaptedTask
 
 EXPLAIN_TIMEOUT_S = 0.8 * RESPONSE_TIMEOUT_S
@@ -24,22 +24,11 @@ SHARED_EXPLAIN_TIMEOUT_S = 0.4 * RESPONSE_TIMEOUT_S
 """The limit for a batch of several requests: each of them waits for the explanations."""
 
 
-class TimeBudget:
-    """Divides the time for explanations among the requests of a batch that need them; it begins with the batch."""
-
-    def __init__(self, requests: Sequence[Request | RequestError]) -> None:
-        timeout_s = EXPLAIN_TIMEOUT_S if len(requests) == 1 else SHARED_EXPLAIN_TIMEOUT_S
-        self._end = time.monotonic() + timeout_s
-        self._requests_left = sum(
-            isinstance(each, Request) and each.is_explained for each in requests
-        )
-
-    def next_deadline(self) -> float:
-        """Return when the next request must be done, on the monotonic clock."""
-        now = time.monotonic()
-        deadline = now + (self._end - now) / self._requests_left
-        self._requests_left -= 1
-        return deadline
+def start_budget(requests: Sequence[Request | RequestError]) -> TimeBudget:
+    """Start the time for the explanations of a batch, which those of its requests that need them share."""
+    timeout_s = EXPLAIN_TIMEOUT_S if len(requests) == 1 else SHARED_EXPLAIN_TIMEOUT_S
+    explained = sum(isinstance(each, Request) and each.is_explained for each in requests)
+    return TimeBudget(explained, timeout_s)
 
 
 def check_request(task: AdaptedTask, request: Request | RequestError) -> Request | RequestError:

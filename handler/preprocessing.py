@@ -52,7 +52,8 @@ def preprocess_requests(
     """
     sizes = [len(each.instances) if isinstance(each, Request) else 0 for each in requests]
     by_size = sorted(range(len(requests)), key=sizes.__getitem__)
-    budget = _TimeBudget(len(requests))
+    timeout_s = PREPROCESS_TIMEOUT_S if len(requests) == 1 else SHARED_PREPROCESS_TIMEOUT_S
+    budget = TimeBudget(len(requests), timeout_s, torch.get_num_threads())
 
     def preprocess(index: int) -> Preprocessed | RequestError:
         request, deadline = requests[index], budget.next_deadline()
@@ -64,20 +65,20 @@ def preprocess_requests(
     return [results[index] for index in range(len(requests))]
 
 
-class _TimeBudget:
-    """Divides the time for preprocessing among the requests of a batch."""
+class TimeBudget:
+    """Divides a time, which begins now, among the requests of a batch."""
 
-    def __init__(self, requests: int) -> None:
-        timeout_s = PREPROCESS_TIMEOUT_S if requests == 1 else SHARED_PREPROCESS_TIMEOUT_S
+    def __init__(self, requests: int, timeout_s: float, threads: int = 1) -> None:
+        """Divide `timeout_s` among a number of requests, of which `threads` run at once."""
         self._end = time.monotonic() + timeout_s
-        self._requests_left = requests
+        self._requests_left, self._threads = requests, threads
         self._lock = threading.Lock()
 
     def next_deadline(self) -> float:
-        """Return when the next request must be done: after an equal share of the time that is left."""
+        """Return when the next request must be done, on the monotonic clock: after an equal share of what is left."""
         with self._lock:
             now = time.monotonic()
-            in_parallel = _thread_count(self._requests_left)
+            in_parallel = min(self._threads, self._requests_left)
             deadline = now + (self._end - now) * in_parallel / self._requests_left
             self._requests_left -= 1
             return deadline
