@@ -1,5 +1,6 @@
 """The handler of a stock archive that answers JSON and raw bodies, and sends a part of a response before its end."""
 
+import time
 from typing import Any
 
 from ts.handler_utils.utils import send_intermediate_predict_response
@@ -19,6 +20,7 @@ class Handler:
                 index: context.request_ids[index] for index, v in enumerate(values) if v == "stream"
             }
             send_intermediate_predict_response(["first"] * len(data), ids, "ok", 200, context)
+            time.sleep(0.5)  # the parts of a response that follow at once may arrive as one
         if "fail" in values:
             raise RuntimeError("the archive failed")
         return [f"{type(value).__name__} {value}" for value in values]
