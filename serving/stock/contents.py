@@ -60,6 +60,12 @@ class Contents(NamedTuple):
         """The command that puts the archive and its packages into an image."""
         return f"make build MODEL={shlex.quote(str(self.path))}"
 
+    @property
+    def has_requirements(self) -> bool:
+        """Whether `make build` with this archive adds packages to the image."""
+        name = "requirements.txt"
+        return self.path.with_name(name).is_file() or name in self.names
+
     def text(self, name: str | None) -> str:
         """Return the text of a file; "" if it does not exist."""
         return decode_text(self.sources.get(name or "", b""))
