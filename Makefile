@@ -28,7 +28,7 @@ ifdef EXTRAS
 $(error EXTRAS is replaced by requirements.txt in the folder of the model)
 endif
 
-# Where to deploy. Both are saved as defaults; all other settings are in deploy.toml.
+# Where to deploy. The next commands use the same; all other settings are in deploy.toml.
 PROJECT ?=
 REGION ?=
 # The GKE cluster, and the overlays that make manifests validates.
@@ -329,9 +329,9 @@ lock: .venv/ready ## pin the newest package versions into requirements/
 	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url $${of:+--constraint requirements/$$of.lock} \
 	  --custom-compile-command "make lock" --python-version 3.11 --group $$group -o requirements/$$group.lock || exit 1; done
 
-clean: ## delete build/ except the trained weights in build/NAME/weights; the virtual environment stays
+clean: ## delete build/ except trained weights (build/NAME/weights) and where models are deployed; the virtual environment stays
 	find build -mindepth 1 -maxdepth 1 ! -type d -delete
-	for folder in build/*/; do find "$$folder" -mindepth 1 -maxdepth 1 ! -name weights -exec rm -rf {} +; done
+	for folder in $(filter-out build/deploy/,$(wildcard build/*/)); do find "$$folder" -mindepth 1 -maxdepth 1 ! -name weights -exec rm -rf {} +; done
 	find build -mindepth 1 -maxdepth 1 -type d -empty -delete
 
 # Names of version 0.1; they are removed in the next release.

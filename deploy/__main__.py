@@ -1,8 +1,10 @@
 """Deploy the model to a Vertex AI endpoint, change which version serves, and delete everything again.
 
 Every command does only what is missing, and can be run again after an interruption.
-MODEL or --model selects the model. Settings: deploy.toml, here and in the model's folder, DEPLOY_* variables, or
-the options below.
+MODEL or --model selects the model. Settings are read from, the first that sets one: an option, a variable such as
+DEPLOY_REGION, deploy.toml in the model's folder, deploy.toml here. Project and region then default to those of the
+last command that created something; before the first one, to GOOGLE_CLOUD_PROJECT or CLOUDSDK_CORE_PROJECT and to
+us-central1. Each command prints which it uses.
 """
 
 import argparse
@@ -31,6 +33,11 @@ CONTINUES = (
     "Operations that have started continue at Google. Run the same command again to continue from here; "
     "the command `status` shows what runs, `rollback` undoes a rollout, `teardown` deletes everything."
 )
+CREATING = (
+    *(rollout.deploy_all, rollout.deploy, rollout.canary, rollout.promote, rollout.rollback),
+    *(image.build, versions.upload, batch_predict.run_batch),
+)
+"""Commands that create something: the next commands use their project and region."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,8 +51,9 @@ def _run(args: argparse.Namespace) -> None:
     cloud = CloudClients.create(
         values, lambda line: cli.report(values.add_model(line)), dry_run=args.dry_run
     )
-    if not args.dry_run:
-        settings.save_defaults(values)
+    cli.report_place(values)
+    if args.run in CREATING and not args.dry_run:
+        settings.save_place(values)
     # A command is a function of the clients and of its own options, by name.
     _, *options = inspect.signature(args.run).parameters
     try:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from deploy.errors import DeployError, InterruptedCommand, UserError
+from deploy.settings import Settings
 
 
 def run(program: str, command: Callable[[], None], interrupted: str = "") -> None:
@@ -27,6 +28,11 @@ def run(program: str, command: Callable[[], None], interrupted: str = "") -> Non
 def report(line: str) -> None:
     """Print a line of progress, unbuffered."""
     print(line, flush=True)
+
+
+def report_place(settings: Settings) -> None:
+    """Print the project and the region, and where they are set, beside the output of the command."""
+    print(settings.place_with_origins, file=sys.stderr, flush=True)
 
 
 def handle_signals() -> None:

@@ -1,7 +1,8 @@
 """The settings of a deployment: from options, the environment, deploy.toml, and the defaults below.
 
 Highest precedence first: an option (`--name`), a variable (DEPLOY_NAME), the file of the option --settings,
-deploy.toml in the model's folder, deploy.toml, the saved project and region of the last command, the default.
+deploy.toml in the model's folder, deploy.toml, the saved project and region of the last command that created
+something, the variables of Google's tools for the project (GOOGLE_CLOUD_PROJECT, CLOUDSDK_CORE_PROJECT), the default.
 """
 
 import argparse
@@ -14,7 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from deploy import places
 from deploy.errors import UserError
+from deploy.places import Place
 from deploy.plan import Machine, Replicas
 from project.model_folder import (
     DEFAULT,
@@ -28,14 +31,13 @@ from project.model_folder import (
 )
 
 FILE = Path("deploy.toml")
-SAVED_DEFAULTS = Path("build/deploy/last.toml")
-"""The project and region of the last command."""
 TARGETS = (
     "archive|build|build-cloud|canary|contract|deploy-endpoint|deploy-function|deploy-gke|predict|promote|push"
     "|rollback|run|status|teardown|undeploy|undeploy-gke|upload-model"
 )
 """The targets of make that are for one model."""
-PROJECT_VARIABLES = ("DEPLOY_PROJECT", "GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT")
+AMBIENT_VARIABLES = ("GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT")
+"""Variables of Google's tools with a project ID. Shells set them unasked, so what was used last overrides them."""
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -75,6 +77,8 @@ class Settings(BaseModel):
 
     sources: Model = Model(path=MODELS / DEFAULT, name=DEFAULT)
     """the model that is deployed; not a setting of a file"""
+    origins: Mapping[str, str] = Field(default_factory=dict)
+    """where project and region are set; not a setting of a file"""
 
     project: Annotated[
         str, _matching(PROJECT, "a project ID: 6 to 30 lowercase letters, digits and hyphens")
@@ -134,6 +138,19 @@ class Settings(BaseModel):
     """registry host; empty: REGION-docker.pkg.dev"""
 
     @property
+    def place(self) -> Place:
+        """The project and the region."""
+        return Place(self.project, self.region)
+
+    @property
+    def place_with_origins(self) -> str:
+        """The project and the region, and where each is set, in one line."""
+        project, region = (self.origins.get(name, "the default") for name in Place._fields)
+        if project == region:
+            return f"project {self.project}, region {self.region} (from {project})"
+        return f"project {self.project} (from {project}), region {self.region} (from {region})"
+
+    @property
     def machine(self) -> Machine:
         """What each replica runs on."""
         accelerator, count = self.accelerator_type, self.accelerator_count
@@ -185,7 +202,8 @@ class Settings(BaseModel):
         return re.sub(r"-m deploy [a-z-]+", rf"\g<0> --model {value}", text)
 
 
-FIELDS = {name: field for name, field in Settings.model_fields.items() if name != "sources"}
+INTERNAL = ("sources", "origins")
+FIELDS = {name: field for name, field in Settings.model_fields.items() if name not in INTERNAL}
 NAMED_BY_MODEL = {"name": "the name of the model", "predict_route": "/predictions/NAME"}
 """Settings whose default is a property of the model, and its description."""
 
@@ -205,29 +223,42 @@ def load(
         UserError: a setting is unknown or invalid; the message says where it is set and what was expected.
 
     """
-    saved = _saved_defaults(environment.get("DEPLOY_API_ENDPOINT", ""))
-    values = _read_settings(saved)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    def add(layer: Mapping[str, Any], source: str) -> None:
+        """Override the values so far; keep where the project and region are set."""
+        values.update(layer)
+        origins.update({name: source for name in Place._fields if name in layer})
+
+    saved = places.load_defaults(environment.get("DEPLOY_API_ENDPOINT", ""))
+    add(_validate(saved, str(places.FILE)), "the last command")
     if needs_model:
         sources = _find_sources(arguments.get("model") or environment.get(VARIABLE))
         own = model_settings(sources)
         values |= {name: getattr(sources, name) for name in NAMED_BY_MODEL} | {"sources": sources}
         if file == FILE:
+            first, second = file, own
             general, special = _read_settings(file), _read_settings(own)
             if not (arguments.get("name") or environment.get("DEPLOY_NAME")):
                 _check_name(general, special, sources)
         else:
+            first, second = own, file
             general, special = _read_settings(own), _read_settings(file, required=True)
-        values |= general | special
+        add(general, str(first))
+        add(special, str(second))
         values["env"] = general.get("env", {}) | special.get("env", {})
     else:
-        values |= _read_settings(file, required=file != FILE)
+        add(_read_settings(file, required=file != FILE), str(file))
     for name in set(FIELDS) - {"env"}:
-        variables = PROJECT_VARIABLES if name == "project" else (f"DEPLOY_{name.upper()}",)
-        if variable := next(filter(environment.get, variables), None):
-            values |= _validate({name: environment[variable]}, variable, strict=False)
+        if environment.get(variable := f"DEPLOY_{name.upper()}"):
+            add(_validate({name: environment[variable]}, variable, strict=False), variable)
     for name, value in arguments.items():
         if name in FIELDS and value is not None:
-            values |= _validate({name: value}, f"--{name.replace('_', '-')}")
+            option = f"--{name.replace('_', '-')}"
+            add(_validate({name: value}, option), option)
+    _add_ambient_project(values, origins, environment)
+    values["origins"] = origins
     settings = Settings(**values)
     if not settings.project:
         raise UserError(
@@ -239,13 +270,24 @@ def load(
     return settings
 
 
-def save_defaults(settings: Settings) -> None:
-    """Save the project and region as defaults of the next command."""
-    text = f'project = "{settings.project}"\nregion = "{settings.region}"\n'
-    file = _saved_defaults(settings.api_endpoint)
-    if not file.is_file() or file.read_text() != text:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+def _add_ambient_project(
+    values: dict[str, Any], origins: dict[str, str], environment: Mapping[str, str]
+) -> None:
+    """Use the project of Google's tools if no other is set; otherwise add to its origin that it is overridden."""
+    variable = next(filter(environment.get, AMBIENT_VARIABLES), None)
+    if variable is None:
+        return
+    project = environment[variable]
+    if "project" not in values:
+        values |= _validate({"project": project}, variable)
+        origins["project"] = variable
+    elif values["project"] != project:
+        origins["project"] += f", which overrides {variable}={project}"
+
+
+def save_place(settings: Settings) -> None:
+    """Save the project and region for the next commands: this one creates something there."""
+    places.save(settings.place, settings.name, settings.api_endpoint)
 
 
 def add_options(parser: argparse.ArgumentParser, names: Collection[str] = FIELDS.keys()) -> None:
@@ -285,7 +327,7 @@ def _validate(values: dict[str, Any], source: str, *, strict: bool = True) -> di
     else:
         return {name: getattr(checked, name) for name in values}
     name, value = ".".join(map(str, error["loc"])), error["input"]
-    if error["type"] == "extra_forbidden" or name == "sources":
+    if error["type"] == "extra_forbidden" or name in INTERNAL:
         unknown = f"{source}: unknown setting {name!r}"
         raise UserError(unknown, f"the settings are: {', '.join(FIELDS)}")
     setting = name if isinstance(value, dict) else f"{name} = {value!r}"
@@ -307,11 +349,6 @@ def _check_combinations(settings: Settings, file: Path, *, max_replicas_is_set: 
     if error:
         hint = "fix it there, or in the option or variable that overrides it"
         raise UserError(f"{file}: {error}", hint)
-
-
-def _saved_defaults(api_endpoint: str) -> Path:
-    """Return the file with the saved project and region; the emulator has one of its own."""
-    return SAVED_DEFAULTS.with_name("emulator.toml") if api_endpoint else SAVED_DEFAULTS
 
 
 def model_settings(model: Model) -> Path:

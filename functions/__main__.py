@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy import settings
+from deploy import cli, settings
 from deploy.errors import UserError
 from functions.deploy import Target, default_model_uri, deploy
 from functions.model_archive import create_function
@@ -59,7 +59,7 @@ def _upload(function: Function, args: argparse.Namespace) -> None:
 def _deploy(function: Function, args: argparse.Namespace) -> None:
     values = _load_settings(function, args)
     if not args.dry_run:
-        settings.save_defaults(values)
+        settings.save_place(values.model_copy(update={"name": function.name}))
     uri = (args.storage or default_model_uri(function, values.project)).rstrip("/")
     target = Target(
         project=values.project,
@@ -74,7 +74,9 @@ def _deploy(function: Function, args: argparse.Namespace) -> None:
 def _load_settings(function: Function, args: argparse.Namespace) -> settings.Settings:
     model = function.model
     options = {"project": args.project, "region": args.region, "model": model and str(model.path)}
-    return settings.load(options, needs_model=model is not None)
+    values = settings.load(options, needs_model=model is not None)
+    cli.report_place(values)
+    return values
 
 
 def _build_parser() -> argparse.ArgumentParser:

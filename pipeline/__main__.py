@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.docker import Docker
-from deploy import cli
+from deploy import cli, settings
 from deploy.errors import UserError
 from deploy.fingerprint import fingerprint
 from pipeline import lineage
@@ -110,6 +110,7 @@ def submit(args: argparse.Namespace) -> None:
     model = _find_model(args.model)
     _check_remote_options(args)
     cloud = vertex_runner.connect(args.project, args.region, model)
+    settings.save_place(cloud.settings)
     args.project, args.region = cloud.settings.project, cloud.settings.region
     args.serving = args.serving or "endpoint"
     template = FOLDER / "pipeline.yaml"

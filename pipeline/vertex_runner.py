@@ -11,7 +11,7 @@ from google.api_core import exceptions
 from google.cloud import aiplatform, storage
 from google.cloud import aiplatform_v1 as v1
 
-from deploy import settings
+from deploy import cli, settings
 from deploy.buckets import TIMEOUT_S, get_or_create_bucket, storage_errors
 from deploy.clients import CloudClients
 from deploy.cloud_build import submit_build
@@ -36,7 +36,7 @@ def connect(project: str | None, region: str | None, model: Model) -> CloudClien
     target = {"project": project, "region": region, "name": model.name, "model": str(model.path)}
     cloud = CloudClients.create(settings.load(target))
     s = cloud.settings
-    settings.save_defaults(s)
+    cli.report_place(s)
     # This module logs the same events in fewer words. Each module of the SDK has a logger with a level of its own.
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("google.cloud.aiplatform"):

@@ -23,12 +23,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     values = settings.load(vars(args), file=args.settings)
+    cli.report_place(values)
     if not args.cluster:
         hint = f"CLUSTER=…, one of: gcloud container clusters list --project={values.project}"
         raise UserError("no cluster given", hint)
     programs.require("gcloud", "kubectl", "gke-gcloud-auth-plugin")
-    if not args.dry_run:
-        settings.save_defaults(values)
+    if args.command == "deploy" and not args.dry_run:
+        settings.save_place(values)
 
     def report(line: str) -> None:
         cli.report(values.add_model(line))

@@ -10,7 +10,7 @@ import pytest
 
 from contract.docker import Docker
 from deploy import __main__ as command_line
-from deploy import settings
+from deploy import places
 from deploy.gcp import client
 from emulator import functions
 from emulator.config import EmulatorConfig
@@ -102,7 +102,7 @@ def deploy(
     for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(client, "POLL_S", (POLL_S,))
-    monkeypatch.setattr(settings, "SAVED_DEFAULTS", tmp_path / "last.toml")
+    monkeypatch.setattr(places, "FILE", tmp_path / "last.toml")
 
     def run(line: str, **environ: str) -> Result:
         with monkeypatch.context() as patch:

@@ -17,7 +17,7 @@ from google.cloud.devtools.cloudbuild_v1 import Build, BuildStep
 from google.protobuf import json_format
 
 from contract.docker import Docker
-from deploy import settings
+from deploy import places
 from deploy.fingerprint import image_tag
 from emulator import artifacts
 from emulator.stack import Stack
@@ -47,7 +47,7 @@ def pipeline(
     """Return a function that runs one of the pipeline's programs in this process, against the emulator."""
     for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(settings, "SAVED_DEFAULTS", tmp_path / "last.toml")
+    monkeypatch.setattr(places, "FILE", tmp_path / "last.toml")
 
     def run(line: str, module: Any = command_line) -> Result:
         return run_main(module.main, f"{line} --project {PROJECT} --region us-central1", capsys)

@@ -13,13 +13,14 @@ import pytest
 import requests
 from google.api_core import exceptions
 
-from deploy import canary_analysis, cloud_build, fingerprint, predict, roles, settings
+from deploy import canary_analysis, cloud_build, fingerprint, places, predict, roles, settings
 from deploy.__main__ import main
 from deploy.cost import estimate_cost
 from deploy.error_messages import GoogleError, to_user_error
 from deploy.errors import TransientError, UserError
 from deploy.gcp import client
 from deploy.image import ensure_image
+from deploy.places import Place
 from deploy.plan import Machine
 from deploy.settings import Settings
 from project.model_folder import Model
@@ -29,7 +30,7 @@ from tests.images import ROOT
 @pytest.fixture(autouse=True)
 def saved_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the saved defaults of this machine's user out of the tests."""
-    monkeypatch.setattr(settings, "SAVED_DEFAULTS", tmp_path / "last.toml")
+    monkeypatch.setattr(places, "FILE", tmp_path / "last.toml")
 
 
 def write_settings(folder: Path, text: str) -> Path:
@@ -48,7 +49,7 @@ TOY_MODEL = {"MODEL": "tests/toy"}
 def test_option_overrides_variable_overrides_file_overrides_saved_defaults(
     tmp_path: Path,
 ) -> None:
-    settings.save_defaults(Settings(project="a-saved-one", region="europe-west4"))
+    settings.save_place(Settings(project="a-saved-one", region="europe-west4"))
     environment = {"DEPLOY_PROJECT": "in-a-variable", "DEPLOY_MIN_REPLICAS": "3"}
     environment |= {"DEPLOY_DEDICATED": "1", "DEPLOY_IMAGE": ""} | TOY_MODEL
     found = settings.load({}, TOY_MODEL, write_settings(tmp_path, ""))
@@ -61,9 +62,58 @@ def test_option_overrides_variable_overrides_file_overrides_saved_defaults(
     assert settings.load({"project": "an-argument"}, environment, file).project == "an-argument"
 
 
+AMBIENT = {"GOOGLE_CLOUD_PROJECT": "in-the-shell", "CLOUDSDK_CORE_PROJECT": "of-gcloud"} | TOY_MODEL
+
+
+def test_saved_project_and_region_override_variables_of_google_and_the_line_says_so(
+    tmp_path: Path,
+) -> None:
+    file = write_settings(tmp_path, "")
+    found = settings.load({}, AMBIENT, file)
+    assert found.place_with_origins == (
+        "project in-the-shell (from GOOGLE_CLOUD_PROJECT), region us-central1 (from the default)"
+    )
+    settings.save_place(Settings(project="used-last", region="europe-west4"))
+    found = settings.load({}, AMBIENT, file)
+    assert found.place_with_origins == (
+        "project used-last (from the last command, which overrides GOOGLE_CLOUD_PROJECT=in-the-shell), "
+        "region europe-west4 (from the last command)"
+    )
+    found = settings.load({}, TOY_MODEL, file)
+    assert found.place_with_origins == (
+        "project used-last, region europe-west4 (from the last command)"
+    )
+    found = settings.load(
+        {"region": "us-east1"}, AMBIENT, write_settings(tmp_path, "project = 'in-a-file'")
+    )
+    assert (found.project, found.region) == ("in-a-file", "us-east1")
+    assert f"(from {file}, which overrides" in found.place_with_origins
+    assert "region us-east1 (from --region)" in found.place_with_origins
+
+
+def test_every_place_of_a_name_is_remembered_until_nothing_is_left_there() -> None:
+    settings.save_place(Settings(project="first-one", region="europe-west4"))
+    settings.save_place(Settings(project="second", region="us-east1"))
+    settings.save_place(Settings(project="first-one", region="europe-west4", name="other"))
+    assert places.list_places("digits", "") == [
+        ("first-one", "europe-west4"),
+        ("second", "us-east1"),
+    ]
+    places.forget(Place("second", "us-east1"), "digits", "")
+    assert places.list_places("digits", "") == [("first-one", "europe-west4")]
+    assert places.list_places("other", "") == [("first-one", "europe-west4")]
+    assert places.load_defaults("")["region"] == "europe-west4"
+
+
+def test_damaged_file_of_places_is_an_error_that_names_it() -> None:
+    places.FILE.write_text("project = ")
+    with pytest.raises(UserError, match=r"last\.toml is not TOML"):
+        settings.load({}, TOY_MODEL)
+
+
 def test_deploy_toml_of_the_repository_has_the_defaults() -> None:
     found = settings.load({"project": "my-project"}, {}, ROOT / "deploy.toml", needs_model=False)
-    assert found == Settings(project="my-project")
+    assert found.model_copy(update={"origins": {}}) == Settings(project="my-project")
 
 
 @pytest.fixture
@@ -299,8 +349,8 @@ def test_invalid_limit_is_an_invalid_argument(
 
 
 def test_emulator_has_saved_defaults_of_its_own(tmp_path: Path) -> None:
-    settings.save_defaults(Settings(project="at-google"))
-    settings.save_defaults(Settings(project="in-the-emulator", api_endpoint="http://127.0.0.1:1"))
+    settings.save_place(Settings(project="at-google"))
+    settings.save_place(Settings(project="in-the-emulator", api_endpoint="http://127.0.0.1:1"))
     assert settings.load({}, TOY_MODEL, write_settings(tmp_path, "")).project == "at-google"
     emulator = {"DEPLOY_API_ENDPOINT": "http://127.0.0.1:1"} | TOY_MODEL
     assert settings.load({}, emulator, write_settings(tmp_path, "")).project == "in-the-emulator"
