@@ -1,7 +1,7 @@
 # Each target is a thin wrapper around one program that also runs by itself: python -m NAME --help.
 PYTHON ?= python3.11
 UV     ?= $(shell command -v uv 2>/dev/null)
-# The model: a name in model/, a folder with a model.py anywhere, or a .mar. Empty: the only model, or digits.
+# The model: a name in model/, a folder with a model.py anywhere, or an archive (.mar, .tar.gz, unpacked). Empty: the only model, or digits.
 MODEL  ?=
 # Each model has its own image.
 IMAGE  ?= $(call property,name):latest
@@ -121,7 +121,7 @@ model: .venv/ready ## train the model again (MODEL=, DATA=folder: on your data)
 	$(BIN)/python -m project.weights $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # The program compares the contents, so that a switch of MODEL or of the branch never leaves an old archive.
-archive: .venv/serving ## pack the model into build/NAME/NAME.mar, if it has changed (MODEL=name, ../folder or file.mar)
+archive: .venv/serving ## pack the model into build/NAME/NAME.mar, if it has changed (MODEL=name, ../folder or archive)
 	@$(BIN)/python -m serving.archive
 
 export: .venv/serving ## measure the ways to run the network here and select the fastest accurate one

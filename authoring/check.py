@@ -84,8 +84,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     def run() -> None:
         model = find_model(args.path or args.model)
-        if args.write and model.path.is_file():
+        if args.write and model.is_archive:
             raise cli.ProjectError("--write needs a folder; an archive is not changed")
+        if model.is_archive:
+            archive.build(model)  # its packages are taken from it
         python = find_python(model)
         if str(python) != sys.executable:
             command = [str(python), "-m", "authoring.check", *(arguments or sys.argv[1:])]
@@ -112,9 +114,9 @@ def check(model: Model, write: str | None) -> bool:
 
 
 def _collect(model: Model, contents: Path) -> list[str]:
-    if model.path.is_file():
+    if model.is_archive:
         contents.mkdir()
-        unpack(model.path, contents)
+        unpack(model.archive, contents)
         if not (contents / "handler").is_dir():
             hint = f"make migrate MAR={model.path} checks it"
             raise ArchiveError(f"{model.path} was not made by this project; {hint}")
@@ -217,7 +219,7 @@ def _print_end(model: Model, report: Report) -> None:
         if report.differs:
             hint += f", or replace the expected predictions with {command} ARGS=--write=all"
         print(f"{report.failures} of {report.checks} checks failed: {hint}")
-    elif unchecked and model.path.is_dir():
+    elif unchecked and not model.is_archive:
         print(
             f"all checks passed; next: {command} ARGS=--write writes the predictions as `expected`"
         )

@@ -193,7 +193,7 @@ def main() -> None:
 
 
 def _measure(model: Model, rounds: int) -> None:
-    if model.path.is_file():
+    if model.is_archive:
         raise cli.ProjectError(f"{model.path} is a ready archive; expected the folder of a model")
     if weights.are_missing(model):
         make_weights(model, [])

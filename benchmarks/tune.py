@@ -189,7 +189,7 @@ def main() -> None:
         print(
             f"no layout has a p99 within {args.p99_ms:g} ms with {args.clients} clients; this one has the lowest p99"
         )
-    packs = "make archive packs it" if workload.model.path.is_dir() else "pack it into the archive"
+    packs = "pack it into the archive" if workload.model.is_archive else "make archive packs it"
     print(f"wrote {out} for machines with {cores} cores; {packs}")
 
 
@@ -216,7 +216,7 @@ def _write_bodies(request: Path | None, workload: Workload) -> Path:
 
 
 def _find_target(model: Model) -> Path:
-    return (model.path if model.path.is_dir() else model.build) / model_config.CONFIG
+    return (model.build if model.is_archive else model.path) / model_config.CONFIG
 
 
 def _parse_arguments() -> argparse.Namespace:

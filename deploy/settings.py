@@ -353,7 +353,7 @@ def _check_combinations(settings: Settings, file: Path, *, max_replicas_is_set: 
 
 def model_settings(model: Model) -> Path:
     """Return the path of the model's own deploy.toml. Of an archive it is the one that was copied beside it."""
-    return (model.path if model.path.is_dir() else model.build) / FILE
+    return (model.build if model.is_archive else model.path) / FILE
 
 
 def _find_sources(value: str | None) -> Model:

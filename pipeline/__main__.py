@@ -169,7 +169,7 @@ def _find_model(value: str | None) -> Model:
         model = find_model(value)
     except ModelFolderError as error:
         raise UserError(str(error), "see docs/models.md") from None
-    if model.path.is_file():
+    if model.is_archive:
         raise UserError(f"{model.path}: the pipeline packs a model's folder", "set MODEL to one")
     return model
 

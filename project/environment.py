@@ -55,17 +55,16 @@ def copy_packages(model: Model) -> Path:
 def _collect_packages(model: Model, target: Path) -> None:
     (target / REQUIREMENTS).touch()
     folder, wheels = model.path, model.path.rglob(f"*{WHEEL}")
-    if model.path.is_file():
+    if model.is_archive:
         folder = model.path.parent
         wheels = folder.glob(f"*{WHEEL}")
         if not (folder / REQUIREMENTS).is_file():
-            try:
-                with zipfile.ZipFile(model.path) as archive:
-                    for name in archive.namelist():
-                        if name == REQUIREMENTS or name.endswith(WHEEL):
-                            archive.extract(name, target)
-            except zipfile.BadZipFile as error:
-                raise InstallError(f"{model.path} is not a .mar archive: {error}") from error
+            if not model.archive.is_file():
+                raise InstallError(f"{model.archive} does not exist; run: make archive")
+            with zipfile.ZipFile(model.archive) as archive:
+                for name in archive.namelist():
+                    if name == REQUIREMENTS or name.endswith(WHEEL):
+                        archive.extract(name, target)
             return
         print(f"packages: {folder / REQUIREMENTS}", file=sys.stderr)
     for path in (folder / REQUIREMENTS, *wheels):

@@ -1,4 +1,4 @@
-"""Find a model by MODEL, and derive every name and path from it."""
+"""Find a model or an archive by MODEL, and derive every name and path from it."""
 
 import argparse
 import os
@@ -16,6 +16,11 @@ ENTRY = "model.py"
 """The file in a model's folder that defines `load`."""
 DEFAULT = "digits"
 BUILD = Path("build")
+MANIFEST = Path("MAR-INF", "MANIFEST.json")
+"""The file that makes a folder an unpacked archive of torch-model-archiver."""
+ARCHIVE_SUFFIXES = (".mar", ".tar.gz", ".tgz", ".zip")
+MODEL_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
+"""The suffixes of files with weights, or with a whole model."""
 HELD_OUT = "held-out.json"
 VARIABLE = "MODEL"
 OUTPUT_VARIABLE = "MODEL_OUTPUT"
@@ -40,11 +45,16 @@ class Model:
     """A model's sources, and the files that are built from them."""
 
     path: Path
-    """The folder with model.py, or a ready archive (.mar)."""
+    """The folder with model.py, or a ready archive: a .mar, another format of it, or the folder of an unpacked one."""
     name: str
     """The name of the archive, the image, the endpoint and the function: lowercase letters, digits, hyphens."""
     output: Path = field(default_factory=lambda: Path(os.environ.get(OUTPUT_VARIABLE) or BUILD))
     """The folder in which each model has a folder."""
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it is a ready archive, in place of a folder with model.py."""
+        return self.path.is_file() or (self.path / MANIFEST).is_file()
 
     @property
     def selection(self) -> str:
@@ -108,7 +118,7 @@ class Model:
 
 
 def find_model(value: str | None = None, root: Path = Path()) -> Model:
-    """Return the model that MODEL names: a folder in model/, any other folder, or a .mar.
+    """Return the model that MODEL names: a folder in model/, any other folder, or an archive.
 
     None or "" is the only folder in model/, else `digits`. Raises ModelFolderError.
     """
@@ -118,14 +128,14 @@ def find_model(value: str | None = None, root: Path = Path()) -> Model:
             raise ModelFolderError(f"{VARIABLE} is not set: {_describe_choices(names)}")
         value = names[0] if len(names) == 1 else DEFAULT
     path = root / MODELS / value if value in names else Path(value)
-    if path.suffix == ".mar":
-        if not path.is_file():
-            raise ModelFolderError(f"{VARIABLE}={value}: the archive does not exist")
-        return Model(path=path, name=_to_name(path.stem))
-    if not (path / ENTRY).is_file():
-        found = f"{path} has no {ENTRY}" if path.is_dir() else f"no folder {path}"
-        raise ModelFolderError(f"{VARIABLE}={value}: {found}; {_describe_choices(names)}")
-    return Model(path=path, name=_to_name(path.resolve().name))
+    suffix = next((each for each in ARCHIVE_SUFFIXES if path.name.lower().endswith(each)), "")
+    if path.is_dir() and ((path / ENTRY).is_file() or (path / MANIFEST).is_file()):
+        return Model(path=path, name=_to_name(path.resolve().name))
+    if path.is_file() and suffix:
+        return Model(path=path, name=_to_name(path.name[: -len(suffix)]))
+    raise ModelFolderError(
+        f"{VARIABLE}={value}: {_describe_other(path, suffix) or _describe_choices(names, path)}"
+    )
 
 
 def list_models(root: Path = Path()) -> list[str]:
@@ -138,7 +148,9 @@ def add_model_option(
 ) -> None:
     """Add --model, whose default is the variable MODEL."""
     default = environ.get(VARIABLE) or None
-    text = "name in model/, folder or .mar (default: the variable MODEL, the only model, or digits)"
+    text = (
+        "name in model/, folder or archive (default: the variable MODEL, the only model, or digits)"
+    )
     parser.add_argument("--model", default=default, metavar="MODEL", help=text)
 
 
@@ -147,14 +159,52 @@ def _to_name(text: str) -> str:
     if not re.fullmatch(f"[a-z][a-z0-9-]{{1,{MAX_NAME_CHARS - 1}}}", name):
         raise ModelFolderError(
             f"{text}: the name of a model has 2 to {MAX_NAME_CHARS} letters, digits and hyphens, "
-            "and starts with a letter; rename the folder"
+            "and starts with a letter; rename it"
         )
     if name in RESERVED:
-        raise ModelFolderError(f"{text}: build/{name} has other files; rename the folder")
+        raise ModelFolderError(f"{text}: build/{name} has other files; rename it")
     return name
 
 
-def _describe_choices(names: list[str]) -> str:
+def _describe_other(path: Path, suffix: str) -> str:
+    """Say what a path is that is no model, and which command serves it; "" if that is not known."""
+    if str(path).startswith("gs:"):
+        return "a bucket; set STORAGE to it, in place of MODEL"
+    if path.is_dir():
+        return _describe_folder(path)
+    if path.is_file():
+        return _describe_file(path)
+    return "the archive does not exist" if suffix else ""
+
+
+def _describe_file(path: Path) -> str:
+    if path.suffix.lower() == ".war":
+        return (
+            "a workflow archive, which is not served; set MODEL to the .mar of each of its models"
+        )
+    if path.suffix.lower() in MODEL_SUFFIXES:
+        command = f"make new NAME=my-model FROM={shlex.quote(str(path))}"
+        return f"a model without an archive; {command} writes a folder that serves it"
+    return f"expected a folder with a {ENTRY}, or an archive ({', '.join(ARCHIVE_SUFFIXES)})"
+
+
+def _describe_folder(path: Path) -> str:
+    files = [file for file in sorted(path.iterdir()) if file.is_file()]
+    archives = [file for file in files if file.name.lower().endswith(ARCHIVE_SUFFIXES)]
+    archives += [file.parent.parent for file in sorted(path.glob(f"*/{MANIFEST}"))]
+    if archives:
+        shown = " or ".join(f"{VARIABLE}={shlex.quote(str(each))}" for each in archives[:3])
+        return f"a folder with an archive in it; set {shown}"
+    if (path / "config.json").is_file() and any(file.suffix in MODEL_SUFFIXES for file in files):
+        command = f"make new NAME=my-model FROM={shlex.quote(str(path))}"
+        return f"a Hugging Face folder; {command} writes a folder that serves it"
+    return ""
+
+
+def _describe_choices(names: list[str], path: Path | None = None) -> str:
+    if path:
+        found = f"{path} has no {ENTRY}" if path.is_dir() else f"no folder {path}"
+        return f"{found}; {_describe_choices(names)}"
     if not names:
         example = "make new NAME=flowers FROM=tabular"
         return f"there is no model in model/: {example} writes one; or set {VARIABLE} to a folder with a {ENTRY}"

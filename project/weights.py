@@ -42,7 +42,7 @@ def are_missing(model: Model) -> bool:
     Weights that another fetch.py copied do not count. Raises WeightsError for those of another folder with
     the same name. A ready archive has its own weights.
     """
-    if model.path.is_file():
+    if model.is_archive:
         return False
     made = model.weights / RECORD
     record, current = json.loads(made.read_text()) if made.is_file() else {}, _describe(model)

@@ -57,7 +57,7 @@ def build(model: Model) -> bool:
         if all(path.exists() for path in outputs) and record.read_text() == inputs:
             return False
         record.unlink(missing_ok=True)
-        if model.path.is_file():
+        if model.is_archive:
             _copy_archive(model)
             copy_packages(model)
             model.distributions.write_text("{}")
@@ -105,8 +105,12 @@ def _copy_archive(model: Model) -> None:
     if model.archive.exists() and model.archive.samefile(model.path):
         return
     with tempfile.TemporaryDirectory(prefix="archive-") as scratch:
-        contents = Path(scratch)
-        unpack(model.path, contents)
+        contents = Path(scratch) / model.path.name
+        contents.mkdir()
+        if model.path.is_dir():
+            shutil.copytree(model.path, contents, dirs_exist_ok=True)
+        else:
+            unpack(model.path, contents)
         manifest.adapt(contents, model.name)
         beside = model.path.with_name(GOLDEN_REQUEST)
         if beside.is_file():
@@ -203,8 +207,9 @@ def _is_left_out(name: str) -> bool:
 
 def _list_inputs(model: Model) -> list[list[str | int]]:
     """Return what identifies the contents of an archive: the path, size and time of every file."""
-    files = [model.path.resolve()]
-    if model.path.is_file():
+    if model.is_archive:
+        path = model.path.resolve()
+        files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
         beside = [model.path.with_name(name) for name in (REQUIREMENTS, GOLDEN_REQUEST)]
         files += [file.resolve() for file in beside if file.is_file()]
         files += [Path(__file__), Path(manifest.__file__), manifest.HANDLER_FILE, *manifest.MODULES]
@@ -271,7 +276,8 @@ def main() -> None:
 def _build_and_report(model: Model) -> None:
     is_new = build(model)
     size = f"{model.archive.stat().st_size / 1024:.0f} KiB"
-    state = "the requests get the expected predictions" if is_new else "up to date"
+    packed = "packed" if model.is_archive else "the requests get the expected predictions"
+    state = packed if is_new else "up to date"
     print(f"{model.archive}  {size}; {state}")
 
 

@@ -35,6 +35,9 @@ def unpack(archive: Path, target: Path) -> None:
     except (NotImplementedError, RecursionError) as error:
         raise ArchiveError(f"{archive.name} cannot be unpacked: {error}") from error
     _remove_wrapper(target)
+    inner = [file.name for file in sorted(target.rglob("*.mar")) if file.is_file()]
+    if inner and not (target / manifest.MANIFEST).is_file():
+        raise ArchiveError(f"{archive.name} contains {inner[0]}: unpack it, and use {inner[0]}")
 
 
 def _is_gzip(archive: Path) -> bool:

@@ -18,7 +18,7 @@ from serving.errors import ArchiveError
 from serving.stock import image_trial, inspect, local_trial
 from serving.stock.contents import Contents, Finding
 from serving.stock.image_trial import VARIABLES, is_in_own_image, own_image
-from serving.stock.outcome import Outcome, TrialError, find_cause
+from serving.stock.outcome import Outcome, TrialError, find_cause, name_in_storage
 from serving.stock.verdict import Report, combine
 
 STATES = {True: "works", False: "FAILS", None: "check"}
@@ -95,14 +95,14 @@ def _list_commands(
     if report.requirements:
         lines = " ".join(map(shlex.quote, report.requirements))
         file = shlex.quote(str(archive.with_name("requirements.txt")))
-        packing = {}
-        if not own_image(archive):
-            packing["first"] = (
-                "make a .mar of it by torch-model-archiver, or zip its files as model.mar"
-            )
-            build, name = "make build MODEL=model.mar", "model.mar"
+        renaming = {}
+        if not own_image(archive):  # its name is not one of a model
+            new = archive.with_name(name_in_storage(archive) if archive.is_file() else "model")
+            renaming["first"] = f"mv {name} {shlex.quote(str(new))}"
+            name = shlex.quote(str(new))
+            build = f"make build MODEL={name}"
         return {
-            **packing,
+            **renaming,
             "add packages": f"printf '%s\\n' {lines} >> {file}",
             "image of its own": build,
             "without Docker": f"make serve MODEL={name}",
@@ -114,11 +114,11 @@ def _list_commands(
     variables = {each: os.environ[each] for each in VARIABLES if os.environ.get(each)}
     before = "".join(f"{each}={shlex.quote(value)} " for each, value in variables.items())
     own = {}
-    if own_image(archive):  # only a .mar can be a model
+    if own_image(archive):
         own = {"image of its own": build, "run": f"{before}make run MODEL={name}"}
-    if (outcome and is_in_own_image(archive, outcome)) or archive.with_name(
-        "requirements.txt"
-    ).is_file():
+    is_built = outcome and is_in_own_image(archive, outcome)
+    has_packages = archive.with_name("requirements.txt").is_file()
+    if is_built or has_packages or archive.suffix == ".zip":  # which is no archive in a bucket
         commands = {
             "serve here": f"{before}make serve MODEL={name}",
             **own,

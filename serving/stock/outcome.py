@@ -75,5 +75,5 @@ def _find_name(path: str, names: Iterable[str]) -> str:
 
 def name_in_storage(archive: Path) -> str:
     """Return the name of an archive in the storage; its suffix is that of its format."""
-    suffix = ".tar.gz" if archive.name.lower().endswith(".tar.gz") else archive.suffix
-    return f"{artifact.MODEL_NAME}{suffix}"
+    is_tar = archive.name.lower().endswith(artifact.TAR_SUFFIXES)
+    return f"{artifact.MODEL_NAME}{artifact.TAR_SUFFIXES[0] if is_tar else '.mar'}"

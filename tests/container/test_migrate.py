@@ -187,7 +187,8 @@ def test_archive_of_another_format_is_tried_as_it_is(image: str, tmp_path: Path)
         assert (code, document["trial"]["response"]["status"]) == (0, 200), document
         storage = other if other.is_dir() else other.parent
         assert document["commands"]["serve here"] == f"make serve STORAGE={storage}"
-        assert "image of its own" not in document["commands"]
+        own = f"make build MODEL={other}"
+        assert document["commands"]["image of its own"] == own
 
 
 def test_damaged_archive_fails_with_its_reason(image: str, tmp_path: Path) -> None:

@@ -131,19 +131,20 @@ def test_requirements_cannot_replace_torch(in_folder: Path, hashes: str) -> None
 def test_wheels_of_an_archive_are_copied_too(in_folder: Path) -> None:
     model = make_model(in_folder, "one")
     wheel = write_wheel(model.path, "mine", "1.0")
-    with zipfile.ZipFile(in_folder / "one.mar", "w") as archive:
+    built = Model(path=in_folder / "one.mar", name="one", output=in_folder / "build")
+    built.path.touch()
+    built.build.mkdir(parents=True)
+    with zipfile.ZipFile(built.archive, "w") as archive:
         archive.writestr("requirements.txt", f"./{wheel.name}")
         archive.write(wheel, wheel.name)
         archive.writestr("model.py", "")
-    packages = copy_packages(
-        Model(path=in_folder / "one.mar", name="one", output=in_folder / "build")
-    )
+    packages = copy_packages(built)
     assert sorted(path.name for path in packages.iterdir()) == [wheel.name, "requirements.txt"]
 
 
-def test_file_that_is_not_an_archive_is_named(in_folder: Path) -> None:
-    (in_folder / "x.mar").write_text("no zip")
-    with pytest.raises(InstallError, match=r"x\.mar is not a \.mar archive"):
+def test_archive_that_is_not_built_names_the_command(in_folder: Path) -> None:
+    (in_folder / "x.mar").touch()
+    with pytest.raises(InstallError, match=r"x\.mar does not exist; run: make archive"):
         copy_packages(Model(path=in_folder / "x.mar", name="x", output=in_folder / "build"))
 
 

@@ -22,7 +22,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir(parents=True)
         if name != "model/no-entry":
             (tmp_path / name / "model.py").touch()
-    (tmp_path / "ready.mar").touch()
+    for name in ("ready.mar", "store/Old_2.0.tar.gz", "store/two.zip", "flow.war", "weights.pt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    # A stock archive whose model file has the name of this project's.
+    for name in ("elsewhere/unpacked/MAR-INF/MANIFEST.json", "elsewhere/unpacked/model.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("hub/config.json", "hub/model.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MODEL_OUTPUT", raising=False)
     return tmp_path
@@ -39,6 +48,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("model/flowers/", "model/flowers", "flowers"),
         ("elsewhere/My Model_2", "elsewhere/My Model_2", "my-model-2"),
         ("./ready.mar", "ready.mar", "ready"),
+        ("store/Old_2.0.tar.gz", "store/Old_2.0.tar.gz", "old-2-0"),
+        ("store/two.zip", "store/two.zip", "two"),
+        ("elsewhere/unpacked", "elsewhere/unpacked", "unpacked"),
     ],
 )
 def test_model_is_a_name_a_folder_or_an_archive(value: str | None, path: str, name: str) -> None:
@@ -46,6 +58,8 @@ def test_model_is_a_name_a_folder_or_an_archive(value: str | None, path: str, na
     assert (model.path, model.name) == (Path(path), name)
     assert str(model.archive) == f"build/{name}/{name}.mar"
     assert model.predict_route == f"/predictions/{name}"
+    is_archive = model.path.suffix in (".mar", ".gz", ".zip") or name == "unpacked"
+    assert model.is_archive == is_archive
 
 
 @pytest.mark.usefixtures("folder")
@@ -81,8 +95,16 @@ def test_without_any_model_the_command_that_writes_one_is_named(folder: Path) ->
         ("nothing", "MODEL=nothing: no folder nothing; the models are digits, flowers; set MODEL"),
         ("model/no-entry", "model/no-entry has no model.py"),
         ("none.mar", "MODEL=none.mar: the archive does not exist"),
+        ("none.tar.gz", "MODEL=none.tar.gz: the archive does not exist"),
+        ("store", r"a folder with an archive in it; set MODEL=store/Old_2\.0\.tar\.gz"),
+        ("elsewhere", "a folder with an archive in it; set MODEL=elsewhere/unpacked"),
+        ("flow.war", r"a workflow archive, which is not served; set MODEL to the \.mar of each"),
+        ("weights.pt", r"a model without an archive; make new NAME=my-model FROM=weights\.pt"),
+        ("hub", "a Hugging Face folder; make new NAME=my-model FROM=hub writes a folder"),
+        ("gs://bucket/folder", "a bucket; set STORAGE to it, in place of MODEL"),
+        ("model/digits/model.py", r"expected a folder with a model\.py, or an archive \(\.mar, "),
         ("elsewhere/2x", "2x: the name of a model has 2 to 40 letters, digits and hyphens"),
-        ("elsewhere/Deploy", "Deploy: build/deploy has other files; rename the folder"),
+        ("elsewhere/Deploy", "Deploy: build/deploy has other files; rename it"),
     ],
 )
 def test_model_that_does_not_exist_or_has_a_bad_name_is_refused(
