@@ -10,6 +10,7 @@ us-central1. Each command prints which it uses.
 import argparse
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ CONTINUES = (
     "Operations that have started continue at Google. Run the same command again to continue from here; "
     "the command `status` shows what runs, `rollback` undoes a rollout, `teardown` deletes everything."
 )
+MAX_REPLICAS = 1000
 CREATING = (
     *(rollout.deploy_all, rollout.deploy, rollout.canary, rollout.promote, rollout.rollback),
     *(image.build, versions.upload, batch_predict.run_batch),
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    values = settings.load(vars(args), file=args.settings)
+    values = settings.load(vars(args), file=args.settings, check=args.run in CREATING)
     cloud = CloudClients.create(
         values, lambda line: cli.report(values.add_model(line)), dry_run=args.dry_run
     )
@@ -114,13 +116,15 @@ def _build_parser() -> argparse.ArgumentParser:
     option = add("canary", rollout.canary, "route part of the traffic to a version")
     option("--version", **version)
     text = "share of the traffic, 1 to 99 (default: 10)"
-    option("--traffic", type=_parse_percent, default=10, metavar="PERCENT", help=text)
-    text = "watch the canary for this time, such as 10m, and roll back if it exceeds a limit"
+    option(
+        "--traffic", type=canary_analysis.parse_percent, default=10, metavar="PERCENT", help=text
+    )
+    text = "watch the canary for this time, from 5m to 48h, and roll back if it exceeds a limit"
     option("--watch", type=canary_analysis.parse_minutes, metavar="TIME", help=text)
-    rate: dict[str, Any] = {"type": canary_analysis.parse_rate, "metavar": "RATE", "default": "1%"}
-    option("--max-error-rate", help="limit of 5xx among all responses (default: 1%%)", **rate)
-    p95: dict[str, Any] = {"type": canary_analysis.parse_milliseconds, "default": float("inf")}
-    option("--max-p95", metavar="TIME", help="limit of the p95 latency, such as 300ms", **p95)
+    text = "with --watch: limit of 5xx among all responses (default: 1%%)"
+    option("--max-error-rate", type=canary_analysis.parse_rate, metavar="RATE", help=text)
+    text = "with --watch: limit of the p95 latency, such as 300ms (default: none)"
+    option("--max-p95", type=canary_analysis.parse_milliseconds, metavar="TIME", help=text)
 
     add("promote", rollout.promote, "route all traffic to the canary")
     add(
@@ -141,7 +145,7 @@ def _build_parser() -> argparse.ArgumentParser:
     option("--output", required=True, metavar="gs://…", help="folder for the results")
     option("--parameters", type=_parse_json, metavar="JSON", help="parameters of the requests")
     option("--version", **version)
-    option("--replicas", type=int, default=1, help="number of replicas (default: 1)")
+    option("--replicas", type=_parse_count, default=1, help="number of replicas (default: 1)")
 
     add("status", status.status, "show what is deployed, its traffic, age and cost")
 
@@ -162,18 +166,24 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parse_percent(text: str) -> int:
-    value = int(text.removesuffix("%")) if text.removesuffix("%").isdigit() else 0
-    if not 1 <= value <= 99:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 1 and 99")
-    return value
+def _parse_count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_REPLICAS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_REPLICAS}")
+    return int(text)
 
 
 def _parse_json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not JSON such as {{"top_k": 1}}') from None
+        value = json.loads(text, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"top_k": 1}}')
+    return value
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(name)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from deploy.plan import EndpointState
 
 MIN_SAMPLES = 10
 """Responses below which a canary is not judged."""
+MIN_MINUTES, MAX_MINUTES = 5, 48 * 60
+"""The duration of a watch. Below the minimum, metrics arrive when it has ended."""
+DEFAULT_ERROR_RATE = 0.01
 POLL_S, EMULATOR_POLL_S = 30.0, 1.0
 REPORT_INTERVAL_S = 60
 
@@ -103,29 +106,57 @@ def fetch_metrics(cloud: CloudClients, deployed_id: str, minutes: float) -> Cana
     return CanaryMetrics(responses, errors, p95_ms)
 
 
+def check_options(
+    watch: float | None, max_error_rate: float | None, max_p95: float | None, *, is_emulator: bool
+) -> None:
+    """Raise UserError for limits that would have no effect."""
+    limits = {"--max-error-rate": max_error_rate, "--max-p95": max_p95}
+    given = [option for option, value in limits.items() if value is not None]
+    if watch is None and given:
+        raise UserError(f"{given[0]} without --watch has no effect", "add --watch 10m")
+    if watch is not None and watch < MIN_MINUTES and not is_emulator:
+        raise UserError(
+            f"--watch {watch * 60:g}s is too short: Cloud Monitoring's metrics are 2 to 4 minutes late",
+            f"watch for {MIN_MINUTES}m or longer",
+        )
+
+
 def parse_minutes(text: str) -> float:
-    """Parse the option value 90s, 10m or 1h."""
-    minutes = _parse_number(text, {"s": 1 / 60, "m": 1, "h": 60}, "a time such as 90s, 10m or 1h")
-    if not minutes:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0")
+    """Parse the option value 10m or 1h."""
+    minutes = _parse_number(text, {"s": 1 / 60, "m": 1, "h": 60}, "a time such as 10m or 1h")
+    if not 0 < minutes <= MAX_MINUTES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time above 0 and up to {MAX_MINUTES // 60}h"
+        )
     return minutes
 
 
 def parse_rate(text: str) -> float:
-    """Parse the option value 1% or 0.01."""
-    rate = _parse_number(text, {"%": 0.01, "": 1}, "a rate such as 1% or 0.01")
-    if rate > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: it is above 100%")
+    """Parse the option value 1%. A number without the unit could mean a share or a percentage."""
+    rate = _parse_number(text, {"%": 0.01}, "a percentage such as 1% or 0.5%")
+    if rate >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a limit: expected less than 100%")
     return rate
 
 
 def parse_milliseconds(text: str) -> float:
     """Parse the option value 300ms or 1.5s."""
-    return _parse_number(text, {"ms": 1, "s": 1000}, "a time such as 300ms or 1.5s")
+    milliseconds = _parse_number(text, {"ms": 1, "s": 1000}, "a time such as 300ms or 1.5s")
+    if not milliseconds:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time above 0")
+    return milliseconds
+
+
+def parse_percent(text: str) -> int:
+    """Parse the option value 10 or 10%, a share of the traffic."""
+    percent = _parse_number(text, {"%": 1, "": 1}, "a percentage from 1 to 99")
+    if percent != int(percent) or not 1 <= percent <= 99:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole percentage from 1 to 99")
+    return int(percent)
 
 
 def _parse_number(text: str, units: dict[str, float], expected: str) -> float:
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([a-z%]*)", text)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([a-z%]*)", text)
     if match is None or match[2] not in units:
         raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
     return float(match[1]) * units[match[2]]

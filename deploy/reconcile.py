@@ -4,15 +4,10 @@ from deploy import plan
 from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.plan import EndpointState, Goal
-from deploy.settings import Settings
-
-SHARED_TIMEOUT_S = 60
-"""How long a shared endpoint waits for a container."""
 
 
 def get_or_create_endpoint(cloud: CloudClients) -> EndpointState:
     """Return the endpoint's state; create the endpoint if it does not exist."""
-    check_timeout(cloud.settings)
 
     def attempt() -> EndpointState:
         state = cloud.vertex.endpoint_state()
@@ -71,16 +66,6 @@ def check_endpoint_type(cloud: CloudClients, state: EndpointState) -> None:
             f"but dedicated = {str(expected).lower()} is set",
             f"set dedicated = {str(state.dedicated).lower()} or another name in the model's deploy.toml, "
             "or run make teardown first: the type of an endpoint cannot be changed",
-        )
-
-
-def check_timeout(settings: Settings) -> None:
-    """Raise UserError if the container may take longer than its endpoint waits."""
-    seconds = settings.response_timeout_s
-    if seconds and seconds > SHARED_TIMEOUT_S and not settings.dedicated:
-        raise UserError(
-            f"RESPONSE_TIMEOUT_S = {seconds}: a shared endpoint waits {SHARED_TIMEOUT_S} s at most",
-            "set dedicated = true in the model's deploy.toml, or a shorter time in its [env]",
         )
 
 

@@ -1,9 +1,10 @@
 """The commands that change which version serves: endpoint, deploy, canary, promote, rollback."""
 
+import math
 from pathlib import Path
 
 from deploy import plan, predict, versions
-from deploy.canary_analysis import Limits, watch_canary
+from deploy.canary_analysis import DEFAULT_ERROR_RATE, Limits, check_options, watch_canary
 from deploy.clients import CloudClients
 from deploy.cost import estimate_cost
 from deploy.errors import UserError
@@ -35,10 +36,11 @@ def canary(  # noqa: PLR0913  one parameter for each option
     version: str,
     traffic: int,
     watch: float | None,
-    max_error_rate: float,
-    max_p95: float,
+    max_error_rate: float | None,
+    max_p95: float | None,
 ) -> None:
     """Route `traffic` percent to a version, and `watch` it for that many minutes, if given."""
+    check_options(watch, max_error_rate, max_p95, is_emulator=bool(cloud.settings.api_endpoint))
     plan.check_has_primary(cloud.vertex.endpoint_state() or EndpointState())
     version = versions.choose(cloud, version)
     state = get_or_create_endpoint(cloud)
@@ -48,7 +50,11 @@ def canary(  # noqa: PLR0913  one parameter for each option
     if watch is None or cloud.dry_run:
         cloud.report("next: make promote, or make rollback")
         return
-    limits = Limits(minutes=watch, error_rate=max_error_rate, p95_ms=max_p95)
+    limits = Limits(
+        minutes=watch,
+        error_rate=DEFAULT_ERROR_RATE if max_error_rate is None else max_error_rate,
+        p95_ms=math.inf if max_p95 is None else max_p95,
+    )
     violation = watch_canary(cloud, version, limits)
     if violation is None:
         cloud.report(f"version {version} stayed within the limits; next: make promote")

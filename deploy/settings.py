@@ -11,14 +11,21 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from deploy import places
+from deploy.conflicts import find_conflicts
 from deploy.errors import UserError
+from deploy.fields.build import Build
+from deploy.fields.container import Container
+from deploy.fields.endpoint import Endpoint
+from deploy.fields.location import Location
+from deploy.fields.machines import Machines
+from deploy.fields.types import Group, suggest
 from deploy.places import Place
-from deploy.plan import Machine, Replicas
+from deploy.plan import Machine
 from project.model_folder import (
     DEFAULT,
     MODELS,
@@ -36,106 +43,19 @@ TARGETS = (
     "|rollback|run|status|teardown|undeploy|undeploy-gke|upload-model"
 )
 """The targets of make that are for one model."""
+MAX_CHARS = 100
+"""Of an invalid value in an error."""
 AMBIENT_VARIABLES = ("GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT")
 """Variables of Google's tools with a project ID. Shells set them unasked, so what was used last overrides them."""
 
 
-def _matching(pattern: str, expected: str) -> AfterValidator:
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"should be {expected}")
-        return text
-
-    return AfterValidator(check)
-
-
-def _check_environment(env: dict[str, str]) -> dict[str, str]:
-    if reserved := [name for name in env if name.startswith("AIP_")]:
-        raise ValueError(f"should not contain {reserved[0]}, which Vertex AI sets itself")
-    timeout = env.get(TIMEOUT_VARIABLE, "1")
-    if not timeout.isascii() or not timeout.isdigit() or not 1 <= int(timeout) <= MAX_TIMEOUT_S:
-        raise ValueError(f"{TIMEOUT_VARIABLE} should be seconds from 1 to {MAX_TIMEOUT_S}")
-    return env
-
-
-TIMEOUT_VARIABLE, MAX_TIMEOUT_S = "RESPONSE_TIMEOUT_S", 3600
-"""The container's variable for the time for a response, and its maximum: that of dedicated endpoints."""
-PROJECT = r"[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]+"
-NAME = "lowercase letters, digits and hyphens, starting with a letter"
-Account = Annotated[str, _matching(r"[^@\s]+@[^@\s]+|", "an e-mail address")]
-Route = Annotated[str, _matching("/.*", "a path that starts with /")]
-Replica = Annotated[int, Field(ge=1, le=1000)]
-Environment = Annotated[dict[str, str], AfterValidator(_check_environment)]
-
-
-class Settings(BaseModel):
-    """The settings of every command. The docstrings of the fields are the texts of --help."""
-
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True
-    )
+class Settings(Location, Machines, Endpoint, Container, Build):
+    """The settings of every command, a group in each base class."""
 
     sources: Model = Model(path=MODELS / DEFAULT, name=DEFAULT)
     """the model that is deployed; not a setting of a file"""
     origins: Mapping[str, str] = Field(default_factory=dict)
-    """where project and region are set; not a setting of a file"""
-
-    project: Annotated[
-        str, _matching(PROJECT, "a project ID: 6 to 30 lowercase letters, digits and hyphens")
-    ] = ""
-    """project ID"""
-    region: Annotated[str, _matching("[a-z]+-[a-z]+[0-9]+", "a region such as us-central1")] = (
-        "us-central1"
-    )
-    """region of the endpoint, the model and the images"""
-    name: Annotated[str, _matching("[a-z][a-z0-9-]{0,61}[a-z0-9]", NAME)] = DEFAULT
-    """name of the model, the endpoint and the image"""
-    repository: Annotated[str, _matching("[a-z]([a-z0-9-]{0,61}[a-z0-9])?", NAME)] = "models"
-    """repository in Artifact Registry"""
-    machine_type: Annotated[
-        str, _matching("[a-z0-9]+-[a-z0-9-]+", "a machine type such as e2-standard-2")
-    ] = "e2-standard-2"
-    """machine type of each replica"""
-    min_replicas: Replica = 1
-    """minimum number of replicas; these run, and cost, all the time"""
-    max_replicas: Replica = 2
-    """maximum number of replicas"""
-    cpu_percent: Annotated[int, Field(ge=1, le=100)] = 60
-    """CPU utilization above which replicas are added (of the accelerator, if there is one)"""
-    accelerator_type: Annotated[
-        str, _matching("([A-Z0-9]+_)+[A-Z0-9]+|", "an accelerator such as NVIDIA_L4")
-    ] = ""
-    """accelerator of each replica, such as NVIDIA_TESLA_T4"""
-    accelerator_count: Annotated[int, Field(ge=0, le=16)] = 0
-    """number of accelerators of each replica"""
-    service_account: Account = ""
-    """service account of the container; empty: Vertex AI's own"""
-    dedicated: bool = False
-    """create a dedicated endpoint: requests of 10 MB instead of 1.5 MB, up to an hour instead of 60 s"""
-    image: str = ""
-    """image in Artifact Registry; empty: the image of the current sources"""
-    builder: Literal["cloud", "local"] = "cloud"
-    """where images are built: cloud (Cloud Build) or local (this machine's Docker)"""
-    build_service_account: Account = ""
-    """service account of Cloud Build; empty: the project's default"""
-    artifact_uri: Annotated[str, _matching("gs://.+|", "gs://BUCKET/FOLDER")] = ""
-    """gs:// folder with the weights or a model.mar; empty: the model in the image"""
-    port: Annotated[int, Field(ge=1, le=65535)] = 8080
-    """port of the container"""
-    health_route: Route = "/ping"
-    """health route of the container"""
-    predict_route: Route = f"/predictions/{DEFAULT}"
-    """prediction route of the container"""
-    shared_memory_mb: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """shared memory of the container; 0: Vertex AI's default"""
-    wait_minutes: Annotated[int, Field(ge=1, le=600)] = 60
-    """minutes to wait for an operation; afterwards it continues at Google"""
-    env: Environment = Field(default_factory=dict)
-    """environment variables of the container: the table [env] in deploy.toml"""
-    api_endpoint: str = ""
-    """http://host:port of the emulator; empty: Google"""
-    registry: str = ""
-    """registry host; empty: REGION-docker.pkg.dev"""
+    """where each setting is set; not a setting of a file"""
 
     @property
     def place(self) -> Place:
@@ -155,18 +75,6 @@ class Settings(BaseModel):
         """What each replica runs on."""
         accelerator, count = self.accelerator_type, self.accelerator_count
         return Machine(self.machine_type, accelerator, count, self.service_account)
-
-    @property
-    def replicas(self) -> Replicas:
-        """The number of replicas. A maximum below the minimum counts as the minimum."""
-        maximum = max(self.min_replicas, self.max_replicas)
-        return Replicas(self.min_replicas, maximum, self.cpu_percent)
-
-    @property
-    def response_timeout_s(self) -> int | None:
-        """The time for a response that [env] sets for the container; None: the container's default."""
-        text = self.env.get(TIMEOUT_VARIABLE)
-        return int(text) if text else None
 
     @property
     def location(self) -> str:
@@ -204,6 +112,16 @@ class Settings(BaseModel):
 
 INTERNAL = ("sources", "origins")
 FIELDS = {name: field for name, field in Settings.model_fields.items() if name not in INTERNAL}
+GROUPS: dict[str, type[Group]] = {
+    "place": Location,
+    "endpoint": Endpoint,
+    "machines": Machines,
+    "container": Container,
+    "image": Build,
+}
+"""Title in --help → the settings."""
+TABLES = ("env",)
+"""Settings that are tables in deploy.toml, and have neither an option nor a variable."""
 NAMED_BY_MODEL = {"name": "the name of the model", "predict_route": "/predictions/NAME"}
 """Settings whose default is a property of the model, and its description."""
 
@@ -214,10 +132,12 @@ def load(
     file: Path = FILE,
     *,
     needs_model: bool = True,
+    check: bool = True,
 ) -> Settings:
     """Return the settings; `arguments` are options by name, of which None and other options are ignored.
 
-    The option or the variable MODEL selects the model; a command without one sets `needs_model` to False.
+    The option or the variable MODEL selects the model; a command without one sets `needs_model` to False. With
+    `check`, settings that conflict are an error too: a command that only shows or deletes needs no such check.
 
     Raises:
         UserError: a setting is unknown or invalid; the message says where it is set and what was expected.
@@ -227,9 +147,10 @@ def load(
     origins: dict[str, str] = {}
 
     def add(layer: Mapping[str, Any], source: str) -> None:
-        """Override the values so far; keep where the project and region are set."""
-        values.update(layer)
-        origins.update({name: source for name in Place._fields if name in layer})
+        """Override the values so far, except the other lines of a table; keep where each is set."""
+        tables = {name: values.get(name, {}) | layer[name] for name in TABLES if name in layer}
+        values.update({**layer, **tables})
+        origins.update(dict.fromkeys(layer, source))
 
     saved = places.load_defaults(environment.get("DEPLOY_API_ENDPOINT", ""))
     add(_validate(saved, str(places.FILE)), "the last command")
@@ -247,16 +168,15 @@ def load(
             general, special = _read_settings(own), _read_settings(file, required=True)
         add(general, str(first))
         add(special, str(second))
-        values["env"] = general.get("env", {}) | special.get("env", {})
     else:
         add(_read_settings(file, required=file != FILE), str(file))
-    for name in set(FIELDS) - {"env"}:
+    for name in set(FIELDS) - set(TABLES):
         if environment.get(variable := f"DEPLOY_{name.upper()}"):
             add(_validate({name: environment[variable]}, variable, strict=False), variable)
     for name, value in arguments.items():
         if name in FIELDS and value is not None:
             option = f"--{name.replace('_', '-')}"
-            add(_validate({name: value}, option), option)
+            add(_validate({name: value}, option, strict=False), option)
     _add_ambient_project(values, origins, environment)
     values["origins"] = origins
     settings = Settings(**values)
@@ -266,7 +186,9 @@ def load(
             'make deploy-endpoint PROJECT=my-project, or set project = "my-project" in deploy.toml, '
             "or the variable GOOGLE_CLOUD_PROJECT",
         )
-    _check_combinations(settings, file, max_replicas_is_set="max_replicas" in values)
+    if check and (conflict := next(find_conflicts(settings), None)):
+        origin = origins.get(conflict.name, str(file))
+        raise UserError(f"{origin}: {conflict.text}", conflict.hint)
     return settings
 
 
@@ -303,23 +225,26 @@ def add_options(parser: argparse.ArgumentParser, names: Collection[str] = FIELDS
         metavar="FILE",
         help="settings file (default: deploy.toml)",
     )
-    group = parser.add_argument_group("settings")
-    for name, field in FIELDS.items():
-        if name not in names or name == "env":
-            continue
-        options: Any = {"type": str, "metavar": name.rpartition("_")[2].upper()}
-        default = NAMED_BY_MODEL.get(name, str(field.default))
-        if field.annotation is bool:
-            options = {"action": argparse.BooleanOptionalAction, "default": None}
-            default = "yes" if field.default else "no"
-        elif field.annotation is int:
-            options["type"] = int
-        text = f"{field.description} (default: {default})" if default else str(field.description)
-        group.add_argument(f"--{name.replace('_', '-')}", help=text.replace("%", "%%"), **options)
+    for title, fields in GROUPS.items():
+        group = parser.add_argument_group(f"settings of the {title}")
+        for name in [each for each in fields.model_fields if each in names and each not in TABLES]:
+            field = FIELDS[name]
+            options: Any = {"metavar": name.rpartition("_")[2].upper()}
+            default = NAMED_BY_MODEL.get(name, str(field.default))
+            if field.annotation is bool:
+                options = {"action": argparse.BooleanOptionalAction, "default": None}
+                default = "yes" if field.default else "no"
+            text = f"{field.description}{f' (default: {default})' if default else ''}"
+            group.add_argument(
+                f"--{name.replace('_', '-')}", help=text.replace("%", "%%"), **options
+            )
 
 
 def _validate(values: dict[str, Any], source: str, *, strict: bool = True) -> dict[str, Any]:
     """Return the values as their types; raise UserError for the first invalid one, which names its source."""
+    if unknown := [name for name in values if name not in FIELDS]:
+        reason = f"{source}: unknown setting {_shorten(unknown[0])}{suggest(unknown[0], FIELDS)}"
+        raise UserError(reason, f"the settings are: {', '.join(FIELDS)}")
     try:
         checked = Settings.model_validate(values, strict=strict)
     except ValidationError as invalid:
@@ -327,28 +252,16 @@ def _validate(values: dict[str, Any], source: str, *, strict: bool = True) -> di
     else:
         return {name: getattr(checked, name) for name in values}
     name, value = ".".join(map(str, error["loc"])), error["input"]
-    if error["type"] == "extra_forbidden" or name in INTERNAL:
-        unknown = f"{source}: unknown setting {name!r}"
-        raise UserError(unknown, f"the settings are: {', '.join(FIELDS)}")
-    setting = name if isinstance(value, dict) else f"{name} = {value!r}"
     expected = error["msg"].removeprefix("Value error, ").partition(", unable to")[0]
     expected = expected.replace("Input should", "should")
-    raise UserError(f"{source}: {setting} {expected}", "fix this setting")
+    setting = name if isinstance(value, dict) else f"{name} = {_shorten(value)}"
+    raise UserError(f"{source}: {setting} {expected}".replace("\n", " "), "fix this setting")
 
 
-def _check_combinations(settings: Settings, file: Path, *, max_replicas_is_set: bool) -> None:
-    """Raise UserError for settings that contradict each other."""
-    s = settings
-    error = ""
-    if s.max_replicas < s.min_replicas and max_replicas_is_set:
-        error = f"max_replicas = {s.max_replicas} is less than min_replicas = {s.min_replicas}"
-    elif s.accelerator_count and not s.accelerator_type:
-        error = f"accelerator_count = {s.accelerator_count} without an accelerator_type"
-    elif s.accelerator_type and not s.accelerator_count:
-        error = f"accelerator_type = {s.accelerator_type!r} without an accelerator_count"
-    if error:
-        hint = "fix it there, or in the option or variable that overrides it"
-        raise UserError(f"{file}: {error}", hint)
+def _shorten(value: Any) -> str:
+    """Return a value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}…"
 
 
 def model_settings(model: Model) -> Path:
@@ -378,10 +291,12 @@ def _read_settings(path: Path, *, required: bool = False) -> dict[str, Any]:
     if not required and not path.exists():
         return {}
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text("utf-8-sig"))  # editors of Windows write the mark
     except OSError as error:
         hint = "name a readable file, or omit --settings"
         raise UserError(f"{path} cannot be read: {error.strerror}", hint) from None
-    except ValueError as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}", "save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML: {error}", "fix that line") from None
     return _validate(content, str(path))

@@ -14,9 +14,10 @@ from google.protobuf import duration_pb2, json_format
 from google.protobuf.struct_pb2 import Value
 
 from deploy.errors import UserError
+from deploy.fields.container import MAX_TIMEOUT_S
 from deploy.gcp.client import TIMEOUT_S, Client
 from deploy.plan import DeployedModel, EndpointState, Machine, Replicas
-from deploy.settings import MAX_TIMEOUT_S, Settings
+from deploy.settings import Settings
 
 CPU_METRIC = "aiplatform.googleapis.com/prediction/online/cpu/utilization"
 GPU_METRIC = "aiplatform.googleapis.com/prediction/online/accelerator/duty_cycle"

@@ -236,68 +236,6 @@ def test_only_the_files_of_the_selected_model_are_uploaded_to_cloud_build(checko
     assert not (model.build / "deploy.toml").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("mashine_type = 'e2'", "unknown setting 'mashine_type'"),
-        ("machine_type = 'E2 STANDARD'", "machine_type = 'E2 STANDARD' should be a machine type"),
-        ("min_replicas = '1'", "min_replicas = '1' should be a valid integer"),
-        ("min_replicas = 0", "min_replicas = 0 should be greater than or equal to 1"),
-        ("min_replicas = true", "min_replicas = True should be a valid integer"),
-        ("min_replicas = 3\nmax_replicas = 2", "max_replicas = 2 is less than min_replicas = 3"),
-        ("dedicated = 'yes'", "dedicated = 'yes' should be a valid boolean"),
-        ("name = 'Digits'", "name = 'Digits' should be lowercase letters"),
-        ("region = 'Belgium'", "region = 'Belgium' should be a region such as us-central1"),
-        ("artifact_uri = 's3://x'", "artifact_uri = 's3://x' should be gs://BUCKET/FOLDER"),
-        ("accelerator_type = 'T4'", "accelerator_type = 'T4' should be an accelerator"),
-        ("accelerator_count = 1", "accelerator_count = 1 without an accelerator_type"),
-        ("accelerator_type = 'NVIDIA_L4'", "'NVIDIA_L4' without an accelerator_count"),
-        ("[env]\nAIP_HTTP_PORT = '1'", "env should not contain AIP_HTTP_PORT, which Vertex AI"),
-        (
-            "[env]\nRESPONSE_TIMEOUT_S = '1 h'",
-            "RESPONSE_TIMEOUT_S should be seconds from 1 to 3600",
-        ),
-        ("[env]\nA = 1", "env.A = 1 should be a valid string"),
-        ("builder = 'here'", "builder = 'here' should be 'cloud' or 'local'"),
-        ("name = ", "is not TOML"),
-    ],
-)
-def test_invalid_setting_raises_an_error_with_its_source_and_the_expected_value(
-    tmp_path: Path, text: str, expected: str
-) -> None:
-    with pytest.raises(UserError) as raised:
-        settings.load({"project": "my-project"}, TOY_MODEL, write_settings(tmp_path, text))
-    assert expected in raised.value.message
-    assert raised.value.message.startswith(str(tmp_path / "deploy.toml"))
-    assert "\n" not in raised.value.message
-    assert raised.value.hint
-
-
-def test_settings_file_of_an_option_must_exist(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nothing.toml"):
-        with pytest.raises(UserError, match=f"{path} cannot be read: "):
-            settings.load({"project": "my-project"}, TOY_MODEL, path)
-
-
-@pytest.mark.parametrize(
-    ("options", "environment", "message"),
-    [
-        ({}, {"DEPLOY_PORT": "two"}, "DEPLOY_PORT: port = 'two' should be a valid integer"),
-        ({}, {"DEPLOY_DEDICATED": "2"}, "DEPLOY_DEDICATED: dedicated = '2' should be a valid"),
-        ({"name": "E2"}, {}, "--name: name = 'E2' should be lowercase letters"),
-    ],
-)
-def test_error_of_an_invalid_variable_or_option_names_it(
-    tmp_path: Path, options: dict[str, str], environment: dict[str, str], message: str
-) -> None:
-    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
-        settings.load(
-            {"project": "my-project"} | options,
-            environment | TOY_MODEL,
-            write_settings(tmp_path, ""),
-        )
-
-
 def help_text(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as end:
         main([*arguments, "--help"])
@@ -308,7 +246,7 @@ def help_text(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_help_lists_every_setting_once_with_its_default_and_so_does_deploy_toml(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = " ".join(help_text(capsys, "canary").partition("settings:\n")[2].split())
+    text = " ".join(help_text(capsys, "canary").split())
     for name, field in settings.FIELDS.items():
         option = f"--{name.replace('_', '-')}"
         assert len(re.findall(rf"(?<!\S){option}(?![\w-])", text)) == (name != "env"), name
@@ -329,23 +267,6 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(commands) == 12
     for command in commands:
         assert "--machine-type" in help_text(capsys, command)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        *("--watch ten", "--watch 10", "--watch 0m", "--traffic 0"),
-        *("--max-error-rate many", "--max-error-rate 101%", "--max-p95 fast", "--max-p95 3"),
-    ],
-)
-def test_invalid_limit_is_an_invalid_argument(
-    options: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["canary", *options.split()])
-    assert end.value.code == 2
-    option, value = options.split()
-    assert f"argument {option}: {value!r} is n" in capsys.readouterr().err
 
 
 def test_emulator_has_saved_defaults_of_its_own(tmp_path: Path) -> None:
@@ -478,7 +399,7 @@ def test_canary_is_judged_from_ten_responses_on(
 
 def test_times_and_rates_are_parsed_with_their_units() -> None:
     assert [canary_analysis.parse_minutes(text) for text in ("90s", "10m", "1.5h")] == [1.5, 10, 90]
-    assert [canary_analysis.parse_rate(text) for text in ("1%", "0.01", "0%")] == [0.01, 0.01, 0]
+    assert [canary_analysis.parse_rate(text) for text in ("1%", "0.5%", "0%")] == [0.01, 0.005, 0]
     assert [canary_analysis.parse_milliseconds(text) for text in ("300ms", "1.5s")] == [300, 1500]
 
 

@@ -1,0 +1,277 @@
+"""Tests that every command refuses an invalid setting at once: where it is, what was found and what was expected."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from google.cloud import aiplatform_v1 as v1
+from google.cloud.aiplatform.constants import base
+
+from deploy import cost, machines, places
+from deploy.__main__ import main
+from deploy.clients import CloudClients
+from tests.programs import Result, run_main
+
+L4, T4 = 'accelerator_type = "NVIDIA_L4"', 'accelerator_type = "NVIDIA_TESLA_T4"'
+IMAGE = "us-central1-docker.pkg.dev/my-project/models/digits"
+INVALID = {
+    # deploy.toml → what was found and what was expected
+    "mashine_type = 'e2'": "unknown setting 'mashine_type'; did you mean machine_type?",
+    '"a\\nb" = 1': "unknown setting 'a\\nb'",
+    "name = ": "is not TOML",
+    "name = 'a'\nname = 'b'": "is not TOML",
+    f"name = {'[' * 5000}": "is not TOML",
+    "project = 'My Project'": "project = 'My Project' should be a project ID",
+    "project = 'short'": "project = 'short' should be a project ID",
+    "project = '123'": "project = '123' should be a project ID",
+    "project = 7": "project = 7 should be a valid string",
+    "region = 'Belgium'": "region = 'Belgium' should be a region of Vertex AI such as us-central1",
+    "region = 'mars-north1'": "region = 'mars-north1' should be a region of Vertex AI",
+    "region = 'us-centrall1'": "; did you mean us-central1?",
+    "region = 'us-central1-a'": "; did you mean us-central1?",
+    "region = 'us'": "region = 'us' should be a region of Vertex AI",
+    "region = 'global'": "region = 'global' should be a region of Vertex AI",
+    "name = 'Digits'": "name = 'Digits' should be 2 to 63 lowercase letters, digits and hyphens",
+    "name = 'd'": "name = 'd' should be 2 to 63 lowercase letters",
+    "name = 'digits-'": "name = 'digits-' should be 2 to 63 lowercase letters, digits and hyphens, a letter "
+    "first and no hyphen last",
+    "name = '1digits'": "name = '1digits' should be",
+    "name = 'a_b'": "name = 'a_b' should be",
+    "name = 'é1'": "name = 'é1' should be",
+    f"name = '{'a' * 64}'": "should be 2 to 63 lowercase letters",
+    "name = ''": "name = '' should be 2 to 63",
+    "name = true": "name = True should be a valid string",
+    "name = ['digits']": "name = ['digits'] should be a valid string",
+    "name = 2026-11-26": "name = datetime.date(2026, 11, 26) should be a valid string",
+    "repository = 'Models'": "repository = 'Models' should be at most 63 lowercase letters",
+    "repository = 'a/b'": "repository = 'a/b' should be",
+    "registry = 'https://x'": "registry = 'https://x' should be HOST or HOST:PORT, without https://",
+    "registry = 'x y'": "registry = 'x y' should be HOST",
+    "registry = 'docker.io'": "registry = 'docker.io' should be us-central1-docker.pkg.dev",
+    "image = 'digits:1'": "image = 'digits:1' should be us-central1-docker.pkg.dev/PROJECT/REPOSITORY/NAME",
+    "image = 'https://x/y/z/w:'": "image = 'https://x/y/z/w:' should be HOST/PROJECT/REPOSITORY/NAME",
+    f"image = '{IMAGE}:'": "should be HOST/PROJECT/REPOSITORY/NAME",
+    f"image = '{IMAGE}@sha256:12'": "should be HOST/PROJECT/REPOSITORY/NAME",
+    "image = 'docker.io/me/models/digits:1'": "should be us-central1-docker.pkg.dev/PROJECT",
+    f"image = '{IMAGE}'\nregion = 'europe-west4'": "is in us-central1, but region = 'europe-west4'",
+    "image = 'us-docker.pkg.dev/my-project/models/digits'": "is in us, but region = 'us-central1'",
+    "image = 'us-central1-docker.pkg.dev/my-project/digits'": "/PROJECT/REPOSITORY/NAME",
+    "machine_type = 'e2-standrad-2'": "machine_type = 'e2-standrad-2' should be a machine type in "
+    "deploy/machines.toml such as e2-standard-2; did you mean e2-standard-2?",
+    "machine_type = 'E2 STANDARD'": "machine_type = 'E2 STANDARD' should be a machine type",
+    "machine_type = 'n1-highcpu-3'": "machine_type = 'n1-highcpu-3' should be a machine type",
+    "machine_type = 'banana-99'": "machine_type = 'banana-99' should be a machine type",
+    "machine_type = 'g2-standard-8'": "machine_type = 'g2-standard-8' without its accelerator, NVIDIA_L4",
+    "accelerator_type = 'T4'": "accelerator_type = 'T4' should be an accelerator in deploy/machines.toml",
+    "accelerator_type = 'NVIDIA_TESLA_T5'": "; did you mean NVIDIA_TESLA_T4?",
+    "accelerator_type = 'TPU_V3'": "accelerator_type = 'TPU_V3' should be an accelerator",
+    "accelerator_count = 1": "accelerator_count = 1 without an accelerator_type",
+    "accelerator_count = -1": "accelerator_count = -1 should be greater than or equal to 0",
+    L4: "accelerator_type = 'NVIDIA_L4' without an accelerator_count",
+    f"{T4}\naccelerator_count = 1": "'NVIDIA_TESLA_T4' does not fit machine_type = 'e2-standard-2'",
+    f"{L4}\naccelerator_count = 1\nmachine_type = 'n1-standard-4'": "does not fit machine_type",
+    f"{T4}\naccelerator_count = 3\nmachine_type = 'n1-standard-4'": "accelerator_count = 3 does not fit "
+    "machine_type = 'n1-standard-4'",
+    f"{T4}\naccelerator_count = 1\nmachine_type = 'n1-standard-32'": "accelerator_count = 1 does not fit",
+    f"{L4}\naccelerator_count = 2\nmachine_type = 'g2-standard-8'": "accelerator_count = 2 does not fit",
+    "min_replicas = '1'": "min_replicas = '1' should be a valid integer",
+    "min_replicas = 0": "min_replicas = 0 should be greater than or equal to 1",
+    "min_replicas = -1": "min_replicas = -1 should be greater than or equal to 1",
+    "min_replicas = true": "min_replicas = True should be a valid integer",
+    "min_replicas = 1.0": "min_replicas = 1.0 should be a valid integer",
+    "min_replicas = nan": "min_replicas = nan should be a valid integer",
+    f"min_replicas = {'9' * 30}": "should be less than or equal to 1000",
+    "max_replicas = 1001": "max_replicas = 1001 should be less than or equal to 1000",
+    "min_replicas = 3\nmax_replicas = 2": "max_replicas = 2 is less than min_replicas = 3",
+    "cpu_percent = 0": "cpu_percent = 0 should be greater than or equal to 1",
+    "cpu_percent = 101": "cpu_percent = 101 should be less than or equal to 100",
+    "cpu_percent = 0.6": "cpu_percent = 0.6 should be a valid integer",
+    "dedicated = 'yes'": "dedicated = 'yes' should be a valid boolean",
+    "dedicated = 1": "dedicated = 1 should be a valid boolean",
+    "service_account = 'x@y'": "service_account = 'x@y' should be a service account such as",
+    "service_account = 'me@example.com'": "service_account = 'me@example.com' should be a service account",
+    "service_account = 'serving'": "service_account = 'serving' should be a service account",
+    "build_service_account = 'a b@p.iam.gserviceaccount.com'": "should be a service account",
+    "builder = 'here'": "builder = 'here' should be 'cloud' or 'local'",
+    "artifact_uri = 's3://x'": "artifact_uri = 's3://x' should be gs://BUCKET/FOLDER",
+    "artifact_uri = 'gs://'": "artifact_uri = 'gs://' should be gs://BUCKET/FOLDER",
+    "artifact_uri = 'gs://Upper/x'": "artifact_uri = 'gs://Upper/x' should be gs://BUCKET/FOLDER",
+    "artifact_uri = 'gs://bucket/*'": "artifact_uri = 'gs://bucket/*' should be gs://BUCKET/FOLDER",
+    "port = 0": "port = 0 should be greater than or equal to 1",
+    "port = 65536": "port = 65536 should be less than or equal to 65535",
+    "health_route = 'ping'": "health_route = 'ping' should be a path that starts with /",
+    "health_route = '/pi ng'": "health_route = '/pi ng' should be a path that starts with /",
+    "health_route = '/ping?x=1'": "health_route = '/ping?x=1' should be a path",
+    'health_route = "/ping\\n"': "health_route = '/ping\\n' should be a path",
+    "health_route = '//ping'": "health_route = '//ping' should be a path without //",
+    "health_route = '/a/../b'": "health_route = '/a/../b' should be a path without //, /. and /..",
+    "predict_route = ''": "predict_route = '' should be a path that starts with /",
+    "predict_route = '/ping'": "health_route and predict_route are both '/ping'",
+    "shared_memory_mb = -5": "shared_memory_mb = -5 should be greater than or equal to 0",
+    "wait_minutes = 0": "wait_minutes = 0 should be greater than or equal to 1",
+    "api_endpoint = 'localhost:1'": "api_endpoint = 'localhost:1' should be http://HOST:PORT",
+    "api_endpoint = 'http://h:1/x'": "api_endpoint = 'http://h:1/x' should be http://HOST:PORT",
+    "env = 'A=1'": "env = 'A=1' should be a valid dictionary",
+    "[env]\nA = 1": "env.A = 1 should be a valid string",
+    "[env]\n'A B' = '1'": "env should not contain 'A B': expected letters, digits and _",
+    "[env]\n1A = '1'": "env should not contain '1A'",
+    "[env]\n'A=B' = '1'": "env should not contain 'A=B'",
+    "[env]\n'' = '1'": "env should not contain ''",
+    "[env]\nAIP_HTTP_PORT = '1'": "env should not contain AIP_HTTP_PORT, which Vertex AI sets itself",
+    '[env]\nA = "a\\u0000b"': "A should have at most",
+    "[env]\nRESPONSE_TIMEOUT_S = '1 h'": "RESPONSE_TIMEOUT_S = '1 h' should be seconds from 1 to 3600",
+    "[env]\nRESPONSE_TIMEOUT_S = '3601'": "RESPONSE_TIMEOUT_S = '3601' should be seconds from 1 to 3600",
+    "[env]\nRESPONSE_TIMEOUT_S = '²'": "RESPONSE_TIMEOUT_S = '²' should be seconds",
+    "[env]\nRESPONSE_TIMEOUT_S = '61'": "RESPONSE_TIMEOUT_S = 61: a shared endpoint waits 60 s at most",
+    "[sources]\npath = 'x'": "unknown setting 'sources'",
+    "origins = {}": "unknown setting 'origins'",
+}
+VALID = (
+    "name = 'd1'",
+    "repository = 'm'",
+    "machine_type = 'c3-highmem-176'",
+    f"{T4}\naccelerator_count = 2\nmachine_type = 'n1-highmem-32'",
+    f"{L4}\naccelerator_count = 1\nmachine_type = 'g2-standard-4'",
+    f"image = '{IMAGE}:v1'",
+    f"image = '{IMAGE}@sha256:{'0' * 64}'",
+    "image = 'us-docker.pkg.dev/vertex-ai/prediction/pytorch-gpu.2-4:latest'",
+    "service_account = '123-compute@developer.gserviceaccount.com'",
+    "service_account = 'serving@my-project.iam.gserviceaccount.com'",
+    "health_route = '/v1/endpoints/1/health:check'",
+    "dedicated = true\n[env]\nRESPONSE_TIMEOUT_S = '3600'",
+    "artifact_uri = 'gs://my_bucket/a/b'",
+    "\ufeffname = 'with-a-byte-order-mark'",
+)
+INVALID_OPTIONS = {
+    "status --machine-type e2-standrad-2": "--machine-type: machine_type = 'e2-standrad-2' should be",
+    "status --min-replicas two": "--min-replicas: min_replicas = 'two' should be a valid integer",
+    "status --port 8080.5": "--port: port = '8080.5' should be a valid integer",
+    "status --region mars": "--region: region = 'mars' should be a region",
+    "status --settings nothing.toml": "nothing.toml cannot be read: No such file",
+    "status --settings .": ". cannot be read: Is a directory",
+    "upload --accelerator-count 1": "--accelerator-count: accelerator_count = 1 without",
+    "upload --image digits:1": "--image: image = 'digits:1' should be us-central1-docker.pkg.dev",
+    "upload --min-replicas 9 --max-replicas 8": "--max-replicas: max_replicas = 8 is less than",
+    "canary --traffic 0": "--traffic: '0' is not a whole percentage from 1 to 99",
+    "canary --traffic 100%": "--traffic: '100%' is not a whole percentage from 1 to 99",
+    "canary --traffic 0.5": "--traffic: '0.5' is not a whole percentage",
+    "canary --traffic ²": "--traffic: '²' is not a percentage",
+    "canary --watch ten": "--watch: 'ten' is not a time such as 10m or 1h",
+    "canary --watch 10": "--watch: '10' is not a time such as",
+    "canary --watch 0m": "--watch: '0m' is not a time above 0",
+    "canary --watch 49h": "--watch: '49h' is not a time above 0 and up to 48h",
+    "canary --watch 1e9h": "--watch: '1e9h' is not a time such as",
+    "canary --max-error-rate 1 --watch 10m": "'1' is not a percentage such as 1% or 0.5%",
+    "canary --max-error-rate 0.01 --watch 10m": "'0.01' is not a percentage such as",
+    "canary --max-error-rate 100% --watch 10m": "'100%' is not a limit: expected less than 100%",
+    "canary --max-error-rate many": "'many' is not a percentage",
+    "canary --max-p95 fast": "--max-p95: 'fast' is not a time such as 300ms or 1.5s",
+    "canary --max-p95 3": "--max-p95: '3' is not a time such as",
+    "canary --max-p95 0ms": "--max-p95: '0ms' is not a time above 0",
+    "batch-predict --input gs://b/i --output gs://b/o --replicas 0": "'0' is not a number from 1 to",
+    "batch-predict --input gs://b/i --output gs://b/o --parameters NaN": "'NaN' is not a JSON object",
+    "batch-predict --input gs://b/i --output gs://b/o --parameters [1]": "'[1]' is not a JSON object",
+}
+INVALID_VARIABLES = {
+    "DEPLOY_PORT=two": "DEPLOY_PORT: port = 'two' should be a valid integer",
+    "DEPLOY_DEDICATED=2": "DEPLOY_DEDICATED: dedicated = '2' should be a valid boolean",
+    "DEPLOY_MACHINE_TYPE=e2": "DEPLOY_MACHINE_TYPE: machine_type = 'e2' should be a machine type",
+    "GOOGLE_CLOUD_PROJECT=a b": "GOOGLE_CLOUD_PROJECT: project = 'a b' should be a project ID",
+    "MODEL=../nothing": "MODEL=../nothing",
+}
+
+
+class AcceptedError(Exception):
+    """The settings were accepted, and the command would have begun."""
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Result]:
+    """Return a function that runs a command with a settings file, up to the first request."""
+    for name in (
+        "DEPLOY_PROJECT",
+        "DEPLOY_REGION",
+        "GOOGLE_CLOUD_PROJECT",
+        "CLOUDSDK_CORE_PROJECT",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MODEL", "tests/toy")
+    monkeypatch.setattr(places, "FILE", tmp_path / "last.toml")
+
+    def accept(*_: object, **__: object) -> None:
+        raise AcceptedError
+
+    monkeypatch.setattr(CloudClients, "create", accept)
+
+    def run_command(line: str, text: str | None = None) -> Result:
+        if text is not None:
+            (tmp_path / "deploy.toml").write_text(text)
+            line = f"{line} --settings {tmp_path}/deploy.toml"
+        return run_main(main, line, capsys)
+
+    return run_command
+
+
+def check_refusal(done: Result, expected: str) -> None:
+    assert done.code in (1, 2), done
+    assert "Traceback" not in done.err
+    message = done.err.strip().splitlines()[-1 if done.code == 2 else 0]
+    assert expected in message
+
+
+@pytest.mark.parametrize("text", INVALID)
+def test_invalid_line_of_deploy_toml_is_refused_with_the_file_and_the_expected_value(
+    run: Callable[..., Result], text: str
+) -> None:
+    done = run("upload --project my-project", text)
+    check_refusal(done, INVALID[text])
+    assert re.match(r"deploy: \S+/deploy\.toml[: ]", done.err)
+    assert len(done.err.strip().splitlines()) == 2, "a message of one line and a hint of one line"
+
+
+@pytest.mark.parametrize("text", VALID)
+def test_valid_line_of_deploy_toml_is_accepted(run: Callable[..., Result], text: str) -> None:
+    with pytest.raises(AcceptedError):
+        run("upload --project my-project", text)
+
+
+@pytest.mark.parametrize("line", INVALID_OPTIONS)
+def test_invalid_option_is_refused_with_its_name(run: Callable[..., Result], line: str) -> None:
+    check_refusal(run(f"{line} --project my-project"), INVALID_OPTIONS[line])
+
+
+@pytest.mark.parametrize("variable", INVALID_VARIABLES)
+def test_invalid_variable_is_refused_with_its_name(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(*variable.split("="))
+    check_refusal(run("status"), INVALID_VARIABLES[variable])
+
+
+def test_conflicting_settings_do_not_keep_a_command_from_showing_or_deleting(
+    run: Callable[..., Result],
+) -> None:
+    for command in ("status", "teardown --yes", "undeploy --yes"):
+        with pytest.raises(AcceptedError):
+            run(f"{command} --project my-project --accelerator-count 1")
+
+
+def test_file_that_is_not_utf_8_is_refused(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes(b"name = '\xe9'")
+    done = run(f"status --project my-project --settings {tmp_path}/latin.toml")
+    check_refusal(done, "latin.toml is not UTF-8")
+
+
+def test_table_of_machines_has_the_regions_and_accelerators_of_the_sdk() -> None:
+    table = machines.load_table()
+    assert table.regions == base.SUPPORTED_REGIONS - {"global"}
+    assert {each for each in v1.AcceleratorType.__members__ if each.startswith("NVIDIA")} == {
+        *table.accelerator_types,
+        "NVIDIA_TESLA_K80",  # no longer offered
+    }
+    prices = cost.load_prices()
+    assert set(prices["machines"]) <= table.machine_types
+    assert set(prices["accelerators"]) <= table.accelerator_types
