@@ -69,6 +69,7 @@ FROM packages AS model-packages
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG MODEL_FILES=build/digits
 COPY ${MODEL_FILES}/packages /tmp/packages
+RUN ! grep -q git+ /tmp/packages/requirements.txt || { apt-get update && apt-get install --yes --no-install-recommends git && rm -rf /var/lib/apt/lists/*; }
 RUN cd /tmp/packages && if grep -q '^[[:space:]]*[^#[:space:]]' requirements.txt; then touch /tmp/began \
  && /opt/venv/bin/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > /tmp/constraints.txt \
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --extra-index-url ${TORCH_INDEX} --constraint /tmp/constraints.txt --requirement requirements.txt \

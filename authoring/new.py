@@ -16,8 +16,14 @@ from authoring import huggingface, torchscript
 from authoring.errors import NewModelError
 from authoring.examples import read_example
 from project import cli
-from project.environment import REQUIREMENTS
-from project.model_folder import MAX_NAME_CHARS, MODELS, RESERVED, find_model, list_models
+from project.model_folder import (
+    MAX_NAME_CHARS,
+    MODELS,
+    REQUIREMENTS,
+    RESERVED,
+    find_model,
+    list_models,
+)
 
 NOT_COPIED = ("tests", "__pycache__", ".*", "*.pyc")
 """Files of an example that a new model does not get."""

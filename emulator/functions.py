@@ -24,7 +24,8 @@ from emulator import operations, processes
 from emulator.errors import ApiError, failed_precondition, invalid_argument
 from emulator.resources import Method, ResourceType, location_path
 from emulator.state import State, canonical_name, now
-from project.environment import REQUIREMENTS, InstallError, create_environment
+from project.environment import InstallError, create_environment
+from project.model_folder import REQUIREMENTS
 
 HOST = "127.0.0.1"
 UPLOADS = "/emulator/uploads/"

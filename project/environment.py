@@ -7,20 +7,23 @@ two models in one checkout may need different versions.
 import argparse
 import codecs
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 from project import cli
 from project.locks import hold_lock
-from project.model_folder import Model, add_model_option, find_model
+from project.model_folder import MANIFEST, REQUIREMENTS, Model, add_model_option, find_model
 
-REQUIREMENTS = "requirements.txt"
+STOCK_KEY = "stock"
+"""The key of a stock archive's manifest in the built archive."""
 WHEEL = ".whl"
 INSTALL_TIMEOUT_S = 1800
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -34,7 +37,8 @@ class InstallError(cli.ProjectError):
 def copy_packages(model: Model) -> Path:
     """Copy requirements.txt and the wheels beside it to build/NAME/packages; return that folder.
 
-    Those of an archive are in it, unless there is a requirements.txt beside it. A model without a requirements.txt
+    Those of an archive are in it, unless there is a requirements.txt beside it; lines of a stock one that do not apply
+    to the image are left out. A model without a requirements.txt
     gets an empty one. Raises InstallError.
     """
     with (
@@ -43,30 +47,41 @@ def copy_packages(model: Model) -> Path:
     ):
         new = Path(scratch) / "packages"
         new.mkdir()
-        _collect_packages(model, new)
-        _convert_to_utf_8(new / REQUIREMENTS)
+        sentences = _collect_packages(model, new)
         # Another program may read the folder: it is replaced only by other contents.
         if not (model.packages / REQUIREMENTS).is_file() or _hash(new) != _hash(model.packages):
+            print(*sentences, sep="\n", end="\n" if sentences else "", file=sys.stderr)
             shutil.rmtree(model.packages, ignore_errors=True)
             new.rename(model.packages)
     return model.packages
 
 
-def _collect_packages(model: Model, target: Path) -> None:
-    (target / REQUIREMENTS).touch()
-    folder, wheels = model.path, model.path.rglob(f"*{WHEEL}")
-    if model.is_archive:
-        folder = model.path.parent
-        wheels = folder.glob(f"*{WHEEL}")
-        if not (folder / REQUIREMENTS).is_file():
-            if not model.archive.is_file():
-                raise InstallError(f"{model.archive} does not exist; run: make archive")
-            with zipfile.ZipFile(model.archive) as archive:
-                for name in archive.namelist():
-                    if name == REQUIREMENTS or name.endswith(WHEEL):
-                        archive.extract(name, target)
-            return
-        print(f"packages: {folder / REQUIREMENTS}", file=sys.stderr)
+def _collect_packages(model: Model, target: Path) -> list[str]:
+    """Copy the packages; return a sentence for each requirement of a stock archive that is changed."""
+    file = target / REQUIREMENTS
+    file.touch()
+    if not model.is_archive:
+        _copy_packages(model.path, model.path.rglob(f"*{WHEEL}"), target)
+        file.write_text(_decode(file.read_bytes()), "utf-8")
+        return []
+    beside = model.path.with_name(REQUIREMENTS)
+    own = _extract_packages(model, target)
+    if beside.is_file():
+        print(f"packages: {beside}", file=sys.stderr)
+        _copy_packages(beside.parent, beside.parent.glob(f"*{WHEEL}"), target)
+    text = _decode(file.read_bytes())
+    sentences: list[str] = []
+    if own is not None:
+        # It needs `packaging`, which not every program that imports this module has.
+        from project.requirements import adapt  # noqa: PLC0415
+
+        name = str(beside) if beside.is_file() else own
+        text, sentences = adapt(text, name, is_own=not beside.is_file())
+    file.write_text(text, "utf-8")
+    return sentences
+
+
+def _copy_packages(folder: Path, wheels: Iterable[Path], target: Path) -> None:
     for path in (folder / REQUIREMENTS, *wheels):
         relative = path.relative_to(folder)
         if path.is_file() and not relative.parts[0].startswith("."):
@@ -75,12 +90,26 @@ def _collect_packages(model: Model, target: Path) -> None:
             shutil.copyfile(path, copy)
 
 
-def _convert_to_utf_8(file: Path) -> None:
-    """Convert a text file of Windows, which may be UTF-16 or have a byte order mark."""
-    data = file.read_bytes()
+def _extract_packages(model: Model, target: Path) -> str | None:
+    """Extract the packages of an archive; return the name of a stock one's requirements file, None for another."""
+    if not model.archive.is_file():
+        raise InstallError(f"{model.archive} does not exist; run: make archive")
+    with zipfile.ZipFile(model.archive) as archive:
+        manifest = json.loads(archive.read(str(MANIFEST)))["model"]
+        own = manifest.get("requirementsFile") or REQUIREMENTS
+        for name in archive.namelist():
+            if name.endswith(WHEEL):
+                archive.extract(name, target)
+            elif name == own:
+                (target / REQUIREMENTS).write_bytes(archive.read(name))
+    return own if STOCK_KEY in manifest else None
+
+
+def _decode(data: bytes) -> str:
+    """Decode a text file, which Windows may have written as UTF-16 or with a byte order mark."""
     is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = data.decode("utf-16" if is_utf_16 else "utf-8-sig", errors="replace")
-    file.write_text(text.replace("\r\n", "\n"), "utf-8")
+    return text.replace("\r\n", "\n")
 
 
 def find_python(model: Model) -> Path:

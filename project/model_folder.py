@@ -12,6 +12,7 @@ from project.cli import ProjectError
 
 MODELS = Path("model")
 """The folder with a folder for each model."""
+REQUIREMENTS = "requirements.txt"
 ENTRY = "model.py"
 """The file in a model's folder that defines `load`."""
 DEFAULT = "digits"

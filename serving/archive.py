@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from project import cli, weights
-from project.environment import REQUIREMENTS, copy_packages, find_python
+from project.environment import copy_packages, find_python
 from project.locks import hold_lock
-from project.model_folder import OUTPUT_VARIABLE, Model, add_model_option, find_model
+from project.model_folder import OUTPUT_VARIABLE, REQUIREMENTS, Model, add_model_option, find_model
 from project.weights import make_weights
 from serving import artifact
 from serving.errors import ArchiveError

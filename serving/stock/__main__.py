@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from contract.docker import Docker
+from project.model_folder import REQUIREMENTS
+from project.requirements import read_lines
 from serving.errors import ArchiveError
 from serving.stock import image_trial, inspect, local_trial
 from serving.stock.contents import Contents, Finding
 from serving.stock.image_trial import VARIABLES, is_in_own_image, own_image
 from serving.stock.outcome import Outcome, TrialError, find_cause, name_in_storage
 from serving.stock.verdict import Report, combine
+from serving.text_files import decode_text
 
 STATES = {True: "works", False: "FAILS", None: "check"}
 
@@ -93,8 +96,13 @@ def _list_commands(
     build = f"make build MODEL={name}"
     deploy = "PROJECT=my-project REGION=us-central1"
     if report.requirements:
-        lines = " ".join(map(shlex.quote, report.requirements))
-        file = shlex.quote(str(archive.with_name("requirements.txt")))
+        file = archive.with_name(REQUIREMENTS)
+        listed = _list_packages(decode_text(file.read_bytes())) if file.is_file() else set()
+        lines = [line for line in report.requirements if not _list_packages(line) <= listed]
+        adding = {}
+        if lines:
+            quoted = " ".join(map(shlex.quote, lines))
+            adding["add packages"] = f"printf '%s\\n' {quoted} >> {shlex.quote(str(file))}"
         renaming = {}
         if not own_image(archive):  # its name is not one of a model
             new = archive.with_name(name_in_storage(archive) if archive.is_file() else "model")
@@ -103,7 +111,7 @@ def _list_commands(
             build = f"make build MODEL={name}"
         return {
             **renaming,
-            "add packages": f"printf '%s\\n' {lines} >> {file}",
+            **adding,
             "image of its own": build,
             "without Docker": f"make serve MODEL={name}",
             "check again": f"make migrate MAR={name}",
@@ -117,7 +125,7 @@ def _list_commands(
     if own_image(archive):
         own = {"image of its own": build, "run": f"{before}make run MODEL={name}"}
     is_built = outcome and is_in_own_image(archive, outcome)
-    has_packages = archive.with_name("requirements.txt").is_file()
+    has_packages = archive.with_name(REQUIREMENTS).is_file()
     if is_built or has_packages or archive.suffix == ".zip":  # which is no archive in a bucket
         commands = {
             "serve here": f"{before}make serve MODEL={name}",
@@ -135,9 +143,14 @@ def _list_commands(
             "cloud setting": f"in deploy.toml: {setting}",
         }
     if variables:
-        lines = ", ".join(f"{each} = {json.dumps(value)}" for each, value in variables.items())
-        commands["cloud variable"] = f"in [env] of deploy.toml: {lines}"
+        pairs = ", ".join(f"{each} = {json.dumps(value)}" for each, value in variables.items())
+        commands["cloud variable"] = f"in [env] of deploy.toml: {pairs}"
     return commands
+
+
+def _list_packages(text: str) -> set[str]:
+    """Return the names of the packages in a requirements.txt, and its other lines."""
+    return {line.name or line.text for line in read_lines(text, REQUIREMENTS)}
 
 
 def _print(report: Report, commands: dict[str, str]) -> None:

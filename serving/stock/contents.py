@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from project import requirements
+from project.model_folder import REQUIREMENTS
 from serving.errors import ArchiveError
 from serving.stock import pickles
 from serving.stock.manifest import Manifest, read_manifest
@@ -61,10 +63,20 @@ class Contents(NamedTuple):
         return f"make build MODEL={shlex.quote(str(self.path))}"
 
     @property
+    def requirements(self) -> tuple[str, str]:
+        """The name and the text of the requirements that `make build` installs; the name is "" without any."""
+        beside = self.path.with_name(REQUIREMENTS)
+        if beside.is_file():
+            return f"{REQUIREMENTS} beside the archive", decode_text(beside.read_bytes())
+        own = self.manifest.requirements_file or REQUIREMENTS
+        return (own, self.text(own)) if own in self.sources else ("", "")
+
+    @property
     def has_requirements(self) -> bool:
         """Whether `make build` with this archive adds packages to the image."""
-        name = "requirements.txt"
-        return self.path.with_name(name).is_file() or name in self.names
+        file, text = self.requirements
+        is_own = file in self.sources
+        return bool(requirements.adapt(text, file, is_own=is_own)[0])
 
     def text(self, name: str | None) -> str:
         """Return the text of a file; "" if it does not exist."""
@@ -89,7 +101,10 @@ def read_archive(archive: Path) -> Contents:
         zipped: set[str] = set()
         versions: dict[str, str] = {}
         for name, file in zip(names, files, strict=True):
-            if file.suffix in (".py", ".yaml", ".yml") or name == manifest.requirements_file:
+            if file.suffix in (".py", ".yaml", ".yml") or name in (
+                manifest.requirements_file,
+                REQUIREMENTS,
+            ):
                 sources[name] = file.read_bytes()
             elif found := pickles.read_weights(file):
                 weights[name] = found

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from packaging.utils import canonicalize_name
 
+from project.requirements import DISCONTINUED
 from serving import torchserve
 from serving.stock import packages
 from serving.stock.contents import Contents, Finding
@@ -268,8 +269,8 @@ def _describe_missing(code: Code, package: str, group: list[Missing], requiremen
         if works is False
         else ", in a function or a condition: not in the image"
     )
-    if package in packages.DISCONTINUED:
-        hint = f"{packages.DISCONTINUED[package]}: write a handler that does not import it"
+    if package in DISCONTINUED:
+        hint = f"{DISCONTINUED[package]}: write a handler that does not import it"
         return Finding(works, text, hint)
     name = requirement or f"the package that provides {top}"
     build = code.contents.build_command

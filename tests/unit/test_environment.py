@@ -135,11 +135,68 @@ def test_wheels_of_an_archive_are_copied_too(in_folder: Path) -> None:
     built.path.touch()
     built.build.mkdir(parents=True)
     with zipfile.ZipFile(built.archive, "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", '{"model": {}}')
         archive.writestr("requirements.txt", f"./{wheel.name}")
         archive.write(wheel, wheel.name)
         archive.writestr("model.py", "")
     packages = copy_packages(built)
     assert sorted(path.name for path in packages.iterdir()) == [wheel.name, "requirements.txt"]
+
+
+OWN_LINES = """\
+torch==1.13.1+cu117  # as in training
+ts
+torchserve>=0.7
+pillow
+numpy==1.21.6
+torch-model-archiver
+--extra-index-url https://example.com/simple
+nvidia-ml-py3; platform_machine=='arm64'
+opencv-python==4.8.1.78
+torchvision==0.14.1
+torchtext==0.14.1
+pandas==1.3.5
+transformers[torch]==4.30.2
+-e git+https://example.com/x.git
+"""
+ADAPTED_LINES = """\
+--extra-index-url https://example.com/simple
+opencv-python-headless==4.8.1.78
+torchvision
+pandas>=1.5.1
+transformers[torch]==4.30.2
+git+https://example.com/x.git
+"""
+
+
+@pytest.mark.parametrize("is_beside", [False, True])
+def test_lines_of_a_stock_archive_that_do_not_apply_to_the_image_are_changed(
+    in_folder: Path, capsys: pytest.CaptureFixture[str], is_beside: bool
+) -> None:
+    model = Model(path=in_folder / "old.mar", name="old", output=in_folder / "build")
+    model.path.touch()
+    model.build.mkdir(parents=True)
+    with zipfile.ZipFile(model.archive, "w") as archive:
+        manifest = {"model": {"stock": {}, "requirementsFile": "prod.txt"}}
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+        archive.writestr("prod.txt", "captum" if is_beside else OWN_LINES.replace("\n", "\r\n"))
+    if is_beside:
+        (in_folder / "requirements.txt").write_text("torch==1.13.1\nnumpy==1.26.4\npandas==1.3.5\n")
+    packages = copy_packages(model) / "requirements.txt"
+    said = capsys.readouterr().err.splitlines()
+    if is_beside:  # the user wrote it for this image
+        assert packages.read_text() == "numpy==1.26.4\npandas==1.3.5\n"
+        assert len(said) == 2
+    else:
+        assert packages.read_text() == ADAPTED_LINES
+        torch = metadata.version("torch").split("+")[0]
+        assert said[0] == f"prod.txt:1: torch==1.13.1+cu117: left out: the image has torch {torch}"
+        assert (
+            "prod.txt:2: ts: left out: it is another project's package; the image has Torch"
+            in said[1]
+        )
+        assert "installed in the version for the image's torch" in "\n".join(said)
+        assert len(said) == 11
 
 
 def test_archive_that_is_not_built_names_the_command(in_folder: Path) -> None:
