@@ -5,6 +5,7 @@ from typing import Any
 
 from serving.errors import ArchiveError
 from serving.layout import Layout, choose_layout, max_workers
+from serving.stock.manifest import LAST_RESPONSE_TIMEOUT_S
 
 CONFIG = PurePosixPath("model-config.yaml")
 """The path in the archive. The manifest does not name it: TorchServe would use it on any machine."""
@@ -82,7 +83,8 @@ def resolve_stock_settings(text: bytes | None, default: Layout) -> tuple[Layout,
     if 0 < workers <= own.get("maxWorkers", 0):  # TorchServe follows both or none
         threads = max(default.workers * default.threads // workers, 1)
         layout = layout._replace(workers=workers, threads=threads)
-    return layout, own.get("responseTimeout")
+    timeout_s = own.get("responseTimeout")
+    return layout, None if timeout_s == LAST_RESPONSE_TIMEOUT_S else timeout_s
 
 
 def list_ignored_keys(text: bytes | None, *, is_stock: bool) -> list[str]:

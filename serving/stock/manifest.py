@@ -30,6 +30,10 @@ UNMARKED_FILES = ("golden-request.json", "task/__init__.py", "handler/__init__.p
 """The handler and files of archives of this project that were packed before there was a mark."""
 STARTUP_TIMEOUT_S = 600
 """The time for loading a model."""
+LAST_RESPONSE_TIMEOUT_S = 3610
+"""The time after which Java ends a worker that does not end a batch itself: longer than any RESPONSE_TIMEOUT_S."""
+TIMEOUTS = {"startupTimeout": STARTUP_TIMEOUT_S, "responseTimeout": LAST_RESPONSE_TIMEOUT_S}
+"""What TorchServe sets to 120 s for an archive with a model-config.yaml without them, whatever is configured for it."""
 MANIFEST = "MAR-INF/MANIFEST.json"
 GOLDEN_REQUEST = "MAR-INF/golden-request.json"
 """The request for health probes that was beside the archive, as a file in it.
@@ -124,20 +128,14 @@ def _is_unmarked(archive: Path, model: dict[str, Any]) -> bool:
 
 
 def _complete_config(data: bytes) -> str:
-    """Return a model-config.yaml in UTF-8, the only encoding that TorchServe reads, and with a `startupTimeout`.
-
-    Without this key, TorchServe ends a worker that loads for more than 120 s, whatever is configured for it.
-    """
+    """Return a model-config.yaml in UTF-8, the only encoding that TorchServe reads, and with all TIMEOUTS."""
     import yaml  # noqa: PLC0415  slow to import, and most archives have no such file
 
     text = decode_text(data)
-    completed = f"{text.rstrip()}\nstartupTimeout: {STARTUP_TIMEOUT_S}\n"
     try:
-        own = yaml.safe_load(text)
-        is_valid = yaml.safe_load(completed) == {"startupTimeout": STARTUP_TIMEOUT_S} | own
+        return str(yaml.safe_dump(TIMEOUTS | yaml.safe_load(text), allow_unicode=True))
     except (yaml.YAMLError, TypeError, RecursionError):
         return text  # its error is reported when its settings are read
-    return completed if is_valid and "startupTimeout" not in own else text
 
 
 def _replace_text(file: Path, text: str) -> None:

@@ -246,13 +246,13 @@ def test_workers_of_a_stock_archive_are_those_that_torchserve_starts(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: 1 # one\r\n", "a: 1 # one\nstartupTimeout: 600\n"),
-        ("startupTimeout: 9\n", "startupTimeout: 9\n"),
-        ("{a: 1}\n", "{a: 1}\n"),
+        ("a: é # one\r\n", "a: é\nresponseTimeout: 3610\nstartupTimeout: 600\n"),
+        ("startupTimeout: 9\nresponseTimeout: 8\n", "responseTimeout: 8\nstartupTimeout: 9\n"),
+        ("{a: 1}\n", "a: 1\nresponseTimeout: 3610\nstartupTimeout: 600\n"),
         ("a: [", "a: ["),
     ],
 )
-def test_stock_archive_with_a_configuration_gets_the_time_to_load(
+def test_stock_archive_with_a_configuration_gets_the_time_to_load_and_to_answer(
     tmp_path: Path, text: str, expected: str
 ) -> None:
     model = {"modelName": "m", "handler": "h.py", "configFile": "own.yaml"}
@@ -260,7 +260,10 @@ def test_stock_archive_with_a_configuration_gets_the_time_to_load(
     (tmp_path / manifest.MANIFEST).write_text(json.dumps({"model": model}))
     (tmp_path / "own.yaml").write_bytes(text.encode("utf-16"))
     manifest.adapt(tmp_path, "m")
-    assert (tmp_path / "own.yaml").read_text() == expected
+    assert (tmp_path / "own.yaml").read_text("utf-8") == expected
+    if "3610" in expected:  # the archive's own value rules, then RESPONSE_TIMEOUT_S
+        _, timeout_s = model_config.resolve_stock_settings(expected.encode(), Layout(1, 1))
+        assert timeout_s is None
 
 
 def test_settings_that_are_not_followed_get_a_line_each(tmp_path: Path) -> None:
