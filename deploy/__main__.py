@@ -35,6 +35,7 @@ CONTINUES = (
     "the command `status` shows what runs, `rollback` undoes a rollout, `teardown` deletes everything."
 )
 MAX_REPLICAS = 1000
+UNCHANGED = "Nothing was begun and nothing was deleted."
 CREATING = (
     *(rollout.deploy_all, rollout.deploy, rollout.canary, rollout.promote, rollout.rollback),
     *(image.build, versions.upload, batch_predict.run_batch),
@@ -45,13 +46,18 @@ CREATING = (
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; exit codes: 0 success, 1 error, 2 invalid arguments, 130 interrupted."""
     args = _build_parser().parse_args(arguments)
-    cli.run("deploy", lambda: _run(args), CONTINUES)
+    changes: list[str] = []
+    cli.run("deploy", lambda: _run(args, changes), lambda: CONTINUES if changes else UNCHANGED)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace, changes: list[str]) -> None:
+    """Run a command; append to `changes` what it begins to change."""
     values = settings.load(vars(args), file=args.settings, check=args.run in CREATING)
     cloud = CloudClients.create(
-        values, lambda line: cli.report(values.add_model(line)), dry_run=args.dry_run
+        values,
+        lambda line: cli.report(values.add_model(line)),
+        dry_run=args.dry_run,
+        changes=changes,
     )
     cli.report_place(values)
     if args.run in CREATING and not args.dry_run:
@@ -80,7 +86,6 @@ def _build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command.add_argument
 
-    yes: dict[str, Any] = {"action": "store_true", "help": "delete without a prompt"}
     version = {"default": "", "help": "version of the model (default: the version of the image)"}
     file: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 
@@ -147,7 +152,23 @@ def _build_parser() -> argparse.ArgumentParser:
     option("--version", **version)
     option("--replicas", type=_parse_count, default=1, help="number of replicas (default: 1)")
 
-    add("status", status.status, "show what is deployed, its traffic, age and cost")
+    _add_deleting(add)
+    return parser
+
+
+def _add_deleting(add: Callable[..., Callable[..., Any]]) -> None:
+    """Add the commands that show and delete what costs."""
+    yes: dict[str, Any] = {"action": "store_true", "help": "delete without a prompt"}
+    option = add(
+        "status",
+        status.status,
+        "show what is deployed and what runs, its traffic, age and cost, in every region where the name was deployed",
+    )
+    all_regions: dict[str, Any] = {
+        "action": "store_true",
+        "help": "search every region of the project, also those that this machine has not deployed to",
+    }
+    option("--all-regions", **all_regions)
 
     option = add(
         "undeploy", teardown.undeploy, "undeploy versions, and keep the endpoint and the model"
@@ -159,11 +180,12 @@ def _build_parser() -> argparse.ArgumentParser:
     option = add(
         "teardown",
         teardown.teardown,
-        "delete everything that costs: endpoint, model, jobs, images, build sources",
+        "cancel and delete everything of the name, in every region where it was deployed: builds, jobs, schedules, "
+        "function, endpoint, model, images, build sources",
     )
+    option("--all-regions", **all_regions)
     option("--keep-images", action="store_true", help="keep images and build sources")
     option("--yes", **yes)
-    return parser
 
 
 def _parse_count(text: str) -> int:

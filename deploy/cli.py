@@ -8,16 +8,17 @@ from deploy.errors import DeployError, InterruptedCommand, UserError
 from deploy.settings import Settings
 
 
-def run(program: str, command: Callable[[], None], interrupted: str = "") -> None:
+def run(
+    program: str, command: Callable[[], None], interrupted: Callable[[], str] = lambda: ""
+) -> None:
     """Call `command`; exit with 1 and the message of a DeployError, or with 130 after an interruption.
 
-    `interrupted` is printed after an interruption.
+    `interrupted` returns what is printed after an interruption.
     """
     try:
         command()
     except InterruptedCommand:
-        if interrupted:
-            report(f"\ninterrupted. {interrupted}")
+        report(f"\ninterrupted. {interrupted()}".strip(" "))
         sys.exit(130)
     except DeployError as error:
         lines = filter(None, [error.hint])
@@ -33,6 +34,11 @@ def report(line: str) -> None:
 def report_place(settings: Settings) -> None:
     """Print the project and the region, and where they are set, beside the output of the command."""
     print(settings.place_with_origins, file=sys.stderr, flush=True)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return the count and the noun, such as "1 version" or "2 versions"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def handle_signals() -> None:
@@ -53,7 +59,7 @@ def confirm(name: str, items: list[str], *, yes: bool) -> None:
     if yes:
         return
     try:
-        answer = input(f"Type the name {name} to continue: ")
+        answer = input(f"Type {name} to delete all of it: ")
     except EOFError:
         hint = "use --yes to delete without a prompt"
         raise UserError("no terminal to confirm; nothing was deleted", hint) from None

@@ -19,12 +19,14 @@ MAX_LOG_LINES = 40
 """Of the log of a failed build, that are printed."""
 LOG_DELAY_S = 10
 """The time until Cloud Logging has the last lines of a build."""
-DONE = ("SUCCESS", "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED")
-"""Statuses of a build that has ended."""
+ONGOING = 'status="WORKING" OR status="QUEUED"'
+"""The filter of builds that have not ended."""
+FINAL_STATES = ("SUCCESS", "FAILURE", "INTERNAL_ERROR", "TIMEOUT", "CANCELLED", "EXPIRED")
+"""Of a build."""
 
 
 class Step(TypedDict, total=False):
-    """A build's step, as gcloud prints it."""
+    """A build's step, as Google returns it."""
 
     id: str
     name: str
@@ -32,7 +34,7 @@ class Step(TypedDict, total=False):
 
 
 class Build(TypedDict, total=False):
-    """A build, as gcloud prints it; only the fields that are read here."""
+    """A build, as Google returns it; only the fields that are read here."""
 
     id: str
     status: str
@@ -106,8 +108,7 @@ def submit_build(
 
 def find_running_build(cloud: CloudClients, substitutions: Mapping[str, str]) -> Build | None:
     """Return the build with these substitutions that has not ended; None if there is none."""
-    command = ["gcloud", "builds", "list", "--ongoing", "--format=json"]
-    builds: list[Build] = json.loads(cloud.programs.run([*command, *_location(cloud.settings)]))
+    builds: list[Build] = cloud.jobs.list_builds(filter=ONGOING)
     for build in builds:
         if build.get("substitutions", {}).items() >= substitutions.items():
             return build
@@ -116,8 +117,7 @@ def find_running_build(cloud: CloudClients, substitutions: Mapping[str, str]) ->
 
 def find_tested_build(cloud: CloudClients, tag: str) -> Build | None:
     """Return a build of this tag whose step `tests` succeeded; None if there is none."""
-    command = ["gcloud", "builds", "list", "--format=json", "--limit=200"]
-    builds: list[Build] = json.loads(cloud.programs.run([*command, *_location(cloud.settings)]))
+    builds: list[Build] = cloud.jobs.list_builds(limit=200)
     for build in builds:
         statuses = {step.get("id"): step.get("status") for step in build.get("steps", [])}
         has_tag = build.get("substitutions", {}).get("_TAG") == tag
@@ -149,13 +149,11 @@ def build_substitutions(settings: Settings, deploy: str = "no") -> dict[str, str
 
 def _wait_for_build(cloud: CloudClients, build: Build) -> None:
     """Report a build's steps until it ends; raise UserError if it fails."""
-    reference = [build["id"], *_location(cloud.settings)]
     cloud.report(f"  build {build['id']}, log: {build.get('logUrl', '')}")
     reported: dict[str, str] = {}
 
     def fetch() -> Build:
-        command = ["gcloud", "builds", "describe", "--format=json", *reference]
-        current: Build = json.loads(cloud.programs.run(command))
+        current: Build = cloud.jobs.find_build(build["id"])
         for step in current.get("steps", []):
             name, status = step.get("id", step["name"]), step.get("status", "QUEUED")
             if reported.get(name, "QUEUED") != status:
@@ -167,7 +165,7 @@ def _wait_for_build(cloud: CloudClients, build: Build) -> None:
         f"timed out after {cloud.settings.wait_minutes} minutes; the build continues in Cloud Build",
         "run the same command again: it waits for the same build",
     )
-    build = cloud.client.poll(fetch, lambda current: current.get("status") in DONE, timed_out)
+    build = cloud.client.poll(fetch, lambda current: current["status"] in FINAL_STATES, timed_out)
     if build["status"] != "SUCCESS":
         detail = build.get("statusDetail") or build.get("failureInfo", {}).get("detail", "")
         reason = f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}"

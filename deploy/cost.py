@@ -11,6 +11,8 @@ from deploy.plan import Machine
 
 PRICES = Path(__file__).with_name("prices.toml")
 HOURS_PER_MONTH = 730
+BUILD_USD_PER_MINUTE = 0.016
+"""Of the machine in cloudbuild.yaml, E2_HIGHCPU_8; https://cloud.google.com/build/pricing."""
 
 
 class PriceList(TypedDict):

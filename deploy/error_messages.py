@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from deploy.errors import UserError
+from deploy.errors import ApiDisabledError, PermissionDeniedError, UserError
 from deploy.roles import grant_command
 from deploy.settings import Settings
 
@@ -34,14 +34,15 @@ def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa:
     if error.reason == "SERVICE_DISABLED":
         service = error.metadata.get("service", "aiplatform.googleapis.com")
         hint = f"gcloud services enable {service} --project={project}"
-        return UserError(f"the API {service} is not enabled in {project}", hint)
+        return ApiDisabledError(f"the API {service} is not enabled in {project}", hint)
     if error.status == "PERMISSION_DENIED":
         named = re.search(r"'([a-z][A-Za-z]+(?:\.[A-Za-z]+)+)'", text)
         permission = error.metadata.get("permission") or (named[1] if named else "")
         if permission:
             reason = f"permission denied{while_}: {permission} is missing in {project}"
-            return UserError(reason, grant_command(project, permission))
-        return UserError(f"permission denied{while_}: {text}", "docs/cloud.md lists the roles")
+            return PermissionDeniedError(reason, grant_command(project, permission))
+        hint = "docs/cloud.md lists the roles"
+        return PermissionDeniedError(f"permission denied{while_}: {text}", hint)
     if error.status == "UNAUTHENTICATED":
         return UserError(
             "not authenticated to Google Cloud", "gcloud auth application-default login"

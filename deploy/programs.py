@@ -7,9 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from deploy.errors import UserError
+from deploy.run_child import KILL_DELAY_S
 
+RUN_CHILD = Path(__file__).with_name("run_child.py")
 INSTALL = {
     "gcloud": "https://cloud.google.com/sdk/docs/install",
     "docker": "https://docs.docker.com/engine/install",
@@ -37,6 +40,8 @@ class Programs:
     timeout_s: int = 900
     environ: Mapping[str, str] = field(default_factory=dict)
     """Variables that are added to the environment."""
+    changes: list[str] = field(default_factory=list)
+    """Gets each command that is run."""
 
     def run(
         self, command: Sequence[str], failure: UserError | None = None, *, show_output: bool = False
@@ -54,15 +59,9 @@ class Programs:
             self.report(f"→ {shlex.join(command)}")
         program = command[0]
         require(program)
+        self.changes.append(shlex.join(command))
         try:
-            done = subprocess.run(
-                command,
-                capture_output=not show_output,
-                text=True,
-                check=False,
-                timeout=self.timeout_s,
-                env={**os.environ, **self.environ},
-            )
+            done = self._run(command, capture=not show_output)
         except subprocess.TimeoutExpired:
             reason = f"{program} timed out after {self.timeout_s // 60} minutes"
             raise UserError(reason, "run the same command again") from None
@@ -75,3 +74,29 @@ class Programs:
         last = "\n".join(output[max(output.rfind("ERROR: "), 0) :].splitlines()[-5:])
         hint = "fix the cause, and run the same command again"
         raise UserError(f"{' '.join(command[:3])} failed{f': {last}' if last else ''}", hint)
+
+    def _run(self, command: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
+        """Run a program, and end it and its children if this process is interrupted or killed."""
+        pipe = subprocess.PIPE if capture else None
+        read_end, write_end = os.pipe()
+        with (
+            open(write_end, "wb") as parent,
+            open(read_end, "rb") as child,
+            subprocess.Popen(
+                [sys.executable, "-S", str(RUN_CHILD), str(read_end), *command],
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+                env={**os.environ, **self.environ},
+                pass_fds=[read_end],
+                start_new_session=True,
+            ) as process,
+        ):
+            child.close()
+            try:
+                out, err = process.communicate(timeout=self.timeout_s)
+            except BaseException:
+                parent.close()
+                process.wait(KILL_DELAY_S * 2)
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, out, err)

@@ -1,52 +1,107 @@
 """The command status: what is deployed, with its traffic, age and cost."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from deploy.clients import CloudClients
-from deploy.cost import estimate_cost
+from deploy.cost import BUILD_USD_PER_MINUTE, estimate_cost
+from deploy.inventory import Inventory, find_places, take_inventory
 from deploy.plan import DeployedModel, EndpointState, Machine
 
+if TYPE_CHECKING:
+    from deploy.gcp.jobs import Job
 
-def status(cloud: CloudClients) -> None:
-    """Report everything in the region that runs, and pending operations."""
-    s, vertex = cloud.settings, cloud.vertex
-    state = vertex.endpoint_state()
-    versions = {version.version_id: version for version in vertex.versions()}
-    running: list[tuple[Machine, int]] = []
-    cloud.report(f"{s.project}, {s.region}")
+Running = list[tuple[Machine, int]]
+"""Machines and their numbers."""
+
+
+def status(cloud: CloudClients, *, all_regions: bool) -> None:
+    """Report everything that runs in each place where the name was deployed, and pending operations."""
+    running: Running = []
+    for each in find_places(cloud, all_regions=all_regions):
+        _report_place(each, running)
+    cost = f"{estimate_cost(running)}" if running else "none, nothing is running"
+    cloud.report(f"  cost: {cost}")
+
+
+def _report_place(cloud: CloudClients, running: Running) -> None:
+    """Report one place, and add the machines that run there."""
+    s = cloud.settings
+    found = take_inventory(cloud, images=False, sources=False)
+    cloud.report(f"{s.place}")
+    state = found.endpoint
     if state is None:
         cloud.report(f"  endpoint {s.name}: does not exist (make deploy-endpoint creates it)")
     else:
         cloud.report(f"  endpoint {s.name}: {len(state.deployed)} deployed")
+        commits = {each.version_id: each.labels.get("git-commit", "") for each in found.versions}
         for model in state.deployed:
-            version = versions.get(model.version)
-            commit = version.labels.get("git-commit", "")[:7] if version else ""
+            commit = format_commit(commits.get(model.version, ""))
             suffix = f", commit {commit}" if commit else ""
             cloud.report(f"    {state.share(model.id):3} %  {_describe(model)}{suffix}")
             running.append((model.machine, model.replicas.minimum))
         _report_advice(cloud, state)
-    for operation in state.pending if state else vertex.pending_operations(s.endpoint):
+    for operation in state.pending if state else ():
         operation_id = operation.rpartition("/")[2]
         cloud.report(f"  pending: operation {operation_id} (a model that it deploys will cost)")
-    for endpoint_id, endpoint in vertex.list_endpoints().items():
-        if endpoint.deployed and endpoint_id != s.name:
+    for operation in found.uploads:
+        cloud.report(f"  pending: upload of a version, operation {operation.rpartition('/')[2]}")
+    _report_other_endpoints(cloud, running)
+    for line in _describe_jobs(found, running):
+        cloud.report(f"  {line}")
+    if found.function:
+        cloud.report(f"  function {s.name}: deployed (it costs while it answers)")
+    newest = (
+        f", newest version {max(int(each.version_id) for each in found.versions)}"
+        if found.versions
+        else ""
+    )
+    cloud.report(f"  model {s.name}: {len(found.versions)} uploaded{newest}")
+    for line in found.unchecked:
+        cloud.report(f"  {line}")
+
+
+def _report_other_endpoints(cloud: CloudClients, running: Running) -> None:
+    for endpoint_id, endpoint in cloud.vertex.list_endpoints().items():
+        if endpoint.deployed and endpoint_id != cloud.settings.name:
             cloud.report(f"  another endpoint, {endpoint_id}:")
             for model in endpoint.deployed:
                 share = endpoint.share(model.id)
                 cloud.report(f"    {share:3} %  {model.model_name} {_describe(model)}")
                 running.append((model.machine, model.replicas.minimum))
-    for job in vertex.list_batch_jobs():
-        resources = job.dedicated_resources
-        machine, count = resources.machine_spec.machine_type, resources.starting_replica_count
-        age = _age(job.create_time.isoformat() if job.create_time else "")
-        job_id, job_state = job.name.rpartition("/")[2], vertex.job_state(job).lower()
-        cloud.report(f"  batch prediction job {job_id}: {job_state}, {count} x {machine}, {age}")
-        running.append((Machine(machine), count))
-    newest = f", newest version {max(versions, key=int)}" if versions else ""
-    cloud.report(f"  model {s.name}: {len(versions)} uploaded{newest}")
-    cloud.report(
-        f"  cost: {estimate_cost(running)}" if running else "  cost: none, nothing is running"
-    )
+
+
+def _describe_jobs(found: Inventory, running: Running) -> Iterator[str]:
+    """Yield a line for each job and schedule, and add the machines of batch prediction jobs."""
+    for job in found.jobs:
+        yield f"{job}: {job.state.lower()}, {_age(job.created)}{_describe_job(job, running)}"
+    for name in found.schedules:
+        yield f"schedule {name.rpartition('/')[2]}: starts pipeline jobs, which cost while they run"
+
+
+def _describe_job(job: "Job", running: Running) -> str:
+    if job.kind == "build":
+        command = job.content.get("substitutions", {}).get("_DEPLOY", "no")
+        then = f", then: {command}" if command != "no" else ""
+        return f", ${BUILD_USD_PER_MINUTE} a minute{then}"
+    if job.kind == "batch prediction job":
+        resources: dict[str, Any] = job.content.get("dedicatedResources", {})
+        spec, count = resources.get("machineSpec", {}), resources.get("startingReplicaCount", 1)
+        machine = Machine(
+            spec.get("machineType", ""),
+            spec.get("acceleratorType", ""),
+            spec.get("acceleratorCount", 0),
+        )
+        running.append((machine, count))
+        return f", {count} x {machine.type}"
+    return ""
+
+
+def format_commit(commit: str) -> str:
+    """Return a commit's first digits, and whether its sources were changed."""
+    dirty = " with changed files" if commit.endswith("-dirty") else ""
+    return f"{commit[:7]}{dirty}" if commit else ""
 
 
 def _report_advice(cloud: CloudClients, state: EndpointState) -> None:

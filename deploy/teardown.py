@@ -2,14 +2,25 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from deploy.cli import confirm
+from deploy import places
+from deploy.cli import confirm, plural
 from deploy.clients import CloudClients
 from deploy.cloud_build import source_folder
 from deploy.cost import estimate_cost
 from deploy.errors import DeployError, TransientError, UserError
+from deploy.inventory import Inventory, find_places, take_inventory
 from deploy.plan import DeployedModel, EndpointState
 from deploy.reconcile import check_ownership
+from deploy.settings import Settings
+
+if TYPE_CHECKING:
+    from deploy.gcp.jobs import Job
+
+MAX_ROUNDS = 3
+"""How often teardown deletes what it finds: what it cancels may have created something meanwhile."""
+EMPTY = EndpointState()
 
 
 def undeploy(cloud: CloudClients, *, version: str, idle: bool, yes: bool) -> None:
@@ -42,52 +53,126 @@ def undeploy(cloud: CloudClients, *, version: str, idle: bool, yes: bool) -> Non
     _undeploy(cloud, state, chosen)
 
 
-def teardown(cloud: CloudClients, *, keep_images: bool, yes: bool) -> None:
-    """Delete the endpoint, the model, its batch jobs, its images and the sources of its builds."""
-    s, vertex = cloud.settings, cloud.vertex
-    state, versions, jobs = vertex.endpoint_state(), vertex.versions(), vertex.list_batch_jobs()
-    images = not keep_images and cloud.artifacts.has_images()
-    sources = [] if keep_images else cloud.storage.list_objects(source_folder(s))
-    items = [
-        *([f"the endpoint {s.name}"] if state else []),
-        *_describe(state or EndpointState()),
-        *(f"the batch prediction job {job.name.rpartition('/')[2]}" for job in jobs),
-        *([f"the model {s.name} and its versions ({len(versions)})"] if versions else []),
-        *([f"the images {s.image_name}"] if images else []),
-        *([f"the build sources ({len(sources)}) in {source_folder(s)}"] if sources else []),
-    ]
-    check_ownership(cloud, state or EndpointState())
-    if not items:
-        location = f"{s.project}, {s.region}"
-        cloud.report(f"no resources of {s.name} to delete in {location}: nothing changed")
+def teardown(cloud: CloudClients, *, keep_images: bool, all_regions: bool, yes: bool) -> None:
+    """Delete everything that the name has, in every place where it was deployed.
+
+    A place is forgotten once nothing is left there.
+    """
+    s = cloud.settings
+    found: list[tuple[CloudClients, Inventory]] = []
+    for each in find_places(cloud, all_regions=all_regions):
+        inventory = _take_inventory(each, found, keep_images=keep_images)
+        check_ownership(each, inventory.endpoint or EndpointState())
+        for line in inventory.unchecked:
+            cloud.report(f"{each.settings.place}: {line}")
+        if inventory.is_empty:
+            cloud.report(f"{each.settings.place}: nothing of {s.name} to delete")
+            _forget(each, inventory)
+        else:
+            found.append((each, inventory))
+    if not found:
+        cloud.report("nothing changed")
         return
-    if state and state.deployed:
-        cost = estimate_cost((model.machine, model.replicas.minimum) for model in state.deployed)
+    if deployed := [model for _, each in found for model in (each.endpoint or EMPTY).deployed]:
+        cost = estimate_cost((model.machine, model.replicas.minimum) for model in deployed)
         cloud.report(f"current cost: {cost}")
+    items = [line for each, inventory in found for line in _describe(each.settings, inventory)]
     confirm(s.name, items, yes=yes or cloud.dry_run)
-    _delete_endpoint(cloud)
-    for job in jobs:
-        vertex.cancel_batch_job(job.name)
-    if versions:
-        _delete(cloud, vertex.delete_model, vertex.versions)
-    if images:
-        _delete(cloud, cloud.artifacts.delete_images, cloud.artifacts.has_images)
-    if sources:
-        cloud.storage.delete_objects(source_folder(s))
-    verb = "would be" if cloud.dry_run else "is"
-    cloud.report(f"all of this {verb} deleted: no more hourly costs")
+    for each, inventory in found:
+        _delete_all(each, inventory, keep_images=keep_images)
 
 
-def _describe(state: EndpointState) -> list[str]:
-    """Return a line for each deployed model, and one for pending operations."""
-    lines = [
-        f"  version {model.version}, {model.replicas.minimum} x {model.machine.type}, "
-        f"{state.share(model.id)} % of traffic"
-        for model in state.deployed
+def _take_inventory(
+    cloud: CloudClients, found: Sequence[tuple[CloudClients, Inventory]], *, keep_images: bool
+) -> Inventory:
+    """Return the inventory of a place; the build sources are those of the first place of a project."""
+    is_first = cloud.settings.project not in [each.settings.project for each, _ in found]
+    return take_inventory(cloud, images=not keep_images, sources=is_first and not keep_images)
+
+
+def _describe(s: Settings, found: Inventory) -> list[str]:
+    """Return a line for the place, and one for each resource that will be deleted there."""
+    state = found.endpoint or EMPTY
+    items = [
+        *(f"the {job}, {job.state.lower()}" for job in found.jobs),
+        *(f"the schedule {name.rpartition('/')[2]} of the pipeline" for name in found.schedules),
+        *([f"the function {s.name}"] if found.function else []),
+        *([f"the endpoint {s.name}"] if found.endpoint else []),
+        *(
+            f"  version {model.version}, {model.replicas.minimum} x {model.machine.type}, "
+            f"{state.share(model.id)} % of traffic"
+            for model in state.deployed
+        ),
+        *([f"  {len(state.pending)} pending operations"] if state.pending else []),
+        *([f"{len(found.uploads)} pending uploads of the model"] if found.uploads else []),
+        *(
+            [f"the model {s.name}, {plural(len(found.versions), 'version')}"]
+            if found.versions
+            else []
+        ),
+        *([f"the images {s.image_name}"] if found.images else []),
+        *(
+            [f"{plural(found.sources, 'build source')} in {source_folder(s)}"]
+            if found.sources
+            else []
+        ),
     ]
-    if state.pending:
-        lines.append(f"  {len(state.pending)} pending operations: they are cancelled or waited for")
-    return lines
+    return [f"{s.place}:", *(f"  {item}" for item in items)]
+
+
+def _delete_all(cloud: CloudClients, found: Inventory, *, keep_images: bool) -> None:
+    """Delete what was found, and then what a build or an operation has created meanwhile.
+
+    Raises UserError if something is left.
+    """
+    s = cloud.settings
+    for _ in range(MAX_ROUNDS):
+        # First what creates other resources: a schedule starts jobs; a build deploys; an upload makes a version.
+        for name in found.schedules:
+            cloud.jobs.delete_schedule(name)
+        _end_jobs(cloud, found.jobs)
+        _end_operations(cloud, found.uploads, "waiting for a pending upload")
+        if found.function:
+            cloud.jobs.delete_function()
+        _delete_endpoint(cloud)
+        vertex, artifacts = cloud.vertex, cloud.artifacts
+        if found.versions or vertex.versions():
+            _delete(cloud, vertex.delete_model, vertex.versions)
+        if not keep_images and artifacts.has_images():
+            _delete(cloud, artifacts.delete_images, artifacts.has_images)
+        if found.sources:
+            cloud.storage.delete_objects(source_folder(s))
+        if cloud.dry_run:
+            cloud.report(f"{s.place}: nothing of {s.name} would be left")
+            return
+        found = take_inventory(cloud, images=not keep_images, sources=bool(found.sources))
+        if found.is_empty:
+            _forget(cloud, found)
+            cloud.report(f"{s.place}: nothing of {s.name} is left, no more hourly costs")
+            return
+    left = "; ".join(line.strip() for line in _describe(s, found)[1:])
+    raise UserError(f"not everything is deleted in {s.place}: {left}", "run the same command again")
+
+
+def _forget(cloud: CloudClients, found: Inventory) -> None:
+    """Forget a place in which nothing is left, unless something could not be checked."""
+    s = cloud.settings
+    if not (found.unchecked or cloud.dry_run):
+        places.forget(s.place, s.name, s.api_endpoint)
+
+
+def _end_jobs(cloud: CloudClients, jobs: Sequence["Job"]) -> None:
+    """Cancel jobs, and wait until they have ended; report those that have not ended in time."""
+    for job in jobs:
+        cloud.report(f"→ cancelling the {job}")
+        cloud.jobs.cancel(job)
+    for job in jobs if not cloud.dry_run else ():
+        try:
+            ended = cloud.jobs.wait(job)
+        except UserError as error:
+            cloud.report(f"  {error}")
+        else:
+            cloud.report(f"  the {job} has ended: {ended.state.lower()}")
 
 
 def _delete_endpoint(cloud: CloudClients) -> None:
@@ -114,20 +199,25 @@ def _delete_endpoint(cloud: CloudClients) -> None:
 
 def _cancel_pending(cloud: CloudClients, state: EndpointState) -> EndpointState:
     """Cancel pending operations and wait for their end: what they deploy would cost unnoticed."""
+    _end_operations(cloud, state.pending, "waiting for a pending operation")
+    return state if cloud.dry_run else cloud.vertex.endpoint_state() or EndpointState()
+
+
+def _end_operations(cloud: CloudClients, operations: Sequence[str], action: str) -> None:
+    """Cancel operations, and wait for their end."""
     vertex = cloud.vertex
-    for operation in state.pending:
+    for operation in operations:
         if cloud.dry_run:
             vertex.cancel_operation(operation)
             continue
         # Errors do not matter: a cancelled operation ends in one, and the state that is fetched
         # afterwards shows what is left.
-        wait = functools.partial(vertex.wait, action="waiting for a pending operation")
+        wait = functools.partial(vertex.wait, action=action)
         for step in (vertex.cancel_operation, wait):
             try:
                 step(operation)
             except DeployError as error:
                 cloud.report(f"  {error}")
-    return state if cloud.dry_run else vertex.endpoint_state() or EndpointState()
 
 
 def _undeploy(cloud: CloudClients, state: EndpointState, chosen: Sequence[DeployedModel]) -> None:

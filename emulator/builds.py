@@ -1,10 +1,12 @@
 """Cloud Build: the steps of a build, run in order by the local Docker engine."""
 
+import contextlib
 import io
 import logging
 import re
 import tarfile
 import tempfile
+import threading
 import time
 import uuid
 from functools import partial
@@ -13,9 +15,10 @@ from pathlib import Path
 from google.cloud.devtools import cloudbuild_v1 as cb
 from google.longrunning import operations_pb2
 
-from contract.docker import DockerError
+from contract.docker import Container, DockerError
 from emulator import artifacts, containers, operations
-from emulator.errors import ApiError, invalid_argument
+from emulator.errors import ApiError, failed_precondition, invalid_argument
+from emulator.jobs import raise_if_cancelled
 from emulator.resources import list_response
 from emulator.state import FailedStep, State, canonical_name, now, project_number
 
@@ -28,6 +31,7 @@ TRIGGER_SUBSTITUTIONS = (
 """Built-in substitutions that are empty in a build without a trigger."""
 INVALID = "invalid value for 'build.substitutions'"
 SOCKET = "/var/run/docker.sock"
+POLL_S = 0.2
 log = logging.getLogger("emulator")
 
 
@@ -61,6 +65,18 @@ def get(state: State, request: cb.GetBuildRequest) -> cb.Build:
         if name.endswith(f"/{build_id}"):
             return build
     raise ApiError("NOT_FOUND", f"Build not found: {build_id}")
+
+
+def cancel(state: State, request: cb.CancelBuildRequest) -> cb.Build:
+    """Request that a build ends: its current step is killed."""
+    build = get(state, cb.GetBuildRequest(name=request.name, id=request.id))
+    if build.status not in (Status.QUEUED, Status.WORKING):
+        raise failed_precondition("Cannot cancel a build that has ended.")
+    for operation in list(state.operations.values()):
+        metadata = operation.metadata
+        if isinstance(metadata, cb.BuildOperationMetadata) and metadata.build.id == build.id:
+            operation.cancelled.set()
+    return build
 
 
 def list_builds(state: State, request: cb.ListBuildsRequest) -> cb.ListBuildsResponse:
@@ -131,7 +147,9 @@ def expand_substitutions(build: cb.Build) -> cb.Build:
     return expanded
 
 
-def _run(state: State, build: cb.Build, expanded: cb.Build, _: operations.Operation) -> cb.Build:
+def _run(
+    state: State, build: cb.Build, expanded: cb.Build, operation: operations.Operation
+) -> cb.Build:
     build.status, build.start_time = Status.WORKING, now()
     timeout_s = expanded.timeout.total_seconds() if "timeout" in expanded else 3600
     deadline = time.monotonic() + timeout_s
@@ -141,10 +159,12 @@ def _run(state: State, build: cb.Build, expanded: cb.Build, _: operations.Operat
             workspace = Path(folder, "workspace")
             workspace.mkdir()
             _unpack_source(state, expanded, workspace)
+            raise_if_cancelled(operation.cancelled)
             for index, step in enumerate(expanded.steps):
                 build.steps[index].status = Status.WORKING
                 left_s = max(deadline - time.monotonic(), 0.1)
-                succeeded = _run_step(state, step, expanded, workspace, left_s)
+                succeeded = _run_step(state, step, expanded, workspace, left_s, operation.cancelled)
+                raise_if_cancelled(operation.cancelled)
                 build.steps[index].status = Status.SUCCESS if succeeded else Status.FAILURE
                 if not succeeded:
                     timed_out = time.monotonic() > deadline
@@ -155,7 +175,8 @@ def _run(state: State, build: cb.Build, expanded: cb.Build, _: operations.Operat
                 build.results.images = [_push(state, image) for image in expanded.images]
                 build.status = Status.SUCCESS
     except (ApiError, DockerError) as error:
-        build.status, build.status_detail = Status.FAILURE, str(error)
+        build.status_detail = str(error)
+        build.status = Status.CANCELLED if operation.cancelled.is_set() else Status.FAILURE
     finally:
         if build.status == Status.WORKING:
             build.status = Status.INTERNAL_ERROR
@@ -174,8 +195,13 @@ def _unpack_source(state: State, build: cb.Build, workspace: Path) -> None:
             archive.extractall(workspace, filter="data")
 
 
-def _run_step(
-    state: State, step: cb.BuildStep, build: cb.Build, workspace: Path, timeout_s: float
+def _run_step(  # noqa: PLR0913, PLR0917  each describes the step
+    state: State,
+    step: cb.BuildStep,
+    build: cb.Build,
+    workspace: Path,
+    timeout_s: float,
+    cancelled: threading.Event,
 ) -> bool:
     """Run one step in its container, log its output, and return whether it succeeded."""
     name, command = step.id or step.name, list(step.args)
@@ -199,7 +225,7 @@ def _run_step(
     if "timeout" in step:
         timeout_s = min(timeout_s, step.timeout.total_seconds())
     image = containers.local_image(state.config, step.name)
-    succeeded, output = _run_container(state, image, options, command, timeout_s)
+    succeeded, output = _run_container(state, image, options, command, timeout_s, cancelled)
     for line in output.splitlines():
         log.info("  | %s", line)
         state.build_logs.setdefault(build.id, []).append(f"{name}: {line}")
@@ -208,8 +234,13 @@ def _run_step(
     return succeeded
 
 
-def _run_container(
-    state: State, image: str, options: list[str], command: list[str], timeout_s: float
+def _run_container(  # noqa: PLR0913, PLR0917  each describes the step
+    state: State,
+    image: str,
+    options: list[str],
+    command: list[str],
+    timeout_s: float,
+    cancelled: threading.Event,
 ) -> tuple[bool, str]:
     """Run a container to its end; return whether it succeeded, and its output or Docker's error."""
     docker = state.config.engine
@@ -217,13 +248,27 @@ def _run_container(
         container = docker.start(image, *options, command=command)
     except DockerError as error:
         return False, str(error)
+    ended = threading.Event()
+    watch = partial(_kill_if_cancelled, container, cancelled, ended)
+    threading.Thread(target=watch, daemon=True).start()
     try:
         exit_code = docker("wait", container.name, timeout_s=timeout_s)
         return exit_code == "0", container.logs()
     except DockerError as error:
         return False, f"{container.logs()}\n{error}"
     finally:
+        ended.set()
         container.remove()
+
+
+def _kill_if_cancelled(
+    container: Container, cancelled: threading.Event, ended: threading.Event
+) -> None:
+    while not ended.wait(POLL_S):
+        if cancelled.is_set():
+            with contextlib.suppress(DockerError):  # it has just ended
+                container.docker("kill", container.name)
+            return
 
 
 def _push(state: State, image: str) -> cb.BuiltImage:
@@ -245,6 +290,7 @@ def get_service_account(
 METHODS = {
     "GetDefaultServiceAccount": get_service_account,
     "CreateBuild": create,
+    "CancelBuild": cancel,
     "GetBuild": get,
     "ListBuilds": list_builds,
 }

@@ -65,10 +65,19 @@ class Client:
     """
 
     def __init__(
-        self, settings: Settings, report: Callable[[str], None] = print, *, dry_run: bool = False
+        self,
+        settings: Settings,
+        report: Callable[[str], None] = print,
+        *,
+        dry_run: bool = False,
+        changes: list[str] | None = None,
     ) -> None:
-        """Report progress with `report`; with `dry_run`, print changes and make none."""
+        """Report progress with `report`; with `dry_run`, print changes and make none.
+
+        Each change that is sent is appended to `changes`.
+        """
         self.settings, self.report, self.dry_run = settings, report, dry_run
+        self._changes = [] if changes is None else changes
 
     # Connections
 
@@ -105,6 +114,10 @@ class Client:
             return requests.Session()
         return AuthorizedSession(self.credentials)
 
+    def base_url(self, service: str) -> str:
+        """Return the URL of one of Google's APIs, or of the emulator."""
+        return self.settings.api_endpoint or f"https://{service}.googleapis.com"
+
     # Reads
 
     def read(self, call: Callable[..., Result], *args: object, **options: object) -> Result:
@@ -138,6 +151,22 @@ class Client:
     ) -> list[Result]:
         """Return all pages of what a method lists; an empty list if the parent does not exist."""
         return self.find(lambda **more: list(call(*args, **options, **more))) or []
+
+    def find_json(self, url: str, **parameters: object) -> dict[str, Any] | None:
+        """Return what an API without a client library has at a URL; None if it does not exist."""
+        return self.find(self._send_json, method="GET", url=url, params=parameters)
+
+    def list_json(
+        self, url: str, key: str, *, limit: float = float("inf"), **parameters: object
+    ) -> list[dict[str, Any]]:
+        """Return the pages of a list up to `limit` items; an empty list if its parent does not exist."""
+        items: list[dict[str, Any]] = []
+        while page := self.find_json(url, **parameters):
+            items += page.get(key, [])
+            if not page.get("nextPageToken") or len(items) >= limit:
+                break
+            parameters["pageToken"] = page["nextPageToken"]
+        return items
 
     def poll(
         self,
@@ -173,8 +202,23 @@ class Client:
             name = method.title().replace("_", "")
             self.report_call(f"{service.removesuffix('Client')}.{name}", request)
             return None
+        return self._change(lambda: call(request, timeout=TIMEOUT_S, retry=None), action)
+
+    def change_json(
+        self, method: str, url: str, rpc: str, action: str, body: dict[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """Send a request that changes something to an API without a client library, as `change` does."""
+        if self.dry_run:
+            self.report_call(rpc, body or {"name": f"projects/{url.partition('/projects/')[2]}"})
+            return None
+        return self._change(
+            lambda: self._send_json(method=method, url=url, json=body, timeout=TIMEOUT_S), action
+        )
+
+    def _change(self, send: Callable[[], Result], action: str) -> Result:
+        self._changes.append(action)
         try:
-            return call(request, timeout=TIMEOUT_S, retry=None)
+            return send()
         except exceptions.Conflict as error:
             raise TransientError(f"{_get_message(error)} ({action})") from None
         except RETRYABLE as error:
@@ -183,6 +227,13 @@ class Client:
             raise TransientError(f"{_describe(error)} ({action})") from None
         except PERMANENT as error:
             self._raise(error, action)
+
+    def _send_json(self, **request: Any) -> dict[str, Any]:
+        """Send a request and return the response's JSON; raise GoogleAPICallError."""
+        response = self.session.request(**request)
+        if not response.ok:
+            raise exceptions.from_http_response(response)
+        return dict(response.json())
 
     def run_operation(
         self, call: Callable[..., Operation], request: object, action: str, usual: str = ""

@@ -2,9 +2,7 @@
 
 import functools
 import time
-from typing import NamedTuple
-
-from google.api_core import exceptions
+from typing import Any, NamedTuple
 
 from deploy.gcp.client import Client
 
@@ -29,21 +27,16 @@ class Monitoring:
         settings = self._client.settings
         format_time = functools.partial(time.strftime, "%Y-%m-%dT%H:%M:%SZ")
         endpoint_id = settings.endpoint.rpartition("/")[2]
-        query = {
+        query: dict[str, Any] = {
             "filter": f'metric.type="{METRIC_PREFIX}{metric}" AND resource.labels.endpoint_id="{endpoint_id}"',
             "interval.startTime": format_time(time.gmtime(time.time() - minutes * 60)),
             "interval.endTime": format_time(time.gmtime(time.time() + 1)),
             "aggregation.alignmentPeriod": f"{max(round(minutes * 60), 60)}s",
             "aggregation.perSeriesAligner": aligner,
         }
-        base = settings.api_endpoint or "https://monitoring.googleapis.com"
-        url = f"{base}/v3/projects/{settings.project}/timeSeries"
-        response = self._client.read(self._client.session.get, url, params=query)
-        if response.status_code != 200:
-            error = exceptions.from_http_response(response)
-            raise self._client.user_error(error, "reading Cloud Monitoring")
+        url = f"{self._client.base_url('monitoring')}/v3/projects/{settings.project}/timeSeries"
         return [
             Point(series["metric"].get("labels", {}), float(next(iter(point["value"].values()))))
-            for series in response.json().get("timeSeries", ())
+            for series in self._client.list_json(url, "timeSeries", **query)
             for point in series["points"]
         ]

@@ -257,13 +257,6 @@ class VertexAI:
         post = self._client.session.post
         return post(url, body, headers=headers, timeout=timeout_s, stream=True)
 
-    def list_batch_jobs(self) -> list[v1.BatchPredictionJob]:
-        """Return the region's batch prediction jobs of this model that have not ended."""
-        location, suffix = self._settings.location, f"/models/{self._settings.name}"
-        jobs = self._client.list_all(self._jobs.list_batch_prediction_jobs, parent=location)
-        running = [job for job in jobs if self.job_state(job) not in DONE]
-        return [job for job in running if job.model.partition("@")[0].endswith(suffix)]
-
     @staticmethod
     def job_state(job: v1.BatchPredictionJob) -> str:
         """Return a batch prediction job's state, such as RUNNING or SUCCEEDED."""
@@ -306,12 +299,6 @@ class VertexAI:
         create = self._jobs.create_batch_prediction_job
         started = self._client.change(create, request, "starting the batch prediction job")
         return started.name if started is not None else ""
-
-    def cancel_batch_job(self, name: str) -> None:
-        """Request the cancellation of a batch prediction job."""
-        request = v1.CancelBatchPredictionJobRequest(name=name)
-        action = "cancelling a batch prediction job"
-        self._client.change(self._jobs.cancel_batch_prediction_job, request, action)
 
     # Services
 

@@ -18,7 +18,7 @@ from deploy.gke.overlay import OVERLAYS
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; exit codes: 0 success, 1 error, 2 invalid arguments, 130 interrupted."""
     args = _build_parser().parse_args(arguments)
-    cli.run("deploy.gke", lambda: _run(args), "Run the same command to continue.")
+    cli.run("deploy.gke", lambda: _run(args), lambda: "Run the same command to continue.")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -196,6 +196,8 @@ def test_project_is_required_once(deploy: Run, monkeypatch: pytest.MonkeyPatch) 
     failed = deploy("status")
     assert "no project is set" in message(failed.err)
     assert deploy("status --project demo-project").code == 0
+    assert "no project is set" in message(deploy("status").err), "status saved a project"
+    assert deploy("upload --project demo-project").code == 0
     assert "demo-project" in deploy("status").out, "the project was not saved"
 
 

@@ -1,0 +1,116 @@
+"""Everything that a name has at Google: in one project and region, and in every place where it was deployed."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from deploy import places
+from deploy.clients import CloudClients
+from deploy.cloud_build import source_folder
+from deploy.errors import ApiDisabledError, PermissionDeniedError, UserError
+from deploy.places import Place
+from deploy.plan import EndpointState
+
+if TYPE_CHECKING:
+    from deploy.gcp.jobs import Job
+
+MAX_PARALLEL = 16
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """The resources of a name in one project and region."""
+
+    endpoint: EndpointState | None
+    versions: list[Any]
+    """The versions of the model, the newest first."""
+    uploads: tuple[str, ...]
+    """Operations that upload a version."""
+    jobs: list["Job"]
+    schedules: list[str]
+    function: bool
+    images: bool
+    sources: int
+    """The number of build sources in Cloud Storage."""
+    unchecked: list[str]
+    """What could not be listed, and why."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was found."""
+        lists = self.versions, self.uploads, self.jobs, self.schedules
+        return self.endpoint is None and not any((*lists, self.function, self.images, self.sources))
+
+
+def take_inventory(cloud: CloudClients, *, images: bool = True, sources: bool = True) -> Inventory:
+    """Return what the name of the settings has in their project and region.
+
+    `images` and `sources`: list the images, and the build sources, which all regions of a project share.
+    An API that is not enabled has nothing. What the caller may not list is named in `unchecked`.
+    """
+    s, vertex, jobs = cloud.settings, cloud.vertex, cloud.jobs
+    unchecked: list[str] = []
+
+    def check(what: str, call: Callable[[], Result], nothing: Result) -> Result:
+        try:
+            return call()
+        except ApiDisabledError:
+            return nothing
+        except PermissionDeniedError as error:
+            unchecked.append(f"{what} are not checked: {error.message}; {error.hint}")
+            return nothing
+
+    running: list[Job] = []
+    for kind in ("build", "pipeline job", "batch prediction job"):
+        running += check(f"{kind}s", partial(jobs.list_running, kind), [])
+    return Inventory(
+        endpoint=vertex.endpoint_state(),
+        versions=vertex.versions(),
+        uploads=vertex.pending_operations(s.model),
+        jobs=running,
+        schedules=check("schedules", jobs.list_schedules, []),
+        function=check("functions", jobs.has_function, False),
+        images=images and check("images", cloud.artifacts.has_images, False),
+        sources=sources
+        and len(check("build sources", lambda: cloud.storage.list_objects(source_folder(s)), [])),
+        unchecked=unchecked,
+    )
+
+
+def find_places(cloud: CloudClients, *, all_regions: bool) -> list[CloudClients]:
+    """Return the clients for the current place, and for each in which the name was or is deployed.
+
+    With `all_regions`, Google is asked in every region of these projects.
+    """
+    s = cloud.settings
+    known = dict.fromkeys([s.place, *places.list_places(s.name, s.api_endpoint)])
+    if all_regions:
+        known |= dict.fromkeys(_search(cloud, {place.project for place in known}))
+    return [cloud if place == s.place else cloud.at(place) for place in known]
+
+
+def _search(cloud: CloudClients, projects: set[str]) -> list[Place]:
+    """Return the places in any region of these projects that have something of the name."""
+    from deploy.gcp.regions import list_regions  # noqa: PLC0415  slow: Google's libraries
+
+    candidates = [
+        Place(project, region) for project in sorted(projects) for region in list_regions()
+    ]
+    cloud.report(f"→ searching {len(candidates)} regions")
+
+    def search(place: Place) -> bool:
+        try:
+            return not take_inventory(cloud.at(place), sources=False).is_empty
+        except UserError as error:
+            cloud.report(f"  {place} is not checked: {error.message}")
+            return False
+
+    with ThreadPoolExecutor(MAX_PARALLEL) as executor:
+        return [
+            place
+            for place, found in zip(candidates, executor.map(search, candidates), strict=True)
+            if found
+        ]
