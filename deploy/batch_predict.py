@@ -11,7 +11,7 @@ def run_batch(  # noqa: PLR0913  one parameter for each option
     cloud: CloudClients, *, source: str, output: str, parameters: Any, version: str, replicas: int
 ) -> None:
     """Predict every line of a JSONL file, wait for the job's end, and report the results' folder."""
-    from deploy.gcp.vertex import BatchRequest  # noqa: PLC0415  slow: Google's libraries
+    from deploy.gcp.vertex import BatchRequest, job_state  # noqa: PLC0415  slow: Google's libraries
 
     for uri in (source, output):
         if not uri.startswith("gs://"):
@@ -28,11 +28,13 @@ def run_batch(  # noqa: PLR0913  one parameter for each option
     job_id = name.rpartition("/")[2]
     cloud.report(f"→ job {job_id} (usually 10 minutes or more; it continues after Ctrl-C)")
     job = cloud.vertex.wait_for_batch_job(name)
-    state, stats = cloud.vertex.job_state(job), job.completion_stats
+    state, stats = job_state(job), job.get("completionStats", {})
     if state != "SUCCEEDED":
         hint = "run .venv/bin/python -m deploy batch-predict with the same arguments again"
-        raise UserError(f"the job ended as {state.lower()}: {job.error.message}", hint)
+        raise UserError(
+            f"the job ended as {state.lower()}: {job.get('error', {}).get('message', '')}", hint
+        )
     cloud.report(
-        f"{stats.successful_count} succeeded, {stats.failed_count} failed; "
-        f"results: {job.output_info.gcs_output_directory}"
+        f"{stats.get('successfulCount', 0)} succeeded, {stats.get('failedCount', 0)} failed; "
+        f"results: {job['outputInfo']['gcsOutputDirectory']}"
     )

@@ -66,6 +66,10 @@ def take_inventory(cloud: CloudClients, *, images: bool = True, sources: bool = 
     running: list[Job] = []
     for kind in ("build", "pipeline job", "batch prediction job"):
         running += check(f"{kind}s", partial(jobs.list_running, kind), [])
+    objects: list[str] = []
+    if sources:
+        list_objects = partial(cloud.storage.list_objects, source_folder(s))
+        objects = check("build sources", list_objects, [])
     return Inventory(
         endpoint=vertex.endpoint_state(),
         versions=vertex.versions(),
@@ -74,8 +78,7 @@ def take_inventory(cloud: CloudClients, *, images: bool = True, sources: bool = 
         schedules=check("schedules", jobs.list_schedules, []),
         function=check("functions", jobs.has_function, False),
         images=images and check("images", cloud.artifacts.has_images, False),
-        sources=sources
-        and len(check("build sources", lambda: cloud.storage.list_objects(source_folder(s)), [])),
+        sources=len(objects),
         unchecked=unchecked,
     )
 

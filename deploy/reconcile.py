@@ -93,6 +93,7 @@ def _run_step(cloud: CloudClients, step: plan.Step, state: EndpointState) -> Non
             cloud.report(f"→ traffic: {', '.join(shares)}")
             vertex.update_endpoint(state.etag, labels, split)
         case plan.Undeploy(deployed_id):
-            vertex.undeploy_model(deployed_id)
+            (model,) = [each for each in state.deployed if each.id == deployed_id]
+            vertex.undeploy_model(model)
         case plan.SetDefault(version):
             vertex.set_default_version(version)

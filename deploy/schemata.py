@@ -30,12 +30,12 @@ def upload_schemata(cloud: CloudClients) -> dict[str, str]:
         schemas = json.loads(contents.read(SCHEMA))
     fields = {}
     try:
-        if any(blob.name.endswith(".mar") for blob in cloud.storage.list_objects(f"{folder}/")):
+        if any(name.endswith(".mar") for name in cloud.storage.list_objects(f"{folder}/")):
             return {}
         for kind in KINDS:
             uri = f"{folder}/{FOLDER}/{kind}.yaml"
             cloud.storage.write_object(uri, yaml.safe_dump(schemas[kind], sort_keys=False))
-            fields[f"{kind}_schema_uri"] = uri
+            fields[f"{kind}SchemaUri"] = uri
     except UserError as error:
         cloud.report(f"the model is uploaded without schemas: {error.message}")
         return {}

@@ -231,7 +231,7 @@ def _undeploy(cloud: CloudClients, state: EndpointState, chosen: Sequence[Deploy
             deployed = (vertex.endpoint_state() or EndpointState()).deployed
             return deployed_id in [other.id for other in deployed]
 
-        _delete(cloud, functools.partial(vertex.undeploy_model, model.id), exists)
+        _delete(cloud, functools.partial(vertex.undeploy_model, model), exists)
 
 
 def _delete(cloud: CloudClients, delete: Callable[[], None], exists: Callable[[], object]) -> None:

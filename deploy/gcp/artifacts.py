@@ -1,9 +1,5 @@
 """Artifact Registry: the repository and its images."""
 
-import functools
-
-from google.cloud import artifactregistry_v1 as ar
-
 from deploy.error_messages import GoogleError, to_user_error
 from deploy.gcp.client import Client
 
@@ -23,9 +19,9 @@ class ArtifactRegistry:
 
     def has_images(self) -> bool:
         """Return whether the repository has images of this name."""
-        packages = self._client.list_all(self._service.list_packages, parent=self._repository)
+        packages = self._client.list_all(f"{self._repository}/packages", "packages")
         suffix = f"/packages/{self._settings.name}"
-        return any(package.name.endswith(suffix) for package in packages)
+        return any(package["name"].endswith(suffix) for package in packages)
 
     def find_digest(self, tag: str) -> str | None:
         """Return the digest of a tag, sha256:…; None if the tag does not exist."""
@@ -46,27 +42,22 @@ class ArtifactRegistry:
 
     def ensure_repository(self) -> None:
         """Create the repository if it does not exist."""
-        if self._client.find(self._service.get_repository, name=self._repository) is not None:
+        if self._client.get(self._repository) is not None:
             return
-        name, docker = self._settings.repository, ar.Repository.Format.DOCKER
-        repository = ar.Repository(format_=docker, description="Images of python -m deploy")
-        location = self._settings.location
-        request = ar.CreateRepositoryRequest(
-            parent=location, repository_id=name, repository=repository
-        )
-        action = f"creating the repository {name}"
-        self._client.run_operation(self._service.create_repository, request, action)
+        name, parent = self._settings.repository, self._repository.rpartition("/")[0]
+        rpc, action = "ArtifactRegistry.CreateRepository", f"creating the repository {name}"
+        body = {"format": "DOCKER", "description": "Images of python -m deploy"}
+        self._client.run_operation(rpc, "POST", parent, action, body, repositoryId=name)
 
     def delete_images(self) -> None:
         """Delete the images of this name from the repository."""
-        name = f"{self._repository}/packages/{self._settings.name}"
-        request = ar.DeletePackageRequest(name=name)
-        self._client.run_operation(self._service.delete_package, request, "deleting the images")
+        url = f"{self._repository}/packages/{self._settings.name}"
+        rpc = "ArtifactRegistry.DeletePackage"
+        self._client.run_operation(rpc, "DELETE", url, "deleting the images")
 
     @property
     def _repository(self) -> str:
-        return f"{self._settings.location}/repositories/{self._settings.repository}"
-
-    @functools.cached_property
-    def _service(self) -> ar.ArtifactRegistryClient:
-        return self._client.connect(ar.ArtifactRegistryClient)
+        """The repository's URL."""
+        s = self._settings
+        base = self._client.url("artifactregistry")
+        return f"{base}/{s.location}/repositories/{s.repository}"

@@ -1,23 +1,24 @@
-"""The transport to Google's APIs: credentials, retries, errors, dry runs and long-running operations."""
+"""The transport to Google's APIs: credentials, retries, errors, dry runs and long-running operations.
+
+Requests and responses are the JSON of Google's REST APIs: importing the client libraries would take seconds.
+"""
 
 import functools
 import json
 import re
+import socket
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import google.auth
 import requests
 from google.api_core import exceptions
-from google.api_core.client_options import ClientOptions
-from google.api_core.operation import Operation
 from google.api_core.retry import Retry, exponential_sleep_generator, if_exception_type
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 from google.auth.transport.requests import AuthorizedSession
-from google.longrunning import operations_pb2
-from google.protobuf import json_format
 from google.rpc import code_pb2
 
 from deploy.error_messages import GoogleError, to_user_error
@@ -26,6 +27,8 @@ from deploy.settings import Settings
 
 TIMEOUT_S = 60
 """For one request."""
+CONNECT_TIMEOUT_S = 5
+"""For a connection to the emulator."""
 RETRYABLE = (
     exceptions.ServiceUnavailable,
     exceptions.InternalServerError,
@@ -45,16 +48,8 @@ MAX_ATTEMPTS = 8
 """How often a change is attempted if its outcome stays unknown."""
 POLL_S = (1.0, 10.0)
 """The first and the maximum pause between two polls."""
+Json = dict[str, Any]
 Result = TypeVar("Result")
-Service = TypeVar("Service")
-
-
-class Operations(Protocol):
-    """A client of a Google API that has long-running operations."""
-
-    @property
-    def get_operation(self) -> Callable[..., operations_pb2.Operation]:
-        """Fetches an operation by its name."""
 
 
 class Client:
@@ -81,16 +76,9 @@ class Client:
 
     # Connections
 
-    def connect(
-        self, service: Callable[..., Service], host: str = "", dedicated_host: str = ""
-    ) -> Service:
-        """Return a client of one of Google's services, over REST.
-
-        The address is `dedicated_host`, or else the setting `api_endpoint`, or else `host`.
-        """
-        address = dedicated_host or self.settings.api_endpoint or host
-        options = ClientOptions(api_endpoint=address) if address else None
-        return service(credentials=self.credentials, transport="rest", client_options=options)
+    def url(self, service: str, version: str = "v1") -> str:
+        """Return the URL of a version of an API, such as https://cloudbuild.googleapis.com/v1, or of the emulator."""
+        return f"{self.settings.api_endpoint or f'https://{service}.googleapis.com'}/{version}"
 
     @functools.cached_property
     def credentials(self) -> Credentials:
@@ -109,19 +97,25 @@ class Client:
 
     @functools.cached_property
     def session(self) -> requests.Session:
-        """An HTTP session with these credentials, for APIs without a client library."""
-        if self.settings.api_endpoint.startswith("http://"):
-            return requests.Session()
-        return AuthorizedSession(self.credentials)
-
-    def base_url(self, service: str) -> str:
-        """Return the URL of one of Google's APIs, or of the emulator."""
-        return self.settings.api_endpoint or f"https://{service}.googleapis.com"
+        """An HTTP session with these credentials; raise UserError if no emulator responds."""
+        if not self.settings.api_endpoint.startswith("http://"):
+            return AuthorizedSession(self.credentials)
+        address = urlsplit(self.settings.api_endpoint)
+        try:
+            host, port = address.hostname or "", address.port or 80
+            socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            reason = error.strerror or "timed out"
+            raise UserError(
+                f"no server responds at {self.settings.api_endpoint}, the setting api_endpoint: {reason}",
+                "run make emulator, or unset DEPLOY_API_ENDPOINT to use Google",
+            ) from None
+        return requests.Session()
 
     # Reads
 
     def read(self, call: Callable[..., Result], *args: object, **options: object) -> Result:
-        """Call a method that changes nothing, with retries. NotFound is not translated."""
+        """Call a function that changes nothing, with retries. NotFound is not translated."""
         retry = Retry(
             if_exception_type(*RETRYABLE),
             initial=0.5,
@@ -139,31 +133,28 @@ class Client:
         except PERMANENT as error:
             self._raise(error)
 
-    def find(self, call: Callable[..., Result], **options: object) -> Result | None:
-        """Return what a method reads; None if it does not exist."""
+    def get(self, url: str, **parameters: object) -> Json | None:
+        """Return a resource; None if it does not exist."""
         try:
-            return self.read(call, **options)
+            return self.read(self.send, method="GET", url=url, params=parameters)
         except exceptions.NotFound:
             return None
 
+    def query(self, url: str, body: Json) -> Json:
+        """Return the response to a POST request that changes nothing."""
+        return self.read(self.send, method="POST", url=url, json=body)
+
     def list_all(
-        self, call: Callable[..., Iterable[Result]], *args: object, **options: object
-    ) -> list[Result]:
-        """Return all pages of what a method lists; an empty list if the parent does not exist."""
-        return self.find(lambda **more: list(call(*args, **options, **more))) or []
+        self, url: str, key: str, *, limit: int | None = None, **parameters: Any
+    ) -> list[Json]:
+        """Return the pages of a list up to `limit` items; an empty list if its parent does not exist.
 
-    def find_json(self, url: str, **parameters: object) -> dict[str, Any] | None:
-        """Return what an API without a client library has at a URL; None if it does not exist."""
-        return self.find(self._send_json, method="GET", url=url, params=parameters)
-
-    def list_json(
-        self, url: str, key: str, *, limit: float = float("inf"), **parameters: object
-    ) -> list[dict[str, Any]]:
-        """Return the pages of a list up to `limit` items; an empty list if its parent does not exist."""
-        items: list[dict[str, Any]] = []
-        while page := self.find_json(url, **parameters):
+        `key` is the field of the response with the items.
+        """
+        items: list[Json] = []
+        while page := self.get(url, **parameters):
             items += page.get(key, [])
-            if not page.get("nextPageToken") or len(items) >= limit:
+            if not page.get("nextPageToken") or (limit and len(items) >= limit):
                 break
             parameters["pageToken"] = page["nextPageToken"]
         return items
@@ -192,30 +183,31 @@ class Client:
 
     # Changes
 
-    def change(self, call: Callable[..., Result], request: object, action: str) -> Result | None:
-        """Call a method that changes something, once; with `dry_run`, print the call and return None.
+    def change(
+        self,
+        rpc: str,
+        method: str,
+        url: str,
+        action: str,
+        body: Json | None = None,
+        **parameters: str,
+    ) -> Json | None:
+        """Send a request that changes something, once; with `dry_run`, print the call and return None.
 
-        Raises TransientError if the connection breaks: the change may or may not have been made.
+        `rpc` is Google's name of the method. Raises TransientError if the connection breaks: the change may or
+        may not have been made.
         """
         if self.dry_run:
-            service, _, method = call.__qualname__.rpartition(".")
-            name = method.title().replace("_", "")
-            self.report_call(f"{service.removesuffix('Client')}.{name}", request)
+            name = url.partition("/projects/")[2]
+            self.report_call(rpc, {"name": f"projects/{name}", **parameters, **(body or {})})
             return None
-        return self._change(lambda: call(request, timeout=TIMEOUT_S, retry=None), action)
-
-    def change_json(
-        self, method: str, url: str, rpc: str, action: str, body: dict[str, Any] | None = None
-    ) -> dict[str, Any] | None:
-        """Send a request that changes something to an API without a client library, as `change` does."""
-        if self.dry_run:
-            self.report_call(rpc, body or {"name": f"projects/{url.partition('/projects/')[2]}"})
-            return None
-        return self._change(
-            lambda: self._send_json(method=method, url=url, json=body, timeout=TIMEOUT_S), action
+        send = functools.partial(
+            self.send, method=method, url=url, json=body, params=parameters, timeout=TIMEOUT_S
         )
+        return self.attempt(send, action)
 
-    def _change(self, send: Callable[[], Result], action: str) -> Result:
+    def attempt(self, send: Callable[[], Result], action: str) -> Result:
+        """Call a function that changes something, once, and translate its errors; see `change`."""
         self._changes.append(action)
         try:
             return send()
@@ -228,51 +220,44 @@ class Client:
         except PERMANENT as error:
             self._raise(error, action)
 
-    def _send_json(self, **request: Any) -> dict[str, Any]:
-        """Send a request and return the response's JSON; raise GoogleAPICallError."""
-        response = self.session.request(**request)
-        if not response.ok:
-            raise exceptions.from_http_response(response)
-        return dict(response.json())
-
-    def run_operation(
-        self, call: Callable[..., Operation], request: object, action: str, usual: str = ""
+    def run_operation(  # noqa: PLR0913, PLR0917  as `change`
+        self,
+        rpc: str,
+        method: str,
+        url: str,
+        action: str,
+        body: Json | None = None,
+        usual: str = "",
+        **parameters: str,
     ) -> None:
-        """Start a long-running operation with a service's method, and wait for its end."""
-        started = self.change(call, request, action)
+        """Start a long-running operation with a request, and wait for its end."""
+        started = self.change(rpc, method, url, action, body, **parameters)
         if started is not None:
-            service = getattr(call, "__self__")  # noqa: B009  mypy: Callable has no __self__
-            self.wait(service, started.operation.name, action, usual)
+            self.wait(f"{url.partition('/projects/')[0]}/{started['name']}", action, usual)
 
-    def wait(self, service: Operations, operation: str, action: str, usual: str = "") -> None:
-        """Wait until an operation of `service` ends, and report progress; raise UserError if it fails.
+    def wait(self, url: str, action: str, usual: str = "") -> None:
+        """Wait until the operation at a URL ends, and report progress; raise UserError if it fails.
 
         `usual` is how long such an operation usually takes.
         """
         started_s = time.monotonic()
-
-        def describe(_: object) -> str:
-            half_minutes = (time.monotonic() - started_s) // 30
-            return f"{_format_duration(half_minutes * 30)} …" if half_minutes else ""
-
         self.report(f"→ {action}" + (f" (usually {usual})" if usual else ""))
-        request = operations_pb2.GetOperationRequest(name=operation)
         timed_out = UserError(
             f"timed out after {self.settings.wait_minutes} minutes ({action}); the operation continues at Google",
             "run the same command again: it waits for the same operation",
         )
         # None: Google no longer keeps the operation.
-        result: operations_pb2.Operation | None = self.poll(
-            lambda: self.find(service.get_operation, request=request),
-            lambda result: result is None or result.done,
+        result: Json | None = self.poll(
+            lambda: self.get(url),
+            lambda result: result is None or result.get("done", False),
             timed_out,
-            describe,
+            lambda _: format_elapsed(started_s),
         )
-        if result is not None and result.HasField("error"):
-            status = code_pb2.Code.Name(result.error.code)
-            error = GoogleError(status, result.error.message, action=action)
+        if result is not None and "error" in result:
+            status = code_pb2.Code.Name(result["error"].get("code", code_pb2.UNKNOWN))
+            error = GoogleError(status, result["error"].get("message", ""), action=action)
             raise to_user_error(error, self.settings)
-        self.report(f"  done after {_format_duration(time.monotonic() - started_s)}")
+        self.report(f"  done after {format_duration(time.monotonic() - started_s)}")
 
     def retry_transient(self, attempt: Callable[[], Result]) -> Result:
         """Call `attempt` until it raises no TransientError, at most MAX_ATTEMPTS times.
@@ -288,13 +273,16 @@ class Client:
         reason = f"gave up after {MAX_ATTEMPTS} attempts: {message}"
         raise UserError(reason, "run the same command again")
 
-    def report_call(self, rpc: str, request: Any) -> None:
+    def report_call(self, rpc: str, request: Json) -> None:
         """Report a call that is not made in a dry run, with its request as JSON."""
-        content = request
-        if not isinstance(request, dict):
-            message = type(request).pb(request) if hasattr(type(request), "pb") else request
-            content = json_format.MessageToDict(message)
-        self.report(f"would call {rpc} {json.dumps(content)}")
+        self.report(f"would call {rpc} {json.dumps(request)}")
+
+    def send(self, **request: Any) -> Json:
+        """Send a request and return the response's JSON; raise GoogleAPICallError."""
+        response = self.session.request(**request)
+        if not response.ok:
+            raise exceptions.from_http_response(response)
+        return dict(response.json()) if response.content else {}
 
     # Errors
 
@@ -311,6 +299,17 @@ class Client:
         raise UserError(
             f"not authenticated to Google Cloud: {error}".partition("\n")[0], hint
         ) from None
+
+
+def format_elapsed(started_s: float) -> str:
+    """Return the time since a moment in steps of half a minute; "" before the first."""
+    half_minutes = (time.monotonic() - started_s) // 30
+    return f"{format_duration(half_minutes * 30)} …" if half_minutes else ""
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration, such as "1 min 30 s"."""
+    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _get_status(error: exceptions.GoogleAPICallError) -> str:
@@ -330,7 +329,3 @@ def _describe(error: BaseException | None) -> str:
     if isinstance(error, exceptions.GoogleAPICallError):
         return f"Google returned {error.code}"
     return "connection lost"
-
-
-def _format_duration(seconds: float) -> str:
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"

@@ -2,8 +2,6 @@
 
 from collections.abc import Collection
 
-from google.cloud import resourcemanager_v3
-
 from deploy.gcp.client import Client
 
 
@@ -15,8 +13,8 @@ class IAM:
 
     def missing_permissions(self, permissions: Collection[str]) -> list[str]:
         """Return those of the permissions that the caller does not have in the project."""
-        resource = f"projects/{self._client.settings.project}"
-        request = {"resource": resource, "permissions": list(permissions)}
-        projects = self._client.connect(resourcemanager_v3.ProjectsClient)
-        granted = self._client.read(projects.test_iam_permissions, request=request).permissions
+        url = self._client.url("cloudresourcemanager", "v3")
+        project = f"{url}/projects/{self._client.settings.project}"
+        body = {"permissions": list(permissions)}
+        granted = self._client.query(f"{project}:testIamPermissions", body).get("permissions", ())
         return [permission for permission in permissions if permission not in granted]

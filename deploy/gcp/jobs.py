@@ -64,7 +64,7 @@ class Jobs:
         """Request the cancellation of a job; nothing happens if it has ended meanwhile."""
         if self._client.dry_run or not self._fetch(job).is_final:
             action = f"cancelling the {job}"
-            self._client.change_json("POST", f"{job.url}:cancel", RPCS[job.kind], action, {})
+            self._client.change(RPCS[job.kind], "POST", f"{job.url}:cancel", action, {})
 
     def wait(self, job: Job) -> Job:
         """Wait until a job ends in whatever state; report each state, and return the job."""
@@ -78,16 +78,16 @@ class Jobs:
         )
 
     def _fetch(self, job: Job) -> Job:
-        content = self._client.find_json(job.url)
+        content = self._client.get(job.url)
         return _parse(job.kind, job.url, content or {"state": "EXPIRED"})
 
     def list_builds(self, **parameters: Any) -> list[Any]:
         """Return the builds in the region, the newest first."""
-        return self._client.list_json(self._builds_url, "builds", **parameters)
+        return self._client.list_all(self._builds_url, "builds", **parameters)
 
     def find_build(self, build_id: str) -> Any:
         """Return a build."""
-        return self._client.find_json(f"{self._builds_url}/{build_id}") or {"status": "EXPIRED"}
+        return self._client.get(f"{self._builds_url}/{build_id}") or {"status": "EXPIRED"}
 
     def _list_builds(self) -> Iterator[Job]:
         for build in self.list_builds(filter=cloud_build.ONGOING):
@@ -113,43 +113,33 @@ class Jobs:
     def delete_schedule(self, name: str) -> None:
         """Delete a schedule; jobs that it has started continue."""
         action = f"deleting the schedule {name.rpartition('/')[2]}"
-        self._delete(self._vertex_url(name), "ScheduleService.DeleteSchedule", action)
+        rpc = "ScheduleService.DeleteSchedule"
+        self._client.run_operation(rpc, "DELETE", self._vertex_url(name), action)
 
     # The function
 
     def has_function(self) -> bool:
         """Return whether there is a function of this name."""
-        return self._client.find_json(self._function_url) is not None
+        return self._client.get(self._function_url) is not None
 
     def delete_function(self) -> None:
         """Delete the function."""
         action = f"deleting the function {self._settings.name}"
-        self._delete(self._function_url, "FunctionService.DeleteFunction", action)
+        rpc = "FunctionService.DeleteFunction"
+        self._client.run_operation(rpc, "DELETE", self._function_url, action)
 
     # Requests
 
-    def _delete(self, url: str, rpc: str, action: str) -> None:
-        """Delete a resource, and wait until it does not exist."""
-        self._client.change_json("DELETE", url, rpc, action)
-        if self._client.dry_run:
-            return
-        minutes = self._settings.wait_minutes
-        late = UserError(
-            f"timed out after {minutes} minutes ({action})", "run the same command again"
-        )
-        self._client.report(f"→ {action}")
-        self._client.poll(lambda: self._client.find_json(url), lambda found: found is None, late)
-
     def _list_vertex(self, collection: str, **parameters: Any) -> list[dict[str, Any]]:
         url = self._vertex_url(f"{self._settings.location}/{collection}")
-        return self._client.list_json(url, collection, **parameters)
+        return self._client.list_all(url, collection, **parameters)
 
     def _vertex_url(self, name: str) -> str:
-        return f"{self._client.base_url(f'{self._settings.region}-aiplatform')}/v1/{name}"
+        return f"{self._client.url(f'{self._settings.region}-aiplatform')}/{name}"
 
     @property
     def _builds_url(self) -> str:
-        return f"{self._client.base_url('cloudbuild')}/v1/{self._settings.location}/builds"
+        return f"{self._client.url('cloudbuild')}/{self._settings.location}/builds"
 
     @property
     def _has_name(self) -> str:
@@ -157,8 +147,8 @@ class Jobs:
 
     @property
     def _function_url(self) -> str:
-        base, location = self._client.base_url("cloudfunctions"), self._settings.location
-        return f"{base}/v2/{location}/functions/{self._settings.name}"
+        base, location = self._client.url("cloudfunctions", "v2"), self._settings.location
+        return f"{base}/{location}/functions/{self._settings.name}"
 
 
 def _parse(kind: str, url: str, content: dict[str, Any]) -> Job:

@@ -34,9 +34,9 @@ class Monitoring:
             "aggregation.alignmentPeriod": f"{max(round(minutes * 60), 60)}s",
             "aggregation.perSeriesAligner": aligner,
         }
-        url = f"{self._client.base_url('monitoring')}/v3/projects/{settings.project}/timeSeries"
+        url = f"{self._client.url('monitoring', 'v3')}/projects/{settings.project}/timeSeries"
         return [
             Point(series["metric"].get("labels", {}), float(next(iter(point["value"].values()))))
-            for series in self._client.list_json(url, "timeSeries", **query)
+            for series in self._client.list_all(url, "timeSeries", **query)
             for point in series["points"]
         ]

@@ -356,7 +356,7 @@ def test_read_gives_up_after_the_retry_timeout(monkeypatch: pytest.MonkeyPatch) 
 def test_change_with_a_broken_connection_is_not_repeated_but_its_attempt_is() -> None:
     change = Mock(side_effect=requests.ConnectionError())
     with pytest.raises(TransientError, match=r"connection lost \(changing it\)"):
-        CLIENT.change(change, object(), "changing it")
+        CLIENT.attempt(change, "changing it")
     assert change.call_count == 1
     assert (
         CLIENT.retry_transient(Mock(side_effect=[*[TransientError("broken")] * 2, "made"]))
