@@ -77,7 +77,9 @@ def _strings(file: Path) -> str:
 def _write(file: Path, content: dict[str, Any]) -> None:
     """Replace the file at once, so that an interruption leaves the old or the new one."""
     lines = [f"{name} = {json.dumps(content[name])}" for name in Place._fields if name in content]
-    places = [f"{name} = {json.dumps(places)}" for name, places in content["deployed"].items()]
+    places = [
+        f"{name} = {json.dumps(places)}" for name, places in content["deployed"].items() if places
+    ]
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(f".{os.getpid()}")
     temporary.write_text("\n".join([*lines, "", "[deployed]", *places, ""]))

@@ -198,7 +198,7 @@ class Client:
         may not have been made.
         """
         if self.dry_run:
-            name = url.partition("/projects/")[2]
+            name = url.partition("/projects/")[2].partition(":")[0]
             self.report_call(rpc, {"name": f"projects/{name}", **parameters, **(body or {})})
             return None
         send = functools.partial(

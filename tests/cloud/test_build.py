@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploy.cli import interrupt
-from deploy.programs import Programs
+from deploy.gcp.jobs import Jobs
 from emulator import artifacts, builds
 from emulator.stack import Stack
 from tests.cloud.conftest import PROJECT, Run
@@ -78,7 +78,7 @@ def test_image_is_built_once_and_deleted_with_its_sources_by_teardown(
         assert done.code == 0, done.err
         assert not uploaded()
     assert "the images" in done.out
-    assert "no resources of toy to delete" in deploy("teardown", **CLOUD_BUILD).out
+    assert "nothing of toy to delete" in deploy("teardown", **CLOUD_BUILD).out
 
 
 def test_only_the_files_of_the_selected_model_are_uploaded(deploy: Run, stack: Stack) -> None:
@@ -108,21 +108,20 @@ def test_only_the_files_of_the_selected_model_are_uploaded(deploy: Run, stack: S
 def test_second_command_waits_for_the_build_of_an_interrupted_one(
     deploy: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, run_step = Programs.run, builds._run_step
+    find_build, run_step = Jobs.find_build, builds._run_step
     described, found = itertools.count(), threading.Event()
 
-    def run_and_interrupt(self: Programs, command: list[str], **options: Any) -> str:
-        if "describe" in command:
-            if next(described) == 0:
-                interrupt()
-            found.set()
-        return run(self, command, **options)
+    def find_and_interrupt(self: Jobs, build_id: str) -> Any:
+        if next(described) == 0:
+            interrupt()
+        found.set()
+        return find_build(self, build_id)
 
     def run_step_when_found(*args: Any) -> bool:
         """Run a build's step once the second command has found the build."""
         return found.wait(180) and bool(run_step(*args))
 
-    monkeypatch.setattr(Programs, "run", run_and_interrupt)
+    monkeypatch.setattr(Jobs, "find_build", find_and_interrupt)
     monkeypatch.setattr(builds, "_run_step", run_step_when_found)
     assert deploy("build", **CLOUD_BUILD).code == 130
     done = deploy("build", **CLOUD_BUILD)
