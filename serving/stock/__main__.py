@@ -16,6 +16,7 @@ from typing import Any
 from contract.docker import Docker
 from project.model_folder import REQUIREMENTS
 from project.requirements import read_lines
+from serving import artifact
 from serving.errors import ArchiveError
 from serving.stock import image_trial, inspect, local_trial
 from serving.stock.contents import Contents, Finding
@@ -126,7 +127,7 @@ def _list_commands(
         own = {"image of its own": build, "run": f"{before}make run MODEL={name}"}
     is_built = outcome and is_in_own_image(archive, outcome)
     has_packages = archive.with_name(REQUIREMENTS).is_file()
-    if is_built or has_packages or archive.suffix == ".zip":  # which is no archive in a bucket
+    if is_built or has_packages or not _is_selected(path):
         commands = {
             "serve here": f"{before}make serve MODEL={name}",
             **own,
@@ -146,6 +147,17 @@ def _list_commands(
         pairs = ", ".join(f"{each} = {json.dumps(value)}" for each, value in variables.items())
         commands["cloud variable"] = f"in [env] of deploy.toml: {pairs}"
     return commands
+
+
+def _is_selected(archive: Path) -> bool:
+    """Whether the archive is the one that is served if its folder is the storage."""
+    if archive.is_dir():
+        return True
+    names = [file.name for file in archive.parent.iterdir() if file.is_file()]
+    try:
+        return artifact.select_files(names, ()).archive == archive.name
+    except ArchiveError:  # several, or a format that is not served from a storage
+        return False
 
 
 def _list_packages(text: str) -> set[str]:

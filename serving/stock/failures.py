@@ -80,8 +80,12 @@ def to_request_error(error: BaseException, folder: Path) -> RequestError:
     if isinstance(error, CountError):
         log.error("the archive's handler returned %s", error)
         return InternalError(f"the archive's handler returned {error}")
-    reason = f"{_describe(error)}{_format_location(error, folder)}"
-    log.error("the archive's handler failed: %s", reason, exc_info=error)
+    location = _format_location(error, folder)
+    if isinstance(error, TypeError) and "JSON serializable" in str(error) and not location:
+        # Raised by TorchServe's envelope, not by code of the archive.
+        log.error("the archive's handler returned no JSON: %s", error)
+        return InternalError(f"the archive's handler returned no JSON: {error}")
+    log.error("the archive's handler failed: %s%s", _describe(error), location, exc_info=error)
     if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
         return HandlerError("out of memory; try again", HTTPStatus.SERVICE_UNAVAILABLE)
     return InternalError(f"the archive's handler failed: {type(error).__name__}")

@@ -1,12 +1,18 @@
 """Serve a stock archive once in the image, and send it a request."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import textwrap
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +36,7 @@ from serving.stock.outcome import (
 TITLE = "vertex-torchserve"
 """The label of the images of this project."""
 BUILD_TIMEOUT_S = 1800
+MAX_STEP_CHARS = 100
 LOG_DELAY_S = 0.5
 """The time until a traceback is in the container's log."""
 PORT = 8080
@@ -49,9 +56,9 @@ def run_in_image(
     """Serve an archive in an image, which is built if it does not exist; raise TrialError."""
     image = image or _select_image(contents, docker) or _default_image()
     if not _has_image(docker, image):
-        log(f"building the image {image}, which takes some three minutes")
+        log(f"building the image {image}, which takes some minutes")
         started = time.monotonic()
-        _build_image(docker, image)
+        _build_image(docker, image, log)
         log(f"built in {time.monotonic() - started:.0f} s")
     log(f"trying it {describe_image(image)}, without a network")
     outcome = _try_in_image(contents.path, request_file, image, docker)
@@ -94,8 +101,11 @@ def describe_image(image: str) -> str:
 
 
 def _default_image() -> str:
-    """Return the image of the model that make builds without MODEL."""
-    return f"{find_model(None, ROOT).name}:latest"
+    """Return the image of the model that make builds without MODEL; raise TrialError."""
+    try:
+        return f"{find_model(None, ROOT).name}:latest"
+    except ModelFolderError as error:
+        raise TrialError(str(error)) from error
 
 
 def _read_title(docker: Docker, image: str) -> str | None:
@@ -111,26 +121,41 @@ def _has_image(docker: Docker, image: str) -> bool:
     return _read_title(docker, image) is not None
 
 
-def _build_image(docker: Docker, image: str) -> None:
-    """Run `make build`; raise TrialError."""
+def _build_image(docker: Docker, image: str, log: Callable[[str], None]) -> None:
+    """Run `make build` and log its steps; raise TrialError."""
     ours = ("MODEL", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "IMAGE")
     environ = {name: value for name, value in os.environ.items() if name not in ours}
     command = ["make", "build", f"IMAGE={image}", f"DOCKER={docker.program}"]
+    last: deque[str] = deque(maxlen=3)
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environ,
-            capture_output=True,
+            env=environ | {"BUILDKIT_PROGRESS": "plain"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=BUILD_TIMEOUT_S,
-            check=False,
+            errors="replace",
+            start_new_session=True,
         )
-    except (subprocess.TimeoutExpired, OSError) as error:
+    except OSError as error:
         raise TrialError(f"make build IMAGE={image}: {error}") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()][-3:]
-        raise TrialError(f"make build IMAGE={image} failed: {' '.join(' '.join(lines).split())}")
+    assert process.stdout is not None
+    timer = threading.Timer(BUILD_TIMEOUT_S, os.killpg, (process.pid, signal.SIGKILL))
+    timer.start()
+    try:
+        for line in process.stdout:
+            if line.strip():
+                last.append(" ".join(line.split()))
+            if step := re.match(r"#\d+ (\[.+\] (?:RUN|COPY|FROM) .+)", line):
+                log(textwrap.shorten(step[1], MAX_STEP_CHARS, placeholder="…"))
+        process.wait()
+    finally:
+        timer.cancel()
+        with contextlib.suppress(ProcessLookupError):  # after Ctrl-C
+            os.killpg(process.pid, signal.SIGTERM)
+    if process.returncode:
+        raise TrialError(f"make build IMAGE={image} failed: {' '.join(last)}")
 
 
 def _try_in_image(

@@ -22,6 +22,10 @@ HINTS = {
     r"torchvision::nms does not exist": (
         "this torchvision was built for another torch: pin the version made for the image's torch"
     ),
+    r"JSON serializable": (
+        "return numbers, texts, lists and dicts: .tolist() of a tensor or an array, .item() of a NumPy number, "
+        "base64 of bytes; TorchServe's own envelope fails, too"
+    ),
     r"instances: missing": (
         'if clients send another document than {"instances": [...]}, the handler was written '
         "without TorchServe's JSON envelope: set SERVICE_ENVELOPE=none"

@@ -1,6 +1,7 @@
 """The handler of a stock archive that does what the first row names; LOAD_FAILURE makes it fail while it loads."""
 
 import base64
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -27,6 +28,8 @@ RESPONSES: dict[str, Callable[[list[Any]], Any]] = {
     "get": lambda data: [data[0].get("data")],
     "exit": lambda _: sys.exit("no more"),
     "out of memory": lambda _: torch.empty(1 << 60),
+    "tensor": lambda data: [{"scores": torch.ones(2)}] * len(data),
+    "own JSON": lambda _: [json.dumps({1})],
     "attribute": lambda data: [data[0].missing],
 }
 

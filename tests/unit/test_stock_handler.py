@@ -263,6 +263,12 @@ def test_parameters_and_the_number_of_instances_are_not_checked(faulty: Service)
         ("out of memory", 503, "out of memory; try again"),
         ("not_text", 400, "an instance is not utf-8 text"),
         ("large", 500, "the response has 115"),
+        (
+            "tensor",
+            500,
+            "the archive's handler returned no JSON: Object of type Tensor is not JSON",
+        ),
+        ("own JSON", 500, "the archive's handler failed: TypeError"),
         ("attribute", 500, "the archive's handler failed: AttributeError"),
     ],
 )
