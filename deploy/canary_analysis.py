@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.plan import EndpointState
+from deploy.text import format_duration, plural
 
 MIN_SAMPLES = 10
 """Responses below which a canary is not judged."""
@@ -40,7 +41,7 @@ class CanaryMetrics:
 
     def __str__(self) -> str:
         p95 = f", p95 {self.p95_ms:.0f} ms" if self.p95_ms is not None else ""
-        return f"{self.responses} responses, {self.errors} errors{p95}"
+        return f"{plural(self.responses, 'response')}, {plural(self.errors, 'error')}{p95}"
 
 
 def find_violation(metrics: CanaryMetrics, limits: Limits) -> str | None:
@@ -67,7 +68,7 @@ def watch_canary(cloud: CloudClients, version: str, limits: Limits) -> str | Non
     deployed_id = next((model.id for model in state.deployed if model.version == version), "")
     pause_s = EMULATOR_POLL_S if cloud.settings.api_endpoint else POLL_S
     cloud.report(
-        f"→ watching version {version} for {limits.minutes:g} min "
+        f"→ watching version {version} for {format_duration(limits.minutes * 60)} "
         "(metrics are 2 to 4 minutes late; Ctrl-C leaves the canary as it is)"
     )
     duration_s = limits.minutes * 60
@@ -79,10 +80,10 @@ def watch_canary(cloud: CloudClients, version: str, limits: Limits) -> str | Non
             return violation
         if elapsed_s - reported_s >= REPORT_INTERVAL_S:
             reported_s = elapsed_s
-            cloud.report(f"  {elapsed_s / 60:.0f} min: {metrics}")
+            cloud.report(f"  after {format_duration(elapsed_s)}: {metrics}")
     if metrics.responses < MIN_SAMPLES:
         raise UserError(
-            f"the canary got only {metrics.responses} requests in {limits.minutes:g} minutes, "
+            f"the canary got only {plural(metrics.responses, 'request')} in {format_duration(duration_s)}, "
             f"but {MIN_SAMPLES} are needed to judge it",
             "it keeps its traffic: watch it for longer, give it more traffic, or roll back",
         )
@@ -116,7 +117,7 @@ def check_options(
         raise UserError(f"{given[0]} without --watch has no effect", "add --watch 10m")
     if watch is not None and watch < MIN_MINUTES and not is_emulator:
         raise UserError(
-            f"--watch {watch * 60:g}s is too short: Cloud Monitoring's metrics are 2 to 4 minutes late",
+            f"--watch {format_duration(watch * 60)} is too short: Cloud Monitoring's metrics are 2 to 4 minutes late",
             f"watch for {MIN_MINUTES}m or longer",
         )
 

@@ -36,11 +36,6 @@ def report_place(settings: Settings) -> None:
     print(settings.place_with_origins, file=sys.stderr, flush=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return the count and the noun, such as "1 version" or "2 versions"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def handle_signals() -> None:
     """Let SIGTERM and SIGINT raise InterruptedCommand."""
     signal.signal(signal.SIGTERM, interrupt)

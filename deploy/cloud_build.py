@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
 
+from deploy import builder
 from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.fingerprint import git_commit, image_tag
 from deploy.settings import Settings, model_settings
+from deploy.text import format_duration, format_elapsed
 from project.model_folder import Model
 
 IGNORE_FILE = ".gcloudignore"
-MAX_LOG_LINES = 40
-"""Of the log of a failed build, that are printed."""
 LOG_DELAY_S = 10
 """The time until Cloud Logging has the last lines of a build."""
 ONGOING = 'status="WORKING" OR status="QUEUED"'
@@ -101,7 +101,7 @@ def submit_build(
     if build:
         cloud.report("→ waiting for the running build of this image")
     else:
-        cloud.report("→ building with Cloud Build (usually 10 to 20 minutes)")
+        cloud.report(f"→ building with Cloud Build ({builder.CLOUD_BUILD})")
         build = json.loads(cloud.programs.run(command))
     _wait_for_build(cloud, build)
 
@@ -148,52 +148,59 @@ def build_substitutions(settings: Settings, deploy: str = "no") -> dict[str, str
 
 
 def _wait_for_build(cloud: CloudClients, build: Build) -> None:
-    """Report a build's steps until it ends; raise UserError if it fails."""
-    cloud.report(f"  build {build['id']}, log: {build.get('logUrl', '')}")
-    reported: dict[str, str] = {}
+    """Report a build's steps and its log until it ends; raise UserError if it fails."""
+    from deploy.gcp.logging import BuildLog  # noqa: PLC0415  slow: Google's libraries
+
+    cloud.report(f"  build {build['id']}, in the console: {build.get('logUrl', '')}")
+    log, started_s = BuildLog(cloud.client, build["id"]), time.monotonic()
+    steps: dict[str, tuple[str, float]] = {}
+    unreadable: list[str] = []
+
+    def report_log() -> None:
+        """Report the new lines of the log; after the first error, none."""
+        if unreadable:
+            return
+        try:
+            for line in log.read_new_lines():
+                cloud.report(f"  | {line}")
+        except UserError as error:
+            unreadable.append(error.message)
+            cloud.report(f"  the build's log cannot be read: {error.message}")
 
     def fetch() -> Build:
         current: Build = cloud.jobs.find_build(build["id"])
+        report_log()
         for step in current.get("steps", []):
             name, status = step.get("id", step["name"]), step.get("status", "QUEUED")
-            if reported.get(name, "QUEUED") != status:
-                reported[name] = status
-                cloud.report(f"  {status.lower():8} {name}")
+            before, since_s = steps.get(name, ("QUEUED", started_s))
+            if status != before:
+                after = (
+                    f", {format_duration(time.monotonic() - since_s)}"
+                    if before == "WORKING"
+                    else ""
+                )
+                cloud.report(f"  {status.lower():8} {name}{after}")
+                steps[name] = status, time.monotonic()
         return current
 
     timed_out = UserError(
         f"timed out after {cloud.settings.wait_minutes} minutes; the build continues in Cloud Build",
-        "run the same command again: it waits for the same build",
+        "run the same command again: it waits for the same build; make teardown cancels it",
     )
-    build = cloud.client.poll(fetch, lambda current: current["status"] in FINAL_STATES, timed_out)
-    if build["status"] != "SUCCESS":
-        detail = build.get("statusDetail") or build.get("failureInfo", {}).get("detail", "")
-        reason = f"Cloud Build ended with {build['status']}{f': {detail}' if detail else ''}"
-        raise UserError(reason, _report_log(cloud, build["id"]))
-
-
-def _report_log(cloud: CloudClients, build_id: str) -> str:
-    """Report the end of a build's log; return the command that prints all of it."""
-    project = cloud.settings.project
-    query = f'resource.type="build" AND resource.labels.build_id="{build_id}"'
-    command = [
-        "gcloud",
-        "logging",
-        "read",
-        query,
-        f"--project={project}",
-        "--format=value(textPayload)",
-    ]
-    if not cloud.settings.api_endpoint:
-        time.sleep(LOG_DELAY_S)
-    try:
-        newest_first = cloud.programs.run([*command, f"--limit={MAX_LOG_LINES}"])
-    except UserError as error:
-        cloud.report(f"  the build's log cannot be read: {error.message}")
-    else:
-        for line in reversed(newest_first.splitlines()):
-            cloud.report(f"  | {line}")
-    return shlex.join([*command, "--order=asc"])
+    ended = cloud.client.poll(
+        fetch,
+        lambda current: current["status"] in FINAL_STATES,
+        timed_out,
+        lambda _: format_elapsed(started_s),
+    )
+    if ended["status"] != "SUCCESS":
+        if not cloud.settings.api_endpoint:
+            time.sleep(LOG_DELAY_S)
+        report_log()
+        detail = ended.get("statusDetail") or ended.get("failureInfo", {}).get("detail", "")
+        reason = f"Cloud Build ended with {ended['status']}{f': {detail}' if detail else ''}"
+        raise UserError(reason, shlex.join(log.command))
+    cloud.report(f"  built after {format_duration(time.monotonic() - started_s)}")
 
 
 def _location(settings: Settings) -> list[str]:

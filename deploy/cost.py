@@ -37,6 +37,11 @@ class Cost:
     unknown: tuple[str, ...] = ()
     """Machine types and accelerators that are not in the price list."""
 
+    @property
+    def per_hour(self) -> str:
+        """The known part, in short."""
+        return f"${self.usd_per_hour:.2f} an hour"
+
     def __str__(self) -> str:
         known = f"about ${self.usd_per_hour:.2f} an hour (${self.usd_per_hour * HOURS_PER_MONTH:,.0f} a month)"
         extra = f" plus {', '.join(self.unknown)} (no price listed)" if self.unknown else ""

@@ -8,6 +8,9 @@ from deploy.errors import ApiDisabledError, PermissionDeniedError, UserError
 from deploy.roles import grant_command
 from deploy.settings import Settings
 
+PREDICTING = "predicting"
+"""The action of a request to the model, whose errors are those of the request."""
+
 
 @dataclass(frozen=True)
 class GoogleError:
@@ -74,4 +77,6 @@ def to_user_error(error: GoogleError, settings: Settings) -> UserError:  # noqa:
         hint = "run the same command again: it continues where it stopped"
         return UserError(f"Google's API failed{while_}: {text}", hint)
     hint = "make status shows the current state"
+    if error.action == PREDICTING:
+        hint = "the container or the endpoint rejected the request: fix the request"
     return UserError(f"request rejected{while_}: {text} ({error.status})", hint)

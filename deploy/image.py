@@ -1,5 +1,6 @@
 """The image of a deployment: found in the registry, or built and pushed."""
 
+from deploy import builder
 from deploy.clients import CloudClients
 from deploy.cloud_build import build_image
 from deploy.errors import UserError
@@ -22,7 +23,7 @@ def ensure_image(cloud: CloudClients) -> Image:
         cloud.report(f"the image is in the registry: {found.uri}")
         return found
     tag = image_tag(cloud.settings.sources)
-    if cloud.settings.builder == "cloud":
+    if builder.choose(cloud) == "cloud":
         build_image(cloud)
     else:
         build_and_push(cloud)

@@ -14,6 +14,8 @@ GOAL, HISTORY, ROLLED_BACK_TO = "goal", "served", "rolled-back-to"
 """The endpoint's labels: the unfinished goal; the versions that have served all traffic, newest first;
 and the version that a rollback ended at, so that a second rollback goes no further back."""
 MAX_LABEL_LENGTH = 63
+DEPLOYMENT_TIME = "5 to 20 minutes"
+"""How long Google usually takes."""
 
 
 @dataclass(frozen=True)
@@ -194,14 +196,20 @@ def promote(state: EndpointState) -> Goal | None:
         raise UserError("no version is deployed", "make deploy-endpoint")
     goal = state.goal
     if goal and goal.verb in ("promote", "canary"):
-        if goal.verb == "canary" and goal.version not in state.versions:
-            missing = f"the canary of version {goal.version} is not deployed"
+        if goal.verb == "canary" and not _has_traffic(state, goal.version):
+            missing = (
+                f"the canary of version {goal.version} was interrupted before it got any request"
+            )
             raise UserError(missing, "run canary again, or rollback")
         return Goal("promote", goal.version)
     shared = [model for model in state.deployed if state.share(model.id)]
     others = [model for model in shared if model.version != state.primary]
     newest = max(others, key=lambda model: model.since, default=None)
     return Goal("promote", newest.version) if newest else None
+
+
+def _has_traffic(state: EndpointState, version: str) -> bool:
+    return any(state.share(model.id) for model in state.deployed if model.version == version)
 
 
 def rollback(state: EndpointState) -> Goal:

@@ -3,12 +3,12 @@
 import math
 from pathlib import Path
 
-from deploy import plan, predict, versions
+from deploy import builder, plan, predict, versions
 from deploy.canary_analysis import DEFAULT_ERROR_RATE, Limits, check_options, watch_canary
 from deploy.clients import CloudClients
 from deploy.cost import estimate_cost
 from deploy.errors import UserError
-from deploy.plan import EndpointState, Goal
+from deploy.plan import DEPLOYMENT_TIME, EndpointState, Goal
 from deploy.reconcile import check_endpoint_type, get_or_create_endpoint, reconcile
 from deploy.registry import find_image
 from deploy.roles import GRANTED_BY_PROJECT, REQUIRED, grant_command
@@ -19,7 +19,9 @@ def deploy_all(cloud: CloudClients, request: Path | None) -> None:
     if request is not None:
         # Raises the error of an invalid file before anything starts.
         predict.build_request(cloud.settings.sources, request)
-    check_permissions(cloud)
+    image = find_image(cloud)
+    check_permissions(cloud, needs_image=image is None)
+    _report_outlook(cloud, needs_image=image is None)
     _deploy(cloud, versions.ensure_uploaded(cloud))
     if not cloud.dry_run:
         predict.smoke_test(cloud, request)
@@ -93,16 +95,29 @@ def rollback(cloud: CloudClients) -> None:
         )
 
 
-def check_permissions(cloud: CloudClients) -> None:
+def _report_outlook(cloud: CloudClients, *, needs_image: bool) -> None:
+    """Report how long a first deployment takes, and what it costs."""
+    if (cloud.vertex.endpoint_state() or EndpointState()).deployed:
+        return
+    s = cloud.settings
+    build = f"the image ({builder.describe(cloud)}), " if needs_image else ""
+    cost = estimate_cost([(s.machine, s.min_replicas)])
+    cloud.report(
+        f"a first deployment: {build}the model (a minute), the endpoint (seconds), {s.min_replicas} x "
+        f"{s.machine_type} ({DEPLOYMENT_TIME})\n  cost from then on, until make teardown: {cost}"
+    )
+
+
+def check_permissions(cloud: CloudClients, *, needs_image: bool) -> None:
     """Raise UserError for missing permissions before anything is started that takes minutes.
 
     Permissions that a repository or a bucket may grant are only reported.
     """
     s = cloud.settings
     required = [*REQUIRED["upload"], *REQUIRED["deploy"], *REQUIRED["predict"]]
-    if find_image(cloud) is None:
+    if needs_image:
         required += [*REQUIRED["push"], *REQUIRED["repository"]]
-        required += REQUIRED["build"] if s.builder == "cloud" else ()
+        required += REQUIRED["build"] if builder.choose(cloud) == "cloud" else ()
     missing = cloud.iam.missing_permissions(required)
     fatal = [permission for permission in missing if permission.startswith(GRANTED_BY_PROJECT)]
     if fatal:
@@ -125,9 +140,12 @@ def _deploy(cloud: CloudClients, version: str) -> None:
 
 
 def _report_serving(cloud: CloudClients, version: str) -> None:
-    cloud.report(f"version {version} serves all traffic")
     if cloud.dry_run:
+        s = cloud.settings
+        cost = estimate_cost([(s.machine, s.min_replicas)])
+        cloud.report(f"version {version} would serve all traffic\n  cost of this version: {cost}")
         return
+    cloud.report(f"version {version} serves all traffic")
     deployed = (cloud.vertex.endpoint_state() or EndpointState()).deployed
     cost = estimate_cost((model.machine, model.replicas.minimum) for model in deployed)
     cloud.report(f"  cost: {cost}; to end it: make teardown")

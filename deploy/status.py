@@ -109,7 +109,12 @@ def _report_advice(cloud: CloudClients, state: EndpointState) -> None:
         cloud.report(
             f"    not finished: {goal.verb} of version {goal.version}; run it again, or: make rollback"
         )
-    if idle := [model for model in state.deployed if not state.share(model.id)]:
+    unfinished = goal.version if goal else ""
+    if idle := [
+        model
+        for model in state.deployed
+        if not state.share(model.id) and model.version != unfinished
+    ]:
         hour = estimate_cost((model.machine, model.replicas.minimum) for model in idle).usd_per_hour
         versions = ", ".join(model.version for model in idle)
         cloud.report(
@@ -140,4 +145,4 @@ def _age(timestamp: str) -> str:
     for unit_minutes, name in ((60 * 24, "days"), (60, "hours")):
         if minutes >= 2 * unit_minutes:
             return f"{minutes / unit_minutes:.0f} {name} old"
-    return f"{max(minutes, 0):.0f} min old"
+    return f"{minutes:.0f} min old" if minutes >= 1 else "new"

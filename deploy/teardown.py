@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from deploy import places
-from deploy.cli import confirm, plural
+from deploy.cli import confirm
 from deploy.clients import CloudClients
 from deploy.cloud_build import source_folder
 from deploy.cost import estimate_cost
@@ -14,6 +14,7 @@ from deploy.inventory import Inventory, find_places, take_inventory
 from deploy.plan import DeployedModel, EndpointState
 from deploy.reconcile import check_ownership
 from deploy.settings import Settings
+from deploy.text import plural
 
 if TYPE_CHECKING:
     from deploy.gcp.jobs import Job

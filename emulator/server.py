@@ -210,11 +210,18 @@ def _list_log_entries(state: State, request: dict[str, Any]) -> dict[str, Any]:
     found = re.search(r'resource\.labels\.build_id="([^"]+)"', request.get("filter", ""))
     if found is None:
         raise unimplemented("the emulator has only logs of builds: resource.labels.build_id=…")
-    lines = state.build_logs.get(found[1], [])
+    entries = [
+        {"logName": "cloudbuild", "insertId": f"{number:06}", "textPayload": line}
+        for number, line in enumerate(state.build_logs.get(found[1], []))
+    ]
     if request.get("orderBy", "").endswith("desc"):
-        lines = lines[::-1]
-    size = request.get("pageSize") or len(lines)
-    return {"entries": [{"logName": "cloudbuild", "textPayload": line} for line in lines[:size]]}
+        entries.reverse()
+    first = int(request.get("pageToken") or 0)
+    end = first + (request.get("pageSize") or len(entries))
+    return {
+        "entries": entries[first:end],
+        "nextPageToken": str(end) if end < len(entries) else "",
+    }
 
 
 def _select_headers(request: Request) -> dict[str, str]:

@@ -24,6 +24,7 @@ from google.rpc import code_pb2
 from deploy.error_messages import GoogleError, to_user_error
 from deploy.errors import TransientError, UserError
 from deploy.settings import Settings
+from deploy.text import format_duration, format_elapsed
 
 TIMEOUT_S = 60
 """For one request."""
@@ -299,17 +300,6 @@ class Client:
         raise UserError(
             f"not authenticated to Google Cloud: {error}".partition("\n")[0], hint
         ) from None
-
-
-def format_elapsed(started_s: float) -> str:
-    """Return the time since a moment in steps of half a minute; "" before the first."""
-    half_minutes = (time.monotonic() - started_s) // 30
-    return f"{format_duration(half_minutes * 30)} …" if half_minutes else ""
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration, such as "1 min 30 s"."""
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _get_status(error: exceptions.GoogleAPICallError) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 import requests
 from google.api_core import exceptions
 
+from deploy.cost import estimate_cost
+from deploy.error_messages import PREDICTING
 from deploy.errors import UserError
 from deploy.fields.container import MAX_TIMEOUT_S
 from deploy.gcp.client import TIMEOUT_S, Client, Json
-from deploy.plan import DeployedModel, EndpointState, Machine, Replicas
+from deploy.plan import DEPLOYMENT_TIME, DeployedModel, EndpointState, Machine, Replicas
 from deploy.settings import Settings
 
 CPU_METRIC = "aiplatform.googleapis.com/prediction/online/cpu/utilization"
@@ -23,7 +25,6 @@ DONE = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 EXTRA_TIMEOUT_S = 10
 """How much longer than the container a dedicated endpoint waits, so that the container's error arrives."""
 REPLICA_FIELDS = ("minReplicaCount", "maxReplicaCount", "autoscalingMetricSpecs")
-DEPLOYMENT_TIME = "5 to 20 minutes"
 CONTAINER_FIELDS = ("imageUri", "ports", "healthRoute", "predictRoute", "env", "sharedMemorySizeMb")
 """What `container_spec` sets."""
 
@@ -136,7 +137,9 @@ class VertexAI:
             **({"serviceAccount": s.service_account} if s.service_account else {}),
         }
         action = f"deploying version {version} on {s.min_replicas} x {s.machine_type}"
-        self._change_deployment("DeployModel", action, {"deployedModel": deployed}, DEPLOYMENT_TIME)
+        hour = estimate_cost([(s.machine, s.min_replicas)]).per_hour
+        usual = f"{DEPLOYMENT_TIME}, then {hour}"
+        self._change_deployment("DeployModel", action, {"deployedModel": deployed}, usual)
 
     def set_replicas(self, deployed_id: str, replicas: Replicas) -> None:
         """Change a deployed model's number of replicas and its scaling target."""
@@ -248,7 +251,7 @@ class VertexAI:
         try:
             return self._client.send(method="POST", url=url, json=body, timeout=TIMEOUT_S)
         except exceptions.GoogleAPICallError as error:
-            raise self._client.user_error(error, "predicting") from None
+            raise self._client.user_error(error, PREDICTING) from None
         except (requests.ConnectionError, requests.Timeout) as error:
             reason = f"no response from the endpoint: {error}"
             raise UserError(reason, "make status") from None

@@ -266,3 +266,17 @@ def test_history_is_cut_to_the_length_of_a_label() -> None:
         state = reached(state, Goal("deploy", version))
     assert len(state.labels["served"]) <= 63
     assert state.history[:3] == ("59", "58", "57")
+
+
+def test_promote_rejects_a_canary_that_was_interrupted_before_it_got_a_request() -> None:
+    before = after("deploy 1")
+    goal = goal_of(before, "canary 2 10")
+    for step, state in steps(before, goal):
+        if traffic(state).get("2"):
+            assert plan.promote(state) == Goal("promote", "2")
+        else:
+            with pytest.raises(
+                UserError, match="canary of version 2 was interrupted before it got"
+            ):
+                plan.promote(state)
+            assert not isinstance(step, plan.SetTraffic)

@@ -93,7 +93,7 @@ INVALID = {
     "service_account = 'me@example.com'": "service_account = 'me@example.com' should be a service account",
     "service_account = 'serving'": "service_account = 'serving' should be a service account",
     "build_service_account = 'a b@p.iam.gserviceaccount.com'": "should be a service account",
-    "builder = 'here'": "builder = 'here' should be 'cloud' or 'local'",
+    "builder = 'here'": "builder = 'here' should be 'auto', 'cloud' or 'local'",
     "artifact_uri = 's3://x'": "artifact_uri = 's3://x' should be gs://BUCKET/FOLDER",
     "artifact_uri = 'gs://'": "artifact_uri = 'gs://' should be gs://BUCKET/FOLDER",
     "artifact_uri = 'gs://Upper/x'": "artifact_uri = 'gs://Upper/x' should be gs://BUCKET/FOLDER",
