@@ -1,6 +1,6 @@
 """Everything that a name has at Google: in one project and region, and in every place where it was deployed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -83,16 +83,32 @@ def take_inventory(cloud: CloudClients, *, images: bool = True, sources: bool = 
     )
 
 
-def find_places(cloud: CloudClients, *, all_regions: bool) -> list[CloudClients]:
-    """Return the clients for the current place, and for each in which the name was or is deployed.
+def take_inventories(
+    cloud: CloudClients, *, all_regions: bool, images: bool
+) -> Iterator[tuple[CloudClients, Inventory]]:
+    """Yield the clients and the inventory of the current place, and of each in which the name was or is deployed.
 
-    With `all_regions`, Google is asked in every region of these projects.
+    With `all_regions`, Google is asked in every region of these projects. The build sources of a project are those of
+    its first place. A place that cannot be read is reported, unless it is the current one: then UserError is raised.
     """
     s = cloud.settings
     known = dict.fromkeys([s.place, *places.list_places(s.name, s.api_endpoint)])
     if all_regions:
         known |= dict.fromkeys(_search(cloud, {place.project for place in known}))
-    return [cloud if place == s.place else cloud.at(place) for place in known]
+    projects: set[str] = set()
+    for place in known:
+        clients = cloud if place == s.place else cloud.at(place)
+        try:
+            found = take_inventory(
+                clients, images=images, sources=images and place.project not in projects
+            )
+        except UserError as error:
+            if place == s.place:
+                raise
+            cloud.report(f"{place}: not checked: {error.message}; {error.hint}")
+            continue
+        projects.add(place.project)
+        yield clients, found
 
 
 def _search(cloud: CloudClients, projects: set[str]) -> list[Place]:

@@ -63,6 +63,12 @@ class Settings(Location, Machines, Endpoint, Container, Build):
         return Place(self.project, self.region)
 
     @property
+    def named(self) -> set[str]:
+        """Which of project and region this command names, by an option or a variable of its own."""
+        prefixes = "--", "DEPLOY_"
+        return {name for name, origin in self.origins.items() if origin.startswith(prefixes)}
+
+    @property
     def place_with_origins(self) -> str:
         """The project and the region, and where each is set, in one line."""
         project, region = (self.origins.get(name, "the default") for name in Place._fields)

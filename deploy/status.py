@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.clients import CloudClients
 from deploy.cost import BUILD_USD_PER_MINUTE, estimate_cost
-from deploy.inventory import Inventory, find_places, take_inventory
+from deploy.inventory import Inventory, take_inventories
 from deploy.plan import DeployedModel, EndpointState, Machine
 
 if TYPE_CHECKING:
@@ -19,16 +19,15 @@ Running = list[tuple[Machine, int]]
 def status(cloud: CloudClients, *, all_regions: bool) -> None:
     """Report everything that runs in each place where the name was deployed, and pending operations."""
     running: Running = []
-    for each in find_places(cloud, all_regions=all_regions):
-        _report_place(each, running)
+    for each, found in take_inventories(cloud, all_regions=all_regions, images=False):
+        _report_place(each, found, running)
     cost = f"{estimate_cost(running)}" if running else "none, nothing is running"
     cloud.report(f"  cost: {cost}")
 
 
-def _report_place(cloud: CloudClients, running: Running) -> None:
+def _report_place(cloud: CloudClients, found: Inventory, running: Running) -> None:
     """Report one place, and add the machines that run there."""
     s = cloud.settings
-    found = take_inventory(cloud, images=False, sources=False)
     cloud.report(f"{s.place}")
     state = found.endpoint
     if state is None:

@@ -10,7 +10,8 @@ from deploy.clients import CloudClients
 from deploy.cloud_build import source_folder
 from deploy.cost import estimate_cost
 from deploy.errors import DeployError, TransientError, UserError
-from deploy.inventory import Inventory, find_places, take_inventory
+from deploy.inventory import Inventory, take_inventories, take_inventory
+from deploy.places import Place
 from deploy.plan import DeployedModel, EndpointState
 from deploy.reconcile import check_ownership
 from deploy.settings import Settings
@@ -28,7 +29,7 @@ def undeploy(cloud: CloudClients, *, version: str, idle: bool, yes: bool) -> Non
     """Undeploy all deployed models, or those of a version, or those without traffic (`idle`)."""
     state = cloud.vertex.endpoint_state()
     if state is None or not (state.deployed or state.pending):
-        cloud.report("no version is deployed: nothing changed")
+        cloud.report(f"no version is deployed in {cloud.settings.place}: nothing changed")
         return
     check_ownership(cloud, state)
     state = _cancel_pending(cloud, state)
@@ -57,38 +58,57 @@ def undeploy(cloud: CloudClients, *, version: str, idle: bool, yes: bool) -> Non
 def teardown(cloud: CloudClients, *, keep_images: bool, all_regions: bool, yes: bool) -> None:
     """Delete everything that the name has, in every place where it was deployed.
 
+    A project or a region of an option or a variable limits that to the places in it; the others are reported.
     A place is forgotten once nothing is left there.
     """
     s = cloud.settings
     found: list[tuple[CloudClients, Inventory]] = []
-    for each in find_places(cloud, all_regions=all_regions):
-        inventory = _take_inventory(each, found, keep_images=keep_images)
-        check_ownership(each, inventory.endpoint or EndpointState())
+    elsewhere: list[Place] = []
+    inventories = take_inventories(cloud, all_regions=all_regions, images=not keep_images)
+    for each, inventory in inventories:
+        place = each.settings.place
+        check_ownership(each, inventory.endpoint or EMPTY)
         for line in inventory.unchecked:
-            cloud.report(f"{each.settings.place}: {line}")
+            cloud.report(f"{place}: {line}")
         if inventory.is_empty:
-            cloud.report(f"{each.settings.place}: nothing of {s.name} to delete")
+            cloud.report(f"{place}: nothing of {s.name} to delete")
             _forget(each, inventory)
-        else:
+        elif _is_selected(s, place, all_regions=all_regions):
             found.append((each, inventory))
-    if not found:
+        else:
+            elsewhere.append(place)
+    if found:
+        _delete_found(cloud, found, keep_images=keep_images, yes=yes)
+    else:
         cloud.report("nothing changed")
-        return
+    for place in elsewhere:
+        cloud.report(
+            f"{place}: there is more of {s.name}; to delete it: "
+            f"make teardown PROJECT={place.project} REGION={place.region}"
+        )
+
+
+def _is_selected(s: Settings, place: Place, *, all_regions: bool) -> bool:
+    """Return whether the place is in the project and the region of this command, if it names them."""
+    is_region = all_regions or "region" not in s.named or place.region == s.region
+    return is_region and ("project" not in s.named or place.project == s.project)
+
+
+def _delete_found(
+    cloud: CloudClients,
+    found: Sequence[tuple[CloudClients, Inventory]],
+    *,
+    keep_images: bool,
+    yes: bool,
+) -> None:
+    """Delete what was found, after confirmation."""
     if deployed := [model for _, each in found for model in (each.endpoint or EMPTY).deployed]:
         cost = estimate_cost((model.machine, model.replicas.minimum) for model in deployed)
         cloud.report(f"current cost: {cost}")
     items = [line for each, inventory in found for line in _describe(each.settings, inventory)]
-    confirm(s.name, items, yes=yes or cloud.dry_run)
+    confirm(cloud.settings.name, items, yes=yes or cloud.dry_run)
     for each, inventory in found:
         _delete_all(each, inventory, keep_images=keep_images)
-
-
-def _take_inventory(
-    cloud: CloudClients, found: Sequence[tuple[CloudClients, Inventory]], *, keep_images: bool
-) -> Inventory:
-    """Return the inventory of a place; the build sources are those of the first place of a project."""
-    is_first = cloud.settings.project not in [each.settings.project for each, _ in found]
-    return take_inventory(cloud, images=not keep_images, sources=is_first and not keep_images)
 
 
 def _describe(s: Settings, found: Inventory) -> list[str]:
@@ -149,7 +169,8 @@ def _delete_all(cloud: CloudClients, found: Inventory, *, keep_images: bool) -> 
         found = take_inventory(cloud, images=not keep_images, sources=bool(found.sources))
         if found.is_empty:
             _forget(cloud, found)
-            cloud.report(f"{s.place}: nothing of {s.name} is left, no more hourly costs")
+            checked = " of what could be checked" if found.unchecked else ""
+            cloud.report(f"{s.place}: nothing of {s.name} is left{checked}, no more hourly costs")
             return
     left = "; ".join(line.strip() for line in _describe(s, found)[1:])
     raise UserError(f"not everything is deleted in {s.place}: {left}", "run the same command again")
@@ -163,10 +184,13 @@ def _forget(cloud: CloudClients, found: Inventory) -> None:
 
 
 def _end_jobs(cloud: CloudClients, jobs: Sequence["Job"]) -> None:
-    """Cancel jobs, and wait until they have ended; report those that have not ended in time."""
+    """Cancel jobs, and wait until they have ended; report those that cannot be cancelled, or do not end in time."""
     for job in jobs:
         cloud.report(f"→ cancelling the {job}")
-        cloud.jobs.cancel(job)
+        try:
+            cloud.jobs.cancel(job)
+        except DeployError as error:
+            cloud.report(f"  {error}")
     for job in jobs if not cloud.dry_run else ():
         try:
             ended = cloud.jobs.wait(job)

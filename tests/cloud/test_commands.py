@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import requests
 
+from deploy import places
 from emulator.stack import Stack
 from tests.cloud.conftest import Run, count_containers, traffic_by_version
 from tests.images import REQUESTS
@@ -70,6 +71,32 @@ def test_commands_deploy_release_and_delete_a_model(
     assert not stack.state.endpoints
     assert not stack.state.models
     assert count_containers(stack) == 0
+
+
+@pytest.mark.full
+def test_status_and_teardown_find_every_region_in_which_the_name_was_deployed(
+    deploy: Run, stack: Stack
+) -> None:
+    assert deploy("deploy --region europe-west4").code == 0
+    assert deploy("deploy --region us-east1 --project second-project").code == 0
+    places.FILE.unlink()  # only --all-regions finds what another machine has deployed
+    assert deploy("deploy --region asia-east1").code == 0
+    shown = deploy("status --region us-central1")
+    assert "cloud-tests, asia-east1" in shown.out
+    assert "another" not in shown.out
+    assert "cost: about $0.08 an hour" in shown.out
+    assert "cloud-tests, europe-west4\n  endpoint toy: 1 deployed" in (
+        deploy("status --region us-central1 --all-regions").out
+    )
+    done = deploy("teardown --yes --all-regions --region us-central1")
+    assert done.code == 0, done.err
+    assert "cloud-tests, us-central1: nothing of toy to delete" in done.out
+    for region in ("asia-east1", "europe-west4"):
+        assert f"cloud-tests, {region}: nothing of toy is left, no more hourly costs" in done.out
+    assert count_containers(stack) == 1
+    assert deploy("teardown --yes --region us-east1 --project second-project").code == 0
+    assert count_containers(stack) == 0
+    assert not stack.state.models
 
 
 @pytest.mark.full

@@ -17,7 +17,7 @@ from emulator.stack import Stack
 from emulator.state import project_number
 from emulator.walkthrough import background_traffic
 from project.model_folder import DEFAULT, find_model
-from tests.cloud.guide import REAL_CLOUD, SLOW, check_example, read_examples
+from tests.cloud.guide import REAL_CLOUD, SLOW, Example, check_example, read_examples
 from tests.container.conftest import DOCKER
 from tests.images import ROOT
 from tests.programs import require_programs, run_program
@@ -47,6 +47,32 @@ def env(stack: Stack, image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[d
         yield environ
     assert run_program([*gcloud, "unset", "project"], environ).code == 0
     run_program([DOCKER, "rmi", f"{image}-2"])
+
+
+@pytest.mark.full
+def test_guide_is_followed_in_a_second_region_although_a_variable_sets_another_project(
+    env: dict[str, str], stack: Stack
+) -> None:
+    env |= {"CLOUDSDK_CORE_PROJECT": "another-project", "GOOGLE_CLOUD_PROJECT": "another-project"}
+    region = "europe-west4"
+    ran = 0
+    for each in read_examples(GUIDE):
+        is_release = "canary" in each.command or "-m deploy" in each.command
+        if not each.command.startswith("make ") or each.command.endswith(SLOW) or is_release:
+            continue
+        if each.command.split()[1] in ("promote", "rollback", "undeploy"):
+            continue
+        texts = [
+            text.replace(DEFAULT, MODEL.name)
+            .replace(REGION, region)
+            .replace("2 versions", "1 version")
+            for text in (each.command, each.output)
+        ]
+        check_example(Example(*texts, uses_new_image=False), texts[0], env, ROOT)
+        ran += 1
+    assert ran > 5
+    assert not stack.state.endpoints
+    assert not stack.state.models
 
 
 @pytest.mark.full
