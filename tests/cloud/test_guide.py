@@ -62,13 +62,13 @@ def test_guide_is_followed_in_a_second_region_although_a_variable_sets_another_p
             continue
         if each.command.split()[1] in ("promote", "rollback", "undeploy"):
             continue
-        texts = [
+        command, output = (
             text.replace(DEFAULT, MODEL.name)
             .replace(REGION, region)
             .replace("2 versions", "1 version")
             for text in (each.command, each.output)
-        ]
-        check_example(Example(*texts, uses_new_image=False), texts[0], env, ROOT)
+        )
+        check_example(Example(command, output, uses_new_image=False), command, env, ROOT)
         ran += 1
     assert ran > 5
     assert not stack.state.endpoints
