@@ -1,6 +1,7 @@
 """Online predictions: the model's requests, or one of a file, sent to the endpoint."""
 
 import base64
+import itertools
 import json
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from deploy.clients import CloudClients
 from deploy.errors import UserError
 from project.model_folder import Model
-from project.requests import read_bodies, replace_picture
+from project.requests import read_bodies, read_expected, replace_picture
 
 MAX_CHARS = 500
 """Of a printed prediction."""
@@ -32,7 +33,8 @@ def smoke_test(cloud: CloudClients, source: Path | None) -> None:
         cloud.report(f"no request was sent: {model.archive} has no requests.json; use --request")
         return
     requests = list_requests(model) if source is None else [build_request(model, source)]
-    for request in requests:
+    expected = read_expected(model) if source is None else []
+    for request, value in itertools.zip_longest(requests, expected):
         started_s = time.monotonic()
         response = cloud.vertex.predict(request)
         ms = (time.monotonic() - started_s) * 1000
@@ -40,6 +42,7 @@ def smoke_test(cloud: CloudClients, source: Path | None) -> None:
         cloud.report(
             f"\n{text if len(text) <= MAX_CHARS else f'{text[:MAX_CHARS]}…'}\n"
             f"  from deployed model {response.get('deployedModelId')} in {ms:.0f} ms"
+            f"{'' if value is None else f'; expected: {json.dumps(value)}'}"
         )
     file = model.request
     if source is not None:

@@ -17,6 +17,11 @@ def read_bodies(model: Model) -> list[dict[str, Any]]:
     ]
 
 
+def read_expected(model: Model) -> list[Any]:
+    """Return what each request expects of its prediction, None without an expectation."""
+    return [each.get("expected") for each in json.loads(model.requests.read_bytes())]
+
+
 def replace_picture(value: Any, picture: str) -> Any:
     """Return a copy of an instance in which every "b64" is this base64 text."""
     if isinstance(value, dict):

@@ -2,8 +2,10 @@
 
 import io
 import itertools
+import re
 import tarfile
 import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,24 @@ def test_second_command_waits_for_the_build_of_an_interrupted_one(
     assert done.code == 0, done.err
     assert "waiting for the running build of this image" in done.out
     assert len(stack.state.builds) == 1
+
+
+def test_teardown_cancels_the_build_of_an_interrupted_command_and_waits_for_its_end(
+    deploy: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("cloudbuild.yaml").write_text(CONFIG.replace("set -eu", "set -eu; sleep 60"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "find_build", interrupt)
+        assert deploy("build --serve deploy", **CLOUD_BUILD).code == 130
+    shown = deploy("status", **CLOUD_BUILD).out
+    assert re.search(r"build [0-9a-f-]+: working, new, \$0.016 a minute, then: deploy", shown)
+    started_s = time.monotonic()
+    done = deploy("teardown --yes", **CLOUD_BUILD)
+    assert done.code == 0, done.err
+    assert time.monotonic() - started_s < 30
+    assert "has ended: cancelled" in done.out
+    assert [build.status.name for build in stack.state.builds.values()] == ["CANCELLED"]
+    assert "cost: none, nothing is running" in deploy("status", **CLOUD_BUILD).out
 
 
 def test_failed_build_is_an_error_with_its_step_and_can_be_repeated(
