@@ -31,7 +31,7 @@ def unpack(archive: Path, target: Path) -> None:
         else:
             _unpack_zip(archive, target)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise ArchiveError(f"{archive.name} is damaged: {error}") from error
+        raise ArchiveError(f"{archive.name} is damaged: {error}; copy it again") from error
     except (NotImplementedError, RecursionError) as error:
         raise ArchiveError(f"{archive.name} cannot be unpacked: {error}") from error
     _remove_wrapper(target)

@@ -3,9 +3,12 @@
 import ast
 import functools
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
 
 from serving.stock.contents import Finding
 from serving.stock.handlers import read_config
@@ -95,12 +98,31 @@ def _check_calls(code: Code, file: str, tree: ast.Module) -> Iterator[Finding]:
                 hint = 'remove it, or use backend="aot_eager"'
                 yield Finding(None, f"{place}: torch.compile {NO_COMPILER}", hint)
             yield from _check_download(code, place, node, function)
+            if names := list_installed(ast.unparse(node)):
+                text = f"{place}: installs packages by pip, which the image does not have"
+                hint = f"remove it, and add the packages by {code.contents.build_command}"
+                for name in names:
+                    yield Finding(False, f"{text}: {name}", hint, name)
         elif isinstance(node, ast.Constant) and repr(node.value).strip("'").startswith(HOMES):
             hint = (
                 "include what it reads in the archive, and read it from the folder of the handler"
             )
             reason = f"{place}: {node.value!r}: the home folder is empty at each start"
             yield Finding(None, reason, hint)
+
+
+def list_installed(call: str) -> list[str]:
+    """Return the requirements in a call, or in an error, of `pip install`."""
+    found = re.search(r"\bpip3?\b[\s'\",]+install\b(.*)", call)
+    words = re.findall(r"[^\s'\",()\[\]]+(?:\[[\w,]+\])?", found[1] if found else "")
+    requirements = []
+    for word in words:
+        try:
+            requirements.append(str(Requirement(word)))
+        except InvalidRequirement:
+            if not word.startswith("-"):
+                break
+    return requirements
 
 
 def _check_download(code: Code, place: str, call: ast.Call, function: str) -> Iterator[Finding]:

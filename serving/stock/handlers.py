@@ -35,10 +35,28 @@ def check_handler(code: Code) -> Iterator[Finding]:
     if manifest.serialized_file and manifest.serialized_file not in contents.names:
         missing = f"{manifest.serialized_file}: named in the manifest but missing in the archive"
         yield Finding(False, missing)
+    yield from _check_config_file(contents)
     if manifest.model_file and _loads_model_file(code):
         yield from _check_model_file(code, manifest.model_file)
     if tree:
         yield from _check_requests(code, tree)
+
+
+def _check_config_file(contents: Contents) -> Iterator[Finding]:
+    """Yield why TorchServe cannot read the archive's own model-config."""
+    name = contents.manifest.config_file
+    if not name:
+        return
+    if name not in contents.names:
+        missing = f"{name}: named in the manifest but missing in the archive"
+        yield Finding(False, missing, "build the archive again with --config-file FILE")
+        return
+    try:
+        yaml.safe_load(contents.text(name))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}" if mark else name
+        yield Finding(False, f"{place}: not YAML: {getattr(error, 'problem', error)}")
 
 
 def read_config(contents: Contents) -> dict[str, Any]:
@@ -251,6 +269,8 @@ def _read_keys(function: Function) -> Iterator[tuple[str, int]]:
         and isinstance(node.left, ast.Constant)
         and isinstance(node.ops[0], ast.In)
     }
+    if any(_is_type_test(node, rows) for node in ast.walk(function)):
+        optional |= {"data", "body"}  # it takes bare instances, too
     for node in ast.walk(function):
         match node:
             case ast.Subscript(value=base, slice=ast.Constant(value=str(key)), ctx=ast.Load()):
@@ -266,6 +286,16 @@ def _read_keys(function: Function) -> Iterator[tuple[str, int]]:
             yield key, node.lineno
 
 
+def _is_type_test(node: ast.AST, names: set[str]) -> bool:
+    """Whether an expression is isinstance(ROW, dict)."""
+    match node:
+        case ast.Call(
+            func=ast.Name(id="isinstance"), args=[ast.Name(id=name), ast.Name(id="dict")]
+        ):
+            return name in names
+    return False
+
+
 def _find_first_only(function: Function) -> tuple[int, str] | None:
     """Return where a function reads the first request only, and the expression; None if it does not."""
     data, _ = _list_rows(function)
@@ -274,10 +304,18 @@ def _find_first_only(function: Function) -> tuple[int, str] | None:
         for node in ast.walk(function)
         if isinstance(node, ast.Subscript) and ast.unparse(node) in {f"{name}[0]" for name in data}
     ]
-    used = {id(node.value) for node in first}
+    used = {id(name) for node in first for name in ast.walk(node)}
     for node in ast.walk(function):
-        if isinstance(node, (ast.For, ast.comprehension)):
-            for name in ast.walk(node.iter):
-                if isinstance(name, ast.Name) and name.id in data and id(name) not in used:
-                    return None
+        match node:  # what does not read the other requests
+            case ast.Compare(left=ast.Name() as name) | ast.UnaryOp(operand=ast.Name() as name):
+                used.add(id(name))
+            case ast.If(test=ast.Name() as name) | ast.BoolOp(values=[ast.Name() as name, *_]):
+                used.add(id(name))
+            case ast.Call(func=ast.Attribute(attr="debug" | "info" | "warning")):
+                used |= {id(name) for name in ast.walk(node)}
+            case ast.Call(func=ast.Name(id="print")):
+                used |= {id(name) for name in ast.walk(node)}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and node.id in data and id(node) not in used:
+            return None
     return (first[0].lineno, ast.unparse(first[0])) if first else None

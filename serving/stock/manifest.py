@@ -68,8 +68,23 @@ def open_archive(archive: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(archive)
     except FileNotFoundError:
         raise ArchiveError(f"{archive} does not exist; run: make archive") from None
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except zipfile.BadZipFile as error:
+        raise ArchiveError(f"{archive} {_describe_file(archive)}") from error
+    except (OSError, ValueError, NotImplementedError) as error:
         raise ArchiveError(f"{archive} is not a .mar archive: {error}") from error
+
+
+def _describe_file(archive: Path) -> str:
+    """Say what a file is that is no zip file."""
+    with archive.open("rb") as file:
+        start = file.read(40)
+    if not start:
+        return "is empty; copy it again"
+    if start.startswith(b"PK"):
+        return f"is incomplete: the end of the archive is missing after {archive.stat().st_size} bytes; copy it again"
+    return (
+        f"is not a .mar archive, it starts with {start.decode(errors='replace')!a}; copy it again"
+    )
 
 
 def read_bytes(archive: Path, name: str) -> bytes | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from serving.stock import packages
+from serving.stock.changes import list_installed
 from serving.stock.contents import Contents, Finding
 from serving.stock.image_trial import is_in_own_image
 from serving.stock.local_trial import HERE
@@ -18,6 +19,10 @@ HINTS = {
     r"Read-only file system": "the image's file system is read-only: write below /tmp",
     r"InvalidCxxCompiler|[Nn]o working C\+\+ compiler|Failed to find C compiler": (
         "the image has no compiler: remove `pt2` from the model's config, or set its backend to aot_eager"
+    ),
+    r"not compiled with CUDA|No CUDA GPUs|Found no NVIDIA driver": (
+        "the image is for CPUs: let the handler choose the device by torch.cuda.is_available(), or build "
+        "an image with TORCH= and TORCH_INDEX= of a torch for CUDA"
     ),
     r"torchvision::nms does not exist": (
         "this torchvision was built for another torch: pin the version made for the image's torch"
@@ -144,6 +149,11 @@ def _advise(error: str, contents: Contents) -> tuple[str, str]:
             build = contents.build_command
             return f"write {name} in requirements.txt beside the archive, then {build}", ""
         return "", packages.pin(package, contents)
+    if names := list_installed(error):
+        hint = (
+            "the image has no pip: remove the installation from the handler, and add the packages"
+        )
+        return f"{hint} by {contents.build_command}", names[0]
     if NETWORK_ERROR.search(error):
         return "put what it downloads into the archive", ""
     return next((hint for pattern, hint in HINTS.items() if re.search(pattern, error)), ""), ""

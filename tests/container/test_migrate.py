@@ -195,4 +195,4 @@ def test_damaged_archive_fails_with_its_reason(image: str, tmp_path: Path) -> No
     (tmp_path / "model.mar").write_bytes(stock.pack(tmp_path).read_bytes()[:2000])
     code, document = migrate(tmp_path / "model.mar", image)
     assert code == 1
-    assert "not a .mar archive" in document["summary"]
+    assert "is incomplete: the end of the archive is missing" in document["summary"]

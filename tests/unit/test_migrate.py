@@ -320,6 +320,15 @@ HANDLERS: dict[str, tuple[str, list[str]]] = {
         "def handle(data, context):\n    if data[0]: ...\n    return [f(row) for row in data]",
         [],
     ),
+    "a look at the first row before all are passed on": (
+        'def handle(data, context):\n    if data[0] == "x": ...\n    return predict(data)',
+        [],
+    ),
+    "the first row after a line in the log": (
+        "def handle(data, context):\n    if not data or data is None: return\n    log.info(data)\n"
+        "    return [data[0]]",
+        ["check handler.py:4 reads data[0]: only the first instance"],
+    ),
     "two classes": (
         "import enum\nclass K(enum.Enum): x = 1\nclass A:\n    def handle(self, data, c): ...",
         [
@@ -371,6 +380,10 @@ HANDLERS: dict[str, tuple[str, list[str]]] = {
             "check handler.py:4 reads requests[0]",
         ],
     ),
+    "data or the body, if it is an object": (
+        'def handle(data, c):\n    return [r.get("data") or r["body"] if isinstance(r, dict) else r for r in data]',
+        [],
+    ),
     "an answer with predictions and instances": (
         'def handle(data, c):\n    return [{"instances": 1, "data": row["x"]} for row in data]',
         [],
@@ -400,6 +413,15 @@ HANDLERS: dict[str, tuple[str, list[str]]] = {
     "torch.compile": (
         f"import torch\n{FUNCTION}\ndef load(m):\n    return torch.compile(m)",
         ["check handler.py:6: torch.compile needs a C++ compiler"],
+    ),
+    "an installation": (
+        f'{FUNCTION}\ndef load():\n    run([sys.executable, "-m", "pip", "install", "-q", "x==1", "y[z]"])\n'
+        '    os.system("pip install a")',
+        [
+            "FAILS handler.py:5: installs packages by pip, which the image … | x==1",
+            "FAILS handler.py:5: installs packages by pip, which the image … | y[z]",
+            "FAILS handler.py:6: installs packages by pip … | a",
+        ],
     ),
     "the home folder": (
         f'{FUNCTION}\ndef load():\n    open(os.path.expanduser("~/.cache/x"))',
@@ -437,7 +459,7 @@ def test_handler_is_read_as_torchserve_calls_it(
         ("pt2: [1]", []),
         ("pt2: {compile: inductor}", []),
         ("- a list", []),
-        ("handler: {top_k: 3", []),
+        ("handler: {top_k: 3", ["FAILS model-config.yaml:1: not YAML: expected ',' or '}'"]),
     ],
 )
 def test_settings_of_model_config_that_change_the_answers_are_reported(
@@ -535,9 +557,10 @@ def test_model_file_is_read_as_torchserve_loads_it(
 
 def test_files_that_are_named_but_missing_are_reported(tmp_path: Path) -> None:
     check_reported(
-        inspect_files(tmp_path, {}, handler="mine.py", serializedFile="x.pt"),
+        inspect_files(tmp_path, {}, handler="mine.py", serializedFile="x.pt", configFile="c.yaml"),
         [
             "FAILS handler mine.py: neither in the archive nor TorchServe's own",
+            "FAILS c.yaml: named in the manifest but missing in the archive",
             "FAILS x.pt: named in the manifest but missing in the archive",
         ],
     )
@@ -564,10 +587,15 @@ def test_archive_is_read_from_each_form_of_torch_model_archiver(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"no", r"x\.mar is not a \.mar archive"),
+        (b"<html>", r"x\.mar is not a \.mar archive, it starts with '<html>'; copy it again"),
+        (b"", r"x\.mar is empty; copy it again"),
+        (
+            b"PK\3\4" + bytes(40),
+            r"x\.mar is incomplete: the end of the archive is missing after 44",
+        ),
         (b"PK\5\6" + bytes(18), r"x\.mar: MAR-INF/MANIFEST\.json is missing"),
     ],
-    ids=["no zip", "an empty zip"],
+    ids=["no zip", "an empty file", "a cut zip", "an empty zip"],
 )
 def test_file_that_is_not_an_archive_is_refused(
     tmp_path: Path, content: bytes, reason: str
