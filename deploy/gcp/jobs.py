@@ -3,6 +3,7 @@
 These are requests in JSON: their client libraries would take seconds to import.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -90,9 +91,16 @@ class Jobs:
         return self._client.get(f"{self._builds_url}/{build_id}") or {"status": "EXPIRED"}
 
     def _list_builds(self) -> Iterator[Job]:
-        for build in self.list_builds(filter=cloud_build.ONGOING):
-            if _is_of_name(build, self._settings.name):
-                yield _parse("build", f"{self._builds_url}/{build['id']}", build)
+        """Yield the builds of this name in the region, and those without a region that deploy to this one."""
+        s = self._settings
+        for location in (s.region, "global"):
+            url = (
+                f"{self._client.url('cloudbuild')}/projects/{s.project}/locations/{location}/builds"
+            )
+            for build in self._client.list_all(url, "builds", filter=cloud_build.ONGOING):
+                target = build.get("substitutions", {}).get("_REGION", s.region)
+                if _is_of_name(build, s.name) and (location != "global" or target == s.region):
+                    yield _parse("build", f"{url}/{build['id']}", build)
 
     def _list_batch_jobs(self) -> Iterator[Job]:
         suffix = f"/models/{self._settings.name}"
@@ -119,14 +127,32 @@ class Jobs:
     # The function
 
     def has_function(self) -> bool:
-        """Return whether there is a function of this name."""
-        return self._client.get(self._function_url) is not None
+        """Return whether there is a function of this name, or one is being deployed."""
+        return bool(self._client.get(self._function_url) or self._list_function_operations())
 
     def delete_function(self) -> None:
-        """Delete the function."""
-        action = f"deleting the function {self._settings.name}"
-        rpc = "FunctionService.DeleteFunction"
-        self._client.run_operation(rpc, "DELETE", self._function_url, action)
+        """Delete the function; first wait for the end of its deployment, which cannot be cancelled."""
+        name, url = self._settings.name, self._function_url
+        base = self._client.url("cloudfunctions", "v2")
+        for operation in self._list_function_operations() if not self._client.dry_run else ():
+            with contextlib.suppress(
+                UserError
+            ):  # a failed deployment: the function is deleted all the same
+                self._client.wait(f"{base}/{operation}", f"waiting for the function {name}")
+        if self._client.dry_run or self._client.get(url):
+            rpc = "FunctionService.DeleteFunction"
+            self._client.run_operation(rpc, "DELETE", url, f"deleting the function {name}")
+
+    def _list_function_operations(self) -> list[str]:
+        """Return the names of the operations on the function that have not ended."""
+        base, location = self._client.url("cloudfunctions", "v2"), self._settings.location
+        suffix = f"/functions/{self._settings.name}"
+        return [
+            operation["name"]
+            for operation in self._client.list_all(f"{base}/{location}/operations", "operations")
+            if not operation.get("done")
+            and operation.get("metadata", {}).get("target", "").endswith(suffix)
+        ]
 
     # Requests
 
