@@ -295,12 +295,15 @@ class WorkerFailures:
     """Counts workers that failed to start or to load the model, and finds the cause in the log."""
 
     FAILED = re.compile(r"Load model failed: |WorkerInitializationException: (?!.*did not respond)")
-    UNKNOWN_CAUSE = "a worker ended without an error message; it may have been out of memory"
+    UNKNOWN_CAUSE = (
+        "a worker ended without an error message: the handler has called os._exit, or the process was killed, "
+        "such as by Linux when the memory was full"
+    )
     HANDLER_ERROR = re.compile(r"cannot serve this archive: (.+)$")
     # TorchServe imports a handler that cannot be imported once more, as one of its own.
     WORKER_ERROR = re.compile(
         r"^(?!ModuleNotFoundError: No module named 'ts\.torch_handler\.)"
-        r"((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+)$"
+        r"((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+|Fatal Python error: .+)$"
     )
     JAVA_ERROR = re.compile(
         r"^(?:Terminating due to )?(?!\S+WorkerInit)((?:\w+\.)+\w*(?:Error|Exception): .+)$"

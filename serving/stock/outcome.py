@@ -52,8 +52,13 @@ def find_content_type(file: Path) -> str:
 
 
 def find_cause(outcome: Outcome, names: Iterable[str]) -> tuple[str, str]:
-    """Return the last exception in the log and FILE:LINE of the archive that raised it; "" for none."""
+    """Return the crash or the last exception in the log and FILE:LINE of the archive that caused it; "" for none."""
     exception = location = ""
+    if crash := re.search(r"(?s)(Fatal Python error: [^\n]+)(.*)", outcome.log):
+        exception = crash[1]
+        for path, line in re.findall(r'File "(.+)", line (\d+) in ', crash[2]):
+            if name := _find_name(path, names):  # the first: the most recent call
+                return exception, f"{name}:{line}"
     for block in outcome.log.split("Traceback (most recent call last):")[1:]:
         for line in block.splitlines():
             if frame := re.match(r'\s+File "(.+)", line (\d+)', line):

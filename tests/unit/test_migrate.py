@@ -19,6 +19,7 @@ import torch
 from serving.errors import ArchiveError
 from serving.stock import inspect
 from serving.stock.inspect import Finding
+from serving.stock.outcome import Outcome, find_cause
 
 HANDLER = """
 import json
@@ -603,3 +604,34 @@ def test_file_that_is_not_an_archive_is_refused(
     (tmp_path / "x.mar").write_bytes(content)
     with pytest.raises(ArchiveError, match=reason):
         inspect.read_archive(tmp_path / "x.mar")
+
+
+CRASH = """\
+Fatal Python error: Segmentation fault
+
+Current thread 0x00007f12 (most recent call first):
+  File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at
+  File "/tmp/models/handler.py", line 4 in initialize
+  File "/tmp/models/vertex_stock_handler.py", line 46 in initialize
+"""
+EXCEPTION = """\
+Traceback (most recent call last):
+  File "/tmp/models/handler.py", line 7, in handle
+    return self.model(data)
+  File "/opt/venv/lib/python3.11/site-packages/torch/nn/modules/module.py", line 1, in forward
+RuntimeError: mat1 and mat2 shapes cannot be multiplied
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        (CRASH, ("Fatal Python error: Segmentation fault", "handler.py:4")),
+        (EXCEPTION, ("RuntimeError: mat1 and mat2 shapes cannot be multiplied", "handler.py:7")),
+        ("loaded", ("", "")),
+    ],
+)
+def test_cause_of_a_failure_is_found_with_its_line_in_the_archive(
+    log: str, cause: tuple[str, str]
+) -> None:
+    assert find_cause(Outcome(log=log), ["handler.py", "MAR-INF/MANIFEST.json"]) == cause

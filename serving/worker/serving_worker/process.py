@@ -6,6 +6,7 @@ every request: a system call and three Python calls per field of a message, and 
 that Java parses and discards. docs/decisions.md has the reasons and how to turn it off.
 """
 
+import faulthandler
 import logging
 import os
 import socket
@@ -114,6 +115,7 @@ def _send_parts(
 def main() -> None:
     """Serve until Java closes the connection."""
     configure_logging()
+    faulthandler.enable()  # a crash of native code names the line of the handler
     args = ArgParser.model_service_worker_args().parse_args()
     worker = Worker(
         args.sock_type, args.sock_name, args.host, args.port, args.metrics_config, args.async_comm
