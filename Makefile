@@ -64,7 +64,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume "$(ADC)":/mnt/adc.json:
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve predict page migrate new check model archive export tune build run scan contract push build-cloud \
-  deploy-endpoint canary promote rollback status undeploy teardown e2e emulator made-hello made-knn made-model \
+  deploy-endpoint canary promote rollback status undeploy teardown e2e emulator emulator-env made-hello made-knn made-model \
   function function-hello function-knn upload-model deploy-function deploy-gke undeploy-gke manifests pipeline \
   setup test test-all lint format bench faults startup scaling lock clean rehearse stand-in start function-digits
 
@@ -190,6 +190,9 @@ e2e: .venv/ready archive ## run everything, from build to teardown, against a lo
 
 emulator: .venv/ready ## run the emulator of Google's control plane until Ctrl-C, for your own gcloud and SDK
 	@DOCKER=$(DOCKER) $(BIN)/python -m emulator $(ARGS)
+
+emulator-env: ## print the variables that direct gcloud, docker and the SDK to it: eval "$(make emulator-env)"
+	@$(BIN)/python -m emulator.env
 
 ##@ Functions
 

@@ -32,6 +32,8 @@ class EmulatorConfig:
     shared_timeout_s: float = 60
     """How long a prediction at a shared endpoint may take."""
     dedicated_timeout_s: float = 600
+    max_idle_s: float = 3600 * 8
+    """Maximum of the periods of scale to zero; Google's minimum of 5 minutes is long for a test."""
     probe_interval_s: float = 10
     """Interval between health probes of a deployed model's container."""
 

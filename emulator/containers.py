@@ -4,13 +4,12 @@ Source: "Custom container requirements for prediction" in Vertex AI's documentat
 """
 
 import ipaddress
-import itertools
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,9 +17,9 @@ import requests
 from google.cloud import aiplatform_v1 as v1
 
 from contract.docker import Container, DockerError
-from emulator import processes
+from emulator import images, machines, processes
 from emulator.config import EmulatorConfig
-from emulator.errors import ApiError, failed_precondition, invalid_argument
+from emulator.errors import ApiError, failed_precondition
 
 HOST = "127.0.0.1"
 JSON_TYPE = {"Content-Type": "application/json"}
@@ -31,11 +30,6 @@ POLL_S = 0.1
 MAX_CRASHES = 3
 """Number of failed starts after which the deployment fails."""
 STOP_TIMEOUT_S = 30
-MACHINE = re.compile(
-    r"(e2|n1|n2|n2d|c2|c2d|c3|g2|a2|a3|m1|t2d)-(standard|highcpu|highmem|highgpu|ultragpu|megagpu)-(\d+)(g)?"
-)
-ARTIFACT_REGISTRY = re.compile(r"^[a-z]+-[a-z]+[0-9]+-docker\.pkg\.dev/")
-GIB_PER_CORE = {"standard": 4.0, "highcpu": 1.0, "highmem": 8.0}
 log = logging.getLogger("emulator")
 
 
@@ -45,33 +39,6 @@ def bridge_address(config: EmulatorConfig) -> str:
     *gateway, subnet = config.engine("network", "inspect", "bridge", "--format", template).split()
     # After its first start an engine reports the subnet only.
     return gateway[0] if gateway else str(next(ipaddress.ip_network(subnet).hosts()))
-
-
-def pull_image(config: EmulatorConfig, image: str) -> None:
-    """Pull an image from the registry, or check that it exists locally; raise ApiError if not found."""
-    name = local_image(config, image)
-    try:
-        if config.registry and name.startswith(f"{config.registry}/"):
-            config.engine("pull", "--quiet", name, timeout_s=600)
-        else:
-            config.engine("image", "inspect", name)
-    except DockerError as error:
-        log.info("%s: %s", image, error)
-        raise ApiError("NOT_FOUND", f"Image {image} not found.") from None
-
-
-def local_image(config: EmulatorConfig, image: str) -> str:
-    """Return the local name of an image: Artifact Registry's host becomes the local registry's."""
-    name = ARTIFACT_REGISTRY.sub(f"{config.registry}/", image) if config.registry else image
-    return config.images.get(name, name)
-
-
-def count_cores(machine: v1.MachineSpec) -> int:
-    """Return the number of cores of a machine type; raise ApiError if the type does not exist."""
-    match = MACHINE.fullmatch(machine.machine_type)
-    if match is None:
-        raise invalid_argument(f'Machine type "{machine.machine_type}" is not supported.')
-    return int(match[3]) * (12 if match[4] else 1)
 
 
 def container_env(
@@ -137,6 +104,7 @@ class Replica:
     port: int = 0
     """Port of this machine at which the container's port is published; 0 if it exited."""
     _container: Container | None = None
+    _was_ready: bool = False
     _stopped: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while the container is stopped or restarted."""
@@ -159,16 +127,18 @@ class Replica:
                     "Model server never became ready. "
                     "Please validate that your model file or container configuration are valid."
                 )
-        self.healthy = True
+        self.healthy = self._was_ready = True
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
-        """Stop the container: SIGTERM, and SIGKILL after STOP_TIMEOUT_S."""
+        """Stop the container: SIGTERM, and SIGKILL after STOP_TIMEOUT_S, or at once if it was never ready."""
         with self._lock:
             self._stopped.set()
             self.healthy = False
             if self._container:
-                self.config.engine("stop", "--time", str(STOP_TIMEOUT_S), self._container.name)
+                self.config.engine(
+                    "stop", "--time", str(STOP_TIMEOUT_S * self._was_ready), self._container.name
+                )
                 self._container.remove()
 
     def release(self) -> None:
@@ -199,12 +169,11 @@ class Replica:
             env["STORAGE_EMULATOR_HOST"] = self.config.storage_url
         words = [expand_variables(word, self.env) for word in (*spec.command, *spec.args)]
         entrypoint = [f"--entrypoint={words.pop(0)}"] if spec.command else []
-        gib_per_core = GIB_PER_CORE.get(self.machine.machine_type.split("-")[1], 8.0)
         self._container = self.config.engine.start(
-            local_image(self.config, spec.image_uri),
+            images.local_image(self.config, spec.image_uri),
             f"--label={LABEL}",
             f"--publish={HOST}::{port}",
-            f"--memory={gib_per_core * count_cores(self.machine):g}g",
+            f"--memory={machines.memory_gib(self.machine.machine_type):g}g",
             f"--shm-size={spec.shared_memory_size_mb or 64}m",
             *entrypoint,
             env=env,
@@ -249,51 +218,3 @@ class Replica:
     def _failure(self, message: str) -> ApiError:
         hint = "Model server logs can be found at Cloud Logging; the container's last lines:"
         return failed_precondition(f"{message} {hint}\n{self._last_lines()}")
-
-
-@dataclass
-class ReplicaPool:
-    """The replicas of a deployed model, used in turn."""
-
-    resources: v1.DedicatedResources
-    replicas: list[Replica] = field(default_factory=list)
-    _counter: "itertools.count[int]" = field(default_factory=itertools.count)
-
-    def pick(self) -> Replica:
-        """Return the next healthy replica; raise ApiError if there is none."""
-        healthy = [replica for replica in self.replicas if replica.healthy]
-        if not healthy:
-            raise ApiError("UNAVAILABLE", "no healthy upstream")
-        return healthy[next(self._counter) % len(healthy)]
-
-    def resize(self, count: int, template: Replica, cancelled: threading.Event) -> None:
-        """Start or stop replicas until there are `count`; new ones are configured as the template."""
-        while len(self.replicas) > count:
-            self.replicas.pop().stop()
-        while len(self.replicas) < count:
-            replica = Replica(template.config, template.model, template.env, template.machine)
-            try:
-                replica.start(cancelled)
-            except BaseException:
-                replica.stop()
-                raise
-            self.replicas.append(replica)
-
-    def stop(self) -> None:
-        """Stop all replicas."""
-        while self.replicas:
-            self.replicas.pop().stop()
-
-
-def remove_all(config: EmulatorConfig, pools: Collection[ReplicaPool]) -> None:
-    """Remove every container that this process started, and the tags of its registry's images."""
-    for pool in pools:
-        for replica in pool.replicas:
-            replica.release()
-    docker = config.engine
-    if ids := docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}").split():
-        docker("rm", "--force", "--volumes", *ids)
-    names = docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
-    prefix = f"{config.registry}/"
-    if own := [name for name in names if config.registry and name.startswith(prefix)]:
-        docker("rmi", "--force", *own)

@@ -27,7 +27,8 @@ class JobType(ResourceType):
         """`states` is the enum of the job's states: JobState or PipelineState."""
         super().__init__(name, collection, list_response_type)
         self._states = {member.name.partition("_STATE_")[2]: member for member in states}
-        self._cancelled: dict[str, threading.Event] = {}
+        self._operations: dict[str, str] = {}
+        """Job → the operation that runs it."""
 
     def start(self, state: State, job: Any, work: Callable[[threading.Event], None]) -> Any:
         """Store a job under its name, run it in the background, and return a copy in its first state.
@@ -36,33 +37,40 @@ class JobType(ResourceType):
         """
         job.state, job.create_time = self._states["PENDING"], now()
         self.collection(state)[job.name] = job
-        cancelled = self._cancelled[job.name] = threading.Event()
 
-        def run(_: operations.Operation) -> Empty:
+        def run(operation: operations.Operation) -> Empty:
             job.state, job.start_time = self._states["RUNNING"], now()
+            job.update_time = now()
             end = "FAILED"
             try:
-                work(cancelled)
+                work(operation.cancelled)
+                raise_if_cancelled(operation.cancelled)
                 end = "SUCCEEDED"
             except ApiError as error:
                 job.error = status_pb2.Status(code=error.code, message=error.message)
                 end = "CANCELLED" if error.status == "CANCELLED" else end
             finally:
                 job.end_time, job.state = now(), self._states[end]
+                job.update_time = job.end_time
             return Empty()
 
-        operations.start(state, job.name, "", run)
-        return type(job)(job)
+        first = type(job)(job)
+        self._operations[job.name] = operations.start(state, job.name, "", run).name
+        return first
 
     def cancel(self, state: State, request: Any) -> Empty:
         """Request that a job ends."""
-        self._cancelled[self.get(state, request).name].set()
+        job = self.get(state, request)
+        with state.lock:
+            if job.state in (self._states["PENDING"], self._states["RUNNING"]):
+                job.state, job.update_time = self._states["CANCELLING"], now()
+                state.operations[self._operations[job.name]].cancelled.set()
         return Empty()
 
     def delete(self, state: State, request: Any) -> Operation:
         """Delete a job that has ended."""
         job = self.get(state, request)
-        if job.state in (self._states["PENDING"], self._states["RUNNING"]):
+        if job.state in [self._states[name] for name in ("PENDING", "RUNNING", "CANCELLING")]:
             raise failed_precondition(f"{job.name} has not ended: cancel it first.")
         return super().delete(state, request)
 

@@ -8,13 +8,14 @@ from google.cloud import aiplatform_v1 as v1
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 
-from emulator import artifacts, containers, operations
+from emulator import artifacts, images, operations
 from emulator.errors import ApiError, failed_precondition, invalid_argument, unimplemented
 from emulator.resources import Method, children, list_response
 from emulator.state import State, canonical_name, find_deployments, find_model, now
 
-LABEL = re.compile(r"[a-z][a-z0-9_-]{0,62}=[a-z0-9_-]{0,63}")
-ID = re.compile(r"[a-z0-9_-]{1,63}")
+INPUT_FORMATS = ["jsonl", "csv", "bigquery", "tf-record", "tf-record-gzip", "file-list"]
+OUTPUT_FORMATS = ["jsonl", "bigquery"]
+"""The formats of batch prediction that Google lists for a custom container."""
 ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]")
 
 
@@ -23,21 +24,17 @@ def upload(state: State, request: v1.UploadModelRequest) -> Operation:
     model = v1.Model(request.model)
     if "container_spec" not in model:
         raise unimplemented("the emulator serves custom containers only: container_spec is missing")
-    spec = model.container_spec
-    if spec.invoke_route_prefix and (spec.invoke_route_prefix != "/*" or spec.predict_route):
-        raise invalid_argument('invoke_route_prefix must be "/*", without a predict_route.')
     _check_aliases(model.version_aliases)
-    check_labels(model.labels)
-    name = _target_name(state, request)
+    name = target_name(state, request.parent, request.model_id, request.parent_model)
     _check_schemata(state, model.predict_schemata)
 
     def work(_: operations.Operation) -> v1.UploadModelResponse:
-        containers.pull_image(state.config, model.container_spec.image_uri)
+        images.pull_image(state.config, model.container_spec.image_uri)
         resources = v1.Model.DeploymentResourcesType.DEDICATED_RESOURCES
         model.supported_deployment_resources_types = [resources]
-        model.supported_input_storage_formats = ["jsonl"]
-        model.supported_output_storage_formats = ["jsonl"]
-        _add_version(state, name, model)
+        model.supported_input_storage_formats = INPUT_FORMATS
+        model.supported_output_storage_formats = OUTPUT_FORMATS
+        add_version(state, name, model)
         return v1.UploadModelResponse(model=name, model_version_id=model.version_id)
 
     return operations.start(state, name, "UploadModel", work)
@@ -45,14 +42,17 @@ def upload(state: State, request: v1.UploadModelRequest) -> Operation:
 
 def get(state: State, request: v1.GetModelRequest) -> v1.Model:
     """Return the version in NAME@VERSION or NAME@ALIAS, or the default version of NAME."""
-    return _with_deployments(state, find_model(state, request.name))
+    model = to_output(state, find_model(state, request.name))
+    if "@" in request.name:
+        model.name = f"{model.name}@{model.version_id}"
+    return model
 
 
 def list_models(state: State, request: v1.ListModelsRequest) -> v1.ListModelsResponse:
     """Return the default version of every model."""
     models = children(state.models, request.parent)
     names = [next(iter(versions.values())).name for versions in models]
-    defaults = [_with_deployments(state, find_model(state, name)) for name in names]
+    defaults = [to_output(state, find_model(state, name)) for name in names]
     return list_response(v1.ListModelsResponse, defaults, request)
 
 
@@ -61,7 +61,7 @@ def list_versions(
 ) -> v1.ListModelVersionsResponse:
     """Return every version of a model."""
     versions = state.models[find_model(state, request.name).name].values()
-    items = [_with_deployments(state, version) for version in versions]
+    items = [to_output(state, version) for version in versions]
     return list_response(v1.ListModelVersionsResponse, items, request)
 
 
@@ -78,7 +78,7 @@ def merge_aliases(state: State, request: v1.MergeVersionAliasesRequest) -> v1.Mo
         model.version_aliases = [a for a in model.version_aliases if a not in removed]
         added = [alias for alias in request.version_aliases if not alias.startswith("-")]
         _move_aliases(state.models[model.name], model, added)
-        return _with_deployments(state, model)
+        return to_output(state, model)
 
 
 def delete(state: State, request: v1.DeleteModelRequest) -> Operation:
@@ -90,6 +90,7 @@ def delete(state: State, request: v1.DeleteModelRequest) -> Operation:
         with state.lock:
             _check_not_deployed(find_deployments(state, model.name), model.name)
             state.models.pop(model.name, None)
+            state.model_labels.pop(model.name, None)
         return Empty()
 
     return operations.start(state, model.name, "DeleteModel", work)
@@ -113,14 +114,6 @@ def delete_version(state: State, request: v1.DeleteModelVersionRequest) -> Opera
         return Empty()
 
     return operations.start(state, model.name, "DeleteModelVersion", work)
-
-
-def check_labels(labels: Mapping[str, str]) -> None:
-    """Raise ApiError for a label that Google rejects."""
-    for key, value in labels.items():
-        if not LABEL.fullmatch(f"{key}={value}"):
-            expected = "lowercase letters, digits, _ and -, 63 at most"
-            raise invalid_argument(f"Invalid label {key}={value}: {expected}")
 
 
 def _check_schemata(state: State, schemata: v1.PredictSchemata) -> None:
@@ -152,20 +145,18 @@ def _check_not_deployed(deployments: list[tuple[str, str]], name: str) -> None:
         )
 
 
-def _target_name(state: State, request: v1.UploadModelRequest) -> str:
-    """Return the name of the model that gets the uploaded version; raise ApiError."""
-    if request.parent_model:
-        return str(find_model(state, request.parent_model).name)
-    if request.model_id and not ID.fullmatch(request.model_id):
-        raise invalid_argument(f"Invalid model_id {request.model_id}: expected {ID.pattern}")
-    model_id = request.model_id or state.next_id()
-    name = f"{canonical_name(request.parent)}/models/{model_id}"
+def target_name(state: State, parent: str, model_id: str, parent_model: str) -> str:
+    """Return the name of the model that gets an uploaded or copied version; raise ApiError."""
+    if parent_model:
+        return str(find_model(state, parent_model).name)
+    model_id = model_id or state.next_id()
+    name = f"{canonical_name(parent)}/models/{model_id}"
     if name in state.models:
         raise ApiError("ALREADY_EXISTS", f"Model {name} already exists.")
     return name
 
 
-def _add_version(state: State, name: str, model: v1.Model) -> None:
+def add_version(state: State, name: str, model: v1.Model) -> None:
     """Add the newest version of a model; the first one becomes the default."""
     with state.lock:
         versions = state.models.setdefault(name, {})
@@ -185,9 +176,10 @@ def _move_aliases(versions: Mapping[str, v1.Model], model: v1.Model, aliases: li
     model.version_aliases = [*model.version_aliases, *dict.fromkeys(aliases)]
 
 
-def _with_deployments(state: State, model: v1.Model) -> v1.Model:
-    """Return a copy of a model with the references to its deployments that clients get."""
+def to_output(state: State, model: v1.Model) -> v1.Model:
+    """Return a copy of a model as clients get it: with the model's labels, and references to deployments."""
     copy = v1.Model(model)
+    copy.labels = {**state.model_labels.get(model.name, {}), **model.labels}
     copy.deployed_models = [
         v1.DeployedModelRef(endpoint=endpoint, deployed_model_id=number)
         for endpoint, number in find_deployments(state, model.name, model.version_id)

@@ -3,9 +3,11 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import requests
 from google.cloud import aiplatform_v1 as v1
+from google.protobuf import json_format
 
 from emulator import containers
 from emulator.endpoints import ENDPOINTS, find_deployed
@@ -39,6 +41,8 @@ class WeightedRoundRobin:
         return picked
 
 
+MAX_SHOWN_BYTES = 500
+"""How much of an invalid response an error shows."""
 _balancers: dict[str, WeightedRoundRobin] = {}
 """Endpoint → its balancer."""
 
@@ -48,11 +52,8 @@ def predict(state: State, name: str, body: bytes, *, dedicated: bool) -> bytes:
     request = containers.ContainerRequest(body, containers.JSON_TYPE)
     response, deployed = forward(state, name, request, dedicated=dedicated)
     if response.status_code != 200:
-        raise _container_error(response)
-    try:
-        content = response.json()
-    except ValueError:
-        raise ApiError("INTERNAL", "The container's answer is not JSON.") from None
+        raise to_error(response)
+    content = parse_predictions(response.content)
     fields = {
         "deployedModelId": deployed.id,
         "model": deployed.model.partition("@")[0],
@@ -75,8 +76,7 @@ def forward(
     _check_domain(endpoint, dedicated=dedicated)
     config = state.config
     max_bytes = config.max_dedicated_bytes if dedicated else config.max_shared_bytes
-    is_long = dedicated or request.is_streamed
-    timeout_s = config.dedicated_timeout_s if is_long else config.shared_timeout_s
+    timeout_s = config.dedicated_timeout_s if dedicated else config.shared_timeout_s
     if dedicated and (own := endpoint.client_connection_config.inference_timeout):
         timeout_s = own.total_seconds()
     if len(request.body) > max_bytes:
@@ -106,6 +106,32 @@ def forward(
     return response, deployed
 
 
+def parse_predictions(body: bytes) -> dict[str, Any]:
+    """Return the JSON of a container's response, which must be a PredictResponse; raise ApiError."""
+    try:
+        content = json.loads(body, parse_constant=_refuse_constant)
+        if not isinstance(content, dict):
+            raise _invalid_response("it is not an object", body)
+        json_format.ParseDict(content, v1.PredictResponse.pb()())
+    except json_format.ParseError as error:
+        raise _invalid_response(str(error), body) from None
+    except ValueError as error:
+        raise _invalid_response(f"it is not JSON: {error}", body) from None
+    if "predictions" not in content:
+        raise _invalid_response("the response field predictions is missing", body)
+    return content
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _invalid_response(what: str, body: bytes) -> ApiError:
+    shown = body[:MAX_SHOWN_BYTES].decode(errors="replace")
+    message = f"Invalid response from prediction server - {what}. Response: {shown}"
+    return failed_precondition(message)
+
+
 def read_stream(response: requests.Response) -> Iterator[bytes]:
     """Yield the parts of a response as the container sends them; close it at the end, or if the client leaves."""
     with response:
@@ -114,16 +140,21 @@ def read_stream(response: requests.Response) -> Iterator[bytes]:
 
 def _check_domain(endpoint: v1.Endpoint, *, dedicated: bool) -> None:
     """Raise ApiError if a request arrived at the other domain than the endpoint's."""
+    is_private = endpoint.private_service_connect_config.enable_private_service_connect
     if endpoint.dedicated_endpoint_enabled and not dedicated:
         raise failed_precondition(
             "This endpoint is a dedicated endpoint and cannot be accessed through the shared one. "
             f"Please access the endpoint using its dedicated dns name '{endpoint.dedicated_endpoint_dns}'"
         )
-    if dedicated and not endpoint.dedicated_endpoint_enabled:
+    if is_private and not dedicated:
+        raise failed_precondition(
+            "This endpoint is private: it can be accessed through Private Service Connect only."
+        )
+    if dedicated and not endpoint.dedicated_endpoint_enabled and not is_private:
         raise ApiError("NOT_FOUND", f"{endpoint.name} is not a dedicated endpoint.")
 
 
-def _container_error(response: requests.Response) -> ApiError:
+def to_error(response: requests.Response) -> ApiError:
     """Return a container's error with its status and body. Google does not document what clients get."""
     code = response.status_code
     status = STATUS_BY_HTTP_STATUS.get(code, "INVALID_ARGUMENT" if code < 500 else "INTERNAL")

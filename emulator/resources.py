@@ -9,7 +9,8 @@ from google.longrunning.operations_pb2 import Operation
 from google.protobuf.empty_pb2 import Empty
 
 from emulator import operations
-from emulator.errors import invalid_argument, not_found, unimplemented
+from emulator.errors import not_found
+from emulator.listing import list_page
 from emulator.state import State, canonical_name
 
 Method = Callable[[State, Any], Any]
@@ -80,35 +81,5 @@ def children(collection: Mapping[str, Any], parent: str) -> list[Any]:
 
 def list_response(response_type: Any, items: Iterable[Any], request: Any) -> Any:
     """Return a list method's response with the items on the requested page."""
-    page, token = paginate(items, request)
+    page, token = list_page(items, request)
     return response_type(**{next(iter(response_type.meta.fields)): page, "next_page_token": token})
-
-
-def paginate(items: Iterable[Any], request: Any) -> tuple[list[Any], str]:
-    """Return the items that match a request's filter, on its page, and the next page's token."""
-    matching = list(items)
-    if expression := getattr(request, "filter", ""):
-        for clause in re.split(r"\s+AND\s+", expression):
-            matching = [item for item in matching if _matches(item, clause.strip())]
-    if getattr(request, "order_by", ""):
-        raise unimplemented("the emulator lists resources in the order of their creation only")
-    first = int(request.page_token or 0)
-    end = first + (request.page_size or 100)
-    return matching[first:end], str(end) if len(matching) > end else ""
-
-
-def _matches(item: Any, clause: str) -> bool:
-    """Return whether an item matches one clause of a filter, such as labels.team="x"; raise ApiError."""
-    match = re.fullmatch(r'([\w.\-]+)\s*(!?=)\s*"?([^"]*)"?', clause)
-    if match is None:
-        raise unimplemented(f"the emulator does not support the filter {clause!r}")
-    key, operator, expected = match.groups()
-    if key.startswith("labels."):
-        return bool(item.labels.get(key.removeprefix("labels.")) == expected) == (operator == "=")
-    name = {"model": "name", "endpoint": "name", "model_id": "name"}.get(key, key)
-    if not hasattr(item, name):
-        raise invalid_argument(f"Invalid filter: no field {key}")
-    value = str(getattr(item, name))
-    if name == "name":
-        value, expected = value.rsplit("/", 1)[-1], expected.rsplit("/", 1)[-1]
-    return (value == expected) == (operator == "=")

@@ -14,27 +14,30 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from google.api import httpbody_pb2  # noqa: F401  a field of rawPredict's request type
 from google.cloud import resourcemanager_v3
 from google.iam.v1 import iam_policy_pb2
+from google.longrunning import operations_pb2
 from werkzeug import Request, Response
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from emulator import (
     batch,
     builds,
+    data_plane,
+    deployments,
     endpoints,
     functions,
+    model_changes,
     models,
     monitoring,
     operations,
     pipelines,
-    prediction,
     repositories,
     storage_proxy,
     transcoding,
 )
-from emulator.containers import ContainerRequest
-from emulator.errors import ApiError, unimplemented
+from emulator.errors import ApiError
 from emulator.faults import to_error
 from emulator.resources import Method
+from emulator.routes import find_route, is_beta, not_supported
 from emulator.state import State, project_number
 
 log = logging.getLogger("emulator")
@@ -44,12 +47,9 @@ OLD_FAULTS = "/rehearsal/faults"
 # The responses of these methods of Service Usage and Cloud Logging are written here to save their clients.
 LOG_ENTRIES = "/v2/entries:list"
 SERVICE = re.compile(r"/v1/(projects/[^/]+/services/[a-z.]+)")
-INVOKE = re.compile(
-    r"/v1/(projects/[^/]+/locations/[^/]+/endpoints/[^/]+)(?:/deployedModels/([^/]+))?/invoke(/.+)"
-)
-"""The path by which a client reaches any route of a container; Google's clients have no method for it."""
-FORWARDED_HEADERS = "Content-Type", "Accept"
-RAW_PREDICT_HEADERS = "X-Vertex-AI-Endpoint-Id", "X-Vertex-AI-Deployed-Model-Id"
+GCLOUD = "google-cloud-sdk"
+"""Part of gcloud's User-Agent."""
+METHOD_NOT_ALLOWED = 405
 
 
 def check_permissions(
@@ -71,7 +71,18 @@ def get_project(
     return resourcemanager_v3.Project(name=name, project_id=project_id, state="ACTIVE")
 
 
-MODULES = (models, endpoints, batch, builds, repositories, monitoring, functions, pipelines)
+MODULES = (
+    models,
+    model_changes,
+    endpoints,
+    deployments,
+    batch,
+    builds,
+    repositories,
+    monitoring,
+    functions,
+    pipelines,
+)
 METHODS: dict[str, Method] = {
     "TestIamPermissions": check_permissions,
     "GetProject": get_project,
@@ -100,7 +111,7 @@ class App:
         try:
             response = self._handle(request)
         except ApiError as error:
-            response = _json_response(error.to_json(), error.http_status)
+            response = _error_response(error, request)
         except ConnectionAbortedError:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             response = Response(status=500)
@@ -112,35 +123,39 @@ class App:
 
     def _handle(self, request: Request) -> Response:  # noqa: PLR0911  one return for each API
         body = request.get_data()
+        if request.path.startswith(builds.LOGS) and request.method == "GET":
+            log_text = builds.read_log(self.state, request.path.removeprefix(builds.LOGS))
+            return Response(log_text, mimetype="text/plain")
         if request.path.startswith(("/emulator/", OLD_FAULTS)):
             return self._handle_control(request, body)
         if request.path.startswith(storage_proxy.PATHS):
-            return storage_proxy.forward(self.state.config, request)
+            return storage_proxy.forward(self.state.config.storage_url, request)
         if service := SERVICE.fullmatch(request.path):
             return _json_response({"name": service[1], "state": "ENABLED"})
         if request.path == LOG_ENTRIES:
             return _json_response(_list_log_entries(self.state, json.loads(body)))
         if operations.PATH.fullmatch(request.path):
             self._raise_fault("GetOperation", request.path)
-            return _json_response(operations.handle(self.state, request.path))
-        if request.method == "POST" and (found := INVOKE.fullmatch(request.path)):
+            return _json_response(operations.handle(self.state, request.path, request.args))
+        if request.method == "POST" and (found := data_plane.INVOKE.fullmatch(request.path)):
             self._raise_fault("Invoke", found[1])
-            headers = _select_headers(request)
-            forwarded = ContainerRequest(body, headers, True, found[3], found[2] or "")
-            return self._forward(found[1], forwarded)
-        route, variables = transcoding.find_route(request.method, request.path)
+            return data_plane.invoke(self.state, found, request, dedicated=self.dedicated)
+        route, variables = find_route(request.method, request.path)
         resource = next(iter(variables.values()), "")
         self._raise_fault(route.rpc, resource)
-        if route.rpc in ("Predict", "RawPredict", "StreamRawPredict"):
-            return self._predict(route.rpc, request, variables["endpoint"], body)
-        method = METHODS.get(route.rpc)
+        if route.is_supported and route.rpc in data_plane.RPCS:
+            name, dedicated = variables["endpoint"], self.dedicated
+            return data_plane.handle(self.state, route.rpc, request, name, dedicated=dedicated)
+        method = METHODS.get(route.rpc) if route.is_supported else None
         if method is None:
-            raise unimplemented(
-                f"the emulator does not support {route.rpc}; emulator/README.md lists what it supports"
-            )
+            raise not_supported(f"{route.rpc} of {route.service}")
         query = {name: request.args.getlist(name) for name in request.args}
         message = transcoding.parse_request(request.method, request.path, query, body)
-        return _json_response(transcoding.to_json(method(self.state, message)))
+        beta = is_beta(request.path)
+        result = method(self.state, message)
+        if beta and isinstance(result, operations_pb2.Operation):
+            result = operations.use_beta(self.state, result.name)
+        return _json_response(transcoding.to_json(result, beta=beta))
 
     def _raise_fault(self, rpc: str, resource: str) -> None:
         """Raise the error of the next fault for a method, if any; ConnectionAbortedError for `cut`."""
@@ -149,29 +164,6 @@ class App:
             raise ConnectionAbortedError
         if fault:
             raise to_error(fault, resource)
-
-    def _predict(self, rpc: str, request: Request, endpoint: str, body: bytes) -> Response:
-        if rpc == "Predict":
-            transcoding.parse_request(request.method, request.path, {}, body)
-            content = prediction.predict(self.state, endpoint, body, dedicated=self.dedicated)
-            return Response(content, mimetype="application/json")
-        headers = _select_headers(request)
-        return self._forward(
-            endpoint, ContainerRequest(body, headers, is_streamed=rpc == "StreamRawPredict")
-        )
-
-    def _forward(self, endpoint: str, request: ContainerRequest) -> Response:
-        """Return a container's response as it is, with Google's headers."""
-        response, deployed = prediction.forward(
-            self.state, endpoint, request, dedicated=self.dedicated
-        )
-        ids = (endpoint.rsplit("/", 1)[-1], deployed.id)
-        return Response(
-            prediction.read_stream(response) if request.is_streamed else response.content,
-            response.status_code,
-            dict(zip(RAW_PREDICT_HEADERS, ids, strict=True)),
-            content_type=response.headers.get("Content-Type", ""),
-        )
 
     def _handle_control(self, request: Request, body: bytes) -> Response:
         """Answer a request for the emulator itself: inject or clear faults, upload a source."""
@@ -209,7 +201,7 @@ def _list_log_entries(state: State, request: dict[str, Any]) -> dict[str, Any]:
     """Return the log of the build in a filter, the newest lines first if that is the order."""
     found = re.search(r'resource\.labels\.build_id="([^"]+)"', request.get("filter", ""))
     if found is None:
-        raise unimplemented("the emulator has only logs of builds: resource.labels.build_id=…")
+        raise not_supported("logs other than those of builds (resource.labels.build_id=…)")
     entries = [
         {"logName": "cloudbuild", "insertId": f"{number:06}", "textPayload": line}
         for number, line in enumerate(state.build_logs.get(found[1], []))
@@ -224,9 +216,16 @@ def _list_log_entries(state: State, request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _select_headers(request: Request) -> dict[str, str]:
-    """Return the headers that a container gets of a client's."""
-    return {name: request.headers[name] for name in FORWARDED_HEADERS if name in request.headers}
+def _error_response(error: ApiError, request: Request) -> Response:
+    """Return Google's error; an unsupported method is a 501, and a 405 for gcloud.
+
+    gcloud repeats every request whose status is 500 or more for half a minute, and then reports problems with the
+    network instead of the message.
+    """
+    content, status = error.to_json(), error.http_status
+    if error.status == "UNIMPLEMENTED" and GCLOUD in request.headers.get("User-Agent", ""):
+        status = content["error"]["code"] = METHOD_NOT_ALLOWED
+    return _json_response(content, status)
 
 
 def _json_response(content: dict[str, Any], status: int = 200) -> Response:

@@ -17,7 +17,8 @@ from typing import Any
 import certifi
 import trustme
 
-from emulator import containers, functions, processes
+from contract.docker import DockerError
+from emulator import containers, processes, shutdown, storage_proxy
 from emulator.config import EmulatorConfig
 from emulator.errors import EmulatorError
 from emulator.server import FAULTS, serve
@@ -28,11 +29,17 @@ APIS = "AIPLATFORM CLOUDBUILD ARTIFACTREGISTRY CLOUDRESOURCEMANAGER LOGGING CLOU
 STEP_VARIABLES = ("DEPLOY_API_ENDPOINT", "DEPLOY_REGISTRY", "STORAGE_EMULATOR_HOST")
 """Variables of the environment that the steps of a build get as well."""
 START_TIMEOUT_S = 30
+DOCKER_DESKTOP = "host.docker.internal"
+"""The name by which containers of Docker Desktop reach this machine."""
 BUILDER = "gcr.io/cloud-builders/docker"
 
 
 class MissingProgramError(EmulatorError):
     """A program that the emulator needs is not installed or does not start."""
+
+
+class PortInUseError(EmulatorError):
+    """Another program listens on a port of the emulator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +53,7 @@ class Stack:
     storage_url: str
     state: State
     folder: Path
-    """Temporary folder with gcloud's configuration."""
+    """Folder with gcloud's configuration and the authority of the dedicated endpoints."""
 
     def environment(self, project: str) -> dict[str, str]:
         """Return the variables that direct gcloud, the SDK and python -m deploy to the emulator."""
@@ -81,35 +88,49 @@ class Stack:
 
 @contextlib.contextmanager
 def running(
-    config: EmulatorConfig, *, port: int = 0, report: Callable[[str], None] = print
+    config: EmulatorConfig,
+    *,
+    port: int = 0,
+    folder: Path | None = None,
+    report: Callable[[str], None] = print,
 ) -> Iterator[Stack]:
-    """Start the emulator; afterwards stop it and remove every container that it started.
+    """Start the emulator; afterwards stop it and remove all that it and its builds started or wrote.
 
-    `report` gets one line per server with its address.
+    With a port the control plane listens on it, and the dedicated endpoints, the registry and the storage on the
+    next three; by default each has a free port. `folder` is created, and deleted at the end; by default it is a
+    temporary one. `report` gets one line per server with its address.
 
     Raises:
         MissingProgramError: a program is not installed or does not start.
+        PortInUseError: another program listens on one of the ports.
 
     """
     _require_programs(config.docker)
+    ports = range(port, port + 4) if port else (0,) * 4
+    address = _reachable_address(config)
+    for each, host in zip(ports, (HOST, HOST, HOST, _bindable(address)), strict=True):
+        _require_free(each, host)
     with contextlib.ExitStack() as cleanup:
-        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="emulator-")))
-        registry = cleanup.enter_context(_registry(folder))
+        folder = cleanup.enter_context(_folder(folder))
+        registry = cleanup.enter_context(_registry(folder, ports[2]))
         report(f"registry        {registry}")
-        storage_url = cleanup.enter_context(_storage(_reachable_address(config)))
+        backend = cleanup.enter_context(_storage())
+        proxy = storage_proxy.serve(_bindable(address), ports[3], backend)
+        cleanup.callback(proxy.shutdown)
+        storage_url = f"http://{address}:{proxy.port}"
         report(f"storage         {storage_url}")
         builder = _build_builder(config, folder)
         cleanup.callback(config.engine, "image", "rm", "--force", builder)
         images = {BUILDER: builder, **config.images}
         config = replace(config, registry=registry, storage_url=storage_url, images=images)
         state = State(config)
-        cleanup.callback(containers.remove_all, config, state.pools.values())
-        cleanup.callback(functions.stop_all, state)
-        server = serve(state, HOST, port)
+        cleanup.callback(shutdown.remove_all, state)
+        server = serve(state, HOST, ports[0])
         cleanup.callback(server.shutdown)
         state.url = f"http://{HOST}:{server.port}"
         report(f"control plane   {state.url}")
-        dedicated = serve(state, HOST, 0, dedicated=True, ssl_context=_create_tls(folder))
+        tls = _create_tls(folder)
+        dedicated = serve(state, HOST, ports[1], dedicated=True, ssl_context=tls)
         cleanup.callback(dedicated.shutdown)
         state.dedicated_host = f"{HOST}:{dedicated.port}"
         report(f"dedicated       https://{state.dedicated_host}")
@@ -120,6 +141,33 @@ def running(
         env = stack.environment("")
         state.step_env = tuple(f"{name}={env[name]}" for name in STEP_VARIABLES)
         yield stack
+
+
+@contextlib.contextmanager
+def _folder(folder: Path | None) -> Iterator[Path]:
+    """Create a folder, empty, and delete it at the end."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="emulator-") as name:
+            yield Path(name)
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # left by an emulator that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder.resolve()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_free(port: int, host: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortInUseError(
+                f"port {port} of {host}: {error.strerror}; stop the program that uses it (another emulator?), "
+                "or choose the first of four free ports with --port"
+            ) from None
 
 
 def _create_tls(folder: Path) -> ssl.SSLContext:
@@ -151,7 +199,11 @@ def _build_builder(config: EmulatorConfig, folder: Path) -> str:
         'FROM debian:bookworm-slim\nCOPY docker /usr/bin/docker\nENTRYPOINT ["/usr/bin/docker"]\n'
     )
     label = f"--label={containers.LABEL}"  # gives the image an ID that no other process removes
-    return config.engine("build", "--quiet", label, str(context), timeout_s=300)
+    command = ["build", "--quiet", label, str(context)]
+    try:
+        return config.engine(*command, timeout_s=300)
+    except DockerError:  # a cached layer was removed meanwhile, with the image of another emulator
+        return config.engine(*command, "--no-cache", timeout_s=300)
 
 
 def _reachable_address(config: EmulatorConfig) -> str:
@@ -161,14 +213,19 @@ def _reachable_address(config: EmulatorConfig) -> str:
         try:
             probe.bind((address, 0))
         except OSError:  # Docker Desktop: the bridge is inside its virtual machine
-            return "host.docker.internal"
+            return DOCKER_DESKTOP
     return address
 
 
+def _bindable(address: str) -> str:
+    """Return the address on which a server that containers reach listens."""
+    return HOST if address == DOCKER_DESKTOP else address
+
+
 @contextlib.contextmanager
-def _registry(folder: Path) -> Iterator[str]:
-    """Run a registry; yield its host:port."""
-    port = processes.free_port(HOST)
+def _registry(folder: Path, port: int) -> Iterator[str]:
+    """Run a registry, on a free port if `port` is 0; yield its host:port."""
+    port = port or processes.free_port(HOST)
     configuration: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error"},
@@ -185,14 +242,13 @@ def _registry(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _storage(host: str) -> Iterator[str]:
-    """Run a storage emulator at an address; yield its URL."""
-    address = HOST if host == "host.docker.internal" else host
-    port = processes.free_port(address)
+def _storage() -> Iterator[str]:
+    """Run a storage emulator; yield its URL, which only the proxy uses."""
+    port = processes.free_port(HOST)
     program = str(Path(sys.executable).with_name("gcp-storage-emulator"))
-    command = [program, "start", "--in-memory", f"--host={address}", f"--port={port}"]
-    with _process(command, address, port, Path(os.devnull)):
-        yield f"http://{host}:{port}"
+    command = [program, "start", "--in-memory", f"--host={HOST}", f"--port={port}"]
+    with _process(command, HOST, port, Path(os.devnull)):
+        yield f"http://{HOST}:{port}"
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ from google.iam.v1 import policy_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from emulator.config import EmulatorConfig
-from emulator.containers import ReplicaPool
 from emulator.errors import not_found
 from emulator.faults import Faults
+from emulator.replica_pool import ReplicaPool
 
 if TYPE_CHECKING:
     from emulator.functions import FunctionProcess
@@ -49,6 +49,8 @@ class State:
     lock: threading.RLock = field(default_factory=threading.RLock)
     models: dict[str, dict[str, v1.Model]] = field(default_factory=dict)
     """Name → version → model."""
+    model_labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Name → labels of the model, beside those of its versions."""
     endpoints: dict[str, v1.Endpoint] = field(default_factory=dict)
     pools: dict[tuple[str, str], ReplicaPool] = field(default_factory=dict)
     """(endpoint, deployed model's ID) → its replicas."""
@@ -61,6 +63,8 @@ class State:
     build_logs: dict[str, list[str]] = field(default_factory=dict)
     """Build's ID → the lines in Cloud Logging."""
     failed_steps: list[FailedStep] = field(default_factory=list)
+    built_images: list[str] = field(default_factory=list)
+    """Names of the images that steps of builds left in the Docker engine."""
     uploads: dict[str, bytes] = field(default_factory=dict)
     """Object name → zipped source of a function."""
     functions: dict[str, gf.Function] = field(default_factory=dict)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from contract.docker import Docker, DockerError
+from contract.docker import DockerError
 from emulator import artifacts, processes
 from emulator.config import EmulatorConfig
 from emulator.errors import EmulatorError
@@ -203,17 +203,14 @@ def run_all(walkthrough: Walkthrough) -> None:
 
 
 @contextlib.contextmanager
-def build_leftovers_removed(docker: Docker) -> Iterator[None]:
-    """Remove the image and the folder that cloudbuild.yaml leaves behind, unless they existed before."""
-    ci_image, checks = "ci-image", Path("/tmp/checks")  # noqa: S108  named there
-    had_ci_image, had_checks = bool(docker("images", "--quiet", ci_image)), checks.exists()
+def build_leftovers_removed() -> Iterator[None]:
+    """Remove the folder that cloudbuild.yaml leaves behind, unless it existed before."""
+    checks = Path("/tmp/checks")  # noqa: S108  named there
+    existed = checks.exists()
     try:
         yield
     finally:
-        if not had_ci_image:
-            with contextlib.suppress(DockerError):
-                docker("image", "rm", "--force", ci_image)
-        if not had_checks:
+        if not existed:
             shutil.rmtree(checks, ignore_errors=True)
 
 
@@ -238,13 +235,13 @@ def main() -> None:
         if not model.request.is_file():
             sys.exit(f"e2e: {model.request} does not exist; run: make archive")
         config = EmulatorConfig(docker=args.docker, substitutions={"_TESTS": args.tests})
-        with running(config) as stack, build_leftovers_removed(config.engine):
+        with running(config) as stack, build_leftovers_removed():
             walkthrough = Walkthrough(stack, model)
             run_all(walkthrough)
             print(f"\nAll steps passed in {walkthrough.elapsed_s:.0f} s. The emulator's log: {LOG}")
     except ModelFolderError as error:
         sys.exit(f"e2e: {error}")
-    except EmulatorError as error:
+    except (EmulatorError, DockerError) as error:
         sys.exit(f"e2e: {error}\n  the emulator's log: {LOG}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,10 +3,13 @@
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
 from contract.docker import Docker
 from deploy import __main__ as command_line
@@ -22,6 +25,18 @@ from tests.programs import Result, run_main, run_program
 FOLDER = Path(__file__).parent
 PROJECT, REGION = "cloud-tests", "us-central1"
 TINY = "cloud-tests/tiny"
+PARENT = f"projects/{PROJECT}/locations/{REGION}"
+MODEL: dict[str, Any] = {
+    "displayName": "toy",
+    "containerSpec": {
+        "imageUri": f"{TINY}:1",
+        "ports": [{"containerPort": 9090}],
+        "healthRoute": "/well",
+        "predictRoute": "/ask",
+        "env": [{"name": "COLOUR", "value": "red"}],
+    },
+}
+MACHINE: dict[str, Any] = {"machineSpec": {"machineType": "e2-standard-2"}, "minReplicaCount": 1}
 READY_TIMEOUT_S = 10
 POLL_S = 0.1
 
@@ -57,6 +72,7 @@ def shared_stack(tiny: str) -> Iterator[Stack]:
         probe_interval_s=1,
         cpu_quota=16,
         shared_timeout_s=2,
+        max_idle_s=1,
     )
     try:
         with running(config, report=lambda _: None) as stack:
@@ -66,6 +82,7 @@ def shared_stack(tiny: str) -> Iterator[Stack]:
 
 
 Run = Callable[..., Result]
+Call = Callable[..., Any]
 
 
 @pytest.fixture
@@ -144,3 +161,42 @@ def traffic_by_version(stack: Stack, name: str = "toy") -> dict[str, int]:
 def count_containers(stack: Stack) -> int:
     """Return the number of running containers of deployed models, listed by an endpoint or not."""
     return sum(len(pool.replicas) for pool in stack.state.pools.values())
+
+
+class GoogleError(Exception):
+    """The error in a response or in an operation."""
+
+
+@pytest.fixture
+def call(stack: Stack) -> Call:
+    """Return a function that sends a request and waits for its operation; it raises GoogleError."""
+
+    def send(verb: str, path: str, content: Any = None) -> Any:
+        response = requests.request(verb, f"{stack.url}/v1/{path}", json=content, timeout=60)
+        if response.status_code != 200:
+            error = response.json()["error"]
+            assert error["code"] == response.status_code
+            raise GoogleError(f"{response.status_code} {error['status']}: {error['message']}")
+        result = response.json()
+        while "/operations/" in result.get("name", "") and not result.get("done"):
+            time.sleep(POLL_S)
+            result = requests.get(f"{stack.url}/v1/{result['name']}", timeout=60).json()
+        if "error" in result:
+            raise GoogleError(f"{result['error']['code']}: {result['error']['message']}")
+        return result.get("response", result)
+
+    return send
+
+
+@pytest.fixture
+def endpoint(call: Call) -> str:
+    """Return the name of an endpoint that serves the small image."""
+    call("POST", f"{PARENT}/models:upload", {"model": MODEL, "modelId": "toy"})
+    call("POST", f"{PARENT}/endpoints?endpointId=e", {"displayName": "e"})
+    deployed = {"model": f"{PARENT}/models/toy", "dedicatedResources": MACHINE}
+    call(
+        "POST",
+        f"{PARENT}/endpoints/e:deployModel",
+        {"deployedModel": deployed, "trafficSplit": {"0": 100}},
+    )
+    return f"{PARENT}/endpoints/e"

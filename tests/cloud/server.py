@@ -19,8 +19,9 @@ def predict(instance: object) -> object:
     """Return the instance, or run the command in it.
 
     {"environment": NAME} returns a variable, {"seconds": S} delays, {"bytes": N} returns N characters,
-    {"acknowledge": true} lets a stream continue, and {"exit": true} ends the process. {"invalid": true} as the only
-    instance gets a 400.
+    {"acknowledge": true} lets a stream continue, and {"exit": true} ends the process. As the only instance,
+    {"invalid": true} gets a 400, {"header": NAME} returns a header of the request and sends X-Answer, and
+    {"body": TEXT} is answered with that text.
     """
     if not isinstance(instance, dict):
         return instance
@@ -57,6 +58,11 @@ class Handler(BaseHTTPRequestHandler):
         if body["instances"] == [{"invalid": True}]:
             error = {"code": 400, "status": "INVALID_ARGUMENT", "message": "instances[0]: invalid"}
             return self.reply(400, {"error": error})
+        first = body["instances"][0]
+        if isinstance(first, dict) and "body" in first:
+            return self.reply(200, first["body"])
+        if isinstance(first, dict) and "header" in first:
+            return self.reply(200, {"predictions": [self.headers[first["header"]]]}, "X-Answer")
         predictions = [predict(instance) for instance in body["instances"]]
         return self.reply(200, {"predictions": predictions})
 
@@ -74,11 +80,14 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
         self.wfile.write(b"0\r\n\r\n")
 
-    def reply(self, status: int, content: dict[str, object]) -> None:
+    def reply(self, status: int, content: dict[str, object] | str, header: str = "") -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
+        if header:
+            self.send_header(header, "sent")
         self.end_headers()
-        self.wfile.write(json.dumps(content).encode())
+        text = content if isinstance(content, str) else json.dumps(content)
+        self.wfile.write(text.encode())
 
     def log_message(self, *_: object) -> None:
         pass

@@ -14,7 +14,7 @@ import pytest
 
 from deploy.cli import interrupt
 from deploy.gcp.jobs import Jobs
-from emulator import artifacts, builds
+from emulator import artifacts, build_steps
 from emulator.stack import Stack
 from tests.cloud.conftest import PROJECT, Run
 from tests.images import ROOT
@@ -110,7 +110,7 @@ def test_only_the_files_of_the_selected_model_are_uploaded(deploy: Run, stack: S
 def test_second_command_waits_for_the_build_of_an_interrupted_one(
     deploy: Run, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_build, run_step = Jobs.find_build, builds._run_step
+    find_build, run_step = Jobs.find_build, build_steps.run_step
     described, found = itertools.count(), threading.Event()
 
     def find_and_interrupt(self: Jobs, build_id: str) -> Any:
@@ -124,7 +124,7 @@ def test_second_command_waits_for_the_build_of_an_interrupted_one(
         return found.wait(180) and bool(run_step(*args))
 
     monkeypatch.setattr(Jobs, "find_build", find_and_interrupt)
-    monkeypatch.setattr(builds, "_run_step", run_step_when_found)
+    monkeypatch.setattr(build_steps, "run_step", run_step_when_found)
     assert deploy("build", **CLOUD_BUILD).code == 130
     done = deploy("build", **CLOUD_BUILD)
     assert done.code == 0, done.err

@@ -1,7 +1,10 @@
 """The real gcloud and the real SDK with the emulator: what `make e2e` does not cover."""
 
 import json
+import os
 import shlex
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +16,11 @@ from google.cloud.aiplatform import initializer
 
 from contract.docker import Docker
 from emulator import artifacts
+from emulator.sdk import init
 from emulator.stack import Stack
 from tests.cloud.conftest import PROJECT, REGION, TINY, Run
 from tests.container.conftest import DOCKER
+from tests.http import wait_for
 
 UPLOAD = (
     "ai models upload --display-name=m --container-ports=8080 --container-health-route=/h "
@@ -99,18 +104,55 @@ def test_gcloud_lists_and_uploads_a_pushed_image(gcloud: Run, stack: Stack) -> N
     succeed(gcloud, f"artifacts repositories delete shown --location={REGION} --quiet")
 
 
+@pytest.mark.full
+def test_gcloud_stores_large_files_and_handles_folders(gcloud: Run, tmp_path: Path) -> None:
+    large = tmp_path / "large.bin"
+    large.write_bytes(os.urandom(9_000_000))
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    assert "Invalid bucket name" in gcloud("storage buckets create gs://Bad_UPPER").err
+    bucket = "gs://gcloud-files"
+    succeed(gcloud, f"storage buckets create {bucket} --location=europe-west4")
+    described = succeed(gcloud, f"storage buckets describe {bucket} --format=value(location)")
+    assert described == "EUROPE-WEST4"
+    succeed(gcloud, f"storage cp {large} {bucket}/")
+    succeed(gcloud, f"storage cp {bucket}/large.bin {tmp_path}/back.bin")
+    assert (tmp_path / "back.bin").read_bytes() == large.read_bytes()
+    succeed(gcloud, f"storage cp {tmp_path}/a {tmp_path}/b {bucket}/in/")
+    succeed(gcloud, f"storage mv {bucket}/in/a {bucket}/in/c")
+    assert succeed(gcloud, f"storage ls {bucket}/in/").split() == [
+        f"{bucket}/in/b",
+        f"{bucket}/in/c",
+    ]
+    succeed(gcloud, f"storage rm -r {bucket}")
+
+
+@pytest.mark.full
+def test_gcloud_builds_a_folder_with_a_large_file(gcloud: Run, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(os.urandom(20_000_000))
+    step = {"name": f"{TINY}:1", "script": "#!/bin/sh\ntest $(wc -c < model.bin) = 20000000\n"}
+    (tmp_path / "cloudbuild.yaml").write_text(json.dumps({"steps": [step]}))
+    submit = f"builds submit {tmp_path} --config={tmp_path}/cloudbuild.yaml --region={REGION}"
+    build_id = succeed(gcloud, f"{submit} --async --format=value(id)")
+    describe = f"builds describe {build_id} --region={REGION} --format=value(status)"
+    wait_for(lambda: succeed(gcloud, describe) not in ("QUEUED", "WORKING"), 90, "the build to end")
+    assert succeed(gcloud, describe) == "SUCCESS"
+
+
+@pytest.mark.full
+def test_gcloud_reports_an_unsupported_method_at_once(gcloud: Run) -> None:
+    start = time.monotonic()
+    failed = gcloud("ai custom-jobs list")
+    assert "the emulator does not support ListCustomJobs of JobService" in failed.err
+    assert time.monotonic() - start < 20  # a repeated request takes 25 s or more
+
+
 @pytest.fixture
 def sdk(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Direct the SDK to the emulator."""
     for name, value in stack.environment(PROJECT).items():
         monkeypatch.setenv(name, value)
-    aiplatform.init(
-        project=PROJECT,
-        location=REGION,
-        api_endpoint=stack.url,
-        api_transport="rest",
-        credentials=AnonymousCredentials(),
-    )
+    init(PROJECT, REGION)
 
 
 def upload(**options: object) -> aiplatform.Model:
@@ -138,6 +180,9 @@ def test_sdk_manages_versions_and_aliases() -> None:
         "1": ["blue"],
         "2": ["default"],
     }
+    registry.update_version("1", labels={"a": "b"}, version_description="first")
+    assert aiplatform.Model("mm", version="1").labels == {"a": "b"}
+    assert aiplatform.Model("mm", version="2").labels == {}
     registry.delete_version("1")
     with pytest.raises(exceptions.NotFound):
         _ = aiplatform.Model("mm", version="1").display_name
@@ -272,6 +317,11 @@ def test_dedicated_endpoint_accepts_large_requests_at_its_own_domain_only(stack:
     )
     assert shared.status_code == 400
     assert "cannot be accessed through the shared one" in shared.json()["error"]["message"]
+    seconds = {"clientConnectionConfig": {"inferenceTimeout": "1s"}}
+    url = f"{stack.url}/v1/{endpoint.resource_name}?updateMask=clientConnectionConfig"
+    requests.patch(url, json=seconds, timeout=30).raise_for_status()
+    with pytest.raises(ValueError, match="DEADLINE_EXCEEDED"):
+        endpoint.predict(instances=[{"seconds": 3}], use_dedicated_endpoint=True)
     with pytest.raises(ValueError, match="Request payload size exceeds the limit"):
         endpoint.predict(instances=["x" * 11_000_000], use_dedicated_endpoint=True)
     assert stack.state.dedicated_host == endpoint.dedicated_endpoint_dns

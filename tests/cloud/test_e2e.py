@@ -71,7 +71,7 @@ def own_stack() -> Iterator[Stack]:
     try:
         with (
             running(config, report=lambda _: None) as stack,
-            build_leftovers_removed(config.engine),
+            build_leftovers_removed(),
         ):
             yield stack
     except MissingProgramError as error:

@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,69 +9,15 @@ import requests
 
 from contract.docker import Docker
 from emulator.__main__ import parse_arguments
-from emulator.containers import remove_all
 from emulator.server import FAULTS, OLD_FAULTS
+from emulator.shutdown import remove_all
 from emulator.stack import Stack
 from emulator.state import project_number
 from emulator.walkthrough import StepFailedError, Walkthrough
 from project.model_folder import find_model
-from tests.cloud.conftest import POLL_S, PROJECT, REGION, TINY
+from tests.cloud.conftest import MACHINE, MODEL, PARENT, PROJECT, TINY, Call, GoogleError
 from tests.container.conftest import DOCKER
 from tests.http import wait_for
-
-PARENT = f"projects/{PROJECT}/locations/{REGION}"
-MODEL = {
-    "displayName": "toy",
-    "containerSpec": {
-        "imageUri": f"{TINY}:1",
-        "ports": [{"containerPort": 9090}],
-        "healthRoute": "/well",
-        "predictRoute": "/ask",
-        "env": [{"name": "COLOUR", "value": "red"}],
-    },
-}
-MACHINE = {"machineSpec": {"machineType": "e2-standard-2"}, "minReplicaCount": 1}
-Call = Callable[..., Any]
-
-
-class GoogleError(Exception):
-    """The error in a response or in an operation."""
-
-
-@pytest.fixture
-def call(stack: Stack) -> Call:
-    """Return a function that sends a request and waits for its operation; it raises GoogleError."""
-
-    def send(verb: str, path: str, content: Any = None) -> Any:
-        response = requests.request(verb, f"{stack.url}/v1/{path}", json=content, timeout=60)
-        if response.status_code != 200:
-            error = response.json()["error"]
-            assert error["code"] == response.status_code
-            raise GoogleError(f"{response.status_code} {error['status']}: {error['message']}")
-        result = response.json()
-        while "/operations/" in result.get("name", "") and not result.get("done"):
-            time.sleep(POLL_S)
-            result = requests.get(f"{stack.url}/v1/{result['name']}", timeout=60).json()
-        if "error" in result:
-            raise GoogleError(f"{result['error']['code']}: {result['error']['message']}")
-        return result.get("response", result)
-
-    return send
-
-
-@pytest.fixture
-def endpoint(call: Call) -> str:
-    """Return the name of an endpoint that serves the small image."""
-    call("POST", f"{PARENT}/models:upload", {"model": MODEL, "modelId": "toy"})
-    call("POST", f"{PARENT}/endpoints?endpointId=e", {"displayName": "e"})
-    deployed = {"model": f"{PARENT}/models/toy", "dedicatedResources": MACHINE}
-    call(
-        "POST",
-        f"{PARENT}/endpoints/e:deployModel",
-        {"deployedModel": deployed, "trafficSplit": {"0": 100}},
-    )
-    return f"{PARENT}/endpoints/e"
-
 
 UPLOAD, DEPLOY = "POST models:upload", "POST endpoints/e:deployModel"
 RESOURCES = {"dedicatedResources": MACHINE}
@@ -196,7 +141,7 @@ def test_containers_that_the_emulator_removes_are_no_longer_watched(
     pools, config = stack.state.pools, stack.state.config
     assert endpoint
     assert pools
-    remove_all(config, pools.values())
+    remove_all(stack.state)
     pools.clear()
     # A watcher that asks about a removed container fails in its thread, and so fails this test.
     time.sleep(2 * config.probe_interval_s)

@@ -87,7 +87,7 @@ REJECTIONS = {
         "deploy --accelerator-type NVIDIA_TESLA_T4 --accelerator-count 1 --machine-type n1-standard-4",
         (),
         "quota exceeded",
-        ["TeslaT4"],
+        ["ServingT4GPUs"],
     ),
     "a permission that is missing at the start": (
         "endpoint",
