@@ -27,6 +27,11 @@ DOWNLOADS = (
     *("urlretrieve", "hub.load", "nltk.download", "SentenceTransformer"),
 )
 """Functions that download what is named by a text, unless the archive has a file of that name."""
+METRICS = (
+    *("add_counter", "add_error", "add_metric", "add_metric_to_cache", "add_percent", "add_size"),
+    "add_time",
+)
+"""The functions of TorchServe's `context.metrics`."""
 NO_COMPILER = "needs a C++ compiler, which the image does not have"
 TEXT_HANDLER = f"{OWN_FOLDER}/text_handler.py"
 HOMES = ("~/", "/home/model-server/")
@@ -40,6 +45,7 @@ def check_changes(code: Code) -> Iterator[Finding]:
     for name, tree in code.own_trees.items():
         yield from _check_removed(name, tree)
         yield from _check_calls(code, name, tree)
+    yield from _check_metrics(code)
     yield from _check_pickles(code)
     yield from _check_config(code)
     for name in code.contents.names:
@@ -140,6 +146,16 @@ def _check_download(code: Code, place: str, call: ast.Call, function: str) -> It
         return
     hint = "include the files in the archive, and give the function the folder of the handler"
     yield Finding(None, f"{place}: {what} needs a network while the model loads", hint)
+
+
+def _check_metrics(code: Code) -> Iterator[Finding]:
+    """Yield the first call that adds a metric of the handler's own."""
+    for file, tree in code.own_trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(METRICS):
+                reason = f"{file}:{node.lineno}: {ast.unparse(node.func)}: metrics of a handler are not exported"
+                yield Finding(None, reason, "log the values, and make log-based metrics of them")
+                return
 
 
 def _keyword(call: ast.Call, name: str) -> Any:

@@ -424,6 +424,11 @@ HANDLERS: dict[str, tuple[str, list[str]]] = {
             "FAILS handler.py:6: installs packages by pip … | a",
         ],
     ),
+    "metrics": (
+        "def handle(data, context):\n    context.metrics.add_counter('rows', len(data))\n"
+        "    context.metrics.add_time('took', 1)\n    return data and [1 for _ in data]",
+        ["check handler.py:2: context.metrics.add_counter: metrics of a handler are not exported"],
+    ),
     "the home folder": (
         f'{FUNCTION}\ndef load():\n    open(os.path.expanduser("~/.cache/x"))',
         ["check handler.py:5: '~/.cache/x': the home folder is empty at each start"],
