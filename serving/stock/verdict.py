@@ -27,6 +27,9 @@ HINTS = {
     r"torchvision::nms does not exist": (
         "this torchvision was built for another torch: pin the version made for the image's torch"
     ),
+    r"'(?:list|str|bytes|int|float)' object has no attribute 'get'": (
+        'it expects objects with "data": set WRAP_INSTANCES=data if clients send bare instances'
+    ),
     r"JSON serializable": (
         "return numbers, texts, lists and dicts: .tolist() of a tensor or an array, .item() of a NumPy number, "
         "base64 of bytes; TorchServe's own envelope fails, too"
@@ -100,12 +103,10 @@ def _judge(contents: Contents, outcome: Outcome, request: Path | None) -> Findin
     at = f" ({location})" if location else ""
     if outcome.startup_s is None:
         hint, requirement = _advise(f"{outcome.error}\n{exception}", contents)
-        at = "" if at in str(outcome.error) else at  # the stock handler names it, too
-        # The error may end in a line outside of the archive.
-        error = (
-            re.sub(r" \([^()\s]+(?: [^()\s]+)?:\d+\)$", "", outcome.error) if at else outcome.error
-        )
-        return Finding(False, f"it does not load: {error}{at}", hint, requirement)
+        # The stock handler and Python's parser name the place, too.
+        is_named = re.search(r" \(\S+(:|, line )\d+\)$", outcome.error)
+        reason = outcome.error if is_named else f"{outcome.error}{at}"
+        return Finding(False, f"it does not load: {reason}", hint, requirement)
     ready = f"ready after {outcome.startup_s:.1f} s {outcome.place}"
     if outcome.response is None:
         return Finding(True, f"a worker loads it: {ready}")
