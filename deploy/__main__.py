@@ -23,6 +23,7 @@ if __name__ == "__main__":  # an interruption of the imports below, which take a
 
 from deploy import (
     batch_predict,
+    batch_request,
     canary_analysis,
     cli,
     image,
@@ -40,7 +41,6 @@ CONTINUES = (
     "Operations that have started continue at Google. Run the same command again to continue from here; "
     "the command `status` shows what runs, `rollback` undoes a rollout, `teardown` deletes everything."
 )
-MAX_REPLICAS = 1000
 UNCHANGED = "Nothing was begun and nothing was deleted."
 CREATING = (
     *(rollout.deploy_all, rollout.deploy, rollout.canary, rollout.promote, rollout.rollback),
@@ -148,16 +148,14 @@ def _build_parser() -> argparse.ArgumentParser:
     text = "JSON file with a request, or an image for the first request of the model (default: that request)"
     option("source", nargs="?", help=text, **file)
 
-    option = add(
-        "batch-predict", batch_predict.run_batch, "predict every line of a JSONL file in a bucket"
+    _add_batch_options(
+        add(
+            "batch-predict",
+            batch_predict.run_batch,
+            "predict every instance of files in a bucket or of a table in BigQuery",
+        ),
+        version,
     )
-    text = "JSON lines, each an instance as in requests.json; a * at the end matches several files"
-    option("--input", dest="source", required=True, metavar="gs://…", help=text)
-    option("--output", required=True, metavar="gs://…", help="folder for the results")
-    option("--parameters", type=_parse_json, metavar="JSON", help="parameters of the requests")
-    option("--version", **version)
-    option("--replicas", type=_parse_count, default=1, help="number of replicas (default: 1)")
-
     _add_deleting(add)
     return parser
 
@@ -194,9 +192,47 @@ def _add_deleting(add: Callable[..., Callable[..., Any]]) -> None:
     option("--yes", **yes)
 
 
+def _add_batch_options(option: Callable[..., Any], version: dict[str, Any]) -> None:
+    formats = batch_request.INPUT_FORMATS
+    text = "files, in which * matches several, or a table bq://PROJECT.DATASET.TABLE"
+    uris: dict[str, Any] = {"dest": "sources", "nargs": "+", "metavar": "URI"}
+    option("--input", required=True, help=text, **uris)
+    text = (
+        "format of the input (default: by its name, or jsonl: an instance of requests.json a line)"
+    )
+    option("--input-format", choices=formats, default="", help=text)
+    text = "folder for the results, gs://BUCKET/FOLDER, or bq://PROJECT.DATASET"
+    option("--output", required=True, metavar="URI", help=text)
+    text = "format of the results (default: jsonl, or bigquery for bq://)"
+    option("--output-format", choices=batch_request.OUTPUT_FORMATS, default="", help=text)
+    option("--parameters", type=_parse_json, metavar="JSON", help="parameters of the requests")
+    text = "what a row or line becomes (default: array of a row, and of a line of JSON what it is)"
+    option("--instance-type", choices=batch_request.INSTANCE_TYPES, default="", help=text)
+    names: dict[str, Any] = {"type": _parse_names, "default": (), "metavar": "NAME,…"}
+    text = "only fields that are sent to the model, in this order"
+    option("--include-fields", dest="included_fields", help=text, **names)
+    text = "fields that are not sent to the model"
+    option("--exclude-fields", dest="excluded_fields", help=text, **names)
+    text = "field that identifies an instance: not sent, and in the results in its place"
+    option("--key-field", default="", metavar="NAME", help=text)
+    option("--version", **version)
+    option("--replicas", type=_parse_count, default=1, help="number of replicas (default: 1)")
+    text = "instances in each request to a replica (default: Google's, 64)"
+    option("--batch-size", type=_parse_count, default=0, help=text)
+
+
+def _parse_names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different names, such as a,b")
+    return names
+
+
 def _parse_count(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_REPLICAS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_REPLICAS}")
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= batch_request.MAX_REPLICAS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number from 1 to {batch_request.MAX_REPLICAS}"
+        )
     return int(text)
 
 

@@ -1,27 +1,56 @@
-"""Batch predictions: a job over JSON lines in Cloud Storage."""
+"""Batch predictions: a job over files in Cloud Storage or a table in BigQuery."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from deploy import versions
+from deploy.batch_request import (
+    BatchRequest,
+    check_fields,
+    choose_input_format,
+    choose_output_format,
+)
 from deploy.clients import CloudClients
 from deploy.errors import UserError
 
 
 def run_batch(  # noqa: PLR0913  one parameter for each option
-    cloud: CloudClients, *, source: str, output: str, parameters: Any, version: str, replicas: int
+    cloud: CloudClients,
+    *,
+    sources: Sequence[str],
+    input_format: str,
+    output: str,
+    output_format: str,
+    parameters: Any,
+    instance_type: str,
+    included_fields: Sequence[str],
+    excluded_fields: Sequence[str],
+    key_field: str,
+    version: str,
+    replicas: int,
+    batch_size: int,
 ) -> None:
-    """Predict every line of a JSONL file, wait for the job's end, and report the results' folder."""
-    from deploy.gcp.vertex import BatchRequest, job_state  # noqa: PLC0415  slow: Google's libraries
+    """Predict every instance of the input, wait for the job's end, and report where the results are."""
+    from deploy.gcp.vertex import job_state  # noqa: PLC0415  slow: Google's libraries
 
-    for uri in (source, output):
-        if not uri.startswith("gs://"):
-            hint = "expected gs://BUCKET/PATH: Vertex AI reads and writes only there"
-            raise UserError(f"{uri} is not in Cloud Storage", hint)
-    version = versions.choose(cloud, version)
+    request = BatchRequest(
+        version=version,
+        sources=sources,
+        input_format=choose_input_format(sources, input_format),
+        output=output,
+        output_format=choose_output_format(output, output_format),
+        parameters=parameters,
+        instance_type=instance_type,
+        included_fields=included_fields,
+        excluded_fields=excluded_fields,
+        key_field=key_field,
+        replicas=replicas,
+        batch_size=batch_size,
+    )
+    check_fields(request)
     name = cloud.vertex.start_batch_job(
-        BatchRequest(
-            version=version, source=source, output=output, parameters=parameters, replicas=replicas
-        )
+        dataclasses.replace(request, version=versions.choose(cloud, version))
     )
     if cloud.dry_run:
         return
@@ -29,12 +58,20 @@ def run_batch(  # noqa: PLR0913  one parameter for each option
     cloud.report(f"→ job {job_id} (usually 10 minutes or more; it continues after Ctrl-C)")
     job = cloud.vertex.wait_for_batch_job(name)
     state, stats = job_state(job), job.get("completionStats", {})
+    for failure in job.get("partialFailures", ()):
+        cloud.report(f"  not read: {failure.get('message', '')}")
     if state != "SUCCEEDED":
-        hint = "run .venv/bin/python -m deploy batch-predict with the same arguments again"
-        raise UserError(
-            f"the job ended as {state.lower()}: {job.get('error', {}).get('message', '')}", hint
+        hint = (
+            "check that each --input exists and that Vertex AI's service agent can read it, "
+            "then run the same command again"
         )
+        message = job.get("error", {}).get("message", "")
+        raise UserError(f"the job ended as {state.lower()}: {message}", hint)
+    info = job.get("outputInfo", {})
+    table = [
+        info[name] for name in ("bigqueryOutputDataset", "bigqueryOutputTable") if name in info
+    ]
     cloud.report(
         f"{stats.get('successfulCount', 0)} succeeded, {stats.get('failedCount', 0)} failed; "
-        f"results: {job['outputInfo']['gcsOutputDirectory']}"
+        f"results: {info.get('gcsOutputDirectory') or '.'.join(table)}"
     )

@@ -11,6 +11,8 @@ from deploy.machines import load_table
 if TYPE_CHECKING:
     from deploy.settings import Settings
 
+ENDPOINT_KINDS = ("dedicated", "psc_projects", "network")
+"""Settings that choose another type of endpoint than the shared one."""
 SHARED_TIMEOUT_S = 60
 """How long a shared endpoint waits for a container."""
 MIN_IMAGE_PARTS = 3
@@ -30,14 +32,48 @@ class Conflict(NamedTuple):
 
 def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     """Yield the conflicts of the settings, the first first."""
+    yield from _endpoint(settings)
     yield from _replicas(settings)
     yield from _accelerators(settings)
     yield from _container(settings)
+    yield from _without_effect(settings)
     if not settings.api_endpoint:  # the emulator has a registry of its own, for every region
         yield from _images(settings)
 
 
+def _endpoint(s: Settings) -> Iterator[Conflict]:
+    kinds = [name for name in ENDPOINT_KINDS if getattr(s, name)]
+    if len(kinds) > 1:
+        text = f"{kinds[1]} and {kinds[0]} are both set: an endpoint has one type"
+        yield Conflict(kinds[1], text)
+    seconds = s.response_timeout_s or 0
+    if s.inference_timeout_s and not (s.dedicated or s.psc_projects):
+        text = f"inference_timeout_s = {s.inference_timeout_s}: a shared endpoint waits {SHARED_TIMEOUT_S} s"
+        hint = "set dedicated = true in the model's deploy.toml, or remove the line"
+        yield Conflict("inference_timeout_s", text, hint)
+    elif 0 < s.inference_timeout_s < seconds:
+        text = f"inference_timeout_s = {s.inference_timeout_s} is less than RESPONSE_TIMEOUT_S = {seconds}"
+        yield Conflict("inference_timeout_s", text)
+    if seconds > SHARED_TIMEOUT_S and not kinds:
+        text = (
+            f"RESPONSE_TIMEOUT_S = {seconds}: a shared endpoint waits {SHARED_TIMEOUT_S} s at most"
+        )
+        hint = "set dedicated = true in the model's deploy.toml, or a shorter time in its [env]"
+        yield Conflict("env", text, hint)
+    key_region = s.kms_key.split("/")[3] if s.kms_key else s.region
+    if key_region != s.region:
+        text = f"kms_key is in {key_region}, but region = {s.region!r}: Vertex AI needs both in one region"
+        yield Conflict("kms_key", text)
+
+
 def _replicas(s: Settings) -> Iterator[Conflict]:
+    if s.spot and s.reservation:
+        yield Conflict(
+            "reservation", "reservation and spot are both set: Spot VMs use no reservation"
+        )
+    if s.rolling and s.max_surge == s.max_unavailable == 0:
+        text = "max_surge and max_unavailable are both 0: no replica could be replaced"
+        yield Conflict("max_surge", text)
     if s.max_replicas < s.min_replicas and "max_replicas" in s.origins:
         text = f"max_replicas = {s.max_replicas} is less than min_replicas = {s.min_replicas}"
         yield Conflict("max_replicas", text)
@@ -79,13 +115,23 @@ def _container(s: Settings) -> Iterator[Conflict]:
     if s.health_route == s.predict_route:
         text = f"health_route and predict_route are both {s.health_route!r}: expected two routes"
         yield Conflict("health_route" if "health_route" in s.origins else "predict_route", text)
-    seconds = s.response_timeout_s
-    if seconds and seconds > SHARED_TIMEOUT_S and not s.dedicated:
-        yield Conflict(
-            "env",
-            f"RESPONSE_TIMEOUT_S = {seconds}: a shared endpoint waits {SHARED_TIMEOUT_S} s at most",
-            "set dedicated = true in the model's deploy.toml, or a shorter time in its [env]",
-        )
+
+
+def _without_effect(s: Settings) -> Iterator[Conflict]:
+    """Yield settings that have an effect only with another one."""
+    needed = {
+        "psc_network": ("psc_projects", bool(s.psc_projects)),
+        "request_log_table": ("request_log_percent", s.request_log_percent > 0),
+        "gpu_percent": ("accelerator_type", bool(s.accelerator_type)),
+        "idle_minutes": ("min_replicas = 0", s.min_replicas == 0),
+        "min_up_minutes": ("min_replicas = 0", s.min_replicas == 0),
+        "max_surge": ("rolling = true", s.rolling),
+        "max_unavailable": ("rolling = true", s.rolling),
+    }
+    for name, (other, is_given) in needed.items():
+        if name in s.origins and getattr(s, name) and not is_given:
+            text = f"{name} = {getattr(s, name)!r} has no effect without {other}"
+            yield Conflict(name, text, f"set {other} too, or remove the line")
 
 
 def _images(s: Settings) -> Iterator[Conflict]:

@@ -55,9 +55,13 @@ def load_prices() -> PriceList:
 
 
 def estimate_cost(running: Iterable[tuple[Machine, int]]) -> Cost:
-    """Return the cost of machines and their numbers of replicas."""
+    """Return the cost of machines and their minimum numbers of replicas.
+
+    A minimum of 0 counts as one replica: the cost while there are requests. Spot VMs cost less than the estimate.
+    """
     total, unknown = 0.0, []
-    for machine, count in running:
+    for machine, minimum in running:
+        count = minimum or 1
         hour = load_prices()["machines"].get(machine.type)
         if hour is None:
             unknown.append(machine.type)

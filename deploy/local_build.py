@@ -1,9 +1,16 @@
 """Builds with this machine's Docker."""
 
 import os
+import platform
 
 from deploy.clients import CloudClients
+from deploy.errors import UserError
 from deploy.fingerprint import image_tag
+
+ARCHITECTURE = "amd64"
+"""Of Vertex AI's machines."""
+NAMES = ("x86_64", ARCHITECTURE)
+"""How systems name it."""
 
 
 def build_and_push(cloud: CloudClients) -> None:
@@ -14,7 +21,14 @@ def build_and_push(cloud: CloudClients) -> None:
     if not s.registry:
         run(["gcloud", "auth", "configure-docker", f"{s.region}-docker.pkg.dev", "--quiet"])
     model = f"MODEL={s.sources.path}"
-    run(["make", "build", model, f"IMAGE={tagged}", f"DOCKER={docker}"], show_output=True)
+    command = ["make", "build", model, f"IMAGE={tagged}", f"DOCKER={docker}"]
+    if platform.machine().lower() not in NAMES:  # docker build follows this variable
+        command.append(f"DOCKER_DEFAULT_PLATFORM=linux/{ARCHITECTURE}")
+    run(command, show_output=True)
+    built_for = run([docker, "image", "inspect", "--format={{.Architecture}}", tagged]).strip()
+    if built_for not in (ARCHITECTURE, ""):  # "": a dry run
+        hint = f'DOCKER_DEFAULT_PLATFORM=linux/{ARCHITECTURE} make push, or builder = "cloud"'
+        raise UserError(f"{tagged} is for {built_for}, but Vertex AI runs {ARCHITECTURE}", hint)
     for tag in (tagged, f"{s.image_name}:latest"):
         run([docker, "tag", tagged, tag])
         run([docker, "push", tag], show_output=True)

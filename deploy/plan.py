@@ -26,15 +26,28 @@ class Machine:
     accelerator_type: str = ""
     accelerator_count: int = 0
     service_account: str = ""
+    spot: bool = False
+    reservation: str = ""
+    """Resource name, or any."""
+    access_logging: bool = False
+    idle_minutes: int = 0
+    """Time without requests after which no replica is left; 0: at least one always runs."""
+    min_up_minutes: int = 0
+    """Minimum time until then; 0: at least one always runs."""
 
 
 @dataclass(frozen=True)
 class Replicas:
-    """The number of replicas and their scaling target. A change needs no other deployment."""
+    """The number of replicas and their scaling targets. A change needs no other deployment."""
 
     minimum: int = 1
     maximum: int = 1
     cpu_percent: int = 60
+    gpu_percent: int = 0
+    """0: no accelerator"""
+    requests_per_minute: int = 0
+    """Of a replica; 0: no target."""
+    container_logging: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,6 @@ class EndpointState:
     default: str = ""
     """The version that has the alias "default"."""
     etag: str = ""
-    dedicated: bool = False
-    """Whether the endpoint has a domain of its own."""
 
     @property
     def history(self) -> tuple[str, ...]:

@@ -18,6 +18,9 @@ MAX_CHARS = 500
 
 def predict(cloud: CloudClients, source: Path | None) -> None:
     """Send a request, and print the response as JSON."""
+    if cloud.settings.is_private:
+        hint = "send it from the endpoint's network: docs/cloud.md, private endpoints"
+        raise UserError("a private endpoint cannot be reached from here", hint)
     request = build_request(cloud.settings.sources, source)
     if cloud.dry_run:
         count = len(request["instances"])
@@ -31,6 +34,12 @@ def smoke_test(cloud: CloudClients, source: Path | None) -> None:
     s, model = cloud.settings, cloud.settings.sources
     if source is None and not model.requests.is_file():
         cloud.report(f"no request was sent: {model.archive} has no requests.json; use --request")
+        return
+    if s.is_private:
+        cloud.report("no request was sent: a private endpoint is reachable only from its network")
+        config = cloud.vertex.endpoint_config()
+        if config and config.service_attachment:
+            cloud.report(f"  connect a forwarding rule there to {config.service_attachment}")
         return
     requests = list_requests(model) if source is None else [build_request(model, source)]
     expected = read_expected(model) if source is None else []
@@ -79,7 +88,9 @@ def build_request(model: Model, source: Path | None) -> dict[str, Any]:
         return {**request, "instances": replace_picture(request["instances"], image)}
     try:
         content = json.loads(source.read_text())
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{source} cannot be read: {error.strerror}", "name another file") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{source} is not JSON: {error}", "fix the file") from None
     instances = content.get("instances") if isinstance(content, dict) else None
     if not instances or not isinstance(instances, list):

@@ -2,8 +2,13 @@
 
 from deploy import plan
 from deploy.clients import CloudClients
+from deploy.endpoint_config import changed_parts, check_immutable, from_settings
 from deploy.errors import UserError
 from deploy.plan import EndpointState, Goal
+
+ALL_TRAFFIC = 100
+DRY_RUN = "dry run"
+"""The etag of an endpoint that a dry run did not create."""
 
 
 def get_or_create_endpoint(cloud: CloudClients) -> EndpointState:
@@ -14,7 +19,7 @@ def get_or_create_endpoint(cloud: CloudClients) -> EndpointState:
         if state is None:
             cloud.vertex.create_endpoint()
             if cloud.dry_run:
-                return EndpointState(etag="dry run", dedicated=cloud.settings.dedicated)
+                return EndpointState(etag=DRY_RUN)
             return _fetch_state(cloud)
         if not state.etag and state.pending:
             cloud.vertex.wait(state.pending[0], "waiting for the endpoint's creation")
@@ -39,7 +44,7 @@ def reconcile(cloud: CloudClients, goal: Goal, state: EndpointState) -> bool:
         if step is None:
             return False
         steps += 1
-        _run_step(cloud, step, state)
+        _run_step(cloud, step, state, goal)
         if cloud.dry_run:
             state = plan.apply(state, step, machine, replicas)
         return True
@@ -57,32 +62,53 @@ def check_ownership(cloud: CloudClients, state: EndpointState) -> None:
         raise UserError(f"the endpoint {name} also serves another model: {', '.join(others)}", hint)
 
 
-def check_endpoint_type(cloud: CloudClients, state: EndpointState) -> None:
-    """Raise UserError if the endpoint is shared and the settings are for a dedicated one, or vice versa."""
-    expected = cloud.settings.dedicated
-    if state.dedicated != expected:
-        raise UserError(
-            f"{cloud.settings.name} is a {'dedicated' if state.dedicated else 'shared'} endpoint, "
-            f"but dedicated = {str(expected).lower()} is set",
-            f"set dedicated = {str(state.dedicated).lower()} or another name in the model's deploy.toml, "
-            "or run make teardown first: the type of an endpoint cannot be changed",
-        )
+def check_endpoint(cloud: CloudClients) -> None:
+    """Raise UserError if the endpoint exists and cannot be changed to the settings, before anything begins."""
+    if current := cloud.vertex.endpoint_config():
+        check_immutable(current, from_settings(cloud.settings), cloud.settings.name)
+
+
+def configure_endpoint(cloud: CloudClients, state: EndpointState) -> EndpointState:
+    """Update the endpoint's configuration to the settings, and return its state.
+
+    Raises UserError for a setting that cannot be changed.
+    """
+    if state.etag == DRY_RUN:
+        return state
+    expected = from_settings(cloud.settings)
+
+    def attempt() -> list[str]:
+        current = cloud.vertex.endpoint_config()
+        if current is None:
+            raise _deleted_meanwhile()
+        check_immutable(current, expected, cloud.settings.name)
+        if parts := list(changed_parts(current, expected)):
+            cloud.report(f"→ endpoint: {', '.join(parts)}")
+            cloud.vertex.configure_endpoint(parts, current, expected)
+        return parts
+
+    changed = cloud.client.retry_transient(attempt)
+    return _fetch_state(cloud) if changed and not cloud.dry_run else state
 
 
 def _fetch_state(cloud: CloudClients) -> EndpointState:
     state = cloud.vertex.endpoint_state()
     if state is None:
-        raise UserError("the endpoint was deleted meanwhile", "run the same command again")
+        raise _deleted_meanwhile()
     return state
 
 
-def _run_step(cloud: CloudClients, step: plan.Step, state: EndpointState) -> None:
+def _deleted_meanwhile() -> UserError:
+    return UserError("the endpoint was deleted meanwhile", "run the same command again")
+
+
+def _run_step(cloud: CloudClients, step: plan.Step, state: EndpointState, goal: Goal) -> None:
     vertex = cloud.vertex
     match step:
         case plan.Wait(operation):
             vertex.wait(operation, "waiting for a pending operation")
         case plan.Deploy(version):
-            vertex.deploy_model(version)
+            vertex.deploy_model(version, _replaced_id(cloud, state, goal))
         case plan.SetReplicas(deployed_id, replicas):
             vertex.set_replicas(deployed_id, replicas)
         case plan.SetLabels(labels):
@@ -97,3 +123,18 @@ def _run_step(cloud: CloudClients, step: plan.Step, state: EndpointState) -> Non
             vertex.undeploy_model(model)
         case plan.SetDefault(version):
             vertex.set_default_version(version)
+
+
+def _replaced_id(cloud: CloudClients, state: EndpointState, goal: Goal) -> str:
+    """Return the ID of the deployed model whose replicas a rolling deployment replaces; "" without one.
+
+    Only a model with all traffic, on the same machines, can be replaced: the new one takes both over.
+    """
+    if not cloud.settings.rolling or goal.verb not in ("deploy", "rollback"):
+        return ""
+    same = [
+        model.id
+        for model in state.deployed
+        if model.machine == cloud.settings.machine and state.share(model.id) == ALL_TRAFFIC
+    ]
+    return next(iter(same), "")

@@ -9,7 +9,12 @@ from deploy.clients import CloudClients
 from deploy.cost import estimate_cost
 from deploy.errors import UserError
 from deploy.plan import DEPLOYMENT_TIME, EndpointState, Goal
-from deploy.reconcile import check_endpoint_type, get_or_create_endpoint, reconcile
+from deploy.reconcile import (
+    check_endpoint,
+    configure_endpoint,
+    get_or_create_endpoint,
+    reconcile,
+)
 from deploy.registry import find_image
 from deploy.roles import GRANTED_BY_PROJECT, REQUIRED, grant_command
 
@@ -19,6 +24,7 @@ def deploy_all(cloud: CloudClients, request: Path | None) -> None:
     if request is not None:
         # Raises the error of an invalid file before anything starts.
         predict.build_request(cloud.settings.sources, request)
+    check_endpoint(cloud)
     image = find_image(cloud)
     check_permissions(cloud, needs_image=image is None)
     _report_outlook(cloud, needs_image=image is None)
@@ -29,6 +35,7 @@ def deploy_all(cloud: CloudClients, request: Path | None) -> None:
 
 def deploy(cloud: CloudClients, version: str) -> None:
     """Route all traffic to a version."""
+    check_endpoint(cloud)
     _deploy(cloud, versions.choose(cloud, version))
 
 
@@ -44,9 +51,9 @@ def canary(  # noqa: PLR0913  one parameter for each option
     """Route `traffic` percent to a version, and `watch` it for that many minutes, if given."""
     check_options(watch, max_error_rate, max_p95, is_emulator=bool(cloud.settings.api_endpoint))
     plan.check_has_primary(cloud.vertex.endpoint_state() or EndpointState())
+    check_endpoint(cloud)
     version = versions.choose(cloud, version)
-    state = get_or_create_endpoint(cloud)
-    check_endpoint_type(cloud, state)
+    state = configure_endpoint(cloud, get_or_create_endpoint(cloud))
     if not reconcile(cloud, plan.canary(state, version, traffic), state):
         cloud.report(f"version {version} already gets {traffic} % of the traffic: nothing changed")
     if watch is None or cloud.dry_run:
@@ -103,7 +110,7 @@ def _report_outlook(cloud: CloudClients, *, needs_image: bool) -> None:
     build = f"the image ({builder.describe(cloud)}), " if needs_image else ""
     cost = estimate_cost([(s.machine, s.min_replicas)])
     cloud.report(
-        f"a first deployment: {build}the model (a minute), the endpoint (seconds), {s.min_replicas} x "
+        f"a first deployment: {build}the model (a minute), the endpoint (seconds), {s.min_replicas or 1} x "
         f"{s.machine_type} ({DEPLOYMENT_TIME})\n  cost from then on, until make teardown: {cost}"
     )
 
@@ -121,8 +128,12 @@ def check_permissions(cloud: CloudClients, *, needs_image: bool) -> None:
     missing = cloud.iam.missing_permissions(required)
     fatal = [permission for permission in missing if permission.startswith(GRANTED_BY_PROJECT)]
     if fatal:
-        commands = dict.fromkeys(grant_command(s.project, permission) for permission in fatal)
-        reason = f"permissions are missing in {s.project}: {', '.join(fatal)}"
+        caller = cloud.client.account
+        commands = dict.fromkeys(
+            grant_command(s.project, permission, caller) for permission in fatal
+        )
+        who = f" for {caller}" if caller else ""
+        reason = f"permissions are missing in {s.project}{who}: {', '.join(fatal)}"
         raise UserError(reason, "\n  ".join(commands))
     for permission in missing:
         cloud.report(
@@ -131,8 +142,7 @@ def check_permissions(cloud: CloudClients, *, needs_image: bool) -> None:
 
 
 def _deploy(cloud: CloudClients, version: str) -> None:
-    state = get_or_create_endpoint(cloud)
-    check_endpoint_type(cloud, state)
+    state = configure_endpoint(cloud, get_or_create_endpoint(cloud))
     if reconcile(cloud, Goal("deploy", version), state):
         _report_serving(cloud, version)
     else:

@@ -25,7 +25,7 @@ from deploy.fields.location import Location
 from deploy.fields.machines import Machines
 from deploy.fields.types import Group, suggest
 from deploy.places import Place
-from deploy.plan import Machine
+from deploy.plan import Machine, Replicas
 from project.model_folder import (
     DEFAULT,
     MODELS,
@@ -80,7 +80,34 @@ class Settings(Location, Machines, Endpoint, Container, Build):
     def machine(self) -> Machine:
         """What each replica runs on."""
         accelerator, count = self.accelerator_type, self.accelerator_count
-        return Machine(self.machine_type, accelerator, count, self.service_account)
+        return Machine(
+            self.machine_type,
+            accelerator,
+            count,
+            self.service_account,
+            spot=self.spot,
+            reservation=self.reservation,
+            access_logging=self.access_logging,
+            idle_minutes=0 if self.min_replicas else self.idle_minutes,
+            min_up_minutes=0 if self.min_replicas else self.min_up_minutes,
+        )
+
+    @property
+    def replicas(self) -> Replicas:
+        """The number of replicas, and when it changes. A maximum below the minimum counts as the minimum."""
+        return Replicas(
+            self.min_replicas,
+            max(self.min_replicas, self.max_replicas),
+            self.cpu_percent,
+            gpu_percent=self.gpu_percent if self.accelerator_count else 0,
+            requests_per_minute=self.requests_per_minute,
+            container_logging=self.container_logging,
+        )
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the endpoint can be reached from its network only."""
+        return bool(self.psc_projects or self.network)
 
     @property
     def location(self) -> str:
@@ -126,7 +153,8 @@ GROUPS: dict[str, type[Group]] = {
     "image": Build,
 }
 """Title in --help → the settings."""
-TABLES = ("env",)
+MERGED_TABLES = ("env", "labels")
+TABLES = (*MERGED_TABLES, "startup_probe", "health_probe", "liveness_probe")
 """Settings that are tables in deploy.toml, and have neither an option nor a variable."""
 NAMED_BY_MODEL = {"name": "the name of the model", "predict_route": "/predictions/NAME"}
 """Settings whose default is a property of the model, and its description."""
@@ -153,9 +181,11 @@ def load(
     origins: dict[str, str] = {}
 
     def add(layer: Mapping[str, Any], source: str) -> None:
-        """Override the values so far, except the other lines of a table; keep where each is set."""
-        tables = {name: values.get(name, {}) | layer[name] for name in TABLES if name in layer}
-        values.update({**layer, **tables})
+        """Override the values so far, except the other lines of [env] and [labels]; keep where each is set."""
+        merged = {
+            name: values.get(name, {}) | layer[name] for name in MERGED_TABLES if name in layer
+        }
+        values.update({**layer, **merged})
         origins.update(dict.fromkeys(layer, source))
 
     saved = places.load_defaults(environment.get("DEPLOY_API_ENDPOINT", ""))
@@ -184,8 +214,9 @@ def load(
             option = f"--{name.replace('_', '-')}"
             add(_validate({name: value}, option, strict=False), option)
     _add_ambient_project(values, origins, environment)
-    values["origins"] = origins
-    settings = Settings(**values)
+    derived = {name: values[name] for name in NAMED_BY_MODEL if name in values}
+    _validate(derived, origins.get("name", "the model's name"))
+    settings = Settings(**values, origins=origins)
     if not settings.project:
         raise UserError(
             "no project is set",
@@ -236,14 +267,22 @@ def add_options(parser: argparse.ArgumentParser, names: Collection[str] = FIELDS
         for name in [each for each in fields.model_fields if each in names and each not in TABLES]:
             field = FIELDS[name]
             options: Any = {"metavar": name.rpartition("_")[2].upper()}
-            default = NAMED_BY_MODEL.get(name, str(field.default))
             if field.annotation is bool:
                 options = {"action": argparse.BooleanOptionalAction, "default": None}
-                default = "yes" if field.default else "no"
+            default = describe_default(name)
             text = f"{field.description}{f' (default: {default})' if default else ''}"
             group.add_argument(
                 f"--{name.replace('_', '-')}", help=text.replace("%", "%%"), **options
             )
+
+
+def describe_default(name: str) -> str:
+    """Return the default of a setting as --help shows it; "" if it is empty."""
+    default = FIELDS[name].get_default(call_default_factory=True)
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    text = f"{default:g}" if isinstance(default, int | float) else str(default or "")
+    return NAMED_BY_MODEL.get(name, text)
 
 
 def _validate(values: dict[str, Any], source: str, *, strict: bool = True) -> dict[str, Any]:
@@ -278,8 +317,10 @@ def model_settings(model: Model) -> Path:
 def _find_sources(value: str | None) -> Model:
     try:
         return find_model(value)
-    except ModelFolderError as error:
-        raise UserError(str(error), "make check MODEL=… checks a model") from None
+    except (ModelFolderError, OSError) as error:
+        raise UserError(
+            f"{error}".replace("\n", " "), "make check MODEL=… checks a model"
+        ) from None
 
 
 def _check_name(general: dict[str, Any], special: dict[str, Any], sources: Model) -> None:

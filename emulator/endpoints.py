@@ -88,6 +88,14 @@ def update(state: State, request: v1.UpdateEndpointRequest) -> v1.Endpoint:
         return mark_changed(state, endpoint)
 
 
+def update_long_running(state: State, request: v1.UpdateEndpointLongRunningRequest) -> Operation:
+    """Change how long the endpoint waits: the only field that this method accepts."""
+    mask = {"paths": ["client_connection_config"]}
+    update_request = v1.UpdateEndpointRequest(endpoint=request.endpoint, update_mask=mask)
+    name = ENDPOINTS.find(state, request.endpoint.name).name
+    return operations.start(state, name, "UpdateEndpoint", lambda _: update(state, update_request))
+
+
 def deployed_ids(endpoint: v1.Endpoint) -> set[str]:
     """Return the IDs of the models deployed to an endpoint."""
     return {deployed.id for deployed in endpoint.deployed_models}
@@ -133,4 +141,5 @@ METHODS: dict[str, Method] = {
     **ENDPOINTS.methods(),
     "CreateEndpoint": create,
     "UpdateEndpoint": update,
+    "UpdateEndpointLongRunning": update_long_running,
 }

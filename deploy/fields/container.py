@@ -1,9 +1,9 @@
 """How Vertex AI runs the container."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from deploy.fields.types import BUCKET, Account, Group, Route, matching
 from project.model_folder import DEFAULT
@@ -35,6 +35,32 @@ def _check_environment(env: dict[str, str]) -> dict[str, str]:
     return env
 
 
+class Probe(Group):
+    """A probe of the container. Kubernetes has the same arguments."""
+
+    path: Route | None = None
+    """path of a GET request that has to return 200"""
+    command: list[str] = Field(default_factory=list)
+    """command in the container that has to succeed, instead of a path"""
+    period_s: Annotated[int, Field(ge=1, le=3600)] = 10
+    """seconds between two probes"""
+    timeout_s: Annotated[int, Field(ge=1, le=3600)] = 10
+    """seconds until a probe fails"""
+    failures: Annotated[int, Field(ge=1, le=1000)] = 3
+    """number of failures in a row until the container counts as failed"""
+    delay_s: Annotated[int, Field(ge=0, le=7200)] = 0
+    """seconds before the first probe"""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """Check that there is one kind of probe, and Google's rule for the times."""
+        if (self.path is None) == (not self.command):
+            raise ValueError("should have either path or command")
+        if self.timeout_s < self.period_s:
+            raise ValueError(f"should have a timeout_s of at least its period_s = {self.period_s}")
+        return self
+
+
 class Container(Group):
     """How Vertex AI runs the container."""
 
@@ -54,6 +80,19 @@ class Container(Group):
     """gs:// folder with the weights or a model.mar; empty: the model in the image"""
     env: Annotated[dict[str, str], AfterValidator(_check_environment)] = Field(default_factory=dict)
     """environment variables of the container: the table [env] in deploy.toml"""
+
+    deployment_timeout_minutes: Annotated[int, Field(ge=0, le=120)] = 0
+    """minutes until a replica has to be healthy; 0: Vertex AI's default"""
+    container_logging: bool = True
+    """send the container's output to Cloud Logging"""
+    access_logging: bool = False
+    """log each request to Cloud Logging"""
+    startup_probe: Probe | None = None
+    """the table [startup_probe] in deploy.toml: delays the other probes until it succeeds"""
+    health_probe: Probe | None = None
+    """the table [health_probe] in deploy.toml: decides whether a replica gets requests"""
+    liveness_probe: Probe | None = None
+    """the table [liveness_probe] in deploy.toml: restarts the container if it fails"""
 
     @property
     def response_timeout_s(self) -> int | None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from deploy.fields.types import HOST, PROJECT, Group, Region, matching
+from deploy.fields.types import HOST, PROJECT, Group, Labels, Region, matching
 from project.model_folder import DEFAULT
 
 
@@ -25,6 +25,16 @@ class Location(Group):
         ),
     ] = DEFAULT
     """name of the model, the endpoint and the image"""
+    labels: Labels = Field(default_factory=dict)
+    """labels of the endpoint, the model, its batch jobs and the repository: the table [labels] in deploy.toml"""
+    kms_key: Annotated[
+        str,
+        matching(
+            r"projects/[^/\s]+/locations/[a-z0-9-]+/keyRings/[\w-]{1,63}/cryptoKeys/[\w-]{1,63}|",
+            "projects/PROJECT/locations/REGION/keyRings/RING/cryptoKeys/KEY",
+        ),
+    ] = ""
+    """key in Cloud KMS that encrypts the endpoint, the model and batch jobs; empty: a key of Google's"""
     wait_minutes: Annotated[int, Field(ge=1, le=600)] = 60
     """minutes to wait for an operation; afterwards it continues at Google"""
     api_endpoint: Annotated[

@@ -3,16 +3,23 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from deploy.machines import load_table
 
 RESOURCE_ID = "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
 PROJECT = "[a-z][a-z0-9-]{4,28}[a-z0-9]|[0-9]{6,20}"
+BIGQUERY = "[a-z][a-z0-9-]{4,28}[a-z0-9]"
+"""A project in a bq:// URI."""
 HOST = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?"
 BUCKET = "[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
+
+NETWORK = rf"projects/({PROJECT})/global/networks/{RESOURCE_ID}"
+MAX_LABELS = 60
+"""Google's maximum is 64, and `deploy` adds some."""
+OWN_LABELS = ("created-by", "goal", "served", "rolled-back-to", "image-digest", "git-commit")
 
 
 class Group(BaseModel):
@@ -61,6 +68,30 @@ def check_route(text: str) -> str:
     return text
 
 
+def check_labels(labels: dict[str, str]) -> dict[str, str]:
+    """Check labels by Google's rules: letters of any script, but none in upper case."""
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"should contain at most {MAX_LABELS} labels")
+    for key, value in labels.items():
+        if not re.fullmatch(r"[^\W\d_][\w-]{0,62}", key) or key != key.lower():
+            raise ValueError(
+                f"should not contain the key {key!r}: expected lowercase letters, digits, _ and -, "
+                "a letter first, 63 at most"
+            )
+        if not re.fullmatch(r"[\w-]{0,63}", value) or value != value.lower():
+            raise ValueError(
+                f"should not contain {key} = {value!r}: expected lowercase letters, digits, _ and -, 63 at most"
+            )
+        if key in OWN_LABELS:
+            raise ValueError(f"should not contain {key}, which deploy sets itself")
+    return labels
+
+
+def split_text(value: Any) -> Any:
+    """Split the text of an option or a variable at its commas."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
 Account = Annotated[
     str,
     matching(
@@ -87,3 +118,7 @@ AcceleratorType = Annotated[
     ),
 ]
 Percent = Annotated[int, Field(ge=1, le=100)]
+Labels = Annotated[dict[str, str], AfterValidator(check_labels)]
+Projects = Annotated[
+    list[Annotated[str, matching(PROJECT, "a project ID")]], BeforeValidator(split_text)
+]

@@ -46,7 +46,11 @@ class ArtifactRegistry:
             return
         name, parent = self._settings.repository, self._repository.rpartition("/")[0]
         rpc, action = "ArtifactRegistry.CreateRepository", f"creating the repository {name}"
-        body = {"format": "DOCKER", "description": "Images of python -m deploy"}
+        body = {
+            "format": "DOCKER",
+            "description": "Images of python -m deploy",
+            "labels": self._settings.labels,
+        }
         self._client.run_operation(rpc, "POST", parent, action, body, repositoryId=name)
 
     def delete_images(self) -> None:

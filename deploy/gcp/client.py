@@ -96,6 +96,13 @@ class Client:
             raise UserError("not authenticated to Google Cloud", hint) from None
         return credentials
 
+    @property
+    def account(self) -> str:
+        """The e-mail address of these credentials; "" if they do not contain it."""
+        names = ("service_account_email", "account")
+        addresses = [str(getattr(self.credentials, name, "") or "") for name in names]
+        return next((address for address in addresses if "@" in address), "")
+
     @functools.cached_property
     def session(self) -> requests.Session:
         """An HTTP session with these credentials; raise UserError if no emulator responds."""
@@ -256,7 +263,8 @@ class Client:
         )
         if result is not None and "error" in result:
             status = code_pb2.Code.Name(result["error"].get("code", code_pb2.UNKNOWN))
-            error = GoogleError(status, result["error"].get("message", ""), action=action)
+            message = result["error"].get("message", "")
+            error = GoogleError(status, message, action=action, account=self.account)
             raise to_user_error(error, self.settings)
         self.report(f"  done after {format_duration(time.monotonic() - started_s)}")
 
@@ -290,7 +298,8 @@ class Client:
     def user_error(self, error: exceptions.GoogleAPICallError, action: str = "") -> UserError:
         """Return the message and hint for an error of Google's during an action."""
         reason, metadata = error.reason or "", dict(error.metadata or {})
-        parsed = GoogleError(_get_status(error), _get_message(error), reason, metadata, action)
+        status, message, caller = _get_status(error), _get_message(error), self.account
+        parsed = GoogleError(status, message, reason, metadata, action, caller)
         return to_user_error(parsed, self.settings)
 
     def _raise(self, error: Exception, action: str = "") -> NoReturn:

@@ -1,45 +1,30 @@
 """Vertex AI: endpoints, models and their versions, predictions, batch prediction jobs."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
 
 import requests
 from google.api_core import exceptions
 
+from deploy.batch_request import BatchRequest
 from deploy.cost import estimate_cost
+from deploy.endpoint_config import EndpointConfig, from_settings
 from deploy.error_messages import PREDICTING
 from deploy.errors import UserError
-from deploy.fields.container import MAX_TIMEOUT_S
+from deploy.gcp import messages
 from deploy.gcp.client import TIMEOUT_S, Client, Json
-from deploy.plan import DEPLOYMENT_TIME, DeployedModel, EndpointState, Machine, Replicas
-from deploy.settings import Settings
-
-CPU_METRIC = "aiplatform.googleapis.com/prediction/online/cpu/utilization"
-GPU_METRIC = "aiplatform.googleapis.com/prediction/online/accelerator/duty_cycle"
+from deploy.plan import DEPLOYMENT_TIME, DeployedModel, EndpointState, Replicas
 
 DONE = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 """States of a batch prediction job that has ended."""
-EXTRA_TIMEOUT_S = 10
-"""How much longer than the container a dedicated endpoint waits, so that the container's error arrives."""
-REPLICA_FIELDS = ("minReplicaCount", "maxReplicaCount", "autoscalingMetricSpecs")
-CONTAINER_FIELDS = ("imageUri", "ports", "healthRoute", "predictRoute", "env", "sharedMemorySizeMb")
-"""What `container_spec` sets."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchRequest:
-    """A batch prediction job to start."""
-
-    version: str
-    source: str
-    """The gs:// URI of JSON lines."""
-    output: str
-    """The gs:// URI of a folder."""
-    parameters: Any = None
-    replicas: int = 1
+MUTABLE_FIELDS = (
+    *("dedicatedResources.minReplicaCount", "dedicatedResources.maxReplicaCount"),
+    *("dedicatedResources.autoscalingMetricSpecs", "disableContainerLogging"),
+)
+"""What a change of the replicas sets."""
+PREVIEW = "v1beta1"
+"""The version of the API that has scale to zero and rolling deployments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +44,8 @@ class VertexAI:
 
     def __init__(self, client: Client) -> None:
         self._client, self._settings, self._run = client, client.settings, client.run_operation
-        self._base = client.url(f"{client.settings.region}-aiplatform")
+        service = f"{client.settings.region}-aiplatform"
+        self._base, self._preview = client.url(service), client.url(service, PREVIEW)
         self._location = f"{self._base}/{client.settings.location}"
         self._endpoint = f"{self._base}/{client.settings.endpoint}"
         self._model = f"{self._base}/{client.settings.model}"
@@ -69,25 +55,31 @@ class VertexAI:
     def endpoint_state(self) -> EndpointState | None:
         """Return the endpoint's current state; None if the endpoint does not exist."""
         pending = self.pending_operations(self._settings.endpoint)
-        endpoint = self._client.get(self._endpoint)
+        # v1 does not return after which time a deployed model scales to zero.
+        base = self._base if self._settings.min_replicas else self._preview
+        endpoint = self._client.get(f"{base}/{self._settings.endpoint}")
         if endpoint is None:
             return EndpointState(pending=pending) if pending else None
         default = (each.version_id for each in self.versions() if "default" in each.aliases)
         return EndpointState(
-            deployed=_deployed_models(endpoint),
+            deployed=messages.read_deployed_models(endpoint),
             split=endpoint.get("trafficSplit", {}),
             labels=endpoint.get("labels", {}),
             pending=pending,
             default=next(default, ""),
             etag=endpoint.get("etag", ""),
-            dedicated=endpoint.get("dedicatedEndpointEnabled", False),
         )
+
+    def endpoint_config(self) -> EndpointConfig | None:
+        """Return the endpoint's current configuration; None if the endpoint does not exist."""
+        endpoint = self._client.get(self._endpoint)
+        return None if endpoint is None else messages.read_config(endpoint)
 
     def list_endpoints(self) -> dict[str, EndpointState]:
         """Return the models and traffic splits of all endpoints in the region, by the endpoint's ID."""
         return {
             endpoint["name"].rpartition("/")[2]: EndpointState(
-                _deployed_models(endpoint), endpoint.get("trafficSplit", {})
+                messages.read_deployed_models(endpoint), endpoint.get("trafficSplit", {})
             )
             for endpoint in self._client.list_all(f"{self._location}/endpoints", "endpoints")
         }
@@ -95,12 +87,7 @@ class VertexAI:
     def create_endpoint(self) -> None:
         """Create the endpoint."""
         s = self._settings
-        endpoint = {
-            "displayName": s.name,
-            "labels": {"created-by": "deploy"},
-            "dedicatedEndpointEnabled": s.dedicated,
-            **_connection_config(s),
-        }
+        endpoint = messages.endpoint(s, from_settings(s))
         url, action = f"{self._location}/endpoints", f"creating the endpoint {s.name}"
         rpc = "EndpointService.CreateEndpoint"
         self._run(rpc, "POST", url, action, endpoint, endpointId=s.name)
@@ -108,14 +95,39 @@ class VertexAI:
     def update_endpoint(
         self, etag: str, labels: Mapping[str, str], split: Mapping[str, int] | None = None
     ) -> None:
-        """Set the endpoint's labels, its timeout and, if given, its traffic split, in one request.
+        """Set the endpoint's labels and, if given, its traffic split, in one request.
 
         The request fails if the endpoint no longer has this etag.
         """
-        changed = {"labels": dict(labels), **_connection_config(self._settings)}
+        changed: Json = {"labels": dict(labels)}
         if split is not None:
             changed["trafficSplit"] = dict(split)
         action = "setting the labels" if split is None else "setting the traffic split"
+        self._update(etag, changed, action)
+
+    def configure_endpoint(
+        self, parts: Collection[str], current: EndpointConfig, config: EndpointConfig
+    ) -> None:
+        """Set parts of the endpoint's configuration: labels, logging, timeout."""
+        changed: Json = {}
+        if "labels" in parts:
+            changed["labels"] = {**current.labels, **config.labels}
+        if "logging" in parts:
+            logging = messages.logging_config(self._settings, config)
+            changed["predictRequestResponseLoggingConfig"] = logging
+        if changed:
+            self._update(current.etag, changed, "configuring the endpoint")
+        if "timeout" in parts:  # another method than for the other fields
+            rpc, url = "EndpointService.UpdateEndpointLongRunning", f"{self._endpoint}:update"
+            endpoint = {
+                "name": self._settings.endpoint,
+                "displayName": self._settings.name,
+                "clientConnectionConfig": messages.connection_config(config),
+            }
+            body = {"endpoint": endpoint}
+            self._run(rpc, "POST", url, f"setting the timeout to {config.timeout_s} s", body)
+
+    def _update(self, etag: str, changed: Json, action: str) -> None:
         rpc, mask = "EndpointService.UpdateEndpoint", ",".join(changed)
         body = {"etag": etag, **changed}
         self._client.change(rpc, "PATCH", self._endpoint, action, body, updateMask=mask)
@@ -127,29 +139,28 @@ class VertexAI:
 
     # Deployed models
 
-    def deploy_model(self, version: str) -> None:
-        """Deploy a version without traffic."""
+    def deploy_model(self, version: str, replaced_id: str = "") -> None:
+        """Deploy a version without traffic, or in the place of a deployed model and with its traffic."""
         s = self._settings
-        deployed = {
-            "model": f"{s.model}@{version}",
-            "displayName": f"{s.name}-{version}",
-            "dedicatedResources": _resources(s.machine, s.replicas),
-            **({"serviceAccount": s.service_account} if s.service_account else {}),
-        }
-        action = f"deploying version {version} on {s.min_replicas} x {s.machine_type}"
-        hour = estimate_cost([(s.machine, s.min_replicas)]).per_hour
-        usual = f"{DEPLOYMENT_TIME}, then {hour}"
-        self._change_deployment("DeployModel", action, {"deployedModel": deployed}, usual)
+        action = f"deploying version {version} on {s.min_replicas or 1} x {s.machine_type}"
+        if replaced_id:
+            action = f"replacing the replicas of deployed model {replaced_id} by version {version}"
+        body = {"deployedModel": messages.deployed_model(s, version, replaced_id)}
+        base = self._preview if replaced_id or not s.min_replicas else self._base
+        usual = f"{DEPLOYMENT_TIME}, then {estimate_cost([(s.machine, s.min_replicas)]).per_hour}"
+        self._change_deployment("DeployModel", action, body, usual, base)
 
     def set_replicas(self, deployed_id: str, replicas: Replicas) -> None:
-        """Change a deployed model's number of replicas and its scaling target."""
-        resources = _resources(self._settings.machine, replicas)
-        body = {
-            "deployedModel": {"id": deployed_id, "dedicatedResources": resources},
-            "updateMask": ",".join(f"dedicatedResources.{name}" for name in REPLICA_FIELDS),
+        """Change a deployed model's number of replicas, its scaling targets and whether it logs."""
+        deployed = {
+            "id": deployed_id,
+            "dedicatedResources": messages.resources(self._settings.machine, replicas),
+            "disableContainerLogging": not replicas.container_logging,
         }
+        body = {"deployedModel": deployed, "updateMask": ",".join(MUTABLE_FIELDS)}
         action = f"scaling deployed model {deployed_id} to {replicas.minimum} to {replicas.maximum} replicas"
-        self._change_deployment("MutateDeployedModel", action, body)
+        base = self._base if replicas.minimum else self._preview
+        self._change_deployment("MutateDeployedModel", action, body, base=base)
 
     def undeploy_model(self, model: DeployedModel) -> None:
         """Undeploy a deployed model."""
@@ -157,8 +168,11 @@ class VertexAI:
         body = {"deployedModelId": model.id}
         self._change_deployment("UndeployModel", action, body, "a few minutes")
 
-    def _change_deployment(self, method: str, action: str, body: Json, usual: str = "") -> None:
-        url = f"{self._endpoint}:{method[0].lower()}{method[1:]}"
+    def _change_deployment(
+        self, method: str, action: str, body: Json, usual: str = "", base: str = ""
+    ) -> None:
+        endpoint = f"{base or self._base}/{self._settings.endpoint}"
+        url = f"{endpoint}:{method[0].lower()}{method[1:]}"
         self._run(f"EndpointService.{method}", "POST", url, action, body, usual)
 
     # Operations
@@ -191,7 +205,7 @@ class VertexAI:
                 container={
                     name: value
                     for name, value in each.get("containerSpec", {}).items()
-                    if name in CONTAINER_FIELDS
+                    if name in messages.CONTAINER_FIELDS
                 },
             )
             for each in listed
@@ -200,7 +214,7 @@ class VertexAI:
 
     def find_version(self, image: str, versions: list[ModelVersion]) -> str:
         """Return the newest version with this image and the container of the settings; "" if there is none."""
-        expected = self._settings.artifact_uri, container_spec(self._settings, image)
+        expected = self._settings.artifact_uri, messages.container_spec(self._settings, image)
         for version in versions:
             if (version.artifact_uri, version.container) == expected:
                 return version.version_id
@@ -220,14 +234,9 @@ class VertexAI:
         `schemata` are the fields of PredictSchemata.
         """
         s = self._settings
-        model = {
-            "displayName": s.name,
-            "labels": labels,
-            "versionAliases": aliases,
-            "containerSpec": container_spec(s, image),
-            **({"artifactUri": s.artifact_uri} if s.artifact_uri else {}),
-            **({"predictSchemata": schemata} if schemata else {}),
-        }
+        model = messages.model(s, image, labels) | {"versionAliases": aliases}
+        if schemata:
+            model["predictSchemata"] = schemata
         body = {"model": model, **({"modelId": s.name} if is_new else {"parentModel": s.model})}
         rpc, url = "ModelService.UploadModel", f"{self._location}/models:upload"
         self._run(rpc, "POST", url, "uploading the model", body)
@@ -285,23 +294,8 @@ class VertexAI:
 
     def start_batch_job(self, batch: BatchRequest) -> str:
         """Start a batch prediction job; return its name, "" in a dry run."""
-        s, count = self._settings, batch.replicas
-        job: Json = {
-            "displayName": f"{s.name}-{time.strftime('%Y%m%d-%H%M%S')}",
-            "model": f"{s.model}@{batch.version}",
-            "inputConfig": {"instancesFormat": "jsonl", "gcsSource": {"uris": [batch.source]}},
-            "outputConfig": {
-                "predictionsFormat": "jsonl",
-                "gcsDestination": {"outputUriPrefix": batch.output},
-            },
-            "dedicatedResources": {
-                "machineSpec": {"machineType": s.machine_type},
-                "startingReplicaCount": count,
-                "maxReplicaCount": count,
-            },
-        }
-        if batch.parameters is not None:
-            job["modelParameters"] = batch.parameters
+        s = self._settings
+        job = messages.batch_job(s, batch, f"{s.name}-{time.strftime('%Y%m%d-%H%M%S')}")
         rpc, url = "JobService.CreateBatchPredictionJob", f"{self._location}/batchPredictionJobs"
         started = self._client.change(rpc, "POST", url, "starting the batch prediction job", job)
         return str(started["name"]) if started is not None else ""
@@ -310,70 +304,3 @@ class VertexAI:
 def job_state(job: Json) -> str:
     """Return a batch prediction job's state, such as RUNNING or SUCCEEDED."""
     return str(job["state"]).removeprefix("JOB_STATE_")
-
-
-def container_spec(settings: Settings, image: str) -> Json:
-    """Return how Vertex AI runs an image, as Google returns it: without empty values."""
-    fields = {
-        "imageUri": image,
-        "ports": [{"containerPort": settings.port}],
-        "healthRoute": settings.health_route,
-        "predictRoute": settings.predict_route,
-        "env": [{"name": name, "value": value} for name, value in sorted(settings.env.items())],
-        # JSON has integers of 64 bits as text.
-        "sharedMemorySizeMb": str(settings.shared_memory_mb or ""),
-    }
-    return {name: value for name, value in fields.items() if value}
-
-
-def _connection_config(settings: Settings) -> Json:
-    """Return how long a dedicated endpoint waits: a little longer than the container; nothing for Google's default."""
-    seconds = settings.response_timeout_s
-    if not settings.dedicated or seconds is None:
-        return {}
-    timeout_s = min(seconds + EXTRA_TIMEOUT_S, MAX_TIMEOUT_S)
-    return {"clientConnectionConfig": {"inferenceTimeout": f"{timeout_s}s"}}
-
-
-def _resources(machine: Machine, replicas: Replicas) -> Json:
-    spec: Json = {"machineType": machine.type}
-    if machine.accelerator_count:
-        spec |= {
-            "acceleratorType": machine.accelerator_type,
-            "acceleratorCount": machine.accelerator_count,
-        }
-    metric = GPU_METRIC if machine.accelerator_count else CPU_METRIC
-    return {
-        "machineSpec": spec,
-        "minReplicaCount": replicas.minimum,
-        "maxReplicaCount": replicas.maximum,
-        "autoscalingMetricSpecs": [{"metricName": metric, "target": replicas.cpu_percent}],
-    }
-
-
-def _deployed_models(endpoint: Json) -> tuple[DeployedModel, ...]:
-    return tuple(map(_deployed_model, endpoint.get("deployedModels", ())))
-
-
-def _deployed_model(deployed: Json) -> DeployedModel:
-    resources = deployed.get("dedicatedResources", {})
-    spec, metrics = resources.get("machineSpec", {}), resources.get("autoscalingMetricSpecs", ())
-    machine = Machine(
-        spec.get("machineType", ""),
-        spec.get("acceleratorType", ""),
-        spec.get("acceleratorCount", 0),
-        deployed.get("serviceAccount", ""),
-    )
-    percent = next((metric["target"] for metric in metrics), 60)
-    minimum, maximum = resources.get("minReplicaCount", 0), resources.get("maxReplicaCount", 0)
-    model, _, version = deployed["model"].partition("@")
-    created = deployed.get("createTime", "")
-    return DeployedModel(
-        id=deployed["id"],
-        version=deployed.get("modelVersionId") or version or "1",
-        machine=machine,
-        replicas=Replicas(minimum, maximum, percent),
-        # Of one length, so that texts are in the order of time.
-        since=datetime.fromisoformat(created).isoformat(timespec="microseconds") if created else "",
-        model_name=model.rpartition("/")[2],
-    )

@@ -20,7 +20,7 @@ COMMANDS = {
     "promote": "UpdateEndpoint",
     "rollback": "UndeployModel",
     "predict": "Predict",
-    "batch-predict --input gs://b/in.jsonl --output gs://b/out": "CreateBatchPredictionJob",
+    "batch-predict --input gs://bucket/in.jsonl --output gs://bucket/out": "CreateBatchPredictionJob",
     "undeploy": "UndeployModel",
     "teardown": "DeleteEndpoint",
 }
@@ -79,7 +79,8 @@ def test_status_and_teardown_find_every_region_in_which_the_name_was_deployed(
 ) -> None:
     assert deploy("deploy --region europe-west4").code == 0
     assert deploy("deploy --region us-east1 --project second-project").code == 0
-    places.FILE.unlink()  # only --all-regions finds what another machine has deployed
+    # From now on only --all-regions finds what was deployed, as if another machine had done it.
+    places.FILE.with_name("emulator.toml").unlink()
     assert deploy("deploy --region asia-east1").code == 0
     shown = deploy("status --region us-central1")
     assert "cloud-tests, asia-east1" in shown.out

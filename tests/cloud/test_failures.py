@@ -21,7 +21,9 @@ def env_file(tmp_path: Path, **env: str) -> str:
 
 def message(err: str) -> str:
     """Return the message in the output of a failed command, which also has a hint and no traceback."""
-    lines = err.strip().splitlines()
+    place, *lines = err.strip().splitlines()
+    if not place.startswith("project "):  # the settings are invalid
+        lines.insert(0, place)
     assert lines[0].startswith("deploy: "), err
     assert "Traceback" not in err
     assert len(lines) >= 2, "there is no hint"

@@ -1,6 +1,7 @@
 """Tests of deploy without an emulator: settings, error messages, retries, canary limits, costs, fingerprints."""
 
 import json
+import platform
 import re
 import shutil
 import zipfile
@@ -13,7 +14,16 @@ import pytest
 import requests
 from google.api_core import exceptions
 
-from deploy import canary_analysis, cloud_build, fingerprint, places, predict, roles, settings
+from deploy import (
+    canary_analysis,
+    cloud_build,
+    fingerprint,
+    local_build,
+    places,
+    predict,
+    roles,
+    settings,
+)
 from deploy.__main__ import main
 from deploy.cost import estimate_cost
 from deploy.error_messages import GoogleError, to_user_error
@@ -243,23 +253,28 @@ def help_text(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_help_lists_every_setting_once_with_its_default_and_so_does_deploy_toml(
+def test_help_and_docs_list_every_setting_once_with_its_default_and_so_does_deploy_toml(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     text = " ".join(help_text(capsys, "canary").split())
-    for name, field in settings.FIELDS.items():
-        option = f"--{name.replace('_', '-')}"
-        assert len(re.findall(rf"(?<!\S){option}(?![\w-])", text)) == (name != "env"), name
-        assert field.description
-        default = {"False": "no"}.get(str(field.default), str(field.default))
-        default = settings.NAMED_BY_MODEL.get(name, default)
-        description = f"{field.description} (default: {default})" if default else field.description
-        assert description in text or name == "env"
+    page = (ROOT / "docs" / "settings.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", page, re.MULTILINE)
+    assert [name for name, _ in rows] == [
+        name for group in settings.GROUPS.values() for name in group.model_fields
+    ]
     file = (ROOT / "deploy.toml").read_text()
-    missing = {
-        name for name in settings.FIELDS if not re.search(rf"^(# )?\[?{name}\b", file, re.MULTILINE)
-    }
-    assert missing <= {"image", "shared_memory_mb", "wait_minutes", "api_endpoint", "registry"}
+    for name, default in rows:
+        field, option = settings.FIELDS[name], f"--{name.replace('_', '-')}"
+        expected = settings.describe_default(name)
+        in_file = {"yes": "true", "no": "false"}.get(expected, expected)
+        assert default == (f"`{in_file}`" if in_file else ""), name
+        assert field.description
+        if name not in settings.TABLES:
+            description = f"{field.description}{f' (default: {expected})' if expected else ''}"
+            assert description in text, name
+            assert len(re.findall(rf"(?<!\S){option}(?![\w-])", text)) == 1, name
+        listed = re.search(rf"^(# )?\[?{name}\b", file, re.MULTILINE)
+        assert listed or name in {"wait_minutes", "api_endpoint", "registry", "image"}, name
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,6 +337,107 @@ def test_google_error_becomes_a_message_and_a_hint(
     status: str, text: str, message: str, hint: str
 ) -> None:
     error = to_user_error(GoogleError(status, text, action="deploying 3"), SETTINGS)
+    assert message in error.message
+    assert hint in error.hint
+
+
+AGENT = "service-12@gcp-sa-aiplatform.iam.gserviceaccount.com"
+REPOSITORY = "projects/images/locations/europe-west4/repositories/models"
+KEY = "projects/keys/locations/us-central1/keyRings/ring/cryptoKeys/key"
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            "Permission 'aiplatform.endpoints.deploy' denied on resource "
+            "'//aiplatform.googleapis.com/projects/my-project/locations/us-central1/endpoints/digits'",
+            "aiplatform.endpoints.deploy is missing in my-project (account me@example.com, role roles/aiplatform.user)",
+            "gcloud projects add-iam-policy-binding my-project --member=user:me@example.com "
+            "--role=roles/aiplatform.user",
+        ),
+        (
+            f"{AGENT} does not have storage.objects.get access to the Google Cloud Storage object gs://bucket/weights.",
+            f"storage.objects.get is missing in gs://bucket (account {AGENT}, role roles/storage.objectViewer)",
+            f"gcloud storage buckets add-iam-policy-binding gs://bucket --member=serviceAccount:{AGENT} "
+            "--role=roles/storage.objectViewer",
+        ),
+        (
+            "Permission 'artifactregistry.repositories.downloadArtifacts' denied on resource "
+            f"'{REPOSITORY}' for {AGENT}",
+            f"is missing in {REPOSITORY} (account {AGENT}, role roles/artifactregistry.reader)",
+            "gcloud artifacts repositories add-iam-policy-binding models --location=europe-west4 --project=images "
+            f"--member=serviceAccount:{AGENT} --role=roles/artifactregistry.reader",
+        ),
+        (
+            "Permission 'iam.serviceAccounts.actAs' denied on "
+            "projects/my-project/serviceAccounts/serving@my-project.iam.gserviceaccount.com",
+            "(account me@example.com, role roles/iam.serviceAccountUser)",
+            "gcloud iam service-accounts add-iam-policy-binding serving@my-project.iam.gserviceaccount.com "
+            "--member=user:me@example.com --role=roles/iam.serviceAccountUser",
+        ),
+        (
+            f"{AGENT} lacks 'cloudkms.cryptoKeyVersions.useToEncrypt' on {KEY}",
+            f"is missing in {KEY}",
+            "gcloud kms keys add-iam-policy-binding key --keyring=ring --location=us-central1 --project=keys "
+            f"--member=serviceAccount:{AGENT} --role=roles/cloudkms.cryptoKeyEncrypterDecrypter",
+        ),
+        (
+            "Permission 'strange.things.do' denied",
+            "strange.things.do is missing in my-project (account me@example.com)",
+            "request the permission strange.things.do from an owner of my-project",
+        ),
+    ],
+)
+def test_denied_permission_is_described_with_account_role_resource_and_command(
+    text: str, message: str, hint: str
+) -> None:
+    denied = GoogleError("PERMISSION_DENIED", text, account="me@example.com")
+    error = to_user_error(denied, SETTINGS)
+    assert error.message.startswith("permission denied: ")
+    assert message in error.message
+    assert error.hint == hint
+
+
+def test_exceeded_quota_is_named_with_the_replicas_that_count_and_the_page() -> None:
+    text = "The following quotas are exceeded: CustomModelServingCPUsPerProjectPerRegion"
+    settings_ = Settings(project="my-project", machine_type="e2-standard-8", max_replicas=20)
+    error = to_user_error(GoogleError("RESOURCE_EXHAUSTED", text), settings_)
+    assert "(max_replicas counts, here 20 x e2-standard-8 = 160 cores)" in error.message
+    assert "in us-central1" in error.message
+    assert (
+        "request more of CustomModelServingCPUsPerProjectPerRegion: https://console" in error.hint
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "message", "hint"),
+    [
+        (
+            "RESOURCE_EXHAUSTED",
+            "Model is not yet ready for inference. Please wait and then try your request again.",
+            "the endpoint digits is scaled to zero, and starts a replica now",
+            "send the request again in some minutes",
+        ),
+        (
+            "RESOURCE_EXHAUSTED",
+            "too many requests at once; try again",
+            "the container rejected the request: too many requests at once",
+            "increase max_replicas",
+        ),
+        (
+            "INVALID_ARGUMENT",
+            "instances[0]: not base64",
+            "the container rejected the request: instances[0]: not base64",
+            "fix the request",
+        ),
+        ("INVALID_ARGUMENT", "Request payload size exceeds", "is too large", "dedicated = true"),
+    ],
+)
+def test_error_of_a_prediction_is_the_container_s_or_that_of_an_endpoint_without_replicas(
+    status: str, text: str, message: str, hint: str
+) -> None:
+    error = to_user_error(GoogleError(status, text, action="predicting"), SETTINGS)
     assert message in error.message
     assert hint in error.hint
 
@@ -413,6 +529,7 @@ def test_cost_includes_replicas_and_accelerators() -> None:
     with_t4 = ("n1-standard-4", "NVIDIA_TESLA_T4", 2)
     assert hour(3, *with_t4) == pytest.approx(3 * hour(1, *with_t4))
     assert hour(1, *with_t4) - hour(1, "n1-standard-4") == pytest.approx(2 * 0.4025)
+    assert hour(0, "n1-standard-4") == hour(1, "n1-standard-4"), "it runs while there are requests"
     # The price of a g2 machine includes its L4.
     assert hour(1, "g2-standard-8", "NVIDIA_L4", 1) == hour(1, "g2-standard-8")
 
@@ -494,9 +611,41 @@ def test_image_of_files_that_change_during_the_build_is_not_deployed(
     cloud = Mock(settings=Settings(project="a-project", builder="local", sources=MODEL))
     cloud.dry_run = False
     cloud.artifacts.find_digest.return_value = None
-    cloud.programs.run = lambda *_, **__: Path(changed).write_text("new")
+    cloud.programs.run = lambda *_, **__: "" * Path(changed).write_text("new")
     with pytest.raises(UserError, match=message):
         ensure_image(cloud)
+
+
+@pytest.mark.parametrize(
+    ("machine", "built_for", "is_pushed"),
+    [("x86_64", "amd64", True), ("arm64", "amd64", True), ("arm64", "arm64", False)],
+)
+def test_only_an_image_for_the_architecture_of_vertex_ai_is_pushed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    built_for: str,
+    is_pushed: bool,
+) -> None:
+    monkeypatch.chdir(write_sources(tmp_path / "a"))
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> str:
+        commands.append(command)
+        return f"{built_for}\n" if "inspect" in command else ""
+
+    cloud = Mock(settings=Settings(project="a-project", sources=MODEL))
+    cloud.programs.run = run
+    if is_pushed:
+        local_build.build_and_push(cloud)
+    else:
+        with pytest.raises(UserError, match="is for arm64, but Vertex AI runs amd64") as raised:
+            local_build.build_and_push(cloud)
+        assert "DOCKER_DEFAULT_PLATFORM=linux/amd64 make push" in raised.value.hint
+    assert any("push" in command for command in commands) == is_pushed
+    (build,) = [command for command in commands if command[:2] == ["make", "build"]]
+    assert ("DOCKER_DEFAULT_PLATFORM=linux/amd64" in build) == (machine == "arm64")
 
 
 def test_two_models_with_the_same_contents_have_different_tags(tmp_path: Path) -> None:

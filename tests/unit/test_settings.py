@@ -11,8 +11,10 @@ from google.cloud.aiplatform.constants import base
 from deploy import cost, machines, places
 from deploy.__main__ import main
 from deploy.clients import CloudClients
+from tests.images import ROOT
 from tests.programs import Result, run_main
 
+PAGE = (ROOT / "docs" / "settings.md").read_text()
 L4, T4 = 'accelerator_type = "NVIDIA_L4"', 'accelerator_type = "NVIDIA_TESLA_T4"'
 IMAGE = "us-central1-docker.pkg.dev/my-project/models/digits"
 INVALID = {
@@ -76,8 +78,8 @@ INVALID = {
     f"{T4}\naccelerator_count = 1\nmachine_type = 'n1-standard-32'": "accelerator_count = 1 does not fit",
     f"{L4}\naccelerator_count = 2\nmachine_type = 'g2-standard-8'": "accelerator_count = 2 does not fit",
     "min_replicas = '1'": "min_replicas = '1' should be a valid integer",
-    "min_replicas = 0": "min_replicas = 0 should be greater than or equal to 1",
-    "min_replicas = -1": "min_replicas = -1 should be greater than or equal to 1",
+    "min_replicas = -1": "min_replicas = -1 should be greater than or equal to 0",
+    "max_replicas = 0": "max_replicas = 0 should be greater than or equal to 1",
     "min_replicas = true": "min_replicas = True should be a valid integer",
     "min_replicas = 1.0": "min_replicas = 1.0 should be a valid integer",
     "min_replicas = nan": "min_replicas = nan should be a valid integer",
@@ -124,6 +126,49 @@ INVALID = {
     "[env]\nRESPONSE_TIMEOUT_S = '3601'": "RESPONSE_TIMEOUT_S = '3601' should be seconds from 1 to 3600",
     "[env]\nRESPONSE_TIMEOUT_S = '²'": "RESPONSE_TIMEOUT_S = '²' should be seconds",
     "[env]\nRESPONSE_TIMEOUT_S = '61'": "RESPONSE_TIMEOUT_S = 61: a shared endpoint waits 60 s at most",
+    "labels = 'team=a'": "labels = 'team=a' should be a valid dictionary",
+    "[labels]\nTeam = 'a'": "labels should not contain the key 'Team': expected lowercase letters",
+    "[labels]\n1 = 'a'": "labels should not contain the key '1'",
+    "[labels]\nteam = 'A b'": "labels should not contain team = 'A b': expected lowercase letters",
+    f"[labels]\nteam = '{'a' * 64}'": "labels should not contain team = ",
+    "[labels]\ngoal = 'x'": "labels should not contain goal, which deploy sets itself",
+    "[labels]\nteam = 1": "labels.team = 1 should be a valid string",
+    "kms_key = 'my-key'": "kms_key = 'my-key' should be projects/PROJECT/locations/REGION/keyRings/RING",
+    "kms_key = 'projects/p/locations/europe-west4/keyRings/r/cryptoKeys/k'": "kms_key is in europe-west4, but "
+    "region = 'us-central1'",
+    "psc_projects = 'P'": "psc_projects.0 = 'P' should be a project ID",
+    "psc_projects = [1]": "psc_projects.0 = 1 should be a valid string",
+    "psc_projects = ['my-project']\ndedicated = true": "psc_projects and dedicated are both set",
+    "psc_network = 'default'": "psc_network = 'default' should be projects/PROJECT/global/networks",
+    "psc_network = 'projects/my-project/global/networks/n'": "has no effect without psc_projects",
+    "network = 'projects/my-project/global/networks/n'": "should be projects/PROJECT_NUMBER/global/networks",
+    "network = 'projects/12/global/networks/n'\npsc_projects = ['my-project']": "are both set",
+    "inference_timeout_s = 3601": "inference_timeout_s = 3601 should be less than or equal to 3600",
+    "inference_timeout_s = 100": "inference_timeout_s = 100: a shared endpoint waits 60 s",
+    "dedicated = true\ninference_timeout_s = 90\n[env]\nRESPONSE_TIMEOUT_S = '100'": "is less than RESPONSE_TIMEOUT_S",
+    "request_log_percent = 101.0": "request_log_percent = 101.0 should be less than or equal to 100",
+    "request_log_percent = nan": "request_log_percent = nan should be a finite number",
+    "request_log_percent = '1%'": "request_log_percent = '1%' should be a valid number",
+    "request_log_table = 'p.d.t'": "request_log_table = 'p.d.t' should be bq://PROJECT",
+    "request_log_table = 'bq://my-project.d.t'": "has no effect without request_log_percent",
+    "gpu_percent = 50": "gpu_percent = 50 has no effect without accelerator_type",
+    "requests_per_minute = -1": "requests_per_minute = -1 should be greater than or equal to 0",
+    "idle_minutes = 4": "idle_minutes = 4 should be greater than or equal to 5",
+    "idle_minutes = 481": "idle_minutes = 481 should be less than or equal to 480",
+    "idle_minutes = 30": "idle_minutes = 30 has no effect without min_replicas = 0",
+    "reservation = 'mine'": "reservation = 'mine' should be any, or projects/PROJECT/zones/ZONE/reservations/",
+    "reservation = 'any'\nspot = true": "reservation and spot are both set",
+    "max_surge = 2": "max_surge = 2 has no effect without rolling = true",
+    "rolling = true\nmax_surge = 0": "max_surge and max_unavailable are both 0",
+    "deployment_timeout_minutes = 121": "deployment_timeout_minutes = 121 should be less than or equal to 120",
+    "container_logging = 'no'": "container_logging = 'no' should be a valid boolean",
+    "startup_probe = '/ping'": "startup_probe = '/ping' should be a valid dictionary",
+    "[startup_probe]\nperiod_s = 5": "startup_probe should have either path or command",
+    "[startup_probe]\npath = '/p'\ncommand = ['true']": "startup_probe should have either path or command",
+    "[health_probe]\npath = 'p q'": "health_probe.path = 'p q' should be a path that starts with /",
+    "[health_probe]\npath = '/p'\ntimeout_s = 5": "should have a timeout_s of at least its period_s = 10",
+    "[liveness_probe]\ncommand = 'true'": "liveness_probe.command = 'true' should be a valid list",
+    "[liveness_probe]\ncommand = ['true']\nretries = 3": "liveness_probe.retries",
     "[sources]\npath = 'x'": "unknown setting 'sources'",
     "origins = {}": "unknown setting 'origins'",
 }
@@ -141,6 +186,15 @@ VALID = (
     "health_route = '/v1/endpoints/1/health:check'",
     "dedicated = true\n[env]\nRESPONSE_TIMEOUT_S = '3600'",
     "artifact_uri = 'gs://my_bucket/a/b'",
+    "min_replicas = 0\nidle_minutes = 30",
+    "psc_projects = ['my-project', 'another-project']",
+    "network = 'projects/12/global/networks/default'",
+    "dedicated = true\ninference_timeout_s = 3600",
+    "request_log_percent = 0.5\nrequest_log_table = 'bq://my-project.logs'",
+    "reservation = 'projects/my-project/zones/us-central1-a/reservations/mine'",
+    "kms_key = 'projects/p/locations/us-central1/keyRings/r/cryptoKeys/k'",
+    "[labels]\nteam = 'größe-1'",
+    "[startup_probe]\npath = '/ping'\nfailures = 100\n[liveness_probe]\ncommand = ['test', '-f', '/tmp/x']",
     "\ufeffname = 'with-a-byte-order-mark'",
 )
 INVALID_OPTIONS = {
@@ -169,6 +223,7 @@ INVALID_OPTIONS = {
     "canary --max-p95 fast": "--max-p95: 'fast' is not a time such as 300ms or 1.5s",
     "canary --max-p95 3": "--max-p95: '3' is not a time such as",
     "canary --max-p95 0ms": "--max-p95: '0ms' is not a time above 0",
+    "upload --psc-projects a,b": "--psc-projects: psc_projects.0 = 'a' should be a project ID",
     "batch-predict --input gs://b/i --output gs://b/o --replicas 0": "'0' is not a number from 1 to",
     "batch-predict --input gs://b/i --output gs://b/o --parameters NaN": "'NaN' is not a JSON object",
     "batch-predict --input gs://b/i --output gs://b/o --parameters [1]": "'[1]' is not a JSON object",
@@ -179,6 +234,7 @@ INVALID_VARIABLES = {
     "DEPLOY_MACHINE_TYPE=e2": "DEPLOY_MACHINE_TYPE: machine_type = 'e2' should be a machine type",
     "GOOGLE_CLOUD_PROJECT=a b": "GOOGLE_CLOUD_PROJECT: project = 'a b' should be a project ID",
     "MODEL=../nothing": "MODEL=../nothing",
+    f"MODEL={'a' * 300}": "File name too long",
 }
 
 
@@ -234,6 +290,12 @@ def test_invalid_line_of_deploy_toml_is_refused_with_the_file_and_the_expected_v
 
 @pytest.mark.parametrize("text", VALID)
 def test_valid_line_of_deploy_toml_is_accepted(run: Callable[..., Result], text: str) -> None:
+    with pytest.raises(AcceptedError):
+        run("upload --project my-project", text)
+
+
+@pytest.mark.parametrize("text", re.findall(r"```toml\n(.+?)```", PAGE, re.DOTALL))
+def test_example_of_the_page_is_accepted(run: Callable[..., Result], text: str) -> None:
     with pytest.raises(AcceptedError):
         run("upload --project my-project", text)
 

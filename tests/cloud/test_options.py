@@ -1,0 +1,194 @@
+"""Tests of what Vertex AI offers to a container, as settings: the resources in the emulator have them."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.cloud import aiplatform_v1 as v1
+
+from emulator import artifacts
+from emulator.stack import Stack
+from tests.cloud.conftest import PROJECT, TINY, Run, count_containers, traffic_by_version
+from tests.cloud.test_failures import message
+
+pytestmark = pytest.mark.full
+KEY = f"projects/{PROJECT}/locations/us-central1/keyRings/ring/cryptoKeys/key"
+TABLE = f"bq://{PROJECT}.serving.requests"
+SECOND = {"DEPLOY_IMAGE": f"{TINY}:2"}
+ALL = f"""
+kms_key = "{KEY}"
+dedicated = true
+inference_timeout_s = 900
+requests_per_minute = 600
+cpu_percent = 80
+spot = true
+access_logging = true
+container_logging = false
+deployment_timeout_minutes = 60
+service_account = "serving@{PROJECT}.iam.gserviceaccount.com"
+[labels]
+team = "vision"
+[startup_probe]
+path = "/ping"
+failures = 100
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Any:
+    """Return a function that writes a settings file and returns the option for it."""
+
+    def write(text: str) -> str:
+        (tmp_path / "options.toml").write_text(text)
+        return f"--settings {tmp_path}/options.toml"
+
+    return write
+
+
+def endpoint(stack: Stack) -> v1.Endpoint:
+    (found,) = stack.state.endpoints.values()
+    return found
+
+
+def test_options_are_set_and_nothing_changes_when_the_command_is_repeated(
+    deploy: Run, stack: Stack, options: Any
+) -> None:
+    line = f"deploy {options(ALL)}"
+    assert deploy(line).code == 0
+    found = endpoint(stack)
+    (deployed,) = found.deployed_models
+    (versions,) = stack.state.models.values()
+    (model,) = versions.values()
+    assert found.encryption_spec.kms_key_name == model.encryption_spec.kms_key_name == KEY
+    assert found.client_connection_config.inference_timeout.total_seconds() == 900
+    assert found.labels["team"] == model.labels["team"] == "vision"
+    assert deployed.dedicated_resources.spot
+    assert (deployed.enable_access_logging, deployed.disable_container_logging) == (True, True)
+    assert deployed.service_account.startswith("serving@")
+    assert model.container_spec.startup_probe.http_get.path == "/ping"
+    assert "nothing changed" in deploy(line).out
+    assert traffic_by_version(stack) == {"1": 100}
+
+
+def test_changed_options_are_updated_without_another_deployment(
+    deploy: Run, stack: Stack, options: Any
+) -> None:
+    base = "dedicated = true\n"
+    assert deploy(f"deploy {options(base)}").code == 0
+    (before,) = endpoint(stack).deployed_models
+    changed = f"""{base}
+inference_timeout_s = 120
+request_log_percent = 25.0
+request_log_table = "{TABLE}"
+requests_per_minute = 60
+container_logging = false
+max_replicas = 3
+[labels]
+team = "audio"
+"""
+    done = deploy(f"deploy {options(changed)}")
+    assert done.code == 0, done.err
+    found = endpoint(stack)
+    (after,) = found.deployed_models
+    assert (before.id, after.disable_container_logging) == (after.id, True)
+    assert after.dedicated_resources.max_replica_count == 3
+    logging = found.predict_request_response_logging_config
+    assert (logging.enabled, logging.sampling_rate) == (True, 0.25)
+    assert logging.bigquery_destination.output_uri == TABLE
+    assert found.labels["team"] == "audio"
+    assert found.client_connection_config.inference_timeout.total_seconds() == 120
+    assert deploy(f"deploy {options(base)}").code == 0
+    assert not endpoint(stack).predict_request_response_logging_config.enabled
+
+
+def test_option_that_needs_another_endpoint_is_refused_before_anything_is_uploaded(
+    deploy: Run, stack: Stack
+) -> None:
+    assert deploy("deploy").code == 0
+    failed = deploy(f"endpoint --kms-key {KEY}", **SECOND)
+    assert "kms_key of the endpoint toy cannot be changed" in message(failed.err)
+    (versions,) = stack.state.models.values()
+    assert len(versions) == 1
+
+
+def test_changed_machine_is_another_deployment_of_the_same_version(
+    deploy: Run, stack: Stack
+) -> None:
+    assert deploy("deploy").code == 0
+    done = deploy("deploy --spot")
+    assert done.code == 0, done.err
+    shares = [
+        (each.dedicated_resources.spot, endpoint(stack).traffic_split.get(each.id, 0))
+        for each in endpoint(stack).deployed_models
+    ]
+    assert (True, 100) in shares
+
+
+def test_private_endpoint_is_created_under_the_model_s_name_and_gets_no_request(
+    deploy: Run, stack: Stack
+) -> None:
+    line = f"--psc-projects {PROJECT},another-project"
+    done = deploy(f"endpoint {line}")
+    assert done.code == 0, done.err
+    assert "no request was sent: a private endpoint is reachable only from its network" in done.out
+    private = endpoint(stack).private_service_connect_config
+    assert endpoint(stack).name.endswith("/endpoints/toy")
+    assert list(private.project_allowlist) == [PROJECT, "another-project"]
+    assert "a private endpoint cannot be reached" in message(deploy(f"predict {line}").err)
+    assert deploy(f"canary {line}", **SECOND).code == 0
+    assert traffic_by_version(stack) == {"1": 90, "2": 10}
+    assert deploy("teardown --yes").code == 0
+    assert count_containers(stack) == 0
+
+
+def test_batch_job_has_options_of_the_command_and_of_the_settings(
+    deploy: Run, stack: Stack, options: Any
+) -> None:
+    assert deploy("upload").code == 0
+    text = f'kms_key = "{KEY}"\nmachine_type = "n1-standard-4"\n[labels]\nteam = "vision"\n'
+    with artifacts.storage_client(stack.state.config) as storage:
+        bucket = storage.create_bucket("batch-options")
+        bucket.blob("a.jsonl").upload_from_string('{"a": 1, "id": "x"}\n')
+        done = deploy(
+            f"batch-predict {options(text)} --version 1 --input gs://batch-options/a.jsonl "
+            "--output gs://batch-options/out --key-field id --batch-size 2 --replicas 2"
+        )
+        bucket.delete(force=True)
+    assert done.code == 0, done.err
+    (job,) = stack.state.batch_jobs.values()
+    assert job.instance_config.key_field == "id"
+    assert job.manual_batch_tuning_parameters.batch_size == 2
+    assert job.dedicated_resources.starting_replica_count == 2
+    assert job.dedicated_resources.machine_spec.machine_type == "n1-standard-4"
+    assert (job.encryption_spec.kms_key_name, job.labels["team"]) == (KEY, "vision")
+
+
+def test_model_that_scales_to_zero_tells_so_and_serves_again(deploy: Run, stack: Stack) -> None:
+    line = "--min-replicas 0 --idle-minutes 5 --min-up-minutes 5"
+    assert deploy(f"deploy {line}").code == 0
+    assert "nothing changed" in deploy(f"deploy {line}").out
+    deadline = time.monotonic() + 20
+    while count_containers(stack) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert count_containers(stack) == 0, "the replica still runs"
+    asleep = deploy(f"predict {line}")
+    assert "the endpoint toy is scaled to zero, and starts a replica now" in message(asleep.err)
+    assert "send the request again in some minutes" in asleep.err
+    answers = (deploy(f"predict {line}") for _ in range(40))
+    assert any(answer.code == 0 for answer in answers), "it was not started again"
+
+
+def test_rolling_deployment_replaces_the_serving_version_and_so_does_its_rollback(
+    deploy: Run, stack: Stack
+) -> None:
+    assert deploy("deploy --rolling").code == 0
+    done = deploy("deploy --rolling", **SECOND)
+    assert done.code == 0, done.err
+    assert "replacing the replicas of deployed model" in done.out
+    assert traffic_by_version(stack) == {"2": 100}
+    assert count_containers(stack) == 1
+    back = deploy("rollback --rolling")
+    assert back.code == 0, back.err
+    assert traffic_by_version(stack) == {"1": 100}
+    assert count_containers(stack) == 1
