@@ -9,11 +9,14 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import storage
+from project.model_folder import find_model
+from serving import archive as packing
 from serving import artifact, unpacking
 from serving.artifact import Selection
 from serving.errors import ArchiveError
@@ -429,3 +432,35 @@ def test_cut_tar_archive_is_refused(tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:50_000])
     with pytest.raises(ArchiveError, match=r"evil\.tar\.gz is damaged: "):
         unpacking.unpack(archive, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".tar.gz", ".zip", ".mar"])
+def test_archive_of_every_format_is_packed_as_a_model(tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "source" / "old"
+    (folder / "MAR-INF").mkdir(parents=True)
+    model = {"model": {"modelName": "m", "handler": "model.py"}}
+    (folder / manifest.MANIFEST).write_text(json.dumps(model))
+    (folder / "model.py").write_text("def handle(data, context): ...")
+    path = folder
+    if suffix == ".tar.gz":
+        path = tmp_path / "old.tar.gz"
+        with tarfile.open(path, "w:gz") as packed:
+            packed.add(folder, "a-folder")
+    elif suffix:
+        shutil.make_archive(str(tmp_path / "old"), "zip", tmp_path / "source", "old")
+        path = (tmp_path / "old.zip").rename(tmp_path / f"old{suffix}")
+    found = replace(find_model(str(path)), output=tmp_path / "build")
+    assert packing.build(found)
+    served = artifact.open_archive(tmp_path / "build" / "old" / "old.mar")
+    assert served.stock
+    assert manifest.read_manifest(served.path).name == "old"
+    assert (folder / manifest.MANIFEST).read_text() == json.dumps(model)
+    assert not packing.build(found)
+
+
+def test_zip_around_an_archive_names_the_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "old.zip", "w") as outer:
+        outer.writestr("inner/old.mar", "")
+    found = replace(find_model(str(tmp_path / "old.zip")), output=tmp_path / "build")
+    with pytest.raises(ArchiveError, match=r"old\.zip contains old\.mar: unpack it, and use old"):
+        packing.build(found)
