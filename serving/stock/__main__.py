@@ -15,7 +15,7 @@ from typing import Any
 
 from contract.docker import Docker
 from project.model_folder import REQUIREMENTS
-from project.requirements import read_lines
+from project.requirements import adapt, read_lines
 from serving import artifact
 from serving.errors import ArchiveError
 from serving.stock import image_trial, inspect, local_trial
@@ -23,7 +23,6 @@ from serving.stock.contents import Contents, Finding
 from serving.stock.image_trial import VARIABLES, is_in_own_image, own_image
 from serving.stock.outcome import Outcome, TrialError, find_cause, name_in_storage
 from serving.stock.verdict import Report, combine
-from serving.text_files import decode_text
 
 STATES = {True: "works", False: "FAILS", None: "check"}
 
@@ -64,7 +63,7 @@ def main() -> None:
     except TrialError as error:
         tried = Finding(None, f"it was not tried: {error}")
         report = Report([*findings, tried], None)
-    commands = _list_commands(archive, report, outcome, args.image)
+    commands = _list_commands(archive, contents, report, outcome, args.image)
     if args.json:
         print(json.dumps(_to_document(archive, contents, report, outcome, commands), indent=2))
     else:
@@ -90,7 +89,11 @@ def _try(contents: Contents, request: Path | None, image: str | None, docker: st
 
 
 def _list_commands(
-    archive: Path, report: Report, outcome: Outcome | None, image: str | None
+    archive: Path,
+    contents: Contents | None,
+    report: Report,
+    outcome: Outcome | None,
+    image: str | None,
 ) -> dict[str, str]:
     """Return the commands that follow from a report."""
     name, path = shlex.quote(str(archive)), archive.resolve()
@@ -98,11 +101,11 @@ def _list_commands(
     deploy = "PROJECT=my-project REGION=us-central1"
     if report.requirements:
         file = archive.with_name(REQUIREMENTS)
-        listed = _list_packages(decode_text(file.read_bytes())) if file.is_file() else set()
+        listed = _list_packages(contents.requirements[1]) if contents else set()
         lines = [line for line in report.requirements if not _list_packages(line) <= listed]
         adding = {}
-        if lines:
-            quoted = " ".join(map(shlex.quote, lines))
+        if lines:  # a new file replaces that of the archive, so it gets all
+            quoted = " ".join(map(shlex.quote, lines if file.is_file() else report.requirements))
             adding["add packages"] = f"printf '%s\\n' {quoted} >> {shlex.quote(str(file))}"
         renaming = {}
         if not own_image(archive):  # its name is not one of a model
@@ -161,8 +164,9 @@ def _is_selected(archive: Path) -> bool:
 
 
 def _list_packages(text: str) -> set[str]:
-    """Return the names of the packages in a requirements.txt, and its other lines."""
-    return {line.name or line.text for line in read_lines(text, REQUIREMENTS)}
+    """Return the packages that a requirements.txt becomes in the image, and its other lines."""
+    lines = read_lines(adapt(text, REQUIREMENTS, is_own=True)[0], REQUIREMENTS)
+    return {line.name or line.text for line in lines}
 
 
 def _print(report: Report, commands: dict[str, str]) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from packaging.utils import canonicalize_name
-
 from project.requirements import DISCONTINUED
 from serving import torchserve
 from serving.stock import packages
@@ -158,7 +156,8 @@ class Code:
                     self.missing.append(Missing(f"{module}.{each}", (), place, is_required))
         elif is_required or top not in self.contents.zipped:
             full = f"{module}.{found.names[0]}" if len(found.names) == 1 else module
-            if not packages.find_package(module) and packages.find_package(full):
+            find = packages.find_package
+            if not find(module, self.contents) and find(full, self.contents):
                 module = full
             self.missing.append(Missing(module, found.names, place, is_required))
 
@@ -234,13 +233,10 @@ def _visit(body: Iterable[ast.stmt], is_required: bool) -> Iterator[Import]:
 def check_imports(code: Code) -> Iterator[Finding]:
     """Yield the modules that are missing, one finding for each package."""
     yield from code.problems
-    lines = packages.read_requirements(code.contents)
-    listed = {line.name for line in lines}
     groups: dict[tuple[str, str], list[Missing]] = {}
     for missing in code.missing:
         top = missing.module.split(".")[0]
-        name = canonicalize_name(top)
-        package = packages.find_package(missing.module) or (name if name in listed else "")
+        package = packages.find_package(missing.module, code.contents)
         groups.setdefault((package, package or top), []).append(missing)
     for (package, _), group in sorted(groups.items()):
         yield _describe_missing(code, package, group, packages.pin(package, code.contents))
@@ -274,7 +270,10 @@ def _describe_missing(code: Code, package: str, group: list[Missing], requiremen
         return Finding(works, text, hint)
     name = requirement or f"the package that provides {top}"
     build = code.contents.build_command
+    file, _ = code.contents.requirements
     hint = f"write {name} in requirements.txt beside the archive, then {build}"
+    if package and packages.is_listed(package, code.contents):
+        hint = f"{build} installs {name}, which {file} lists"
     if old := packages.find_old_pin(package, code.contents):
         hint += f" ({old} has no build for Python 3.11)"
     return Finding(works, text, hint, requirement)

@@ -153,8 +153,13 @@ def list_locked() -> frozenset[str]:
     return frozenset(list_versions()) - {"torch"}
 
 
-def find_package(module: str) -> str:
-    """Return the package that provides a module; "" if that is not known."""
+def find_package(module: str, contents: Contents) -> str:
+    """Return the package that provides a module: a known one, or a listed one of its name; "" if there is none."""
+    name = canonicalize_name(module.split(".", maxsplit=1)[0])
+    return _find_known(module) or (name if is_listed(name, contents) else "")
+
+
+def _find_known(module: str) -> str:
     parts = module.split(".")
     for count in range(len(parts), 0, -1):
         if name := PACKAGE_NAMES.get(".".join(parts[:count])):
@@ -180,6 +185,11 @@ def find_old_pin(package: str, contents: Contents) -> str:
     """Return the requirement of the archive if it has no build for Python 3.11; "" otherwise."""
     line = _find_line(package, contents)
     return (requirements.find_old_pin(line) or "") if line else ""
+
+
+def is_listed(package: str, contents: Contents) -> bool:
+    """Whether `make build` installs a package without further lines."""
+    return _find_line(package, contents) is not None
 
 
 def _find_line(package: str, contents: Contents) -> Line | None:

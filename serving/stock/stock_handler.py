@@ -50,7 +50,7 @@ class StockHandler:
                 properties["limit_max_image_pixels"],
                 context.metrics,
             )
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             # TorchServe logs the traceback and retries; this line gives the reason at the log's end.
             load_error = failures.to_load_error(error, stock["handler"], self._folder)
             log.error("cannot serve this archive: %s", load_error)
@@ -121,7 +121,9 @@ class StockHandler:
             results = handle(data, self._context)
             failures.check_count(results, len(requests), "request")
             return dict(zip(requests, results, strict=True))
-        except (Exception, SystemExit) as raised:  # noqa: BLE001  to_request_error logs or answers it
+        except BaseException as raised:  # exit() and crashes of Rust code are no Exceptions
+            if "serving_worker" in type(raised).__module__.split("."):
+                raise  # the time is up, or the client has left
             error = raised
         # After the block: what a repetition raises does not have this exception as its context.
         return self._predict_again(handle, requests, context, error)

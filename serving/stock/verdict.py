@@ -144,7 +144,7 @@ def _is_ours(body: str) -> bool:
 def _advise(error: str, contents: Contents) -> tuple[str, str]:
     """Return what to do about an error, and the requirement that is missing; "" if unknown."""
     if match := re.search(r"No module named '([\w.]+)'", error):
-        package = packages.find_package(match[1])
+        package = packages.find_package(match[1], contents)
         if not package:
             name = f"the package that provides {match[1]}"
             build = contents.build_command

@@ -15,6 +15,14 @@ FAILURE = os.environ.get("LOAD_FAILURE")
 if FAILURE == "import":
     import package_of_nobody  # type: ignore[import-not-found]  # noqa: F401
 
+
+def panic(_: object) -> None:
+    """Fail as Rust code does, such as that of tokenizers: by no Exception."""
+    raise type("PanicException", (BaseException,), {})(
+        "called `Option::unwrap()` on a `None` value"
+    )
+
+
 RESPONSES: dict[str, Callable[[list[Any]], Any]] = {
     "only_first": lambda data: [data[0]],
     "nothing": lambda _: [],
@@ -28,6 +36,7 @@ RESPONSES: dict[str, Callable[[list[Any]], Any]] = {
     "get": lambda data: [data[0].get("data")],
     "exit": lambda _: sys.exit("no more"),
     "out of memory": lambda _: torch.empty(1 << 60),
+    "panic": panic,
     "tensor": lambda data: [{"scores": torch.ones(2)}] * len(data),
     "own JSON": lambda _: [json.dumps({1})],
     "attribute": lambda data: [data[0].missing],

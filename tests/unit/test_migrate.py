@@ -5,6 +5,7 @@ import codecs
 import io
 import json
 import pickle
+import sys
 import tarfile
 import warnings
 import zipfile
@@ -20,6 +21,8 @@ from serving.errors import ArchiveError
 from serving.stock import inspect
 from serving.stock.inspect import Finding
 from serving.stock.outcome import Outcome, find_cause
+from tests.images import ROOT
+from tests.programs import run_program
 
 HANDLER = """
 import json
@@ -640,3 +643,30 @@ def test_cause_of_a_failure_is_found_with_its_line_in_the_archive(
     log: str, cause: tuple[str, str]
 ) -> None:
     assert find_cause(Outcome(log=log), ["handler.py", "MAR-INF/MANIFEST.json"]) == cause
+
+
+@pytest.mark.parametrize(
+    ("own", "beside", "lines"),
+    [
+        ("torch==1.11.0\nacme~=2.0\ncaptum", None, None),
+        ("acme~=2.0", None, "'acme~=2.0' captum"),
+        ("acme~=2.0", "acme", "captum"),
+        ("", "captum\nacme", None),
+    ],
+    ids=["its own lists all", "its own lists some", "the new one lists some", "the new one"],
+)
+def test_only_missing_packages_are_to_be_added(
+    tmp_path: Path, own: str, beside: str | None, lines: str | None
+) -> None:
+    files: Files = {"handler.py": f"import acme, captum\n{FUNCTION}", "requirements.txt": own}
+    inspect_files(tmp_path, files)
+    archive, file = tmp_path / "model.mar", tmp_path / "requirements.txt"
+    if beside:
+        file.write_text(beside)
+    command = [sys.executable, "-m", "serving.stock", "--no-trial", "--json", str(archive)]
+    done = run_program(command, cwd=ROOT)
+    assert done.code == 1, done.err
+    commands = json.loads(done.out)["commands"]
+    adding = f"printf '%s\\n' {lines} >> {file}" if lines else None
+    assert commands.get("add packages") == adding
+    assert commands["image of its own"] == f"make build MODEL={archive}"

@@ -14,6 +14,7 @@ from ts.model_loader import TsModelLoader
 from ts.service import Service
 
 from serving.stock import manifest
+from serving.worker.serving_worker.limit import ResponseTimeoutError
 from tests.stock import archive
 
 HANDLER = Path(archive.__file__).with_name("streaming_handler.py")
@@ -268,6 +269,7 @@ def test_parameters_and_the_number_of_instances_are_not_checked(faulty: Service)
             500,
             "the archive's handler returned no JSON: Object of type Tensor is not JSON",
         ),
+        ("panic", 500, "the archive's handler failed: PanicException"),
         ("own JSON", 500, "the archive's handler failed: TypeError"),
         ("attribute", 500, "the archive's handler failed: AttributeError"),
     ],
@@ -334,3 +336,14 @@ def test_explain_sets_the_header_of_torchserves_explanations(faulty: Service) ->
     explain = json.dumps(document).encode(), "application/json"
     answers, _ = handle(faulty, body("explained"), explain)
     assert [predictions(answer) for answer in answers] == [[None], ["True", "True"]]
+
+
+def test_limit_of_the_worker_is_no_failure_of_the_handler(
+    faulty: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise ResponseTimeoutError
+
+    monkeypatch.setattr(faulty._entry_point.__self__, "_handle_json", interrupt)
+    with pytest.raises(ResponseTimeoutError):
+        handle(faulty, body(1))
