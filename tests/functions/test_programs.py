@@ -83,7 +83,7 @@ def test_model_is_uploaded_to_a_bucket(run: Run, emulator: str, trained: Path) -
         ),
         ("deploy knn --project my-project --storage /tmp", "STORAGE=gs://"),
         ("deploy hello --project X", "a project ID: 6 to 30"),
-        ("deploy hello --project my-project --region us", "a region such as"),
+        ("deploy hello --project my-project --region us", "a region of Vertex AI such as"),
     ],
 )
 def test_error_has_the_reason_and_a_hint(run: Run, line: str, message: str) -> None:
