@@ -127,6 +127,7 @@ def _build_image(docker: Docker, image: str, log: Callable[[str], None]) -> None
     environ = {name: value for name, value in os.environ.items() if name not in ours}
     command = ["make", "build", f"IMAGE={image}", f"DOCKER={docker.program}"]
     last: deque[str] = deque(maxlen=3)
+    steps: set[str] = set()
     try:
         process = subprocess.Popen(
             command,
@@ -147,7 +148,9 @@ def _build_image(docker: Docker, image: str, log: Callable[[str], None]) -> None
         for line in process.stdout:
             if line.strip():
                 last.append(" ".join(line.split()))
-            if step := re.match(r"#\d+ (\[.+\] (?:RUN|COPY|FROM) .+)", line):
+            step = re.match(r"#\d+ (\[.+\] (?:RUN|COPY|FROM) .+)", line)
+            if step and step[1] not in steps:  # BuildKit repeats those that run at once
+                steps.add(step[1])
                 log(textwrap.shorten(step[1], MAX_STEP_CHARS, placeholder="…"))
         process.wait()
     finally:
