@@ -120,7 +120,7 @@ def _check_calls(code: Code, file: str, tree: ast.Module) -> Iterator[Finding]:
 def list_installed(call: str) -> list[str]:
     """Return the requirements in a call, or in an error, of `pip install`."""
     found = re.search(r"\bpip3?\b[\s'\",]+install\b(.*)", call)
-    words = re.findall(r"[^\s'\",()\[\]]+(?:\[[\w,]+\])?", found[1] if found else "")
+    words = re.findall(r"[^\s'\"`,()\[\]]+(?:\[[\w,]+\])?", found[1] if found else "")
     requirements = []
     for word in words:
         try:

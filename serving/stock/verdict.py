@@ -18,7 +18,7 @@ HINTS = {
     r"[Ww]eights only load failed|weights_only": f"torch 2.6 and later load only weights: {TRUSTED}",
     r"Read-only file system": "the image's file system is read-only: write below /tmp",
     r"InvalidCxxCompiler|[Nn]o working C\+\+ compiler|Failed to find C compiler": (
-        "the image has no compiler: remove `pt2` from the model's config, or set its backend to aot_eager"
+        "the image has no compiler: remove torch.compile, or `pt2` of the model's config, or use the backend aot_eager"
     ),
     r"not compiled with CUDA|No CUDA GPUs|Found no NVIDIA driver": (
         "the image is for CPUs: let the handler choose the device by torch.cuda.is_available(), or build "
@@ -150,11 +150,13 @@ def _advise(error: str, contents: Contents) -> tuple[str, str]:
             build = contents.build_command
             return f"write {name} in requirements.txt beside the archive, then {build}", ""
         return "", packages.pin(package, contents)
-    if names := list_installed(error):
-        hint = (
-            "the image has no pip: remove the installation from the handler, and add the packages"
-        )
-        return f"{hint} by {contents.build_command}", names[0]
+    named = re.findall(r"Missing optional dependency '(.+?)'", error)
+    if names := named or list_installed(error):
+        hint = ""
+        if "non-zero exit status" in error:
+            hint = "the image has no pip: remove the installation from the handler, and add the packages by "
+            hint += contents.build_command
+        return hint, names[0]
     if NETWORK_ERROR.search(error):
         return "put what it downloads into the archive", ""
     return next((hint for pattern, hint in HINTS.items() if re.search(pattern, error)), ""), ""

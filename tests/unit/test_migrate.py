@@ -21,6 +21,7 @@ from serving.errors import ArchiveError
 from serving.stock import inspect
 from serving.stock.inspect import Finding
 from serving.stock.outcome import Outcome, find_cause
+from serving.stock.verdict import combine
 from tests.images import ROOT
 from tests.programs import run_program
 
@@ -670,3 +671,25 @@ def test_only_missing_packages_are_to_be_added(
     adding = f"printf '%s\\n' {lines} >> {file}" if lines else None
     assert commands.get("add packages") == adding
     assert commands["image of its own"] == f"make build MODEL={archive}"
+
+
+@pytest.mark.parametrize(
+    ("error", "requirement"),
+    [
+        ("ModuleNotFoundError: No module named 'cv2'", "opencv-python-headless"),
+        ("ImportError: Missing optional dependency 'openpyxl'. Use pip or conda to", "openpyxl"),
+        (
+            "ImportError: it requires Accelerate: `pip install 'accelerate>=0.26'`",
+            "accelerate>=0.26",
+        ),
+        ("CalledProcessError: Command '['python', '-m', 'pip', 'install', '-q', 'x']'", "x"),
+        ("ModuleNotFoundError: No module named 'unknown_tools'", ""),
+    ],
+)
+def test_package_that_an_exception_names_is_to_be_added(
+    tmp_path: Path, error: str, requirement: str
+) -> None:
+    inspect_files(tmp_path, {"handler.py": FUNCTION})
+    contents = inspect.read_archive(tmp_path / "model.mar")
+    report = combine(contents, [], Outcome(error=error), None)
+    assert report.requirements == ([requirement] if requirement else [])
