@@ -1,4 +1,4 @@
-# TorchServe behind nginx, with one model archive. The stages are in order of change, the rarest first.
+# TorchServe behind nginx, with a model archive or several. The stages are in order of change, the rarest first.
 #   make build MODEL=name
 #
 # Two builds of one commit on one base give the same layers: each stage sets the times of its files to
@@ -78,7 +78,7 @@ RUN cd /tmp/packages && if grep -q '^[[:space:]]*[^#[:space:]]' requirements.txt
  && { /opt/venv/bin/python -m compileall -q -i /tmp/modules >/dev/null || true; } \
  && find /opt/venv -cnewer /tmp/began -exec touch --no-dereference --date @0 {} +; fi
 
-# This project's code, and the model archive with the SHA-256 that is checked at each start.
+# This project's code, and the model archives with the SHA-256 that is checked at each start.
 FROM packages AS app
 COPY serving /out/app/serving
 # Fetches AIP_STORAGE_URI.
@@ -89,7 +89,7 @@ COPY docker/*.conf docker/*.lua /out/app/docker/
 COPY LICENSE NOTICE /out/app/
 ARG MODEL_FILES=build/digits
 COPY ${MODEL_FILES}/*.mar /out/model-store/
-RUN cd /out/model-store && sha256sum *.mar > "$(basename *.mar).sha256" \
+RUN cd /out/model-store && for mar in *.mar; do sha256sum "${mar}" > "${mar}.sha256"; done \
  && chmod -R u=rwX,go=rX /out && find /out -exec touch --date @0 {} + \
  && python3 -m compileall -q -s /out /out/app \
  && find /out -exec touch --date @0 {} +

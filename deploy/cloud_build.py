@@ -62,7 +62,7 @@ def write_ignore_file(model: Model) -> Path:
         if own.is_file():
             shutil.copyfile(own, copy)
     packages = (model.packages, model.distributions)
-    needed = (model.archive, *packages, model.requests, model.request, copy)
+    needed = (*model.archives, *packages, model.requests, model.request, copy)
     lines = ["/model", f"!/{model.build}", f"/{model.build}/*", *(f"!/{path}" for path in needed)]
     file = model.build / "gcloudignore"
     file.write_text("\n".join([Path(IGNORE_FILE).read_text(), *lines, ""]))

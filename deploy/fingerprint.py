@@ -50,19 +50,27 @@ def fingerprint(root: Path, names: Iterable[str], exclude: Collection[str] = CAC
 
 def image_tag(model: Model, root: Path = Path()) -> str:
     """Return the tag of the image that is built from `root` and a model: src- and a fingerprint of its sources."""
-    if not (root / model.archive).is_file():
-        raise UserError(f"{model.archive} does not exist", "make archive")
+    for path in model.archives:
+        if not (root / path).is_file():
+            raise UserError(f"{path} does not exist", "make archive")
     total = hashlib.sha256(model.name.encode())
     total.update(fingerprint(root, IMAGE_SOURCES).encode())
     # The requirements and the local wheels.
     total.update(fingerprint(root / model.packages, ["."]).encode())
+    for path in model.archives:
+        if model.folder_archives:
+            total.update(path.name.encode())
+        _add_archive(total, root / path)
+    return f"src-{total.hexdigest()[:16]}"
+
+
+def _add_archive(total: "hashlib._Hash", path: Path) -> None:
     # The archive's entries instead of the file, whose manifest holds the time of packing.
-    with zipfile.ZipFile(root / model.archive) as archive:
+    with zipfile.ZipFile(path) as archive:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
             if not entry.filename.endswith("MANIFEST.json"):
                 digest = hashlib.sha256(archive.read(entry)).hexdigest()
                 total.update(f"{entry.filename}\0{digest}\0".encode())
-    return f"src-{total.hexdigest()[:16]}"
 
 
 def git_commit() -> str:

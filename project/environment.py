@@ -41,6 +41,8 @@ def copy_packages(model: Model) -> Path:
     to the image are left out. A model without a requirements.txt
     gets an empty one. Raises InstallError.
     """
+    if model.folder_archives:
+        return model.packages  # `make archive` joins those of the archives
     with (
         hold_lock(model.build / "packages.lock"),
         tempfile.TemporaryDirectory(dir=model.build, prefix="packages-") as scratch,

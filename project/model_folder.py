@@ -46,7 +46,8 @@ class Model:
     """A model's sources, and the files that are built from them."""
 
     path: Path
-    """The folder with model.py, or a ready archive: a .mar, another format of it, or the folder of an unpacked one."""
+    """The folder with model.py, or a ready archive: a .mar, another format of it, the folder of an unpacked one; or a
+    folder of several .mar files."""
     name: str
     """The name of the archive, the image, the endpoint and the function: lowercase letters, digits, hyphens."""
     output: Path = field(default_factory=lambda: Path(os.environ.get(OUTPUT_VARIABLE) or BUILD))
@@ -70,8 +71,18 @@ class Model:
 
     @property
     def archive(self) -> Path:
-        """The archive that is served."""
+        """The archive that is served, unless there are several."""
         return self.build / f"{self.name}.mar"
+
+    @property
+    def folder_archives(self) -> list[Path]:
+        """The ready archives of a folder of several, which one image serves together; else none."""
+        return [] if self.is_archive else _list_archives(self.path)
+
+    @property
+    def archives(self) -> list[Path]:
+        """The archives that are served."""
+        return [self.build / path.name for path in self.folder_archives] or [self.archive]
 
     @property
     def weights(self) -> Path:
@@ -119,7 +130,7 @@ class Model:
 
 
 def find_model(value: str | None = None, root: Path = Path()) -> Model:
-    """Return the model that MODEL names: a folder in model/, any other folder, or an archive.
+    """Return the model that MODEL names: a folder in model/, any other folder, an archive, or a folder of several.
 
     None or "" is the only folder in model/, else `digits`. Raises ModelFolderError.
     """
@@ -130,7 +141,8 @@ def find_model(value: str | None = None, root: Path = Path()) -> Model:
         value = names[0] if len(names) == 1 else DEFAULT
     path = root / MODELS / value if value in names else Path(value)
     suffix = next((each for each in ARCHIVE_SUFFIXES if path.name.lower().endswith(each)), "")
-    if path.is_dir() and ((path / ENTRY).is_file() or (path / MANIFEST).is_file()):
+    is_model = (path / ENTRY).is_file() or (path / MANIFEST).is_file()
+    if path.is_dir() and (is_model or _list_archives(path)):
         return Model(path=path, name=_to_name(path.resolve().name))
     if path.is_file() and suffix:
         return Model(path=path, name=_to_name(path.name[: -len(suffix)]))
@@ -153,6 +165,12 @@ def add_model_option(
         "name in model/, folder or archive (default: the variable MODEL, the only model, or digits)"
     )
     parser.add_argument("--model", default=default, metavar="MODEL", help=text)
+
+
+def _list_archives(folder: Path) -> list[Path]:
+    """Return the .mar files of a folder that has several of them and no model.py."""
+    archives = sorted(file for file in folder.glob("*.mar") if not file.name.startswith("."))
+    return archives if len(archives) > 1 and not (folder / ENTRY).is_file() else []
 
 
 def _to_name(text: str) -> str:

@@ -22,6 +22,7 @@ from project.model_folder import OUTPUT_VARIABLE, REQUIREMENTS, Model, add_model
 from project.weights import make_weights
 from serving import artifact
 from serving.errors import ArchiveError
+from serving.selection import name_golden_request, name_models
 from serving.stock import manifest
 from serving.unpacking import unpack
 from serving.verification import (
@@ -53,17 +54,20 @@ def build(model: Model) -> bool:
             make_weights(model, [])
         record = model.build / "archive.json"
         inputs = json.dumps(_list_inputs(model))
-        outputs = (model.archive, model.packages, model.distributions, record)
+        outputs = (*model.archives, model.packages, model.distributions, record)
         if all(path.exists() for path in outputs) and record.read_text() == inputs:
             return False
         record.unlink(missing_ok=True)
-        if model.is_archive:
+        if model.folder_archives:
+            _copy_archives(model)
+        elif model.is_archive:
             _copy_archive(model)
             copy_packages(model)
             model.distributions.write_text("{}")
         else:
             _build_archive(model)
-        _extract_requests(model)
+        if not model.folder_archives:
+            _extract_requests(model)
         record.write_text(json.dumps(_list_inputs(model)))
         return True
 
@@ -100,6 +104,25 @@ def _forget_backend(model: Model) -> bool:
     return True
 
 
+def _copy_archives(model: Model) -> None:
+    """Copy the archives of a folder, each under its own name, and join the requirements of their packages."""
+    for old in model.build.glob("*.mar"):
+        old.unlink()
+    shutil.rmtree(model.packages, ignore_errors=True)
+    requirements: list[str] = []
+    for name, file in name_models(path.name for path in model.folder_archives).items():
+        with tempfile.TemporaryDirectory(dir=model.build, prefix="archive-") as scratch:
+            part = Model(path=model.path / file, name=name, output=Path(scratch))
+            part.build.mkdir()
+            _copy_archive(part)
+            shutil.copytree(copy_packages(part), model.packages, dirs_exist_ok=True)
+            os.replace(part.archive, model.build / file)
+            requirements += (part.packages / REQUIREMENTS).read_text().splitlines()
+    lines = dict.fromkeys(requirements)
+    (model.packages / REQUIREMENTS).write_text("".join(f"{line}\n" for line in lines))
+    model.distributions.write_text("{}")
+
+
 def _copy_archive(model: Model) -> None:
     """Copy a ready archive under the model's name; a stock archive is adapted to be served here."""
     if model.archive.exists() and model.archive.samefile(model.path):
@@ -112,10 +135,15 @@ def _copy_archive(model: Model) -> None:
         else:
             unpack(model.path, contents)
         manifest.adapt(contents, model.name)
-        beside = model.path.with_name(GOLDEN_REQUEST)
-        if beside.is_file():
+        for beside in _list_golden_requests(model):
             shutil.copyfile(beside, contents / manifest.GOLDEN_REQUEST)
         _write_archive(contents, model.archive)
+
+
+def _list_golden_requests(model: Model) -> list[Path]:
+    """Return the golden requests beside a ready archive, that of its name last."""
+    names = (GOLDEN_REQUEST, name_golden_request(model.path.stem))
+    return list(filter(Path.is_file, map(model.path.with_name, names)))
 
 
 def _write_archive(contents: Path, archive: Path, compression: int = zipfile.ZIP_STORED) -> None:
@@ -207,7 +235,12 @@ def _is_left_out(name: str) -> bool:
 
 def _list_inputs(model: Model) -> list[list[str | int]]:
     """Return what identifies the contents of an archive: the path, size and time of every file."""
-    if model.is_archive:
+    if model.folder_archives:
+        files = [archive.resolve() for archive in model.folder_archives]
+        beside = [model.path / REQUIREMENTS, *sorted(model.path.glob(f"*{GOLDEN_REQUEST}"))]
+        files += [file.resolve() for file in beside if file.is_file()]
+        files += [Path(__file__), Path(manifest.__file__), manifest.HANDLER_FILE, *manifest.MODULES]
+    elif model.is_archive:
         path = model.path.resolve()
         files = sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
         beside = [model.path.with_name(name) for name in (REQUIREMENTS, GOLDEN_REQUEST)]
@@ -275,10 +308,11 @@ def main() -> None:
 
 def _build_and_report(model: Model) -> None:
     is_new = build(model)
-    size = f"{model.archive.stat().st_size / 1024:.0f} KiB"
-    packed = "packed" if model.is_archive else "the requests get the expected predictions"
+    is_ready = model.is_archive or model.folder_archives
+    packed = "packed" if is_ready else "the requests get the expected predictions"
     state = packed if is_new else "up to date"
-    print(f"{model.archive}  {size}; {state}")
+    for archive in model.archives:
+        print(f"{archive}  {archive.stat().st_size / 1024:.0f} KiB; {state}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
 """The layout of a model on a machine: workers, threads, batches, and the size of Java's heap."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from serving.errors import ServingError
 
 WORKER_BYTES = 600 << 20
 """What one worker with torch and a small model may grow to."""
 FRONTEND_BYTES = 500 << 20
 """What Java and the other processes need beside the workers."""
+JAVA_BYTES = 130 << 20
+"""What the Java of each further model needs."""
+MIN_WORKER_BYTES, MIN_FRONTEND_BYTES = 100 << 20, 300 << 20
+"""What they need beside the model's files if requests are small: several models without this room are refused."""
 MIN_HEAP_BYTES, MAX_HEAP_BYTES = 128 << 20, 512 << 20
 
 MIN_PARALLEL_MS = 4
@@ -15,6 +22,10 @@ MAX_THREADS = 4
 MAX_BATCH_REQUESTS = 32
 MAX_BATCH_MS = 250
 """The time for one batch: requests that arrive while it runs wait for all of it."""
+
+
+class LayoutError(ServingError):
+    """The models do not fit into the memory."""
 
 
 class Layout(NamedTuple):
@@ -66,6 +77,52 @@ def max_workers(cores: int, memory_bytes: int | None, model_bytes: int = 0) -> i
     if memory_bytes is None:
         return cores
     return max((memory_bytes - FRONTEND_BYTES) // (WORKER_BYTES + 2 * model_bytes), 1)
+
+
+class Demand(NamedTuple):
+    """What one of several models would use if it had the machine for itself."""
+
+    layout: Layout
+    model_bytes: int
+    """The size of the model's files."""
+
+
+def share_machine(
+    demands: Mapping[str, Demand], cores: int, memory_bytes: int
+) -> dict[str, Layout]:
+    """Return the layout of each of several models by its name; raise LayoutError if the memory is too small.
+
+    Each model gets a worker. Then the model with the fewest workers gets another one, as long as the memory
+    suffices and no model has more than it would have alone. The busy workers of all models share the cores.
+    """
+    further_bytes = JAVA_BYTES * (len(demands) - 1)
+    min_bytes = MIN_FRONTEND_BYTES + further_bytes
+    min_bytes += sum(MIN_WORKER_BYTES + demand.model_bytes for demand in demands.values())
+    if min_bytes > memory_bytes:
+        sizes = ", ".join(f"{name} {d.model_bytes >> 20} MiB" for name, d in demands.items())
+        raise LayoutError(
+            f"{len(demands)} models with a worker each need at least {min_bytes >> 20} MiB, and the container has "
+            f"{memory_bytes >> 20} MiB: give it more memory, or fewer models ({sizes})"
+        )
+    costs = {name: WORKER_BYTES + 2 * demand.model_bytes for name, demand in demands.items()}
+    workers = dict.fromkeys(demands, 1)
+    free = memory_bytes - FRONTEND_BYTES - further_bytes - sum(costs.values())
+    while growing := [
+        name
+        for name, demand in demands.items()
+        if workers[name] < demand.layout.workers and costs[name] <= free
+    ]:
+        name = min(growing, key=workers.__getitem__)
+        workers[name] += 1
+        free -= costs[name]
+    return {
+        name: layout._replace(
+            workers=workers[name],
+            threads=max(layout.threads, cores // workers[name]),
+            source=f"{layout.source}, {len(demands)} models share {cores} cores",
+        )
+        for name, (layout, _) in demands.items()
+    }
 
 
 def heap_bytes(memory_bytes: int | None) -> int:

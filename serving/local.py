@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import storage
-from project.model_folder import ModelFolderError, add_model_option, find_model
+from project.model_folder import Model, ModelFolderError, add_model_option, find_model
 from serving import artifact, java, probe, resources
 from serving.artifact import Artifact
 from serving.errors import ServingError
@@ -68,7 +68,7 @@ def main() -> None:
         patched = parse_patches(os.environ.get(PATCHES_VARIABLE))
         check_stock_variables(os.environ)
         _check_port_is_free(args.host, args.port)
-        archive = args.archive or find_model(args.model).archive
+        archive = args.archive or _get_archive(find_model(args.model))
         served = _get_artifact(archive, args.storage, run_dir)
         config = configure(served, f"http://{args.host}:{args.port}", run_dir)
         for line in describe_ignored_settings(served, os.environ):
@@ -105,6 +105,15 @@ def check_stock_variables(environ: Mapping[str, str]) -> None:
     for name, values in STOCK_VARIABLES.items():
         if (value := environ.get(name)) and value not in values:
             raise ServerError(f"{name}={value}: expected {' or '.join(values)}")
+
+
+def _get_archive(model: Model) -> Path:
+    if len(model.archives) > 1:
+        raise ServerError(
+            f"{model.path} has several archives; only the image serves them together: make build and make run with "
+            f"MODEL={model.path}, or here one of them: MODEL={model.folder_archives[0]}"
+        )
+    return model.archives[0]
 
 
 def _get_artifact(archive: Path, uri: str | None, run_dir: Path) -> Artifact:

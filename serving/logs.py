@@ -86,17 +86,24 @@ class Log:
         self._labels = dict(labels or {})
 
     def write(
-        self, severity: str, message: str, process: str = "entrypoint", **fields: object
+        self,
+        severity: str,
+        message: str,
+        process: str = "entrypoint",
+        model: str = "",
+        **fields: object,
     ) -> None:
-        """Write a line; `fields` are added to a JSON line."""
+        """Write a line; `model` is one of several, `fields` are added to a JSON line."""
         if severity in SEVERITIES and SEVERITIES.index(severity) < self._min_rank:
             return
         if self._as_text:
-            prefix = "" if process == "entrypoint" else f"{process}: "
+            source = f"{process} of {model}" if model else process
+            prefix = "" if process == "entrypoint" else f"{source}: "
             text = f"{time.strftime('%H:%M:%S')} {severity:7} {prefix}{message}"
         else:
             line = {"severity": severity, "time": _format_now(), "message": message, **fields}
-            text = json.dumps(line | {LABELS: {**self._labels, "process": process}})
+            labels = {**self._labels, "process": process} | ({"model": model} if model else {})
+            text = json.dumps(line | {LABELS: labels})
         self._write_line(f"{text}\n")
 
     def pass_through(self, lines: IO[str] | None) -> threading.Thread:
@@ -136,12 +143,12 @@ class Log:
         """Write a message of the entrypoint."""
         self.write("INFO", message)
 
-    def forward(self, record: LogRecord) -> None:
-        """Write a record of one of TorchServe's processes."""
+    def forward(self, record: LogRecord, model: str = "") -> None:
+        """Write a record of one of TorchServe's processes; `model` is one of several."""
         fields: dict[str, object] = {"requests": list(record.requests)} if record.requests else {}
         if record.trace:
             fields[TRACE] = record.trace
-        self.write(record.severity, record.message, record.process, **fields)
+        self.write(record.severity, record.message, record.process, model, **fields)
 
 
 def _format_now() -> str:

@@ -55,6 +55,10 @@ class TorchServeConfig:
     """The .mar, or the folder of an unpacked one; its stem is the model's name."""
     run_dir: Path
     """A folder of its own for sockets, configuration and unpacked archives. Its path must be short."""
+    shared_dir: Path | None = None
+    """The folder for what several TorchServes in a container share; None: `run_dir`, as there is only this one."""
+    shared_workers: int = 0
+    """The workers of all TorchServes in the container, if there are several."""
     layout: Layout
     address: str
     """Where predictions are served: http://HOST:PORT or unix:PATH."""
@@ -90,9 +94,14 @@ class TorchServeConfig:
         return f"unix:{self.run_dir}/management.sock"
 
     @property
+    def container_dir(self) -> Path:
+        """The folder for the fork server, the totals of the workers and the shared cores."""
+        return self.shared_dir or self.run_dir
+
+    @property
     def fork_server_socket(self) -> Path:
         """Where the worker of this project finds a process to fork from, if there is one."""
-        return self.run_dir / "fork-server.sock"
+        return self.container_dir / "fork-server.sock"
 
     @property
     def model_name(self) -> str:
@@ -226,7 +235,7 @@ def build_environment(config: TorchServeConfig) -> dict[str, str]:
         "WORKER_LOG_LEVEL": "DEBUG" if config.verbose else "INFO",
         "LOG_LOCATION": str(config.run_dir),
         "METRICS_LOCATION": str(config.run_dir),
-        "TELEMETRY_DIR": str(config.run_dir) if config.has_telemetry else "",
+        "TELEMETRY_DIR": str(config.container_dir) if config.has_telemetry else "",
         "TELEMETRY_PORT": str(config.telemetry_port or ""),
         "FORK_SERVER": str(config.fork_server_socket),
         "LISTENER_SOCKET": str(config.listener_socket or ""),
@@ -239,10 +248,13 @@ def build_environment(config: TorchServeConfig) -> dict[str, str]:
 def _share_cores(config: TorchServeConfig) -> dict[str, str]:
     """Return the variables for workers that have more threads together than there are cores."""
     workers, cores = config.layout.workers, resources.cores()
-    if workers * config.layout.threads <= cores:
+    if not config.shared_workers and workers * config.layout.threads <= cores:
         return {"SHARED_CORES_FILE": ""}
-    file = str(config.run_dir / "shared-cores")
-    return {"SHARED_CORES_FILE": file, "SHARED_CORES": str(cores), "WORKERS": str(workers)}
+    return {
+        "SHARED_CORES_FILE": str(config.container_dir / "shared-cores"),
+        "SHARED_CORES": str(cores),
+        "WORKERS": str(config.shared_workers or workers),
+    }
 
 
 class Server:

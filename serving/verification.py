@@ -100,26 +100,31 @@ def _add_hint(error: str, known: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    """Verify an archive; exit with the error if its predictions are wrong."""
+    """Verify archives; exit with the error if their predictions are wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.verification", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("archive", type=Path, help="the .mar")
+    parser.add_argument("archive", type=Path, nargs="+", help="a .mar")
     text = "JSON object with the requirement for each module"
     parser.add_argument("--distributions", type=Path, metavar="FILE", help=text)
     args = parser.parse_args()
     known = json.loads(args.distributions.read_text()) if args.distributions else {}
-    try:
-        if not manifest.read_manifest(args.archive).is_project:
-            print(f"{args.archive.name} was not made by this project: it is not verified")
-            return
-        with tempfile.TemporaryDirectory() as scratch:
-            unpack(args.archive, Path(scratch))
-            if notes := verify(Path(scratch), known=known):
-                print(notes)
-    except ArchiveError as error:
-        sys.exit(f"{args.archive.name}: {error}")
-    print(f"{args.archive.name}: the requests get the expected predictions")
+    for archive in args.archive:
+        try:
+            _verify_archive(archive, known)
+        except ArchiveError as error:
+            sys.exit(f"{archive.name}: {error}")
+
+
+def _verify_archive(archive: Path, known: Mapping[str, str]) -> None:
+    if not manifest.read_manifest(archive).is_project:
+        print(f"{archive.name} was not made by this project: it is not verified")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        unpack(archive, Path(scratch))
+        if notes := verify(Path(scratch), known=known):
+            print(notes)
+    print(f"{archive.name}: the requests get the expected predictions")
 
 
 if __name__ == "__main__":

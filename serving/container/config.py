@@ -14,6 +14,7 @@ from typing import TypeVar
 from serving import artifact
 from serving.container.errors import ConfigError
 from serving.logs import SEVERITIES
+from serving.selection import MODEL_NAME
 from serving.torchserve import PATCHES_VARIABLE, STOCK_VARIABLES
 
 T = TypeVar("T")
@@ -46,7 +47,9 @@ class Config:
     """Ignored if `any_route` is set."""
     max_request_bytes: int
     storage_uri: str | None
-    """The location of the model; None: the archive in the image."""
+    """The location of the model; None: the archives in the image."""
+    default_model: str | None
+    """Which of several models answers requests that choose none."""
     archive_sha256: str | None
     """The expected SHA-256 of the archive in `storage_uri`, in hex; None: no check."""
     any_route: bool
@@ -93,10 +96,10 @@ class Config:
         return " ".join(f"{name}={value}" for name, value in values.items() if value or value == 0)
 
 
-def read_config(environ: Mapping[str, str], model_name: str) -> Config:
+def read_config(environ: Mapping[str, str], model_name: str = MODEL_NAME) -> Config:
     """Read the configuration; raise ConfigError.
 
-    `model_name` is the name of the archive in the image.
+    `model_name` is the name of the only archive in the image.
     """
     environ = strip_carriage_returns(environ)
 
@@ -109,7 +112,7 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
 
     storage_uri = optional("AIP_STORAGE_URI", str)
     endpoint, deployed = environ.get("AIP_ENDPOINT_ID"), environ.get("AIP_DEPLOYED_MODEL_ID")
-    health, predict = "/ping", f"/predictions/{artifact.MODEL_NAME if storage_uri else model_name}"
+    health, predict = "/ping", f"/predictions/{MODEL_NAME if storage_uri else model_name}"
     if endpoint and deployed:  # Vertex AI's own defaults
         health = f"/v1/endpoints/{endpoint}/deployedModels/{deployed}"
         predict = f"{health}:predict"
@@ -124,6 +127,7 @@ def read_config(environ: Mapping[str, str], model_name: str) -> Config:
         predict_route=read("AIP_PREDICT_ROUTE", _route, predict),
         max_request_bytes=read("MAX_REQUEST_BYTES", _request_bytes, str(10 * MEBIBYTE)),
         storage_uri=storage_uri,
+        default_model=optional("DEFAULT_MODEL", str),
         archive_sha256=optional(artifact.SHA256_VARIABLE, _sha256),
         any_route=bool(
             optional("AIP_INVOKE_ROUTE_PREFIX", _invoke_prefix)

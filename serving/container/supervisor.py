@@ -1,15 +1,17 @@
 """The supervision of nginx and TorchServe: readiness, and the faults that end the container."""
 
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from serving import probe, resources
 from serving.container.errors import StartupError, describe_exit
-from serving.container.nginx import Nginx
+from serving.container.models import Model
 from serving.container.telemetry import TelemetryProcess
 from serving.logs import Log
-from serving.torchserve import Server
+from serving.torchserve import DEFAULT_RESPONSE_TIMEOUT_S, Server
 
 STARTUP_TIMEOUT_S = 1200
 """How long a model may take until its first healthy probe."""
@@ -23,16 +25,42 @@ MAX_FAILED_PROBES = 1
 """One probe may fail under load; a second one means that clients get no response either."""
 
 
+class ModelError(StartupError):
+    """A model cannot be served, or its TorchServe has ended."""
+
+
+class Readiness(Protocol):
+    """Whether nginx accepts predictions of a model."""
+
+    process: "subprocess.Popen[str]"
+    """nginx."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether predictions are accepted."""
+        ...
+
+    def set_ready(self) -> None:
+        """Accept predictions."""
+        ...
+
+    def set_unavailable(self) -> None:
+        """Answer 503."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Supervisor:
-    """Probes the model and sets the container's readiness."""
+    """Probes a model and sets its readiness."""
 
-    nginx: Nginx
+    nginx: Readiness
     server: Server
     probe: Callable[[float], probe.ProbeResult]
     """Takes a timeout in seconds."""
     log: Log
     telemetry: TelemetryProcess | None
+    prefix: str = ""
+    """Of log lines; names the model if there are several."""
     extra_timeout_s: int = 0
     """How much longer than the default a response may take. Probes that time out count only after this time."""
 
@@ -46,7 +74,7 @@ class Supervisor:
             now = time.monotonic()
             if result.healthy:
                 if not self.nginx.is_ready:
-                    self.log.info(f"ready after {now - unready_since:.1f} s")
+                    self.log.info(f"{self.prefix}ready after {now - unready_since:.1f} s")
                     self.nginx.set_ready()
                 self.server.failures.reset()
                 healthy_at, timeout_s, failed_probes = now, UNRESPONSIVE_TIMEOUT_S, 0
@@ -58,7 +86,7 @@ class Supervisor:
                 if is_failing and self.nginx.is_ready:
                     self.nginx.set_unavailable()
                     unready_since = now
-                    self.log.info(f"not ready: {result.detail}")
+                    self.log.info(f"{self.prefix}not ready: {result.detail}")
                 self._check_model(unhealthy_s, timeout_s + extra_s)
             self._wait(PROBE_INTERVAL_S if self.nginx.is_ready else RETRY_INTERVAL_S)
 
@@ -77,15 +105,36 @@ class Supervisor:
         if self.server.process.poll() is not None:
             code, reason = self.server.process.returncode, self.server.failures.cause
             text = f"TorchServe {describe_exit(code)}{f': {reason}' if reason else ''}"
-            raise StartupError(_with_oom_kills(text))
+            raise ModelError(_with_oom_kills(text))
 
     def _check_model(self, unhealthy_s: float, timeout_s: float) -> None:
         if self.server.failures.are_final:
             reason = _with_oom_kills(self.server.failures.reason)
-            raise StartupError(f"the model cannot be loaded: {reason}")
+            raise ModelError(f"the model cannot be loaded: {reason}")
         if unhealthy_s > timeout_s:
             reason = f": {cause}" if (cause := self.server.failures.cause) else ""
-            raise StartupError(f"the model has not responded for {unhealthy_s:.0f} s{reason}")
+            raise ModelError(f"the model has not responded for {unhealthy_s:.0f} s{reason}")
+
+
+def create_supervisor(
+    model: Model,
+    nginx: Readiness,
+    server: Server,
+    log: Log,
+    telemetry: TelemetryProcess | None = None,
+) -> Supervisor:
+    """Return the supervisor of a model."""
+    assert model.served is not None
+    config, address = model.config, f"unix:{model.upstream.socket}"
+    return Supervisor(
+        nginx=nginx,
+        server=server,
+        probe=probe.create_probe(config, model.served.golden_request, address),
+        log=log,
+        telemetry=telemetry,
+        prefix=model.label,
+        extra_timeout_s=max(config.response_timeout_s - DEFAULT_RESPONSE_TIMEOUT_S, 0),
+    )
 
 
 def _with_oom_kills(reason: str) -> str:

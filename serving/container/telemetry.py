@@ -6,10 +6,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from serving.container.config import Config
+from serving.container.models import Model, join_names
 from serving.logs import Log
-from serving.torchserve import TorchServeConfig, wait_or_kill
+from serving.stock import manifest
+from serving.torchserve import wait_or_kill
 
 BUFFER_BYTES = 4 << 20
 """The socket's receive buffer; Linux limits it to net.core.rmem_max."""
@@ -35,9 +38,13 @@ class TelemetryProcess:
         """The UDP port on loopback that receives events; None if no traces are exported."""
         return self._socket.getsockname()[1] if self._config.trace_sampler else None
 
-    def start(self, server_config: TorchServeConfig, version: str) -> None:
-        """Start the process; `version` is the archive's."""
-        self._server_config, self._version = server_config, version
+    def start(self, models: Sequence[Model]) -> None:
+        """Start the process; the totals are those of all models together."""
+        paths = [model.config.archive for model in models]
+        versions = [manifest.read_manifest(path).version for path in paths]
+        self._model = {"model": join_names(models), "version": ",".join(versions)}
+        self._run_dir = models[0].config.container_dir
+        self._workers = sum(model.config.layout.workers for model in models)
         self._start()
 
     def supervise(self) -> None:
@@ -59,7 +66,7 @@ class TelemetryProcess:
 
     def _start(self) -> None:
         labels = dict(self._config.labels)
-        model = {"model": self._server_config.model_name, "version": self._version} | labels
+        model = self._model | labels
         log = {
             "as_text": self._config.log_format == "text",
             "level": self._config.log_level,
@@ -70,9 +77,9 @@ class TelemetryProcess:
             [
                 *(sys.executable, "-m", "serving.telemetry"),
                 f"--socket={fd}",
-                f"--run={self._server_config.run_dir}",
+                f"--run={self._run_dir}",
                 f"--model={json.dumps(model)}",
-                f"--workers={self._server_config.layout.workers}",
+                f"--workers={self._workers}",
                 f"--since-ns={self._created_ns}",
                 f"--log={json.dumps(log)}",
                 *(["--prometheus"] if self._config.metrics_port else []),

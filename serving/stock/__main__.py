@@ -16,8 +16,8 @@ from typing import Any
 from contract.docker import Docker
 from project.model_folder import REQUIREMENTS
 from project.requirements import adapt, read_lines
-from serving import artifact
 from serving.errors import ArchiveError
+from serving.selection import select_files
 from serving.stock import image_trial, inspect, local_trial
 from serving.stock.contents import Contents, Finding
 from serving.stock.image_trial import VARIABLES, is_in_own_image, own_image
@@ -158,7 +158,7 @@ def _is_selected(archive: Path) -> bool:
         return True
     names = [file.name for file in archive.parent.iterdir() if file.is_file()]
     try:
-        return artifact.select_files(names, ()).archive == archive.name
+        return select_files(names, ()).archives == (archive.name,)
     except ArchiveError:  # several, or a format that is not served from a storage
         return False
 

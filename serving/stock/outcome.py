@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from serving import artifact
+from serving import selection
 from serving.errors import ServingError
 
 ROOT = Path(__file__).resolve().parents[2]
 LOAD_TIMEOUT_S = 600
-ROUTE = f"/predictions/{artifact.MODEL_NAME}"
+ROUTE = f"/predictions/{selection.MODEL_NAME}"
 NETWORK_ERROR = re.compile(
     r"name resolution|Name or service not known|Network is unreachable|NameResolutionError|gaierror"
     r"|couldn't connect to|Max retries exceeded|offline mode|LocalEntryNotFoundError|URLError|huggingface\.co"
@@ -80,5 +80,5 @@ def _find_name(path: str, names: Iterable[str]) -> str:
 
 def name_in_storage(archive: Path) -> str:
     """Return the name of an archive in the storage; its suffix is that of its format."""
-    is_tar = archive.name.lower().endswith(artifact.TAR_SUFFIXES)
-    return f"{artifact.MODEL_NAME}{artifact.TAR_SUFFIXES[0] if is_tar else '.mar'}"
+    is_tar = archive.name.lower().endswith(selection.TAR_SUFFIXES)
+    return f"{selection.MODEL_NAME}{selection.TAR_SUFFIXES[0] if is_tar else '.mar'}"

@@ -15,16 +15,17 @@ from pathlib import Path
 import pytest
 
 import storage
-from project.model_folder import find_model
+from project.model_folder import Model, find_model
 from serving import archive as packing
 from serving import artifact, unpacking
-from serving.artifact import Selection
 from serving.errors import ArchiveError
 from serving.layout import choose_layout
+from serving.selection import BACKEND_FILES, Selection, select_files
 from serving.stock import manifest
 from serving.torchserve import TorchServeConfig
 from serving.verification import GOLDEN_REQUEST
 from storage import files
+from tests.images import ARCHIVE
 from tests.stock import archive as stock
 
 REQUIRED = ["golden.json", "model.json", "weights.safetensors"]
@@ -33,33 +34,40 @@ REQUIRED = ["golden.json", "model.json", "weights.safetensors"]
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (["x.mar"], Selection("x.mar", [])),
-        (["model.mar", "older.mar", "notes.txt"], Selection("model.mar", [])),
-        (["Model.MAR", "older.mar"], Selection("Model.MAR", [])),
-        (["model.tar.gz", "notes.txt", "flow.war"], Selection("model.tar.gz", [])),
-        (["x.tgz", "x.mar"], Selection("x.mar", [])),
-        (["backup.tgz", *REQUIRED], Selection(None, ["backup.tgz", *REQUIRED])),
+        (["x.mar"], Selection(("x.mar",), [])),
+        (["Model.MAR", "._Model.MAR", "notes.txt"], Selection(("Model.MAR",), [])),
+        (["b.mar", "a.mar", "c.tgz"], Selection(("a.mar", "b.mar"), [])),
+        (
+            ["a.mar", "b.mar", GOLDEN_REQUEST, f"b.{GOLDEN_REQUEST}"],
+            Selection(("a.mar", "b.mar"), [f"b.{GOLDEN_REQUEST}"]),
+        ),
+        (["a.tgz", "b.tar.gz"], Selection(("a.tgz", "b.tar.gz"), [])),
+        (["model.tar.gz", "notes.txt", "flow.war"], Selection(("model.tar.gz",), [])),
+        (["x.tgz", "x.mar"], Selection(("x.mar",), [])),
+        (["backup.tgz", *REQUIRED], Selection((), ["backup.tgz", *REQUIRED])),
         (
             ["MAR-INF/MANIFEST.json", "handler.py", "../up.py"],
-            Selection(None, ["MAR-INF/MANIFEST.json", "handler.py"]),
+            Selection((), ["MAR-INF/MANIFEST.json", "handler.py"]),
         ),
-        ([GOLDEN_REQUEST, "model.mar", *REQUIRED], Selection("model.mar", [GOLDEN_REQUEST])),
-        ([*REQUIRED, "held-out/3.png", ".hidden", GOLDEN_REQUEST], Selection(None, REQUIRED)),
+        ([GOLDEN_REQUEST, "model.mar", *REQUIRED], Selection(("model.mar",), [GOLDEN_REQUEST])),
+        ([*REQUIRED, "held-out/3.png", ".hidden", GOLDEN_REQUEST], Selection((), REQUIRED)),
         (
             [*REQUIRED, "../up.txt", "a/../../up.txt", "/root.txt", "code.py"],
-            Selection(None, REQUIRED),
+            Selection((), REQUIRED),
         ),
-        ([*REQUIRED, "t/words.txt"], Selection(None, [*REQUIRED[:2], "t/words.txt", REQUIRED[2]])),
+        ([*REQUIRED, "t/words.txt"], Selection((), [*REQUIRED[:2], "t/words.txt", REQUIRED[2]])),
     ],
 )
 def test_archive_is_preferred_to_weights(found: list[str], expected: Selection) -> None:
-    assert artifact.select_files(found, REQUIRED) == expected
+    assert select_files(found, REQUIRED) == expected
 
 
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (["a.mar", "b.mar"], "several archives, but no model.mar: a.mar, b.mar"),
+        (["a.mar", "b c.mar"], "b c.mar: the name may contain only letters, digits, - and _, at"),
+        (["a.mar", f"{'b' * 49}.mar"], "at most 48: rename it"),
+        (["a.tar.gz", "a.tgz"], "a.tar.gz and a.tgz are both the model a: rename one"),
         (["a.txt"], "neither a .mar nor this model's weights"),
         (["model/model.mar"], "model/model.mar is in a subfolder: let the URI end in /model$"),
         (["a/b/x.tgz"], "a/b/x.tgz is in a subfolder: let the URI end in /a/b$"),
@@ -79,7 +87,7 @@ def test_archive_is_preferred_to_weights(found: list[str], expected: Selection) 
 )
 def test_unsuitable_files_are_refused_with_the_reason(found: list[str], reason: str) -> None:
     with pytest.raises(ArchiveError, match=reason):
-        artifact.select_files(found, REQUIRED)
+        select_files(found, REQUIRED)
 
 
 URIS = (
@@ -106,11 +114,8 @@ def test_one_archive_of_several_can_be_selected(tmp_path: Path) -> None:
         storage.open_storage(f"{tmp_path}/c.mar", print).list_files()
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_image_without_exactly_one_archive_is_refused(tmp_path: Path, count: int) -> None:
-    for number in range(count):
-        (tmp_path / f"m{number}.mar").touch()
-    with pytest.raises(ArchiveError, match=rf"expected one \.mar, found {count}"):
+def test_image_without_an_archive_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"expected a \.mar, found none"):
         artifact.find_baked_in(tmp_path)
 
 
@@ -221,7 +226,7 @@ def test_unreadable_manifest_is_refused(tmp_path: Path, text: bytes) -> None:
         manifest.adapt(tmp_path, "model")
 
 
-@pytest.mark.parametrize("name", artifact.BACKEND_FILES)
+@pytest.mark.parametrize("name", BACKEND_FILES)
 def test_unreadable_choice_of_a_backend_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\xff")
     with pytest.raises(ArchiveError, match=f"{name} is invalid: "):
@@ -337,6 +342,60 @@ def test_stock_archive_of_any_format_is_served_and_its_files_are_not_read_as_thi
     for name, text in FOREIGN.items():
         assert (served.path / name).read_text() == text
     assert {file: file.read_bytes() for file in source.rglob("*") if file.is_file()} == before
+
+
+@STOCK
+def test_each_of_several_archives_is_served_under_its_files_name(
+    foreign: Path, tmp_path: Path
+) -> None:
+    source, logged = tmp_path / "source", list[str]()
+    source.mkdir()
+    for name in ("a.mar", "B_2.mar"):
+        shutil.copy(foreign / "model.mar", source / name)
+    (source / f"a.{GOLDEN_REQUEST}").write_text('{"instances": [1]}')
+    (source / GOLDEN_REQUEST).touch()
+    served = artifact.fetch_models(
+        files.Folder(source), [tmp_path / "none.mar"], tmp_path / "store", None, logged.append
+    )
+    assert [(each.path.name, each.golden_request) for each in served] == [
+        ("B_2", None),
+        ("a", b'{"instances": [1]}'),
+    ]
+    assert [manifest.read_manifest(each.path).name for each in served] == ["B_2", "a"]
+    assert logged == ["not fetched: golden-request.json"]
+    for number, (sha256, reason) in enumerate(
+        (
+            ("0" * 64, "ARCHIVE_SHA256 is set, but there are 2 archives: B_2.mar, a.mar"),
+            (None, "several archives: B_2, a; only the image serves them together"),
+        )
+    ):
+        with pytest.raises(ArchiveError, match=reason):
+            artifact.fetch(files.Folder(source), ARCHIVE, tmp_path / str(number), sha256)
+    (source / "a.mar").write_bytes(b"")
+    with pytest.raises(ArchiveError, match=r"model a: .*a\.mar is empty"):
+        artifact.fetch_models(
+            files.Folder(source), [ARCHIVE], tmp_path / "again", None, logged.append
+        )
+
+
+@STOCK
+def test_folder_of_archives_is_packed_for_one_image(foreign: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("a.mar", "c.mar"):
+        shutil.copy(foreign / "model.mar", source / name)
+    stock.changed(foreign / "model.mar", source / "b_2.mar", "requirements.txt", b"captum\n")
+    (source / f"a.{GOLDEN_REQUEST}").write_text('{"instances": [1]}')
+    model = Model(path=source, name="source", output=tmp_path / "build")
+    assert packing.build(model)
+    assert not packing.build(model)
+    served = {path.name: artifact.find_baked_in(path.parent) for path in model.archives}["a.mar"]
+    assert [each.path.name for each in served] == ["a.mar", "b_2.mar", "c.mar"]
+    assert [each.golden_request for each in served] == [b'{"instances": [1]}', None, None]
+    assert (model.packages / "requirements.txt").read_text() == "captum\n"
+    (source / "a.mar").unlink()
+    assert packing.build(model)
+    assert sorted(path.name for path in model.build.glob("*.mar")) == ["b_2.mar", "c.mar"]
 
 
 def config_for(archive: Path) -> TorchServeConfig:

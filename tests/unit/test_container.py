@@ -1,5 +1,6 @@
 """The container's configuration and nginx's, without a container."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import pytest
 
 from handler import envelope
 from serving import resources, torchserve
-from serving.container import entrypoint, nginx
+from serving.container import entrypoint, nginx, nginx_config
 from serving.container.config import read_config
 from serving.container.errors import ConfigError
+from serving.container.nginx_config import Upstream
 from serving.layout import Layout
 from tests import images
 from tests.images import ROOT
@@ -98,7 +100,8 @@ def test_configuration_is_logged_as_pairs_of_names_and_values() -> None:
 OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1"}
 
 
-def nginx_config(**environ: str) -> str:
+def render_nginx(*names: str, **environ: str) -> str:
+    """Return nginx.conf for the model in tests/toy, or for several models."""
     config = read_config(ROUTES | environ, "digits")
     settings = torchserve.TorchServeConfig(
         archive=images.ARCHIVE,
@@ -109,7 +112,66 @@ def nginx_config(**environ: str) -> str:
         patched=config.torchserve_patches,
         response_timeout_s=config.response_timeout_s or 50,
     )
-    return nginx.build_config(config, settings, Path("/s"))
+    models = [
+        dataclasses.replace(
+            settings, archive=Path(name), run_dir=Path("/run/x", name), shared_dir=Path("/run/x")
+        )
+        for name in names
+    ]
+    upstreams = [Upstream(model, model.run_dir / "s") for model in models or [settings]]
+    return nginx_config.build_config(config, upstreams)
+
+
+def test_several_models_have_a_route_each_and_share_the_predict_route() -> None:
+    text = render_nginx("a", "b")
+    for part in (
+        'location = "/p:predict" {',
+        'location = "/predictions/a" {',
+        "server unix:/run/x/b/s max_conns=192;",
+        "rewrite ^ /predictions/b? break;",
+        "if (!-f /run/x/b/ready) { return 503; }",
+        "the limit of $limit_s s",
+        "POST /p:predict with parameters.model, or /predictions/NAME (models: a, b), health",
+    ):
+        assert part in text, part
+    assert not re.search("@[A-Z_]+@", text)
+    assert "choose" not in render_nginx()
+
+
+@pytest.mark.parametrize(
+    ("environ", "default"),
+    [
+        ({}, "nil"),
+        ({"DEFAULT_MODEL": "b"}, '"b"'),
+        ({"AIP_PREDICT_ROUTE": "/predictions/b"}, '"b"'),
+        ({"AIP_PREDICT_ROUTE": "/predictions/model"}, "nil"),
+    ],
+)
+def test_default_among_several_models_is_that_of_the_variable_or_of_the_route(
+    environ: dict[str, str], default: str
+) -> None:
+    text = render_nginx("a", "b", **environ)
+    assert f'"a, b", {default})' in text
+    assert text.count('location = "/predictions/b" {') == 1
+    assert '"b, model", "model")' in render_nginx("b", "model")
+
+
+@pytest.mark.parametrize(
+    ("environ", "reason"),
+    [
+        ({"DEFAULT_MODEL": "c"}, "DEFAULT_MODEL='c': expected one of a, b"),
+        (
+            {"DEFAULT_MODEL": "a", "AIP_PREDICT_ROUTE": "/predictions/b"},
+            "DEFAULT_MODEL='a', but AIP_PREDICT_ROUTE is the route of the model b",
+        ),
+        ({"AIP_HEALTH_ROUTE": "/predictions/a"}, "AIP_HEALTH_ROUTE is the route of the model a"),
+    ],
+)
+def test_variables_that_do_not_fit_several_models_are_refused(
+    environ: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        render_nginx("a", "b", **environ)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +197,7 @@ def nginx_config(**environ: str) -> str:
 def test_nginx_configuration_follows_the_variables(
     environ: dict[str, str], present: list[str], absent: list[str]
 ) -> None:
-    text = nginx_config(**environ)
+    text = render_nginx(**environ)
     assert all(part in text for part in present)
     assert not any(part in text for part in absent)
     assert not re.search("@[A-Z_]+@", text)
@@ -154,7 +216,7 @@ def test_large_requests_take_an_eighth_of_the_memory_at_most(
     memory: int | None, request_bytes: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resources, "memory_limit", lambda: memory)
-    assert f"limit_conn large {count};" in nginx_config(MAX_REQUEST_BYTES=str(request_bytes))
+    assert f"limit_conn large {count};" in render_nginx(MAX_REQUEST_BYTES=str(request_bytes))
 
 
 def test_direct_path_without_this_projects_worker_is_refused() -> None:
@@ -187,14 +249,15 @@ def test_every_variable_is_documented() -> None:
     docs = (ROOT / "docs" / "container.md").read_text()
     sources = [file.read_text() for file in (ROOT / "serving/container").glob("*.py")]
     names = {n for text in sources for n in re.findall(r'"([A-Z]+(?:_[A-Z]+)+)"', text)}
-    names -= set(re.findall("@([A-Z_]+)@", nginx.TEMPLATE.read_text()))
+    templates = "".join(file.read_text() for file in nginx_config.FILES.glob("*.conf"))
+    names -= set(re.findall("@([A-Z_]+)@", templates))
     assert len(names) > 8
     assert not [name for name in names if f"`{name}`" not in docs]
 
 
 def test_documented_limits_are_the_configured_ones() -> None:
     docs = (ROOT / "docs" / "container.md").read_text()
-    text = nginx_config()
+    text = render_nginx()
     assert "max_conns=192;" in text
     assert "proxy_read_timeout 50s;" in text
     assert f"| instances in a request | {envelope.MAX_INSTANCES} |" in docs

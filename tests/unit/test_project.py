@@ -62,6 +62,18 @@ def test_model_is_a_name_a_folder_or_an_archive(value: str | None, path: str, na
     assert model.is_archive == is_archive
 
 
+def test_folder_of_archives_is_a_model_with_several(folder: Path) -> None:
+    (folder / "several").mkdir()
+    for name in ("b.mar", "a_1.mar"):
+        (folder / "several" / name).touch()
+    model = find_model("several")
+    assert model.name == "several"
+    names = ("a_1.mar", "b.mar")
+    assert model.folder_archives == [Path("several", name) for name in names]
+    assert model.archives == [Path("build/several", name) for name in names]
+    assert find_model("flowers").archives == [find_model("flowers").archive]
+
+
 @pytest.mark.usefixtures("folder")
 def test_selection_of_a_model_can_be_pasted_into_a_shell() -> None:
     assert find_model("flowers").selection == "MODEL=flowers"

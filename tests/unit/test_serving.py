@@ -11,7 +11,14 @@ import pytest
 
 from serving import artifact, bytecode_patches, java, resources, torchserve
 from serving.artifact import Artifact
-from serving.layout import Layout, choose_layout, heap_bytes
+from serving.layout import (
+    Demand,
+    Layout,
+    LayoutError,
+    choose_layout,
+    heap_bytes,
+    share_machine,
+)
 from serving.logs import LogRecord
 from serving.torchserve import TorchServeConfig
 from tests import images
@@ -120,6 +127,38 @@ def test_switch_and_jar_select_the_patch(
     assert written == {Path(patch.class_file).name for patch in expected}
     assert str(tmp_path / "model-server.jar") in command[command.index("-cp") + 1]
     assert any("serving/worker" in argument for argument in command) == patched
+
+
+@pytest.mark.parametrize(
+    ("memory", "workers"),
+    [
+        (64 * GIB, {"large": 4, "one": 1, "small": 4}),
+        (9 * GIB, {"large": 2, "one": 1, "small": 4}),
+        (6 * GIB, {"large": 1, "one": 1, "small": 3}),
+        (3 * GIB, {"large": 1, "one": 1, "small": 1}),
+    ],
+)
+def test_several_models_get_a_worker_each_and_then_in_turn_what_the_memory_allows(
+    memory: int, workers: dict[str, int]
+) -> None:
+    demands = {
+        "large": Demand(Layout(4, 1), GIB),
+        "one": Demand(Layout(1, 2, source="model-config.yaml"), 0),
+        "small": Demand(Layout(4, 1), 0),
+    }
+    layouts = share_machine(demands, 4, memory)
+    assert {name: layout.workers for name, layout in layouts.items()} == workers
+    assert [layouts[name].threads for name in ("large", "one")] == [4 // workers["large"], 4]
+    assert layouts["one"].source == "model-config.yaml, 3 models share 4 cores"
+
+
+def test_several_models_that_do_not_fit_into_the_memory_are_refused_with_their_sizes() -> None:
+    demands = {name: Demand(Layout(1, 1), 300 << 20) for name in "ab"}
+    with pytest.raises(
+        LayoutError,
+        match=r"2 models .* at least 1230 MiB, .* has 1024 MiB: .*\(a 300 MiB, b 300 MiB\)",
+    ):
+        share_machine(demands, 4, GIB)
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,14 @@ def _run_worker(connection: socket.socket) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.clear()
     os.environ.update(request["environment"])
+    own_threads = os.environ.get("OMP_NUM_THREADS")
+    if (
+        own_threads and own_threads != threads
+    ):  # of another model than the one torch was imported for
+        sys.modules["torch"].set_num_threads(int(own_threads))
     os.chdir(request["folder"])
     sys.argv[:], sys.path[:] = request["arguments"], request["path"]
     end_with_peer(connection)
