@@ -55,7 +55,9 @@ def run_batch(  # noqa: PLR0913  one parameter for each option
     if cloud.dry_run:
         return
     job_id = name.rpartition("/")[2]
-    cloud.report(f"→ job {job_id} (usually 10 minutes or more; it continues after Ctrl-C)")
+    cloud.report(
+        f"→ batch prediction job {job_id} (usually 10 minutes or more; it continues after Ctrl-C)"
+    )
     job = cloud.vertex.wait_for_batch_job(name)
     state, stats = job_state(job), job.get("completionStats", {})
     for failure in job.get("partialFailures", ()):

@@ -117,7 +117,7 @@ def test_models_of_one_checkout_are_deployed_at_once_with_packages_of_their_own(
         return run_program([*command, f"REGION={REGION}"], env, cwd=checkout, timeout_s=TIMEOUT_S)
 
     # Cloud Build gets the archive, the requirements and the wheel of a folder outside of the checkout.
-    done = make("deploy-endpoint", "MODEL=../flowers")
+    done = make("deploy-endpoint", "MODEL=../flowers", "ARGS=--builder cloud")
     assert done.code == 0, done.out[-3000:] + done.err + describe_failed_steps(own_stack)
     assert '["petals 4,000"]' in done.out
     assert '["petals 5,000"]' in done.out
@@ -136,7 +136,7 @@ def test_models_of_one_checkout_are_deployed_at_once_with_packages_of_their_own(
 
     # The tests' environment has scikit-learn, the image has not.
     write_model(checkout.with_name("trees"), "", "import sklearn", "float(output)")
-    failed = make("deploy-endpoint", "MODEL=../trees")
+    failed = make("deploy-endpoint", "MODEL=../trees", "ARGS=--builder cloud")
     assert failed.code != 0
     assert "add the line scikit-learn==" in failed.out, failed.out + failed.err
     assert "to requirements.txt" in failed.out

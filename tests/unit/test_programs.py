@@ -89,3 +89,23 @@ def test_auto_builds_with_a_docker_engine_of_the_platform_of_vertex_ai(
 )
 def test_duration_is_written_in_hours_minutes_and_seconds(seconds: float, expected: str) -> None:
     assert text.format_duration(seconds) == expected
+
+
+def test_commands_import_no_client_library_of_google_which_would_take_seconds() -> None:
+    code = (
+        "import sys, deploy.__main__\n"
+        "from deploy.clients import CloudClients\n"
+        "from deploy.settings import Settings\n"
+        "CloudClients.create(Settings(project='my-project'))\n"
+        "print(*sorted(name for name in sys.modules if name.startswith(('google.cloud.', 'torch', 'numpy'))))"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environ,
+        timeout=60,
+    )
+    assert done.stdout.strip() == ""
