@@ -81,4 +81,7 @@ class CloudClients:
     def at(self, place: Place) -> CloudClients:
         """Return the clients for another project and region."""
         moved = self.settings.model_copy(update=place._asdict())
-        return self.create(moved, self.report, dry_run=self.dry_run, changes=self.changes)
+        clients = self.create(moved, self.report, dry_run=self.dry_run, changes=self.changes)
+        if place.project == self.settings.project:  # another project needs another quota project
+            clients.client.credentials = self.client.credentials
+        return clients

@@ -18,10 +18,6 @@ class ApiDisabledError(UserError):
     """An API is not enabled in the project, so it has no resources there."""
 
 
-class PermissionDeniedError(UserError):
-    """The caller has no permission, or the resource does not exist: Google does not distinguish the two."""
-
-
 class TransientError(DeployError):
     """A broken connection, a busy API or a conflict: fetch the state again and retry."""
 

@@ -1,5 +1,6 @@
 """Everything that a name has at Google: in one project and region, and in every place where it was deployed."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from deploy import places
 from deploy.clients import CloudClients
 from deploy.cloud_build import source_folder
-from deploy.errors import ApiDisabledError, PermissionDeniedError, UserError
+from deploy.errors import ApiDisabledError, UserError
 from deploy.places import Place
 from deploy.plan import EndpointState
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from deploy.gcp.jobs import Job
 
 MAX_PARALLEL = 16
+MAX_NAMED = 6
+"""Of the regions in which something could not be listed."""
 Result = TypeVar("Result")
 
 
@@ -49,7 +52,8 @@ def take_inventory(cloud: CloudClients, *, images: bool = True, sources: bool = 
     """Return what the name of the settings has in their project and region.
 
     `images` and `sources`: list the images, and the build sources, which all regions of a project share.
-    An API that is not enabled has nothing. What the caller may not list is named in `unchecked`.
+    An API that is not enabled has nothing. What cannot be listed beside the endpoint and the model, such as what the
+    caller may not list, is named in `unchecked`.
     """
     s, vertex, jobs = cloud.settings, cloud.vertex, cloud.jobs
     unchecked: list[str] = []
@@ -59,7 +63,7 @@ def take_inventory(cloud: CloudClients, *, images: bool = True, sources: bool = 
             return call()
         except ApiDisabledError:
             return nothing
-        except PermissionDeniedError as error:
+        except UserError as error:
             unchecked.append(f"{what} are not checked: {error.message}; {error.hint}")
             return nothing
 
@@ -120,16 +124,22 @@ def _search(cloud: CloudClients, projects: set[str]) -> list[Place]:
     ]
     cloud.report(f"→ searching {len(candidates)} regions")
 
+    unchecked: dict[str, list[Place]] = {}
+
     def search(place: Place) -> bool:
         try:
-            return not take_inventory(cloud.at(place), sources=False).is_empty
+            found = take_inventory(cloud.at(place), sources=False)
         except UserError as error:
-            cloud.report(f"  {place} is not checked: {error.message}")
+            unchecked.setdefault(f"not checked: {error.message}", []).append(place)
             return False
+        for line in found.unchecked:
+            unchecked.setdefault(line, []).append(place)
+        return not found.is_empty
 
     with ThreadPoolExecutor(MAX_PARALLEL) as executor:
-        return [
-            place
-            for place, found in zip(candidates, executor.map(search, candidates), strict=True)
-            if found
-        ]
+        is_found = list(executor.map(search, candidates))
+    for line, skipped in unchecked.items():
+        regions = ", ".join(place.region for place in skipped)
+        named = regions if len(skipped) < MAX_NAMED else f"{len(skipped)} regions"
+        cloud.report(f"  {line} (in {named})")
+    return list(itertools.compress(candidates, is_found))
