@@ -147,7 +147,7 @@ def find_model(value: str | None = None, root: Path = Path()) -> Model:
     if path.is_file() and suffix:
         return Model(path=path, name=_to_name(path.name[: -len(suffix)]))
     raise ModelFolderError(
-        f"{VARIABLE}={value}: {_describe_other(path, suffix) or _describe_choices(names, path)}"
+        f"{VARIABLE}={value}: {describe_other(path) or _describe_choices(names, path)}"
     )
 
 
@@ -185,7 +185,7 @@ def _to_name(text: str) -> str:
     return name
 
 
-def _describe_other(path: Path, suffix: str) -> str:
+def describe_other(path: Path) -> str:
     """Say what a path is that is no model, and which command serves it; "" if that is not known."""
     if str(path).startswith("gs:"):
         return "a bucket; set STORAGE to it, in place of MODEL"
@@ -193,14 +193,12 @@ def _describe_other(path: Path, suffix: str) -> str:
         return _describe_folder(path)
     if path.is_file():
         return _describe_file(path)
-    return "the archive does not exist" if suffix else ""
+    return "the archive does not exist" if path.name.endswith(ARCHIVE_SUFFIXES) else ""
 
 
 def _describe_file(path: Path) -> str:
     if path.suffix.lower() == ".war":
-        return (
-            "a workflow archive, which is not served; set MODEL to the .mar of each of its models"
-        )
+        return "a workflow archive, which is not served; give the .mar of each of its models"
     if path.suffix.lower() in MODEL_SUFFIXES:
         command = f"make new NAME=my-model FROM={shlex.quote(str(path))}"
         return f"a model without an archive; {command} writes a folder that serves it"
@@ -212,8 +210,8 @@ def _describe_folder(path: Path) -> str:
     archives = [file for file in files if file.name.lower().endswith(ARCHIVE_SUFFIXES)]
     archives += [file.parent.parent for file in sorted(path.glob(f"*/{MANIFEST}"))]
     if archives:
-        shown = " or ".join(f"{VARIABLE}={shlex.quote(str(each))}" for each in archives[:3])
-        return f"a folder with an archive in it; set {shown}"
+        shown = ", ".join(shlex.quote(str(each)) for each in archives[:3])
+        return f"a folder with an archive in it; give the archive: {shown}"
     if (path / "config.json").is_file() and any(file.suffix in MODEL_SUFFIXES for file in files):
         command = f"make new NAME=my-model FROM={shlex.quote(str(path))}"
         return f"a Hugging Face folder; {command} writes a folder that serves it"

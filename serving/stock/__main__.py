@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.docker import Docker
-from project.model_folder import REQUIREMENTS
+from project.model_folder import ARCHIVE_SUFFIXES, REQUIREMENTS, describe_other
 from project.requirements import adapt, read_lines
 from serving.errors import ArchiveError
 from serving.selection import select_files
@@ -59,7 +59,9 @@ def main() -> None:
             outcome = _try(contents, args.request, args.image, args.docker)
         report = combine(contents, findings, outcome, args.request)
     except ArchiveError as error:
-        report = Report([Finding(False, str(error))], None)
+        is_named = archive.is_file() and archive.name.lower().endswith(ARCHIVE_SUFFIXES)
+        other = "" if is_named or contents else describe_other(archive)
+        report = Report([Finding(False, f"{archive}: {other}" if other else str(error))], None)
     except TrialError as error:
         tried = Finding(None, f"it was not tried: {error}")
         report = Report([*findings, tried], None)

@@ -693,3 +693,14 @@ def test_package_that_an_exception_names_is_to_be_added(
     contents = inspect.read_archive(tmp_path / "model.mar")
     report = combine(contents, [], Outcome(error=error), None)
     assert report.requirements == ([requirement] if requirement else [])
+
+
+def test_path_that_is_no_archive_is_named_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "flow.war").touch()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "old.mar").touch()
+    for path, reason in (("flow.war", "a workflow archive"), ("store", "give the archive: ")):
+        command = [sys.executable, "-m", "serving.stock", "--json", str(tmp_path / path)]
+        done = run_program(command, cwd=ROOT)
+        assert done.code == 1, done.err
+        assert reason in json.loads(done.out)["summary"]

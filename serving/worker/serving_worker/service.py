@@ -73,7 +73,9 @@ def predict(
 def _describe(error: BaseException, limit: TimeLimit) -> tuple[int, str]:
     """Return the status and the message for an exception of the handler."""
     if isinstance(error, ResponseTimeoutError):
-        text = f"no response within the limit of {limit.seconds:g} s, set by RESPONSE_TIMEOUT_S"
+        text = (
+            f"no response within the limit of {limit.seconds:g} s; RESPONSE_TIMEOUT_S sets another"
+        )
         return 504, text
     if isinstance(error, PredictionException):
         return error.error_code, error.message
