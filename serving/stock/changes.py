@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import importlib.metadata
 import re
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ from serving.stock.imports import OWN_FOLDER, Code
 
 CHECKED_MODULES = (
     *("asyncio", "base64", "binascii", "collections", "fractions", "inspect", "math", "numpy"),
-    *("platform", "random", "string", "time", "typing"),
+    *("PIL.Image", "platform", "random", "string", "time", "typing"),
 )
 """Modules from which a release has removed names that handlers use."""
+PACKAGES = {"numpy": "NumPy", "PIL": "Pillow"}
+"""The package of a module that is not Python's own."""
 PICKLE_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
 UNRESTRICTED = ("safe_globals", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 """What a handler names that allows classes in a pickle itself."""
@@ -61,6 +64,12 @@ def _check_removed(file: str, tree: ast.Module) -> Iterator[Finding]:
         if isinstance(node, ast.Import)
         for alias in node.names
         if alias.name in CHECKED_MODULES
+    } | {
+        alias.asname or alias.name: f"PIL.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "PIL"
+        for alias in node.names
+        if alias.name == "Image"
     }
     found: dict[tuple[str, str], int] = {}
     for node in ast.walk(tree):
@@ -72,14 +81,13 @@ def _check_removed(file: str, tree: ast.Module) -> Iterator[Finding]:
                 found.setdefault((node.module, alias.name), node.lineno)
     for (module, name), line in found.items():
         if name != "*" and not _has(module, name):
-            version = (
-                f"NumPy {importlib.import_module(module).__version__}"
-                if module == "numpy"
-                else f"Python {sys.version_info.major}.{sys.version_info.minor}"
-            )
+            package = PACKAGES.get(module.partition(".")[0], "Python")
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            if package != "Python":
+                version = importlib.metadata.version(package)
             yield Finding(
                 None,
-                f"{file}:{line}: {module}.{name} does not exist in {version}, which the image has",
+                f"{file}:{line}: {module}.{name} does not exist in {package} {version}, which the image has",
                 "replace it, and build the archive again",
             )
 
@@ -103,6 +111,9 @@ def _check_calls(code: Code, file: str, tree: ast.Module) -> Iterator[Finding]:
             if function == "torch.compile" and _keyword(node, "backend") in (None, "inductor"):
                 hint = 'remove it, or use backend="aot_eager"'
                 yield Finding(None, f"{place}: torch.compile {NO_COMPILER}", hint)
+            elif function == "yaml.load" and len(node.args) == 1 and not node.keywords:
+                hint = "write yaml.safe_load in its place"
+                yield Finding(None, f"{place}: yaml.load needs a Loader since PyYAML 6", hint)
             yield from _check_download(code, place, node, function)
             if names := list_installed(ast.unparse(node)):
                 text = f"{place}: installs packages by pip, which the image does not have"

@@ -35,6 +35,9 @@ STATUS_NAMES = {
 }
 """Google's status by HTTP code; INVALID_ARGUMENT for other codes below 500, else INTERNAL."""
 
+OWN_LOGGERS = ("serving_worker", "vertex_")
+"""What the names of this project's loggers in a worker start with."""
+
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +56,22 @@ class HandlerError(RequestError):
     def status(self) -> str:
         """Google's status for the HTTP code."""
         return STATUS_NAMES.get(self.code, "INVALID_ARGUMENT" if self.code < 500 else "INTERNAL")
+
+
+def restore_logs(handlers: list[logging.Handler]) -> None:
+    """Let this project's errors be logged as before, whatever the archive's handler has configured.
+
+    logging.config.dictConfig, for example, disables all other loggers. `handlers` were those of the root logger.
+    """
+    if logging.root.manager.disable >= logging.ERROR:
+        logging.disable(logging.WARNING)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.startswith(OWN_LOGGERS):
+            logger.disabled = False
+            if logger.getEffectiveLevel() > logging.ERROR:
+                logger.setLevel(logging.ERROR)
+            if logging.root.handlers != handlers:
+                logger.handlers, logger.propagate = handlers, False
 
 
 def check_count(results: Any, count: int, expected: str) -> None:

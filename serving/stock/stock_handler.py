@@ -39,6 +39,7 @@ class StockHandler:
         """Load the archive's own handler as TorchServe does; raise LoadError."""
         properties, stock = context.system_properties, context.manifest["model"]["stock"]
         self._folder = Path(properties["model_dir"])
+        log_handlers = logging.root.handlers[:]
         try:
             service = TsModelLoader().load(
                 stock["name"],
@@ -52,9 +53,11 @@ class StockHandler:
             )
         except BaseException as error:
             # TorchServe logs the traceback and retries; this line gives the reason at the log's end.
+            failures.restore_logs(log_handlers)
             load_error = failures.to_load_error(error, stock["handler"], self._folder)
             log.error("cannot serve this archive: %s", load_error)
             raise load_error from error
+        failures.restore_logs(log_handlers)
         self._context = service.context
         self._handle_raw = service._entry_point
         self._handle_json = JSONEnvelope(self._handle_instances).handle

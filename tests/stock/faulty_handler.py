@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -48,6 +49,11 @@ class Handler:
 
     def initialize(self, context: Any) -> None:
         """Keep the context, as handlers of TorchServe do."""
+        if FAILURE == "silent":
+            logging.disable(logging.CRITICAL)
+            logging.getLogger("vertex_stock_handler").disabled = True  # as logging.config does
+            logging.root.handlers = []
+            raise RuntimeError("not logged")
         if FAILURE == "RuntimeError":
             raise RuntimeError("weights do\nnot fit")
         if FAILURE == "MemoryError":

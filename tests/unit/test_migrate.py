@@ -400,6 +400,14 @@ HANDLERS: dict[str, tuple[str, list[str]]] = {
             "check handler.py:3: numpy.in1d does not exist in NumPy 2",
         ],
     ),
+    "Pillow 9": (
+        f"from PIL import Image\nx = Image.ANTIALIAS\ny = Image.LANCZOS, Image.Image.resize\n{FUNCTION}",
+        ["check handler.py:2: PIL.Image.ANTIALIAS does not exist in Pillow 1"],
+    ),
+    "PyYAML 5": (
+        f"import yaml\nx = yaml.load('a')\ny = yaml.load('a', Loader=yaml.SafeLoader)\n{FUNCTION}",
+        ["check handler.py:2: yaml.load needs a Loader since PyYAML 6 | write yaml.safe_load"],
+    ),
     "Python 3.9": (
         f"import inspect\nfrom collections import Mapping, OrderedDict\ninspect.getargspec\n{FUNCTION}",
         [

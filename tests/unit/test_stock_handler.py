@@ -1,6 +1,7 @@
 """The handler of an adapted stock archive: JSON through the envelope, raw bodies without it, streams."""
 
 import json
+import logging
 import re
 import sys
 import zipfile
@@ -143,6 +144,7 @@ def test_request_whose_response_has_begun_is_not_repeated_after_a_failure(
     ("failure", "reason"),
     [
         ("RuntimeError", r"RuntimeError: weights do not fit \(faulty_handler.py:\d+\)"),
+        ("silent", r"RuntimeError: not logged \(faulty_handler.py:\d+\)"),
         ("MemoryError", r"MemoryError: no room \(faulty_handler.py:\d+\)"),
         ("exit", r"SystemExit: no licence \(faulty_handler.py:\d+\)"),
         (
@@ -163,6 +165,11 @@ def test_failure_to_load_ends_the_worker_with_its_own_reason(
     reason: str,
 ) -> None:
     monkeypatch.setenv("LOAD_FAILURE", failure)
+    # What the handler changes is restored at the end.
+    monkeypatch.setattr(logging.root.manager, "disable", 0)
+    for name in ("", "vertex_stock_handler", "vertex_core.failures"):
+        monkeypatch.setattr(logging.getLogger(name), "handlers", logging.getLogger(name).handlers)
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     with pytest.raises(Exception, match=reason) as caught:
         load(faulty_archive)
     assert not isinstance(caught.value, (RuntimeError, MemoryError))  # TorchServe would answer them
