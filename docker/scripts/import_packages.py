@@ -34,6 +34,8 @@ def main() -> None:
             importlib.import_module(module)
         except Exception as error:  # noqa: BLE001  a package may raise anything
             reason = " ".join(str(error).split())
+            if "torchvision::" in reason or "libtorch" in reason:
+                reason += "; it was built for another torch, such as for GPUs: TORCH_INDEX has the build for this one"
             sys.exit(f"requirements.txt: {line}: {type(error).__name__}: {reason}")
         print(f"import {module}: works")
 

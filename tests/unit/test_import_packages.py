@@ -33,7 +33,10 @@ def test_package_that_does_not_fit_the_image_ends_the_build(tmp_path: Path) -> N
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
     (info / "RECORD").write_text("my_package.py,,\n")
-    (tmp_path / "my_package.py").write_text("raise RuntimeError('operator nms does not exist')\n")
+    (tmp_path / "my_package.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')\n"
+    )
     done = import_packages(tmp_path, "my-package==1.0\n")
     assert done.returncode == 1
-    assert "my-package==1.0: RuntimeError: operator nms does not exist" in done.stderr
+    assert "my-package==1.0: RuntimeError: operator torchvision::nms does not exist" in done.stderr
+    assert "TORCH_INDEX has the build for this one" in done.stderr
