@@ -7,6 +7,7 @@ from handler.errors import (
     InternalError,
     InvalidArgumentError,
     InvalidParameterError,
+    OutOfMemoryError,
     RequestError,
 )
 
@@ -20,8 +21,8 @@ def find_request_error(request: Request, results: Sequence[object]) -> RequestEr
     """Return the error that fails a request, or None if it continues.
 
     `results` has, for each instance, its result or a RequestError. The error names every failed instance;
-    it is InternalError if one of them is. With `on_error` the request continues, except after an
-    InvalidParameterError.
+    it is InternalError if one of them is, or else OutOfMemoryError. With `on_error` the request continues,
+    except after an InvalidParameterError.
     """
     failed = [(index, each) for index, each in enumerate(results) if isinstance(each, RequestError)]
     if not failed:
@@ -39,7 +40,11 @@ def find_request_error(request: Request, results: Sequence[object]) -> RequestEr
         reasons.append(f"and {len(unreported)} more: {_format_ranges(unreported)}")
     message = "; ".join(reasons)
     internal = [error for _, error in failed if isinstance(error, InternalError)]
-    return InternalError(message, internal[0].cause) if internal else InvalidArgumentError(message)
+    if internal:
+        return InternalError(message, internal[0].cause)
+    if any(isinstance(error, OutOfMemoryError) for _, error in failed):
+        return OutOfMemoryError(message)
+    return InvalidArgumentError(message)
 
 
 def _format_ranges(indexes: list[int]) -> str:

@@ -55,6 +55,12 @@ class ResourceExhaustedError(RequestError):
     code = HTTPStatus.TOO_MANY_REQUESTS
 
 
+class OutOfMemoryError(RequestError):
+    """The instance alone needs more memory than the device has free: 503."""
+
+    code = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class InternalError(RequestError):
     """The model failed, whatever the client sent: 500. The log has the cause."""
 

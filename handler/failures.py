@@ -4,10 +4,13 @@ import logging
 import re
 import traceback
 
+import torch
+
 from handler.errors import (
     InternalError,
     InvalidArgumentError,
     InvalidParameterError,
+    OutOfMemoryError,
     RequestError,
 )
 from task import JSON, BadInstance, BadParameter
@@ -46,6 +49,11 @@ class Failures:
         if mismatch := self._task.schema.find_instance_mismatch(instance):
             self.log_once(f"{step} failed on an invalid instance", error, logging.WARNING)
             return InvalidArgumentError(mismatch)
+        if isinstance(error, torch.OutOfMemoryError):
+            self.log_once(f"{step} of one instance needs more memory than the device has", error)
+            return OutOfMemoryError(
+                f"{step} needs more memory than the device has free; send a smaller instance"
+            )
         return self.to_internal_error(f"{step} failed", error)
 
     def to_internal_error(self, message: str, error: Exception) -> InternalError:

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from handler.collation import build_batch, measure, plan_passes
 from handler.failures import Failures, describe_exception
 from handler.splitting import split_output
@@ -25,8 +27,8 @@ def run_passes(
 ) -> list[Any | Failure]:
     """Return for each sample the output of `inference`, or its Failure.
 
-    If a pass fails, each of its samples runs alone, unless `is_isolating` is false: then all of them fail. The caller
-    turns gradients off.
+    If a pass fails, each of its samples runs alone, unless `is_isolating` is false: then all of them fail. If the
+    device has too little memory for it, it runs again in halves. The caller turns gradients off.
     """
     results: list[Any | Failure] = [None] * len(samples)
     indexes = list(range(len(samples)))
@@ -55,6 +57,11 @@ def _run_pass(
 ) -> list[Any | Failure]:
     try:
         return split_output(task.inference(build_batch(task, samples)), len(samples))
+    except torch.OutOfMemoryError as error:
+        if len(samples) == 1:
+            failures.has_any = True
+            return [Failure("inference", error)]
+        text = describe_exception(error)
     except Exception as error:  # noqa: BLE001  a task may raise anything; it is logged here or later
         if len(samples) == 1 or not is_isolating:
             failures.has_any = True
@@ -72,3 +79,33 @@ def _run_pass(
             )
             failures.log_once(text, error)
         return results
+    # Outside the except block: the exception's traceback keeps the tensors of the failed pass.
+    return _run_halves(task, samples, failures, is_isolating, text)
+
+
+def _run_halves(
+    task: AdaptedTask, samples: list[Sample], failures: Failures, is_isolating: bool, reason: str
+) -> list[Any | Failure]:
+    """Run the samples of a pass that needed too much memory in two passes.
+
+    If that is enough, later passes are smaller for good; not because of one sample that is too large even alone.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = (len(samples) + 1) // 2
+    results = [
+        output
+        for part in (samples[:half], samples[half:])
+        for output in _run_pass(task, part, failures, is_isolating)
+    ]
+    if not any(_is_out_of_memory(result) for result in results):
+        task.max_samples = min(task.max_samples or half, half)
+        log.warning(
+            "a pass of %d samples needs more memory than the device has; from now on a pass has at most %d: %s",
+            *(len(samples), task.max_samples, reason),
+        )
+    return results
+
+
+def _is_out_of_memory(result: Any | Failure) -> bool:
+    return isinstance(result, Failure) and isinstance(result.error, torch.OutOfMemoryError)

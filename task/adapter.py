@@ -61,7 +61,7 @@ class AdaptedTask:
         self.collate: Callable[[list[Sample]], Batch] | None = _get(task, "collate")
         self.size: Callable[[Sample], float] | None = _get(task, "size")
         self.max_samples: int | None = None
-        """The most samples in a pass, if more are no faster."""
+        """The most samples in a pass, if more are no faster, or need more memory than the device has."""
         self.stream: Callable[[Sample, dict[str, JSON]], Iterator[JSON]] | None = None
         if _get(task, "stream") is not None:
             self.stream = _with_parameters(task, "stream")

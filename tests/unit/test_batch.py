@@ -162,6 +162,39 @@ def test_exception_of_a_task_fails_only_its_request_and_is_not_disclosed(
     assert predictions(good) == [4]
 
 
+class SmallDevice(Doubler):
+    """A task whose device has memory for a sum of 12 in one pass."""
+
+    def inference(self, batch: Tensor) -> Tensor:
+        self.passes.append(len(batch))
+        if batch.sum() > 12:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return batch * 2
+
+
+def test_pass_that_needs_too_much_memory_runs_in_halves_and_later_ones_are_smaller(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    task = SmallDevice()
+    adapted = adapt(task)
+    (response,) = predict(adapted, request_body(*[3] * 8))
+    assert predictions(response) == [6] * 8
+    assert task.passes == [8, 4, 4]
+    assert "a pass of 8 samples needs more memory" in caplog.text
+    predict(adapted, request_body(*[3] * 8))
+    assert task.passes[3:] == [4, 4]
+
+
+def test_instance_that_needs_too_much_memory_alone_gets_a_503_that_says_so() -> None:
+    task = adapt(SmallDevice())
+    good, bad = predict(task, request_body(3), request_body(1, 20))
+    assert predictions(good) == [6]
+    assert bad.code == 503
+    found = error(bad)
+    assert found["status"] == "UNAVAILABLE"
+    assert "instances[1]: inference needs more memory than the device has" in found["message"]
+
+
 def test_missing_row_is_an_internal_error() -> None:
     class RowDropper(Doubler):
         def inference(self, batch: Tensor) -> Tensor:
