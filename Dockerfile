@@ -24,15 +24,21 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3-venv python3-pip binutils \
  && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --without-pip /opt/venv
-# torch, from the index of its CPU builds: the wheel in requirements/torch.lock, or the one that TORCH
-# names. Files that only compilers, debuggers or torch's tests read are removed, among them 90 MB of
-# symbols.
-COPY requirements/torch.lock /tmp/torch.lock
+# torch: the wheel in requirements/torch.lock for CPUs, those in gpu.lock for NVIDIA's GPUs, or the one that
+# TORCH names, with what it requires. Files that only compilers, debuggers or torch's tests read are removed,
+# among them 90 MB of symbols; and NVIDIA's libraries that no library here links to or loads: for profilers,
+# for several GPUs in one process, and for kernels that are compiled on the device.
+COPY requirements/torch.lock requirements/gpu.lock /tmp/
 ARG TORCH
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN if test -n "${TORCH}"; then set -- ${TORCH}; else set -- --require-hashes --requirement /tmp/torch.lock; fi \
- && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --index-url ${TORCH_INDEX} "$@" \
- && cd /opt/venv/lib/python3.11/site-packages/torch \
+ARG TORCH_LOCK=torch
+ARG TORCH_INDEX
+RUN test -n "${TORCH_INDEX}" || test ${TORCH_LOCK} = gpu || TORCH_INDEX=https://download.pytorch.org/whl/cpu; \
+    if test -n "${TORCH}"; then set -- ${TORCH}; else set -- --no-deps --require-hashes --requirement /tmp/${TORCH_LOCK}.lock; fi \
+ && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} "$@" \
+ && cd /opt/venv/lib/python3.11/site-packages \
+ && rm -rf triton triton-*.dist-info nvidia/*/include nvidia/*/lib/*.a nvidia/*/lib/cmake nvidia/*/lib/libnvrtc*.alt.* nvidia/*/lib/libnvperf_* nvidia/*/lib/libcufile_rdma.* \
+           nvidia/*/lib/libcusolverMg.* nvidia/nvshmem/bin nvidia/nvshmem/lib/*.bc nvidia/nvshmem/lib/nvshmem_* \
+ && cd torch \
  && rm -rf include share/cmake test lib/*.a lib/libtorchbind_test.so lib/libjitbackend_test.so \
            lib/libbackend_with_compiler.so lib/libaoti_custom_ops.so \
  && find bin -type f ! -name torch_shm_manager -delete \
@@ -66,13 +72,15 @@ RUN apt-get update && cd /tmp && apt-get download liblog4j2-java && dpkg -x libl
 # The packages of the model's requirements.txt, compiled. torch keeps its version. Only new files are touched:
 # the others would be copied into the layer.
 FROM packages AS model-packages
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_LOCK=torch
+ARG TORCH_INDEX
 ARG MODEL_FILES=build/digits
 COPY ${MODEL_FILES}/packages /tmp/packages
 RUN ! grep -q git+ /tmp/packages/requirements.txt || { apt-get update && apt-get install --yes --no-install-recommends git && rm -rf /var/lib/apt/lists/*; }
-RUN cd /tmp/packages && if grep -q '^[[:space:]]*[^#[:space:]]' requirements.txt; then touch /tmp/began \
+RUN test -n "${TORCH_INDEX}" || test ${TORCH_LOCK} = gpu || TORCH_INDEX=https://download.pytorch.org/whl/cpu; \
+    cd /tmp/packages && if grep -q '^[[:space:]]*[^#[:space:]]' requirements.txt; then touch /tmp/began \
  && /opt/venv/bin/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' > /tmp/constraints.txt \
- && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --extra-index-url ${TORCH_INDEX} --constraint /tmp/constraints.txt --requirement requirements.txt \
+ && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile ${TORCH_INDEX:+--extra-index-url ${TORCH_INDEX}} --constraint /tmp/constraints.txt --requirement requirements.txt \
  && find /opt/venv -cnewer /tmp/began -name '*.py' | sort > /tmp/modules \
  && find /opt/venv -cnewer /tmp/began -exec touch --no-dereference --date @0 {} + \
  && { /opt/venv/bin/python -m compileall -q -i /tmp/modules >/dev/null || true; } \
@@ -138,8 +146,8 @@ COPY --from=app /out/ /
 # package, or one that does not fit, ends the build here, not the deployment.
 FROM served AS verified
 ARG MODEL_FILES=build/digits
-COPY ${MODEL_FILES}/distributions.json ${MODEL_FILES}/packages/requirements.txt docker/scripts/import_packages.py /tmp/
-RUN cd /tmp && HOME=/tmp PYTHONPATH=/app /opt/venv/bin/python -m serving.verification /model-store/*.mar --distributions distributions.json \
+COPY ${MODEL_FILES}/distributions.json ${MODEL_FILES}/packages/requirements.txt docker/scripts/import_packages.py docker/scripts/linked_libraries.py /tmp/
+RUN cd /tmp && /opt/venv/bin/python linked_libraries.py /opt/venv && HOME=/tmp PYTHONPATH=/app /opt/venv/bin/python -m serving.verification /model-store/*.mar --distributions distributions.json \
  && HOME=/tmp /opt/venv/bin/python import_packages.py requirements.txt \
  && touch /verified
 
@@ -153,8 +161,9 @@ RUN --mount=type=bind,from=served,target=/served --mount=type=bind,from=verified
 FROM served
 COPY --from=sbom /out/ /
 # User 10001 has no entry in /etc/passwd, and only /tmp is writable with a read-only root: libraries
-# that look for a user's name or folder, or keep a cache, find them here.
-ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+# that look for a user's name or folder, or keep a cache, find them here. Where a machine has a GPU,
+# Google mounts the driver below /usr/local/nvidia; NVIDIA's runtime for Docker reads the last variable.
+ENV PATH=/usr/local/nvidia/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     JAVA_HOME=/opt/jre \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -163,7 +172,9 @@ ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/tmp \
     XDG_CACHE_HOME=/tmp/.cache \
     HF_HOME=/tmp/.cache/huggingface \
-    TORCH_HOME=/tmp/.cache/torch
+    TORCH_HOME=/tmp/.cache/torch \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG TORCHSERVE_PATCHES=on
 ENV TORCHSERVE_PATCHES=${TORCHSERVE_PATCHES}
 USER 10001

@@ -4,11 +4,14 @@ UV     ?= $(shell command -v uv 2>/dev/null)
 # The model: a name in model/, a folder with a model.py anywhere, or an archive (.mar, .tar.gz, unpacked). Empty: the only model, or digits.
 MODEL  ?=
 # Each model has its own image.
-IMAGE  ?= $(call property,name):latest
+IMAGE  ?= $(call property,name):$(if $(GPU),gpu,latest)
 PORT   ?= 8080
-# Empty: the wheel pinned in requirements/torch.lock. To use another: TORCH=torch==2.13.0+cu130 and TORCH_INDEX.
+# 1: the image has torch for NVIDIA GPUs, and is tagged gpu.
+GPU    ?=
+# Empty: the wheel pinned in requirements/torch.lock, or in gpu.lock with GPU=1. To use another, for an older driver say:
+# GPU=1 TORCH=torch==2.13.0+cu126 TORCH_INDEX=https://download.pytorch.org/whl/cu126.
 TORCH  ?=
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 
 # Where the model is fetched from: gs://BUCKET/FOLDER or a folder. Empty: the archive in the image.
 STORAGE ?=
@@ -53,7 +56,10 @@ DOCKER ?= docker
 # In version 0.1 a ready archive was given as ARCHIVE.
 override MODEL := $(or $(MODEL),$(if $(filter command,$(origin ARCHIVE)),$(ARCHIVE)))
 export MODEL
-LOCKS := serve local dev sbom scan kubernetes java bench pipeline
+LOCKS := serve local gpu dev sbom scan kubernetes java bench pipeline
+# What serving on a GPU does not use: compilers for kernels (they need a C compiler, which the image lacks), and
+# packages that only name others.
+NOT_IN_IMAGE := triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-nvtx
 
 # A bucket is passed to the container as a URI, with this user's credentials; a folder is mounted.
 BUCKET := $(filter gs://%,$(STORAGE))
@@ -135,15 +141,15 @@ page: .venv/serving archive ## open a page to try the model in a browser (make s
 
 ##@ Container
 
-build: archive ## build the container image IMAGE; its contents are listed in build/NAME/sbom.cdx.json
+build: archive ## build the container image IMAGE (GPU=1: with torch for NVIDIA's GPUs); its contents are listed in build/NAME/sbom.cdx.json
 	@files="$(call property,build)" && set -x && DOCKER_BUILDKIT=1 $(DOCKER) build --tag $(IMAGE) --build-arg MODEL_FILES="$$files" \
-	  --build-arg BASE=$(BASE) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg TORCHSERVE_PATCHES=$(TORCHSERVE_PATCHES) \
+	  --build-arg BASE=$(BASE) --build-arg TORCH_LOCK=$(if $(GPU),gpu,torch) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg TORCHSERVE_PATCHES=$(TORCHSERVE_PATCHES) \
 	  --build-arg REVISION=$(REVISION) --build-arg SOURCE="$(SOURCE)" --build-arg CREATED=$(CREATED) . \
 	&& $(DOCKER) run --rm --network none --entrypoint cat $(IMAGE) /sbom/sbom.cdx.json > "$$files/sbom.cdx.json"
 
 run: .venv/serving ## run the image on 127.0.0.1:PORT with the variables that Vertex AI sets (MODEL=; STORAGE=…: serve the model there; SERVICE_ENVELOPE= and WRAP_INSTANCES= of a stock archive)
 	route="$(if $(STORAGE),/predictions/model,$(call property,predict_route))" && $(DOCKER) run --rm --publish 127.0.0.1:$(PORT):$(PORT) $(MOUNT) --env LOG_FORMAT=text \
-	  --read-only --tmpfs /tmp:size=$(TMP) --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
+	  $(if $(GPU),--gpus all) --read-only --tmpfs /tmp:size=$(TMP) --cap-drop ALL --security-opt no-new-privileges --pids-limit 256 \
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE="$$route" \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 \
@@ -162,7 +168,7 @@ contract: .venv/ready $(if $(INSTANCES),,archive) ## test any image IMAGE agains
 
 ##@ Deploy
 
-DEPLOY := DOCKER=$(DOCKER) $(BIN)/python -m deploy
+DEPLOY := DOCKER=$(DOCKER) $(if $(TORCH),DEPLOY_TORCH="$(TORCH)" DEPLOY_TORCH_INDEX="$(TORCH_INDEX)") $(BIN)/python -m deploy
 CLOUD = $(if $(PROJECT),--project $(PROJECT)) $(if $(REGION),--region $(REGION)) $(ARGS)
 
 push: .venv/ready archive ## build the image here and push it to Artifact Registry (PROJECT=, REGION=; see deploy.toml)
@@ -267,7 +273,7 @@ setup: .venv/ready ## install every pinned package of requirements/ into .venv
 	@touch $@
 
 .venv/torch: requirements/torch.lock | .venv/bin/python
-	@$(call install,.venv,--index-url $(TORCH_INDEX) $(or $(TORCH),$(call LOCKED,torch)))
+	@$(call install,.venv,--index-url $(or $(TORCH_INDEX),https://download.pytorch.org/whl/cpu) $(or $(TORCH),$(call LOCKED,torch)))
 	@touch $@
 
 .venv/ready: requirements/dev.lock .venv/serving
@@ -328,9 +334,10 @@ $(PEERS)/ready: requirements/bench.lock .venv/ready
 	@touch $@
 
 lock: .venv/ready ## pin the newest package versions into requirements/
-	for group in $(LOCKS); do case $$group in local) of=serve;; dev) of=local;; *) of=;; esac; \
+	for group in $(LOCKS); do case $$group in local|gpu) of=serve;; dev) of=local;; *) of=;; esac; \
 	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url $${of:+--constraint requirements/$$of.lock} \
-	  --custom-compile-command "make lock" --python-version 3.11 --group $$group -o requirements/$$group.lock || exit 1; done
+	  --custom-compile-command "make lock" --python-version 3.11 $$(test $$group != gpu || echo --python-platform x86_64-manylinux_2_28 $(NOT_IN_IMAGE:%=--no-emit-package %)) \
+	  --group $$group -o requirements/$$group.lock || exit 1; done
 
 clean: ## delete build/ except trained weights (build/NAME/weights) and where models are deployed; the virtual environment stays
 	find build -mindepth 1 -maxdepth 1 ! -type d -delete

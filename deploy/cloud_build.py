@@ -11,7 +11,7 @@ from typing import TypedDict
 from deploy import builder
 from deploy.clients import CloudClients
 from deploy.errors import UserError
-from deploy.fingerprint import git_commit, image_tag
+from deploy.fingerprint import CPU_TORCH, git_commit, image_tag
 from deploy.settings import Settings, model_settings
 from deploy.text import format_duration, format_elapsed
 from project.model_folder import Model
@@ -138,10 +138,13 @@ def build_substitutions(settings: Settings, deploy: str = "no") -> dict[str, str
         "_NAME": settings.name,
         "_REGION": settings.region,
         "_REPOSITORY": settings.repository,
-        "_TAG": image_tag(settings.sources),
+        "_TAG": image_tag(settings.sources, settings.torch_build),
         "_DEPLOY": deploy,
         "_REVISION": git_commit(),
     }
+    names = ("_TORCH_LOCK", "_TORCH", "_TORCH_INDEX")
+    torch = zip(names, settings.torch_build, CPU_TORCH, strict=True)
+    values |= {name: value for name, value, default in torch if value != default}
     if settings.registry:
         values["_REGISTRY"] = settings.registry
     return values

@@ -5,6 +5,7 @@ import subprocess
 import zipfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from deploy.errors import UserError
 from project.model_folder import Model
@@ -23,11 +24,26 @@ IMAGE_SOURCES = (
     "handler/errors.py",
     "requirements/serve.lock",
     "requirements/torch.lock",
+    "requirements/gpu.lock",
     "requirements/sbom.lock",
     "LICENSE",
     "NOTICE",
 )
 """What the Dockerfile copies, except the files of the model."""
+
+
+class TorchBuild(NamedTuple):
+    """The torch of an image: by default the locked one for CPUs."""
+
+    lock: str = "torch"
+    """The lock in requirements/: torch, or gpu."""
+    version: str = ""
+    """A requirement in place of the lock, such as torch==2.13.0+cu126."""
+    index_url: str = ""
+    """The index of the version; empty: that of the lock."""
+
+
+CPU_TORCH = TorchBuild()
 
 
 def fingerprint(root: Path, names: Iterable[str], exclude: Collection[str] = CACHES) -> str:
@@ -48,12 +64,15 @@ def fingerprint(root: Path, names: Iterable[str], exclude: Collection[str] = CAC
     return total.hexdigest()[:16]
 
 
-def image_tag(model: Model, root: Path = Path()) -> str:
-    """Return the tag of the image that is built from `root` and a model: src- and a fingerprint of its sources."""
+def image_tag(model: Model, torch: TorchBuild = CPU_TORCH, root: Path = Path()) -> str:
+    """Return the tag of the image that is built from `root`, a model and torch.
+
+    It is src-, or gpu- for NVIDIA's GPUs, and a fingerprint of the sources.
+    """
     for path in model.archives:
         if not (root / path).is_file():
             raise UserError(f"{path} does not exist", "make archive")
-    total = hashlib.sha256(model.name.encode())
+    total = hashlib.sha256("\0".join([model.name, *torch]).encode())
     total.update(fingerprint(root, IMAGE_SOURCES).encode())
     # The requirements and the local wheels.
     total.update(fingerprint(root / model.packages, ["."]).encode())
@@ -61,7 +80,7 @@ def image_tag(model: Model, root: Path = Path()) -> str:
         if model.folder_archives:
             total.update(path.name.encode())
         _add_archive(total, root / path)
-    return f"src-{total.hexdigest()[:16]}"
+    return f"{'gpu' if torch.lock == 'gpu' else 'src'}-{total.hexdigest()[:16]}"
 
 
 def _add_archive(total: "hashlib._Hash", path: Path) -> None:

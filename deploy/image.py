@@ -22,7 +22,7 @@ def ensure_image(cloud: CloudClients) -> Image:
     if found := find_image(cloud):
         cloud.report(f"the image is in the registry: {found.uri}")
         return found
-    tag = image_tag(cloud.settings.sources)
+    tag = image_tag(cloud.settings.sources, cloud.settings.torch_build)
     if builder.choose(cloud) == "cloud":
         build_image(cloud)
     else:
@@ -31,7 +31,7 @@ def ensure_image(cloud: CloudClients) -> Image:
         return Image(f"{cloud.settings.image_name}:{tag}")
     if found := find_image(cloud):
         return found
-    if image_tag(cloud.settings.sources) != tag:
+    if image_tag(cloud.settings.sources, cloud.settings.torch_build) != tag:
         hint = "run the same command again, and change no file of the repository or the model until it ends"
         raise UserError("files changed while the image was built, so it is not deployed", hint)
     hint = "run make push, and read the build's log"

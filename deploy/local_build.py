@@ -16,12 +16,14 @@ NAMES = ("x86_64", ARCHITECTURE)
 def build_and_push(cloud: CloudClients) -> None:
     """Build the image, and push it under its fingerprint and as latest."""
     s, docker, run = cloud.settings, os.environ.get("DOCKER", "docker"), cloud.programs.run
-    tagged = f"{s.image_name}:{image_tag(s.sources)}"
+    tagged = f"{s.image_name}:{image_tag(s.sources, s.torch_build)}"
     cloud.artifacts.ensure_repository()
     if not s.registry:
         run(["gcloud", "auth", "configure-docker", f"{s.region}-docker.pkg.dev", "--quiet"])
-    model = f"MODEL={s.sources.path}"
-    command = ["make", "build", model, f"IMAGE={tagged}", f"DOCKER={docker}"]
+    variables = [f"MODEL={s.sources.path}", f"IMAGE={tagged}", f"DOCKER={docker}"]
+    variables += [f"GPU={'1' if s.torch_build.lock == 'gpu' else ''}"]
+    variables += [f"TORCH={s.torch_build.version}", f"TORCH_INDEX={s.torch_build.index_url}"]
+    command = ["make", "build", *variables]
     if platform.machine().lower() not in NAMES:  # docker build follows this variable
         command.append(f"DOCKER_DEFAULT_PLATFORM=linux/{ARCHITECTURE}")
     run(command, show_output=True)

@@ -37,7 +37,9 @@ def find_image(cloud: CloudClients) -> Image | None:
     last, _, tag = last.partition(":")
     digest = None
     if not s.image or folder + slash + last == s.image_name:
-        digest = cloud.artifacts.find_digest(tag or "latest" if s.image else image_tag(s.sources))
+        digest = cloud.artifacts.find_digest(
+            tag or "latest" if s.image else image_tag(s.sources, s.torch_build)
+        )
     if digest:
         return Image(f"{s.image_name}@{digest}")
     return Image(s.image) if s.image else None

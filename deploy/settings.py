@@ -24,6 +24,7 @@ from deploy.fields.endpoint import Endpoint
 from deploy.fields.location import Location
 from deploy.fields.machines import Machines
 from deploy.fields.types import Group, suggest
+from deploy.fingerprint import TorchBuild
 from deploy.places import Place
 from deploy.plan import Machine, Replicas
 from project.model_folder import (
@@ -108,6 +109,11 @@ class Settings(Location, Machines, Endpoint, Container, Build):
     def is_private(self) -> bool:
         """Whether the endpoint can be reached from its network only."""
         return bool(self.psc_projects or self.network)
+
+    @property
+    def torch_build(self) -> TorchBuild:
+        """The torch of the image: for NVIDIA's GPUs if the machine has one."""
+        return TorchBuild("gpu" if self.accelerator_type else "torch", self.torch, self.torch_index)
 
     @property
     def location(self) -> str:

@@ -10,10 +10,7 @@ RUN mkdir -p /usr/share/man/man1 \
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY requirements/torch.lock /tmp/torch.lock
-ARG TORCH
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN if test -n "${TORCH}"; then set -- ${TORCH}; else set -- --require-hashes --requirement /tmp/torch.lock; fi \
- && pip install --quiet --no-cache-dir --no-deps --index-url ${TORCH_INDEX} "$@"
+RUN pip install --quiet --no-cache-dir --no-deps --index-url https://download.pytorch.org/whl/cpu --require-hashes --requirement /tmp/torch.lock
 COPY requirements/dev.lock /tmp/dev.lock
 RUN pip install --quiet --no-cache-dir --no-deps --require-hashes --requirement /tmp/dev.lock
 # The client of the docker builder image: the build step copies it into the build context.

@@ -19,6 +19,7 @@ MIN_PARALLEL_MS = 4
 """Inference that takes this long on one thread is faster on several."""
 MAX_THREADS = 4
 """Threads per worker; more gain less than another worker does."""
+WORKERS_PER_GPU = 2
 MAX_BATCH_REQUESTS = 32
 MAX_BATCH_MS = 250
 """The time for one batch: requests that arrive while it runs wait for all of it."""
@@ -67,6 +68,21 @@ def choose_layout(
     threads = max(share, min(cores, MAX_THREADS) if inference_ms >= MIN_PARALLEL_MS else 1)
     batch_size = max(int(MAX_BATCH_MS * share / inference_ms), 1)
     return Layout(workers, threads, min(batch_size, MAX_BATCH_REQUESTS))
+
+
+def choose_gpu_layout(gpus: int, cores: int, own: Layout, *, takes_batches: bool) -> Layout:
+    """Return the layout of a model on a number of GPUs, given its layout on the CPU.
+
+    A GPU has two workers, limited by those that fit into the container's memory: one preprocesses while the other
+    computes. A batch may be as large as the GPU makes use of, if the model takes batches.
+    """
+    workers = max(min(WORKERS_PER_GPU * gpus, own.workers), 1)
+    return own._replace(
+        workers=workers,
+        threads=max(cores // workers, 1),
+        batch_size=MAX_BATCH_REQUESTS if takes_batches else own.batch_size,
+        source=f"{gpus} GPU{'s' * (gpus > 1)}",
+    )
 
 
 def max_workers(cores: int, memory_bytes: int | None, model_bytes: int = 0) -> int:

@@ -68,6 +68,8 @@ class TorchServeConfig:
     """The time for a response. A worker whose handler takes longer for a batch is interrupted."""
     retry_timeout_s: int = 20
     """How long a worker that keeps failing at startup is restarted."""
+    gpus: int | None = None
+    """The number of GPUs that the workers share; None: TorchServe asks nvidia-smi."""
     heap_bytes: int = 512 * MEBIBYTE
     """Java's memory for requests and responses."""
     listener_socket: Path | None = None
@@ -157,6 +159,8 @@ def render_properties(config: TorchServeConfig) -> str:
         # are not JSON. (TS_DECODE_INPUT_REQUEST has no effect: Java sets it from this property.)
         "decode_input_request": "false",
     }
+    if config.gpus is not None:
+        properties["number_of_gpu"] = config.gpus
     if not config.patched:  # the gRPC servers' default ports may be in use
         for server in ("inference", "management"):
             properties[f"grpc_{server}_port"] = find_free_port()

@@ -26,6 +26,7 @@ from serving.container.config import (
 )
 from serving.container.errors import StartupError
 from serving.container.fork_server import ForkServer
+from serving.container.gpu import find_gpus, find_torch_cuda
 from serving.container.models import (
     Model,
     ModelFactory,
@@ -73,7 +74,12 @@ def run(log: Log, fork_server: ForkServer) -> None:
     try:
         telemetry = TelemetryProcess(config, log) if config.has_telemetry else None
         port = telemetry.port if telemetry else None
-        factory = ModelFactory(folder=folder, config=config, telemetry_port=port, log=log)
+        gpus, description = find_gpus(os.environ, find_torch_cuda())
+        if description:
+            log.info(description)
+        factory = ModelFactory(
+            folder=folder, config=config, gpus=gpus, telemetry_port=port, log=log
+        )
         if config.storage_uri:
             models = [factory.create(folder / "store" / MODEL_NAME)]
         else:

@@ -8,9 +8,17 @@ from pathlib import Path
 from serving import artifact, resources
 from serving.artifact import Artifact
 from serving.container.config import Config
+from serving.container.gpu import Gpu
 from serving.container.listener import Listener
 from serving.container.nginx_config import Upstream
-from serving.layout import MIN_HEAP_BYTES, Demand, choose_layout, heap_bytes, share_machine
+from serving.layout import (
+    MIN_HEAP_BYTES,
+    Demand,
+    choose_gpu_layout,
+    choose_layout,
+    heap_bytes,
+    share_machine,
+)
 from serving.logs import Log
 from serving.stock import manifest
 from serving.torchserve import TorchServeConfig
@@ -53,6 +61,8 @@ class ModelFactory:
     folder: Path
     """For the container's sockets and configuration; several models have a subfolder each."""
     config: Config
+    gpus: Sequence[Gpu] = ()
+    """The devices that the models use."""
     telemetry_port: int | None
     """The UDP port on loopback that receives the workers' events; None if no traces are exported."""
     log: Log
@@ -81,6 +91,7 @@ class ModelFactory:
             has_telemetry=config.has_telemetry,
             telemetry_port=self.telemetry_port,
             patched=config.torchserve_patches,
+            gpus=len(self.gpus),
         )
         return Model(server_config, listener)
 
@@ -107,7 +118,12 @@ def _configure_models(models: Sequence[Model], served: Sequence[Artifact], confi
         model.served = each
         applied = artifact.apply_model_config(model.config, each)
         timeout_s = config.response_timeout_s or applied.response_timeout_s
-        model.config = dataclasses.replace(applied, response_timeout_s=timeout_s)
+        layout = applied.layout
+        if applied.gpus:
+            layout = choose_gpu_layout(
+                applied.gpus, resources.cores(), layout, takes_batches=not each.stock
+            )
+        model.config = dataclasses.replace(applied, response_timeout_s=timeout_s, layout=layout)
     if len(models) == 1:
         return
     memory = resources.memory_limit() or resources.physical_memory()

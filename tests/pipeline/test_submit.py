@@ -249,7 +249,7 @@ def test_only_an_image_tested_by_cloud_build_passes_the_contract_step(
         name=name,
         id="b",
         status="SUCCESS",
-        substitutions={"_TAG": image_tag(find_model("tests/toy"), ROOT)},
+        substitutions={"_TAG": image_tag(find_model("tests/toy"), root=ROOT)},
     )
     build.steps = [BuildStep(id="tests", name="n", status="FAILURE")]
     stack.state.builds[name] = build

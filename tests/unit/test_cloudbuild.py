@@ -10,6 +10,7 @@ import yaml
 from google.cloud.devtools import cloudbuild_v1
 from google.protobuf import json_format
 
+from deploy.cloud_build import build_substitutions
 from deploy.settings import Settings
 from emulator.builds import expand_substitutions
 from tests.images import ROOT
@@ -72,6 +73,17 @@ def test_default_substitutions_equal_the_defaults_of_deploy() -> None:
     assert build["substitutions"]["_MODEL"] == settings.sources.name
     for name in ("region", "repository"):
         assert build["substitutions"][f"_{name.upper()}"] == getattr(settings, name)
+    torch = [build["substitutions"][f"_TORCH{name}"] for name in ("_LOCK", "", "_INDEX")]
+    assert torch == list(settings.torch_build)
+
+
+def test_build_for_a_machine_with_a_gpu_gets_torch_for_it() -> None:
+    settings = Settings(project="my-project", accelerator_type="NVIDIA_L4", torch="torch==2.12.0")
+    substitutions = build_substitutions(settings)
+    assert substitutions["_TORCH_LOCK"] == "gpu"
+    assert substitutions["_TORCH"] == "torch==2.12.0"
+    assert substitutions["_TAG"].startswith("gpu-")
+    assert "_TORCH_LOCK" not in build_substitutions(Settings(project="my-project"))
 
 
 def test_gcloud_uploads_the_files_that_the_steps_need_without_build_outputs(tmp_path: Any) -> None:

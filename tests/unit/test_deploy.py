@@ -582,7 +582,7 @@ def write_sources(
 
 def test_fingerprint_changes_only_with_the_contents_of_the_image(tmp_path: Path) -> None:
     def tag(folder: str, **contents: Any) -> str:
-        return fingerprint.image_tag(MODEL, write_sources(tmp_path / folder, **contents))
+        return fingerprint.image_tag(MODEL, root=write_sources(tmp_path / folder, **contents))
 
     packages = {"requirements.txt": "x==1", "wheels/x.whl": "1"}
     first = tag("a")
@@ -597,7 +597,20 @@ def test_fingerprint_changes_only_with_the_contents_of_the_image(tmp_path: Path)
     compiled = tmp_path / "a" / "docker" / "__pycache__" / "x.pyc"
     compiled.parent.mkdir()
     compiled.write_text("bytes")
-    assert fingerprint.image_tag(MODEL, tmp_path / "a") == first
+    assert fingerprint.image_tag(MODEL, root=tmp_path / "a") == first
+
+
+def test_image_for_gpus_and_one_with_another_torch_have_tags_of_their_own(tmp_path: Path) -> None:
+    root = write_sources(tmp_path / "a")
+    options: list[dict[str, Any]] = [
+        {},
+        {"accelerator_type": "NVIDIA_L4"},
+        {"torch": "torch==2.12.0"},
+    ]
+    settings = [Settings(project="a-project", sources=MODEL, **each) for each in options]
+    cpu, gpu, other = (fingerprint.image_tag(MODEL, each.torch_build, root) for each in settings)
+    assert (cpu[:4], gpu[:4], other[:4]) == ("src-", "gpu-", "src-")
+    assert len({cpu, gpu, other}) == 3
 
 
 @pytest.mark.parametrize(
@@ -654,10 +667,10 @@ def test_two_models_with_the_same_contents_have_different_tags(tmp_path: Path) -
     other_build = root / other.build
     other_build.mkdir()
     shutil.copy(root / MODEL.archive, root / other.archive)
-    assert fingerprint.image_tag(other, root) != fingerprint.image_tag(MODEL, root)
+    assert fingerprint.image_tag(other, root=root) != fingerprint.image_tag(MODEL, root=root)
 
 
 def test_missing_archive_is_an_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
-        fingerprint.image_tag(MODEL, tmp_path)
+        fingerprint.image_tag(MODEL, root=tmp_path)
     assert raised.value.hint == "make archive"
