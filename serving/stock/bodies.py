@@ -3,7 +3,10 @@
 import binascii
 import json
 from base64 import b64decode
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
 
 if TYPE_CHECKING:
     from handler import envelope
@@ -67,8 +70,8 @@ def copy_body(body: Any) -> Any:
 
 
 def check_response(body: Any, is_json: bool, instances: int) -> Any:
-    """Return the body of a response, an object or array as JSON; raise RequestError if it cannot be sent."""
-    if isinstance(body, (dict, list, float)):
+    """Return the body of a response, all but text and bytes as JSON; raise RequestError if it cannot be sent."""
+    if not isinstance(body, (str, bytes, bytearray, torch.Tensor, Iterator)):
         try:
             body, is_json = json.dumps(body, indent=2), True  # as TorchServe formats it
         except (TypeError, ValueError) as error:

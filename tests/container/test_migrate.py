@@ -179,9 +179,10 @@ def test_home_folder_can_be_written(image: str, tmp_path: Path) -> None:
 def test_archive_of_another_format_is_tried_as_it_is(image: str, tmp_path: Path) -> None:
     archive = stock.pack(tmp_path)
     folder = tmp_path / "unpacked"
+    (tmp_path / "alone").mkdir()
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(folder)
-    packed = Path(shutil.make_archive(str(tmp_path / "v1.0"), "gztar", folder))
+    packed = Path(shutil.make_archive(str(tmp_path / "alone" / "v1.0"), "gztar", folder))
     for other in (packed, folder):
         code, document = migrate(other, image, *write_request(tmp_path))
         assert (code, document["trial"]["response"]["status"]) == (0, 200), document

@@ -324,6 +324,10 @@ def test_service_envelope_none_passes_the_whole_body(
     )
     assert answers[:2] == [(200, "{'body': {'instances': [1]}}"), (200, "{'body': [nan]}")]
     assert answers[2][0] == 400
+    monkeypatch.setattr(without._entry_point.__self__, "_handle_raw", lambda *_: [{1}])
+    [answer], _ = handle(without, body(1))
+    assert answer[0] == 500
+    assert "returned no JSON: Object of type set" in message(answer)
 
 
 def test_wrap_instances_makes_bare_instances_objects(
