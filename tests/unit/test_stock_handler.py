@@ -31,15 +31,15 @@ class Connection:
         self.sent += message
 
 
-def load(folder: Path) -> Service:
-    """Load an adapted archive as TorchServe's worker does."""
+def load(
+    folder: Path, handler: str = manifest.ADAPTED_HANDLER, envelope: str | None = None
+) -> Service:
+    """Load an adapted archive, or its own handler, as TorchServe's worker does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         sys.modules.pop("faulty_handler", None)
         metrics = SimpleNamespace(set_request_ids=lambda _: None)
-        return TsModelLoader().load(
-            "model", str(folder), manifest.ADAPTED_HANDLER, None, 4, None, True, metrics
-        )
+        return TsModelLoader().load("model", str(folder), handler, None, 4, envelope, True, metrics)
 
 
 def adapt(folder: Path, handler: Path) -> Path:
@@ -358,3 +358,27 @@ def test_limit_of_the_worker_is_no_failure_of_the_handler(
     monkeypatch.setattr(faulty._entry_point.__self__, "_handle_json", interrupt)
     with pytest.raises(ResponseTimeoutError):
         handle(faulty, body(1))
+
+
+INSTANCES: list[list[Any]] = [
+    [None, [], {}, True, 1.5, "é"],
+    [-12345678901234567890123, float("inf")],
+    [{"b64": "YWJj"}, {"x": 1}],
+    [{"b64": ""}, {"b64": "YW Jj\n"}],
+    [{"b64": "YWJj", "x": 1}],
+    [{"a": {"b64": "YWJj"}, "c": 2}, {"a": {"b": {"b64": "YWJj"}}}],
+    [{"data": [{"b64": "YWJj"}]}],
+    [[1, {"b64": "YWJj"}]],
+]
+
+
+@pytest.mark.parametrize("instances", INSTANCES, ids=str)
+def test_instances_are_passed_as_torchserves_own_envelope_passes_them(
+    faulty_archive: Path, instances: list[Any]
+) -> None:
+    answers, _ = handle(load(faulty_archive), body(*instances))
+    stock = load(faulty_archive, "faulty_handler.py", "json")
+    stock.context.request_processor = [RequestProcessor({})]
+    document = json.loads(body(*instances)[0])
+    [expected] = stock._entry_point([{"body": document}], stock.context)
+    assert predictions(answers[0]) == json.loads(expected)["predictions"]
