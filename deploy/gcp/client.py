@@ -327,4 +327,5 @@ def _get_message(error: exceptions.GoogleAPICallError) -> str:
 def _describe(error: BaseException | None) -> str:
     if isinstance(error, exceptions.GoogleAPICallError):
         return f"Google returned {error.code}"
-    return "connection lost"
+    request = getattr(error, "request", None)
+    return f"connection to {urlsplit(request.url).netloc} lost" if request else "connection lost"

@@ -23,6 +23,7 @@ from deploy import (
     predict,
     roles,
     settings,
+    status,
 )
 from deploy.__main__ import main
 from deploy.cost import estimate_cost
@@ -463,6 +464,13 @@ def test_read_is_retried_with_a_line_for_each_retry(
     assert capsys.readouterr().out == printed
 
 
+def test_lost_connection_is_named_with_its_host(capsys: pytest.CaptureFixture[str]) -> None:
+    request = requests.Request("GET", "http://127.0.0.1:18000/v1/x").prepare()
+    lost = requests.ConnectionError(request=request)
+    assert CLIENT.read(Mock(side_effect=[lost, "there"])) == "there"
+    assert "connection to 127.0.0.1:18000 lost; retrying" in capsys.readouterr().out
+
+
 def test_read_gives_up_after_the_retry_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "RETRY_TIMEOUT_S", 1e-9)
     with pytest.raises(UserError, match="no response from Google: Google returned 503"):
@@ -490,6 +498,12 @@ def test_every_required_permission_has_a_role() -> None:
     ):
         command = roles.grant_command("my-project", permission)
         assert command.startswith("gcloud projects add-iam-policy-binding my-project")
+
+
+def test_commit_of_changed_sources_is_shown_as_such() -> None:
+    assert status.format_commit("469016a0f1") == "469016a"
+    assert status.format_commit("469016a0f1-dirty") == "469016a with changed files"
+    assert status.format_commit("") == ""
 
 
 # A canary
