@@ -2,11 +2,21 @@
 
 import argparse
 import importlib
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+
+ADVICE = {
+    r"torchvision::|libtorch|libcuda": (
+        "it was built for another torch, such as for GPUs: TORCH_INDEX has the build for this one"
+    ),
+    r"libGL|libgthread": "it needs a screen: write opencv-python-headless in its place",
+    r"numpy\.dtype size changed|NumPy 1\.x|numpy\.core\.multiarray": "it was built for NumPy 1: add the line numpy<2",
+}
+"""What to do about an error that matches a pattern."""
 
 
 def find_module(requirement: str) -> str | None:
@@ -34,8 +44,9 @@ def main() -> None:
             importlib.import_module(module)
         except Exception as error:  # noqa: BLE001  a package may raise anything
             reason = " ".join(str(error).split())
-            if "torchvision::" in reason or "libtorch" in reason:
-                reason += "; it was built for another torch, such as for GPUs: TORCH_INDEX has the build for this one"
+            for pattern, advice in ADVICE.items():
+                if re.search(pattern, reason):
+                    reason += f"; {advice}"
             sys.exit(f"requirements.txt: {line}: {type(error).__name__}: {reason}")
         print(f"import {module}: works")
 

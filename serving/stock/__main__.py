@@ -103,7 +103,10 @@ def _list_commands(
     deploy = "PROJECT=my-project REGION=us-central1"
     if report.requirements:
         file = archive.with_name(REQUIREMENTS)
-        listed = _list_packages(contents.requirements[1]) if contents else set()
+        listed: set[str] = set()
+        if contents:
+            name_listed, text = contents.requirements
+            listed = _list_packages(text, is_own=name_listed in contents.sources)
         lines = [line for line in report.requirements if not _list_packages(line) <= listed]
         adding = {}
         if lines:  # a new file replaces that of the archive, so it gets all
@@ -165,9 +168,9 @@ def _is_selected(archive: Path) -> bool:
         return False
 
 
-def _list_packages(text: str) -> set[str]:
+def _list_packages(text: str, *, is_own: bool = False) -> set[str]:
     """Return the packages that a requirements.txt becomes in the image, and its other lines."""
-    lines = read_lines(adapt(text, REQUIREMENTS, is_own=True)[0], REQUIREMENTS)
+    lines = read_lines(adapt(text, REQUIREMENTS, is_own=is_own)[0], REQUIREMENTS)
     return {line.name or line.text for line in lines}
 
 

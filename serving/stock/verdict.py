@@ -16,11 +16,15 @@ MAX_SHOWN_CHARS = 200
 TRUSTED = "if you trust the archive, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1: in [env] of deploy.toml, and before make"
 HINTS = {
     r"[Ww]eights only load failed|weights_only": f"torch 2.6 and later load only weights: {TRUSTED}",
-    r"Read-only file system": "the image's file system is read-only: write below /tmp",
+    r"Read-only file system|Permission denied": "only files below /tmp can be written",
+    r"[Dd]efault credentials were not found|DefaultCredentialsError|metadata\.google\.internal": (
+        "it needs Google credentials, which it gets on Vertex AI only: put what it reads into the archive, "
+        "or try it there"
+    ),
     r"InvalidCxxCompiler|[Nn]o working C\+\+ compiler|Failed to find C compiler": (
         "the image has no compiler: remove torch.compile, or `pt2` of the model's config, or use the backend aot_eager"
     ),
-    r"not compiled with CUDA|No CUDA GPUs|Found no NVIDIA driver": (
+    r"not compiled with CUDA|No CUDA GPUs|Found no NVIDIA driver|on a CUDA device": (
         "the image is for CPUs: let the handler choose the device by torch.cuda.is_available(), or build "
         "an image with TORCH= and TORCH_INDEX= of a torch for CUDA"
     ),
@@ -40,6 +44,16 @@ HINTS = {
     ),
 }
 """What to do about an error that matches a pattern."""
+
+
+REQUIREMENTS = {
+    r"numpy\.dtype size changed|compiled using NumPy 1|numpy\.core\.multiarray": (
+        "a package was built for NumPy 1",
+        "numpy<2",
+    ),
+    r"libGL|libgthread": ("opencv-python needs a screen", "opencv-python-headless"),
+}
+"""What explains an error that matches a pattern, and the requirement that mends it."""
 
 
 class Report(NamedTuple):
@@ -144,12 +158,11 @@ def _is_ours(body: str) -> bool:
 def _advise(error: str, contents: Contents) -> tuple[str, str]:
     """Return what to do about an error, and the requirement that is missing; "" if unknown."""
     if match := re.search(r"No module named '([\w.]+)'", error):
-        package = packages.find_package(match[1], contents)
-        if not package:
-            name = f"the package that provides {match[1]}"
-            build = contents.build_command
-            return f"write {name} in requirements.txt beside the archive, then {build}", ""
-        return "", packages.pin(package, contents)
+        if package := packages.find_package(match[1], contents):
+            return "", packages.pin(package, contents)
+        name = f"the package that provides {match[1]}"
+        build = contents.build_command
+        return f"write {name} in requirements.txt beside the archive, then {build}", ""
     named = re.findall(r"Missing optional dependency '(.+?)'", error)
     if names := named or list_installed(error):
         hint = ""
@@ -157,6 +170,8 @@ def _advise(error: str, contents: Contents) -> tuple[str, str]:
             hint = "the image has no pip: remove the installation from the handler, and add the packages by "
             hint += contents.build_command
         return hint, names[0]
-    if NETWORK_ERROR.search(error):
+    if advice := next((v for k, v in REQUIREMENTS.items() if re.search(k, error)), None):
+        return advice
+    if NETWORK_ERROR.search(error) and "metadata.google.internal" not in error:
         return "put what it downloads into the archive", ""
     return next((hint for pattern, hint in HINTS.items() if re.search(pattern, error)), ""), ""

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.images import ROOT
 
 
@@ -28,15 +30,23 @@ def test_each_package_is_imported_by_the_name_of_its_module(tmp_path: Path) -> N
     assert done.stdout.splitlines() == ["import PIL: works", "import yaml: works"]
 
 
-def test_package_that_does_not_fit_the_image_ends_the_build(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("operator torchvision::nms does not exist", "TORCH_INDEX has the build for this one"),
+        ("libGL.so.1: cannot open shared object file", "write opencv-python-headless in its place"),
+        ("numpy.dtype size changed, may indicate", "add the line numpy<2"),
+    ],
+)
+def test_package_that_does_not_fit_the_image_ends_the_build(
+    tmp_path: Path, error: str, advice: str
+) -> None:
     info = tmp_path / "my_package-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
     (info / "RECORD").write_text("my_package.py,,\n")
-    (tmp_path / "my_package.py").write_text(
-        "raise RuntimeError('operator torchvision::nms does not exist')\n"
-    )
+    (tmp_path / "my_package.py").write_text(f"raise RuntimeError({error!r})\n")
     done = import_packages(tmp_path, "my-package==1.0\n")
     assert done.returncode == 1
-    assert "my-package==1.0: RuntimeError: operator torchvision::nms does not exist" in done.stderr
-    assert "TORCH_INDEX has the build for this one" in done.stderr
+    assert f"my-package==1.0: RuntimeError: {error}" in done.stderr
+    assert advice in done.stderr

@@ -691,6 +691,8 @@ def test_only_missing_packages_are_to_be_added(
             "accelerate>=0.26",
         ),
         ("CalledProcessError: Command '['python', '-m', 'pip', 'install', '-q', 'x']'", "x"),
+        ("ValueError: numpy.dtype size changed, may indicate binary incompatibility", "numpy<2"),
+        ("ImportError: libGL.so.1: cannot open shared object file", "opencv-python-headless"),
         ("ModuleNotFoundError: No module named 'unknown_tools'", ""),
     ],
 )
