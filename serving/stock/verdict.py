@@ -53,7 +53,7 @@ REQUIREMENTS = {
     ),
     r"libGL|libgthread": ("opencv-python needs a screen", "opencv-python-headless"),
 }
-"""What explains an error that matches a pattern, and the requirement that mends it."""
+"""What explains an error that matches a pattern, and the requirement that fixes it."""
 
 
 class Report(NamedTuple):
