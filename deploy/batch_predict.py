@@ -12,7 +12,7 @@ from deploy.batch_request import (
     choose_output_format,
 )
 from deploy.clients import CloudClients
-from deploy.errors import UserError
+from deploy.errors import PermissionDeniedError, UserError
 
 
 def run_batch(  # noqa: PLR0913  one parameter for each option
@@ -49,6 +49,8 @@ def run_batch(  # noqa: PLR0913  one parameter for each option
         batch_size=batch_size,
     )
     check_fields(request)
+    if not cloud.dry_run:
+        _check_input(cloud, sources)
     name = cloud.vertex.start_batch_job(
         dataclasses.replace(request, version=versions.choose(cloud, version))
     )
@@ -77,3 +79,17 @@ def run_batch(  # noqa: PLR0913  one parameter for each option
         f"{stats.get('successfulCount', 0)} succeeded, {stats.get('failedCount', 0)} failed; "
         f"results: {info.get('gcsOutputDirectory') or '.'.join(table)}"
     )
+
+
+def _check_input(cloud: CloudClients, sources: Sequence[str]) -> None:
+    """Raise UserError for input that does not exist: the job would find that after ten minutes."""
+    for uri in (uri for uri in sources if uri.startswith("gs://")):
+        try:
+            found = cloud.storage.find_prefix(uri.partition("*")[0])
+        except PermissionDeniedError as error:
+            cloud.report(f"{uri} is not checked: {error.message}")
+            continue
+        if not found:
+            missing = "no object has this name" if found is False else "the bucket does not exist"
+            hint = f"gcloud storage ls {uri.rpartition('/')[0]}/ lists what is there"
+            raise UserError(f"--input: {uri!r}: {missing}", hint)

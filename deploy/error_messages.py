@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from deploy.errors import ApiDisabledError, UserError
+from deploy.errors import ApiDisabledError, PermissionDeniedError, UserError
 from deploy.machines import load_table
 from deploy.roles import find_missing_permission, grant_missing
 from deploy.settings import Settings
@@ -60,12 +60,12 @@ def _permission(error: GoogleError, settings: Settings) -> UserError | None:
     missing = find_missing_permission(text, error.metadata.get("permission", ""), error.account)
     if missing is None:
         hint = "docs/cloud.md lists the roles"
-        return UserError(f"permission denied{error.context}: {text}", hint)
+        return PermissionDeniedError(f"permission denied{error.context}: {text}", hint)
     details = [f"account {missing.account}"] if missing.account else []
     details += [f"role {missing.role}"] if missing.role else []
     reason = f"{missing.permission} is missing in {missing.resource or settings.project}"
     reason = f"permission denied{error.context}: {reason} ({', '.join(details)})"
-    return UserError(reason, grant_missing(settings.project, missing))
+    return PermissionDeniedError(reason, grant_missing(settings.project, missing))
 
 
 def _not_authenticated(error: GoogleError, _: Settings) -> UserError | None:

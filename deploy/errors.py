@@ -18,6 +18,10 @@ class ApiDisabledError(UserError):
     """An API is not enabled in the project, so it has no resources there."""
 
 
+class PermissionDeniedError(UserError):
+    """The caller lacks a permission; another account, such as Vertex AI's own, may have it."""
+
+
 class TransientError(DeployError):
     """A broken connection, a busy API or a conflict: fetch the state again and retry."""
 

@@ -18,7 +18,7 @@ class MachineTable:
     cores: dict[str, int]
     """Machine type without accelerators of its own → number of cores."""
     accelerated: dict[str, tuple[str, int]]
-    """Machine type → its accelerator, and the maximum number of it."""
+    """Machine type → its accelerator, and the number of it."""
     attachable: dict[str, dict[int, int]]
     """Accelerator → number of it → maximum number of cores of an n1 machine."""
 
@@ -35,8 +35,8 @@ class MachineTable:
     def accelerators(self, machine_type: str) -> dict[str, list[int]]:
         """Return the accelerators that a machine type can have, and the possible numbers of each."""
         if machine_type in self.accelerated:
-            name, maximum = self.accelerated[machine_type]
-            return {name: list(range(1, maximum + 1))}
+            name, number = self.accelerated[machine_type]
+            return {name: [number]}
         if not machine_type.startswith(ATTACHABLE_FAMILY):
             return {}
         cores = self.cores[machine_type]

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from deploy.clients import CloudClients
+from deploy.errors import PermissionDeniedError, UserError
 from deploy.fingerprint import image_tag
 
 
@@ -26,20 +27,27 @@ class Image:
 
 
 def find_image(cloud: CloudClients) -> Image | None:
-    """Return the image of the settings, or else of the sources; None if it is not in the registry.
+    """Return the image of the settings, or else of the sources; None if the latter is not in the registry.
 
-    An image in a repository other than that of the settings is returned without a look-up.
+    Raises UserError if the image of the settings is not found. One that this caller may not read is returned as it
+    is: Vertex AI pulls it with an account of its own.
     """
     s = cloud.settings
-    if "@" in s.image:
-        return Image(s.image)
-    folder, slash, last = s.image.rpartition("/")  # the host before it may have a port
+    if not s.image:
+        digest = cloud.artifacts.find_digest(image_tag(s.sources, s.torch_build))
+        return Image(f"{s.image_name}@{digest}") if digest else None
+    name, at, digest = s.image.partition("@")
+    folder, slash, last = name.rpartition("/")  # the host before it may have a port
     last, _, tag = last.partition(":")
-    digest = None
-    if not s.image or folder + slash + last == s.image_name:
-        digest = cloud.artifacts.find_digest(
-            tag or "latest" if s.image else image_tag(s.sources, s.torch_build)
-        )
-    if digest:
-        return Image(f"{s.image_name}@{digest}")
-    return Image(s.image) if s.image else None
+    name = folder + slash + last
+    if not name.startswith(f"{s.image_name.partition('/')[0]}/"):
+        return Image(s.image)  # in another registry
+    try:
+        found = cloud.artifacts.find_digest(digest if at else tag or "latest", name)
+    except PermissionDeniedError as error:
+        cloud.report(f"the image {s.image} is not checked: {error.message}")
+        return Image(s.image)
+    if found is None:
+        hint = "make push pushes the image of the current sources; without the setting image that one is deployed"
+        raise UserError(f"image not found: {s.image}", hint)
+    return Image(f"{name}@{found}")

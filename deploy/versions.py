@@ -3,7 +3,7 @@
 import re
 
 from deploy.clients import CloudClients
-from deploy.errors import UserError
+from deploy.errors import PermissionDeniedError, UserError
 from deploy.fingerprint import git_commit
 from deploy.image import ensure_image
 from deploy.registry import Image
@@ -27,6 +27,7 @@ def choose(cloud: CloudClients, version: str) -> str:
 
 def ensure_uploaded(cloud: CloudClients) -> str:
     """Return the version of the image; build and upload it if it does not exist."""
+    _check_artifacts(cloud)
     image, vertex = ensure_image(cloud), cloud.vertex
 
     def attempt() -> str:
@@ -51,6 +52,22 @@ def ensure_uploaded(cloud: CloudClients) -> str:
         return version
 
     return cloud.client.retry_transient(attempt)
+
+
+def _check_artifacts(cloud: CloudClients) -> None:
+    """Raise UserError if the bucket of the artifacts does not exist: only the deployment would find that."""
+    uri, region = cloud.settings.artifact_uri, cloud.settings.region
+    if not uri:
+        return
+    bucket = "/".join(uri.split("/")[:3])
+    try:
+        exists = cloud.storage.find_prefix(bucket) is not None
+    except PermissionDeniedError as error:
+        cloud.report(f"{bucket} is not checked: {error.message}")
+        return
+    if not exists:
+        hint = f"fix artifact_uri, or: gcloud storage buckets create {bucket} --location={region}"
+        raise UserError(f"artifact_uri = {uri!r}: the bucket {bucket} does not exist", hint)
 
 
 def _build_labels(image: Image) -> dict[str, str]:

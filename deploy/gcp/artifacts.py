@@ -23,11 +23,14 @@ class ArtifactRegistry:
         suffix = f"/packages/{self._settings.name}"
         return any(package["name"].endswith(suffix) for package in packages)
 
-    def find_digest(self, tag: str) -> str | None:
-        """Return the digest of a tag, sha256:…; None if the tag does not exist."""
-        host, _, path = self._settings.image_name.partition("/")
+    def find_digest(self, reference: str, name: str = "") -> str | None:
+        """Return the digest of a tag or digest, sha256:…; None if it does not exist.
+
+        `name` is that of an image, with its host; by default it is the image of the settings.
+        """
+        host, _, path = (name or self._settings.image_name).partition("/")
         scheme = "http" if host.startswith(("127.0.0.1", "localhost")) else "https"
-        url = f"{scheme}://{host}/v2/{path}/manifests/{tag}"
+        url = f"{scheme}://{host}/v2/{path}/manifests/{reference}"
         head = self._client.session.head
         response = self._client.read(head, url, headers={"Accept": MANIFESTS})
         if response.status_code == 404:

@@ -26,6 +26,13 @@ class Storage:
         url = f"{self._host}/storage/v1/b/{bucket}/o"
         return [item["name"] for item in self._client.list_all(url, "items", prefix=prefix)]
 
+    def find_prefix(self, uri: str) -> bool | None:
+        """Return whether an object's URI starts like this one; None if the bucket does not exist."""
+        bucket, _, prefix = uri.removeprefix("gs://").partition("/")
+        url = f"{self._host}/storage/v1/b/{bucket}/o"
+        found = self._client.get(url, prefix=prefix, maxResults=1)
+        return None if found is None else bool(found.get("items"))
+
     def delete_objects(self, folder: str) -> None:
         """Delete the objects under a gs:// folder."""
         bucket = folder.removeprefix("gs://").partition("/")[0]

@@ -1,5 +1,6 @@
 """Tests of what Vertex AI offers to a container, as settings: the resources in the emulator have them."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,79 @@ def test_batch_job_has_options_of_the_command_and_of_the_settings(
     assert job.dedicated_resources.starting_replica_count == 2
     assert job.dedicated_resources.machine_spec.machine_type == "n1-standard-4"
     assert (job.encryption_spec.kms_key_name, job.labels["team"]) == (KEY, "vision")
+
+
+@pytest.mark.parametrize(
+    ("files", "options_", "instances"),
+    [
+        (
+            {"a.csv": 'a,id,"b"\n1,7,"x"\n2.5,8,"y"\n'},
+            "a.csv --instance-type object --key-field id",
+            {7: {"a": 1, "b": "x"}, 8: {"a": 2.5, "b": "y"}},
+        ),
+        (
+            {
+                "a.jsonl": '{"a": 1, "b": 2, "id": "x"}\n',
+                "b.jsonl": '{"a": 3, "b": 4, "id": "y"}\n',
+            },
+            "*.jsonl --instance-type array --include-fields b,a --key-field id",
+            {"x": [2, 1], "y": [4, 3]},
+        ),
+        (
+            {"one": "1", "list.txt": "gs://formats/one\n"},
+            "list.txt",
+            {"{'b64': 'MQ=='}": {"b64": "MQ=="}},
+        ),
+    ],
+)
+def test_batch_job_converts_its_input_as_the_options_say(
+    deploy: Run, stack: Stack, files: dict[str, str], options_: str, instances: dict[Any, Any]
+) -> None:
+    assert deploy("upload").code == 0
+    with artifacts.storage_client(stack.state.config) as storage:
+        bucket = storage.create_bucket("formats")
+        for name, text in files.items():
+            bucket.blob(name).upload_from_string(text)
+        done = deploy(
+            f"batch-predict --version 1 --output gs://formats/out --input gs://formats/{options_}"
+        )
+        lines = [
+            json.loads(line)
+            for blob in storage.list_blobs(bucket, prefix="out/")
+            if ".results-" in blob.name
+            for line in blob.download_as_text().splitlines()
+        ]
+        bucket.delete(force=True)
+    assert done.code == 0, done.err
+    assert f"{len(instances)} succeeded, 0 failed" in done.out
+    # The container returns what it gets.
+    found = {line.get("key", str(line.get("instance"))): line["prediction"] for line in lines}
+    assert found == {key: echoed(value) for key, value in instances.items()}
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("gs://no-such-bucket/a.jsonl", "the bucket does not exist"),
+        ("gs://missing-input/a.jsonl", "no object has this name"),
+        ("gs://missing-input/*.csv", "no object has this name"),
+    ],
+)
+def test_batch_job_without_input_is_refused_before_it_starts(
+    deploy: Run, stack: Stack, uri: str, expected: str
+) -> None:
+    assert deploy("upload").code == 0
+    with artifacts.storage_client(stack.state.config) as storage:
+        bucket = storage.create_bucket("missing-input")
+        failed = deploy(f"batch-predict --version 1 --input {uri} --output gs://missing-input/out")
+        bucket.delete(force=True)
+    assert f"--input: '{uri}': {expected}" in message(failed.err)
+    assert not stack.state.batch_jobs
+
+
+def echoed(instance: Any) -> Any:
+    """Return the container's prediction: an object that is no command becomes an empty text."""
+    return "" if isinstance(instance, dict) else instance
 
 
 def test_model_that_scales_to_zero_tells_so_and_serves_again(deploy: Run, stack: Stack) -> None:

@@ -65,13 +65,14 @@ def test_model_whose_artifact_folder_holds_an_archive_has_no_schemas(
     assert not uploaded_model(stack).predict_schemata.instance_schema_uri
 
 
-def test_model_is_uploaded_without_schemas_if_the_bucket_cannot_be_written(
+def test_artifact_folder_in_a_bucket_that_does_not_exist_is_refused_before_the_upload(
     deploy: Run, stack: Stack
 ) -> None:
     done = deploy("upload", DEPLOY_ARTIFACT_URI="gs://no-such-bucket/toy")
-    assert done.code == 0, done.err
-    assert "the model is uploaded without schemas: the bucket gs://no-such-bucket" in done.out
-    assert not uploaded_model(stack).predict_schemata.instance_schema_uri
+    assert done.code == 1
+    assert "the bucket gs://no-such-bucket does not exist" in done.err
+    assert "gcloud storage buckets create gs://no-such-bucket" in done.err
+    assert not stack.state.models
 
 
 @pytest.mark.parametrize(

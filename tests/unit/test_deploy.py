@@ -28,11 +28,12 @@ from deploy import (
 from deploy.__main__ import main
 from deploy.cost import estimate_cost
 from deploy.error_messages import GoogleError, to_user_error
-from deploy.errors import TransientError, UserError
+from deploy.errors import PermissionDeniedError, TransientError, UserError
 from deploy.gcp import client
 from deploy.image import ensure_image
 from deploy.places import Place
 from deploy.plan import Machine
+from deploy.registry import Image, find_image
 from deploy.settings import Settings
 from project.model_folder import Model
 from tests.images import ROOT
@@ -641,6 +642,25 @@ def test_image_of_files_that_change_during_the_build_is_not_deployed(
     cloud.programs.run = lambda *_, **__: "" * Path(changed).write_text("new")
     with pytest.raises(UserError, match=message):
         ensure_image(cloud)
+
+
+OWN = "us-central1-docker.pkg.dev/another-project/models/digits"
+DIGEST = f"sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize("reference", [f"{OWN}:1", f"{OWN}@{DIGEST}"])
+def test_image_of_the_settings_is_looked_up_before_anything_begins(reference: str) -> None:
+    cloud = Mock(settings=Settings(project="a-project", image=reference))
+    cloud.artifacts.find_digest.return_value = DIGEST
+    assert find_image(cloud) == Image(f"{OWN}@{DIGEST}")
+    cloud.artifacts.find_digest.assert_called_with(DIGEST if "@" in reference else "1", OWN)
+    cloud.artifacts.find_digest.return_value = None
+    with pytest.raises(UserError, match="image not found") as raised:
+        find_image(cloud)
+    assert "make push" in raised.value.hint
+    cloud.artifacts.find_digest.side_effect = PermissionDeniedError("denied")
+    assert find_image(cloud) == Image(reference)
+    cloud.report.assert_called_with(f"the image {reference} is not checked: denied")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from google.cloud.aiplatform.constants import base
 from deploy import cost, machines, places
 from deploy.__main__ import main
 from deploy.clients import CloudClients
+from emulator import machines as emulated_machines
+from emulator.errors import ApiError
 from tests.images import ROOT
 from tests.programs import Result, run_main
 
@@ -197,6 +199,8 @@ VALID = (
     "[startup_probe]\npath = '/ping'\nfailures = 100\n[liveness_probe]\ncommand = ['test', '-f', '/tmp/x']",
     "\ufeffname = 'with-a-byte-order-mark'",
 )
+VALID_ELSEWHERE = ("e2-micro", "e2-standard-64", "m1-ultramem-40", "custom-2-4096")
+"""Machine types of Compute Engine that Vertex AI does not offer."""
 INVALID_OPTIONS = {
     "status --machine-type e2-standrad-2": "--machine-type: machine_type = 'e2-standrad-2' should be",
     "status --min-replicas two": "--min-replicas: min_replicas = 'two' should be a valid integer",
@@ -337,3 +341,24 @@ def test_table_of_machines_has_the_regions_and_accelerators_of_the_sdk() -> None
     prices = cost.load_prices()
     assert set(prices["machines"]) <= table.machine_types
     assert set(prices["accelerators"]) <= table.accelerator_types
+
+
+def test_emulator_accepts_exactly_the_machines_and_accelerators_of_the_table() -> None:
+    table = machines.load_table()
+    for machine_type in table.machine_types:
+        for name, numbers in {"": [0], **table.accelerators(machine_type)}.items():
+            for number in numbers:
+                spec = v1.MachineSpec(
+                    machine_type=machine_type,
+                    accelerator_type=name or None,
+                    accelerator_count=number,
+                )
+                if not name and machine_type in table.accelerated:
+                    with pytest.raises(ApiError):
+                        emulated_machines.check(spec)
+                else:
+                    emulated_machines.check(spec)
+    for machine_type in (*VALID_ELSEWHERE, "n1-standard-3"):
+        assert machine_type not in table.machine_types
+        with pytest.raises(ApiError):
+            emulated_machines.check(v1.MachineSpec(machine_type=machine_type))
