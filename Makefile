@@ -1,7 +1,7 @@
 # Each target is a thin wrapper around one program that also runs by itself: python -m NAME --help.
 PYTHON ?= python3.11
 UV     ?= $(shell command -v uv 2>/dev/null)
-# The model: a name in model/, a folder with a model.py anywhere, or an archive (.mar, .tar.gz, unpacked). Empty: the only model, or digits.
+# The model: a name in model/, a folder with a model.py anywhere, an archive (.mar, .tar.gz, unpacked), or a folder of .mar files. Empty: the only model, or digits.
 MODEL  ?=
 # Each model has its own image.
 IMAGE  ?= $(call property,name):$(if $(GPU),gpu,latest)
