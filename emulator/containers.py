@@ -5,6 +5,7 @@ Source: "Custom container requirements for prediction" in Vertex AI's documentat
 
 import ipaddress
 import logging
+import math
 import os
 import re
 import threading
@@ -111,7 +112,9 @@ class Replica:
 
     def start(self, cancelled: threading.Event) -> None:
         """Start the container, wait until it is healthy, and keep probing it; raise ApiError."""
-        deadline = time.monotonic() + self.config.ready_timeout_s
+        own = self.model.container_spec.deployment_timeout
+        timeout_s = min(self.config.ready_timeout_s, own.total_seconds() or math.inf)
+        deadline = time.monotonic() + timeout_s
         crashes = 0
         self._run()
         while not self._probe():
@@ -206,11 +209,24 @@ class Replica:
                     self._restart()
 
     def _probe(self) -> bool:
-        url = f"http://{HOST}:{self.port}{self.env['AIP_HEALTH_ROUTE']}"
+        """Run the health probe: the command or the request of the model, by default its health route."""
+        probe = self.model.container_spec.health_probe
+        if probe.exec_.command:
+            return self._run_probe(probe)
+        url = f"http://{HOST}:{self.port}{probe.http_get.path or self.env['AIP_HEALTH_ROUTE']}"
         try:
             return processes.send_request("GET", url, PROBE_TIMEOUT_S).status_code == 200
         except requests.RequestException:
             return False
+
+    def _run_probe(self, probe: v1.Probe) -> bool:
+        if self._container is None:
+            return False
+        try:
+            self._container.exec(*probe.exec_.command)
+        except DockerError:
+            return False
+        return True
 
     def _last_lines(self) -> str:
         return self._container.logs(tail=5).strip() if self._container else ""

@@ -107,6 +107,13 @@ class _Deployment(NamedTuple):
             endpoint.private_service_connect_config.service_attachment = (
                 f"projects/emulator-tp/regions/{region}/serviceAttachments/{name}"
             )
+        if endpoint.network:
+            replica = self.pool.replicas[0]
+            address = f"http://{containers.HOST}:{replica.port}"
+            deployed.private_endpoints = {
+                "predict_http_uri": f"{address}{replica.env['AIP_PREDICT_ROUTE']}",
+                "health_http_uri": f"{address}{replica.env['AIP_HEALTH_ROUTE']}",
+            }
         others = [each for each in endpoint.deployed_models if each.id != replaced]
         endpoint.deployed_models = [*others, deployed]
         if "0" in split:

@@ -150,6 +150,10 @@ def _check_domain(endpoint: v1.Endpoint, *, dedicated: bool) -> None:
         raise failed_precondition(
             "This endpoint is private: it can be accessed through Private Service Connect only."
         )
+    if endpoint.network:
+        raise failed_precondition(
+            f"This endpoint is private: it can be accessed from the network {endpoint.network} only."
+        )
     if dedicated and not endpoint.dedicated_endpoint_enabled and not is_private:
         raise ApiError("NOT_FOUND", f"{endpoint.name} is not a dedicated endpoint.")
 

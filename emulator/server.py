@@ -25,6 +25,7 @@ from emulator import (
     deployments,
     endpoints,
     functions,
+    machines,
     model_changes,
     models,
     monitoring,
@@ -46,6 +47,8 @@ OLD_FAULTS = "/rehearsal/faults"
 """The path in version 0.1; it is removed in the next release."""
 # The responses of these methods of Service Usage and Cloud Logging are written here to save their clients.
 LOG_ENTRIES = "/v2/entries:list"
+LOCATIONS = re.compile(r"/v[12](?:beta\d)?/(projects/[^/]+)/locations")
+"""The path at which several APIs list the same locations."""
 SERVICE = re.compile(r"/v1/(projects/[^/]+/services/[a-z.]+)")
 GCLOUD = "google-cloud-sdk"
 """Part of gcloud's User-Agent."""
@@ -134,6 +137,9 @@ class App:
             return _json_response({"name": service[1], "state": "ENABLED"})
         if request.path == LOG_ENTRIES:
             return _json_response(_list_log_entries(self.state, json.loads(body)))
+        machines.check_region(request.path)
+        if request.method == "GET" and (found := LOCATIONS.fullmatch(request.path)):
+            return _json_response(_list_locations(found[1]))
         if operations.PATH.fullmatch(request.path):
             self._raise_fault("GetOperation", request.path)
             return _json_response(operations.handle(self.state, request.path, request.args))
@@ -214,6 +220,13 @@ def _list_log_entries(state: State, request: dict[str, Any]) -> dict[str, Any]:
         "entries": entries[first:end],
         "nextPageToken": str(end) if end < len(entries) else "",
     }
+
+
+def _list_locations(project: str) -> dict[str, Any]:
+    locations = [
+        {"name": f"{project}/locations/{name}", "locationId": name} for name in machines.regions()
+    ]
+    return {"locations": locations}
 
 
 def _error_response(error: ApiError, request: Request) -> Response:

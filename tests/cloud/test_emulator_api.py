@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,14 +14,16 @@ import requests
 
 from contract.docker import Docker
 from emulator import artifacts
+from emulator.config import EmulatorConfig
 from emulator.env import FILE, FOLDER
 from emulator.images import image_names
-from emulator.stack import Stack
+from emulator.stack import PortInUseError, Stack, running
 from tests.cloud.conftest import MACHINE, MODEL, PARENT, POLL_S, TINY, Call, GoogleError
 from tests.cloud.test_emulator import DEPLOY, deploy_request
 from tests.container.conftest import DOCKER
 from tests.http import wait_for
 from tests.images import ROOT
+from tests.programs import run_program
 
 BETA = f"v1beta1/{PARENT}"
 
@@ -115,8 +118,13 @@ def test_endpoint_that_is_peered_with_a_network_holds_one_model(call: Call) -> N
     call("POST", f"{PARENT}/models:upload", {"model": MODEL, "modelId": "toy"})
     network = {"displayName": "e", "network": "projects/1/global/networks/n"}
     call("POST", f"{PARENT}/endpoints?endpointId=e", network)
-    deployed = deploy_request({"dedicatedResources": MACHINE})
+    deployed = deploy_request({"dedicatedResources": MACHINE}, {"0": 100})
     call("POST", f"{PARENT}/endpoints/e:deployModel", deployed)
+    (private,) = call("GET", f"{PARENT}/endpoints/e")["deployedModels"]
+    url = private["privateEndpoints"]["predictHttpUri"]
+    assert requests.post(url, json={"instances": [1]}, timeout=30).json() == {"predictions": [1]}
+    with pytest.raises(GoogleError, match="from the network projects/1/global/networks/n only"):
+        call("POST", f"{PARENT}/endpoints/e:predict", {"instances": [1]})
     with pytest.raises(GoogleError, match="one deployed model only"):
         call("POST", f"{PARENT}/endpoints/e:deployModel", deployed)
 
@@ -320,6 +328,59 @@ def test_build_can_be_cancelled_and_its_log_read(call: Call, stack: Stack) -> No
     with pytest.raises(GoogleError, match="cannot cancel a build that has finished"):
         call("POST", f"{name}:cancel", {})
     assert requests.get(build["logUrl"], timeout=30).status_code == 200
+
+
+def test_health_probe_of_a_model_can_be_a_command(call: Call) -> None:
+    spec = MODEL["containerSpec"] | {"deploymentTimeout": "4s"}
+    for command, is_healthy in (("true", True), ("false", False)):
+        probe = {"healthProbe": {"exec": {"command": [command]}}}
+        upload = {"model": MODEL | {"containerSpec": spec | probe}, "modelId": command}
+        call("POST", f"{PARENT}/models:upload", upload)
+        call("POST", f"{PARENT}/endpoints?endpointId={command}", {"displayName": "e"})
+        deployed = {"model": f"{PARENT}/models/{command}", "dedicatedResources": MACHINE}
+        content = {"deployedModel": deployed}
+        if is_healthy:
+            call("POST", f"{PARENT}/endpoints/{command}:deployModel", content)
+            continue
+        with pytest.raises(GoogleError, match="Model server never became ready"):
+            call("POST", f"{PARENT}/endpoints/{command}:deployModel", content)
+
+
+def test_port_in_use_is_an_error_that_names_it() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(
+                PortInUseError, match=f"port {port} of 127.0.0.1: .*choose .* with --port"
+            ),
+            running(EmulatorConfig(docker=DOCKER), port=port),
+        ):
+            pass
+
+
+def test_variables_are_not_printed_without_an_emulator(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "emulator.env"]
+    done = run_program(command, {"PYTHONPATH": str(ROOT)}, cwd=tmp_path)
+    assert (done.code, done.out) == (1, "")
+    assert "no emulator is running here; start it with: make emulator" in done.err
+
+
+@pytest.mark.full
+def test_script_with_the_sdk_is_directed_to_the_emulator(stack: Stack, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom google.cloud import aiplatform\n"
+        "aiplatform.init(location='europe-west4')\n"
+        "print(aiplatform.Endpoint.create(sys.argv[1]).resource_name)\n"
+    )
+    command = [sys.executable, "-m", "emulator.sdk", str(script), "e"]
+    done = run_program(command, stack.environment("p") | {"PYTHONPATH": str(ROOT)})
+    assert done.code == 0, done.err
+    (name,) = stack.state.endpoints
+    assert done.out.strip().endswith(name)
+    assert "/locations/europe-west4/" in name
 
 
 @pytest.mark.full

@@ -267,9 +267,15 @@ def test_project_in_a_domain_has_routes() -> None:
         ("banana-99", "", 0, "banana-99"),
         ("e2-standard-4", "NVIDIA_TESLA_T4", 1, "not supported for machine type e2-standard-4"),
         ("n1-standard-4", "NVIDIA_TESLA_T4", 3, "count 3 .*expected 1 or 2 or 4"),
-        ("g2-standard-4", "NVIDIA_L4", 2, "expected 1"),
-        ("a2-highgpu-1g", "", 0, "needs accelerator_type and accelerator_count 1"),
+        (
+            "g2-standard-4",
+            "NVIDIA_L4",
+            2,
+            "needs accelerator_type NVIDIA_L4 and accelerator_count 1",
+        ),
+        ("a2-highgpu-1g", "", 0, "needs accelerator_type NVIDIA_TESLA_A100"),
         ("n1-standard-4", "TPU_V2", 1, "TPU_V2 is not supported"),
+        ("n1-standard-32", "NVIDIA_TESLA_T4", 1, "expected 2 or 4"),
     ],
 )
 def test_machines_that_do_not_exist_are_refused(
@@ -279,6 +285,18 @@ def test_machines_that_do_not_exist_are_refused(
     spec = v1.MachineSpec(machine_type=machine, accelerator_type=kind, accelerator_count=count)
     with pytest.raises(ApiError, match=message):
         machines.check(spec)
+
+
+def test_cores_of_machines_with_accelerators_are_counted() -> None:
+    names = ("g2-standard-24", "a2-highgpu-2g", "a2-megagpu-16g", "a3-highgpu-8g", "a4-highgpu-8g")
+    assert [machines.count_cores(name) for name in names] == [24, 24, 96, 208, 224]
+
+
+def test_locations_that_do_not_exist_are_refused() -> None:
+    for name in ("europe-west4", "global", "-"):
+        machines.check_region(f"/v1/projects/p/locations/{name}/models")
+    with pytest.raises(ApiError, match="Permission denied on 'locations/mars-north1'"):
+        machines.check_region("/v1/projects/p/locations/mars-north1/models")
 
 
 @pytest.mark.parametrize(
