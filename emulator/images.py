@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from contract.docker import Docker, DockerError
 from emulator.config import EmulatorConfig
-from emulator.errors import ApiError
+from emulator.errors import ApiError, invalid_argument
 
-ARTIFACT_REGISTRY = re.compile(r"^[a-z]+-[a-z]+[0-9]+-docker\.pkg\.dev/")
+ARTIFACT_REGISTRY = re.compile(r"^([a-z]+-[a-z]+[0-9]+|us|europe|asia)-docker\.pkg\.dev/")
 log = logging.getLogger("emulator")
 
 
@@ -23,6 +23,15 @@ def pull_image(config: EmulatorConfig, image: str) -> None:
     except DockerError as error:
         log.info("%s: %s", image, error)
         raise ApiError("NOT_FOUND", f"Image {image} not found.") from None
+
+
+def check_region(image: str, region: str) -> None:
+    """Raise ApiError if an image is in Artifact Registry, but not in the region of its model."""
+    found = ARTIFACT_REGISTRY.match(image)
+    if found and found[1] != region:
+        raise invalid_argument(
+            f"Image {image} is in {found[1]}: a model in {region} needs an image in the same region."
+        )
 
 
 def local_image(config: EmulatorConfig, image: str) -> str:

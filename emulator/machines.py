@@ -23,7 +23,7 @@ CORES_PER_ACCELERATOR = {
     "a4": 28,
 }
 """For machine types whose name has the number of accelerators in the place of that of cores."""
-NO_ACCELERATOR = v1.AcceleratorType.ACCELERATOR_TYPE_UNSPECIFIED.name
+NO_ACCELERATOR = "ACCELERATOR_TYPE_UNSPECIFIED"
 
 
 def check(machine: v1.MachineSpec) -> None:

@@ -11,7 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from emulator import artifacts, images, operations
 from emulator.errors import ApiError, failed_precondition, invalid_argument, unimplemented
 from emulator.resources import Method, children, list_response
-from emulator.state import State, canonical_name, find_deployments, find_model, now
+from emulator.state import State, canonical_name, find_deployments, find_model, get_region, now
 
 INPUT_FORMATS = ["jsonl", "csv", "bigquery", "tf-record", "tf-record-gzip", "file-list"]
 OUTPUT_FORMATS = ["jsonl", "bigquery"]
@@ -25,6 +25,7 @@ def upload(state: State, request: v1.UploadModelRequest) -> Operation:
     if "container_spec" not in model:
         raise unimplemented("the emulator serves custom containers only: container_spec is missing")
     _check_aliases(model.version_aliases)
+    images.check_region(model.container_spec.image_uri, get_region(request.parent))
     name = target_name(state, request.parent, request.model_id, request.parent_model)
     _check_schemata(state, model.predict_schemata)
 

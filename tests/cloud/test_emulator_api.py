@@ -46,6 +46,16 @@ def machine(name: str, **fields: Any) -> Any:
         ),
         (DEPLOY, deploy_request(machine("n1-highcpu-3")), '"n1-highcpu-3" is not supported'),
         (DEPLOY, deploy_request({"sharedResources": "x"}), "501 .*DeploymentResourcePool"),
+        (
+            "POST models:upload",
+            {
+                "model": {
+                    "displayName": "m",
+                    "containerSpec": {"imageUri": "us-docker.pkg.dev/p/r/i"},
+                }
+            },
+            "is in us: a model in us-central1",
+        ),
         ("POST endpoints", {"displayName": "e", "trafficSplit": {"7": 100}}, "do not exist: 7"),
         (
             "POST endpoints",
