@@ -136,7 +136,7 @@ class App:
         if service := SERVICE.fullmatch(request.path):
             return _json_response({"name": service[1], "state": "ENABLED"})
         if request.path == LOG_ENTRIES:
-            return _json_response(_list_log_entries(self.state, json.loads(body)))
+            return _json_response(_list_log_entries(self.state, transcoding.parse_json(body)))
         machines.check_region(request.path)
         if request.method == "GET" and (found := LOCATIONS.fullmatch(request.path)):
             return _json_response(_list_locations(found[1]))
@@ -176,7 +176,7 @@ class App:
         if request.path == OLD_FAULTS:
             log.warning("%s is deprecated: use %s", OLD_FAULTS, FAULTS)
         if request.path in (FAULTS, OLD_FAULTS) and request.method == "POST":
-            self.state.faults.add(json.loads(body))
+            self.state.faults.add(transcoding.parse_json(body))
         elif request.path in (FAULTS, OLD_FAULTS) and request.method == "DELETE":
             self.state.faults.clear()
         elif request.path.startswith(functions.UPLOADS) and request.method == "PUT":

@@ -42,7 +42,7 @@ def parse_request(verb: str, path: str, query: Mapping[str, list[str]], body: by
         if body.strip() not in (b"", b"{}"):
             raise invalid_argument(f"{route.rpc} has no body")
     else:
-        content = _parse_json(body)
+        content = parse_json(body)
         if route.body != "*":
             content = {descriptor.fields_by_name[route.body].json_name: content}
     for name, values in query.items():
@@ -93,7 +93,8 @@ def get_descriptor(message_type: Any) -> Descriptor:
     return descriptor
 
 
-def _parse_json(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
+    """Return the JSON of a request's body, by default an empty object; raise ApiError."""
     try:
         return json.loads(body or b"{}")
     except ValueError as error:
