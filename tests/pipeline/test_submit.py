@@ -190,7 +190,11 @@ def test_schedule_is_created_listed_and_deleted(pipeline: Run, stack: Stack) -> 
         ("pipelineSpec.components", None, "does not exist"),
         ("runtimeConfig.gcsOutputDirectory", "/tmp/x", "not a Cloud Storage URI"),
         ("runtimeConfig.gcsOutputDirectory", "gs://none/x", "none does not exist"),
-        ("runtimeConfig.gcsOutputDirectory", None, "is not a Cloud Storage URI"),
+        (
+            "runtimeConfig.gcsOutputDirectory",
+            None,
+            "not set: pipeline_job.runtime_config.gcs_output_directory",
+        ),
         ("serviceAcount", "me", 'Unknown name "serviceAcount"'),
     ],
 )
