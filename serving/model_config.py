@@ -109,13 +109,20 @@ def _is_positive(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
+def describe_yaml_error(name: str, error: Exception) -> str:
+    """Return what is wrong in a file, and in which line, of an error of the YAML parser."""
+    mark = getattr(error, "problem_mark", None)
+    place = f"{name}:{mark.line + 1}" if mark else name
+    return f"{place}: not YAML: {' '.join(str(getattr(error, 'problem', error)).split())}"
+
+
 def _load(text: str | bytes) -> dict[str, Any]:
     import yaml  # noqa: PLC0415  slow to import, and most archives have no such file
 
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ModelConfigError(f"{CONFIG.name} is not YAML: {error}") from error
+        raise ModelConfigError(describe_yaml_error(CONFIG.name, error)) from error
     if config is None:
         return {}
     if not isinstance(config, dict):

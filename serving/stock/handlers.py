@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from serving.model_config import describe_yaml_error
 from serving.stock.contents import Contents, Finding
 from serving.stock.imports import OWN_FOLDER, Code, handler_file
 
@@ -54,9 +55,7 @@ def _check_config_file(contents: Contents) -> Iterator[Finding]:
     try:
         yaml.safe_load(contents.text(name))
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name}:{mark.line + 1}" if mark else name
-        yield Finding(False, f"{place}: not YAML: {getattr(error, 'problem', error)}")
+        yield Finding(False, describe_yaml_error(name, error))
 
 
 def read_config(contents: Contents) -> dict[str, Any]:
