@@ -1,5 +1,6 @@
 """Chooses where an image is built: with this machine's Docker, or with Cloud Build."""
 
+import functools
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ CLOUD_BUILD = f"usually 10 to 20 minutes at ${BUILD_USD_PER_MINUTE} each"
 def choose(cloud: CloudClients) -> str:
     """Return "local" or "cloud": the setting, or of the setting "auto" what this machine can do."""
     setting = cloud.settings.builder
-    return setting if setting != "auto" else "local" if has_engine() else "cloud"
+    if setting != "auto":
+        return setting
+    return "local" if has_engine(os.environ.get("DOCKER", "docker")) else "cloud"
 
 
 def describe(cloud: CloudClients) -> str:
@@ -27,17 +30,27 @@ def describe(cloud: CloudClients) -> str:
     return f"Cloud Build, {CLOUD_BUILD}"
 
 
-def has_engine() -> bool:
-    """Return whether a Docker engine runs that builds images for Vertex AI without emulating a processor."""
-    docker = os.environ.get("DOCKER", "docker")
+@functools.cache
+def has_engine(docker: str) -> bool:
+    """Return whether Docker with BuildKit runs here, with an engine of Vertex AI's platform.
+
+    Another processor would be emulated, which takes longer than Cloud Build.
+    """
     if shutil.which(docker) is None:
         return False
-    command = [docker, "version", "--format", "{{json .Server}}"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    environ = {**os.environ, "DOCKER_BUILDKIT": "1"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [docker, *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=environ
         )
-        engine = json.loads(done.stdout) or {}
+
+    try:
+        engine = json.loads(run("version", "--format", "{{json .Server}}").stdout) or {}
+        if (engine.get("Os"), engine.get("Arch")) != PLATFORM:
+            return False
+        # Since version 23 BuildKit needs the component buildx; without it, even the help is an error.
+        return run("build", "--help").returncode == 0
     except (subprocess.TimeoutExpired, ValueError):
         return False
-    return (engine.get("Os"), engine.get("Arch")) == PLATFORM

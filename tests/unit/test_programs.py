@@ -66,11 +66,12 @@ def test_output_and_exit_code_are_those_of_the_program() -> None:
     ("engine", "expected"),
     [
         ('{"Os": "linux", "Arch": "amd64"}', "local"),
+        ('{"Os": "linux", "Arch": "amd64"}\'; test $1 = version #', "cloud"),
         ('{"Os": "linux", "Arch": "arm64"}', "cloud"),
         ("null", "cloud"),
     ],
 )
-def test_auto_builds_with_a_docker_engine_of_the_platform_of_vertex_ai(
+def test_auto_builds_with_a_docker_engine_of_the_platform_of_vertex_ai_that_has_buildkit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, expected: str
 ) -> None:
     docker = tmp_path / "docker"
