@@ -54,7 +54,7 @@ def test_layout_that_does_not_fit_the_machine_is_replaced_by_the_default_with_a_
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: [", "^model-config.yaml:1: not YAML: expected .* or .*$"),
+        ("a: [", r"^model-config\.yaml:1: not YAML: expected the node content, but .*$"),
         ("- 1", "expected a mapping"),
         ("minWorkers: 0", "minWorkers: expected an integer of at least 1, got 0"),
         (
