@@ -78,6 +78,7 @@ def test_auto_builds_with_a_docker_engine_of_the_platform_of_vertex_ai_that_has_
     docker.write_text(f"#!/bin/sh\necho '{engine}'\n")
     docker.chmod(0o755)
     monkeypatch.setenv("DOCKER", str(docker))
+    builder.has_engine.cache_clear()
     cloud = CloudClients.create(Settings(project="my-project"))
     assert builder.choose(cloud) == expected
     monkeypatch.setenv("DOCKER", "not-installed")
