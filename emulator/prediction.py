@@ -12,6 +12,8 @@ from google.protobuf import json_format
 from emulator import containers
 from emulator.endpoints import ENDPOINTS, find_deployed
 from emulator.errors import ApiError, failed_precondition, invalid_argument
+from emulator.resources import Method
+from emulator.routes import not_supported
 from emulator.state import PredictionRecord, State
 
 STATUSES = (
@@ -61,6 +63,18 @@ def predict(state: State, name: str, body: bytes, *, dedicated: bool) -> bytes:
         "modelVersionId": deployed.model_version_id,
     }
     return json.dumps(content | fields).encode()
+
+
+def explain(state: State, request: v1.ExplainRequest) -> v1.ExplainResponse:
+    """Raise ApiError: the containers that the emulator runs have no explanation_spec."""
+    endpoint = ENDPOINTS.find(state, request.endpoint)
+    number = request.deployed_model_id or max(
+        endpoint.traffic_split, key=lambda key: endpoint.traffic_split[key], default=""
+    )
+    if "explanation_spec" not in find_deployed(endpoint, number):
+        message = f"Deployed model {number} has no explanation_spec: explanations are not enabled."
+        raise failed_precondition(message)
+    raise not_supported("Explain of PredictionService")
 
 
 def forward(
@@ -163,3 +177,6 @@ def to_error(response: requests.Response) -> ApiError:
     code = response.status_code
     status = STATUS_BY_HTTP_STATUS.get(code, "INVALID_ARGUMENT" if code < 500 else "INTERNAL")
     return ApiError(status, response.content.decode(errors="replace"))
+
+
+METHODS: dict[str, Method] = {"Explain": explain}

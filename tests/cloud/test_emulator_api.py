@@ -83,14 +83,6 @@ def test_requests_that_google_or_the_emulator_refuses_get_the_reason(
         call(verb, f"{PARENT}/{path}", content)
 
 
-def test_unsupported_method_is_not_repeated_by_gcloud(stack: Stack) -> None:
-    url = f"{stack.url}/v1/{PARENT}/customJobs"
-    assert requests.get(url, timeout=30).status_code == 501
-    agent = {"User-Agent": "google-cloud-sdk gcloud/528.0.0 command/gcloud.ai.custom-jobs.list"}
-    response = requests.get(url, headers=agent, timeout=30)
-    assert (response.status_code, response.json()["error"]["status"]) == (405, "UNIMPLEMENTED")
-
-
 def test_deployed_model_is_changed_within_the_quota(call: Call, endpoint: str) -> None:
     (deployed,) = call("GET", endpoint)["deployedModels"]
     many = {"id": deployed["id"], "dedicatedResources": {"maxReplicaCount": 100}}

@@ -5,13 +5,18 @@ from typing import Any
 
 import pytest
 from google.cloud import aiplatform_v1 as v1
+from werkzeug.test import Client
 
 from emulator import batch_formats, machines, transcoding
 from emulator.batch_formats import Instance
+from emulator.config import EmulatorConfig
 from emulator.errors import ApiError
 from emulator.listing import list_page
 from emulator.prediction import parse_predictions
 from emulator.routes import find_route
+from emulator.server import App
+from emulator.state import State, canonical_name
+from tests.http import wait_for
 
 PARENT = "projects/p/locations/us-central1"
 MODEL: dict[str, Any] = {"displayName": "m", "containerSpec": {"imageUri": "i"}}
@@ -54,6 +59,18 @@ def deployment(**fields: Any) -> Any:
 
 def job(**fields: Any) -> Any:
     return JOB | fields
+
+
+@pytest.fixture
+def client() -> Client:
+    """Return a client of the control plane of an emulator without containers."""
+    state = State(EmulatorConfig())
+    deployed = v1.DeployedModel(id="7")
+    name = canonical_name(f"{PARENT}/endpoints/e")
+    state.endpoints[name] = v1.Endpoint(
+        name=name, deployed_models=[deployed], traffic_split={"7": 100}
+    )
+    return Client(App(state))
 
 
 PSC = {"privateServiceConnectConfig": {"enablePrivateServiceConnect": True}}
@@ -405,3 +422,53 @@ def test_formats_of_batch_prediction_are_refused_with_a_reason(
     with pytest.raises(ApiError, match=message) as raised:
         batch_formats.check(v1.BatchPredictionJob({**valid, **fields}))
     assert raised.value.http_status == status
+
+
+def test_unsupported_method_is_a_501_and_for_gcloud_a_status_that_it_does_not_repeat(
+    client: Client,
+) -> None:
+    path = f"/v1/{PARENT}/customJobs"
+    assert client.get(path).status_code == 501
+    response = client.get(path, headers={"User-Agent": "google-cloud-sdk gcloud/528.0.0"})
+    error = json.loads(response.text)["error"]
+    assert (response.status_code, error["code"], error["status"]) == (405, 405, "UNIMPLEMENTED")
+    assert "ListCustomJobs of JobService" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "message"),
+    [
+        (f"/v1/{PARENT}/endpoints/e:explain", '{"instances": [1]}', 400, "no explanation_spec"),
+        ("/emulator/faults", "{", 400, "Invalid JSON payload"),
+        ("/emulator/faults", "[]", 400, "mapping"),
+        ("/v1/projects/p/locations/mars-north1/endpoints", "{}", 403, "locations/mars-north1"),
+    ],
+)
+def test_control_plane_refuses_requests_with_the_reason(
+    client: Client, path: str, content: str, status: int, message: str
+) -> None:
+    response = client.post(path, data=content)
+    assert response.status_code == status
+    assert message in json.loads(response.text)["error"]["message"]
+
+
+def test_locations_are_listed(client: Client) -> None:
+    locations = json.loads(client.get("/v1/projects/p/locations").text)["locations"]
+    assert {"name": "projects/p/locations/us-central1", "locationId": "us-central1"} in locations
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+def test_operation_has_the_types_of_the_version_that_started_it(
+    client: Client, version: str
+) -> None:
+    started = json.loads(
+        client.post(f"/{version}/{PARENT}/endpoints", data='{"displayName": "e"}').text
+    )
+    wait_for(
+        lambda: json.loads(client.get(f"/v1beta1/{started['name']}").text).get("done"),
+        10,
+        "the endpoint to be created",
+    )
+    operation = json.loads(client.get(f"/v1beta1/{started['name']}").text)
+    assert operation["response"]["@type"].endswith(f"google.cloud.aiplatform.{version}.Endpoint")
+    assert operation["response"]["displayName"] == "e"
