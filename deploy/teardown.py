@@ -72,7 +72,7 @@ def teardown(cloud: CloudClients, *, keep_images: bool, all_regions: bool, yes: 
             cloud.report(f"{place}: {line}")
         if inventory.is_empty:
             cloud.report(f"{place}: nothing of {s.name} to delete")
-            _forget(each, inventory)
+            _forget(each, inventory, keep_images=keep_images)
         elif _is_selected(s, place, all_regions=all_regions):
             found.append((each, inventory))
         else:
@@ -107,8 +107,16 @@ def _delete_found(
         cloud.report(f"current cost: {cost}")
     items = [line for each, inventory in found for line in _describe(each.settings, inventory)]
     confirm(cloud.settings.name, items, yes=yes or cloud.dry_run)
+    errors = []
     for each, inventory in found:
-        _delete_all(each, inventory, keep_images=keep_images)
+        try:
+            _delete_all(each, inventory, keep_images=keep_images)
+        except DeployError as error:  # the other places cost too
+            errors.append(error)
+            if len(found) > 1:
+                cloud.report(f"{each.settings.place}: {error.message}")
+    if errors:
+        raise errors[0]
 
 
 def _describe(s: Settings, found: Inventory) -> list[str]:
@@ -168,7 +176,7 @@ def _delete_all(cloud: CloudClients, found: Inventory, *, keep_images: bool) -> 
             return
         found = take_inventory(cloud, images=not keep_images, sources=bool(found.sources))
         if found.is_empty:
-            _forget(cloud, found)
+            _forget(cloud, found, keep_images=keep_images)
             checked = " of what could be checked" if found.unchecked else ""
             cloud.report(f"{s.place}: nothing of {s.name} is left{checked}, no more hourly costs")
             return
@@ -176,10 +184,10 @@ def _delete_all(cloud: CloudClients, found: Inventory, *, keep_images: bool) -> 
     raise UserError(f"not everything is deleted in {s.place}: {left}", "run the same command again")
 
 
-def _forget(cloud: CloudClients, found: Inventory) -> None:
-    """Forget a place in which nothing is left, unless something could not be checked."""
+def _forget(cloud: CloudClients, found: Inventory, *, keep_images: bool) -> None:
+    """Forget a place in which nothing is left, unless it has images or something that could not be checked."""
     s = cloud.settings
-    if not (found.unchecked or cloud.dry_run):
+    if not (keep_images or found.unchecked or cloud.dry_run):
         places.forget(s.place, s.name, s.api_endpoint)
 
 

@@ -130,3 +130,20 @@ def test_what_the_caller_may_not_list_is_named_by_teardown(deploy: Run, stack: S
     assert "builds are not checked: permission denied" in done.out
     assert "functions are not checked" not in done.out
     assert "nothing of toy is left of what could be checked" in done.out
+
+
+def test_place_that_fails_does_not_keep_the_others_and_is_remembered(
+    deploy: Run, stack: Stack
+) -> None:
+    for region in ("us-east1", "europe-west4"):
+        assert deploy(f"deploy --region {region}").code == 0
+    stack.inject_fault("refused", "DeleteModel", "FAILED_PRECONDITION not now", times=1)
+    failed = deploy("teardown --yes")
+    assert failed.code == 1
+    assert "cloud-tests, europe-west4: request rejected while deleting the model" in failed.out
+    assert "cloud-tests, us-east1: nothing of toy is left" in failed.out
+    assert "not now" in failed.err
+    assert count_containers(stack) == 0
+    again = deploy("teardown --yes --keep-images")
+    assert "cloud-tests, europe-west4: nothing of toy is left" in again.out
+    assert "europe-west4: nothing of toy to delete" in deploy("teardown --region us-east1").out
