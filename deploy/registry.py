@@ -29,21 +29,20 @@ class Image:
 def find_image(cloud: CloudClients) -> Image | None:
     """Return the image of the settings, or else of the sources; None if the latter is not in the registry.
 
-    Raises UserError if the image of the settings is not found. One that this caller may not read is returned as it
-    is: Vertex AI pulls it with an account of its own.
+    Raises UserError if the tag in the settings is not found. A digest, and an image that this caller may not read,
+    is returned as it is: Vertex AI pulls it with an account of its own.
     """
     s = cloud.settings
     if not s.image:
         digest = cloud.artifacts.find_digest(image_tag(s.sources, s.torch_build))
         return Image(f"{s.image_name}@{digest}") if digest else None
-    name, at, digest = s.image.partition("@")
-    folder, slash, last = name.rpartition("/")  # the host before it may have a port
+    folder, slash, last = s.image.rpartition("/")  # the host before it may have a port
     last, _, tag = last.partition(":")
     name = folder + slash + last
-    if not name.startswith(f"{s.image_name.partition('/')[0]}/"):
-        return Image(s.image)  # in another registry
+    if "@" in s.image or not name.startswith(f"{s.image_name.partition('/')[0]}/"):
+        return Image(s.image)  # by its digest, or in another registry
     try:
-        found = cloud.artifacts.find_digest(digest if at else tag or "latest", name)
+        found = cloud.artifacts.find_digest(tag or "latest", name)
     except PermissionDeniedError as error:
         cloud.report(f"the image {s.image} is not checked: {error.message}")
         return Image(s.image)

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    values = settings.load(vars(args), file=args.settings)
+    values = settings.load(vars(args), file=args.settings, check=False)
     cli.report_place(values)
     if not args.cluster:
         hint = f"CLUSTER=…, one of: gcloud container clusters list --project={values.project}"

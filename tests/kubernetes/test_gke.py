@@ -201,7 +201,7 @@ def test_deploy_toml_sets_names_model_account_accelerator_and_variables(
     gke: Gke, tmp_path: Path
 ) -> None:
     (tmp_path / "ours.toml").write_text(
-        'name = "flowers"\npredict_route = "/v1/flowers"\nartifact_uri = "gs://b/flowers"\n'
+        'name = "flowers"\npredict_route = "/v1/flowers"\nartifact_uri = "gs://bucket/flowers"\n'
         'service_account = "s@p.iam.gserviceaccount.com"\n'
         'accelerator_type = "NVIDIA_TESLA_T4"\naccelerator_count = 2\n[env]\nACCESS_LOG = "all"\n'
     )
@@ -228,7 +228,7 @@ def test_deploy_toml_sets_names_model_account_accelerator_and_variables(
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
     variables = {
         "AIP_PREDICT_ROUTE": "/v1/flowers",
-        "AIP_STORAGE_URI": "gs://b/flowers",
+        "AIP_STORAGE_URI": "gs://bucket/flowers",
         "ACCESS_LOG": "all",
         "GOOGLE_CLOUD_PROJECT": "my-project",
     }

@@ -648,19 +648,18 @@ OWN = "us-central1-docker.pkg.dev/another-project/models/digits"
 DIGEST = f"sha256:{'0' * 64}"
 
 
-@pytest.mark.parametrize("reference", [f"{OWN}:1", f"{OWN}@{DIGEST}"])
-def test_image_of_the_settings_is_looked_up_before_anything_begins(reference: str) -> None:
-    cloud = Mock(settings=Settings(project="a-project", image=reference))
+def test_tag_of_the_settings_is_looked_up_before_anything_begins() -> None:
+    cloud = Mock(settings=Settings(project="a-project", image=f"{OWN}:1"))
     cloud.artifacts.find_digest.return_value = DIGEST
     assert find_image(cloud) == Image(f"{OWN}@{DIGEST}")
-    cloud.artifacts.find_digest.assert_called_with(DIGEST if "@" in reference else "1", OWN)
+    cloud.artifacts.find_digest.assert_called_with("1", OWN)
     cloud.artifacts.find_digest.return_value = None
     with pytest.raises(UserError, match="image not found") as raised:
         find_image(cloud)
     assert "make push" in raised.value.hint
     cloud.artifacts.find_digest.side_effect = PermissionDeniedError("denied")
-    assert find_image(cloud) == Image(reference)
-    cloud.report.assert_called_with(f"the image {reference} is not checked: denied")
+    assert find_image(cloud) == Image(f"{OWN}:1")
+    cloud.report.assert_called_with(f"the image {OWN}:1 is not checked: denied")
 
 
 @pytest.mark.parametrize(

@@ -175,11 +175,36 @@ def test_scaling_target_of_the_cpu_and_of_accelerators_are_both_set() -> None:
 def test_container_has_its_probes_and_time_to_start_and_is_found_again() -> None:
     s = settings(**PROBES, deployment_timeout_minutes=90, shared_memory_mb=64, env={"A": "1"})
     spec = messages.container_spec(s, "image")
-    assert through_google(v1.ModelContainerSpec, spec) == spec
-    assert spec["deploymentTimeout"] == "5400s"
-    assert spec["startupProbe"]["httpGet"] == {"path": "/ping", "port": 8080}
-    assert spec["livenessProbe"]["exec"] == {"command": ["test", "-S", "/tmp/socket"]}
-    assert set(spec) <= set(messages.CONTAINER_FIELDS)
+    assert through_google(v1.ModelContainerSpec, spec) == spec, "the version is not found again"
+    assert spec == {
+        "imageUri": "image",
+        "ports": [{"containerPort": 8080}],
+        "healthRoute": "/ping",
+        "predictRoute": "/predictions/digits",
+        "env": [{"name": "A", "value": "1"}],
+        "sharedMemorySizeMb": "64",
+        "deploymentTimeout": "5400s",
+        "startupProbe": {
+            "httpGet": {"path": "/ping", "port": 8080},
+            "periodSeconds": 10,
+            "timeoutSeconds": 10,
+            "failureThreshold": 120,
+            "initialDelaySeconds": 5,
+        },
+        "healthProbe": {
+            "httpGet": {"path": "/ping", "port": 8080},
+            "periodSeconds": 5,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
+        "livenessProbe": {
+            "exec": {"command": ["test", "-S", "/tmp/socket"]},
+            "periodSeconds": 10,
+            "timeoutSeconds": 10,
+            "failureThreshold": 3,
+        },
+    }
+    assert set(spec) == set(messages.CONTAINER_FIELDS)
 
 
 def test_model_has_labels_and_key() -> None:

@@ -11,6 +11,7 @@ from google.cloud.aiplatform.constants import base
 from deploy import cost, machines, places
 from deploy.__main__ import main
 from deploy.clients import CloudClients
+from deploy.gke import __main__ as gke
 from emulator import machines as emulated_machines
 from emulator.errors import ApiError
 from tests.images import ROOT
@@ -323,6 +324,14 @@ def test_conflicting_settings_do_not_keep_a_command_from_showing_or_deleting(
     for command in ("status", "teardown --yes", "undeploy --yes"):
         with pytest.raises(AcceptedError):
             run(f"{command} --project my-project --accelerator-count 1")
+
+
+def test_image_in_another_region_can_be_deployed_to_gke(
+    run: Callable[..., Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"deploy --project my-project --region europe-west4 --image {IMAGE}"
+    assert "is in us-central1, but region = 'europe-west4'" in run(line).err
+    assert "no cluster given" in run_main(gke.main, line, capsys).err
 
 
 def test_file_that_is_not_utf_8_is_refused(run: Callable[..., Result], tmp_path: Path) -> None:
