@@ -87,6 +87,9 @@ def check_count(results: Any, count: int, expected: str) -> None:
 def to_load_error(error: BaseException, handler: str, folder: Path) -> LoadError:
     """Return the error that ends the worker, with the reason and where in the archive it was raised."""
     error = _find_import_error(error, handler)
+    own = f"ts.torch_handler.{_find_module(handler)}"
+    if isinstance(error, ModuleNotFoundError) and error.name == own:
+        return LoadError(f"the handler {handler} is neither in the archive nor TorchServe's own")
     return LoadError(f"{_describe(error)}{_format_location(error, folder)}")
 
 
@@ -144,11 +147,15 @@ def _find_import_error(error: BaseException, handler: str) -> BaseException:
     """
     first = error.__context__
     frames = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-    if isinstance(first, ImportError) and "_load_default_handler" in frames:
-        module = handler.split(":", 1)[0].rsplit("/", 1)[-1].removesuffix(".py")
-        if importlib.util.find_spec(module):
-            return first
+    is_repeated = isinstance(first, ImportError) and "_load_default_handler" in frames
+    if first and is_repeated and importlib.util.find_spec(_find_module(handler)):
+        return first
     return error
+
+
+def _find_module(handler: str) -> str:
+    """Return the module of a handler given as FILE, FILE.py or FILE.py:FUNCTION."""
+    return handler.split(":", 1)[0].rsplit("/", 1)[-1].removesuffix(".py")
 
 
 def _describe(error: BaseException) -> str:

@@ -69,7 +69,7 @@ def open_archive(archive: Path) -> zipfile.ZipFile:
     except FileNotFoundError:
         raise ArchiveError(f"{archive} does not exist; run: make archive") from None
     except zipfile.BadZipFile as error:
-        raise ArchiveError(f"{archive} {_describe_file(archive)}") from error
+        raise ArchiveError(f"{archive.name} {_describe_file(archive)}") from error
     except (OSError, ValueError, NotImplementedError) as error:
         raise ArchiveError(f"{archive} is not a .mar archive: {error}") from error
 

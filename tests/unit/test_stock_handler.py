@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -382,3 +383,11 @@ def test_instances_are_passed_as_torchserves_own_envelope_passes_them(
     document = json.loads(body(*instances)[0])
     [expected] = stock._entry_point([{"body": document}], stock.context)
     assert predictions(answers[0]) == json.loads(expected)["predictions"]
+
+
+def test_handler_that_is_not_in_the_archive_is_named(faulty_archive: Path, tmp_path: Path) -> None:
+    shutil.copytree(faulty_archive, tmp_path / "model")
+    (tmp_path / "model" / "faulty_handler.py").unlink()
+    reason = "the handler faulty_handler.py is neither in the archive nor TorchServe's own"
+    with pytest.raises(Exception, match=reason):
+        load(tmp_path / "model")
