@@ -39,6 +39,7 @@ RETRYABLE = (
     exceptions.RetryError,
     requests.ConnectionError,
     requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
     TransportError,
 )
 """Errors that are worth a retry, except a 429 that names a quota."""
@@ -291,7 +292,10 @@ class Client:
         response = self.session.request(**request)
         if not response.ok:
             raise exceptions.from_http_response(response)
-        return dict(response.json()) if response.content else {}
+        try:
+            return dict(response.json()) if response.content else {}
+        except ValueError:  # such as the page of a proxy
+            raise exceptions.BadGateway("the response is not JSON") from None
 
     # Errors
 

@@ -472,6 +472,18 @@ def test_lost_connection_is_named_with_its_host(capsys: pytest.CaptureFixture[st
     assert "connection to 127.0.0.1:18000 lost; retrying" in capsys.readouterr().out
 
 
+def test_page_of_a_proxy_in_place_of_json_is_an_error_of_google(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    response = requests.Response()
+    response.status_code, response._content = 200, b"<html>"
+    own = client.Client(Settings(project="my-project", api_endpoint="http://127.0.0.1:1"))
+    own.session = Mock(request=Mock(return_value=response))
+    monkeypatch.setattr(client, "RETRY_TIMEOUT_S", 1e-9)
+    with pytest.raises(UserError, match="no response from Google: Google returned 502"):
+        own.get("http://127.0.0.1:1/v1/x")
+
+
 def test_read_gives_up_after_the_retry_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "RETRY_TIMEOUT_S", 1e-9)
     with pytest.raises(UserError, match="no response from Google: Google returned 503"):
