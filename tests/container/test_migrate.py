@@ -116,8 +116,11 @@ def test_finding_of_reading_does_not_fail_an_archive_that_answers(
     assert "FAILS" not in [finding["state"] for finding in document["findings"]]
 
 
-def test_status_that_the_handler_sets_is_no_failure(image: str, tmp_path: Path) -> None:
-    archive = pack(tmp_path, handle="context.set_response_status(404, 'unknown customer', 0)")
+def test_handler_that_writes_to_its_home_and_sets_a_status_works(
+    image: str, tmp_path: Path
+) -> None:
+    write = "__import__('os').makedirs(__import__('os').path.expanduser('~/.cache/x'))"
+    archive = pack(tmp_path, write, "context.set_response_status(404, 'unknown customer', 0)")
     code, document = migrate(archive, image, *write_request(tmp_path))
     assert (code, document["trial"]["state"]) == (0, "check"), document
     assert "the response is 404" in document["trial"]["description"]
@@ -168,12 +171,6 @@ def test_archive_without_a_compiler_gets_another_backend_as_advice(
 
 
 COMPILED = "__import__('torch').compile(lambda x: x + 1)(__import__('torch').ones(2))"
-
-
-def test_home_folder_can_be_written(image: str, tmp_path: Path) -> None:
-    write = "__import__('os').makedirs(__import__('os').path.expanduser('~/.cache/x'))"
-    code, document = migrate(pack(tmp_path, write), image)
-    assert code == 0, document
 
 
 def test_archive_of_another_format_is_tried_as_it_is(image: str, tmp_path: Path) -> None:
