@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from deploy.conflicts import SHARED_TIMEOUT_S
 from deploy.errors import UserError
 from deploy.settings import Settings
 
 EXTRA_TIMEOUT_S = 10
 """How much longer than the container an endpoint waits, so that the container's error arrives."""
-MAX_TIMEOUT_S = 3600
+MAX_TIMEOUT_S, DEFAULT_DEDICATED_TIMEOUT_S = 3600, 600
 DEFAULT_LABELS = {"created-by": "deploy"}
 
 
@@ -61,6 +62,14 @@ def from_settings(settings: Settings) -> EndpointConfig:
         log_table=s.request_log_table,
         labels=s.labels,
     )
+
+
+def request_timeout_s(settings: Settings) -> int:
+    """Return how long a client should wait: a little longer than the endpoint, so that its error arrives."""
+    config = from_settings(settings)
+    is_long = config.kind in ("dedicated", "psc")
+    default_s = DEFAULT_DEDICATED_TIMEOUT_S if is_long else SHARED_TIMEOUT_S
+    return (config.timeout_s or default_s) + EXTRA_TIMEOUT_S
 
 
 def check_immutable(current: EndpointConfig, expected: EndpointConfig, name: str) -> None:

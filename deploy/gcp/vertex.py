@@ -9,11 +9,11 @@ from google.api_core import exceptions
 
 from deploy.batch_request import BatchRequest
 from deploy.cost import estimate_cost
-from deploy.endpoint_config import EndpointConfig, from_settings
+from deploy.endpoint_config import EndpointConfig, from_settings, request_timeout_s
 from deploy.error_messages import PREDICTING
 from deploy.errors import UserError
 from deploy.gcp import messages
-from deploy.gcp.client import TIMEOUT_S, Client, Json
+from deploy.gcp.client import Client, Json
 from deploy.plan import DEPLOYMENT_TIME, DeployedModel, EndpointState, Replicas
 
 DONE = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
@@ -258,7 +258,8 @@ class VertexAI:
         url = f"{self._predictions}:predict"
         body = {name: request[name] for name in ("instances", "parameters") if request.get(name)}
         try:
-            return self._client.send(method="POST", url=url, json=body, timeout=TIMEOUT_S)
+            timeout_s = request_timeout_s(self._settings)
+            return self._client.send(method="POST", url=url, json=body, timeout=timeout_s)
         except exceptions.GoogleAPICallError as error:
             raise self._client.user_error(error, PREDICTING) from None
         except (requests.ConnectionError, requests.Timeout) as error:

@@ -13,7 +13,12 @@ from deploy.batch_request import (
     choose_input_format,
     choose_output_format,
 )
-from deploy.endpoint_config import changed_parts, check_immutable, from_settings
+from deploy.endpoint_config import (
+    changed_parts,
+    check_immutable,
+    from_settings,
+    request_timeout_s,
+)
 from deploy.errors import UserError
 from deploy.fields.container import Probe
 from deploy.gcp import messages
@@ -93,6 +98,9 @@ def test_endpoint_waits_a_little_longer_than_its_container_and_an_hour_at_most()
     )
     assert from_settings(settings(**ENDPOINTS["dedicated, of a slow container"])).timeout_s == 3600
     assert from_settings(settings(env={"RESPONSE_TIMEOUT_S": "50"})).timeout_s == 0, "it is shared"
+    assert request_timeout_s(settings()) == 70
+    assert request_timeout_s(settings(dedicated=True)) == 610
+    assert request_timeout_s(settings(dedicated=True, **slow)) == 920
 
 
 @pytest.mark.parametrize(
