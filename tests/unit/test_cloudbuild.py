@@ -13,6 +13,7 @@ from google.protobuf import json_format
 from deploy.cloud_build import build_substitutions
 from deploy.settings import Settings
 from emulator.builds import expand_substitutions
+from project.model_folder import find_model
 from tests.images import ROOT
 from tests.programs import require_programs, run_program
 
@@ -78,12 +79,15 @@ def test_default_substitutions_equal_the_defaults_of_deploy() -> None:
 
 
 def test_build_for_a_machine_with_a_gpu_gets_torch_for_it() -> None:
-    settings = Settings(project="my-project", accelerator_type="NVIDIA_L4", torch="torch==2.12.0")
+    toy = find_model("tests/toy")
+    settings = Settings(
+        project="my-project", sources=toy, accelerator_type="NVIDIA_L4", torch="torch==2.12.0"
+    )
     substitutions = build_substitutions(settings)
     assert substitutions["_TORCH_LOCK"] == "gpu"
     assert substitutions["_TORCH"] == "torch==2.12.0"
     assert substitutions["_TAG"].startswith("gpu-")
-    assert "_TORCH_LOCK" not in build_substitutions(Settings(project="my-project"))
+    assert "_TORCH_LOCK" not in build_substitutions(Settings(project="my-project", sources=toy))
 
 
 def test_gcloud_uploads_the_files_that_the_steps_need_without_build_outputs(tmp_path: Any) -> None:
