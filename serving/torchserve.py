@@ -312,8 +312,8 @@ class WorkerFailures:
 
     FAILED = re.compile(r"Load model failed: |WorkerInitializationException: (?!.*did not respond)")
     UNKNOWN_CAUSE = (
-        "a worker ended without an error message: the handler has called os._exit, or the process was killed, "
-        "such as by Linux when the memory was full"
+        "a worker ended without an error message: the handler has called os._exit, or Linux has killed the "
+        "process, such as one that was out of memory"
     )
     HANDLER_ERROR = re.compile(r"cannot serve this archive: (.+)$")
     # TorchServe imports a handler that cannot be imported once more, as one of its own.
