@@ -8,6 +8,7 @@ import argparse
 import os
 import runpy
 import sys
+from pathlib import Path
 
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import aiplatform
@@ -39,10 +40,13 @@ def main() -> None:
     parser.add_argument("script", help="Python file to run")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
     args = parser.parse_args()
+    if not Path(args.script).is_file():
+        parser.error(f"{args.script} is not a file")
     if URL not in os.environ:
         sys.exit(f'emulator.sdk: {URL} is not set; run: eval "$(make emulator-env)"')
     init()
     sys.argv = [args.script, *args.arguments]
+    sys.path.insert(0, str(Path(args.script).parent.resolve()))  # as Python does for a script
     runpy.run_path(args.script, run_name="__main__")
 
 
