@@ -192,7 +192,7 @@ def test_torchserves_own_command_serves_the_archive_with_its_defaults() -> None:
 def test_archive_that_cannot_be_loaded_is_reported_with_the_reason(
     vowels: Model, content: str, reason: str
 ) -> None:
-    killed = 'if (folder / "vowels.txt").read_text() == "kill": __import__("os").abort()'
+    killed = 'if (folder / "vowels.txt").read_text() == "kill": import os; os.kill(os.getpid(), 9)'
     (vowels.path / "model.py").write_text(
         TASK.replace("    return Vowels", f"    {killed}\n    return Vowels")
     )
