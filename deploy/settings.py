@@ -49,6 +49,9 @@ MAX_CHARS = 100
 AMBIENT_VARIABLES = ("GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT")
 """Variables of Google's tools with a project ID. Shells set them unasked, so what was used last overrides them."""
 
+LAST_COMMAND = "the last command"
+"""Where a saved project or region is from."""
+
 
 class Settings(Location, Machines, Endpoint, Container, Build):
     """The settings of every command, a group in each base class."""
@@ -195,7 +198,7 @@ def load(
         origins.update(dict.fromkeys(layer, source))
 
     saved = places.load_defaults(environment.get("DEPLOY_API_ENDPOINT", ""))
-    add(_validate(saved, str(places.FILE)), "the last command")
+    add(_validate(saved, str(places.FILE)), LAST_COMMAND)
     if needs_model:
         sources = _find_sources(arguments.get("model") or environment.get(VARIABLE))
         own = model_settings(sources)
@@ -246,7 +249,7 @@ def _add_ambient_project(
     if "project" not in values:
         values |= _validate({"project": project}, variable)
         origins["project"] = variable
-    elif values["project"] != project:
+    elif values["project"] != project and origins["project"] == LAST_COMMAND:
         origins["project"] += f", which overrides {variable}={project}"
 
 

@@ -99,7 +99,7 @@ def test_saved_project_and_region_override_variables_of_google_and_the_line_says
         {"region": "us-east1"}, AMBIENT, write_settings(tmp_path, "project = 'in-a-file'")
     )
     assert (found.project, found.region) == ("in-a-file", "us-east1")
-    assert f"(from {file}, which overrides" in found.place_with_origins
+    assert f"project in-a-file (from {file}), " in found.place_with_origins
     assert "region us-east1 (from --region)" in found.place_with_origins
 
 
