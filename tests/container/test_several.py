@@ -57,7 +57,7 @@ def containers(
     for archive in model.archives:
         shutil.copy(archive, store)
     variables = {
-        "direct": {"AIP_STORAGE_URI": "/mnt/model"},
+        "direct": {"AIP_STORAGE_URI": "/mnt/model", "METRICS_PORT": "9090"},
         "torchserve": {
             "MODEL_STORE": "/mnt/model",
             "REQUEST_PATH": "torchserve",
@@ -240,6 +240,12 @@ def test_log_states_how_the_machine_is_shared_and_names_the_model_of_a_line(
         assert any(m.startswith(f"model {name}: ready after") for m in messages)
     labels = [line["logging.googleapis.com/labels"] for line in lines]
     assert {label["model"] for label in labels if label["process"] == "worker"} <= set(NAMES)
+
+
+def test_metrics_name_all_models(containers: dict[str, Container]) -> None:
+    text = containers["direct"].endpoint(9090, "/").send("GET", "/metrics").body
+    assert 'model="commanded,mnist,toy",' in text
+    assert "serving_ready 1.0" in text
 
 
 BROKEN = """
