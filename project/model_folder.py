@@ -100,6 +100,11 @@ class Model:
         return self.build / "request.json"
 
     @property
+    def instances(self) -> Path:
+        """The instances of requests.json, one a line: the input of a batch prediction job."""
+        return self.build / "instances.jsonl"
+
+    @property
     def packages(self) -> Path:
         """The folder with requirements.txt and the local wheels of the model, for installing them elsewhere."""
         return self.build / "packages"

@@ -290,7 +290,10 @@ def _extract_requests(model: Model) -> None:
     if request and not examples:
         instances = json.loads(request)["instances"]
         examples = json.dumps([{"instance": instance} for instance in instances]).encode()
-    for target, content in ((model.request, request), (model.requests, examples)):
+    rows = json.loads(examples) if examples else []
+    lines = "".join(f"{json.dumps(row['instance'])}\n" for row in rows).encode()
+    contents = ((model.request, request), (model.requests, examples), (model.instances, lines))
+    for target, content in contents:
         target.unlink(missing_ok=True)
         if content:
             target.write_bytes(content)
