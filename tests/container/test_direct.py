@@ -218,6 +218,13 @@ def test_worker_that_hangs_in_native_code_is_replaced_and_its_stack_is_logged(
     assert "_run" in log.partition("Timeout (0:00:")[2]
 
 
+def test_worker_whose_gpu_is_broken_is_replaced_after_its_response(model: Model) -> None:
+    pid = model.tell("pid").body
+    assert model.tell("break_device").body == "broken"
+    wait_for(lambda: model.tell("pid").body not in ("", pid), 20, "another worker")
+    assert "the GPU is broken for this process, which is replaced" in model.container.logs()
+
+
 def test_idle_workers_outlive_the_limit(containers: dict[str, Model]) -> None:
     models = [containers[path] for path in PATHS]
     pids = [model.tell("pid").body for model in models]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from ts.handler_utils.utils import send_intermediate_predict_response
 
 RELEASE = Path("/tmp/release")
@@ -33,6 +34,15 @@ class Handler:
 
     def pid(self) -> str:
         return str(os.getpid())
+
+    def break_device(self) -> str:
+        """Let CUDA report what a failed kernel leaves behind; no test machine has a GPU."""
+
+        def synchronize() -> None:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+        torch.cuda.is_initialized, torch.cuda.synchronize = lambda: True, synchronize
+        return "broken"
 
     def exit(self) -> str:
         os._exit(3)

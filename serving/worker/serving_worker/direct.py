@@ -15,6 +15,7 @@ from typing import NamedTuple, NoReturn
 from ts.service import Service
 
 from . import http_messages
+from .device import check_device
 from .limit import ResponseTimeoutError
 from .logs import JsonFormatter
 from .messages import parse_responses
@@ -207,6 +208,7 @@ class DirectServer:
                 http_messages.send_response(request, body)
         for stream in streams:
             self._start_stream(stream)
+        check_device()
 
     def _accept_batch(self) -> list[http_messages.Request]:
         """Accept the requests that wait; with a batch delay also those that arrive until it has passed."""

@@ -22,6 +22,7 @@ from ts.protocol.otf_message_handler import create_load_model_response
 from ts.service import Service
 
 from .cores import create_shared_cores
+from .device import check_device
 from .direct import Batches, DirectServer, receive_listener
 from .limit import ResponseTimeoutError, read_limit
 from .logs import JsonFormatter, configure_logging
@@ -79,6 +80,7 @@ def _answer(
     runtime.telemetry.send_batch(requests, arrived)
     connection.sendall(encode_responses(ids, whole, requests))
     JsonFormatter.requests = []
+    check_device()
 
 
 def _send_parts(
