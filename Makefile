@@ -294,10 +294,10 @@ TESTS ?= tests
 # Tests run make too; it must not inherit the variables of this make.
 PYTEST = env -u MODEL -u ARGS -u TESTS -u WORKERS -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(TESTS)
 TESTED := .venv/ready build/kubernetes/ready $(KFP)/ready
-test: $(TESTED) ## run the quick tests, in six minutes (TESTS=tests/unit, WORKERS=4, ARGS=)
+test: $(TESTED) ## run the quick tests, in seven minutes (TESTS=tests/unit, WORKERS=4, ARGS=)
 	$(PYTEST) -m "not full" $(ARGS)
 
-test-all: test ## run all tests, in twenty minutes
+test-all: test ## run all tests, in half an hour
 	$(PYTEST) -m full $(ARGS)
 
 lint: .venv/ready ## check style, types and import rules

@@ -41,7 +41,8 @@ class Handler:
         def synchronize() -> None:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-        torch.cuda.is_initialized, torch.cuda.synchronize = lambda: True, synchronize
+        cuda: Any = torch.cuda
+        cuda.is_initialized, cuda.synchronize = lambda: True, synchronize
         return "broken"
 
     def exit(self) -> str:

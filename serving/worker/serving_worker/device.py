@@ -9,7 +9,7 @@ class DeviceError(Exception):
 
 def check_device() -> None:
     """Raise DeviceError if the device is broken. After a batch, whose output has been copied, it does not wait."""
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return
     try:
         torch.cuda.synchronize()
