@@ -4,6 +4,7 @@ It runs a command-line client instead of the Docker SDK for Python: the SDK cann
 BuildKit, and with DOCKER=podman the client is Podman's. This module imports nothing of the project.
 """
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Docker:
         try:
             completed = subprocess.run(
                 [self.program, *arguments],
+                env=dict(os.environ),  # a copy: another thread may change the variables meanwhile
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -72,7 +72,7 @@ def shared_stack(tiny: str) -> Iterator[Stack]:
         probe_interval_s=1,
         cpu_quota=16,
         shared_timeout_s=2,
-        max_idle_s=1,
+        max_idle_s=5,  # longer than a predict command takes on a busy machine
     )
     try:
         with running(config, report=lambda _: None) as stack:
