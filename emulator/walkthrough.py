@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -147,7 +148,7 @@ def run_with_make(walkthrough: Walkthrough) -> None:
     output = run("make -s deploy-endpoint")
     check("nothing changed" in output, "the second make deploy-endpoint changed something")
     second = walkthrough.stack.folder / "second.toml"
-    second.write_text(Path("deploy.toml").read_text() + '\nACCESS_LOG = "all"\n')
+    second.write_text(add_variable(Path("deploy.toml").read_text(), 'ACCESS_LOG = "all"'))
     options = f"--settings {second} --traffic 20 --watch 15s --max-error-rate 1% --max-p95 5s"
     request = model.request.read_bytes()
     with background_traffic(walkthrough.stack, PROJECT, model.name, request, pause_s=0.05):
@@ -165,6 +166,13 @@ def run_with_make(walkthrough: Walkthrough) -> None:
     run('make -s teardown ARGS="--yes"')
     status = run("make -s status")
     check("nothing is running" in status, "resources are left after the teardown")
+
+
+def add_variable(settings: str, line: str) -> str:
+    """Return the text of a deploy.toml with a line in its table of variables."""
+    table = f"[env]\n{line}\n"
+    text, count = re.subn(r"^\[env\]\n", table, settings, count=1, flags=re.MULTILINE)
+    return text if count else f"{settings}\n{table}"
 
 
 @contextlib.contextmanager
