@@ -11,8 +11,9 @@ DRIVER = frozenset(("libcuda.so.1", "libnvidia-ml.so.1"))
 
 def find_missing(library: Path) -> list[str]:
     """Return the names of the libraries that this one links to, directly or not, and that are not found."""
-    lines = subprocess.run(["ldd", library], capture_output=True, text=True, check=True).stdout
-    missing = (line.partition(" => ") for line in lines.splitlines() if "not found" in line)
+    command = ["ldd", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    missing = (line.partition(" => ") for line in done.stdout.splitlines() if "not found" in line)
     return sorted({name.strip() for name, _, _ in missing} - DRIVER)
 
 
