@@ -3,20 +3,25 @@
 A task that has the attribute `network` and calls task.backends.load_backend (its docstring shows the three lines) gets
 the selected backend. The network's inputs are those for the instances of requests.json and held-out.json. Other models
 run as they are: only their time is measured, which decides the number of workers.
+
+A GPU chooses among its own backends when a worker starts. Here only the precisions that it may use are determined, by
+the same comparison: on the CPU with their rounding, or on a GPU with --device cuda.
 """
 
 import argparse
 import itertools
 import json
+import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from handler import golden
 from handler.collation import build_batch
 from handler.golden import GoldenMismatchError
 from handler.loading import load_and_check, load_model
@@ -28,7 +33,15 @@ from serving.archive import BACKEND, collect
 from serving.errors import ArchiveError
 from task.adapter import AdaptedTask
 from task.backends.builders import BASELINE
-from task.backends.measure import Measurement, Measurements, measure_backends, measure_ms
+from task.backends.measure import (
+    Measurement,
+    Measurements,
+    compare_precisions,
+    measure_backends,
+    measure_ms,
+    write_choice,
+)
+from task.backends.precision import FULL_PRECISION, HALF_PRECISIONS
 
 BATCH_SIZES = (1, 8, 32)
 ROUNDS = 25
@@ -50,27 +63,45 @@ class Call(NamedTuple):
     output: Any
 
 
-def export(folder: Path, out: Path, held_out: Path, rounds: int = ROUNDS) -> Measurements:
+def export(
+    folder: Path,
+    out: Path,
+    held_out: Path,
+    rounds: int = ROUNDS,
+    device: torch.device = CPU,
+) -> Measurements:
     """Measure the model in the folder of an unpacked archive, and write the choice to OUT/backend.json.
 
-    A backend with which requests.json does not get the expected predictions is not chosen.
+    A backend or precision with which requests.json does not get the expected predictions is not chosen. The precisions
+    are compared on `device`.
     """
     model = load_model(folder, CPU)
     samples = list(_preprocess(model, held_out))
     torch.set_num_threads(1)
     calls, pass_s = _run_alone(model, samples)
     sizes = [size for size in BATCH_SIZES if size == 1 or size * pass_s <= MAX_PASS_S]
-    reason = find_obstacle(model, folder, calls)
-    if reason or pass_s > MAX_PASS_S:
-        reason = reason or f"a pass takes {pass_s:.1f} s, too long for a comparison"
+    classes = len(model.labels)
+    obstacle, slow = find_obstacle(model, folder, calls), ""
+    if pass_s > MAX_PASS_S:
+        slow = f"a pass takes {pass_s:.1f} s, too long for a comparison"
+    if obstacle or slow:
         measurements = measure_model(model, samples[0], sizes, rounds)
-        measurements = measurements.reject("other backends", reason)
+        measurements = measurements.reject("other backends", obstacle or slow)
     else:
         inputs = [call.args[0] for [call] in calls]
         count = max(*sizes, min(len(inputs), int(MAX_STEP_S / pass_s)))
         repeated = torch.cat(list(itertools.islice(itertools.cycle(inputs), count)))
-        classes = len(model.labels)
         measurements = measure_backends(model.network, repeated, sizes, rounds, classes=classes)
+    if slow and device == CPU:
+        reasons = dict.fromkeys(HALF_PRECISIONS, f"{slow}; use --device cuda")
+        measurements = measurements._replace(precisions={FULL_PRECISION: ""} | reasons)
+    elif not obstacle:
+        count = max(int(MAX_STEP_S / pass_s), 1)
+        distinct = torch.cat([call.args[0] for [call] in calls[:count]]).to(device)
+        network = model.network if device == CPU else load_model(folder, device).network
+        precisions = compare_precisions(network, distinct, classes=classes)
+        precisions = check_precisions(precisions, folder, device)
+        measurements = measurements._replace(precisions=precisions)
     measurements = check_requests(measurements, folder)
     measurements.write(out)
     return measurements
@@ -124,6 +155,27 @@ def check_requests(measurements: Measurements, folder: Path) -> Measurements:
         else:
             break
     return measurements
+
+
+def check_precisions(
+    precisions: Mapping[str, str], folder: Path, device: torch.device
+) -> dict[str, str]:
+    """Reject the precisions with which requests.json does not get the expected predictions."""
+    checked = dict(precisions)
+    began = time.monotonic()
+    for name in HALF_PRECISIONS:
+        if checked[name]:
+            continue
+        if time.monotonic() - began > MAX_CHECKING_S:
+            checked[name] = "the requests take too long to check it"
+            continue
+        write_choice(folder, name if device == CPU else BASELINE, [name], {})
+        try:
+            golden.check(load_model(folder, device), each_alone=True)
+        except GoldenMismatchError as error:
+            checked[name] = str(error)
+    (folder / BACKEND).unlink(missing_ok=True)
+    return checked
 
 
 def measure_model(model: AdaptedTask, sample: Any, sizes: list[int], rounds: int) -> Measurements:
@@ -186,13 +238,28 @@ def main() -> None:
     add = parser.add_argument
     add_model_option(parser)
     add("--rounds", type=int, default=ROUNDS, help="passes per backend (default: %(default)s)")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the precisions for a GPU are compared (default: %(default)s)",
+    )
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error("--rounds: expected 1 or more")
-    cli.run("authoring.export", lambda: _measure(find_model(args.model), args.rounds), ArchiveError)
+    device = torch.device(args.device)
+    if device != CPU and not torch.cuda.is_available():
+        parser.error(
+            "--device cuda: torch finds no GPU; it needs NVIDIA's driver and a torch built for CUDA"
+        )
+    cli.run(
+        "authoring.export",
+        lambda: _measure(find_model(args.model), args.rounds, device),
+        ArchiveError,
+    )
 
 
-def _measure(model: Model, rounds: int) -> None:
+def _measure(model: Model, rounds: int, device: torch.device) -> None:
     if model.is_archive:
         raise cli.ProjectError(f"{model.path} is a ready archive; expected the folder of a model")
     if weights.are_missing(model):
@@ -202,8 +269,12 @@ def _measure(model: Model, rounds: int) -> None:
         collect(model, contents)
         (contents / BACKEND).unlink(missing_ok=True)
         model.build.mkdir(parents=True, exist_ok=True)
-        measurements = export(contents, model.build, model.held_out, rounds)
-    print(f"{measurements.format_table()}\n{model.build / BACKEND}")
+        measurements = export(contents, model.build, model.held_out, rounds, device)
+        print(f"{measurements.format_table()}\n{model.build / BACKEND}")
+        if device != CPU:  # logs what a worker would choose there, with the times
+            logging.basicConfig(level=logging.INFO, format="%(message)s")
+            measurements.write(contents)
+            load_model(contents, device)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ The network takes one tensor and returns one, with N first in both. This package
 """
 
 from task.backends.builders import BACKENDS, Backend
-from task.backends.loading import load_backend, read_times
+from task.backends.choice import read_times
+from task.backends.loading import load_backend
 
 __all__ = ["BACKENDS", "Backend", "load_backend", "read_times"]

@@ -29,13 +29,14 @@ def build_fused(net: nn.Module, _: Tensor) -> Backend:
 
 def build_scripted_bfloat16(net: nn.Module, example: Tensor) -> Backend:
     """Script the network in bfloat16."""
-    script = _script(fuse_batch_norms(net).to(torch.bfloat16), _to_bfloat16(example))
-    return lambda batch: script(_to_bfloat16(batch)).float()
+    dtype = torch.bfloat16
+    script = _script(fuse_batch_norms(net).to(dtype), convert_floats(example, dtype))
+    return lambda batch: script(convert_floats(batch, dtype)).float()
 
 
-def _to_bfloat16(batch: Tensor) -> Tensor:
-    """Return floats as bfloat16; integers are token IDs or the like, which must not be rounded."""
-    return batch.to(torch.bfloat16) if batch.is_floating_point() else batch
+def convert_floats(batch: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return floats in another type; integers are token IDs or the like, which must not be rounded."""
+    return batch.to(dtype) if batch.is_floating_point() else batch
 
 
 def _script(net: nn.Module, example: Tensor) -> Backend:
@@ -52,13 +53,14 @@ def _script(net: nn.Module, example: Tensor) -> Backend:
     return script
 
 
-BACKENDS: dict[str, Callable[[nn.Module, Tensor], Backend]] = {
+Builder = Callable[[nn.Module, Tensor], Backend]
+BACKENDS: dict[str, Builder] = {
     "eager": lambda net, _: net,
     "fused": build_fused,
     "scripted": lambda net, example: _script(fuse_batch_norms(net), example),
     "scripted bfloat16": build_scripted_bfloat16,
 }
-"""Backend builders by name. Each takes the network and an example batch of one, and raises an exception, mostly
-RuntimeError, if this machine or network does not support the backend."""
+"""Backend builders for a CPU by name. Each takes the network and an example batch of one, and raises an exception,
+mostly RuntimeError, if this machine or network does not support the backend."""
 BASELINE = "eager"
 """The backend that runs everywhere; the default."""

@@ -7,18 +7,23 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from task.backends.accuracy import MAX_RELATIVE_ERROR, max_error, relative_error
 from task.backends.builders import BACKENDS, BASELINE, Backend
-from task.backends.loading import FILE, MAX_RELATIVE_ERROR, max_error, relative_error
+from task.backends.choice import FILE
+from task.backends.precision import FULL_PRECISION, HALF_PRECISIONS, build_half, build_rounded
 
 MAX_PROBABILITY_ERROR = 0.01
 """Largest accepted difference of a probability from the baseline's. No label may change."""
 MAX_OUTPUT_ERROR = 1e-3
 """Largest accepted difference of another output, relative to the largest: the tolerance of requests.json."""
+PRECISION_BATCH = 32
+"""The batch size in which the outputs of precisions are compared."""
 MIN_ROUNDS, MAX_MEASURING_S = 3, 10
 """Slow networks are measured for this time per batch size, but at least this often."""
 
@@ -38,6 +43,10 @@ class Measurement(NamedTuple):
         """Whether every label is the baseline's and every output is close to it."""
         return self.labels_changed == 0 and self.max_error <= self.max_accepted_error
 
+    def format_accuracy(self) -> str:
+        """Describe the differences from the baseline."""
+        return f"max. error {self.max_error:.0e}, {self.labels_changed} labels changed"
+
     @property
     def cost_ms(self) -> float:
         """Milliseconds per instance: the geometric mean over the batch sizes."""
@@ -50,6 +59,8 @@ class Measurements(NamedTuple):
     by_backend: dict[str, Measurement]
     unavailable: dict[str, str]
     """Backends that this machine or network does not support, with the reason."""
+    precisions: Mapping[str, str] = MappingProxyType({FULL_PRECISION: ""})
+    """The precisions that were compared for a GPU, with the reason why it must not use them, or ""."""
 
     @property
     def best(self) -> str:
@@ -60,17 +71,22 @@ class Measurements(NamedTuple):
     def reject(self, name: str, reason: str) -> "Measurements":
         """Return the measurements without a backend."""
         others = {other: each for other, each in self.by_backend.items() if other != name}
-        return Measurements(others, self.unavailable | {name: reason})
+        return self._replace(by_backend=others, unavailable=self.unavailable | {name: reason})
 
     def format_table(self) -> str:
         """Return a table for the terminal, one line per backend."""
         sizes = self.by_backend[BASELINE].median_ms
-        lines = [f"{'backend':20}" + "".join(f"{f'batch of {size}':>14}" for size in sizes)]
+        width = max(20, *(len(name) + 1 for name in (*self.by_backend, *self.unavailable)))
+        lines = [f"{'backend':{width}}" + "".join(f"{f'batch of {size}':>14}" for size in sizes)]
         for name, each in self.by_backend.items():
             times = "".join(f"{ms:11.2f} ms" for ms in each.median_ms.values())
-            accuracy = f"max. error {each.max_error:.0e}, {each.labels_changed} labels changed"
-            lines.append(f"{name:20}{times}   {accuracy}{'  <- chosen' * (name == self.best)}")
-        lines += [f"{name:20}   not available: {why}" for name, why in self.unavailable.items()]
+            chosen = "  <- chosen" * (name == self.best)
+            lines.append(f"{name:{width}}{times}   {each.format_accuracy()}{chosen}")
+        lines += [
+            f"{name:{width}}   not available: {why}" for name, why in self.unavailable.items()
+        ]
+        for name, why in self.precisions.items():
+            lines.append(f"on a GPU, {name}: {why or 'may be used'}")
         return "\n".join(lines)
 
     def write(self, folder: Path) -> None:
@@ -79,11 +95,20 @@ class Measurements(NamedTuple):
             "max_relative_error_at_load": MAX_RELATIVE_ERROR,
             "backends": {name: each._asdict() for name, each in self.by_backend.items()},
             "unavailable": self.unavailable,
+            "precisions": dict(self.precisions),
             "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
             "torch": torch.__version__,
         }
-        document = {"backend": self.best, "figures": figures}
-        (folder / FILE).write_text(json.dumps(document, indent=2) + "\n")
+        accelerator = [name for name, reason in self.precisions.items() if not reason]
+        write_choice(folder, self.best, accelerator, figures)
+
+
+def write_choice(
+    folder: Path, backend: str, precisions: Sequence[str], figures: Mapping[str, Any]
+) -> None:
+    """Write the backend for CPUs, the precisions for GPUs, and the measurements to FOLDER/backend.json."""
+    document = {"backend": backend, "accelerator": [*precisions], "figures": figures}
+    (folder / FILE).write_text(json.dumps(document, indent=2) + "\n")
 
 
 def measure_backends(
@@ -106,7 +131,7 @@ def measure_backends(
             except Exception as error:  # a traced network may support one shape only
                 if name == BASELINE:
                     raise
-                unavailable[name] = _describe(error)
+                unavailable[name] = describe_error(error)
                 del backends[name]
         times = {size: measure_ms(backends, inputs[:size], rounds) for size in batch_sizes}
     by_backend = {}
@@ -121,6 +146,36 @@ def measure_backends(
         else:
             by_backend[name] = Measurement(medians, *_compare(rows, outputs[BASELINE], classes))
     return Measurements(by_backend, unavailable)
+
+
+def compare_precisions(net: nn.Module, inputs: Tensor, *, classes: int = 0) -> dict[str, str]:
+    """Return, for each precision, why a GPU must not use it, or "".
+
+    The outputs are compared as those of backends, on the device of the inputs: on a CPU in float32 with the rounding
+    of the precision.
+    """
+    is_cpu = inputs.device.type == "cpu"
+    parts = torch.split(inputs, PRECISION_BATCH)
+    reasons = {FULL_PRECISION: ""}
+    with torch.inference_mode():
+        baseline = torch.cat([net(part) for part in parts])
+        for name, dtype in HALF_PRECISIONS.items():
+            try:
+                if is_cpu:
+                    backend = build_rounded(net, dtype)
+                else:
+                    backend = build_half(net, inputs[:1], dtype=dtype, is_fused=False)
+                rows = torch.cat([backend(part) for part in parts])
+            except Exception as error:  # noqa: BLE001  a network may not support another type
+                reasons[name] = describe_error(error)
+                continue
+            difference = relative_error(rows, baseline)
+            if difference > MAX_RELATIVE_ERROR:
+                reasons[name] = f"its outputs differ by up to {difference:.1g} of the largest"
+                continue
+            measured = Measurement({}, *_compare(rows, baseline, classes))
+            reasons[name] = "" if measured.is_accurate else measured.format_accuracy()
+    return reasons
 
 
 def _compare(rows: Tensor, baseline: Tensor, classes: int) -> tuple[float, int, float]:
@@ -142,13 +197,14 @@ def _build_backends(net: nn.Module, example: Tensor) -> tuple[dict[str, Backend]
             if name != BASELINE:
                 max_error(backend, net, example)
         except Exception as error:  # noqa: BLE001  a network may raise anything when it is traced
-            unavailable[name] = _describe(error)
+            unavailable[name] = describe_error(error)
         else:
             backends[name] = backend
     return backends, unavailable
 
 
-def _describe(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """Return the last line of an exception's text, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 

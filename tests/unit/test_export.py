@@ -15,6 +15,7 @@ from handler.loading import load_model
 from project.model_folder import Model
 from serving import archive
 from task.backends import BACKENDS, measure
+from task.backends.choice import read_precisions
 from task.backends.measure import Measurements
 
 MODEL = """
@@ -140,6 +141,50 @@ def test_backend_that_breaks_requests_json_is_not_chosen(
     measurements = export(tmp_path)
     assert measurements.best == "eager"
     assert "requests.json[0]" in measurements.unavailable["quick"]
+
+
+@pytest.mark.parametrize(
+    ("forward", "tolerance", "expected"),
+    [
+        ("return self.layers(x)", 0.1, ["float32", "float16", "bfloat16"]),
+        ("return self.layers(x)", 1e-3, ["float32", "float16"]),
+        ("return self.layers(x) * 1e6 / 1e6", 0.1, ["float32", "bfloat16"]),
+        ("return self.layers(x) - self.layers(x + 1e-4)", 0.1, ["float32"]),
+    ],
+    ids=["both", "requests.json", "values too large for float16", "small differences"],
+)
+def test_gpu_may_use_the_precisions_that_keep_the_predictions(
+    forward: str, tolerance: float, expected: list[str], tmp_path: Path
+) -> None:
+    write_model(tmp_path, forward=forward, **CLASSIFIER)
+    outputs = load_model(tmp_path, CPU).inference(torch.tensor(INSTANCES)).tolist()
+    rows = [
+        {"instance": instance, "expected": output, "tolerance": tolerance}
+        for instance, output in zip(INSTANCES, outputs, strict=True)
+    ]
+    (tmp_path / "requests.json").write_text(json.dumps(rows))
+    measurements = export(tmp_path)
+    written = json.loads((tmp_path / "backend.json").read_text())
+    assert written["accelerator"] == read_precisions(tmp_path) == expected
+    assert f"on a GPU, {expected[-1]}: may be used" in measurements.format_table()
+
+
+def test_precisions_of_a_slow_network_are_compared_on_a_gpu_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "MAX_PASS_S", 0.0)
+    write_model(tmp_path, **CLASSIFIER)
+    assert "too long for a comparison; use --device cuda" in export(tmp_path).precisions["float16"]
+    assert read_precisions(tmp_path) == ["float32"]
+
+
+def test_device_that_is_missing_is_an_error_of_the_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        program.main()
+    assert "--device cuda: torch finds no GPU; it needs" in capsys.readouterr().err
 
 
 def test_backend_that_no_longer_fits_requests_json_does_not_fail_the_archive(
