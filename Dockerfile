@@ -92,7 +92,7 @@ COPY serving /out/app/serving
 # Fetches AIP_STORAGE_URI.
 COPY storage /out/app/storage
 # Added to a stock archive beside its own handler.
-COPY handler/__init__.py handler/envelope.py handler/errors.py /out/app/handler/
+COPY handler/__init__.py handler/device_memory.py handler/envelope.py handler/errors.py /out/app/handler/
 COPY docker/*.conf docker/*.lua /out/app/docker/
 COPY LICENSE NOTICE /out/app/
 ARG MODEL_FILES=build/digits

@@ -20,6 +20,7 @@ IMAGE_SOURCES = (
     "serving",
     "storage",
     "handler/__init__.py",
+    "handler/device_memory.py",
     "handler/envelope.py",
     "handler/errors.py",
     "requirements/serve.lock",

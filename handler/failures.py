@@ -4,8 +4,7 @@ import logging
 import re
 import traceback
 
-import torch
-
+from handler.device_memory import is_out_of_memory, release_memory
 from handler.errors import (
     InternalError,
     InvalidArgumentError,
@@ -49,12 +48,18 @@ class Failures:
         if mismatch := self._task.schema.find_instance_mismatch(instance):
             self.log_once(f"{step} failed on an invalid instance", error, logging.WARNING)
             return InvalidArgumentError(mismatch)
-        if isinstance(error, torch.OutOfMemoryError):
-            self.log_once(f"{step} of one instance needs more memory than the device has", error)
-            return OutOfMemoryError(
-                f"{step} needs more memory than the device has free; send a smaller instance"
-            )
-        return self.to_internal_error(f"{step} failed", error)
+        return self.to_task_error(step, error)
+
+    def to_task_error(self, step: str, error: Exception) -> RequestError:
+        """Return the error of an instance that is valid, and log its cause: no memory, or a fault of the task."""
+        if not is_out_of_memory(error):
+            return self.to_internal_error(f"{step} failed", error)
+        self.has_any = True
+        release_memory(error)
+        self.log_once(f"{step} of one instance needs more memory than the device has", error)
+        return OutOfMemoryError(
+            f"{step} needs more memory than the device has free; send a smaller instance, or retry"
+        )
 
     def to_internal_error(self, message: str, error: Exception) -> InternalError:
         """Return the error of an instance for which the task failed, and log its cause."""

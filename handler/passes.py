@@ -4,9 +4,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from handler.collation import build_batch, measure, plan_passes
+from handler.device_memory import is_out_of_memory, release_memory
 from handler.failures import Failures, describe_exception
 from handler.splitting import split_output
 from task import BadInstance, BadParameter, Sample
@@ -57,15 +56,14 @@ def _run_pass(
 ) -> list[Any | Failure]:
     try:
         return split_output(task.inference(build_batch(task, samples)), len(samples))
-    except torch.OutOfMemoryError as error:
-        if len(samples) == 1:
-            failures.has_any = True
-            return [Failure("inference", error)]
-        text = describe_exception(error)
     except Exception as error:  # noqa: BLE001  a task may raise anything; it is logged here or later
-        if len(samples) == 1 or not is_isolating:
+        if has_no_memory := is_out_of_memory(error):
+            release_memory(error)  # the passes of other samples need the memory
+        if len(samples) == 1 or not (is_isolating or has_no_memory):
             failures.has_any = True
             return [Failure("inference", error)] * len(samples)
+        if has_no_memory:
+            return _run_halves(task, samples, failures, is_isolating, describe_exception(error))
         results = [_run_pass(task, [sample], failures, is_isolating)[0] for sample in samples]
         failed = sum(isinstance(result, Failure) for result in results)
         if isinstance(error, (BadInstance, BadParameter)):
@@ -79,8 +77,6 @@ def _run_pass(
             )
             failures.log_once(text, error)
         return results
-    # Outside the except block: the exception's traceback keeps the tensors of the failed pass.
-    return _run_halves(task, samples, failures, is_isolating, text)
 
 
 def _run_halves(
@@ -90,8 +86,6 @@ def _run_halves(
 
     If that is enough, later passes are smaller for good; not because of one sample that is too large even alone.
     """
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     half = (len(samples) + 1) // 2
     results = [
         output
@@ -108,4 +102,4 @@ def _run_halves(
 
 
 def _is_out_of_memory(result: Any | Failure) -> bool:
-    return isinstance(result, Failure) and isinstance(result.error, torch.OutOfMemoryError)
+    return isinstance(result, Failure) and is_out_of_memory(result.error)

@@ -110,7 +110,7 @@ def _encode_parts(
             yield _encode_error(request, index, error)
         except Exception as error:  # noqa: BLE001  a task may raise anything; it is logged
             if has_begun and not isinstance(error, (BadInstance, BadParameter)):
-                reason: RequestError = failures.to_internal_error("stream failed", error)
+                reason = failures.to_task_error("stream", error)
             else:  # an instance or parameters unlike those of the examples may be the cause
                 instance, parameters = request.instances[index], request.parameters
                 reason = failures.to_request_error("stream", error, instance, parameters)

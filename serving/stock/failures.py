@@ -15,8 +15,10 @@ from PIL import Image, UnidentifiedImageError
 from ts.utils.util import PredictionException
 
 if TYPE_CHECKING:
+    from handler.device_memory import is_out_of_memory
     from handler.errors import InternalError, InvalidArgumentError, LoadError, RequestError
 else:  # in an archive, which may have a `handler` of its own
+    from .device_memory import is_out_of_memory
     from .errors import InternalError, InvalidArgumentError, LoadError, RequestError
 
 PICKLE_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -108,8 +110,9 @@ def to_request_error(error: BaseException, folder: Path) -> RequestError:
         log.error("the archive's handler returned no JSON: %s", error)
         return InternalError(f"the archive's handler returned no JSON: {error}")
     log.error("the archive's handler failed: %s%s", _describe(error), location, exc_info=error)
-    if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
-        return HandlerError("out of memory; try again", HTTPStatus.SERVICE_UNAVAILABLE)
+    if is_out_of_memory(error):
+        text = "the archive's handler is out of memory; send a smaller request, or retry"
+        return HandlerError(text, HTTPStatus.SERVICE_UNAVAILABLE)
     return InternalError(f"the archive's handler failed: {type(error).__name__}")
 
 

@@ -16,7 +16,10 @@ ADAPTED_HANDLER = "vertex_stock_handler.py"
 ENVELOPE_PACKAGE = "vertex_core"
 """The package with MODULES in an adapted archive, which may have its own `handler`."""
 MODULES = (
-    *(ROOT / "handler" / name for name in ("__init__.py", "envelope.py", "errors.py")),
+    *(
+        ROOT / "handler" / name
+        for name in ("__init__.py", "device_memory.py", "envelope.py", "errors.py")
+    ),
     *(HANDLER_FILE.with_name(name) for name in ("failures.py", "bodies.py")),
 )
 """What HANDLER_FILE imports."""

@@ -23,10 +23,12 @@ from ts.torch_handler.request_envelope.json import JSONEnvelope
 
 if TYPE_CHECKING:
     from handler import envelope
+    from handler.device_memory import is_out_of_memory, release_memory
     from handler.errors import RequestError
     from serving.stock import bodies, failures
 else:  # the name in an archive, which may have a `handler` of its own
     from vertex_core import bodies, envelope, failures
+    from vertex_core.device_memory import is_out_of_memory, release_memory
     from vertex_core.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -128,6 +130,8 @@ class StockHandler:
             if "serving_worker" in type(raised).__module__.split("."):
                 raise  # the time is up, or the client has left
             error = raised
+        if is_out_of_memory(error):
+            release_memory(error)  # before requests are repeated
         # After the block: what a repetition raises does not have this exception as its context.
         return self._predict_again(handle, requests, context, error)
 

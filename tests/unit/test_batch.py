@@ -1,6 +1,7 @@
 """Requests of a batch share a pass; a failure affects only the instance that caused it."""
 
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -162,20 +163,46 @@ def test_exception_of_a_task_fails_only_its_request_and_is_not_disclosed(
     assert predictions(good) == [4]
 
 
+NO_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError("Unable to allocate 8.00 PiB for an array"),
+)
+OTHER_FAULTS = (
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("CUDA error: device-side assert triggered"),
+    ValueError("out of memory"),
+)
+
+
 class SmallDevice(Doubler):
-    """A task whose device has memory for a sum of 12 in one pass."""
+    """A task whose device has memory for a sum of 12 in one pass, if no other pass keeps its tensors."""
+
+    def __init__(self, error: Exception = NO_MEMORY[0]) -> None:
+        super().__init__()
+        self.error = error
+        self.activations: list[weakref.ref[Tensor]] = []
 
     def inference(self, batch: Tensor) -> Tensor:
         self.passes.append(len(batch))
+        assert not any(each() is not None for each in self.activations)
+        activations = batch * 2
+        self.activations.append(weakref.ref(activations))
         if batch.sum() > 12:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return batch * 2
+            raise self.error
+        return activations
 
 
+@pytest.mark.parametrize("raised", NO_MEMORY, ids=str)
 def test_pass_that_needs_too_much_memory_runs_in_halves_and_later_ones_are_smaller(
+    raised: Exception,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    task = SmallDevice()
+    task = SmallDevice(raised)
     adapted = adapt(task)
     (response,) = predict(adapted, request_body(*[3] * 8))
     assert predictions(response) == [6] * 8
@@ -187,12 +214,22 @@ def test_pass_that_needs_too_much_memory_runs_in_halves_and_later_ones_are_small
 
 def test_instance_that_needs_too_much_memory_alone_gets_a_503_that_says_so() -> None:
     task = adapt(SmallDevice())
-    good, bad = predict(task, request_body(3), request_body(1, 20))
-    assert predictions(good) == [6]
+    bad, good = predict(task, request_body(1, 20), request_body(3, 4))
+    assert predictions(good) == [6, 8]
     assert bad.code == 503
     found = error(bad)
     assert found["status"] == "UNAVAILABLE"
     assert "instances[1]: inference needs more memory than the device has" in found["message"]
+
+
+@pytest.mark.parametrize("raised", OTHER_FAULTS, ids=str)
+def test_other_fault_of_the_device_is_an_internal_error_and_later_passes_stay_as_large(
+    raised: Exception,
+) -> None:
+    task = adapt(SmallDevice(raised))
+    (response,) = predict(task, request_body(20))
+    assert error(response)["message"] == "instances[0]: inference failed"
+    assert task.max_samples is None
 
 
 def test_missing_row_is_an_internal_error() -> None:

@@ -183,6 +183,24 @@ def test_graph_of_an_explanation_is_freed_before_the_next_is_computed() -> None:
     assert explain(Graph(), 1, 2) == (200, [{"doubled": [2]}, {"doubled": [4]}])
 
 
+def test_explanation_that_needs_too_much_memory_gets_a_503_and_keeps_none_of_it() -> None:
+    alive: list[weakref.ref[Tensor]] = []
+
+    class Large(Square):
+        def explain(self, sample: Tensor) -> Any:
+            assert not any(each() is not None for each in alive)
+            squares = sample.requires_grad_() ** 2
+            alive.append(weakref.ref(squares))
+            if sample == 13:
+                raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
+            return torch.autograd.grad(squares, sample)
+
+    code, (bad, good) = explain(Large(), 13, 2, on_error="return")
+    assert code == 200
+    assert (bad["error"]["code"], good) == (503, [4])
+    assert "explanation needs more memory than the device has free" in bad["error"]["message"]
+
+
 class Pair(NamedTuple):
     first: Tensor
     second: str

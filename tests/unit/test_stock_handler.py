@@ -269,7 +269,7 @@ def test_parameters_and_the_number_of_instances_are_not_checked(faulty: Service)
         ("cut_base64", 400, "an instance is not base64"),
         ("not_ascii", 400, "an instance is not base64"),
         ("exit", 500, "the archive's handler failed: SystemExit"),
-        ("out of memory", 503, "out of memory; try again"),
+        ("out of memory", 503, "the archive's handler is out of memory; send a smaller request"),
         ("not_text", 400, "an instance is not utf-8 text"),
         ("large", 500, "the response has 115"),
         (

@@ -42,13 +42,15 @@ class CountingStream(Counter):
     """Yields each number on its way; `fail_at` is the number at which it fails."""
 
     def stream(self, sample: int, parameters: dict[str, Any]) -> Iterator[Any]:
-        if unknown := parameters.keys() - {"fail_at", "invalid_at", "nan_at"}:
+        if unknown := parameters.keys() - {"fail_at", "no_memory_at", "invalid_at", "nan_at"}:
             raise BadParameter(f"{min(unknown)}: unknown")
         try:
             for number in range(sample):
                 self.computed.append(number)
                 if number == parameters.get("fail_at"):
                     raise RuntimeError("an internal message")
+                if number == parameters.get("no_memory_at"):
+                    raise torch.OutOfMemoryError("CUDA out of memory")
                 if number == parameters.get("invalid_at"):
                     raise BadInstance("too large")
                 yield float("nan") if number == parameters.get("nan_at") else number
@@ -208,6 +210,11 @@ def test_exception_before_the_first_part_gets_500() -> None:
     ("parameters", "code", "message"),
     [
         ({"fail_at": 1}, 500, "instances[0]: stream failed"),
+        (
+            {"no_memory_at": 1},
+            503,
+            "instances[0]: stream needs more memory than the device has free; send a smaller instance, or retry",
+        ),
         ({"invalid_at": 1}, 400, "instances[0]: too large"),
         (
             {"nan_at": 1},
@@ -224,11 +231,11 @@ def test_error_in_the_middle_is_the_last_event(
     first, last = read(chunks)
     assert status == 200
     assert first == {"instance": 0, "part": 0}
-    status_name = "INTERNAL" if code == 500 else "INVALID_ARGUMENT"
+    status_name = {400: "INVALID_ARGUMENT", 500: "INTERNAL", 503: "UNAVAILABLE"}[code]
     assert last == {"error": {"code": code, "status": status_name, "message": message}}
     assert task.is_closed
     logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert len(logged) == (code == 500)
+    assert len(logged) == (code >= 500)
     assert all(record.exc_info for record in logged)
 
 

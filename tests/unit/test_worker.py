@@ -22,6 +22,7 @@ from ts.protocol.otf_message_handler import create_predict_response, retrieve_ms
 from ts.service import PredictionException, Service
 
 from serving.worker.serving_worker import (
+    device,
     direct,
     http_messages,
     limit,
@@ -33,6 +34,7 @@ from serving.worker.serving_worker import (
 from serving.worker.serving_worker.cores import SharedCores, create_shared_cores
 from serving.worker.serving_worker.telemetry import create_sender
 from tests.images import ROOT
+from tests.unit.test_batch import NO_MEMORY, OTHER_FAULTS
 
 REQUESTS = [
     ("one", {"host": "localhost"}, {"body": b'{"instances": [1]}'}),
@@ -122,8 +124,9 @@ def answered_context() -> Context:
 @pytest.mark.parametrize(
     ("raised", "code", "message"),
     [
+        (NO_MEMORY[0], 503, "out of memory"),
         (MemoryError(), 503, "out of memory"),
-        (RuntimeError("CUDA out of memory"), 503, "out of memory"),
+        *((error, 500, "the handler failed") for error in OTHER_FAULTS),
         (ValueError("secret"), 500, "the handler failed: ValueError"),
         (PredictionException("not found", 404), 404, "not found"),
     ],
@@ -170,6 +173,16 @@ def test_handler_that_takes_too_long_is_interrupted() -> None:
     (body,), request = predict(handle, seconds=0.1)
     assert time.monotonic() - started < 20
     assert request.get_response_status_code() == json.loads(body)["error"]["code"] == 504
+
+
+def test_worker_does_not_load_a_model_on_the_cpu_if_torch_cannot_use_its_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device.check_assigned(0)  # torch here is built for CPUs
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    device.check_assigned(None)
+    with pytest.raises(device.DeviceError, match="torch cannot use GPU 0 of this machine: Torch"):
+        device.check_assigned(0)
 
 
 BUSY_WORKER = """

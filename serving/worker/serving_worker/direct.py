@@ -252,6 +252,7 @@ class DirectServer:
                 is_open = self._streams[fd].advance()
         if not is_open:
             self._end_stream(fd)
+            check_device()
 
     def _end_stalled_streams(self, active: set[int]) -> None:
         for fd in [fd for fd, stream in self._streams.items() if stream.is_stalled]:

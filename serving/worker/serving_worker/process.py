@@ -22,7 +22,7 @@ from ts.protocol.otf_message_handler import create_load_model_response
 from ts.service import Service
 
 from .cores import create_shared_cores
-from .device import check_device
+from .device import DeviceError, check_assigned, check_device
 from .direct import Batches, DirectServer, receive_listener
 from .limit import ResponseTimeoutError, read_limit
 from .logs import JsonFormatter, configure_logging
@@ -43,6 +43,7 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
         if (command := messages.read_command()) != LOAD:
             raise ValueError(f"unexpected command {command!r} before a model is loaded")
         request = messages.read_load()
+        check_assigned(request.get("gpu"))
         service, result, code = self.load_model(request)
         if code != 200:  # not answered: TorchServe would retry for minutes, and report no failure
             raise RuntimeError(f"{code} - {result}")
@@ -126,6 +127,9 @@ def main() -> None:
         worker.run_server()
     except FrontendDisconnectedError:
         log.info("Frontend disconnected.")
+    except DeviceError as error:
+        log.error("DeviceError: %s", error)
+        sys.exit(1)
     except Exception:
         log.exception("Backend worker process died.")
         sys.exit(1)

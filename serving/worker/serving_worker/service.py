@@ -79,8 +79,8 @@ def _describe(error: BaseException, limit: TimeLimit) -> tuple[int, str]:
         return 504, text
     if isinstance(error, PredictionException):
         return error.error_code, error.message
-    if isinstance(error, MemoryError) or "CUDA" in str(error):
-        return 503, "out of memory; try again"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return 503, "the model is out of memory; send a smaller request, or retry"
     return 500, f"the handler failed: {type(error).__name__}"
 
 
