@@ -15,6 +15,8 @@ MAX_SAMPLES_PER_PASS = 512
 """A larger batch takes several passes, because a pass needs memory for each of its samples."""
 MAX_SLOWDOWN = 0.03
 """How much more time per sample the smallest sufficient pass may take than the fastest."""
+MAX_STAGED_BYTES = 64 << 10
+"""Smaller tensors are not pinned: the driver copies them to memory of its own, and returns before the GPU has them."""
 MAX_SIZE_RATIO = 2
 """The largest sample of a pass has at most this many times the size of its smallest."""
 
@@ -77,7 +79,7 @@ def build_batch(task: AdaptedTask, samples: list[Sample]) -> Batch:
     if task.collate is not None:
         batch = task.collate(samples)
     elif isinstance(samples[0], Tensor):
-        batch = torch.stack(samples)
+        batch = _stack(samples, task.device)
     elif _find_structure(samples[0]) is None:
         batch = list(samples)
     else:
@@ -86,10 +88,14 @@ def build_batch(task: AdaptedTask, samples: list[Sample]) -> Batch:
 
 
 def move(value: Any, device: torch.device | str) -> Any:
-    """Return a value with the tensors in it moved to a device."""
-    if hasattr(
-        value, "to"
-    ):  # also the batches of other libraries, such as transformers' BatchEncoding
+    """Return a value with the tensors in it moved to a device.
+
+    A copy to a GPU may not have ended when this returns; what is computed from it there waits. torch does not use
+    pinned memory again before the copies from it have ended.
+    """
+    if isinstance(value, Tensor) and _is_cuda(device):
+        return (_pin(value) if _needs_pinning(value, 1) else value).to(device, non_blocking=True)
+    if hasattr(value, "to"):  # also the batches of other libraries, such as transformers'
         return value.to(device)
     if isinstance(value, Mapping):
         return {key: move(item, device) for key, item in value.items()}
@@ -99,6 +105,32 @@ def move(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, list):
         return [move(item, device) for item in value]
     return value
+
+
+def _stack(samples: list[Tensor], device: torch.device | str) -> Tensor:
+    """Stack tensors; for a GPU in pinned memory, which it reads without another copy."""
+    first = samples[0]
+    if not _is_cuda(device) or not _needs_pinning(first, len(samples)):
+        return torch.stack(samples)
+    return torch.stack(samples, out=_allocate_pinned((len(samples), *first.shape), first.dtype))
+
+
+def _is_cuda(device: torch.device | str) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+def _needs_pinning(tensor: Tensor, count: int) -> bool:
+    """Whether tensors like this are so large that the driver would wait for their copy to a GPU."""
+    is_plain = tensor.device.type == "cpu" and tensor.layout is torch.strided
+    return is_plain and count * tensor.nbytes > MAX_STAGED_BYTES
+
+
+def _pin(tensor: Tensor) -> Tensor:
+    return tensor.pin_memory()
+
+
+def _allocate_pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
 
 
 def _split_evenly(group: list[int], max_samples: int) -> list[list[int]]:

@@ -11,9 +11,10 @@ import torch
 
 from handler import golden
 from handler.collation import find_max_samples
+from handler.pass_size import CudaMemory, limit_passes, read_workers
 from task.adapter import AdaptedTask, adapt
 from task.backends import read_times
-from task.backends.selection import reject_selection
+from task.backends.selection import lock_folder, reject_selection
 from task.requests_file import FILE_NAME, read_examples
 
 ENTRY = "model"
@@ -66,6 +67,9 @@ def load_and_check(folder: Path, device: torch.device, *, each_alone: bool = Fal
         log.warning("the network runs as it is: with its selected backend, %s", error)
         task = load_model(folder, device)
         golden.check(task, each_alone=each_alone)
+    if device.type == "cuda":
+        with lock_folder(folder):  # the measurements of several workers would disturb each other
+            limit_passes(task, CudaMemory(device), read_workers())
     return task
 
 
