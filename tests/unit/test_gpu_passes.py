@@ -1,5 +1,6 @@
 """On a GPU the samples of a pass are limited by its memory, and copied from pinned memory."""
 
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -81,13 +82,15 @@ def test_gpu_has_passes_that_fit_into_its_memory_and_are_as_fast_as_larger_ones(
 
 
 def test_pass_that_does_not_fit_limits_later_ones_to_the_largest_that_did(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = SmallDevice()
+    clock = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock) / 1000)
     task = adapt(plain)
     with caplog.at_level(logging.INFO):
         pass_size.limit_passes(task, CountedMemory(plain, 3 << 30, 1), 2)
-    assert "a pass has at most 4 samples; measured 1: 0.0 ms, 2: 0.0 ms, 4: 0.0 ms" in caplog.text
+    assert "a pass has at most 4 samples; measured 1: 1.0 ms, 2: 1.0 ms, 4: 1.0 ms" in caplog.text
     assert "share of the free memory is 1.5 GiB" in caplog.text
     assert plain.passes[-1] == 8
     assert task.max_samples == 4
