@@ -2,7 +2,8 @@
 
 It tries workers x threads, then batch sizes, then batch delays. Two layouts run at the same time and are
 measured in turn, so that other load on the machine affects both. The search starts with the default
-layout for this number of cores; a candidate replaces the best layout only if it is clearly better.
+layout for these cores and GPUs; a candidate replaces the best layout only if it is clearly better.
+On a GPU each of the two layouts has half of the memory.
 """
 
 import argparse
@@ -22,14 +23,26 @@ from benchmarks.options import positive_float, positive_int
 from benchmarks.servers import RunningServer, our_spec, run_server
 from benchmarks.workloads import Workload, select_workload, write_bodies
 from project.model_folder import Model, add_model_option
-from serving import model_config, resources
-from serving.layout import Layout, choose_layout, max_workers
+from serving import local, model_config
+from serving.errors import ServingError
+from serving.layout import (
+    Layout,
+    LayoutError,
+    Machine,
+    choose_machine_layout,
+    max_machine_workers,
+    read_machine,
+)
+from serving.stock import manifest
 
 MIN_IMPROVEMENT = 1.03
 """A candidate must be better by this factor, in the median and in most rounds: less is noise."""
 MAX_BATCH_SIZE = 256
 BATCH_DELAYS_MS = (2, 5, 10, 20)
+GPU_BATCH_DELAYS_MS = (1, 2, 5, 10)
+"""A pass on a GPU is shorter than on a CPU."""
 MAX_THREADS = 16
+MAX_WORKERS_PER_GPU = 4
 SETTLE_S = 0.3
 
 Measure = Callable[[Layout, Layout], list[list[LoadResult]]]
@@ -135,10 +148,25 @@ def worker_thread_pairs(cores: int, max_workers: int) -> list[tuple[int, int]]:
     return [*sorted(pairs, reverse=True), *({shared} - pairs)]
 
 
-def search(tuner: Tuner, cores: int, max_workers: int) -> None:
+def gpu_worker_thread_pairs(cores: int, gpus: int, max_workers: int) -> list[tuple[int, int]]:
+    """Return the (workers, threads) to try: a number of workers on each GPU, which share the cores."""
+    counts = (gpus * each for each in range(1, MAX_WORKERS_PER_GPU + 1))
+    pairs = [(count, max(cores // count, 1)) for count in counts if count <= max_workers]
+    return pairs or [(max_workers, max(cores // max_workers, 1))]
+
+
+def list_candidates(machine: Machine, model_bytes: int) -> list[tuple[int, int]]:
+    """Return the (workers, threads) to try on a machine; `model_bytes` is the size of the model's files."""
+    most = max_machine_workers(machine, model_bytes)
+    if machine.gpus:
+        return gpu_worker_thread_pairs(machine.cores, len(machine.gpus), most)
+    return worker_thread_pairs(machine.cores, most)
+
+
+def search(tuner: Tuner, pairs: Iterable[tuple[int, int]], delays_ms: Iterable[int]) -> None:
     """Compare all candidates: first workers x threads, because the rest depends on them."""
     print("workers x threads:", flush=True)
-    for workers, threads in worker_thread_pairs(cores, max_workers):
+    for workers, threads in pairs:
         tuner.compare(tuner.best._replace(workers=workers, threads=threads))
     if tuner.objective.clients == 1:
         return  # with one client each batch has one request, which does not wait
@@ -150,19 +178,41 @@ def search(tuner: Tuner, cores: int, max_workers: int) -> None:
         tuner.climb(initial._replace(batch_size=n) for n in larger if n <= MAX_BATCH_SIZE)
     print("batch delay:", flush=True)
     initial = tuner.best
-    tuner.climb(initial._replace(batch_delay_ms=ms) for ms in BATCH_DELAYS_MS)
+    tuner.climb(initial._replace(batch_delay_ms=ms) for ms in delays_ms)
+
+
+def choose_initial(machine: Machine, inference_ms: float, model_bytes: int) -> Layout:
+    """Return the default layout; raise BenchmarkError if the GPU has no room for it."""
+    try:
+        return choose_machine_layout(machine, inference_ms, model_bytes)
+    except LayoutError as error:
+        raise BenchmarkError(
+            f"two servers run at a time, with half of the GPU each: {error}"
+        ) from error
+
+
+def halve_memory(machine: Machine) -> Machine:
+    """Return the part of a machine with GPUs that each of the two servers may use; one with none is as it was."""
+    if not machine.gpus:
+        return machine
+    halves = [gpu._replace(memory_bytes=gpu.memory_bytes // 2) for gpu in machine.gpus]
+    return machine._replace(memory_bytes=machine.memory_bytes // 2, gpus=halves)
 
 
 def main() -> None:
     """Parse the options, search for the best layout and write it to a file."""
     args = _parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the servers
-    cores, memory = resources.cores(), resources.memory_limit()
     latency = args.objective == "latency"
     objective = Objective(1 if latency else args.clients, args.p99_ms, latency)
     try:
         workload = select_workload(args.model)
-        initial = choose_layout(cores, memory, workload.inference_ms)
+        machine = read_machine(local.find_gpus(print) or ())
+        available, model_bytes = (
+            halve_memory(machine),
+            manifest.content_bytes(workload.model.archive),
+        )
+        initial = choose_initial(available, workload.inference_ms, model_bytes)
         measure = partial(
             measure_side_by_side,
             workload=workload,
@@ -172,15 +222,16 @@ def main() -> None:
             seconds=args.seconds,
         )
         tuner = Tuner(initial, objective, measure)
-        print(f"{workload.name}: {cores} cores; initial layout: {initial}", flush=True)
+        print(f"{workload.name}: {machine}; initial layout: {initial}", flush=True)
         started = time.monotonic()
-        search(tuner, cores, max_workers(cores, memory))
+        delays_ms = GPU_BATCH_DELAYS_MS if machine.gpus else BATCH_DELAYS_MS
+        search(tuner, list_candidates(available, model_bytes), delays_ms)
         result = _get_result(tuner, workload)
         out = args.out or _find_target(workload.model)
         measured = {"objective": args.objective, "clients": objective.clients}
         measured |= {name: round(getattr(result, name), 2) for name in LoadResult._fields[:4]}
-        out.write_text(model_config.render(tuner.best, cores, measured))
-    except BenchmarkError as error:
+        out.write_text(model_config.render(tuner.best, machine, measured))
+    except (BenchmarkError, ServingError) as error:
         sys.exit(f"benchmarks.tune: {error}")
     except OSError as error:
         sys.exit(f"benchmarks.tune: {error.filename}: {error.strerror}")
@@ -190,7 +241,7 @@ def main() -> None:
             f"no layout has a p99 within {args.p99_ms:g} ms with {args.clients} clients; this one has the lowest p99"
         )
     packs = "pack it into the archive" if workload.model.is_archive else "make archive packs it"
-    print(f"wrote {out} for machines with {cores} cores; {packs}")
+    print(f"wrote {out} for machines with {machine}; {packs}")
 
 
 def _get_result(tuner: Tuner, workload: Workload) -> LoadResult:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from serving import model_config, resources
+from serving import model_config
 from serving.errors import ArchiveError
-from serving.layout import choose_layout
+from serving.layout import choose_machine_layout, read_machine
 from serving.selection import (
     BACKEND_FILES,
     MODEL_NAME,
@@ -97,17 +97,18 @@ def read_golden_request(archive: Path) -> bytes | None:
 def apply_model_config(config: TorchServeConfig, served: Artifact) -> TorchServeConfig:
     """Return the configuration with the artifact's layout on this machine and its own time limit.
 
-    Raises ArchiveError.
+    Raises ArchiveError and LayoutError.
     """
     text = read_model_config(served)
-    memory = resources.memory_limit() or resources.physical_memory()
-    size, cores = manifest.content_bytes(served.path), resources.cores()
+    if served.stock and model_config.needs_cpu(text):
+        config = dataclasses.replace(config, gpus=())
+    size, machine = manifest.content_bytes(served.path), read_machine(config.gpus or ())
     if served.stock:
-        layout = choose_layout(cores, memory, model_bytes=size)
+        layout = choose_machine_layout(machine, model_bytes=size)
         layout, own_timeout_s = model_config.resolve_stock_settings(text, layout)
     else:
         inference_ms = read_inference_ms(served.path)
-        layout = model_config.resolve_layout(text, cores, memory, inference_ms, size)
+        layout = model_config.resolve_layout(text, machine, inference_ms, size)
         own_timeout_s = model_config.read_response_timeout(text)
     return dataclasses.replace(
         config, layout=layout, response_timeout_s=own_timeout_s or config.response_timeout_s

@@ -1,32 +1,61 @@
 """The layout of a model on a machine: workers, threads, batches, and the size of Java's heap."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from serving import resources
 from serving.errors import ServingError
+from serving.gpu import Gpu
 
 WORKER_BYTES = 600 << 20
 """What one worker with torch and a small model may grow to."""
 FRONTEND_BYTES = 500 << 20
 """What Java and the other processes need beside the workers."""
-JAVA_BYTES = 130 << 20
-"""What the Java of each further model needs."""
-MIN_WORKER_BYTES, MIN_FRONTEND_BYTES = 100 << 20, 300 << 20
-"""What they need beside the model's files if requests are small: several models without this room are refused."""
 MIN_HEAP_BYTES, MAX_HEAP_BYTES = 128 << 20, 512 << 20
 
 MIN_PARALLEL_MS = 4
 """Inference that takes this long on one thread is faster on several."""
 MAX_THREADS = 4
 """Threads per worker; more gain less than another worker does."""
-WORKERS_PER_GPU = 2
 MAX_BATCH_REQUESTS = 32
 MAX_BATCH_MS = 250
 """The time for one batch: requests that arrive while it runs wait for all of it."""
 
+WORKERS_PER_GPU = 2
+"""One preprocesses while the other computes."""
+GPU_BATCH_REQUESTS = 32
+GPU_BATCH_DELAY_MS = 0
+GPU_WORKER_BYTES = 2 << 30
+"""What a worker that uses CUDA may grow to in the container's memory, beside the model's files: CUDA's libraries, and
+buffers for the device. An estimate, which was not measured."""
+GPU_CONTEXT_BYTES = 512 << 20
+"""What CUDA's context and libraries need of a GPU's memory for each worker. An estimate, which was not measured."""
+GPU_PASS_BYTES = 1 << 30
+"""What the tensors of a pass may need of a GPU's memory; a pass that needs more is split. An estimate, too."""
+
 
 class LayoutError(ServingError):
     """The models do not fit into the memory."""
+
+
+class Machine(NamedTuple):
+    """What the workers of one or several models share."""
+
+    cores: int
+    memory_bytes: int
+    gpus: Sequence[Gpu] = ()
+    """The devices that the models use; empty: the CPU."""
+
+    def __str__(self) -> str:
+        """Return the number of cores, and the GPUs if there are some."""
+        gpus = f" and {describe_gpus(len(self.gpus), join_names(self.gpus))}" if self.gpus else ""
+        return f"{self.cores} cores{gpus}"
+
+
+def read_machine(gpus: Sequence[Gpu] = ()) -> Machine:
+    """Return this machine as this process may use it, with the GPUs that were found."""
+    memory_bytes = resources.memory_limit() or resources.physical_memory()
+    return Machine(resources.cores(), memory_bytes, gpus)
 
 
 class Layout(NamedTuple):
@@ -51,6 +80,18 @@ class Layout(NamedTuple):
         )
 
 
+def choose_machine_layout(
+    machine: Machine, inference_ms: float = 0, model_bytes: int = 0
+) -> Layout:
+    """Return the layout for a machine, on its GPUs if it has some; raise LayoutError.
+
+    The other parameters are those of choose_layout.
+    """
+    if machine.gpus:
+        return choose_gpu_layout(machine, model_bytes)
+    return choose_layout(machine.cores, machine.memory_bytes, inference_ms, model_bytes)
+
+
 def choose_layout(
     cores: int, memory_bytes: int | None, inference_ms: float = 0, model_bytes: int = 0
 ) -> Layout:
@@ -70,75 +111,70 @@ def choose_layout(
     return Layout(workers, threads, min(batch_size, MAX_BATCH_REQUESTS))
 
 
-def choose_gpu_layout(gpus: int, cores: int, own: Layout, *, takes_batches: bool) -> Layout:
-    """Return the layout of a model on a number of GPUs, given its layout on the CPU.
+def choose_gpu_layout(machine: Machine, model_bytes: int = 0) -> Layout:
+    """Return the layout of a model on the machine's GPUs; raise LayoutError if the model is larger than one of them.
 
-    A GPU has two workers, limited by those that fit into the container's memory: one preprocesses while the other
-    computes. A batch may be as large as the GPU makes use of, if the model takes batches.
+    A GPU has WORKERS_PER_GPU workers, or as many as fit into its memory and into the container's.
     """
-    workers = max(min(WORKERS_PER_GPU * gpus, own.workers), 1)
-    return own._replace(
-        workers=workers,
-        threads=max(cores // workers, 1),
-        batch_size=MAX_BATCH_REQUESTS if takes_batches else own.batch_size,
-        source=f"{gpus} GPU{'s' * (gpus > 1)}",
-    )
+    gpus = machine.gpus
+    smallest = min(gpus, key=lambda gpu: gpu.memory_bytes)
+    if model_bytes > smallest.memory_bytes:
+        raise LayoutError(
+            f"the files of the model have {model_bytes >> 20} MiB, and {smallest.name} has a memory of "
+            f"{smallest.memory_bytes >> 20} MiB: use a GPU with more memory, or a smaller model"
+        )
+    wanted = WORKERS_PER_GPU * len(gpus)
+    workers = min(wanted, machine.cores, max_gpu_workers(machine, model_bytes))
+    source = f"default for {describe_gpus(len(gpus), join_names(gpus))}"
+    if workers < wanted:
+        source += f", {wanted} workers need more cores or memory"
+    threads = max(machine.cores // workers, 1)
+    return Layout(workers, threads, GPU_BATCH_REQUESTS, GPU_BATCH_DELAY_MS, source)
+
+
+def describe_gpus(count: int, names: str) -> str:
+    """Return a text for a number of GPUs."""
+    return f"{count} GPU{'s' * (count > 1)} ({names})" if count else "no GPU"
+
+
+def join_names(gpus: Sequence[Gpu]) -> str:
+    """Return the different names of GPUs."""
+    return ", ".join(sorted({gpu.name for gpu in gpus}))
+
+
+def max_machine_workers(machine: Machine, model_bytes: int = 0) -> int:
+    """Return how many workers fit into the memory of a machine, and into that of its GPUs if it has some."""
+    if machine.gpus:
+        return max_gpu_workers(machine, model_bytes)
+    return max_workers(machine.cores, machine.memory_bytes, model_bytes)
+
+
+def max_gpu_workers(machine: Machine, model_bytes: int = 0) -> int:
+    """Return how many workers fit into the memory of the machine and of its GPUs; at least one."""
+    smallest = min(gpu.memory_bytes for gpu in machine.gpus)
+    workers = len(machine.gpus) * max(smallest // gpu_bytes(model_bytes), 1)
+    free = machine.memory_bytes - FRONTEND_BYTES
+    return max(min(workers, free // worker_bytes(model_bytes, on_gpu=True)), 1)
+
+
+def gpu_bytes(model_bytes: int) -> int:
+    """Return what a worker needs of a GPU's memory. A second form of the model, for a faster backend, is in it too."""
+    return GPU_CONTEXT_BYTES + GPU_PASS_BYTES + 2 * model_bytes
 
 
 def max_workers(cores: int, memory_bytes: int | None, model_bytes: int = 0) -> int:
-    """Return how many workers fit into the memory; one per core if it is not limited.
-
-    A model in memory may be twice as large as its files, for example in a second form for a faster backend.
-    """
+    """Return how many workers fit into the memory; one per core if it is not limited."""
     if memory_bytes is None:
         return cores
-    return max((memory_bytes - FRONTEND_BYTES) // (WORKER_BYTES + 2 * model_bytes), 1)
+    return max((memory_bytes - FRONTEND_BYTES) // worker_bytes(model_bytes), 1)
 
 
-class Demand(NamedTuple):
-    """What one of several models would use if it had the machine for itself."""
+def worker_bytes(model_bytes: int, *, on_gpu: bool = False) -> int:
+    """Return what a worker may grow to in the container's memory.
 
-    layout: Layout
-    model_bytes: int
-    """The size of the model's files."""
-
-
-def share_machine(
-    demands: Mapping[str, Demand], cores: int, memory_bytes: int
-) -> dict[str, Layout]:
-    """Return the layout of each of several models by its name; raise LayoutError if the memory is too small.
-
-    Each model gets a worker. Then the model with the fewest workers gets another one, as long as the memory
-    suffices and no model has more than it would have alone. The busy workers of all models share the cores.
+    On the CPU a model may be twice as large as its files, for example in a second form for a faster backend.
     """
-    further_bytes = JAVA_BYTES * (len(demands) - 1)
-    min_bytes = MIN_FRONTEND_BYTES + further_bytes
-    min_bytes += sum(MIN_WORKER_BYTES + demand.model_bytes for demand in demands.values())
-    if min_bytes > memory_bytes:
-        sizes = ", ".join(f"{name} {d.model_bytes >> 20} MiB" for name, d in demands.items())
-        raise LayoutError(
-            f"{len(demands)} models with a worker each need at least {min_bytes >> 20} MiB, and the container has "
-            f"{memory_bytes >> 20} MiB: give it more memory, or fewer models ({sizes})"
-        )
-    costs = {name: WORKER_BYTES + 2 * demand.model_bytes for name, demand in demands.items()}
-    workers = dict.fromkeys(demands, 1)
-    free = memory_bytes - FRONTEND_BYTES - further_bytes - sum(costs.values())
-    while growing := [
-        name
-        for name, demand in demands.items()
-        if workers[name] < demand.layout.workers and costs[name] <= free
-    ]:
-        name = min(growing, key=workers.__getitem__)
-        workers[name] += 1
-        free -= costs[name]
-    return {
-        name: layout._replace(
-            workers=workers[name],
-            threads=max(layout.threads, cores // workers[name]),
-            source=f"{layout.source}, {len(demands)} models share {cores} cores",
-        )
-        for name, (layout, _) in demands.items()
-    }
+    return GPU_WORKER_BYTES + model_bytes if on_gpu else WORKER_BYTES + 2 * model_bytes
 
 
 def heap_bytes(memory_bytes: int | None) -> int:

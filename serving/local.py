@@ -12,15 +12,16 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import storage
 from project.model_folder import Model, ModelFolderError, add_model_option, find_model
-from serving import artifact, java, probe, resources
+from serving import artifact, gpu, java, probe, resources
 from serving.artifact import Artifact
 from serving.errors import ServingError
+from serving.gpu import Gpu, NoDriverError, NoGpuError
 from serving.ignored_settings import describe_ignored_settings
 from serving.layout import MAX_BATCH_REQUESTS, Layout, choose_layout
 from serving.torchserve import PATCHES_VARIABLE, STOCK_VARIABLES, Server, TorchServeConfig
@@ -70,7 +71,8 @@ def main() -> None:
         _check_port_is_free(args.host, args.port)
         archive = args.archive or _get_archive(find_model(args.model))
         served = _get_artifact(archive, args.storage, run_dir)
-        config = configure(served, f"http://{args.host}:{args.port}", run_dir)
+        gpus = find_gpus(print)
+        config = configure(served, f"http://{args.host}:{args.port}", run_dir, gpus)
         for line in describe_ignored_settings(served, os.environ):
             print(f"Warning: {line}")
         config = dataclasses.replace(config, layout=args.layout or config.layout, patched=patched)
@@ -125,10 +127,33 @@ def _get_artifact(archive: Path, uri: str | None, run_dir: Path) -> Artifact:
     return artifact.fetch(source, archive, run_dir / "store", log=print)
 
 
-def configure(served: Artifact, address: str, run_dir: Path) -> TorchServeConfig:
-    """Return the configuration for an artifact on this machine; raise ArchiveError."""
-    layout = choose_layout(resources.cores(), resources.memory_limit())
-    config = TorchServeConfig(archive=served.path, run_dir=run_dir, layout=layout, address=address)
+def find_gpus(log: LogFunction) -> list[Gpu] | None:
+    """Return the GPUs that torch can use, and log them, or why there is none; None if torch is built without CUDA."""
+    torch_cuda = gpu.find_torch_cuda()
+    if torch_cuda is None:
+        return None
+    try:
+        gpus, description = gpu.find_gpus(os.environ, torch_cuda)
+    except NoDriverError:  # the usual case: a machine without a GPU
+        return []
+    except NoGpuError as error:
+        log(f"serving on the CPU: {error}")
+        return []
+    log(description)
+    return gpus
+
+
+def configure(
+    served: Artifact, address: str, run_dir: Path, gpus: Sequence[Gpu] | None = None
+) -> TorchServeConfig:
+    """Return the configuration for an artifact on this machine; raise ArchiveError and LayoutError."""
+    config = TorchServeConfig(
+        archive=served.path,
+        run_dir=run_dir,
+        layout=choose_layout(resources.cores(), resources.memory_limit()),
+        address=address,
+        gpus=gpus,
+    )
     return artifact.apply_model_config(config, served)
 
 

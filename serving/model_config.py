@@ -1,10 +1,17 @@
 """The layout that `make tune` found: model-config.yaml in an archive, with TorchServe's keys."""
 
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from serving.errors import ArchiveError
-from serving.layout import Layout, choose_layout, max_workers
+from serving.layout import (
+    Layout,
+    Machine,
+    choose_machine_layout,
+    describe_gpus,
+    join_names,
+    max_machine_workers,
+)
 from serving.stock.manifest import LAST_RESPONSE_TIMEOUT_S
 
 CONFIG = PurePosixPath("model-config.yaml")
@@ -13,6 +20,8 @@ OLD_CONFIG = PurePosixPath("model/model-config.yaml")
 """The path in archives of version 0.1."""
 KEYS = ("minWorkers", "batchSize", "maxBatchDelay", "threads", "cores")
 """TorchServe's keys and two of this project; a layout is valid only for its number of cores."""
+GPU_KEYS = ("gpus", "gpu")
+"""The number and the names of the GPUs, if the layout was found on some; it is valid only for the same ones."""
 
 STOCK_KEYS = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout")
 """Keys of a stock archive that are followed if they are integers above 0, as in TorchServe."""
@@ -20,36 +29,72 @@ IGNORED_KEYS = (
     *("jobQueueSize", "clientTimeoutInMills", "useJobTicket", "asyncCommunication"),
     *("continuousBatching", "sequenceBatching", "maxNumSequence", "maxSequenceJobQueueSize"),
     *("sequenceMaxIdleMSec", "sequenceTimeoutMSec", "parallelType", "parallelLevel", "torchrun"),
+    "deviceIds",
 )
-"""TorchServe's keys about a queue of requests or several processes for one model, which are not used here."""
+"""TorchServe's keys about a queue of requests, several processes for one model, or the choice of GPUs, which are not
+used here."""
 
 
 class ModelConfigError(ArchiveError):
     """The file is not one that `make tune` writes."""
 
 
-def render(layout: Layout, cores: int, measured: dict[str, Any]) -> str:
-    """Return the text of the file; `measured` is included for information."""
+class TunedLayout(NamedTuple):
+    """A layout and the machine that it was found on."""
+
+    layout: Layout
+    cores: int
+    gpus: int
+    """The number of GPUs; 0: it was found on the CPU."""
+    gpu: str
+    """The names of the GPUs."""
+
+    def fits(self, machine: Machine) -> bool:
+        """Whether the machine has the same number of cores and the same GPUs."""
+        return self[1:] == (machine.cores, len(machine.gpus), join_names(machine.gpus))
+
+    def describe_machine(self, machine: Machine) -> str:
+        """Return the machine that the layout is for, and its GPUs if they or those of `machine` matter."""
+        cores = f"{self.cores} cores"
+        if not (self.gpus or machine.gpus):
+            return cores
+        return f"{cores} and {describe_gpus(self.gpus, self.gpu)}"
+
+
+def render(layout: Layout, machine: Machine, measured: dict[str, Any]) -> str:
+    """Return the text of the file for a machine; `measured` is included for information."""
     import yaml  # noqa: PLC0415  slow to import, and most archives have no such file
 
-    settings = {
+    settings: dict[str, Any] = {
         "minWorkers": layout.workers,
         "maxWorkers": layout.workers,
         "batchSize": layout.batch_size,
         "maxBatchDelay": layout.batch_delay_ms,
         "threads": layout.threads,
-        "cores": cores,
+        "cores": machine.cores,
     }
+    if machine.gpus:
+        settings |= {"gpus": len(machine.gpus), "gpu": join_names(machine.gpus)}
     text: str = yaml.safe_dump({**settings, "measured": measured}, sort_keys=False)
-    return f"# Written by make tune; used on machines with {cores} cores. maxBatchDelay is in ms.\n{text}"
+    return (
+        f"# Written by make tune; used on machines with {machine}. maxBatchDelay is in ms.\n{text}"
+    )
 
 
-def parse(text: str | bytes) -> tuple[Layout, int]:
-    """Return the layout of a file and its number of cores; raise ModelConfigError."""
+def parse(text: str | bytes) -> TunedLayout:
+    """Return the layout of a file and the machine that it is for; raise ModelConfigError."""
     config = _load(text)
-    _check_integers({key: config.get(key) for key in KEYS})
+    values = {key: config.get(key) for key in KEYS}
+    if any(key in config for key in GPU_KEYS):
+        values["gpus"] = config.get("gpus")
+        if not isinstance(config.get("gpu"), str):
+            raise ModelConfigError(
+                f"{CONFIG.name}: gpu: expected the name of a GPU, got {config.get('gpu')}"
+            )
+    _check_integers(values)
     workers, batch, delay, threads, cores = (config[key] for key in KEYS)
-    return Layout(workers, threads, batch, delay, CONFIG.name), cores
+    layout = Layout(workers, threads, batch, delay, CONFIG.name)
+    return TunedLayout(layout, cores, config.get("gpus", 0), config.get("gpu", ""))
 
 
 def _check_integers(values: dict[str, Any]) -> None:
@@ -85,6 +130,11 @@ def resolve_stock_settings(text: bytes | None, default: Layout) -> tuple[Layout,
         layout = layout._replace(workers=workers, threads=threads)
     timeout_s = own.get("responseTimeout")
     return layout, None if timeout_s == LAST_RESPONSE_TIMEOUT_S else timeout_s
+
+
+def needs_cpu(text: bytes | None) -> bool:
+    """Return whether a stock archive is for the CPU on a machine with a GPU, too; raise ModelConfigError."""
+    return bool(text) and str(_load(text or b"").get("deviceType")).lower() == "cpu"
 
 
 def list_ignored_keys(text: bytes | None, *, is_stock: bool) -> list[str]:
@@ -131,17 +181,13 @@ def _load(text: str | bytes) -> dict[str, Any]:
 
 
 def resolve_layout(
-    text: str | bytes | None,
-    cores: int,
-    memory_bytes: int | None,
-    inference_ms: float,
-    model_bytes: int = 0,
+    text: str | bytes | None, machine: Machine, inference_ms: float, model_bytes: int = 0
 ) -> Layout:
-    """Return the tuned layout if it fits the machine, else the default; raise ModelConfigError.
+    """Return the tuned layout if it fits the machine, else the default; raise ModelConfigError and LayoutError.
 
-    `text` is the file's, None if there is none; the other parameters are those of choose_layout.
+    `text` is the file's, None if there is none; the other parameters are those of choose_machine_layout.
     """
-    default = choose_layout(cores, memory_bytes, inference_ms, model_bytes)
+    default = choose_machine_layout(machine, inference_ms, model_bytes)
     if text is None:
         return default
     config = _load(text)
@@ -150,11 +196,13 @@ def resolve_layout(
         _check_integers(own)
         return default._replace(
             batch_size=own.get("batchSize", default.batch_size),
-            batch_delay_ms=own.get("maxBatchDelay", 0),
+            batch_delay_ms=own.get("maxBatchDelay", default.batch_delay_ms),
         )
-    tuned, tuned_cores = parse(text)
-    if tuned_cores != cores:
-        return default._replace(source=f"default, {CONFIG.name} is for {tuned_cores} cores")
-    if tuned.workers > max_workers(cores, memory_bytes, model_bytes):
-        return default._replace(source=f"default, {CONFIG.name} needs more memory")
-    return tuned
+    tuned = parse(text)
+    if not tuned.fits(machine):
+        reason = f"is for {tuned.describe_machine(machine)}"
+    elif tuned.layout.workers > max_machine_workers(machine, model_bytes):
+        reason = "needs more memory"
+    else:
+        return tuned.layout
+    return default._replace(source=f"{default.source}, {CONFIG.name} {reason}")

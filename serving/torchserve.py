@@ -16,12 +16,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving import bytecode_patches, logs, resources
 from serving.errors import ServingError
+from serving.gpu import VISIBLE_VARIABLE, Gpu
 from serving.java import Java
 from serving.layout import Layout
 from serving.logs import LogRecord
@@ -68,8 +69,10 @@ class TorchServeConfig:
     """The time for a response. A worker whose handler takes longer for a batch is interrupted."""
     retry_timeout_s: int = 20
     """How long a worker that keeps failing at startup is restarted."""
-    gpus: int | None = None
-    """The number of GPUs that the workers share; None: TorchServe asks nvidia-smi."""
+    gpus: Sequence[Gpu] | None = None
+    """The GPUs of the workers in turn; empty: the CPU; None: torch has no CUDA, TorchServe searches for others."""
+    shared_gpu_workers: int = 0
+    """The most workers of all TorchServes in the container that use one of the GPUs, if there are several."""
     heap_bytes: int = 512 * MEBIBYTE
     """Java's memory for requests and responses."""
     listener_socket: Path | None = None
@@ -160,7 +163,7 @@ def render_properties(config: TorchServeConfig) -> str:
         "decode_input_request": "false",
     }
     if config.gpus is not None:
-        properties["number_of_gpu"] = config.gpus
+        properties["number_of_gpu"] = 0 if config.patched else len(set(config.gpus))
     if not config.patched:  # the gRPC servers' default ports may be in use
         for server in ("inference", "management"):
             properties[f"grpc_{server}_port"] = find_free_port()
@@ -246,6 +249,7 @@ def build_environment(config: TorchServeConfig) -> dict[str, str]:
         "BATCH_DELAY_MS": str(config.layout.batch_delay_ms),
         "RESPONSE_TIMEOUT_S": str(config.response_timeout_s),
         **_share_cores(config),
+        **_share_gpus(config),
     }
 
 
@@ -259,6 +263,26 @@ def _share_cores(config: TorchServeConfig) -> dict[str, str]:
         "SHARED_CORES": str(cores),
         "WORKERS": str(config.shared_workers or workers),
     }
+
+
+def _share_gpus(config: TorchServeConfig) -> dict[str, str]:
+    """Return the variables for workers that use a GPU.
+
+    The worker of this project selects its GPU itself, because TorchServe's Java takes numbers only, starts with the
+    second GPU, does not know about the other TorchServes in the container, and runs nvidia-smi for each GPU that it
+    assigns. Java counts what CUDA_VISIBLE_DEVICES lists; without it, it runs nvidia-smi.
+    """
+    if not config.gpus:
+        return {}
+    workers = config.shared_gpu_workers or -(-config.layout.workers // len(config.gpus))
+    variables = {"GPU_WORKERS": str(workers)}
+    if config.patched:
+        # A selector may contain commas.
+        selectors = ";".join(gpu.selector for gpu in config.gpus)
+        return variables | {"WORKER_GPUS": selectors, VISIBLE_VARIABLE: "0"}
+    if visible := ",".join(sorted({gpu.selector for gpu in config.gpus})):
+        variables[VISIBLE_VARIABLE] = visible
+    return variables
 
 
 class Server:

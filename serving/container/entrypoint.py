@@ -26,7 +26,7 @@ from serving.container.config import (
 )
 from serving.container.errors import StartupError
 from serving.container.fork_server import ForkServer
-from serving.container.gpu import find_gpus, find_torch_cuda
+from serving.container.gpu import find_gpus
 from serving.container.models import (
     Model,
     ModelFactory,
@@ -37,6 +37,7 @@ from serving.container.nginx import Nginx
 from serving.container.servers import ModelGroup, SingleModel, start_servers
 from serving.container.telemetry import TelemetryProcess
 from serving.errors import ServingError
+from serving.gpu import find_torch_cuda
 from serving.ignored_settings import describe_ignored_settings
 from serving.logs import Log
 from serving.selection import MODEL_NAME

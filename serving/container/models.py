@@ -1,6 +1,7 @@
 """The models of the container: a folder, sockets and a layout for each."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +9,12 @@ from pathlib import Path
 from serving import artifact, resources
 from serving.artifact import Artifact
 from serving.container.config import Config
-from serving.container.gpu import Gpu
 from serving.container.listener import Listener
 from serving.container.nginx_config import Upstream
-from serving.layout import (
-    MIN_HEAP_BYTES,
-    Demand,
-    choose_gpu_layout,
-    choose_layout,
-    heap_bytes,
-    share_machine,
-)
+from serving.gpu import Gpu
+from serving.layout import MIN_HEAP_BYTES, LayoutError, choose_layout, heap_bytes, read_machine
 from serving.logs import Log
+from serving.sharing import Demand, share_machine
 from serving.stock import manifest
 from serving.torchserve import TorchServeConfig
 
@@ -91,7 +86,7 @@ class ModelFactory:
             has_telemetry=config.has_telemetry,
             telemetry_port=self.telemetry_port,
             patched=config.torchserve_patches,
-            gpus=len(self.gpus),
+            gpus=self.gpus,
         )
         return Model(server_config, listener)
 
@@ -106,6 +101,8 @@ class ModelFactory:
         else:
             models = [self.create(each.path, each.path.stem) for each in served]
         _configure_models(models, served, self.config)
+        if len(models) > 1:
+            _share_machine(models, self.gpus)
         return models
 
 
@@ -116,32 +113,34 @@ def _configure_models(models: Sequence[Model], served: Sequence[Artifact], confi
     """
     for model, each in zip(models, served, strict=True):
         model.served = each
-        applied = artifact.apply_model_config(model.config, each)
+        try:
+            applied = artifact.apply_model_config(model.config, each)
+        except LayoutError as error:
+            raise LayoutError(f"{model.label}{error}") from error
         timeout_s = config.response_timeout_s or applied.response_timeout_s
-        layout = applied.layout
-        if applied.gpus:
-            layout = choose_gpu_layout(
-                applied.gpus, resources.cores(), layout, takes_batches=not each.stock
-            )
-        model.config = dataclasses.replace(applied, response_timeout_s=timeout_s, layout=layout)
-    if len(models) == 1:
-        return
-    memory = resources.memory_limit() or resources.physical_memory()
-    layouts = share_machine(
-        {
-            model.name: Demand(model.config.layout, manifest.content_bytes(model.config.archive))
-            for model in models
-        },
-        resources.cores(),
-        memory,
-    )
+        model.config = dataclasses.replace(applied, response_timeout_s=timeout_s)
+
+
+def _share_machine(models: Sequence[Model], gpus: Sequence[Gpu]) -> None:
+    """Give each of several models its share of the machine; raise LayoutError."""
+    machine, demands = read_machine(gpus), {}
     for model in models:
         own = model.config
+        size = manifest.content_bytes(own.archive)
+        demands[model.name] = Demand(own.layout, size, on_gpu=bool(own.gpus))
+    shares = share_machine(demands, machine)
+    on_gpu = Counter(gpu for share in shares.values() for gpu in share.gpus)
+    for model in models:
+        own, share = model.config, shares[model.name]
         model.config = dataclasses.replace(
             own,
-            layout=layouts[model.name],
-            shared_workers=sum(layout.workers for layout in layouts.values()),
-            heap_bytes=own.heap_bytes if model.listener else heap_bytes(memory // len(models)),
+            layout=share.layout,
+            shared_workers=sum(share.layout.workers for share in shares.values()),
+            gpus=share.gpus,
+            shared_gpu_workers=max((on_gpu[gpu] for gpu in share.gpus), default=0),
+            heap_bytes=own.heap_bytes
+            if model.listener
+            else heap_bytes(machine.memory_bytes // len(models)),
         )
 
 

@@ -1,15 +1,22 @@
-"""At its start the container finds out whether torch can use the GPU that Vertex AI promises.
+"""The GPUs of a machine are found at the start, and each worker uses its own.
 
 No test machine has a GPU, so a small library takes the driver's place.
 """
 
+import functools
+import os
+import re
 import subprocess
-from pathlib import Path
+import sys
 
 import pytest
 
+from serving import gpu, local
 from serving.container.errors import StartupError
-from serving.container.gpu import CudaVersion, find_gpus, find_torch_cuda
+from serving.container.gpu import find_gpus
+from serving.gpu import CudaVersion, find_torch_cuda
+from serving.torchserve import PATCHED_WORKER_HOME
+from serving.worker.serving_worker.device import select_gpu
 
 DRIVER = r"""
 #include <string.h>
@@ -38,18 +45,13 @@ def build_driver(
     return str(library)
 
 
-@pytest.fixture
-def promised(tmp_path: Path) -> dict[str, str]:
-    """Return the variables of a machine with an accelerator."""
-    program = tmp_path / "nvidia-smi"
-    program.touch(mode=0o755)
-    return {"AIP_ACCELERATOR_TYPE": "NVIDIA_L4", "PATH": str(tmp_path)}
+PROMISED = {"AIP_ACCELERATOR_TYPE": "NVIDIA_L4"}
 
 
 def test_devices_and_versions_are_in_the_log(
-    promised: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    gpus, line = find_gpus(promised, CUDA_13, build_driver(tmp_path_factory, count=2))
+    gpus, line = find_gpus(PROMISED, CUDA_13, build_driver(tmp_path_factory, count=2))
     assert [gpu.name for gpu in gpus] == ["NVIDIA L4"] * 2
     assert line == (
         "serving on NVIDIA L4 with 23.0 GiB, NVIDIA L4 with 23.0 GiB; the driver supports CUDA 13.1, torch uses 13.0"
@@ -59,46 +61,119 @@ def test_devices_and_versions_are_in_the_log(
 @pytest.mark.parametrize(
     ("driver", "reason"),
     [
-        ({"version": 12080}, "the driver supports CUDA 12.8, and torch in this image needs 13.0"),
+        ({"version": 12080}, "the driver supports CUDA 12.8, and torch needs 13.0"),
         ({"result": 100}, "the NVIDIA driver's cuInit fails: CUDA_ERROR_NO_DEVICE"),
         ({"count": 0}, "the driver has no device"),
-        (None, "the container has no NVIDIA driver"),
+        (None, r"there is no NVIDIA driver \(missing.so\); docker run needs --gpus all"),
     ],
     ids=["too old", "fails", "without devices", "missing"],
 )
 def test_promised_gpu_that_torch_cannot_use_ends_the_start(
-    promised: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
     driver: dict[str, int] | None,
     reason: str,
 ) -> None:
     library = "missing.so" if driver is None else build_driver(tmp_path_factory, **driver)
     with pytest.raises(StartupError, match=f"^AIP_ACCELERATOR_TYPE=NVIDIA_L4, but {reason}"):
-        find_gpus(promised, CUDA_13, library)
-    gpus, line = find_gpus({"PATH": promised["PATH"]}, CUDA_13, library)
+        find_gpus(PROMISED, CUDA_13, library)
+    gpus, line = find_gpus({}, CUDA_13, library)
     assert gpus == []
-    assert line.startswith(f"serving on the CPU: {reason}")
+    assert re.match(f"serving on the CPU: {reason}", line)
 
 
 def test_driver_of_an_older_minor_version_is_used(
-    promised: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    gpus, _ = find_gpus(promised, CudaVersion(13, 2), build_driver(tmp_path_factory, version=13000))
+    gpus, _ = find_gpus(PROMISED, CudaVersion(13, 2), build_driver(tmp_path_factory, version=13000))
     assert len(gpus) == 1
 
 
-def test_image_with_torch_for_cpus_has_no_line_but_fails_on_a_promised_gpu(
-    promised: dict[str, str],
-) -> None:
+def test_image_with_torch_for_cpus_has_no_line_but_fails_on_a_promised_gpu() -> None:
     assert find_torch_cuda() is None
     assert find_gpus({}, None) == ([], "")
     with pytest.raises(StartupError, match="make build GPU=1"):
-        find_gpus(promised, None)
+        find_gpus(PROMISED, None)
 
 
-def test_gpu_that_torchserve_cannot_count_ends_the_start(
-    promised: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+@pytest.mark.parametrize(
+    ("visible", "count", "selectors"),
+    [
+        (None, 1, [""]),
+        (None, 2, ["0", "1"]),
+        ("2, 3", 2, ["2", "3"]),
+        ("3,-1,4", 1, ["3,-1,4"]),
+        ("MIG-a,MIG-b", 1, ["MIG-a,MIG-b"]),  # CUDA uses one part of a GPU
+    ],
+)
+def test_each_gpu_has_what_selects_it_alone(
+    tmp_path_factory: pytest.TempPathFactory,
+    visible: str | None,
+    count: int,
+    selectors: list[str],
 ) -> None:
-    library = build_driver(tmp_path_factory)
-    with pytest.raises(StartupError, match="nvidia-smi, which is not in PATH"):
-        find_gpus(promised | {"PATH": "/nowhere"}, CUDA_13, library)
+    environment = {"CUDA_VISIBLE_DEVICES": visible} if visible else {}
+    gpus, _ = gpu.find_gpus(environment, CUDA_13, build_driver(tmp_path_factory, count=count))
+    assert [each.selector for each in gpus] == selectors
+
+
+def test_local_server_logs_its_gpus_and_is_quiet_without_a_driver(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    lines: list[str] = []
+    assert local.find_gpus(lines.append) is None  # the installed torch is built for CPUs
+    monkeypatch.setattr(gpu, "find_torch_cuda", lambda: CUDA_13)
+    find = gpu.find_gpus
+    for library, expected in (
+        ("missing.so", []),
+        (build_driver(tmp_path_factory, version=12080), ["serving on the CPU: the driver"]),
+        (build_driver(tmp_path_factory), ["serving on NVIDIA L4 with 23.0 GiB"]),
+    ):
+        monkeypatch.setattr(gpu, "find_gpus", functools.partial(find, library=library))
+        gpus = local.find_gpus(lines.append) or []
+        assert len(gpus) == (expected != [] and "NVIDIA" in expected[0])
+        assert [line[: len(start)] for line, start in zip(lines, expected, strict=True)] == expected
+        lines.clear()
+
+
+@pytest.mark.parametrize(
+    ("listed", "visible"),
+    [("0;1", ["0", "1", "0"]), ("1;0;1", ["1", "0", "1"]), ("", [None] * 3), ("a,b", ["a,b"] * 3)],
+)
+def test_each_worker_sees_only_its_gpu(listed: str, visible: list[str | None]) -> None:
+    for number, expected in enumerate(visible):
+        environ = {"WORKER_GPUS": listed, "CUDA_VISIBLE_DEVICES": "0"}
+        assert select_gpu(environ, f"/tmp/.ts.sock.{9000 + number}") == 0
+        assert environ.get("CUDA_VISIBLE_DEVICES") == expected
+    environ = {"CUDA_VISIBLE_DEVICES": "5"}
+    assert select_gpu(environ, "/tmp/.ts.sock.9000") is None
+    assert environ == {"CUDA_VISIBLE_DEVICES": "5"}
+
+
+IMPORT = """
+import importlib, sys
+used = []
+def record(frame, event, argument):
+    code = frame.f_code
+    if event == "call" and "/torch/cuda/" in code.co_filename and code.co_name in NAMES:
+        used.append((code.co_name, frame.f_back.f_code.co_filename))
+    if event == "c_call" and getattr(argument, "__name__", "").startswith("_cuda_"):
+        used.append((argument.__name__, code.co_filename))
+NAMES = {"_lazy_init", "init", "is_available", "device_count", "current_device", "get_device_properties", "synchronize"}
+sys.setprofile(record)
+from serving_worker.fork_server import PRELOADED
+for name in PRELOADED:
+    importlib.import_module(name)
+assert not used, used
+sys.modules["torch"].cuda.is_available()
+assert used
+"""
+
+
+def test_fork_server_imports_its_modules_without_a_call_of_cuda() -> None:
+    """A process cannot use CUDA if the one that it was forked from did."""
+    subprocess.run(
+        [sys.executable, "-c", IMPORT],
+        env=os.environ | {"PYTHONPATH": str(PATCHED_WORKER_HOME)},
+        check=True,
+        timeout=120,
+    )

@@ -11,15 +11,17 @@ import pytest
 
 from serving import artifact, bytecode_patches, java, resources, torchserve
 from serving.artifact import Artifact
+from serving.gpu import Gpu
 from serving.layout import (
-    Demand,
     Layout,
     LayoutError,
+    Machine,
+    choose_gpu_layout,
     choose_layout,
     heap_bytes,
-    share_machine,
 )
 from serving.logs import LogRecord
+from serving.sharing import Demand, share_machine
 from serving.torchserve import TorchServeConfig
 from tests import images
 
@@ -146,7 +148,9 @@ def test_several_models_get_a_worker_each_and_then_in_turn_what_the_memory_allow
         "one": Demand(Layout(1, 2, source="model-config.yaml"), 0),
         "small": Demand(Layout(4, 1), 0),
     }
-    layouts = share_machine(demands, 4, memory)
+    layouts = {
+        name: share.layout for name, share in share_machine(demands, Machine(4, memory)).items()
+    }
     assert {name: layout.workers for name, layout in layouts.items()} == workers
     assert [layouts[name].threads for name in ("large", "one")] == [4 // workers["large"], 4]
     assert layouts["one"].source == "model-config.yaml, 3 models share 4 cores"
@@ -158,7 +162,120 @@ def test_several_models_that_do_not_fit_into_the_memory_are_refused_with_their_s
         LayoutError,
         match=r"2 models .* at least 1230 MiB, .* has 1024 MiB: .*\(a 300 MiB, b 300 MiB\)",
     ):
-        share_machine(demands, 4, GIB)
+        share_machine(demands, Machine(4, GIB))
+
+
+L4, T4 = (Gpu(name, memory << 30) for name, memory in (("NVIDIA L4", 22), ("Tesla T4", 15)))
+
+
+def list_gpus(gpu: Gpu, count: int) -> list[Gpu]:
+    return [gpu._replace(selector=str(index)) for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("machine", "model_bytes", "workers", "source"),
+    [
+        (Machine(4, 16 * GIB, [L4]), 100 << 20, (2, 2), "default for 1 GPU (NVIDIA L4)"),
+        (Machine(16, 64 * GIB, [L4, L4]), 0, (4, 4), "default for 2 GPUs (NVIDIA L4)"),
+        # The smallest GPU has 15 GiB: twice the model, CUDA's context and a pass fit only once into it.
+        (Machine(8, 64 * GIB, [L4, T4]), 4 * GIB, (2, 4), "4 workers need more cores or memory"),
+        (Machine(4, 16 * GIB, [T4]), 14 * GIB, (1, 4), "2 workers need more cores or memory"),
+        (Machine(4, 4 * GIB, [L4]), 0, (1, 4), "2 workers need more cores or memory"),
+        (Machine(1, 16 * GIB, [L4]), 0, (1, 1), "2 workers need more cores or memory"),
+    ],
+)
+def test_layout_on_gpus_fits_into_their_memory_and_into_the_containers(
+    machine: Machine, model_bytes: int, workers: tuple[int, int], source: str
+) -> None:
+    layout = choose_gpu_layout(machine, model_bytes)
+    assert layout[:2] == workers
+    assert layout.source.endswith(source)
+
+
+def test_model_that_is_larger_than_a_gpu_is_refused_with_both_sizes() -> None:
+    with pytest.raises(LayoutError, match=r"16384 MiB, and Tesla T4 has a memory of 15360 MiB"):
+        choose_gpu_layout(Machine(8, 64 * GIB, [L4, T4]), 16 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "sizes", "places"),
+    [
+        # One worker each: TorchServe alone would start all of them on the same GPU.
+        (list_gpus(L4, 2), {"a": (1, 0), "b": (1, 0)}, {"a": "0", "b": "1"}),
+        (list_gpus(L4, 2), {"a": (4, 0), "b": (1, 9)}, {"a": "1011", "b": "0"}),
+        (list_gpus(T4, 1), {"a": (2, 3), "b": (2, 1)}, {"a": "0", "b": "00"}),
+        (list_gpus(T4, 1), {"a": (2, 9), "b": (2, 5)}, {"a": "0", "b": "0"}),
+        (list_gpus(L4, 2), {"a": (4, 0), "b": (4, 0)}, {"a": "0101", "b": "1010"}),
+    ],
+)
+def test_several_models_share_the_memory_of_the_gpus(
+    gpus: list[Gpu], sizes: dict[str, tuple[int, int]], places: dict[str, str]
+) -> None:
+    demands = {
+        name: Demand(Layout(workers, 1), size * GIB) for name, (workers, size) in sizes.items()
+    }
+    shares = share_machine(demands, Machine(8, 256 * GIB, gpus))
+    found = {name: "".join(gpu.selector for gpu in share.gpus) for name, share in shares.items()}
+    assert found == places
+    assert all(share.layout.workers == len(share.gpus) for share in shares.values())
+
+
+def test_model_for_the_cpu_needs_no_memory_of_the_gpus() -> None:
+    demands = {
+        "cpu": Demand(Layout(2, 1), 20 * GIB, on_gpu=False),
+        "gpu": Demand(Layout(2, 1), 5 * GIB),
+    }
+    shares = share_machine(demands, Machine(8, 256 * GIB, [T4]))
+    assert [(share.layout.workers, share.gpus) for share in shares.values()] == [
+        (2, ()),
+        (1, (T4,)),
+    ]
+
+
+def test_workers_on_gpus_are_limited_by_the_containers_memory_too() -> None:
+    demands = {name: Demand(Layout(4, 1), 0) for name in "ab"}
+    shares = share_machine(demands, Machine(8, 7 * GIB, list_gpus(L4, 2)))
+    assert [share.layout.workers for share in shares.values()] == [2, 1]
+
+
+def test_several_models_that_do_not_fit_into_the_gpus_are_refused_with_their_sizes() -> None:
+    demands = {name: Demand(Layout(1, 1), 12 * GIB) for name in "ab"}
+    reason = r"memory of NVIDIA L4 with 22.0 GiB: .*\(a 12288 MiB, b 12288 MiB\)"
+    with pytest.raises(LayoutError, match=reason):
+        share_machine(demands, Machine(8, 256 * GIB, [L4]))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "patched", "number", "variables"),
+    [
+        (None, True, None, {}),
+        ([], True, "0", {}),
+        ([L4], True, "0", {"WORKER_GPUS": "", "CUDA_VISIBLE_DEVICES": "0", "GPU_WORKERS": "3"}),
+        (
+            list_gpus(L4, 2),
+            True,
+            "0",
+            {"WORKER_GPUS": "0;1", "CUDA_VISIBLE_DEVICES": "0", "GPU_WORKERS": "2"},
+        ),
+        (list_gpus(L4, 2), False, "2", {"CUDA_VISIBLE_DEVICES": "0,1", "GPU_WORKERS": "2"}),
+        ([L4], False, "1", {"GPU_WORKERS": "3"}),
+    ],
+)
+def test_torchserve_gets_the_number_of_gpus_and_the_workers_their_own(
+    gpus: list[Gpu] | None, patched: bool, number: str | None, variables: dict[str, str]
+) -> None:
+    config = TorchServeConfig(
+        archive=images.ARCHIVE,
+        run_dir=Path("/run/x"),
+        layout=Layout(3, 1),
+        address="unix:/none",
+        gpus=gpus,
+        patched=patched,
+    )
+    lines = dict(line.split("=", 1) for line in torchserve.render_properties(config).splitlines())
+    assert lines.get("number_of_gpu") == number
+    environ = torchserve.build_environment(config)
+    assert {name: environ[name] for name in environ if "GPU" in name or "CUDA" in name} == variables
 
 
 @pytest.mark.parametrize(

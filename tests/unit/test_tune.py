@@ -3,20 +3,22 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import tune
+from benchmarks.errors import BenchmarkError
 from benchmarks.load import LoadResult, warm_up
 from benchmarks.tune import Objective, Tuner
 from serving import artifact, local, model_config, resources
 from serving.artifact import Artifact
 from serving.errors import ArchiveError
+from serving.gpu import Gpu
 from serving.ignored_settings import describe_ignored_settings
-from serving.layout import Layout, choose_layout
+from serving.layout import Layout, Machine, choose_machine_layout, read_machine
 from serving.stock import manifest
 from serving.torchserve import TorchServeConfig
 
@@ -24,31 +26,45 @@ TUNED = Layout(workers=3, threads=2, batch_size=16, batch_delay_ms=5)
 GIB = 1 << 30
 
 
-def test_tuned_layout_is_used_on_the_same_number_of_cores() -> None:
-    text = model_config.render(TUNED, 6, {"requests_per_s": 1.5})
-    assert model_config.resolve_layout(text, 6, None, 0) == TUNED._replace(
-        source="model-config.yaml"
-    )
+L4, T4 = Gpu("NVIDIA L4", 22 * GIB), Gpu("Tesla T4", 15 * GIB)
+LARGE = 64 * GIB
 
 
-TEXT = model_config.render(TUNED, 6, {})
+@pytest.mark.parametrize("gpus", [[], [L4], [L4, L4], [L4, T4]])
+def test_tuned_layout_is_used_on_the_same_number_of_cores_and_the_same_gpus(
+    gpus: list[Gpu],
+) -> None:
+    machine = Machine(6, LARGE, gpus)
+    text = model_config.render(TUNED, machine, {"requests_per_s": 1.5})
+    expected = TUNED._replace(source="model-config.yaml")
+    assert model_config.resolve_layout(text, machine, 0) == expected
+
+
+TEXT = model_config.render(TUNED, Machine(6, LARGE), {})
+GPU_TEXT = model_config.render(TUNED, Machine(6, LARGE, [L4]), {})
 
 
 @pytest.mark.parametrize(
-    ("text", "cores", "memory", "expected", "reason"),
+    ("text", "machine", "reason"),
     [
-        (TEXT, 6, None, TUNED, ""),
-        (TEXT, 2, None, choose_layout(2, None), "is for 6 cores"),
-        (TEXT, 6, GIB, choose_layout(6, GIB), "needs more memory"),
-        (None, 4, None, choose_layout(4, None), ""),
+        (TEXT, Machine(2, LARGE), "default, model-config.yaml is for 6 cores"),
+        (TEXT, Machine(6, GIB), "default, model-config.yaml needs more memory"),
+        (None, Machine(4, LARGE), "default"),
+        (TEXT, Machine(6, LARGE, [L4]), "model-config.yaml is for 6 cores and no GPU"),
+        (GPU_TEXT, Machine(6, LARGE), "is for 6 cores and 1 GPU (NVIDIA L4)"),
+        (GPU_TEXT, Machine(6, LARGE, [T4]), "is for 6 cores and 1 GPU (NVIDIA L4)"),
+        (GPU_TEXT, Machine(6, LARGE, [L4, L4]), "is for 6 cores and 1 GPU (NVIDIA L4)"),
+        (GPU_TEXT, Machine(6, 4 * GIB, [L4]), "model-config.yaml needs more memory"),
+        (GPU_TEXT, Machine(6, LARGE, [L4._replace(memory_bytes=4 * GIB)]), "needs more memory"),
+        (None, Machine(4, LARGE, [L4]), "default for 1 GPU (NVIDIA L4)"),
     ],
 )
 def test_layout_that_does_not_fit_the_machine_is_replaced_by_the_default_with_a_reason(
-    text: str | None, cores: int, memory: int | None, expected: Layout, reason: str
+    text: str | None, machine: Machine, reason: str
 ) -> None:
-    chosen = model_config.resolve_layout(text, cores, memory, 0)
-    assert chosen[:4] == expected[:4]
-    assert reason in str(chosen)
+    chosen = model_config.resolve_layout(text, machine, 0)
+    assert chosen[:4] == choose_machine_layout(machine)[:4]
+    assert chosen.source.endswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +82,8 @@ def test_layout_that_does_not_fit_the_machine_is_replaced_by_the_default_with_a_
             "maxBatchDelay: expected an integer of at least 0",
         ),
         ("{minWorkers: 1, batchSize: 1, maxBatchDelay: 0, threads: 1}", "cores: expected"),
+        (f"{TEXT}\ngpus: 1", "gpu: expected the name of a GPU, got None"),
+        (f"{TEXT}\ngpu: NVIDIA L4", "gpus: expected an integer of at least 1, got None"),
     ],
 )
 def test_invalid_model_config_raises_an_error_that_names_the_key(text: str, reason: str) -> None:
@@ -83,8 +101,9 @@ def test_invalid_model_config_raises_an_error_that_names_the_key(text: str, reas
 def test_keys_of_an_author_are_followed_on_every_machine(
     text: str, layout: dict[str, Any], timeout_s: int | None
 ) -> None:
-    default = choose_layout(3, None, 0)
-    assert model_config.resolve_layout(text, 3, None, 0) == default._replace(**layout)
+    for machine in (Machine(3, LARGE), Machine(3, LARGE, [L4])):
+        default = choose_machine_layout(machine)
+        assert model_config.resolve_layout(text, machine, 0) == default._replace(**layout)
     assert model_config.read_response_timeout(text) == timeout_s
 
 
@@ -100,7 +119,7 @@ def test_archive_is_served_with_the_layout_that_it_contains(tmp_path: Path) -> N
     settings = TorchServeConfig(
         archive=tmp_path, run_dir=tmp_path, layout=Layout(1, 1), address="http://127.0.0.1:1"
     )
-    config.write_text(model_config.render(TUNED, resources.cores(), {}))
+    config.write_text(model_config.render(TUNED, read_machine(), {}))
     unlimited = artifact.apply_model_config(settings, Artifact(tmp_path, None)).layout
     assert unlimited[:4] == TUNED[:4] or "memory" in unlimited.source
     config.write_text("minWorkers: none")
@@ -129,6 +148,34 @@ def test_all_pairs_of_workers_and_threads_that_fit_are_tried(
     cores: int, max_workers: int, expected: list[tuple[int, int]]
 ) -> None:
     assert tune.worker_thread_pairs(cores, max_workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "model_bytes", "expected"),
+    [
+        (Machine(8, LARGE, [L4]), 0, [(1, 8), (2, 4), (3, 2), (4, 2)]),
+        (Machine(8, LARGE, [L4, L4]), 0, [(2, 4), (4, 2), (6, 1), (8, 1)]),
+        (Machine(2, LARGE, [L4]), 4 * GIB, [(1, 2), (2, 1)]),  # twice 9.5 GiB fit into 22
+        (Machine(4, 6 * GIB, [L4]), 0, [(1, 4), (2, 2)]),
+        (Machine(4, 3 * GIB, [L4, L4]), 0, [(1, 4)]),
+        (Machine(8, LARGE), 0, [(8, 1), (4, 2), (2, 4), (1, 8), (8, 8)]),
+    ],
+)
+def test_workers_of_each_gpu_that_fit_are_tried(
+    machine: Machine, model_bytes: int, expected: list[tuple[int, int]]
+) -> None:
+    assert tune.list_candidates(machine, model_bytes) == expected
+
+
+def test_each_of_the_two_servers_has_half_of_a_machine_with_a_gpu() -> None:
+    half = tune.halve_memory(Machine(8, LARGE, [L4, T4]))
+    assert (half.memory_bytes, [gpu.memory_bytes >> 20 for gpu in half.gpus]) == (
+        LARGE // 2,
+        [11 << 10, 15 << 9],
+    )
+    with pytest.raises(BenchmarkError, match="with half of the GPU each: the files of the model"):
+        tune.choose_initial(half, 0, 9 * GIB)
+    assert tune.halve_memory(Machine(8, LARGE)) == Machine(8, LARGE)
 
 
 def load(
@@ -221,7 +268,7 @@ def test_search_finds_the_best_layout(objective: Objective, best: Layout, compar
         return [[simulate(current)] * 3, [simulate(candidate)] * 3]
 
     tuner = Tuner(Layout(2, 1), objective, measure)
-    tune.search(tuner, cores=2, max_workers=2)
+    tune.search(tuner, tune.worker_thread_pairs(2, 2), tune.BATCH_DELAYS_MS)
     assert (tuner.best[:4], len(measured)) == (best[:4], comparisons)
 
 
@@ -241,6 +288,33 @@ def test_workers_of_a_stock_archive_are_those_that_torchserve_starts(
 ) -> None:
     layout, _ = model_config.resolve_stock_settings(text, Layout(6, 1))
     assert (layout.workers, layout.threads) == workers
+
+
+@pytest.mark.parametrize(
+    ("text", "layout", "gpus"),
+    [
+        ("", Layout(2, 2, 1, source="default for 1 GPU (NVIDIA L4)"), [L4]),
+        ("batchSize: 8\nmaxBatchDelay: 9\nminWorkers: 1\nmaxWorkers: 1", (1, 4, 8, 9), [L4]),
+        ("deviceType: cpu", (4, 1, 1, 0), ()),
+    ],
+)
+def test_settings_of_a_stock_archive_are_followed_on_a_gpu(
+    text: str,
+    layout: tuple[int, ...],
+    gpus: Sequence[Gpu],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resources, "cores", lambda: 4)
+    monkeypatch.setattr(resources, "memory_limit", lambda: LARGE)
+    model = {"modelName": "m", "handler": "h.py", "configFile": "own.yaml"}
+    (tmp_path / "MAR-INF").mkdir()
+    (tmp_path / manifest.MANIFEST).write_text(json.dumps({"model": model}))
+    (tmp_path / "own.yaml").write_text(text)
+    served = Artifact(tmp_path, None, stock=True)
+    config = local.configure(served, "http://127.0.0.1:1", tmp_path, [L4])
+    assert config.layout[: len(layout)] == layout
+    assert config.gpus == gpus
 
 
 @pytest.mark.parametrize(

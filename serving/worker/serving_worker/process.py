@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ts.arg_parser import ArgParser
 from ts.context import RequestProcessor
@@ -22,7 +22,7 @@ from ts.protocol.otf_message_handler import create_load_model_response
 from ts.service import Service
 
 from .cores import create_shared_cores
-from .device import DeviceError, check_assigned, check_device
+from .device import DeviceError, check_assigned, check_device, select_gpu
 from .direct import Batches, DirectServer, receive_listener
 from .limit import ResponseTimeoutError, read_limit
 from .logs import JsonFormatter, configure_logging
@@ -43,7 +43,6 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
         if (command := messages.read_command()) != LOAD:
             raise ValueError(f"unexpected command {command!r} before a model is loaded")
         request = messages.read_load()
-        check_assigned(request.get("gpu"))
         service, result, code = self.load_model(request)
         if code != 200:  # not answered: TorchServe would retry for minutes, and report no failure
             raise RuntimeError(f"{code} - {result}")
@@ -65,6 +64,17 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
         while True:
             runtime.limit.wait_for(connection)
             answer()
+
+    def load_model(self, load_model_request: dict[str, Any]) -> tuple[Service, str, int]:
+        """Load the model on this worker's GPU, if it has one; return the service, a text and a status.
+
+        Raises DeviceError.
+        """
+        if (gpu := select_gpu(os.environ, self.sock_name)) is not None:
+            load_model_request["gpu"] = gpu
+        check_assigned(load_model_request.get("gpu"))
+        loaded: tuple[Service, str, int] = super().load_model(load_model_request)
+        return loaded
 
 
 def _answer(
