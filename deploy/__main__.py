@@ -35,6 +35,7 @@ from deploy import (
     versions,
 )
 from deploy.clients import CloudClients
+from deploy.conflicts import find_build_conflicts
 from deploy.errors import UserError
 
 CONTINUES = (
@@ -58,7 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace, changes: list[str]) -> None:
     """Run a command; append to `changes` what it begins to change."""
-    values = settings.load(vars(args), file=args.settings, check=args.run in CREATING)
+    is_build = args.run is image.build
+    check = args.run in CREATING and not is_build
+    values = settings.load(vars(args), file=args.settings, check=check)
+    if is_build:
+        settings.check_conflicts(values, find_build_conflicts(values), args.settings)
     cloud = CloudClients.create(
         values,
         lambda line: cli.report(values.add_model(line)),

@@ -37,6 +37,11 @@ def find_conflicts(settings: Settings) -> Iterator[Conflict]:
     yield from _accelerators(settings)
     yield from _container(settings)
     yield from _without_effect(settings)
+    yield from find_build_conflicts(settings)
+
+
+def find_build_conflicts(settings: Settings) -> Iterator[Conflict]:
+    """Yield the conflicts of the settings of an image, which need not be for Vertex AI."""
     if not settings.api_endpoint:  # the emulator has a registry of its own, for every region
         yield from _images(settings)
 
@@ -82,13 +87,8 @@ def _replicas(s: Settings) -> Iterator[Conflict]:
 def _accelerators(s: Settings) -> Iterator[Conflict]:
     kind, count, machine = s.accelerator_type, s.accelerator_count, s.machine_type
     possible = load_table().accelerators(machine)
-    if count and not kind:
-        text = f"accelerator_count = {count} without an accelerator_type"
-        yield Conflict("accelerator_count", text)
-    elif kind and not count:
-        text = f"accelerator_type = {kind!r} without an accelerator_count"
-        yield Conflict("accelerator_type", text)
-    elif not kind and machine in load_table().accelerated:
+    yield from _accelerator_number(s)
+    if not kind and machine in load_table().accelerated:
         name, numbers = next(iter(possible.items()))
         text = f"machine_type = {machine!r} without its accelerator, {name}"
         hint = f'set accelerator_type = "{name}" and accelerator_count = {numbers[-1]}'
@@ -102,6 +102,73 @@ def _accelerators(s: Settings) -> Iterator[Conflict]:
         text = f"accelerator_count = {count} does not fit machine_type = {machine!r}"
         hint = f"{machine} takes {', '.join(map(str, numbers)) or 'no'} {kind}"
         yield Conflict("accelerator_count", text, hint)
+    elif kind and s.region not in (
+        regions := load_table().accelerator_regions.get(kind, [s.region])
+    ):
+        text = f"accelerator_type = {kind!r} is not available in region = {s.region!r}"
+        hint = f"use one of {', '.join(regions)}; if Google has it there by now, add it to deploy/machines.toml"
+        yield Conflict("accelerator_type", text, hint)
+    yield from _partitions(s)
+    if s.gpu_max_shared_clients:
+        text = f"gpu_max_shared_clients = {s.gpu_max_shared_clients} has no effect on Vertex AI, only on GKE"
+        hint = "set it in a file of its own, for make deploy-gke ARGS='--settings FILE', or remove the line"
+        yield Conflict("gpu_max_shared_clients", text, hint)
+
+
+def _partitions(s: Settings) -> Iterator[Conflict]:
+    """Yield what a part of an accelerator does not fit, on Vertex AI and on GKE."""
+    if not (size := s.gpu_partition_size):
+        return
+    kind, sizes = s.accelerator_type, load_table().partitions.get(s.accelerator_type)
+    text = f"gpu_partition_size = {size!r}"
+    if not kind:
+        text = f"{text} has no effect without accelerator_type"
+        yield Conflict("gpu_partition_size", text, "set accelerator_type too, or remove the line")
+    elif sizes is None:
+        hint = f"remove the line, or use one of {', '.join(load_table().partitions)}"
+        yield Conflict("gpu_partition_size", f"{text}: {kind} cannot be divided", hint)
+    elif sizes and size not in sizes:
+        hint = f"use one of {', '.join(sizes)}"
+        yield Conflict("gpu_partition_size", f"{text} is no part of {kind}", hint)
+    elif s.accelerator_count > 1:
+        text = f"accelerator_count = {s.accelerator_count} with {text}: a replica gets one part"
+        yield Conflict("accelerator_count", text, "set accelerator_count = 1")
+
+
+def find_gke_conflicts(s: Settings, *, duty_cycle: bool) -> Iterator[Conflict]:
+    """Yield what cannot be deployed to GKE, of the settings that it uses and of the option --duty-cycle."""
+    yield from _accelerator_number(s)
+    yield from _partitions(s)
+    shared = f"gpu_max_shared_clients = {s.gpu_max_shared_clients}"
+    if s.gpu_max_shared_clients and not s.accelerator_type:
+        text = f"{shared} has no effect without accelerator_type"
+        hint = "set accelerator_type too, or remove the line"
+        yield Conflict("gpu_max_shared_clients", text, hint)
+    elif s.gpu_max_shared_clients and s.accelerator_count > 1:
+        text = (
+            f"accelerator_count = {s.accelerator_count} with {shared}: GKE allows one for each pod"
+        )
+        yield Conflict("accelerator_count", text, "set accelerator_count = 1")
+    if not duty_cycle:
+        return
+    if not s.accelerator_type:
+        text = "--duty-cycle has no effect without accelerator_type"
+        yield Conflict("accelerator_type", text, "set accelerator_type, or omit --duty-cycle")
+    for name in ("gpu_partition_size", "gpu_max_shared_clients"):
+        if value := getattr(s, name):
+            text = f"--duty-cycle with {name} = {value!r}: GKE has no duty cycle of a pod there"
+            yield Conflict(name, text, "use --queue-wait, or neither")
+
+
+def _accelerator_number(s: Settings) -> Iterator[Conflict]:
+    """Yield an accelerator without a number, or a number without an accelerator."""
+    kind, count = s.accelerator_type, s.accelerator_count
+    if count and not kind:
+        text = f"accelerator_count = {count} without an accelerator_type"
+        yield Conflict("accelerator_count", text)
+    elif kind and not count:
+        text = f"accelerator_type = {kind!r} without an accelerator_count"
+        yield Conflict("accelerator_type", text)
 
 
 def _machines_with(accelerator: str) -> str:

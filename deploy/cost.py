@@ -1,5 +1,6 @@
 """The hourly cost of deployed machines, in USD, from a dated price list (`prices.toml`)."""
 
+import math
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypedDict, cast
 
+from deploy.machines import load_table
 from deploy.plan import Machine
 
 PRICES = Path(__file__).with_name("prices.toml")
@@ -20,12 +22,10 @@ class PriceList(TypedDict):
 
     date: str
     source: str
-    included: list[str]
-    """Machine families whose price includes their accelerators."""
     machines: dict[str, float]
-    """Machine type → USD an hour."""
+    """Machine type → USD an hour; the price of a machine with accelerators of its own includes them."""
     accelerators: dict[str, float]
-    """Accelerator type → USD an hour."""
+    """Accelerator of an n1 machine → USD an hour."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,20 @@ class Cost:
 
     @property
     def per_hour(self) -> str:
-        """The known part, in short."""
-        return f"${self.usd_per_hour:.2f} an hour"
+        """The cost in short."""
+        return self._add_unknown(f"${self.usd_per_hour:.2f} an hour")
 
     def __str__(self) -> str:
-        known = f"about ${self.usd_per_hour:.2f} an hour (${self.usd_per_hour * HOURS_PER_MONTH:,.0f} a month)"
-        extra = f" plus {', '.join(self.unknown)} (no price listed)" if self.unknown else ""
-        return f"{known}{extra}, prices of {load_prices()['date']} from {load_prices()['source']}"
+        month = f"${self.usd_per_hour * HOURS_PER_MONTH:,.0f} a month"
+        known = self._add_unknown(f"about ${self.usd_per_hour:.2f} an hour ({month})")
+        return f"{known}, prices of {load_prices()['date']} from {load_prices()['source']}"
+
+    def _add_unknown(self, known: str) -> str:
+        """Add what has no price to the known cost; if nothing has one, there is no known cost."""
+        if not self.unknown:
+            return known
+        unlisted = f"the price of {', '.join(self.unknown)}, which is not listed"
+        return f"{known} plus {unlisted}" if self.usd_per_hour else unlisted
 
 
 @cache
@@ -57,17 +64,19 @@ def load_prices() -> PriceList:
 def estimate_cost(running: Iterable[tuple[Machine, int]]) -> Cost:
     """Return the cost of machines and their minimum numbers of replicas.
 
-    A minimum of 0 counts as one replica: the cost while there are requests. Spot VMs cost less than the estimate.
+    A minimum of 0 counts as one replica: the cost while there are requests. Replicas with a part of a machine's
+    accelerators share machines. Spot VMs cost less than the estimate.
     """
-    total, unknown = 0.0, []
+    table, total, unknown = load_table(), 0.0, []
     for machine, minimum in running:
-        count = minimum or 1
+        share = machine.accelerator_count, machine.gpu_partition_size
+        count = math.ceil((minimum or 1) / table.replicas_per_machine(machine.type, *share))
         hour = load_prices()["machines"].get(machine.type)
         if hour is None:
             unknown.append(machine.type)
         total += count * (hour or 0.0)
-        family, accelerator = machine.type.partition("-")[0], machine.accelerator_type
-        if machine.accelerator_count and family not in load_prices()["included"]:
+        accelerator = machine.accelerator_type
+        if machine.accelerator_count and machine.type not in table.accelerated:
             price = load_prices()["accelerators"].get(accelerator)
             if price is None:
                 unknown.append(accelerator)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from deploy.errors import ApiDisabledError, PermissionDeniedError, UserError
 from deploy.machines import load_table
+from deploy.quota import quota_page
 from deploy.roles import find_missing_permission, grant_missing
 from deploy.settings import Settings
 
@@ -121,12 +122,13 @@ def _quota(error: GoogleError, settings: Settings) -> UserError | None:
     need = f"{s.replicas.maximum} x {s.machine_type}" + (
         f" = {s.replicas.maximum * cores} cores" if cores else ""
     )
+    if s.accelerator_count:
+        need += f" and {s.replicas.maximum * s.accelerator_count} {s.accelerator_type}"
     names = ", ".join(dict.fromkeys(QUOTA.findall(text))) or "the quota"
     return UserError(
         f"quota exceeded{error.context} in {s.region}: {text} (max_replicas counts, here {need})",
         "free some with make undeploy ARGS=--idle, use a smaller machine_type or max_replicas, or request more of "
-        f"{names}: https://console.cloud.google.com/iam-admin/quotas?project={s.project}"
-        "&service=aiplatform.googleapis.com",
+        f"{names}: {quota_page(s)}",
     )
 
 

@@ -34,6 +34,8 @@ class Machine:
     """Time without requests after which no replica is left; 0: at least one always runs."""
     min_up_minutes: int = 0
     """Minimum time until then; 0: at least one always runs."""
+    gpu_partition_size: str = ""
+    """Part of the accelerator; empty: all of it."""
 
 
 @dataclass(frozen=True)

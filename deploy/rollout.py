@@ -9,6 +9,7 @@ from deploy.clients import CloudClients
 from deploy.cost import estimate_cost
 from deploy.errors import UserError
 from deploy.plan import DEPLOYMENT_TIME, EndpointState, Goal
+from deploy.quota import describe_need
 from deploy.reconcile import (
     check_endpoint,
     configure_endpoint,
@@ -103,10 +104,13 @@ def rollback(cloud: CloudClients) -> None:
 
 
 def _report_outlook(cloud: CloudClients, *, needs_image: bool) -> None:
-    """Report how long a first deployment takes, and what it costs."""
-    if (cloud.vertex.endpoint_state() or EndpointState()).deployed:
+    """Report how long a first deployment takes, what it costs, and the quota that new accelerators need."""
+    s, deployed = cloud.settings, (cloud.vertex.endpoint_state() or EndpointState()).deployed
+    is_new = all(model.machine.accelerator_type != s.accelerator_type for model in deployed)
+    if is_new and (need := describe_need(s)):
+        cloud.report(need)
+    if deployed:
         return
-    s = cloud.settings
     build = f"the image ({builder.describe(cloud)}), " if needs_image else ""
     cost = estimate_cost([(s.machine, s.min_replicas)])
     cloud.report(

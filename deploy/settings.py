@@ -9,14 +9,14 @@ import argparse
 import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from deploy import places
-from deploy.conflicts import find_conflicts
+from deploy.conflicts import Conflict, find_conflicts
 from deploy.errors import UserError
 from deploy.fields.build import Build
 from deploy.fields.container import Container
@@ -94,6 +94,7 @@ class Settings(Location, Machines, Endpoint, Container, Build):
             access_logging=self.access_logging,
             idle_minutes=0 if self.min_replicas else self.idle_minutes,
             min_up_minutes=0 if self.min_replicas else self.min_up_minutes,
+            gpu_partition_size=self.gpu_partition_size,
         )
 
     @property
@@ -232,10 +233,16 @@ def load(
             'make deploy-endpoint PROJECT=my-project, or set project = "my-project" in deploy.toml, '
             "or the variable GOOGLE_CLOUD_PROJECT",
         )
-    if check and (conflict := next(find_conflicts(settings), None)):
-        origin = origins.get(conflict.name, str(file))
-        raise UserError(f"{origin}: {conflict.text}", conflict.hint)
+    if check:
+        check_conflicts(settings, find_conflicts(settings), file)
     return settings
+
+
+def check_conflicts(settings: Settings, conflicts: Iterable[Conflict], file: Path = FILE) -> None:
+    """Raise UserError for the first conflict; the message names where the setting is set, or else the file."""
+    for conflict in conflicts:
+        origin = settings.origins.get(conflict.name, str(file))
+        raise UserError(f"{origin}: {conflict.text}", conflict.hint)
 
 
 def _add_ambient_project(

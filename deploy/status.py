@@ -8,6 +8,7 @@ from deploy.clients import CloudClients
 from deploy.cost import BUILD_USD_PER_MINUTE, estimate_cost
 from deploy.inventory import Inventory, take_inventories
 from deploy.plan import DeployedModel, EndpointState, Machine
+from deploy.quota import describe_usage
 
 if TYPE_CHECKING:
     from deploy.gcp.jobs import Job
@@ -40,6 +41,8 @@ def _report_place(cloud: CloudClients, found: Inventory, running: Running) -> No
             suffix = f", commit {commit}" if commit else ""
             cloud.report(f"    {state.share(model.id):3} %  {_describe(model)}{suffix}")
             running.append((model.machine, model.replicas.minimum))
+        for line in describe_usage(state.deployed):
+            cloud.report(f"    {line}")
         _report_advice(cloud, state)
     for operation in state.pending if state else ():
         operation_id = operation.rpartition("/")[2]
@@ -91,6 +94,7 @@ def _describe_job(job: "Job", running: Running) -> str:
             spec.get("machineType", ""),
             spec.get("acceleratorType", ""),
             spec.get("acceleratorCount", 0),
+            gpu_partition_size=spec.get("gpuPartitionSize", ""),
         )
         running.append((machine, count))
         return f", {count} x {machine.type}"
@@ -114,10 +118,10 @@ def _report_advice(cloud: CloudClients, state: EndpointState) -> None:
         for model in state.deployed
         if not state.share(model.id) and model.version != unfinished
     ]:
-        hour = estimate_cost((model.machine, model.replicas.minimum) for model in idle).usd_per_hour
+        cost = estimate_cost((model.machine, model.replicas.minimum) for model in idle)
         versions = ", ".join(model.version for model in idle)
         cloud.report(
-            f"    version {versions} has no traffic: it is kept for a fast rollback, at ${hour:.2f} an hour"
+            f"    version {versions} has no traffic: it is kept for a fast rollback, at {cost.per_hour}"
         )
         cloud.report("      (to end it: make undeploy ARGS=--idle)")
     if state.deployed and not any(state.share(model.id) for model in state.deployed):
@@ -127,12 +131,13 @@ def _report_advice(cloud: CloudClients, state: EndpointState) -> None:
 def _describe(deployed: DeployedModel) -> str:
     machine, replicas = deployed.machine, deployed.replicas
     count, accelerator = machine.accelerator_count, machine.accelerator_type
-    extra = f" + {count} {accelerator}" if count else ""
+    amount = f"{machine.gpu_partition_size} of" if machine.gpu_partition_size else count
+    extra = f" + {amount} {accelerator}" if count else ""
     size = f"{replicas.minimum} to {replicas.maximum} x {machine.type}{extra}"
-    hour = estimate_cost([(machine, replicas.minimum)]).usd_per_hour
+    hour = estimate_cost([(machine, replicas.minimum)]).per_hour
     return (
         f"version {deployed.version}, deployed model {deployed.id}, {size}, {_age(deployed.since)}, "
-        f"${hour:.2f} an hour"
+        f"{hour}"
     )
 
 

@@ -13,7 +13,7 @@ from emulator.batch_formats import Instance
 from emulator.errors import ApiError, invalid_argument
 from emulator.jobs import JobType, raise_if_cancelled
 from emulator.routes import not_supported
-from emulator.state import State, canonical_name, find_model
+from emulator.state import State, canonical_name, find_model, get_region
 
 TIMEOUT_S = 60
 """How long the container may take for one request."""
@@ -29,7 +29,7 @@ def create(state: State, request: v1.CreateBatchPredictionJobRequest) -> v1.Batc
     if not job.model:
         raise invalid_argument("Exactly one of model and unmanaged_container_model must be set.")
     model = find_model(state, job.model)
-    _check_resources(job)
+    _check_resources(job, get_region(request.parent))
     batch_formats.check(job)
     if job.generate_explanation:
         if "explanation_spec" not in job and "explanation_spec" not in model:
@@ -40,7 +40,7 @@ def create(state: State, request: v1.CreateBatchPredictionJobRequest) -> v1.Batc
     return JOBS.start(state, job, lambda cancelled: _run(state, job, model, cancelled))
 
 
-def _check_resources(job: v1.BatchPredictionJob) -> None:
+def _check_resources(job: v1.BatchPredictionJob, region: str) -> None:
     if "dedicated_resources" not in job:
         raise invalid_argument("Models of custom containers need dedicated_resources.")
     resources = job.dedicated_resources
@@ -48,7 +48,7 @@ def _check_resources(job: v1.BatchPredictionJob) -> None:
         raise invalid_argument(
             "Required field is not set: dedicated_resources.machine_spec.machine_type."
         )
-    machines.check(resources.machine_spec)
+    machines.check(resources.machine_spec, region)
     resources.max_replica_count = resources.max_replica_count or MAX_REPLICAS
     if resources.starting_replica_count > resources.max_replica_count:
         raise invalid_argument("starting_replica_count must not be greater than max_replica_count.")

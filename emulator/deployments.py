@@ -1,6 +1,5 @@
 """The models deployed to endpoints: deployment, undeployment, changes and quotas."""
 
-import re
 import threading
 from typing import NamedTuple
 
@@ -45,7 +44,7 @@ def deploy(state: State, request: v1.DeployModelRequest) -> Operation:
         raise failed_precondition(
             f"Endpoint {endpoint.name} is peered with a network: it can have one deployed model only."
         )
-    _check_resources(deployed)
+    _check_resources(deployed, get_region(endpoint.name))
     resources = deployed.dedicated_resources
     with state.lock:
         replaced = (endpoint.name, previous.id if previous else deployed.id)
@@ -123,7 +122,7 @@ class _Deployment(NamedTuple):
         mark_changed(self.state, endpoint)
 
 
-def _check_resources(deployed: v1.DeployedModel) -> None:
+def _check_resources(deployed: v1.DeployedModel, region: str) -> None:
     """Raise ApiError for machines or replica counts that do not exist; fill in the defaults."""
     if "shared_resources" in deployed:
         raise not_supported("shared_resources (a DeploymentResourcePool)")
@@ -131,7 +130,7 @@ def _check_resources(deployed: v1.DeployedModel) -> None:
         raise invalid_argument("Models of custom containers need dedicated_resources.")
     resources = deployed.dedicated_resources
     resources.machine_spec.machine_type = resources.machine_spec.machine_type or machines.DEFAULT
-    machines.check(resources.machine_spec)
+    machines.check(resources.machine_spec, region)
     resources.max_replica_count = resources.max_replica_count or max(
         resources.min_replica_count, previews.initial_count(resources)
     )
@@ -225,8 +224,7 @@ def _check_quota(state: State, key: tuple[str, str], resources: v1.DedicatedReso
     same = [r for r in all_resources if r.machine_spec.accelerator_type == accelerator]
     count = sum(r.machine_spec.accelerator_count * r.max_replica_count for r in same)
     if resources.machine_spec.accelerator_count and count > state.config.accelerator_quota:
-        name = re.sub("NVIDIA_(TESLA_)?|_", "", v1.AcceleratorType(accelerator).name)
-        exceeded.append(f"CustomModelServing{name}GPUsPerProjectPerRegion")
+        exceeded.append(machines.quota_name(v1.AcceleratorType(accelerator).name))
     if exceeded:
         message = f"The following quotas are exceeded: {', '.join(exceeded)}"
         raise ApiError("RESOURCE_EXHAUSTED", message)

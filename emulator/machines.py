@@ -26,28 +26,59 @@ CORES_PER_ACCELERATOR = {
 NO_ACCELERATOR = "ACCELERATOR_TYPE_UNSPECIFIED"
 
 
-def check(machine: v1.MachineSpec) -> None:
-    """Raise ApiError for a machine type that does not exist, or that has no such accelerators."""
+def check(machine: v1.MachineSpec, region: str) -> None:
+    """Raise ApiError for a machine type that does not exist, or that has no such accelerators in the region."""
     name, count = machine.machine_type, machine.accelerator_count
-    cores, kind = count_cores(name), v1.AcceleratorType(machine.accelerator_type).name
-    if included := _table()["accelerated"].get(name):
-        ((expected, number),) = included.items()
-        if (kind, count) != (expected, number):
-            raise invalid_argument(
-                f"Machine type {name} needs accelerator_type {expected} and accelerator_count {number}."
-            )
+    kind, possible = v1.AcceleratorType(machine.accelerator_type).name, _accelerators(name)
+    if kind == NO_ACCELERATOR and not count and name not in _table()["accelerated"]:
+        if machine.gpu_partition_size:
+            raise invalid_argument("gpu_partition_size needs an accelerator_type.")
         return
-    if not count and kind == NO_ACCELERATOR:
-        return
-    limits = _table()["attachable"].get(kind)
-    if limits is None or not name.startswith("n1-"):
-        raise invalid_argument(f"Accelerator {kind} is not supported for machine type {name}.")
-    counts = [number for number, max_cores in limits.items() if cores <= max_cores]
-    if str(count) not in counts:
+    if kind not in possible:
+        raise invalid_argument(f'Accelerator "{kind}" is not supported for machine type "{name}"')
+    if count not in possible[kind]:
         raise invalid_argument(
-            f"Accelerator count {count} of {kind} is not supported for machine type {name}: "
-            f"expected {' or '.join(counts)}."
+            f'The accelerator count "{count}" is not allowed. The allowed numbers of accelerator "{kind}" to use '
+            f'with machine type "{name}" are: {possible[kind]}.'
         )
+    if region not in _table()["accelerator_regions"].get(kind, [region]):
+        raise invalid_argument(f'Accelerator "{kind}" is not supported in region "{region}"')
+    if machine.gpu_partition_size:
+        _check_part(kind, count, machine.gpu_partition_size)
+
+
+def _accelerators(machine_type: str) -> dict[str, list[int]]:
+    """Return the accelerators of a machine type and their possible numbers; raise ApiError if it does not exist."""
+    cores, table = count_cores(machine_type), _table()
+    if own := table["accelerated"].get(machine_type):
+        is_coscheduled = machine_type.partition("-")[0] in table["coscheduled"]
+        return {
+            kind: list(range(1, number + 1)) if is_coscheduled else [number]
+            for kind, number in own.items()
+        }
+    if not machine_type.startswith("n1-"):
+        return {}
+    return {
+        kind: [int(number) for number, max_cores in limits.items() if cores <= max_cores]
+        for kind, limits in table["attachable"].items()
+    }
+
+
+def _check_part(kind: str, count: int, size: str) -> None:
+    """Raise ApiError if an accelerator has no part of that size, or if more than one is requested."""
+    sizes = _table()["partitions"].get(kind)
+    if sizes is None or (sizes and size not in sizes):
+        raise invalid_argument(
+            f'GPU partition size "{size}" is not supported for accelerator "{kind}"'
+        )
+    if count != 1:
+        raise invalid_argument("accelerator_count must be 1 if gpu_partition_size is set.")
+
+
+def quota_name(kind: str) -> str:
+    """Return the name of the limit of an accelerator in errors."""
+    name = _table()["quotas"].get(kind, kind.removeprefix("NVIDIA_")).upper().replace("_", "")
+    return f"CustomModelServing{name}GPUsPerProjectPerRegion"
 
 
 def count_cores(machine_type: str) -> int:

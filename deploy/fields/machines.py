@@ -4,7 +4,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from deploy.fields.types import RESOURCE_ID, AcceleratorType, Group, MachineType, Percent, matching
+from deploy.fields.types import (
+    RESOURCE_ID,
+    AcceleratorType,
+    Group,
+    MachineType,
+    PartitionSize,
+    Percent,
+    SharedClients,
+    matching,
+)
 
 Replica = Annotated[int, Field(ge=1, le=1000)]
 IdleMinutes = Annotated[int, Field(ge=5, le=480)]
@@ -19,6 +28,10 @@ class Machines(Group):
     """accelerator of each replica, such as NVIDIA_TESLA_T4"""
     accelerator_count: Annotated[int, Field(ge=0, le=16)] = 0
     """number of accelerators of each replica"""
+    gpu_partition_size: PartitionSize = ""
+    """part of an accelerator (MIG) that each replica gets, such as 1g.10gb; empty: whole accelerators (preview)"""
+    gpu_max_shared_clients: SharedClients = 0
+    """on GKE only: number of pods that share an accelerator in turns (time sharing); 0: none"""
     min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
     """minimum number of replicas; these run, and cost, all the time. 0: none without requests (preview)"""
     max_replicas: Replica = 2

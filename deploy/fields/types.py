@@ -17,6 +17,7 @@ HOST = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?"
 BUCKET = "[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
 
 NETWORK = rf"projects/({PROJECT})/global/networks/{RESOURCE_ID}"
+MIN_SHARED_CLIENTS, MAX_SHARED_CLIENTS = 2, 48
 MAX_LABELS = 60
 """Google's maximum is 64, and `deploy` adds some."""
 OWN_LABELS = ("created-by", "goal", "served", "rolled-back-to", "image-digest", "git-commit")
@@ -68,6 +69,13 @@ def check_route(text: str) -> str:
     return text
 
 
+def check_shared_clients(number: int) -> int:
+    """Check how many pods share a GPU, by GKE's limits."""
+    if number and not MIN_SHARED_CLIENTS <= number <= MAX_SHARED_CLIENTS:
+        raise ValueError(f"should be 0, or {MIN_SHARED_CLIENTS} to {MAX_SHARED_CLIENTS}")
+    return number
+
+
 def check_labels(labels: dict[str, str]) -> dict[str, str]:
     """Check labels by Google's rules: letters of any script, but none in upper case."""
     if len(labels) > MAX_LABELS:
@@ -117,6 +125,10 @@ AcceleratorType = Annotated[
         "an accelerator in deploy/machines.toml such as NVIDIA_L4",
     ),
 ]
+PartitionSize = Annotated[
+    str, matching(r"[1-7]g\.[0-9]{1,3}gb|", "a size of a part of a GPU such as 1g.10gb")
+]
+SharedClients = Annotated[int, AfterValidator(check_shared_clients)]
 Percent = Annotated[int, Field(ge=1, le=100)]
 Labels = Annotated[dict[str, str], AfterValidator(check_labels)]
 Projects = Annotated[

@@ -219,6 +219,7 @@ def machine_spec(machine: Machine) -> Json:
         machineType=machine.type,
         acceleratorType=machine.accelerator_type,
         acceleratorCount=machine.accelerator_count,
+        gpuPartitionSize=machine.gpu_partition_size,
         reservationAffinity=affinity,
     )
 
@@ -279,6 +280,7 @@ def _read_machine(deployed: Json) -> Machine:
         access_logging=deployed.get("enableAccessLogging", False),
         idle_minutes=idle,
         min_up_minutes=up,
+        gpu_partition_size=spec.get("gpuPartitionSize", ""),
     )
 
 

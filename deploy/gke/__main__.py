@@ -1,18 +1,19 @@
 """Deploy the image to a GKE cluster with the manifests in kubernetes/, or delete the deployment.
 
 MODEL or --model selects the model, whose name is that of the namespace. deploy.toml, here and in the model's folder,
-sets the project, the region, the image, artifact_uri, service_account, the accelerator, [env], and if they differ
-from the model's, the name and predict_route. The manifests set the number and size of the pods.
+sets the project, the region, the image, artifact_uri, service_account, the accelerator and its parts, [env], and if
+they differ from the model's, the name and predict_route. The manifests set the number and size of the pods.
 """
 
 import argparse
 
 from deploy import cli, programs, settings
 from deploy.clients import CloudClients
+from deploy.conflicts import find_gke_conflicts
 from deploy.errors import UserError
 from deploy.gke.cluster import Cluster
 from deploy.gke.kubectl import Kubectl
-from deploy.gke.overlay import OVERLAYS
+from deploy.gke.overlay import OVERLAYS, Scaling
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,6 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     values = settings.load(vars(args), file=args.settings, check=False)
+    if args.command == "deploy":
+        conflicts = find_gke_conflicts(values, duty_cycle=args.duty_cycle)
+        settings.check_conflicts(values, conflicts, args.settings)
     cli.report_place(values)
     if not args.cluster:
         hint = f"CLUSTER=…, one of: gcloud container clusters list --project={values.project}"
@@ -45,7 +49,8 @@ def _run(args: argparse.Namespace) -> None:
     try:
         if args.command == "deploy":
             cloud = CloudClients.create(values, report, dry_run=args.dry_run)
-            cluster.deploy(cloud, queue_wait=args.queue_wait)
+            scaling = Scaling(queue_wait=args.queue_wait, duty_cycle=args.duty_cycle)
+            cluster.deploy(cloud, scaling)
         else:
             cluster.undeploy(yes=args.yes)
     except UserError as error:
@@ -71,6 +76,11 @@ def _build_parser() -> argparse.ArgumentParser:
     command = add("deploy", "deploy the image to a cluster, as three or more pods")
     text = "scale by the queue wait of requests, too; needs the Prometheus adapter (docs/kubernetes.md)"
     command.add_argument("--queue-wait", action="store_true", help=text)
+    text = (
+        "with GPUs: scale by their duty cycle, too, with the target gpu_percent, as CPU use is a poor measure of their "
+        "load; needs Google's metrics adapter (docs/kubernetes.md)"
+    )
+    command.add_argument("--duty-cycle", action="store_true", help=text)
     command = add("undeploy", "delete the deployment, after a confirmation")
     command.add_argument("--yes", action="store_true", help="skip the confirmation")
     return parser

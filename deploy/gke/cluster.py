@@ -8,12 +8,17 @@ from deploy.clients import CloudClients
 from deploy.errors import UserError
 from deploy.gke import overlay
 from deploy.gke.kubectl import Kubectl
-from deploy.gke.overlay import APP
+from deploy.gke.overlay import APP, Scaling
 from deploy.registry import find_image
 from deploy.settings import Settings
 
-ROLLOUT_TIMEOUT = "10m"
-CUSTOM_METRICS_API = "custom.metrics.k8s.io"
+ROLLOUT_TIMEOUT, GPU_ROLLOUT_TIMEOUT = "10m", "20m"
+"""A new node with a GPU installs its driver, and pulls a larger image. Estimates."""
+CUSTOM_METRICS_API, EXTERNAL_METRICS_API = "custom.metrics.k8s.io", "external.metrics.k8s.io"
+CPU_ONLY = (
+    "pods are added by CPU use only, a poor measure of the load of a GPU: --duty-cycle or --queue-wait adds another "
+    "(docs/kubernetes.md)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,7 @@ class Cluster:
     settings: Settings
     kubectl: Kubectl
 
-    def deploy(self, cloud: CloudClients, *, queue_wait: bool) -> None:
+    def deploy(self, cloud: CloudClients, scaling: Scaling) -> None:
         """Apply the manifests with the image of the settings, and wait for the rollout; raise UserError."""
         report = self.kubectl.report
         found = find_image(cloud)
@@ -36,11 +41,15 @@ class Cluster:
                 "make push or make build-cloud, with the same PROJECT and REGION; or --image NAME@sha256:…",
             )
         report(f"image: {found.uri}")
-        content = overlay.deployment_kustomization(self.settings, found.uri, queue_wait=queue_wait)
+        has_gpu = bool(self.settings.accelerator_type)
+        if has_gpu and scaling == Scaling():
+            report(CPU_ONLY)
+        labels = {"cluster_name": self.name, "location": self.location}
+        content = overlay.deployment_kustomization(self.settings, found.uri, scaling, labels)
         folder = overlay.write_overlay(self.settings, content)
         self._connect()
         if not self.kubectl.dry_run:
-            self._check_apis(queue_wait=queue_wait)
+            self._check_apis(scaling)
         self.kubectl.run(
             *("apply", "--server-side", "-k", str(folder)),
             error=UserError(
@@ -48,12 +57,13 @@ class Cluster:
                 "fix the cause, and run the same command again",
             ),
         )
+        timeout = GPU_ROLLOUT_TIMEOUT if has_gpu else ROLLOUT_TIMEOUT
         namespace = ["--namespace", self.settings.name]
         kubectl = f"KUBECONFIG={self.kubectl.kubeconfig} kubectl {' '.join(namespace)}"
         self.kubectl.run(
-            *("rollout", "status", f"deployment/{APP}", *namespace, f"--timeout={ROLLOUT_TIMEOUT}"),
+            *("rollout", "status", f"deployment/{APP}", *namespace, f"--timeout={timeout}"),
             error=UserError(
-                f"the pods are not ready after {ROLLOUT_TIMEOUT}; the previous pods continue to serve",
+                f"the pods are not ready after {timeout}; the previous pods continue to serve",
                 f"{kubectl} get pods, then describe or logs of one: the last line of a container's log has the reason",
             ),
         )
@@ -64,7 +74,7 @@ class Cluster:
             f"\nURL in the cluster: http://{APP}.{self.settings.name}{self.settings.predict_route}\n"
             f"  address in the VPC network: {kubectl} get gateway {APP}\n"
             f"  from this machine: {kubectl} port-forward service/{APP} 8080:80, then make predict\n"
-            f"Three pods and a load balancer run, and cost, until make undeploy-gke"
+            f"Three pods{' with GPUs' * has_gpu} and a load balancer run, and cost, until make undeploy-gke"
         )
 
     def undeploy(self, *, yes: bool) -> None:
@@ -97,7 +107,7 @@ class Cluster:
     def _connect(self) -> None:
         self.kubectl.connect(self.name, self.location, self.settings.project)
 
-    def _check_apis(self, *, queue_wait: bool) -> None:
+    def _check_apis(self, scaling: Scaling) -> None:
         """Raise UserError if the cluster lacks an API that the manifests use."""
         served = self.kubectl.query("api-versions")
         groups = {line.partition("/")[0] for line in served.split()}
@@ -108,7 +118,11 @@ class Cluster:
             "networking.gke.io": f"{update} --update-addons=HttpLoadBalancing=ENABLED",
             "monitoring.googleapis.com": f"{update} --enable-managed-prometheus",
         }
-        if queue_wait:
+        if scaling.duty_cycle:
+            remedies[EXTERNAL_METRICS_API] = (
+                "install Google's metrics adapter as in docs/kubernetes.md"
+            )
+        if scaling.queue_wait:
             remedies[CUSTOM_METRICS_API] = (
                 "install the Prometheus adapter with the rule of docs/kubernetes.md"
             )

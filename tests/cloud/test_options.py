@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,42 @@ def test_options_are_set_and_nothing_changes_when_the_command_is_repeated(
     assert model.container_spec.startup_probe.http_get.path == "/ping"
     assert "nothing changed" in deploy(line).out
     assert traffic_by_version(stack) == {"1": 100}
+
+
+L4 = """
+machine_type = "g2-standard-4"
+accelerator_type = "NVIDIA_L4"
+accelerator_count = 1
+"""
+PART = """
+machine_type = "a3-highgpu-1g"
+accelerator_type = "NVIDIA_H100_80GB"
+accelerator_count = 1
+gpu_partition_size = "1g.10gb"
+"""
+
+
+def test_gpu_and_then_a_part_of_one_are_deployed_and_shown_with_their_cost_and_quota(
+    deploy: Run, stack: Stack, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(stack.state.config, accelerator_quota=2, cpu_quota=99)
+    monkeypatch.setattr(stack.state, "config", config)
+    dry = deploy(f"endpoint --dry-run {options(L4)}").out
+    assert "at least 2 of custom_model_serving_nvidia_l4_gpus in us-central1" in dry
+    assert "about $0.81 an hour ($593 a month)" in dry
+    assert not stack.state.endpoints
+    assert deploy(f"endpoint {options(L4)}").code == 0
+    shown = deploy("status").out
+    assert "1 to 2 x g2-standard-4 + 1 NVIDIA_L4, new, $0.81 an hour" in shown
+    assert "quota: up to 2 of custom_model_serving_nvidia_l4_gpus" in shown
+    done = deploy(f"endpoint {options(PART)}")
+    assert done.code == 0
+    assert "at least 2 of custom_model_serving_nvidia_h100_gpus" in done.out
+    specs = [each.dedicated_resources.machine_spec for each in endpoint(stack).deployed_models]
+    assert [spec.gpu_partition_size for spec in specs] == ["1g.10gb"], "it is another deployment"
+    shown = deploy("status").out
+    assert "a3-highgpu-1g + 1g.10gb of NVIDIA_H100_80GB, new, $12.63 an hour" in shown
+    assert "nothing changed" in deploy(f"endpoint {options(PART)}").out
 
 
 def test_changed_options_are_updated_without_another_deployment(

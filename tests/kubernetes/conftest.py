@@ -14,7 +14,7 @@ from tests.container.conftest import docker, image  # noqa: F401
 from tests.images import ROOT
 
 BIN = ROOT / "build" / "kubernetes" / "bin"
-OVERLAYS = ("any", "gke-cpu", "gke-gpu", "kserve")
+OVERLAYS = ("any", "gke-cpu", "gke-gpu", "gke-mig", "gke-time-sharing", "kserve")
 MANIFESTS = ROOT / "kubernetes"
 
 Manifest = dict[str, Any]

@@ -33,6 +33,7 @@ KINDS = {
     },
     "monitoring.googleapis.com/v1": {"PodMonitoring": "podmonitorings"},
     "custom.metrics.k8s.io/v1beta1": {},
+    "external.metrics.k8s.io/v1beta1": {},
 }
 READY = {"type": "Available", "status": "True"}
 STUCK = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}

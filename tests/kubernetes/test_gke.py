@@ -15,7 +15,9 @@ import yaml
 from deploy.cli import confirm
 from deploy.errors import UserError
 from deploy.gke import __main__ as command_line
-from deploy.gke.overlay import APP, OVERLAYS
+from deploy.gke.overlay import APP, OVERLAYS, Scaling, deployment_kustomization
+from deploy.machines import load_table
+from deploy.settings import Settings
 from tests.images import ROOT, TOY
 from tests.kubernetes import fake_cluster, node
 from tests.kubernetes.conftest import BIN
@@ -152,10 +154,11 @@ def test_image_of_the_sources_is_looked_up_in_the_registry(cluster: FakeCluster,
         ({}, f"--image eu-{NAME.removeprefix('us-')}:latest", ["has no digest"]),
         (
             {"served": {name: KINDS[name] for name in ("v1", "apps/v1")}},
-            "--queue-wait",
+            "--queue-wait --duty-cycle",
             [
                 "lacks the APIs gateway.networking.k8s.io, networking.gke.io, "
-                "monitoring.googleapis.com, custom.metrics.k8s.io",
+                "monitoring.googleapis.com, external.metrics.k8s.io, custom.metrics.k8s.io",
+                "Google's metrics adapter",
                 "--gateway-api=standard",
                 "--update-addons=HttpLoadBalancing=ENABLED",
                 "--enable-managed-prometheus",
@@ -177,7 +180,8 @@ def test_deployment_that_cannot_succeed_fails_with_a_hint(
 ) -> None:
     for name, value in state.items():
         setattr(cluster, name, value)
-    done = gke(f"deploy {TARGET} {options}")
+    gpu = {"DEPLOY_ACCELERATOR_TYPE": "NVIDIA_L4", "DEPLOY_ACCELERATOR_COUNT": "1"}
+    done = gke(f"deploy {TARGET} {options}", **(gpu if "--duty-cycle" in options else {}))
     assert done.code == 1
     for each in messages:
         assert each in done.err
@@ -203,13 +207,12 @@ def test_deploy_toml_sets_names_model_account_accelerator_and_variables(
     (tmp_path / "ours.toml").write_text(
         'name = "flowers"\npredict_route = "/v1/flowers"\nartifact_uri = "gs://bucket/flowers"\n'
         'service_account = "s@p.iam.gserviceaccount.com"\n'
-        'accelerator_type = "NVIDIA_TESLA_T4"\naccelerator_count = 2\n[env]\nACCESS_LOG = "all"\n'
+        'accelerator_type = "NVIDIA_TESLA_T4"\naccelerator_count = 2\ngpu_percent = 70\n'
+        '[env]\nACCESS_LOG = "all"\n'
     )
-    done = gke(f"deploy {TARGET} --dry-run --settings ours.toml --queue-wait")
+    done = gke(f"deploy {TARGET} --dry-run --settings ours.toml --queue-wait --duty-cycle")
     assert done.code == 0, done.err
-    render = [str(BIN / "kubectl"), "kustomize", str(tmp_path / OVERLAYS / "flowers")]
-    text = subprocess.run(render, capture_output=True, timeout=30, check=True).stdout
-    found = {each["kind"]: each for each in yaml.safe_load_all(text)}
+    found = render(tmp_path / OVERLAYS / "flowers")
     assert found["Namespace"]["metadata"]["name"] == "flowers"
     assert found["HTTPRoute"]["metadata"]["namespace"] == "flowers"
     (rule,) = found["HTTPRoute"]["spec"]["rules"]
@@ -236,4 +239,125 @@ def test_deploy_toml_sets_names_model_account_accelerator_and_variables(
     # Fetching the model may take 20 minutes, and needs egress.
     assert container["startupProbe"]["failureThreshold"] == 1200
     assert found["NetworkPolicy"]["spec"]["egress"]
-    assert len(found["HorizontalPodAutoscaler"]["spec"]["metrics"]) == 2
+    cpu, duty_cycle, queue_wait = found["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    assert [each["type"] for each in (cpu, duty_cycle, queue_wait)] == [
+        *("Resource", "External", "Pods"),
+    ]
+    # Of this namespace in this cluster only, and a pod has two GPUs.
+    assert duty_cycle["external"]["metric"]["selector"]["matchLabels"] == {
+        "resource.labels.namespace_name": "flowers",
+        "resource.labels.container_name": "serving",
+        "resource.labels.cluster_name": "c1",
+        "resource.labels.location": "us-central1",
+    }
+    assert duty_cycle["external"]["target"]["averageValue"] == "140"
+
+
+def render(folder: Path) -> dict[str, Any]:
+    """Return the objects of a generated overlay by kind."""
+    command = [str(BIN / "kubectl"), "kustomize", str(folder)]
+    text = subprocess.run(command, capture_output=True, timeout=30, check=True).stdout
+    return {each["kind"]: each for each in yaml.safe_load_all(text)}
+
+
+@pytest.mark.parametrize(
+    ("lines", "labels"),
+    [
+        ("", {}),
+        ('gpu_partition_size = "3g.71gb"', {"gke-gpu-partition-size": "3g.71gb"}),
+        (
+            "gpu_max_shared_clients = 4",
+            {"gke-gpu-sharing-strategy": "time-sharing", "gke-max-shared-clients-per-gpu": "4"},
+        ),
+        (
+            'gpu_partition_size = "1g.18gb"\ngpu_max_shared_clients = 3',
+            {
+                "gke-gpu-partition-size": "1g.18gb",
+                "gke-gpu-sharing-strategy": "time-sharing",
+                "gke-max-shared-clients-per-gpu": "3",
+            },
+        ),
+    ],
+    ids=["whole", "part", "shared", "shared part"],
+)
+def test_pods_run_on_nodes_with_the_gpu_or_its_part_or_share_of_it(
+    gke: Gke, tmp_path: Path, lines: str, labels: dict[str, str]
+) -> None:
+    gpu = 'accelerator_type = "NVIDIA_H200_141GB"\naccelerator_count = 1\n'
+    (tmp_path / "ours.toml").write_text(gpu + lines)
+    done = gke(f"deploy {TARGET} --dry-run --settings ours.toml")
+    assert done.code == 0, done.err
+    assert "CPU use only, a poor measure" in done.out
+    assert "--duty-cycle" in done.out
+    found = render(tmp_path / OVERLAYS / "toy")["Deployment"]["spec"]["template"]["spec"]
+    assert found["nodeSelector"] == {
+        f"cloud.google.com/{name}": value
+        for name, value in {"gke-accelerator": "nvidia-h200-141gb", **labels}.items()
+    }
+    assert found["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+GKE_NAMES = {
+    # https://docs.cloud.google.com/compute/docs/gpus, whose names are the values of the label
+    "NVIDIA_TESLA_P4": "nvidia-tesla-p4",
+    "NVIDIA_TESLA_P100": "nvidia-tesla-p100",
+    "NVIDIA_TESLA_T4": "nvidia-tesla-t4",
+    "NVIDIA_TESLA_V100": "nvidia-tesla-v100",
+    "NVIDIA_L4": "nvidia-l4",
+    "NVIDIA_TESLA_A100": "nvidia-tesla-a100",
+    "NVIDIA_A100_80GB": "nvidia-a100-80gb",
+    "NVIDIA_H100_80GB": "nvidia-h100-80gb",
+    "NVIDIA_H100_MEGA_80GB": "nvidia-h100-mega-80gb",
+    "NVIDIA_H200_141GB": "nvidia-h200-141gb",
+    "NVIDIA_B200": "nvidia-b200",
+    "NVIDIA_GB200": "nvidia-gb200",
+    "NVIDIA_RTX_PRO_6000": "nvidia-rtx-pro-6000",
+}
+
+
+def test_every_accelerator_has_its_name_on_gke() -> None:
+    assert GKE_NAMES.keys() == load_table().accelerator_types
+    for accelerator, name in GKE_NAMES.items():
+        settings = Settings(project="my-project", accelerator_type=accelerator, accelerator_count=1)
+        content = deployment_kustomization(settings, f"{NAME}@{DIGEST}", Scaling(), {})
+        patch = yaml.safe_load(content["patches"][0]["patch"])
+        labels = patch["spec"]["template"]["spec"]["nodeSelector"]
+        assert labels == {"cloud.google.com/gke-accelerator": name}
+
+
+L4 = 'accelerator_type = "NVIDIA_L4"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "messages"),
+    [
+        (L4, "", ["accelerator_type = 'NVIDIA_L4' without an accelerator_count"]),
+        (
+            f"{L4}accelerator_count = 2\ngpu_max_shared_clients = 2",
+            "",
+            ["accelerator_count = 2 with gpu_max_shared_clients = 2: GKE allows one for each pod"],
+        ),
+        ("gpu_max_shared_clients = 2", "", ["has no effect without accelerator_type"]),
+        (
+            f'{L4}accelerator_count = 1\ngpu_partition_size = "1g.5gb"',
+            "",
+            ["'1g.5gb': NVIDIA_L4 cannot be divided", "NVIDIA_TESLA_A100"],
+        ),
+        ("", "--duty-cycle", ["--duty-cycle has no effect without accelerator_type"]),
+        (
+            f"{L4}accelerator_count = 1\ngpu_max_shared_clients = 2",
+            "--duty-cycle",
+            ["--duty-cycle with gpu_max_shared_clients = 2: GKE has no duty cycle", "--queue-wait"],
+        ),
+    ],
+    ids=["no number", "two shared", "nothing shared", "no parts", "no GPU", "no metric"],
+)
+def test_gpu_settings_that_gke_cannot_follow_are_refused_before_anything_runs(
+    gke: Gke, tmp_path: Path, text: str, options: str, messages: list[str]
+) -> None:
+    (tmp_path / "ours.toml").write_text(text)
+    done = gke(f"deploy {TARGET} --settings ours.toml {options}")
+    assert done.code == 1
+    for each in messages:
+        assert each in done.err
+    assert not done.out

@@ -46,12 +46,46 @@ def test_commands_print_what_the_guide_shows(tmp_path: Path) -> None:
 @pytest.fixture(params=["any", "kserve"])
 def overlay(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Write an overlay of the guide to a folder beside the manifests."""
-    texts = re.findall(r"```yaml\n(.+?)```", GUIDE.read_text(), re.DOTALL)
-    (text,) = [each for each in texts if f"overlays/{request.param}\n" in each]
-    shutil.copytree(MANIFESTS, tmp_path / "kubernetes")
-    (tmp_path / "flowers").mkdir()
-    (tmp_path / "flowers" / "kustomization.yaml").write_text(text)
-    return tmp_path / "flowers"
+    (text,) = [each for each in read_manifests() if f"overlays/{request.param}\n" in each]
+    return write_overlay(tmp_path, text)
+
+
+def read_manifests() -> list[str]:
+    """Return the manifests in the guide."""
+    return re.findall(r"```yaml\n(.+?)```", GUIDE.read_text(), re.DOTALL)
+
+
+def write_overlay(folder: Path, text: str) -> Path:
+    """Write an overlay to a folder beside the manifests; return its folder."""
+    shutil.copytree(MANIFESTS, folder / "kubernetes")
+    (folder / "flowers").mkdir()
+    (folder / "flowers" / "kustomization.yaml").write_text(text)
+    return folder / "flowers"
+
+
+@pytest.mark.parametrize(
+    ("part", "resource", "labels"),
+    [
+        ("nvidia.com/gpu.product", "nvidia.com/gpu", {"nvidia.com/gpu.product": "NVIDIA-L4"}),
+        ("components/mig", "nvidia.com/mig-3g.40gb", {}),
+    ],
+)
+def test_lines_in_the_guide_add_a_gpu_or_a_part_of_one_on_any_cluster(
+    tmp_path: Path, part: str, resource: str, labels: dict[str, str]
+) -> None:
+    (lines,) = [each for each in read_manifests() if part in each]
+    folder = write_overlay(tmp_path, f"resources: [../kubernetes/overlays/any]\n{lines}")
+    done = validate(folder)
+    assert done.returncode == 0, done.stderr
+    rendered = render.__wrapped__(
+        folder
+    )  # uncached: the folder of the other case may have its name
+    (found,) = [each for each in rendered if each["kind"] == "Deployment"]
+    spec = found["spec"]["template"]["spec"]
+    assert spec.get("nodeSelector", {}) == labels
+    resources = spec["containers"][0]["resources"]
+    assert resources["limits"] == resources["requests"]
+    assert {each for each in resources["limits"] if "/" in each} == {resource}
 
 
 def test_overlay_in_the_guide_is_valid_and_sets_the_names_of_the_model(overlay: Path) -> None:
@@ -84,7 +118,10 @@ def test_overlay_in_the_guide_is_valid_and_sets_the_names_of_the_model(overlay: 
 
 
 @pytest.mark.parametrize(
-    "message", re.findall(r"^\| `([^`]+)` \|", GUIDE.read_text(), re.MULTILINE)
+    "message",
+    re.findall(
+        r"^\| `([^`]+)`", GUIDE.read_text().partition("## Troubleshooting")[2], re.MULTILINE
+    ),
 )
 def test_error_messages_in_the_guide_exist(message: str) -> None:
     assert any(message in file.read_text() for file in (ROOT / "deploy").rglob("*.py"))

@@ -29,7 +29,8 @@ from tests.programs import require_programs
 
 pytestmark = pytest.mark.xdist_group("kubernetes")
 LAYERED = ("any", "gke-cpu", "gke-gpu")
-"""The overlays with a Deployment, which support the components."""
+"""Overlays with a Deployment, which support the components."""
+WITH_GPU = ("gke-gpu", "gke-mig", "gke-time-sharing")
 BASE = pod("any")
 (CONTAINER,) = BASE["containers"]
 
@@ -46,8 +47,9 @@ def validate(*folders: Path) -> subprocess.CompletedProcess[str]:
 def combined(tmp_path: Path) -> list[Path]:
     """Return a folder for each overlay with all components."""
     shutil.copytree(MANIFESTS, tmp_path / "kubernetes")
-    components = [f"../kubernetes/components/{each}" for each in ("bucket", "queue-wait")]
     for name in LAYERED:
+        names = [*(["gpu", "mig"] if name == "any" else []), "bucket", "duty-cycle", "queue-wait"]
+        components = [f"../kubernetes/components/{each}" for each in names]
         content = {"resources": [f"../kubernetes/overlays/{name}"], "components": components}
         (tmp_path / name).mkdir()
         (tmp_path / name / "kustomization.yaml").write_text(yaml.safe_dump(content))
@@ -239,9 +241,34 @@ def test_resource_requests_equal_limits_and_fit_a_worker_per_core(name: str) -> 
     assert max_workers(cores, memory) >= cores
     layout = choose_layout(cores, memory)
     assert (layout.workers, layout.threads) == (2, 1)
-    if name != "gke-gpu":
+    if name not in WITH_GPU:
         # No memory is reserved that cannot be used.
         assert max_workers(cores + 1, memory) == cores
+
+
+def test_pods_with_a_gpu_request_it_and_select_nodes_that_have_it() -> None:
+    labels = "cloud.google.com/gke"
+    shared = {f"{labels}-gpu-sharing-strategy": "time-sharing"}
+    expected = {
+        "gke-gpu": {},
+        "gke-mig": {f"{labels}-gpu-partition-size": "1g.10gb"},
+        "gke-time-sharing": shared | {f"{labels}-max-shared-clients-per-gpu": "2"},
+    }
+    assert expected.keys() == set(WITH_GPU)
+    for name, selected in expected.items():
+        spec = pod(name)
+        assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        assert spec["nodeSelector"].keys() == {f"{labels}-accelerator", *selected}
+        assert spec["nodeSelector"].items() >= selected.items()
+        assert [each["key"] for each in spec["tolerations"]] == ["nvidia.com/gpu"]
+
+
+def test_part_of_a_gpu_takes_the_place_of_a_gpu_on_any_cluster(combined: list[Path]) -> None:
+    (found,) = [each for each in render(combined[0]) if each["kind"] == "Deployment"]
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    for kind in ("limits", "requests"):
+        names = {each for each in container["resources"][kind] if "/" in each}
+        assert names == {"nvidia.com/mig-1g.10gb"}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -1,4 +1,4 @@
-"""Tests of deploy without an emulator: settings, error messages, retries, canary limits, costs, fingerprints."""
+"""Tests of deploy without an emulator: settings, error messages, retries, canary limits, fingerprints."""
 
 import json
 import platform
@@ -26,13 +26,11 @@ from deploy import (
     status,
 )
 from deploy.__main__ import main
-from deploy.cost import estimate_cost
 from deploy.error_messages import GoogleError, to_user_error
 from deploy.errors import PermissionDeniedError, TransientError, UserError
 from deploy.gcp import client
 from deploy.image import ensure_image
 from deploy.places import Place
-from deploy.plan import Machine
 from deploy.registry import Image, find_image
 from deploy.settings import Settings
 from project.model_folder import Model
@@ -544,29 +542,6 @@ def test_times_and_rates_are_parsed_with_their_units() -> None:
     assert [canary_analysis.parse_minutes(text) for text in ("90s", "10m", "1.5h")] == [1.5, 10, 90]
     assert [canary_analysis.parse_rate(text) for text in ("1%", "0.5%", "0%")] == [0.01, 0.005, 0]
     assert [canary_analysis.parse_milliseconds(text) for text in ("300ms", "1.5s")] == [300, 1500]
-
-
-# Costs
-
-
-def test_cost_includes_replicas_and_accelerators() -> None:
-    def hour(count: int, *machine: Any) -> float:
-        return estimate_cost([(Machine(*machine), count)]).usd_per_hour
-
-    with_t4 = ("n1-standard-4", "NVIDIA_TESLA_T4", 2)
-    assert hour(3, *with_t4) == pytest.approx(3 * hour(1, *with_t4))
-    assert hour(1, *with_t4) - hour(1, "n1-standard-4") == pytest.approx(2 * 0.4025)
-    assert hour(0, "n1-standard-4") == hour(1, "n1-standard-4"), "it runs while there are requests"
-    # The price of a g2 machine includes its L4.
-    assert hour(1, "g2-standard-8", "NVIDIA_L4", 1) == hour(1, "g2-standard-8")
-
-
-def test_cost_names_machines_without_a_price_and_the_source_of_the_prices() -> None:
-    cost = estimate_cost([(Machine("z9-giga-1"), 1), (Machine("e2-standard-2"), 1)])
-    assert cost.unknown == ("z9-giga-1",)
-    assert "z9-giga-1" in str(cost)
-    assert "$0.08 an hour" in str(cost)
-    assert str(cost).endswith("prices of 2026-11 from https://cloud.google.com/vertex-ai/pricing")
 
 
 # The image

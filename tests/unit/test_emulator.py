@@ -282,17 +282,13 @@ def test_project_in_a_domain_has_routes() -> None:
     [
         ("n1-highcpu-3", "", 0, "n1-highcpu-3"),
         ("banana-99", "", 0, "banana-99"),
-        ("e2-standard-4", "NVIDIA_TESLA_T4", 1, "not supported for machine type e2-standard-4"),
-        ("n1-standard-4", "NVIDIA_TESLA_T4", 3, "count 3 .*expected 1 or 2 or 4"),
-        (
-            "g2-standard-4",
-            "NVIDIA_L4",
-            2,
-            "needs accelerator_type NVIDIA_L4 and accelerator_count 1",
-        ),
-        ("a2-highgpu-1g", "", 0, "needs accelerator_type NVIDIA_TESLA_A100"),
-        ("n1-standard-4", "TPU_V2", 1, "TPU_V2 is not supported"),
-        ("n1-standard-32", "NVIDIA_TESLA_T4", 1, "expected 2 or 4"),
+        ("e2-standard-4", "NVIDIA_TESLA_T4", 1, 'not supported for machine type "e2-standard-4"'),
+        ("n1-standard-4", "NVIDIA_TESLA_T4", 3, r'count "3" is not allowed.* are: \[1, 2, 4\]'),
+        ("g2-standard-4", "NVIDIA_L4", 2, r'"NVIDIA_L4" .*"g2-standard-4" are: \[1\]'),
+        ("a2-highgpu-1g", "", 0, 'UNSPECIFIED" is not supported'),
+        ("n1-standard-4", "TPU_V2", 1, '"TPU_V2" is not supported'),
+        ("n1-standard-32", "NVIDIA_TESLA_T4", 1, r"are: \[2, 4\]"),
+        ("a3-highgpu-8g", "NVIDIA_H100_80GB", 9, r"\[1, 2, 3, 4, 5, 6, 7, 8\]"),
     ],
 )
 def test_machines_that_do_not_exist_are_refused(
@@ -301,7 +297,33 @@ def test_machines_that_do_not_exist_are_refused(
     kind = accelerator or "ACCELERATOR_TYPE_UNSPECIFIED"
     spec = v1.MachineSpec(machine_type=machine, accelerator_type=kind, accelerator_count=count)
     with pytest.raises(ApiError, match=message):
-        machines.check(spec)
+        machines.check(spec, "us-central1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "region", "message"),
+    [
+        ({}, "europe-north1", '"NVIDIA_H100_80GB" is not supported in region "europe-north1"'),
+        ({"gpu_partition_size": "1g.5gb"}, "us-central1", 'size "1g.5gb" is not supported'),
+        ({"gpu_partition_size": "1g.10gb", "accelerator_count": 2}, "us-central1", "must be 1"),
+    ],
+)
+def test_accelerator_or_part_that_a_region_or_an_accelerator_lacks_is_refused(
+    fields: dict[str, Any], region: str, message: str
+) -> None:
+    h100 = {"accelerator_type": "NVIDIA_H100_80GB", "accelerator_count": 1}
+    spec = v1.MachineSpec(machine_type="a3-highgpu-8g", **h100, gpu_partition_size="1g.10gb")
+    machines.check(spec, "us-central1")
+    with pytest.raises(ApiError, match=message):
+        machines.check(v1.MachineSpec(spec, **fields), region)
+
+
+def test_quotas_of_accelerators_have_the_names_of_google() -> None:
+    kinds = ("NVIDIA_L4", "NVIDIA_A100_80GB", "NVIDIA_H100_80GB", "NVIDIA_RTX_PRO_6000")
+    assert [machines.quota_name(kind) for kind in kinds] == [
+        f"CustomModelServing{name}GPUsPerProjectPerRegion"
+        for name in ("L4", "A10080GB", "H100", "RTXPRO6000")
+    ]
 
 
 def test_cores_of_machines_with_accelerators_are_counted() -> None:

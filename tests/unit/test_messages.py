@@ -51,6 +51,12 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {
         "accelerator_count": 1,
         "gpu_percent": 70,
     },
+    "a part of an accelerator": {
+        "machine_type": "a3-highgpu-8g",
+        "accelerator_type": "NVIDIA_H100_80GB",
+        "accelerator_count": 1,
+        "gpu_partition_size": "1g.10gb",
+    },
     "requests": {"requests_per_minute": 600, "cpu_percent": 80, "max_replicas": 9},
     "spot": {"spot": True},
     "a reservation": {"reservation": RESERVATION},
@@ -173,10 +179,11 @@ def test_replaced_model_keeps_its_machines_in_a_rolling_deployment() -> None:
 def test_scaling_target_of_the_cpu_and_of_accelerators_are_both_set() -> None:
     s = settings(**DEPLOYMENTS["an accelerator"], requests_per_minute=5)
     specs = messages.resources(s.machine, s.replicas)["autoscalingMetricSpecs"]
-    assert {spec["metricName"].rpartition("/")[2]: spec["target"] for spec in specs} == {
-        "utilization": 60,
-        "duty_cycle": 70,
-        "request_count": 5,
+    metrics = "aiplatform.googleapis.com/prediction/online"
+    assert {spec["metricName"]: spec["target"] for spec in specs} == {
+        f"{metrics}/cpu/utilization": 60,
+        f"{metrics}/accelerator/duty_cycle": 70,
+        f"{metrics}/request_count": 5,
     }
 
 

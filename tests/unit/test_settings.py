@@ -19,6 +19,8 @@ from tests.programs import Result, run_main
 
 PAGE = (ROOT / "docs" / "settings.md").read_text()
 L4, T4 = 'accelerator_type = "NVIDIA_L4"', 'accelerator_type = "NVIDIA_TESLA_T4"'
+H100 = "machine_type = 'a3-highgpu-8g'\naccelerator_type = 'NVIDIA_H100_80GB'"
+PART = "gpu_partition_size = '1g.10gb'"
 IMAGE = "us-central1-docker.pkg.dev/my-project/models/digits"
 INVALID = {
     # deploy.toml → what was found and what was expected
@@ -80,6 +82,19 @@ INVALID = {
     "machine_type = 'n1-standard-4'",
     f"{T4}\naccelerator_count = 1\nmachine_type = 'n1-standard-32'": "accelerator_count = 1 does not fit",
     f"{L4}\naccelerator_count = 2\nmachine_type = 'g2-standard-8'": "accelerator_count = 2 does not fit",
+    f"{L4}\naccelerator_count = 1\nmachine_type = 'g2-standard-8'\nregion = 'europe-north1'": "accelerator_type = "
+    "'NVIDIA_L4' is not available in region = 'europe-north1'",
+    f"{H100}\naccelerator_count = 9": "accelerator_count = 9 does not fit machine_type = 'a3-highgpu-8g'",
+    f"{H100}\naccelerator_count = 2\n{PART}": "accelerator_count = 2 with gpu_partition_size = '1g.10gb'",
+    f"{H100}\naccelerator_count = 1\ngpu_partition_size = '1g.5gb'": "gpu_partition_size = '1g.5gb' is no part of "
+    "NVIDIA_H100_80GB",
+    f"{L4}\naccelerator_count = 1\nmachine_type = 'g2-standard-8'\n{PART}": "gpu_partition_size = '1g.10gb': NVIDIA_L4 "
+    "cannot be divided",
+    PART: "gpu_partition_size = '1g.10gb' has no effect without accelerator_type",
+    "gpu_partition_size = 'half'": "gpu_partition_size = 'half' should be a size of a part of a GPU such as 1g.10gb",
+    "gpu_max_shared_clients = 2": "gpu_max_shared_clients = 2 has no effect on Vertex AI, only on GKE",
+    "gpu_max_shared_clients = 1": "gpu_max_shared_clients = 1 should be 0, or 2 to 48",
+    "gpu_max_shared_clients = 49": "gpu_max_shared_clients = 49 should be 0, or 2 to 48",
     "min_replicas = '1'": "min_replicas = '1' should be a valid integer",
     "min_replicas = -1": "min_replicas = -1 should be greater than or equal to 0",
     "max_replicas = 0": "max_replicas = 0 should be greater than or equal to 1",
@@ -181,6 +196,8 @@ VALID = (
     "machine_type = 'c3-highmem-176'",
     f"{T4}\naccelerator_count = 2\nmachine_type = 'n1-highmem-32'",
     f"{L4}\naccelerator_count = 1\nmachine_type = 'g2-standard-4'",
+    f"{H100}\naccelerator_count = 3",
+    f"{H100}\naccelerator_count = 1\n{PART}",
     f"image = '{IMAGE}:v1'",
     f"image = '{IMAGE}@sha256:{'0' * 64}'",
     "image = 'us-docker.pkg.dev/vertex-ai/prediction/pytorch-gpu.2-4:latest'",
@@ -326,6 +343,15 @@ def test_conflicting_settings_do_not_keep_a_command_from_showing_or_deleting(
             run(f"{command} --project my-project --accelerator-count 1")
 
 
+def test_image_for_gke_is_built_with_gpu_settings_that_vertex_ai_does_not_take(
+    run: Callable[..., Result],
+) -> None:
+    line, gpu = "build --project my-project", f"{L4}\naccelerator_count = 1\n"
+    with pytest.raises(AcceptedError):
+        run(line, f"{gpu}gpu_max_shared_clients = 2\n")
+    check_refusal(run(line, f"{gpu}registry = 'docker.io'\n"), "registry = 'docker.io' should be")
+
+
 def test_image_in_another_region_can_be_deployed_to_gke(
     run: Callable[..., Result], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -364,10 +390,39 @@ def test_emulator_accepts_exactly_the_machines_and_accelerators_of_the_table() -
                 )
                 if not name and machine_type in table.accelerated:
                     with pytest.raises(ApiError):
-                        emulated_machines.check(spec)
+                        emulated_machines.check(spec, "us-central1")
                 else:
-                    emulated_machines.check(spec)
+                    emulated_machines.check(spec, "us-central1")
     for machine_type in (*VALID_ELSEWHERE, "n1-standard-3"):
         assert machine_type not in table.machine_types
         with pytest.raises(ApiError):
-            emulated_machines.check(v1.MachineSpec(machine_type=machine_type))
+            emulated_machines.check(v1.MachineSpec(machine_type=machine_type), "us-central1")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("region = 'europe-north1'", "use one of asia-northeast1, asia-northeast3, "),
+        ("gpu_partition_size = '1g.5gb'", "use one of 1g.10gb, 1g.20gb, "),
+    ],
+)
+def test_hint_names_the_regions_of_an_accelerator_and_the_sizes_of_its_parts(
+    run: Callable[..., Result], line: str, expected: str
+) -> None:
+    done = run("upload --project my-project", f"{H100}\naccelerator_count = 1\n{line}\n")
+    assert expected in done.err.splitlines()[-1]
+
+
+def test_each_accelerator_has_known_regions_and_only_gpus_of_coscheduled_machines_have_parts() -> (
+    None
+):
+    table = machines.load_table()
+    assert table.accelerator_regions.keys() == table.accelerator_types
+    assert all(table.regions.issuperset(each) for each in table.accelerator_regions.values())
+    divided = {
+        name
+        for machine_type, (name, _) in table.accelerated.items()
+        if table.is_coscheduled(machine_type)
+    }
+    assert table.partitions.keys() == divided
+    assert table.quotas.keys() <= table.accelerator_types
