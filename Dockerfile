@@ -37,7 +37,8 @@ RUN test -n "${TORCH_INDEX}" || test ${TORCH_LOCK} = gpu || TORCH_INDEX=https://
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} "$@" \
  && cd /opt/venv/lib/python3.11/site-packages \
  && rm -rf triton triton-*.dist-info nvidia/*/include nvidia/*/lib/*.a nvidia/*/lib/cmake nvidia/*/lib/libnvrtc*.alt.* nvidia/*/lib/libnvperf_* nvidia/*/lib/libcufile_rdma.* \
-           nvidia/*/lib/libcusolverMg.* nvidia/nvshmem/bin nvidia/nvshmem/lib/*.bc nvidia/nvshmem/lib/nvshmem_* \
+           nvidia/*/lib/libcusolverMg.* nvidia/*/lib/libcufftw.* nvidia/*/lib/libnvblas.* nvidia/*/lib/libcheckpoint.* nvidia/*/lib/libpcsamplingutil.* \
+           nvidia/nvshmem/bin nvidia/nvshmem/lib/*.bc nvidia/nvshmem/lib/nvshmem_* \
  && cd torch \
  && rm -rf include share/cmake test lib/*.a lib/libtorchbind_test.so lib/libjitbackend_test.so \
            lib/libbackend_with_compiler.so lib/libaoti_custom_ops.so \

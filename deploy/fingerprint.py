@@ -43,6 +43,11 @@ class TorchBuild(NamedTuple):
     index_url: str = ""
     """The index of the version; empty: that of the lock."""
 
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a torch for NVIDIA's GPUs."""
+        return self.lock == "gpu"
+
 
 CPU_TORCH = TorchBuild()
 
@@ -81,7 +86,7 @@ def image_tag(model: Model, torch: TorchBuild = CPU_TORCH, root: Path = Path()) 
         if model.folder_archives:
             total.update(path.name.encode())
         _add_archive(total, root / path)
-    return f"{'gpu' if torch.lock == 'gpu' else 'src'}-{total.hexdigest()[:16]}"
+    return f"{'gpu' if torch.is_gpu else 'src'}-{total.hexdigest()[:16]}"
 
 
 def _add_archive(total: "hashlib._Hash", path: Path) -> None:
