@@ -15,6 +15,10 @@ from serving.errors import ServingError
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 """Selects the devices that CUDA uses in a process, by their numbers or UUIDs."""
 DRIVER_LIBRARY = "libcuda.so.1"
+MIN_CAPABILITY = (7, 5)
+"""The least compute capability of a GPU, that of Turing, for CUDA 13 and later; Volta and Pascal need CUDA 12."""
+CAPABILITY_ATTRIBUTES = (75, 76)
+"""The driver's numbers of a device's major and minor compute capability."""
 GIB = 1 << 30
 
 
@@ -75,7 +79,9 @@ def find_gpus(
     if not count.value:
         raise NoGpuError("the driver has no device")
     selectors = _list_selectors(environment.get(VISIBLE_VARIABLE, ""), count.value)
-    gpus = [_read_gpu(driver, index, selector) for index, selector in enumerate(selectors)]
+    gpus = [
+        _read_gpu(driver, index, selector, torch_cuda) for index, selector in enumerate(selectors)
+    ]
     devices = ", ".join(map(str, gpus))
     return gpus, f"serving on {devices}; the driver supports CUDA {cuda}, torch uses {torch_cuda}"
 
@@ -102,13 +108,27 @@ def _list_selectors(visible: str, count: int) -> list[str]:
     )
 
 
-def _read_gpu(driver: Any, index: int, selector: str) -> Gpu:
+def _read_gpu(driver: Any, index: int, selector: str, torch_cuda: CudaVersion) -> Gpu:
+    """Return one of the driver's devices; raise NoGpuError if torch's version of CUDA does not support it."""
     device, memory = ctypes.c_int(), ctypes.c_size_t()
-    name = ctypes.create_string_buffer(100)
+    buffer = ctypes.create_string_buffer(100)
     _call(driver, "cuDeviceGet", ctypes.byref(device), index)
-    _call(driver, "cuDeviceGetName", name, len(name), device)
+    _call(driver, "cuDeviceGetName", buffer, len(buffer), device)
     _call(driver, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
-    return Gpu(name.value.decode(errors="replace"), memory.value, selector)
+    name = buffer.value.decode(errors="replace")
+    major, minor = (_read_attribute(driver, device, number) for number in CAPABILITY_ATTRIBUTES)
+    if torch_cuda.major >= 13 and (major, minor) < MIN_CAPABILITY:
+        raise NoGpuError(
+            f"{name} has compute capability {major}.{minor}, and CUDA {torch_cuda} needs 7.5 or more; use a torch for "
+            "CUDA 12, as docs/gpu.md describes"
+        )
+    return Gpu(name, memory.value, selector)
+
+
+def _read_attribute(driver: Any, device: ctypes.c_int, number: int) -> int:
+    value = ctypes.c_int()
+    _call(driver, "cuDeviceGetAttribute", ctypes.byref(value), number, device)
+    return value.value
 
 
 def _call(driver: Any, function: str, *arguments: Any) -> None:

@@ -26,20 +26,33 @@ int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
 int cuDeviceGet(int *device, int index) { *device = index; return 0; }
 int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "NVIDIA L4", size); return 0; }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = 23ul << 30; return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    *value = attribute == 75 ? CAPABILITY / 10 : attribute == 76 ? CAPABILITY % 10 : -1;
+    return 0;
+}
 int cuGetErrorName(int code, const char **name) { *name = "CUDA_ERROR_NO_DEVICE"; return 0; }
 """
 CUDA_13 = CudaVersion(13, 0)
 
 
 def build_driver(
-    factory: pytest.TempPathFactory, version: int = 13010, result: int = 0, count: int = 1
+    factory: pytest.TempPathFactory,
+    version: int = 13010,
+    result: int = 0,
+    count: int = 1,
+    capability: int = 89,
 ) -> str:
     """Compile a driver that supports a version of CUDA and has a number of devices; return its path."""
     # Not in tmp_path: Linux takes a new file with a deleted file's number for the library that is loaded already.
     folder = factory.mktemp("driver")
     source, library = folder / "driver.c", folder / "libcuda.so.1"
     source.write_text(DRIVER)
-    values = [f"-DVERSION={version}", f"-DINIT={result}", f"-DCOUNT={count}"]
+    values = [
+        f"-DVERSION={version}",
+        f"-DINIT={result}",
+        f"-DCOUNT={count}",
+        f"-DCAPABILITY={capability}",
+    ]
     command = ["gcc", "-shared", "-fPIC", *values, str(source), "-o", str(library)]
     subprocess.run(command, check=True, timeout=60)
     return str(library)
@@ -64,9 +77,10 @@ def test_devices_and_versions_are_in_the_log(
         ({"version": 12080}, "the driver supports CUDA 12.8, and torch needs 13.0"),
         ({"result": 100}, "the NVIDIA driver's cuInit fails: CUDA_ERROR_NO_DEVICE"),
         ({"count": 0}, "the driver has no device"),
+        ({"capability": 70}, "NVIDIA L4 has compute capability 7.0, and CUDA 13.0 needs 7.5"),
         (None, r"there is no NVIDIA driver \(missing.so\); docker run needs --gpus all"),
     ],
-    ids=["too old", "fails", "without devices", "missing"],
+    ids=["too old", "fails", "without devices", "an old device", "missing"],
 )
 def test_promised_gpu_that_torch_cannot_use_ends_the_start(
     tmp_path_factory: pytest.TempPathFactory,
@@ -86,6 +100,13 @@ def test_driver_of_an_older_minor_version_is_used(
 ) -> None:
     gpus, _ = find_gpus(PROMISED, CudaVersion(13, 2), build_driver(tmp_path_factory, version=13000))
     assert len(gpus) == 1
+
+
+def test_older_device_is_used_by_a_torch_for_cuda_12(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    library = build_driver(tmp_path_factory, capability=70)
+    assert len(find_gpus(PROMISED, CudaVersion(12, 6), library)[0]) == 1
 
 
 def test_image_with_torch_for_cpus_has_no_line_but_fails_on_a_promised_gpu() -> None:
