@@ -8,14 +8,17 @@ import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from ts.model_service_worker import TorchModelServiceWorker
 
 from serving import gpu, local
 from serving.container.errors import StartupError
 from serving.container.gpu import find_gpus
 from serving.gpu import CudaVersion, find_torch_cuda
 from serving.torchserve import PATCHED_WORKER_HOME
+from serving.worker.serving_worker import process
 from serving.worker.serving_worker.device import select_gpu
 
 DRIVER = r"""
@@ -168,6 +171,22 @@ def test_each_worker_sees_only_its_gpu(listed: str, visible: list[str | None]) -
     environ = {"CUDA_VISIBLE_DEVICES": "5"}
     assert select_gpu(environ, "/tmp/.ts.sock.9000") is None
     assert environ == {"CUDA_VISIBLE_DEVICES": "5"}
+
+
+def test_worker_loads_the_model_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[dict[str, Any], str | None]] = []
+
+    def load(_: object, request: dict[str, Any]) -> tuple[None, str, int]:
+        loaded.append((request, os.environ.get("CUDA_VISIBLE_DEVICES")))
+        return None, "", 200
+
+    monkeypatch.setattr(TorchModelServiceWorker, "load_model", load)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("WORKER_GPUS", "0;1")
+    worker = object.__new__(process.Worker)
+    worker.sock_name = "/tmp/.ts.sock.9001"
+    worker.load_model({"gpu": None})
+    assert loaded == [({"gpu": 0}, "1")]
 
 
 IMPORT = """
