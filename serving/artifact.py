@@ -100,12 +100,15 @@ def apply_model_config(config: TorchServeConfig, served: Artifact) -> TorchServe
     Raises ArchiveError and LayoutError.
     """
     text = read_model_config(served)
-    if served.stock and model_config.needs_cpu(text):
+    needs_cpu = bool(config.gpus) and served.stock and model_config.needs_cpu(text)
+    if needs_cpu:
         config = dataclasses.replace(config, gpus=())
     size, machine = manifest.content_bytes(served.path), read_machine(config.gpus or ())
     if served.stock:
         layout = choose_machine_layout(machine, model_bytes=size)
         layout, own_timeout_s = model_config.resolve_stock_settings(text, layout)
+        if needs_cpu:
+            layout = layout._replace(source=f"{layout.source} for the CPU, its deviceType")
     else:
         inference_ms = read_inference_ms(served.path)
         layout = model_config.resolve_layout(text, machine, inference_ms, size)

@@ -7,15 +7,12 @@ signals and discards Java's exit code.
 import contextlib
 import importlib.util
 import json
-import math
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ from serving.gpu import VISIBLE_VARIABLE, Gpu
 from serving.java import Java
 from serving.layout import Layout
 from serving.logs import LogRecord
+from serving.worker_failures import WorkerFailures
 
 LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
 PATCHED_WORKER_HOME = Path(__file__).with_name("worker")
@@ -40,10 +38,6 @@ MEBIBYTE = 1 << 20
 DEFAULT_RESPONSE_TIMEOUT_S = 50
 JOB_QUEUE_SIZE = 256
 """Requests that may wait for a worker of TorchServe's Java, which rejects more."""
-MAX_WORKER_FAILURES = 3
-"""Workers that may fail in a row before the archive is given up."""
-RETRY_S = 15
-"""A model that fails to load after this time is not loaded again."""
 INTERRUPT_TIMEOUT_S = 10
 """How much longer than a worker Java waits: the worker ends a batch itself."""
 
@@ -329,64 +323,6 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
         self._reader.join(1)
         return self.process.returncode
-
-
-class WorkerFailures:
-    """Counts workers that failed to start or to load the model, and finds the cause in the log."""
-
-    FAILED = re.compile(r"Load model failed: |WorkerInitializationException: (?!.*did not respond)")
-    UNKNOWN_CAUSE = (
-        "a worker ended without an error message: the handler has called os._exit, or Linux has killed the "
-        "process, such as one that was out of memory"
-    )
-    HANDLER_ERROR = re.compile(r"cannot serve this archive: (.+)$")
-    # TorchServe imports a handler that cannot be imported once more, as one of its own.
-    WORKER_ERROR = re.compile(
-        r"^(?!ModuleNotFoundError: No module named 'ts\.torch_handler\.)"
-        r"((?:\w+\.)*\w*(?:Error|Exception|Bad\w+|Exit): .+|Fatal Python error: .+)$"
-    )
-    JAVA_ERROR = re.compile(
-        r"^(?:Terminating due to )?(?!\S+WorkerInit)((?:\w+\.)+\w*(?:Error|Exception): .+)$"
-    )
-
-    def __init__(self) -> None:
-        self.count = 0
-        """Workers that ended before they were ready."""
-        self._last_retry = time.monotonic() + RETRY_S
-        self._errors: dict[re.Pattern[str], str] = {}
-
-    @property
-    def are_final(self) -> bool:
-        """Whether another attempt is not worth its time."""
-        is_late = self.count > 0 and time.monotonic() > self._last_retry
-        return self.count >= MAX_WORKER_FAILURES or is_late
-
-    @property
-    def cause(self) -> str | None:
-        """The handler's own error, else the worker's last exception, else Java's."""
-        for pattern in (self.HANDLER_ERROR, self.WORKER_ERROR, self.JAVA_ERROR):
-            if pattern in self._errors:
-                return self._errors[pattern]
-        return None
-
-    @property
-    def reason(self) -> str:
-        """Why a worker ended, for an error message."""
-        return self.cause or self.UNKNOWN_CAUSE
-
-    def reset(self) -> None:
-        """Discard all failures, because the model has answered since."""
-        self.count, self._last_retry = 0, math.inf
-        self._errors.clear()
-
-    def record(self, record: LogRecord) -> None:
-        """Search one log record for failures and errors."""
-        self.count += bool(self.FAILED.search(record.message))
-        process_error = self.WORKER_ERROR if record.process == "worker" else self.JAVA_ERROR
-        for line in record.message.splitlines():
-            for pattern in (self.HANDLER_ERROR, process_error):
-                if match := pattern.search(line.rstrip()):
-                    self._errors[pattern] = match[1]
 
 
 def wait_or_kill(process: subprocess.Popen[str], timeout_s: float) -> None:

@@ -12,7 +12,7 @@ from serving import java, local
 from serving.artifact import Artifact
 from serving.logs import LogRecord
 from serving.probe import ProbeResult
-from serving.torchserve import WorkerFailures
+from serving.worker_failures import WorkerFailures
 
 
 @pytest.fixture

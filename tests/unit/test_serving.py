@@ -23,6 +23,7 @@ from serving.layout import (
 from serving.logs import LogRecord
 from serving.sharing import Demand, share_machine
 from serving.torchserve import TorchServeConfig
+from serving.worker_failures import WorkerFailures
 from tests import images
 
 GIB = 1 << 30
@@ -381,14 +382,14 @@ def test_progress_bars_of_a_model_are_not_in_the_log(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("done\n", "")
 
 
-def record(failures: torchserve.WorkerFailures, message: str, process: str = "torchserve") -> None:
+def record(failures: WorkerFailures, message: str, process: str = "torchserve") -> None:
     """Record a log line."""
     failures.record(LogRecord("INFO", message, process))
 
 
 def test_handlers_error_is_preferred_to_the_workers_and_to_javas() -> None:
-    failures = torchserve.WorkerFailures()
-    assert failures.reason == torchserve.WorkerFailures.UNKNOWN_CAUSE
+    failures = WorkerFailures()
+    assert failures.reason == WorkerFailures.UNKNOWN_CAUSE
     record(failures, "java.lang.NoClassDefFoundError: java/beans/X")
     assert failures.reason == "java.lang.NoClassDefFoundError: java/beans/X"
     record(failures, "RuntimeError: no shm manager", "worker")
@@ -404,15 +405,15 @@ def test_handlers_error_is_preferred_to_the_workers_and_to_javas() -> None:
     )
     assert failures.count == 2
     failures.reset()
-    assert (failures.count, failures.reason) == (0, torchserve.WorkerFailures.UNKNOWN_CAUSE)
+    assert (failures.count, failures.reason) == (0, WorkerFailures.UNKNOWN_CAUSE)
     record(failures, "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed.")
-    assert (failures.count, failures.reason) == (1, torchserve.WorkerFailures.UNKNOWN_CAUSE)
+    assert (failures.count, failures.reason) == (1, WorkerFailures.UNKNOWN_CAUSE)
 
 
 def test_a_slow_load_that_fails_is_not_tried_again_before_the_model_has_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    failures = torchserve.WorkerFailures()
+    failures = WorkerFailures()
     failed = "org.pytorch.serve.wlm.WorkerInitializationException: Backend stream closed."
     record(failures, failed)
     assert not failures.are_final  # it failed quickly
@@ -428,7 +429,7 @@ def test_a_slow_load_that_fails_is_not_tried_again_before_the_model_has_answered
 
 
 def test_package_that_a_handler_lacks_is_named_and_not_torchserves_second_import() -> None:
-    failures = torchserve.WorkerFailures()
+    failures = WorkerFailures()
     chained = (
         "Traceback (most recent call last):\n"
         "ModuleNotFoundError: No module named 'safetensors'\n\n"
@@ -440,6 +441,6 @@ def test_package_that_a_handler_lacks_is_named_and_not_torchserves_second_import
 
 
 def test_out_of_memory_error_of_java_is_the_cause() -> None:
-    failures = torchserve.WorkerFailures()
+    failures = WorkerFailures()
     record(failures, "Terminating due to java.lang.OutOfMemoryError: Java heap space")
     assert failures.cause == "java.lang.OutOfMemoryError: Java heap space"

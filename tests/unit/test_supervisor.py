@@ -10,7 +10,7 @@ from serving.container import supervisor
 from serving.container.errors import StartupError
 from serving.logs import LogRecord
 from serving.probe import ProbeResult
-from serving.torchserve import WorkerFailures
+from serving.worker_failures import WorkerFailures
 
 EXTRA_S = 1
 END_S = 0.3

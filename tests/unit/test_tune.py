@@ -295,7 +295,7 @@ def test_workers_of_a_stock_archive_are_those_that_torchserve_starts(
     [
         ("", Layout(2, 2, 1, source="default for 1 GPU (NVIDIA L4)"), [L4]),
         ("batchSize: 8\nmaxBatchDelay: 9\nminWorkers: 1\nmaxWorkers: 1", (1, 4, 8, 9), [L4]),
-        ("deviceType: cpu", (4, 1, 1, 0), ()),
+        ("deviceType: cpu", (4, 1, 1, 0, "default for the CPU, its deviceType"), ()),
     ],
 )
 def test_settings_of_a_stock_archive_are_followed_on_a_gpu(
