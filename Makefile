@@ -153,7 +153,8 @@ run: .venv/serving ## run the image on 127.0.0.1:PORT with the variables that Ve
 	  --env AIP_HTTP_PORT=$(PORT) --env AIP_HEALTH_ROUTE=/ping --env AIP_PREDICT_ROUTE="$$route" \
 	  --env AIP_STORAGE_URI=$(MOUNTED) --env AIP_MODE=PREDICTION --env AIP_MODE_VERSION=1.0.0 --env AIP_FRAMEWORK=CUSTOM_CONTAINER \
 	  --env AIP_PROJECT_NUMBER=1 --env AIP_ENDPOINT_ID=2 --env AIP_DEPLOYED_MODEL_ID=3 \
-	  --env SERVICE_ENVELOPE --env WRAP_INSTANCES --env DEFAULT_MODEL --env TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD $(IMAGE)
+	  --env SERVICE_ENVELOPE --env WRAP_INSTANCES --env DEFAULT_MODEL --env TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD $(IMAGE) \
+	  $(if $(GPU),|| { code=$$?; test $$code != 125 || echo "make run GPU=1: Docker did not start the container. If it has no GPU: install NVIDIA's driver and container toolkit or run make without GPU=1 but with IMAGE=$(IMAGE) to serve on the CPU." >&2; exit $$code; })
 
 scan: build/scan/ready ## check the image for known vulnerabilities (after make build)
 	build/scan/bin/python docker/scripts/scan.py "$(call property,build)/sbom.cdx.json"

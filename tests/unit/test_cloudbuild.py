@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from google.cloud.devtools import cloudbuild_v1
 from google.protobuf import json_format
 
 from deploy.cloud_build import build_substitutions
-from deploy.fingerprint import IMAGE_SOURCES
 from deploy.settings import Settings
 from emulator.builds import expand_substitutions
 from project.model_folder import find_model
@@ -90,20 +88,6 @@ def test_build_for_a_machine_with_a_gpu_gets_torch_for_it() -> None:
     assert substitutions["_TORCH"] == "torch==2.12.0"
     assert substitutions["_TAG"].startswith("gpu-")
     assert "_TORCH_LOCK" not in build_substitutions(Settings(project="my-project", sources=toy))
-
-
-def test_files_that_the_dockerfile_copies_are_in_its_context_and_change_the_tag_of_the_image() -> (
-    None
-):
-    lines = (ROOT / "Dockerfile").read_text().splitlines()
-    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ")]
-    copied = {path for paths in copies if not paths[0].startswith("--from") for path in paths}
-    copied = {path.removesuffix("/*.conf") for path in copied if not path.startswith("${MODEL")}
-    context = (ROOT / ".dockerignore").read_text().splitlines()
-    for path in copied:
-        ancestors = {path, *map(str, Path(path).parents)}
-        assert ancestors & set(IMAGE_SOURCES), path
-        assert {f"!{ancestor}" for ancestor in ancestors} & set(context), path
 
 
 def test_gcloud_uploads_the_files_that_the_steps_need_without_build_outputs(tmp_path: Any) -> None:

@@ -547,7 +547,7 @@ def test_times_and_rates_are_parsed_with_their_units() -> None:
 # The image
 
 
-def test_fingerprint_covers_all_files_that_the_dockerfile_copies() -> None:
+def test_files_that_the_dockerfile_copies_are_in_the_fingerprint_and_the_context() -> None:
     text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
     lines = re.findall(r"^COPY (?!.*--from)(.+)$", text, re.MULTILINE)
     words = [word for line in lines for word in line.split()[:-1]]
@@ -555,6 +555,8 @@ def test_fingerprint_covers_all_files_that_the_dockerfile_copies() -> None:
     assert copied
     for word in copied:
         assert any(Path(word).is_relative_to(source) for source in fingerprint.IMAGE_SOURCES), word
+    context = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{source}" for source in fingerprint.IMAGE_SOURCES} - {"!Dockerfile"} <= {*context}
 
 
 def write_sources(
