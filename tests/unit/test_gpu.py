@@ -6,20 +6,28 @@ No test machine has a GPU, so a small library takes the driver's place.
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ts.model_service_worker import TorchModelServiceWorker
 
-from serving import gpu, local
+from serving import gpu, local, resources
+from serving.artifact import Artifact
+from serving.container.config import read_config
 from serving.container.errors import StartupError
 from serving.container.gpu import find_gpus
-from serving.gpu import CudaVersion, find_torch_cuda
-from serving.torchserve import PATCHED_WORKER_HOME
+from serving.container.models import ModelFactory
+from serving.gpu import CudaVersion, Gpu, find_torch_cuda
+from serving.layout import LayoutError
+from serving.logs import Log
+from serving.torchserve import PATCHED_WORKER_HOME, TorchServeConfig, build_environment
 from serving.worker.serving_worker import process
 from serving.worker.serving_worker.device import select_gpu
+from tests.images import ARCHIVE
 
 DRIVER = r"""
 #include <string.h>
@@ -187,6 +195,41 @@ def test_worker_loads_the_model_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) 
     worker.sock_name = "/tmp/.ts.sock.9001"
     worker.load_model({"gpu": None})
     assert loaded == [({"gpu": 0}, "1")]
+
+
+def create_models(folder: Path, *gpus: Gpu) -> list[TorchServeConfig]:
+    """Return the configurations of two models in a container."""
+    archives = [folder / f"{name}.mar" for name in "ab"]
+    for archive in archives:
+        shutil.copy(ARCHIVE, archive)
+    factory = ModelFactory(
+        folder=folder,
+        config=read_config({"REQUEST_PATH": "torchserve"}),
+        gpus=gpus,
+        telemetry_port=None,
+        log=Log(as_text=True),
+    )
+    models = factory.create_all([Artifact(archive, None) for archive in archives])
+    return [model.config for model in models]
+
+
+def test_models_of_a_container_share_its_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "cores", lambda: 4)
+    monkeypatch.setattr(resources, "memory_limit", lambda: 8 << 30)
+    gpus = [Gpu("NVIDIA L4", 22 << 30, selector) for selector in "01"]
+    first, second = create_models(tmp_path, *gpus)
+    # The container's memory suffices for three workers.
+    assert (first.gpus, second.gpus) == ((gpus[0], gpus[1]), (gpus[1],))
+    assert (first.shared_gpu_workers, second.shared_gpu_workers) == (2, 2)
+    assert build_environment(second)["WORKER_GPUS"] == "1"
+    assert build_environment(second)["GPU_WORKERS"] == "2"
+
+
+def test_model_of_a_container_that_is_larger_than_the_gpu_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match=r"^model a: the files of the model have"):
+        create_models(tmp_path, Gpu("NVIDIA L4", 1))
 
 
 IMPORT = """
