@@ -128,16 +128,16 @@ def test_variable_has_the_number_of_workers(
 
 
 @pytest.fixture
-def pinned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Let the device "meta" take the place of a GPU; return the shapes of the tensors that are pinned for it."""
-    shapes: list[tuple[int, ...]] = []
+def pinned(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[int, ...]]]:
+    """Let the device "meta" take the place of a GPU; return the shapes that are allocated and copied for it."""
+    shapes: dict[str, list[tuple[int, ...]]] = {"allocated": [], "copied": []}
 
     def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        shapes.append(shape)
+        shapes["allocated"].append(shape)
         return torch.empty(shape, dtype=dtype)
 
     def pin(tensor: Tensor) -> Tensor:
-        shapes.append(tuple(tensor.shape))
+        shapes["copied"].append(tuple(tensor.shape))
         return tensor
 
     monkeypatch.setattr(collation, "_is_cuda", lambda device: str(device) == "meta")
@@ -147,18 +147,18 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 def test_samples_are_stacked_into_pinned_memory(
-    pinned: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+    pinned: dict[str, list[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = adapt(Doubler(), "meta")
     samples = [torch.full((64, 64), float(value)) for value in range(8)]
     assert collation.build_batch(task, samples).device.type == "meta"
-    assert pinned[0] == (8, 64, 64)
+    assert pinned["allocated"] == [(8, 64, 64)]
     monkeypatch.setattr(collation, "move", lambda batch, _: batch)
     assert torch.equal(collation.build_batch(task, samples), torch.stack(samples))
 
 
 def test_large_tensors_in_structures_are_pinned_and_small_ones_are_not(
-    pinned: list[tuple[int, ...]],
+    pinned: dict[str, list[tuple[int, ...]]],
 ) -> None:
     large, small = torch.zeros(100, 1000), torch.zeros(10)
 
@@ -175,9 +175,9 @@ def test_large_tensors_in_structures_are_pinned_and_small_ones_are_not(
     assert moved["b"][1][0].dtype is torch.bool
     assert moved["c"] == "text"
     assert moved["d"].device == "meta"
-    assert pinned == [(100, 1000), (100, 1000)]
+    assert pinned["copied"] == [(100, 1000), (100, 1000)]
     collation.move(large, "cpu")
-    assert len(pinned) == 2
+    assert len(pinned["copied"]) == 2
 
 
 def test_output_is_copied_to_the_cpu_once_for_each_tensor_of_the_pass(
