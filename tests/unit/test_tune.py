@@ -272,6 +272,35 @@ def test_search_finds_the_best_layout(objective: Objective, best: Layout, compar
     assert (tuner.best[:4], len(measured)) == (best[:4], comparisons)
 
 
+def test_layout_of_a_gpu_is_written_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*layouts: Layout, **_: object) -> list[list[LoadResult]]:
+        """Simulate a GPU that is fastest with three workers, batches of 128 and a delay of 2 ms."""
+        costs = [
+            (1 + abs(each.workers - 3))
+            * (1 + abs(each.batch_size - 128) / 128)
+            * (1 + abs(each.batch_delay_ms - 2))
+            for each in layouts
+        ]
+        return [[load(1000 / cost)] * 3 for cost in costs]
+
+    monkeypatch.setattr(local, "find_gpus", lambda _: [L4])
+    monkeypatch.setattr(resources, "cores", lambda: 6)
+    monkeypatch.setattr(resources, "memory_limit", lambda: LARGE)
+    monkeypatch.setattr(tune, "measure_side_by_side", measure)
+    monkeypatch.setattr(sys, "argv", ["tune", "--out", str(tmp_path / "config.yaml")])
+    tune.main()
+    text = (tmp_path / "config.yaml").read_text()
+    tuned = model_config.parse(text)
+    assert tuned == (Layout(3, 2, 128, 2, "model-config.yaml"), 6, 1, "NVIDIA L4")
+    machine = "6 cores and 1 GPU (NVIDIA L4)"
+    assert f"used on machines with {machine}." in text
+    output = capsys.readouterr().out
+    assert f": {machine}; initial layout: 2 workers x 3 threads" in output
+    assert f"config.yaml for machines with {machine};" in output
+
+
 @pytest.mark.parametrize(
     ("text", "workers"),
     [
