@@ -177,6 +177,7 @@ def list_gpus(gpu: Gpu, count: int) -> list[Gpu]:
     ("machine", "model_bytes", "workers", "source"),
     [
         (Machine(4, 16 * GIB, [L4]), 100 << 20, (2, 2), "default for 1 GPU (NVIDIA L4)"),
+        (Machine(2, 8 * GIB, [L4]), GIB, (2, 1), "default for 1 GPU (NVIDIA L4)"),  # Kubernetes
         (Machine(16, 64 * GIB, [L4, L4]), 0, (4, 4), "default for 2 GPUs (NVIDIA L4)"),
         # The smallest GPU has 15 GiB: twice the model, CUDA's context and a pass fit only once into it.
         (Machine(8, 64 * GIB, [L4, T4]), 4 * GIB, (2, 4), "4 workers need more cores or memory"),
