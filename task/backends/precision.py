@@ -33,8 +33,14 @@ def build_rounded(net: nn.Module, dtype: torch.dtype) -> Backend:
     rounded = copy.deepcopy(net).to(dtype).to(torch.float32)
 
     def run(batch: Tensor) -> Tensor:
-        with _Rounding(dtype):
-            return rounded(_round(batch, dtype))  # type: ignore[no-any-return]
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer
+        try:
+            # In inference mode operations such as an LSTM would not be divided into the ones they consist of.
+            with torch.inference_mode(mode=False), torch.no_grad(), _Rounding(dtype):
+                return rounded(_round(batch, dtype))  # type: ignore[no-any-return]
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
 
     return run
 

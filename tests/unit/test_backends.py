@@ -140,6 +140,18 @@ def test_rounding_in_float32_changes_the_outputs_as_half_precision_does(name: st
     assert relative_error(rounded, actual) < torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("name", list(HALF_PRECISIONS))
+def test_rounding_of_a_transformer_reaches_the_operations_within_a_layer(name: str) -> None:
+    torch.manual_seed(0)
+    layer, inputs = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), torch.rand(4, 7, 32)
+    net, dtype = nn.TransformerEncoder(layer, 2).eval(), HALF_PRECISIONS[name]
+    half = build_half(net, inputs[:1], dtype=dtype, is_fused=False)
+    with torch.inference_mode():
+        exact, rounded, actual = net(inputs), build_rounded(net, dtype)(inputs), half(inputs)
+    assert relative_error(rounded, exact) > relative_error(actual, exact) * 0.6
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_rounding_changes_tensors_in_place_and_leaves_views_and_integers_as_they_are() -> None:
     class Steps(nn.Module):
         def forward(self, tokens: Tensor) -> Tensor:
