@@ -58,13 +58,16 @@ def load_and_check(folder: Path, device: torch.device, *, each_alone: bool = Fal
 
     If the predictions are not the expected ones with the backend that was selected on a GPU, the network runs as it is.
     """
-    task = load_model(folder, device)
+    task, mismatch = load_model(folder, device), ""
     try:
         golden.check(task, each_alone=each_alone)
     except golden.GoldenMismatchError as error:
-        if not reject_selection(folder, str(error)):
+        mismatch = str(error)
+        if not reject_selection(folder, mismatch):
             raise
-        log.warning("the network runs as it is: with its selected backend, %s", error)
+    if mismatch:
+        log.warning("the network runs as it is: with its selected backend, %s", mismatch)
+        del task  # the device may have too little memory for both
         task = load_model(folder, device)
         golden.check(task, each_alone=each_alone)
     if device.type == "cuda":

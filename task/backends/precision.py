@@ -36,8 +36,7 @@ def build_rounded(net: nn.Module, dtype: torch.dtype) -> Backend:
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer
         try:
-            # In inference mode operations such as an LSTM would not be divided into the ones they consist of.
-            with torch.inference_mode(mode=False), torch.no_grad(), _Rounding(dtype):
+            with _Rounding(dtype):
                 return rounded(_round(batch, dtype))  # type: ignore[no-any-return]
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)

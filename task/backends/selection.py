@@ -35,6 +35,15 @@ WITH_GRAPHS = " with CUDA graphs"
 
 log = logging.getLogger(__name__)
 
+_selected: set[Path] = set()
+"""The folders for whose networks this process has selected backends."""
+_rejected: set[Path] = set()
+"""Those of them whose networks run as they are from now on."""
+
+
+class NetworkError(Exception):
+    """The network itself fails for the example, so that nothing can be compared with it."""
+
 
 def select_backend(
     net: nn.Module,
@@ -47,9 +56,10 @@ def select_backend(
 
     `example` is a batch of one on the device. `precisions` are those that keep the predictions.
     """
-    builders = list_builders(precisions)
-    if len(builders) == 1:
+    folder, builders = folder.resolve(), list_builders(precisions)
+    if len(builders) == 1 or folder in _rejected:
         return builders[BASELINE](net, example)
+    _selected.add(folder)
     weights = sum(parameter.numel() for parameter in net.parameters())
     case = f"{tuple(example.shape)} {example.dtype}, {weights} weights, {', '.join(precisions)}"
     case = f"{accelerator.name}, torch {torch.__version__}, {case}"
@@ -60,11 +70,18 @@ def select_backend(
         if is_shared:  # what a worker finds that replaces this one, if a backend ends the process
             interrupted = {"backend": BASELINE, "reason": "an earlier measurement did not end"}
             _write(folder, {**choices, case: interrupted})
-        measured, backend = measure_on_device(net, example, builders, accelerator)
+        try:
+            measured, backend = measure_on_device(net, example, builders, accelerator)
+            choice = {"backend": measured.best, "reason": ""}
+        except NetworkError as error:
+            choice = {"backend": BASELINE, "reason": str(error)}
         if is_shared:
-            _write(folder, {**choices, case: {"backend": measured.best, "reason": ""}})
+            _write(folder, {**choices, case: choice})
+        if choice["reason"]:
+            return _build(net, example, choice, builders, accelerator)
     times = "; ".join(
         f"{name} {', '.join(f'{ms:.2f}' for ms in each.median_ms.values())}"
+        + ("" if each.is_accurate else f" with an error of {each.max_error:.3f}")
         for name, each in measured.by_backend.items()
     )
     missing = "".join(
@@ -79,11 +96,18 @@ def select_backend(
 
 
 def reject_selection(folder: Path, reason: str) -> bool:
-    """Let the next load of the model in a folder use the network as it is; return whether it did not already."""
-    choices = _read(folder)
-    if all(choice["backend"] == BASELINE for choice in choices.values()):
+    """Let this and other workers load the model in a folder with the network as it is.
+
+    Return whether this worker has loaded it otherwise.
+    """
+    folder = folder.resolve()
+    if folder not in _selected or folder in _rejected:
         return False
-    _write(folder, {case: {"backend": BASELINE, "reason": reason} for case in choices})
+    _rejected.add(folder)
+    with lock_folder(folder) as is_shared:
+        if is_shared:
+            choice = {"backend": BASELINE, "reason": reason}
+            _write(folder, dict.fromkeys(_read(folder), choice))
     return True
 
 
@@ -105,7 +129,7 @@ def measure_on_device(
     """Compare backends with the network, and time them; return the fastest, too.
 
     They are built one after another, and only the best is kept. Graphs are captured of the best one alone: what they
-    save, the time to start kernels, differs little between backends.
+    save, the time to start kernels, differs little between backends. Raises NetworkError.
     """
     deadline = time.monotonic() + MAX_MEASURING_S
     baseline_ms = _time_baseline(net, example, accelerator)
@@ -143,17 +167,23 @@ def measure_on_device(
 
 
 def _time_baseline(net: nn.Module, example: Tensor, accelerator: Accelerator) -> dict[int, float]:
-    """Return the milliseconds of a pass by its size, for the sizes that the device can run in a limited time."""
+    """Return the milliseconds of a pass by its size, for the sizes that the device can run in a limited time.
+
+    Raises NetworkError.
+    """
     times_ms: dict[int, float] = {}
     for size in SIZES:
         if times_ms and max(times_ms.values()) > MAX_PASS_MS:
             break
         try:
             times_ms |= _time(net, example, [size], accelerator)
-        except torch.OutOfMemoryError:
-            if not times_ms:
-                raise
-            break
+        except Exception as error:
+            if times_ms and isinstance(error, torch.OutOfMemoryError):
+                break
+            reason = describe_error(error)
+            raise NetworkError(
+                f"the network fails for {size} times the example: {reason}"
+            ) from error
     accelerator.release_memory()
     return times_ms
 

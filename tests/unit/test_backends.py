@@ -376,13 +376,43 @@ def test_backend_that_ends_the_process_is_not_tried_again(
     assert "backend 'eager': an earlier measurement did not end" in caplog.text
 
 
+def test_network_that_fails_for_the_example_runs_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    net, example = network(), torch.zeros(1, 4)
+    for _ in range(2):
+        backend = selection.select_backend(net, tmp_path, example, ["float32"], CpuAccelerator())
+        assert backend is net
+    assert caplog.text.count("backend 'eager': the network fails for 1 times the example: ") == 2
+
+
 @pytest.mark.usefixtures("passes_ms")
-def test_rejected_choice_is_not_used_by_the_next_load(tmp_path: Path) -> None:
+def test_sizes_for_which_the_network_has_too_little_memory_are_not_timed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Large(nn.Module):
+        def forward(self, batch: Tensor) -> Tensor:
+            if len(batch) > 8:
+                raise torch.OutOfMemoryError("2 GiB")
+            return batch
+
+    with caplog.at_level(logging.INFO):
+        selection.select_backend(Large(), tmp_path, INPUTS[:1], ["float32"], CpuAccelerator())
+    assert "milliseconds for 1, 8 instances: eager 9.00, 9.00;" in caplog.text
+
+
+@pytest.mark.usefixtures("passes_ms")
+def test_rejected_choice_is_not_used_by_the_next_load(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not selection.reject_selection(tmp_path, "other predictions")
     select(tmp_path, CpuAccelerator())
     assert selection.reject_selection(tmp_path, "other predictions")
     assert isinstance(select(tmp_path, CpuAccelerator()), nn.Sequential)
     assert not selection.reject_selection(tmp_path, "other predictions")
+    monkeypatch.setattr(selection, "_rejected", set())  # another worker
+    assert isinstance(select(tmp_path, CpuAccelerator()), nn.Sequential)
+    assert "backend 'eager': other predictions" in caplog.text
 
 
 @pytest.mark.usefixtures("passes_ms")
