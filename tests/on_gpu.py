@@ -1,0 +1,121 @@
+"""What the other tests leave out: the calls of CUDA. Run `pytest --noconftest tests/on_gpu.py` with a GPU.
+
+It is not among the tests of CI, whose machines have none.
+"""
+
+import json
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from handler import collation
+from handler.pass_size import CudaMemory, limit_passes
+from task.adapter import adapt
+from task.backends import cuda, load_backend
+from task.backends.accuracy import relative_error
+from task.backends.cuda import Cuda
+from task.backends.graphs import GraphBackend
+from task.backends.precision import HALF_PRECISIONS, build_half, build_rounded
+from tests.unit.test_backends import INPUTS, Branching, network
+from tests.unit.test_batch import Doubler
+
+GPU = torch.device("cuda", 0)
+EXAMPLE = INPUTS[:1]
+
+
+def assert_equal_outputs(backend: object, net: nn.Module, max_error: float) -> None:
+    assert callable(backend)
+    with torch.inference_mode():
+        for count in (1, 2, 3, 7, 32, 33):
+            batch = torch.rand(count, *EXAMPLE.shape[1:], device=GPU)
+            assert relative_error(backend(batch), net(batch)) < max_error
+
+
+def test_selected_backend_gives_the_outputs_of_the_network(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    choice = {"backend": "scripted", "accelerator": ["float32", *HALF_PRECISIONS]}
+    (tmp_path / "backend.json").write_text(json.dumps(choice))
+    net = network().to(GPU)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            assert_equal_outputs(load_backend(net, tmp_path, EXAMPLE.to(GPU)), net, 0.02)
+    print(caplog.text)
+    assert "as another worker has chosen it" in caplog.text
+
+
+def test_graphs_give_the_outputs_of_the_network_while_other_threads_pin_memory() -> None:
+    net, ended = network().to(GPU), threading.Event()
+
+    def pin() -> None:
+        size = 1 << 16
+        while not ended.wait(0.001):
+            size += 1 << 16
+            torch.empty(size, pin_memory=True)
+
+    thread = threading.Thread(target=pin)
+    thread.start()
+    try:
+        backend = GraphBackend(net, EXAMPLE.to(GPU), Cuda(GPU))
+    finally:
+        ended.set()
+        thread.join()
+    assert_equal_outputs(backend, net, 1e-3)
+
+
+def test_network_that_waits_for_the_gpu_runs_without_graphs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        load_backend(Branching(), tmp_path, EXAMPLE.to(GPU))
+    assert "eager with CUDA graphs not available: " in caplog.text
+    torch.rand(4, device=GPU)
+
+
+def test_gpu_is_usable_after_a_capture_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_run_without_waiting", lambda _: None)
+    accelerator, stream = Cuda(GPU), torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        GraphBackend(Branching(), EXAMPLE.to(GPU), accelerator)
+    assert torch.cuda.current_stream() == stream
+    accelerator.recover()
+    torch.rand(4, device=GPU)
+    net = network().to(GPU)
+    assert_equal_outputs(GraphBackend(net, EXAMPLE.to(GPU), Cuda(GPU)), net, 1e-3)
+
+
+@pytest.mark.parametrize("name", list(HALF_PRECISIONS))
+def test_half_precision_rounds_as_its_comparison_on_a_cpu_does(name: str) -> None:
+    net, dtype = network(), HALF_PRECISIONS[name]
+    half = build_half(net.to(GPU), EXAMPLE, dtype=dtype, is_fused=True)
+    with torch.inference_mode():
+        actual, rounded = half(INPUTS.to(GPU)), build_rounded(network(), dtype)(INPUTS)
+    assert relative_error(actual.cpu(), rounded) < 4 * torch.finfo(dtype).eps
+
+
+def test_batches_arrive_unchanged() -> None:
+    task = adapt(Doubler(), GPU)
+    for shape in ((1,), (256, 256)):
+        batches = [[torch.rand(shape) for _ in range(4)] for _ in range(20)]
+        moved = [collation.build_batch(task, samples) for samples in batches]
+        moved += [collation.move({"x": torch.stack(batches[0])}, GPU)["x"]]
+        expected: list[Tensor] = [torch.stack(samples) for samples in (*batches, batches[0])]
+        for actual, samples in zip(moved, expected, strict=True):
+            assert actual.device == GPU
+            assert torch.equal(actual.cpu(), samples)
+
+
+def test_passes_are_limited_by_the_memory() -> None:
+    class Large(Doubler):
+        def inference(self, batch: Tensor) -> Tensor:
+            torch.empty(len(batch) << 20, device=batch.device)  # 4 MiB for a sample
+            return super().inference(batch)
+
+    task, memory = adapt(Large(), GPU), CudaMemory(GPU)
+    limit_passes(task, memory, workers=memory.free_bytes() // (64 << 20))
+    assert task.max_samples is not None
+    assert 8 <= task.max_samples <= 16
