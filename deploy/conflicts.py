@@ -42,8 +42,17 @@ def find_conflicts(settings: Settings) -> Iterator[Conflict]:
 
 def find_build_conflicts(settings: Settings) -> Iterator[Conflict]:
     """Yield the conflicts of the settings of an image, which need not be for Vertex AI."""
+    yield from _torch(settings)
     if not settings.api_endpoint:  # the emulator has a registry of its own, for every region
         yield from _images(settings)
+
+
+def _torch(s: Settings) -> Iterator[Conflict]:
+    """Yield an accelerator that the locked torch does not support."""
+    if s.accelerator_type in load_table().cuda_12 and not (s.torch or s.image):
+        text = f"accelerator_type = {s.accelerator_type!r}: the locked torch is for CUDA 13, which does not support it"
+        hint = "set a torch for CUDA 12 and its torch_index: docs/gpu.md#the-driver"
+        yield Conflict("accelerator_type", text, hint)
 
 
 def _endpoint(s: Settings) -> Iterator[Conflict]:
@@ -139,6 +148,7 @@ def find_gke_conflicts(s: Settings, *, duty_cycle: bool) -> Iterator[Conflict]:
     """Yield what cannot be deployed to GKE, of the settings that it uses and of the option --duty-cycle."""
     yield from _accelerator_number(s)
     yield from _partitions(s)
+    yield from _torch(s)
     shared = f"gpu_max_shared_clients = {s.gpu_max_shared_clients}"
     if s.gpu_max_shared_clients and not s.accelerator_type:
         text = f"{shared} has no effect without accelerator_type"

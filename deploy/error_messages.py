@@ -128,7 +128,7 @@ def _quota(error: GoogleError, settings: Settings) -> UserError | None:
     return UserError(
         f"quota exceeded{error.context} in {s.region}: {text} (max_replicas counts, here {need})",
         "free some with make undeploy ARGS=--idle, use a smaller machine_type or max_replicas, or request more of "
-        f"{names}: {quota_page(s)}",
+        f"{names}: {quota_page(s.project)}",
     )
 
 

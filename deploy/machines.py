@@ -23,6 +23,8 @@ class MachineTable:
     """Accelerator → number of it → maximum number of cores of an n1 machine."""
     coscheduled: tuple[str, ...]
     """Series of machines that can run several replicas."""
+    cuda_12: tuple[str, ...]
+    """Accelerators that CUDA 13 does not support."""
     accelerator_regions: dict[str, list[str]]
     """Accelerator → regions that have it for serving; an accelerator that is not listed is accepted in every one."""
     partitions: dict[str, dict[str, int]]
@@ -91,6 +93,7 @@ def load_table() -> MachineTable:
             for name, limits in content["attachable"].items()
         },
         coscheduled=tuple(content["coscheduled"]),
+        cuda_12=tuple(content["cuda_12"]),
         accelerator_regions=content["accelerator_regions"],
         partitions=content["partitions"],
         quotas=content["quotas"],

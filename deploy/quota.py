@@ -19,7 +19,7 @@ def describe_need(settings: Settings) -> str:
         return ""
     return (
         f"quota: at least {count} of {_name(s.machine)} in {s.region} (max_replicas x accelerator_count; "
-        f"a new project has none): {quota_page(s)}"
+        f"a new project has none): {quota_page(s.project, _metric(s.machine))}"
     )
 
 
@@ -34,14 +34,15 @@ def describe_usage(deployed: Iterable[DeployedModel]) -> Iterator[str]:
         yield f"quota: up to {count} of {name}"
 
 
-def quota_page(settings: Settings) -> str:
-    """Return the address of the console's page with the quotas of the project's machines."""
-    s = settings
-    metric = load_table().find_quota(s.accelerator_type, spot=s.spot)
+def quota_page(project: str, metric: str = "") -> str:
+    """Return the address of the console's page with a quota, or with all those of Vertex AI."""
     selection = f"metric={SERVICE}%2F{metric}" if metric else f"service={SERVICE}"
-    return f"{PAGE}?project={s.project}&{selection}"
+    return f"{PAGE}?project={project}&{selection}"
+
+
+def _metric(machine: Machine) -> str:
+    return load_table().find_quota(machine.accelerator_type, spot=machine.spot)
 
 
 def _name(machine: Machine) -> str:
-    metric = load_table().find_quota(machine.accelerator_type, spot=machine.spot)
-    return metric or f"the quota of {machine.accelerator_type} for serving"
+    return _metric(machine) or f"the quota of {machine.accelerator_type} for serving"

@@ -89,7 +89,7 @@ REJECTIONS = {
         "deploy --accelerator-type NVIDIA_TESLA_T4 --accelerator-count 1 --machine-type n1-standard-4",
         (),
         "quota exceeded",
-        ["ServingT4GPUs", "and 2 NVIDIA_TESLA_T4", "custom_model_serving_nvidia_t4_gpus"],
+        ["ServingT4GPUs", "and 2 NVIDIA_TESLA_T4"],
     ),
     "a permission that is missing at the start": (
         "endpoint",

@@ -20,6 +20,7 @@ from tests.programs import Result, run_main
 PAGE = (ROOT / "docs" / "settings.md").read_text()
 L4, T4 = 'accelerator_type = "NVIDIA_L4"', 'accelerator_type = "NVIDIA_TESLA_T4"'
 H100 = "machine_type = 'a3-highgpu-8g'\naccelerator_type = 'NVIDIA_H100_80GB'"
+V100 = "machine_type = 'n1-standard-4'\naccelerator_type = 'NVIDIA_TESLA_V100'"
 PART = "gpu_partition_size = '1g.10gb'"
 IMAGE = "us-central1-docker.pkg.dev/my-project/models/digits"
 INVALID = {
@@ -90,6 +91,7 @@ INVALID = {
     "NVIDIA_H100_80GB",
     f"{L4}\naccelerator_count = 1\nmachine_type = 'g2-standard-8'\n{PART}": "gpu_partition_size = '1g.10gb': NVIDIA_L4 "
     "cannot be divided",
+    f"{V100}\naccelerator_count = 1": "'NVIDIA_TESLA_V100': the locked torch is for CUDA 13, which does not support it",
     PART: "gpu_partition_size = '1g.10gb' has no effect without accelerator_type",
     "gpu_partition_size = 'half'": "gpu_partition_size = 'half' should be a size of a part of a GPU such as 1g.10gb",
     "gpu_max_shared_clients = 2": "gpu_max_shared_clients = 2 has no effect on Vertex AI, only on GKE",
@@ -197,6 +199,7 @@ VALID = (
     f"{T4}\naccelerator_count = 2\nmachine_type = 'n1-highmem-32'",
     f"{L4}\naccelerator_count = 1\nmachine_type = 'g2-standard-4'",
     f"{H100}\naccelerator_count = 3",
+    f"{V100}\naccelerator_count = 1\ntorch = 'torch==2.13.0+cu126'",
     f"{H100}\naccelerator_count = 1\n{PART}",
     f"image = '{IMAGE}:v1'",
     f"image = '{IMAGE}@sha256:{'0' * 64}'",
@@ -426,3 +429,5 @@ def test_each_accelerator_has_known_regions_and_only_gpus_of_coscheduled_machine
     }
     assert table.partitions.keys() == divided
     assert table.quotas.keys() <= table.accelerator_types
+    assert table.accelerator_types.issuperset(table.cuda_12)
+    assert "nvidia-cudnn-cu13==" in (ROOT / "requirements" / "gpu.lock").read_text()
