@@ -25,6 +25,7 @@ from benchmarks.workloads import Workload, select_workload, write_bodies
 from project.model_folder import Model, add_model_option
 from serving import local, model_config
 from serving.errors import ServingError
+from serving.gpu import share_gpus
 from serving.layout import (
     Layout,
     LayoutError,
@@ -195,8 +196,9 @@ def halve_memory(machine: Machine) -> Machine:
     """Return the part of a machine with GPUs that each of the two servers may use; one with none is as it was."""
     if not machine.gpus:
         return machine
-    halves = [gpu._replace(memory_bytes=gpu.memory_bytes // 2) for gpu in machine.gpus]
-    return machine._replace(memory_bytes=machine.memory_bytes // 2, gpus=halves)
+    return machine._replace(
+        memory_bytes=machine.memory_bytes // 2, gpus=share_gpus(machine.gpus, 2)
+    )
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ It calls the driver's own library, because importing torch takes a second and nv
 import ctypes
 import importlib.util
 import runpy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +84,11 @@ def find_gpus(
     ]
     devices = ", ".join(map(str, gpus))
     return gpus, f"serving on {devices}; the driver supports CUDA {cuda}, torch uses {torch_cuda}"
+
+
+def share_gpus(gpus: Sequence[Gpu], clients: int) -> list[Gpu]:
+    """Return GPUs with the share of their memory that each of `clients` programs may use."""
+    return [gpu._replace(memory_bytes=gpu.memory_bytes // clients) for gpu in gpus]
 
 
 def find_torch_cuda() -> CudaVersion | None:

@@ -67,6 +67,8 @@ class TorchServeConfig:
     """The GPUs of the workers in turn; empty: the CPU; None: torch has no CUDA, TorchServe searches for others."""
     shared_gpu_workers: int = 0
     """The most workers of all TorchServes in the container that use one of the GPUs, if there are several."""
+    gpu_clients: int = 1
+    """The containers that use each of the GPUs in turns, this one included."""
     heap_bytes: int = 512 * MEBIBYTE
     """Java's memory for requests and responses."""
     listener_socket: Path | None = None
@@ -269,7 +271,7 @@ def _share_gpus(config: TorchServeConfig) -> dict[str, str]:
     if not config.gpus:
         return {}
     workers = config.shared_gpu_workers or -(-config.layout.workers // len(config.gpus))
-    variables = {"GPU_WORKERS": str(workers)}
+    variables = {"GPU_WORKERS": str(workers * config.gpu_clients)}
     if config.patched:
         # A selector may contain commas.
         selectors = ";".join(gpu.selector for gpu in config.gpus)

@@ -94,6 +94,11 @@ def _changes(settings: Settings) -> list[dict[str, Any]]:
         "AIP_PREDICT_ROUTE": settings.predict_route,
         "GOOGLE_CLOUD_PROJECT": settings.project,  # links log lines to traces
         **({"AIP_STORAGE_URI": settings.artifact_uri} if settings.artifact_uri else {}),
+        **(
+            {"GPU_CLIENTS": str(settings.gpu_max_shared_clients)}
+            if settings.gpu_max_shared_clients
+            else {}
+        ),
         **settings.env,
     }
     container: dict[str, Any] = {

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 MEBIBYTE = 1 << 20
 MAX_REQUEST_BYTES_LIMIT = 100 * MEBIBYTE
+MAX_GPU_CLIENTS = 48
+"""The most pods that GKE lets share a GPU."""
 MAX_RESPONSE_TIMEOUT_S = 3600
 """The longest that a dedicated endpoint of Vertex AI waits."""
 
@@ -70,6 +72,8 @@ class Config:
     """Whether the patches of TorchServe are applied: docs/decisions.md."""
     request_path: str
     """direct: nginx passes requests to the workers; torchserve: to TorchServe's Java, which passes them on."""
+    gpu_clients: int | None
+    """The number of containers that use each GPU in turns; None: no others do."""
     response_timeout_s: int | None
     """The time for a response; None: the archive's own, or the default."""
     service_envelope: str | None
@@ -141,6 +145,7 @@ def read_config(environ: Mapping[str, str], model_name: str = MODEL_NAME) -> Con
         metrics_port=optional("METRICS_PORT", _port),
         torchserve_patches=patched,
         request_path=read("REQUEST_PATH", _one_of(*REQUEST_PATHS), REQUEST_PATHS[not patched]),
+        gpu_clients=optional("GPU_CLIENTS", _containers),
         response_timeout_s=optional("RESPONSE_TIMEOUT_S", _seconds),
         **{
             name.lower(): optional(name, _one_of(*values))
@@ -190,6 +195,10 @@ def _port(text: str) -> int:
 
 def _request_bytes(text: str) -> int:
     return _whole_number(text, MAX_REQUEST_BYTES_LIMIT, "a number of bytes")
+
+
+def _containers(text: str) -> int:
+    return _whole_number(text, MAX_GPU_CLIENTS, "a number of containers")
 
 
 def _seconds(text: str) -> int:

@@ -37,7 +37,7 @@ from serving.container.nginx import Nginx
 from serving.container.servers import ModelGroup, SingleModel, start_servers
 from serving.container.telemetry import TelemetryProcess
 from serving.errors import ServingError
-from serving.gpu import find_torch_cuda
+from serving.gpu import Gpu, find_torch_cuda, share_gpus
 from serving.ignored_settings import describe_ignored_settings
 from serving.logs import Log
 from serving.selection import MODEL_NAME
@@ -75,9 +75,7 @@ def run(log: Log, fork_server: ForkServer) -> None:
     try:
         telemetry = TelemetryProcess(config, log) if config.has_telemetry else None
         port = telemetry.port if telemetry else None
-        gpus, description = find_gpus(os.environ, find_torch_cuda())
-        if description:
-            log.info(description)
+        gpus = _find_gpus(config, log)
         factory = ModelFactory(
             folder=folder, config=config, gpus=gpus, telemetry_port=port, log=log
         )
@@ -120,6 +118,18 @@ def _create_run_folder() -> Path:
         return Path(tempfile.mkdtemp(prefix="serving-"))
     except OSError as error:
         raise StartupError(f"no writable folder: {error}; mount one with --tmpfs /tmp") from error
+
+
+def _find_gpus(config: Config, log: Log) -> list[Gpu]:
+    """Return the GPUs with the part of their memory that the container uses; raise StartupError."""
+    gpus, description = find_gpus(os.environ, find_torch_cuda())
+    if description:
+        log.info(description)
+    if gpus and config.gpu_clients:
+        gpus = share_gpus(gpus, config.gpu_clients)
+        shares = ", ".join(map(str, gpus))
+        log.info(f"GPU_CLIENTS={config.gpu_clients}: this container plans for {shares}")
+    return gpus
 
 
 def _configure(fork_server: ForkServer, models: Sequence[Model], log: Log) -> None:

@@ -87,6 +87,7 @@ class ModelFactory:
             telemetry_port=self.telemetry_port,
             patched=config.torchserve_patches,
             gpus=self.gpus,
+            gpu_clients=config.gpu_clients or 1,
         )
         return Model(server_config, listener)
 

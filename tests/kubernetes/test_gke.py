@@ -295,6 +295,8 @@ def test_pods_run_on_nodes_with_the_gpu_or_its_part_or_share_of_it(
         for name, value in {"gke-accelerator": "nvidia-h200-141gb", **labels}.items()
     }
     assert found["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    clients = [e["value"] for e in found["containers"][0]["env"] if e["name"] == "GPU_CLIENTS"]
+    assert clients == [labels[name] for name in labels if "shared-clients" in name]
 
 
 GKE_NAMES = {

@@ -260,6 +260,8 @@ def test_pods_with_a_gpu_request_it_and_select_nodes_that_have_it() -> None:
         assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
         assert spec["nodeSelector"].keys() == {f"{labels}-accelerator", *selected}
         assert spec["nodeSelector"].items() >= selected.items()
+        clients = [e["value"] for e in spec["containers"][0]["env"] if e["name"] == "GPU_CLIENTS"]
+        assert clients == [selected[name] for name in selected if "shared-clients" in name]
         assert [each["key"] for each in spec["tolerations"]] == ["nvidia.com/gpu"]
 
 

@@ -60,6 +60,7 @@ def test_routes_come_from_the_variables_or_are_vertex_ais_defaults(
         ("SERVICE_ENVELOPE", "kserve", "json or none"),
         ("WRAP_INSTANCES", "body", "data"),
         ("METRICS_PORT", "off", "a port from 1 to 65535"),
+        ("GPU_CLIENTS", "0", "a number of containers from 1 to 48"),
     ],
 )
 def test_invalid_variable_is_reported_with_what_was_expected(

@@ -17,7 +17,8 @@ from ts.model_service_worker import TorchModelServiceWorker
 
 from serving import gpu, local, resources
 from serving.artifact import Artifact
-from serving.container.config import read_config
+from serving.container import entrypoint
+from serving.container.config import Config, read_config
 from serving.container.errors import StartupError
 from serving.container.gpu import find_gpus
 from serving.container.models import ModelFactory
@@ -197,14 +198,17 @@ def test_worker_loads_the_model_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) 
     assert loaded == [({"gpu": 0}, "1")]
 
 
-def create_models(folder: Path, *gpus: Gpu) -> list[TorchServeConfig]:
+CONFIG = read_config({"REQUEST_PATH": "torchserve"})
+
+
+def create_models(folder: Path, *gpus: Gpu, config: Config = CONFIG) -> list[TorchServeConfig]:
     """Return the configurations of two models in a container."""
     archives = [folder / f"{name}.mar" for name in "ab"]
     for archive in archives:
         shutil.copy(ARCHIVE, archive)
     factory = ModelFactory(
         folder=folder,
-        config=read_config({"REQUEST_PATH": "torchserve"}),
+        config=config,
         gpus=gpus,
         telemetry_port=None,
         log=Log(as_text=True),
@@ -225,6 +229,26 @@ def test_models_of_a_container_share_its_gpus(
     assert (first.shared_gpu_workers, second.shared_gpu_workers) == (2, 2)
     assert build_environment(second)["WORKER_GPUS"] == "1"
     assert build_environment(second)["GPU_WORKERS"] == "2"
+
+
+def test_container_that_shares_a_gpu_with_others_plans_for_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = Gpu("NVIDIA L4", 22 << 30)
+    monkeypatch.setattr(entrypoint, "find_gpus", lambda *_: ([device], "the devices"))
+    log = Log(as_text=True)
+    assert entrypoint._find_gpus(CONFIG, log) == [device]
+    config = read_config({"REQUEST_PATH": "torchserve", "GPU_CLIENTS": "4"})
+    gpus = entrypoint._find_gpus(config, log)
+    assert gpus == [Gpu("NVIDIA L4", 22 << 28)]
+    assert (
+        "GPU_CLIENTS=4: this container plans for NVIDIA L4 with 5.5 GiB" in capsys.readouterr().out
+    )
+    monkeypatch.setattr(resources, "cores", lambda: 4)
+    monkeypatch.setattr(resources, "memory_limit", lambda: 64 << 30)
+    first, second = create_models(tmp_path, *gpus, config=config)
+    assert (first.layout.workers, second.layout.workers) == (2, 1)  # 1.5 GiB each
+    assert build_environment(first)["GPU_WORKERS"] == "12"
 
 
 def test_model_of_a_container_that_is_larger_than_the_gpu_is_named(tmp_path: Path) -> None:
