@@ -37,8 +37,10 @@ log = logging.getLogger(__name__)
 
 _selected: set[Path] = set()
 """The folders for whose networks this process has selected backends."""
-_rejected: set[Path] = set()
-"""Those of them whose networks run as they are from now on."""
+_restrictions: dict[Path, int] = {}
+"""How often the selection for a folder was restricted."""
+AS_IT_IS = 2
+"""The restriction with which networks run as they are."""
 
 
 class NetworkError(Exception):
@@ -56,12 +58,17 @@ def select_backend(
 
     `example` is a batch of one on the device. `precisions` are those that keep the predictions.
     """
-    folder, builders = folder.resolve(), list_builders(precisions)
-    if len(builders) == 1 or folder in _rejected:
+    folder = folder.resolve()
+    restriction = _restrictions.get(folder, 0)
+    if restriction:
+        precisions = [name for name in precisions if name == FULL_PRECISION]
+    builders = list_builders(precisions)
+    if len(builders) == 1 or restriction >= AS_IT_IS:
         return builders[BASELINE](net, example)
     _selected.add(folder)
     weights = sum(parameter.numel() for parameter in net.parameters())
     case = f"{tuple(example.shape)} {example.dtype}, {weights} weights, {', '.join(precisions)}"
+    case += ", without TF32" * bool(restriction)
     case = f"{accelerator.name}, torch {torch.__version__}, {case}"
     with lock_folder(folder) as is_shared:
         choices = _read(folder)
@@ -95,20 +102,16 @@ def select_backend(
     return backend
 
 
-def reject_selection(folder: Path, reason: str) -> bool:
-    """Let this and other workers load the model in a folder with the network as it is.
+def restrict_selection(folder: Path) -> bool:
+    """Restrict what this process selects for the model in a folder: to full float32, then to the network as it is.
 
-    Return whether this worker has loaded it otherwise.
+    Return whether that may change the outputs. TF32, which torch uses for convolutions by default, has the precision
+    of float16, and is turned off.
     """
     folder = folder.resolve()
-    if folder not in _selected or folder in _rejected:
-        return False
-    _rejected.add(folder)
-    with lock_folder(folder) as is_shared:
-        if is_shared:
-            choice = {"backend": BASELINE, "reason": reason}
-            _write(folder, dict.fromkeys(_read(folder), choice))
-    return True
+    torch.backends.cudnn.allow_tf32 = False
+    level = _restrictions[folder] = _restrictions.get(folder, 0) + 1
+    return level == 1 or (level == AS_IT_IS and folder in _selected)
 
 
 def list_builders(precisions: Sequence[str]) -> dict[str, Builder]:

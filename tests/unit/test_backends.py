@@ -4,7 +4,7 @@ import itertools
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -401,18 +401,32 @@ def test_sizes_for_which_the_network_has_too_little_memory_are_not_timed(
     assert "milliseconds for 1, 8 instances: eager 9.00, 9.00;" in caplog.text
 
 
-@pytest.mark.usefixtures("passes_ms")
-def test_rejected_choice_is_not_used_by_the_next_load(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def precise() -> Iterator[None]:
+    """Allow TF32 again after a test."""
+    before = torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("precise")
+def test_selection_is_restricted_to_float32_and_then_to_the_network_as_it_is(
+    tmp_path: Path, passes_ms: dict[str, float]
 ) -> None:
-    assert not selection.reject_selection(tmp_path, "other predictions")
-    select(tmp_path, CpuAccelerator())
-    assert selection.reject_selection(tmp_path, "other predictions")
-    assert isinstance(select(tmp_path, CpuAccelerator()), nn.Sequential)
-    assert not selection.reject_selection(tmp_path, "other predictions")
-    monkeypatch.setattr(selection, "_rejected", set())  # another worker
-    assert isinstance(select(tmp_path, CpuAccelerator()), nn.Sequential)
-    assert "backend 'eager': other predictions" in caplog.text
+    passes_ms |= {"function": 1.0, "GraphBackend": 8.0}
+    types = []
+    for _ in range(3):
+        types.append(type(select(tmp_path, CpuAccelerator(), "float32", "float16")).__name__)
+        is_restricted = selection.restrict_selection(tmp_path)
+        assert not torch.backends.cudnn.allow_tf32
+    assert types == ["function", "GraphModule", "Sequential"]
+    assert not is_restricted
+
+
+@pytest.mark.usefixtures("precise")
+def test_only_tf32_is_restricted_for_a_model_without_backends(tmp_path: Path) -> None:
+    assert selection.restrict_selection(tmp_path)
+    assert not selection.restrict_selection(tmp_path)
 
 
 @pytest.mark.usefixtures("passes_ms")

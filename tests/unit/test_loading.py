@@ -70,20 +70,23 @@ def test_modules_of_a_model_that_failed_to_load_are_not_used_by_the_next(tmp_pat
     assert load_and_check(write_model(tmp_path / "m", 5), CPU).inference(1) == 6
 
 
-def test_model_whose_backend_on_a_gpu_predicts_something_else_runs_as_it_is(
+def test_model_that_predicts_something_else_on_a_gpu_is_loaded_again_more_accurately(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_model(tmp_path / "m", 5)
-    code = (
-        "import pathlib\nfrom task.backends import selection\n"
-        "OFFSET = 5 if pathlib.Path(__file__).parent in selection._rejected else 6"
-    )
-    (folder / "constants.py").write_text(code)
+    folder, device = write_model(tmp_path / "m", 5), torch.device("cpu", 0)
+    offsets = iter([7, 6, 5, 7, 7, 7])
+    monkeypatch.setattr(sys, "offsets", offsets, raising=False)
+    (folder / "constants.py").write_text("import sys\nOFFSET = next(sys.offsets)")
+    monkeypatch.setattr(selection, "_selected", {folder})
+    monkeypatch.setattr(selection, "_restrictions", {})
+    assert load_and_check(folder, device).inference(1) == 6
+    assert caplog.text.count("the model is loaded again, more accurate and slower: ") == 2
+    with pytest.raises(GoldenMismatchError):
+        load_and_check(folder, device)
     with pytest.raises(GoldenMismatchError):
         load_and_check(folder, CPU)
-    monkeypatch.setattr(selection, "_selected", {folder})
-    assert load_and_check(folder, CPU).inference(1) == 6
-    assert "the network runs as it is: with its selected backend, requests.json[0]" in caplog.text
+    assert len(list(offsets)) == 1
+    torch.backends.cudnn.allow_tf32 = True
 
 
 def test_examples_of_the_folder_are_those_of_the_task(tmp_path: Path) -> None:
