@@ -5,6 +5,9 @@ It is not among the tests of CI, whose machines have none.
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from torch import Tensor, nn
 
 from handler import collation
 from handler.pass_size import CudaMemory, limit_passes
+from serving import gpu
+from serving.torchserve import PATCHED_WORKER_HOME
 from task.adapter import adapt
 from task.backends import cuda, load_backend
 from task.backends.accuracy import relative_error
@@ -119,3 +124,48 @@ def test_passes_are_limited_by_the_memory() -> None:
     limit_passes(task, memory, workers=memory.free_bytes() // (64 << 20))
     assert task.max_samples is not None
     assert 8 <= task.max_samples <= 16
+
+
+def test_gpus_of_the_driver_are_those_of_torch() -> None:
+    torch_cuda = gpu.find_torch_cuda()
+    assert torch_cuda is not None
+    found, line = gpu.find_gpus(os.environ, torch_cuda)
+    print(line, found)
+    assert len(found) == torch.cuda.device_count()
+    for index, each in enumerate(found):
+        expected = torch.cuda.get_device_properties(index)
+        assert each.name == expected.name
+        assert each.memory_bytes == pytest.approx(expected.total_memory, rel=0.02)
+
+
+FORK = """
+import importlib, os, sys
+from serving_worker.device import check_assigned, select_gpu
+from serving_worker.fork_server import PRELOADED
+for name in PRELOADED:
+    importlib.import_module(name)
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+import torch
+check_assigned(select_gpu(os.environ, f"/worker.{9000 + int(sys.argv[1])}"))
+assert torch.cuda.device_count() == 1
+torch.rand(64, 64, device="cuda:0").matmul(torch.rand(64, 64, device="cuda:0")).cpu()
+free, total = torch.cuda.mem_get_info()
+resident = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))
+print(f"all processes use {total - free >> 20} MiB of {total >> 20} MiB; this one has {resident}")
+"""
+
+
+def test_forked_worker_uses_the_gpu_that_it_selects() -> None:
+    """The printed sizes are what GPU_CONTEXT_BYTES and GPU_WORKER_BYTES of serving/layout.py estimate."""
+    torch_cuda = gpu.find_torch_cuda()
+    assert torch_cuda is not None
+    selectors = [each.selector for each in gpu.find_gpus(os.environ, torch_cuda)[0]]
+    environment = os.environ | {
+        "PYTHONPATH": str(PATCHED_WORKER_HOME),
+        "WORKER_GPUS": ";".join(selectors),
+        "CUDA_VISIBLE_DEVICES": "0",
+    }
+    for number in range(len(selectors)):
+        command = [sys.executable, "-c", FORK, str(number)]
+        subprocess.run(command, env=environment, check=True, timeout=120)
