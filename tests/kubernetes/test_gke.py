@@ -226,7 +226,10 @@ def test_deploy_toml_sets_names_model_account_accelerator_and_variables(
     annotations = found["ServiceAccount"]["metadata"]["annotations"]
     assert annotations == {"iam.gke.io/gcp-service-account": "s@p.iam.gserviceaccount.com"}
     pod = found["Deployment"]["spec"]["template"]["spec"]
-    assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-accelerator": "nvidia-tesla-t4",
+        "cloud.google.com/gke-gpu-driver-version": "latest",
+    }
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
     variables = {
@@ -290,9 +293,13 @@ def test_pods_run_on_nodes_with_the_gpu_or_its_part_or_share_of_it(
     assert "CPU use only, a poor measure" in done.out
     assert "--duty-cycle" in done.out
     found = render(tmp_path / OVERLAYS / "toy")["Deployment"]["spec"]["template"]["spec"]
+    labels = {
+        "gke-accelerator": "nvidia-h200-141gb",
+        "gke-gpu-driver-version": "latest",
+        **labels,
+    }
     assert found["nodeSelector"] == {
-        f"cloud.google.com/{name}": value
-        for name, value in {"gke-accelerator": "nvidia-h200-141gb", **labels}.items()
+        f"cloud.google.com/{name}": value for name, value in labels.items()
     }
     assert found["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     clients = [e["value"] for e in found["containers"][0]["env"] if e["name"] == "GPU_CLIENTS"]

@@ -258,8 +258,9 @@ def test_pods_with_a_gpu_request_it_and_select_nodes_that_have_it() -> None:
     for name, selected in expected.items():
         spec = pod(name)
         assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-        assert spec["nodeSelector"].keys() == {f"{labels}-accelerator", *selected}
-        assert spec["nodeSelector"].items() >= selected.items()
+        values = {f"{labels}-gpu-driver-version": "latest"} | selected
+        assert spec["nodeSelector"].keys() == {f"{labels}-accelerator", *values}
+        assert spec["nodeSelector"].items() >= values.items()
         clients = [e["value"] for e in spec["containers"][0]["env"] if e["name"] == "GPU_CLIENTS"]
         assert clients == [selected[name] for name in selected if "shared-clients" in name]
         assert [each["key"] for each in spec["tolerations"]] == ["nvidia.com/gpu"]
