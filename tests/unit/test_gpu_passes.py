@@ -79,6 +79,8 @@ def test_gpu_has_passes_that_fit_into_its_memory_and_are_as_fast_as_larger_ones(
     pass_size.limit_passes(task, CountedMemory(plain, free, 10), workers)
     assert task.max_samples == expected
     assert max(plain.passes) == measured
+    assert len(plain.passes) <= 40
+    assert plain.clock_ms < 2500
 
 
 def test_pass_that_does_not_fit_limits_later_ones_to_the_largest_that_did(
