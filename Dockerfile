@@ -43,19 +43,20 @@ RUN test -n "${TORCH_INDEX}" || test ${TORCH_LOCK} = gpu || TORCH_INDEX=https://
  && rm -rf include share/cmake test lib/*.a lib/libtorchbind_test.so lib/libjitbackend_test.so \
            lib/libbackend_with_compiler.so lib/libaoti_custom_ops.so \
  && find bin -type f ! -name torch_shm_manager -delete \
- && strip --strip-unneeded lib/*.so
+ && strip --strip-unneeded lib/*.so \
+ && find /opt/venv -exec touch --no-dereference --date @0 {} +
 COPY requirements/serve.lock /tmp/serve.lock
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --require-hashes --requirement /tmp/serve.lock \
  && cd /opt/venv/lib/python3.11/site-packages \
- && find numpy sympy networkx mpmath setuptools -type d -name tests -prune -exec rm -rf {} +
+ && find numpy sympy networkx mpmath setuptools -type d -name tests -prune -exec rm -rf {} + \
+ && find /opt/venv -newermt @0 -exec touch --no-dereference --date @0 {} +
 # TorchServe's jar is moved out of its package; the stage `torchserve` builds a smaller one.
 RUN mv /opt/venv/lib/python3.11/site-packages/ts/frontend/model-server.jar /opt/
 # Bytecode only of the modules that serving imports, not of most of torch and sympy. Bytecode contains
-# its source's time, so that time is set first.
-RUN find /opt/venv -exec touch --no-dereference --date @0 {} + \
- && /opt/venv/bin/python -c 'import torch.fx, numpy, yaml, PIL.Image; PIL.Image.init(); import PIL.ImageFilter, PIL.ImageOps, psutil, google.cloud.storage; import ts.model_service_worker, ts.torch_handler.base_handler' \
+# its source's time, so that time is set before. Only newer files are touched: the others would be copied into the layer.
+RUN /opt/venv/bin/python -c 'import torch.fx, numpy, yaml, PIL.Image; PIL.Image.init(); import PIL.ImageFilter, PIL.ImageOps, psutil, google.cloud.storage; import ts.model_service_worker, ts.torch_handler.base_handler' \
  && /opt/venv/bin/python -c 'import opentelemetry.exporter.prometheus, opentelemetry.exporter.otlp.proto.http.metric_exporter, opentelemetry.exporter.otlp.proto.http.trace_exporter, opentelemetry.propagators.cloud_trace_propagator, google.auth.transport.requests' \
- && find /opt/venv -exec touch --no-dereference --date @0 {} +
+ && find /opt/venv -newermt @0 -exec touch --no-dereference --date @0 {} +
 
 # TorchServe's own Java classes, with links to Debian's libraries.
 FROM packages AS torchserve

@@ -1,5 +1,6 @@
 """Translates Google's errors into one sentence and a hint. Pure."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ def _container(error: GoogleError, settings: Settings) -> UserError | None:
     )
     exited = "exited" in text
     what = "the container exited" if exited else "the container did not become healthy"
-    last_line = text.partition(LAST_LINES)[2].strip().rpartition("\n")[2]
+    last_line = _read_log_line(text.partition(LAST_LINES)[2].strip().rpartition("\n")[2])
     because = f"; last log line: {last_line}" if last_line else ""
     hint = f"make contract IMAGE=… reproduces it in seconds; the container's log: {logs}"
     if not settings.container_logging:
@@ -93,6 +94,15 @@ def _container(error: GoogleError, settings: Settings) -> UserError | None:
             "make contract IMAGE=… reproduces it in seconds; container_logging = true keeps its log"
         )
     return UserError(f"{what}{error.context}{because}", hint)
+
+
+def _read_log_line(line: str) -> str:
+    """Return the message of a log line in JSON, as our container writes it; another line unchanged."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line
+    return str(record["message"]) if isinstance(record, dict) and "message" in record else line
 
 
 def _prediction(error: GoogleError, settings: Settings) -> UserError | None:

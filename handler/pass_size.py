@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from handler.collation import MAX_SAMPLES_PER_PASS, build_batch, find_max_samples
+from handler.device_memory import is_out_of_memory, release_memory
 from handler.splitting import split_output
 from task.adapter import AdaptedTask
 
@@ -100,9 +101,10 @@ def _limit_passes(task: AdaptedTask, memory: Memory, workers: int) -> str:
     while size <= limit and time.monotonic() < deadline:
         try:
             times_ms[size], used = _measure_pass(task, [sample] * size, memory)
-        except torch.OutOfMemoryError:
-            if not times_ms:
+        except Exception as error:
+            if not times_ms or not is_out_of_memory(error):
                 raise
+            release_memory(error)
             limit = size // 2
             break
         if used > 0:

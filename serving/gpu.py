@@ -64,6 +64,8 @@ def find_gpus(
     try:
         driver: Any = ctypes.CDLL(library)
     except OSError as error:
+        if not str(error).startswith(f"{library}: cannot open shared object file"):
+            raise NoGpuError(f"the NVIDIA driver cannot be loaded: {error}") from error
         raise NoDriverError(f"there is no NVIDIA driver ({library})") from error
     version, count = ctypes.c_int(), ctypes.c_int()
     _call(driver, "cuDriverGetVersion", ctypes.byref(version))

@@ -319,6 +319,18 @@ SETTINGS = Settings(project="my-project")
             "the container exited while",
             "make contract",
         ),
+        (
+            "FAILED_PRECONDITION",
+            'It exited unexpectedly; the last lines:\n{"message": "ready"}\n{"message": "no GPU"}',
+            "the container exited while deploying 3; last log line: no GPU",
+            "make contract",
+        ),
+        (
+            "FAILED_PRECONDITION",
+            "It exited unexpectedly; the last lines:\n1\nSegmentation fault",
+            "the container exited while deploying 3; last log line: Segmentation fault",
+            "make contract",
+        ),
         ("RESOURCE_EXHAUSTED", "…", "quota exceeded", "iam-admin/quotas?project=my-project"),
         ("NOT_FOUND", "Image a/b:c not found.", "image not found", "make push"),
         ("INVALID_ARGUMENT", "Request payload size exceeds", "is too large", "dedicated = true"),

@@ -107,6 +107,13 @@ def test_promised_gpu_that_torch_cannot_use_ends_the_start(
     assert re.match(f"serving on the CPU: {reason}", line)
 
 
+def test_driver_that_cannot_be_loaded_ends_the_start_with_the_reason(tmp_path: Path) -> None:
+    library = tmp_path / "libcuda.so.1"
+    library.write_text("no library")
+    with pytest.raises(StartupError, match=r"the NVIDIA driver cannot be loaded: .*too short"):
+        find_gpus(PROMISED, CUDA_13, str(library))
+
+
 def test_driver_of_an_older_minor_version_is_used(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
