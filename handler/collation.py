@@ -126,7 +126,9 @@ def _needs_pinning(tensor: Tensor, count: int) -> bool:
 
 
 def _pin(tensor: Tensor) -> Tensor:
-    return tensor.pin_memory()
+    if tensor.is_pinned():
+        return tensor
+    return torch.empty_like(tensor, pin_memory=True).copy_(tensor)  # pin_memory() fails if expanded
 
 
 def _allocate_pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -107,9 +107,10 @@ def test_batches_arrive_unchanged() -> None:
     for shape in ((1,), (256, 256)):
         batches = [[torch.rand(shape) for _ in range(4)] for _ in range(20)]
         moved = [collation.build_batch(task, samples) for samples in batches]
-        moved += [collation.move({"x": torch.stack(batches[0])}, GPU)["x"]]
-        expected: list[Tensor] = [torch.stack(samples) for samples in (*batches, batches[0])]
-        for actual, samples in zip(moved, expected, strict=True):
+        expected: list[Tensor] = [torch.stack(samples) for samples in batches]
+        others = [expected[0], torch.rand(1, 1000).expand(1000, 1000), torch.rand(500, 1000).T]
+        moved += [collation.move({"x": [other]}, GPU)["x"][0] for other in others]
+        for actual, samples in zip(moved, [*expected, *others], strict=True):
             assert actual.device == GPU
             assert torch.equal(actual.cpu(), samples)
 

@@ -204,8 +204,9 @@ def _build_backends(net: nn.Module, example: Tensor) -> tuple[dict[str, Backend]
 
 
 def describe_error(error: Exception) -> str:
-    """Return the last line of an exception's text, or its type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+    """Return the line of an exception's text that has the reason, or its type: of CUDA's errors the first."""
+    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    return first if "CUDA" in first or not others else others[-1]
 
 
 def measure_ms(

@@ -20,6 +20,7 @@ from task.backends.measure import (
     Measurement,
     Measurements,
     compare_precisions,
+    describe_error,
     measure_backends,
 )
 from task.backends.precision import HALF_PRECISIONS, build_half, build_rounded
@@ -399,6 +400,13 @@ def test_sizes_for_which_the_network_has_too_little_memory_are_not_timed(
     with caplog.at_level(logging.INFO):
         selection.select_backend(Large(), tmp_path, INPUTS[:1], ["float32"], CpuAccelerator())
     assert "milliseconds for 1, 8 instances: eager 9.00, 9.00;" in caplog.text
+
+
+def test_reason_of_an_error_is_one_line() -> None:
+    text = "CUDA error: operation not permitted\nSearch for it in the manual\nCompile with DSA"
+    assert describe_error(RuntimeError(text)) == "CUDA error: operation not permitted"
+    assert describe_error(RuntimeError("Traceback of TorchScript:\n  x\nunknown")) == "unknown"
+    assert describe_error(ValueError()) == "ValueError"
 
 
 @pytest.fixture
