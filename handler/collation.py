@@ -17,6 +17,8 @@ MAX_SLOWDOWN = 0.03
 """How much more time per sample the smallest sufficient pass may take than the fastest."""
 MAX_STAGED_BYTES = 64 << 10
 """Smaller tensors are not pinned: the driver copies them to memory of its own, and returns before the GPU has them."""
+MAX_PINNED_BYTES = 128 << 20
+"""Larger ones are not pinned either: torch keeps pinned memory of each size, in powers of two, for later passes."""
 MAX_SIZE_RATIO = 2
 """The largest sample of a pass has at most this many times the size of its smallest."""
 
@@ -120,9 +122,9 @@ def _is_cuda(device: torch.device | str) -> bool:
 
 
 def _needs_pinning(tensor: Tensor, count: int) -> bool:
-    """Whether tensors like this are so large that the driver would wait for their copy to a GPU."""
+    """Whether tensors like this are so large that the driver would wait for their copy, and not too large."""
     is_plain = tensor.device.type == "cpu" and tensor.layout is torch.strided
-    return is_plain and count * tensor.nbytes > MAX_STAGED_BYTES
+    return is_plain and MAX_STAGED_BYTES < count * tensor.nbytes <= MAX_PINNED_BYTES
 
 
 def _pin(tensor: Tensor) -> Tensor:

@@ -159,6 +159,14 @@ def test_samples_are_stacked_into_pinned_memory(
     assert torch.equal(collation.build_batch(task, samples), torch.stack(samples))
 
 
+def test_batch_for_which_much_memory_would_be_kept_is_not_pinned(
+    pinned: dict[str, list[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collation, "MAX_PINNED_BYTES", 1 << 20)
+    collation.build_batch(adapt(Doubler(), "meta"), [torch.zeros(1 << 16)] * 5)
+    assert pinned == {"allocated": [], "copied": []}
+
+
 def test_large_tensors_in_structures_are_pinned_and_small_ones_are_not(
     pinned: dict[str, list[tuple[int, ...]]],
 ) -> None:
