@@ -21,7 +21,7 @@ from serving import bytecode_patches, logs, resources
 from serving.errors import ServingError
 from serving.gpu import VISIBLE_VARIABLE, Gpu
 from serving.java import Java
-from serving.layout import Layout
+from serving.layout import GPU_GATHER_MS, Layout
 from serving.logs import LogRecord
 from serving.worker_failures import WorkerFailures
 
@@ -271,7 +271,10 @@ def _share_gpus(config: TorchServeConfig) -> dict[str, str]:
     if not config.gpus:
         return {}
     workers = config.shared_gpu_workers or -(-config.layout.workers // len(config.gpus))
-    variables = {"GPU_WORKERS": str(workers * config.gpu_clients)}
+    variables = {
+        "GPU_WORKERS": str(workers * config.gpu_clients),
+        "BATCH_GATHER_MS": str(GPU_GATHER_MS),
+    }
     if config.patched:
         # A selector may contain commas.
         selectors = ";".join(gpu.selector for gpu in config.gpus)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -344,14 +344,65 @@ def test_stream_that_fails_ends_without_the_others() -> None:
     assert sent == [("one", b"a"), ("two", b"b"), ("two", b"b")]
 
 
+def load(entry_point: Callable[..., Any]) -> Any:
+    """Return the service of a model whose handler is a function."""
+    context = Context("model", "/", {}, 1, None, "0.12.0")
+    context.metrics = SimpleNamespace()
+    return SimpleNamespace(
+        context=context, cl_socket=None, set_cl_socket=Mock(), _entry_point=entry_point
+    )
+
+
+def test_request_waits_for_as_many_others_as_the_batch_before_had(tmp_path: Path) -> None:
+    arrivals_s: list[list[float]] = [[0, 0, 0], [0, 0.05, 0.1], [0], [0]]
+    sizes: list[int] = []
+    waits_s: list[float] = []
+
+    def answer(data: list[Any], _: Any) -> list[str]:
+        sizes.append(len(data))
+        return ["answer"] * len(data)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        listener.setblocking(False)
+        time_limit = limit.TimeLimit(50)
+        batches = direct.Batches(8, gather_s=0.4)
+        server = direct.DirectServer(listener, load(answer), batches, run(time_limit))
+        for group in arrivals_s:
+            clients = [
+                threading.Thread(target=request, args=(tmp_path, delay_s)) for delay_s in group
+            ]
+            for client in clients:
+                client.start()
+            time.sleep(0.02)  # the first ones wait in the listener
+            began = time.monotonic()
+            server._serve_batch()
+            waits_s.append(time.monotonic() - began)
+            for client in clients:
+                client.join(10)
+        time_limit.disarm()
+    assert sizes == [3, 3, 1, 1]
+    assert waits_s[0] < 0.4, "nothing was known about other clients"
+    assert waits_s[1] < 0.4, "the third came before the time was up"
+    assert waits_s[2] >= 0.4, "the others did not come"
+    assert waits_s[3] < 0.4, "a client alone"
+
+
+def request(folder: Path, delay_s: float) -> None:
+    """Send a request to the socket in a folder after a time, and wait for the response."""
+    time.sleep(delay_s)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(str(folder / "socket"))
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+        client.recv(1000)
+
+
 def test_request_is_answered_if_its_wake_up_went_to_a_worker_that_was_killed(
     tmp_path: Path,
 ) -> None:
-    context = Context("model", "/", {}, 1, None, "0.12.0")
-    context.metrics = SimpleNamespace()
-    loaded = SimpleNamespace(
-        context=context, cl_socket=None, set_cl_socket=Mock(), _entry_point=lambda *_: ["answer"]
-    )
+    loaded = load(lambda *_: ["answer"])
     java, connection = socket.socketpair()
     time_limit, answers = limit.TimeLimit(50), []
 

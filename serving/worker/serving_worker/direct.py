@@ -131,8 +131,11 @@ class Batches(NamedTuple):
     """How requests are collected into a batch."""
 
     max_requests: int
-    delay_s: float
+    delay_s: float = 0
     """How long a request waits for others; 0: a batch has what waits already."""
+    gather_s: float = 0
+    """How long a request waits for as many others as the batch before had: with several clients, the next requests
+    of those that were just answered. A client alone never waits."""
 
 
 class DirectServer:
@@ -148,6 +151,8 @@ class DirectServer:
         self._listener, self._service, self._batches = listener, service, batches
         self._runtime = runtime
         self._limit, self._telemetry = runtime.limit, runtime.telemetry
+        self._last_size = 1
+        """The number of requests in the batch before."""
         self._epoll = select.epoll()
         self._streams: dict[int, Stream] = {}
         self._intermediate = IntermediateResponses()
@@ -211,16 +216,17 @@ class DirectServer:
         check_device()
 
     def _accept_batch(self) -> list[http_messages.Request]:
-        """Accept the requests that wait; with a batch delay also those that arrive until it has passed."""
+        """Accept the requests that wait, and those that arrive while it is worth to wait for more."""
         batch: list[http_messages.Request] = []
-        size, deadline = 0, 0.0
+        size, first_at = 0, 0.0
         while len(batch) < self._batches.max_requests and size < MAX_BATCH_BYTES:
             try:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
-                if not batch or not self._batches.delay_s:
+                wait_s = self._choose_wait(len(batch))
+                if not wait_s:
                     break
-                remaining_s = deadline - time.monotonic()
+                remaining_s = first_at + wait_s - time.monotonic()
                 if remaining_s <= 0 or not select.select([self._listener], [], [], remaining_s)[0]:
                     break
                 continue
@@ -232,11 +238,20 @@ class DirectServer:
             if request.is_abandoned:
                 connection.close()
                 continue
-            if not batch and self._batches.delay_s:
-                deadline = time.monotonic() + self._batches.delay_s
+            if not batch:
+                first_at = time.monotonic()
             batch.append(request)
             size += len(request.data["body"])
+        if batch:
+            self._last_size = len(batch)
         return batch
+
+    def _choose_wait(self, count: int) -> float:
+        """Return how many seconds the first of a number of requests waits for more."""
+        if not count:
+            return 0
+        gather_s = self._batches.gather_s if count < self._last_size else 0
+        return self._batches.delay_s or gather_s
 
     def _start_stream(self, stream: Stream) -> None:
         fd = stream.connection.fileno()

@@ -57,8 +57,11 @@ class Worker(TorchModelServiceWorker):  # type: ignore[misc]  # TorchServe is un
             _answer(connection, messages, service, runtime)
 
         if listener_socket := os.environ.get("LISTENER_SOCKET"):
-            delay_s = int(os.environ.get("BATCH_DELAY_MS") or 0) / 1000
-            batches = Batches(request["batchSize"], delay_s)
+            waits_s = (
+                int(os.environ.get(name) or 0) / 1000
+                for name in ("BATCH_DELAY_MS", "BATCH_GATHER_MS")
+            )
+            batches = Batches(request["batchSize"], *waits_s)
             listener = receive_listener(listener_socket)
             DirectServer(listener, service, batches, runtime).run(connection, answer)
         while True:
