@@ -72,7 +72,7 @@ MOUNT := $(if $(BUCKET),$(if $(wildcard $(ADC)),--volume "$(ADC)":/mnt/adc.json:
 .PHONY: help serve predict page migrate new check model archive export tune build run scan contract push build-cloud \
   deploy-endpoint canary promote rollback status undeploy teardown e2e emulator emulator-env made-hello made-knn made-model \
   function function-hello function-knn upload-model deploy-function deploy-gke undeploy-gke manifests pipeline \
-  setup test test-all lint format bench faults startup scaling lock clean rehearse stand-in start function-digits
+  setup test test-all lint format bench bench-gpu gpu-packages faults startup scaling lock clean rehearse stand-in start function-digits
 
 help:
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -326,6 +326,29 @@ startup: .venv/ready archive ## measure the start of IMAGE and its size
 
 scaling: .venv/ready archive ## measure how IMAGE scales with load, instances and picture size (ARGS="--axes clients,overload")
 	$(BIN)/python -m benchmarks.scaling $(IMAGE) --docker $(DOCKER) $(ARGS)
+
+# What runs the benchmark on a GPU: an environment with torch for GPUs, or GPU_PYTHON of a machine that has one.
+GPU_ENV := build/bench/gpu-venv
+GPU_PYTHON ?= $(GPU_ENV)/bin/python
+# The version of Python, and the folder, of the packages for a GPU machine that can install none.
+GPU_PACKAGES := build/bench/gpu-packages
+PYTHON_VERSION ?= 3.12
+
+bench-gpu: $(if $(filter $(GPU_ENV)/%,$(GPU_PYTHON)),$(GPU_ENV)/ready) ## compare our workers on this machine's GPU with the bare loop, FastAPI and LitServe (GPU_PYTHON=python3)
+	PYTHONPATH=$(GPU_PACKAGES) $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+
+$(GPU_ENV)/ready: requirements/gpu.lock requirements/dev.lock requirements/bench.lock .venv/bin/python
+	$(PYTHON) -m venv $(GPU_ENV)
+	@for lock in gpu dev bench; do $(call install,$(GPU_ENV),--require-hashes -r requirements/$$lock.lock) || exit 1; done
+	@touch $@
+
+gpu-packages: .venv/ready ## collect what bench-gpu needs beside torch, Pillow and scikit-image, for a GPU machine without a network (PYTHON_VERSION=3.12)
+	rm -rf $(GPU_PACKAGES)
+	$(BIN)/uv pip install --quiet --target $(GPU_PACKAGES) --python-version $(PYTHON_VERSION) --python-platform x86_64-manylinux_2_28 \
+	  --constraint requirements/bench.lock --only-binary :all: fastapi uvicorn httptools uvloop litserve orjson pyyaml psutil
+	$(BIN)/uv pip install --quiet --target $(GPU_PACKAGES) --python-version $(PYTHON_VERSION) --no-deps torchserve==0.12.0
+	rm -rf $(GPU_PACKAGES)/ts/frontend $(GPU_PACKAGES)/bin
+	@du -sh $(GPU_PACKAGES)
 
 # The other servers import torch and Pillow from .venv, so that all run the same versions.
 $(PEERS)/ready: requirements/bench.lock .venv/ready

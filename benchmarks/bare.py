@@ -4,6 +4,8 @@ Batches are built and split by the handler's own functions, so that every kind o
 validated, a failure is that of the whole batch, and there are no time limits.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +17,31 @@ from handler.splitting import split_output
 from task.adapter import AdaptedTask
 
 
-def load(folder: Path) -> AdaptedTask:
+def load(folder: Path, device: str = "cpu") -> AdaptedTask:
     """Load the model in the folder of an unpacked archive."""
-    return load_model(folder, torch.device("cpu"))
+    return load_model(folder, torch.device(device))
 
 
 def predict(
-    task: AdaptedTask, bodies: list[dict[str, Any]], *, plans_passes: bool = False
+    task: AdaptedTask,
+    bodies: list[dict[str, Any]],
+    *,
+    plans_passes: bool = False,
+    threads: int = 1,
 ) -> list[list[Any]]:
     """Return the predictions of each request, from as few passes as possible.
 
     With `plans_passes`, samples of like size share a pass, and a pass has no more samples than are faster together,
     as in the handler. Without it all samples share a pass, padded to the largest, as `collate` is used elsewhere.
+    `threads` preprocess.
     """
     pairs = [
         (instance, body.get("parameters") or {})
         for body in bodies
         for instance in body["instances"]
     ]
-    samples = [task.preprocess(*pair) for pair in pairs]
+    apply = _create_pool(threads).map if threads > 1 < len(pairs) else map
+    samples = list(apply(task.preprocess, *zip(*pairs, strict=True)))
     is_grouped = plans_passes and task.size is not None
     sizes = [measure(task, sample) for sample in samples] if is_grouped else None
     outputs: dict[int, Any] = {}
@@ -51,3 +59,8 @@ def predict(
             [task.postprocess(outputs[index], pair[1]) for index, pair in enumerate(pairs)]
         )
     return [[next(predictions) for _ in body["instances"]] for body in bodies]
+
+
+@cache
+def _create_pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)

@@ -46,7 +46,7 @@ class Ceiling:
 
     def predict(self, bodies: list[str]) -> list[list[Any]]:
         """Return the predictions of each request, from passes of one request, as JSON values."""
-        return self._pool.submit(_predict, bodies).result()
+        return self._pool.submit(predict, bodies).result()
 
     def _run(
         self, processes: int, instances: int, threads: int, requests_per_pass: int, seconds: float
@@ -54,12 +54,17 @@ class Ceiling:
         bodies = self._workload.write_bodies(instances).read_text().splitlines()
         started = time.monotonic()  # all processes of a machine share this clock
         arguments = (threads, bodies, requests_per_pass, started + seconds)
-        futures = [self._pool.submit(_run_passes, *arguments) for _ in range(processes)]
-        times_ms = sorted(1000 * pass_s for future in futures for pass_s in future.result())
-        duration_s = time.monotonic() - started
-        p99_ms = times_ms[min(len(times_ms) * 99 // 100, len(times_ms) - 1)]
-        requests_per_s = len(times_ms) * requests_per_pass / duration_s
-        return LoadResult(requests_per_s, statistics.median(times_ms), p99_ms, 0)
+        futures = [self._pool.submit(run_passes, *arguments) for _ in range(processes)]
+        times_ms = [1000 * pass_s for future in futures for pass_s in future.result()]
+        return build_result(times_ms, requests_per_pass, time.monotonic() - started)
+
+
+def build_result(times_ms: list[float], requests_per_pass: int, duration_s: float) -> LoadResult:
+    """Return the result of passes."""
+    times_ms = sorted(times_ms)
+    p99_ms = times_ms[min(len(times_ms) * 99 // 100, len(times_ms) - 1)]
+    requests_per_s = len(times_ms) * requests_per_pass / duration_s
+    return LoadResult(requests_per_s, statistics.median(times_ms), p99_ms, 0)
 
 
 @contextlib.contextmanager
@@ -67,19 +72,21 @@ def run_ceiling(workload: Workload, cores: int) -> Iterator[Ceiling]:
     """Start the processes; each loads the workload's model."""
     spawn = multiprocessing.get_context("spawn")
     arguments = (workload.folder, workload.site_packages)
-    with ProcessPoolExecutor(cores, spawn, initializer=_load, initargs=arguments) as pool:
+    with ProcessPoolExecutor(cores, spawn, initializer=load_task, initargs=arguments) as pool:
         yield Ceiling(pool, workload, cores)
 
 
-def _load(folder: Path, site_packages: list[str]) -> None:
+def load_task(folder: Path, site_packages: list[str], device: str = "cpu") -> None:
+    """Load the model of this process."""
     global _task  # noqa: PLW0603  one per process
     sys.path += site_packages
     from benchmarks import bare  # noqa: PLC0415  torch is imported only in the pool's processes
 
-    _task = bare.load(folder)
+    _task = bare.load(folder, device)
 
 
-def _predict(bodies: list[str]) -> list[list[Any]]:
+def predict(bodies: list[str]) -> list[list[Any]]:
+    """Return the predictions of each request, from passes of one request, as JSON values."""
     from benchmarks import bare  # noqa: PLC0415
     from handler.json_output import encode_prediction  # noqa: PLC0415
 
@@ -90,8 +97,12 @@ def _predict(bodies: list[str]) -> list[list[Any]]:
     ]
 
 
-def _run_passes(
-    threads: int, bodies: list[str], requests_per_pass: int, deadline: float
+def run_passes(
+    threads: int,
+    bodies: list[str],
+    requests_per_pass: int,
+    deadline: float,
+    preprocess_threads: int = 1,
 ) -> list[float]:
     """Run passes until a time of the monotonic clock; return the seconds of each."""
     import torch  # noqa: PLC0415
@@ -103,6 +114,6 @@ def _run_passes(
     following = itertools.cycle(bodies)
     while (started := time.monotonic()) < deadline or not times_s:
         requests = [json.loads(next(following)) for _ in range(requests_per_pass)]
-        bare.predict(_task, requests, plans_passes=True)
+        bare.predict(_task, requests, plans_passes=True, threads=preprocess_threads)
         times_s.append(time.monotonic() - started)
     return times_s

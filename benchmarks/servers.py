@@ -152,6 +152,7 @@ def _build_environment(spec: ServerSpec, workload: Workload) -> dict[str, str]:
         "THREADS": str(spec.threads),
         "OMP_NUM_THREADS": str(spec.threads),
         "MAX_BATCH_SIZE": str(workload.max_batch_size),
+        "DEVICE": workload.device,
         "PYTHONPATH": ":".join([str(ROOT), *workload.site_packages]),
         "PATH": f"{PEERS_BIN}:{os.environ['PATH']}",
         "BENTOML_DO_NOT_TRACK": "True",

@@ -48,6 +48,9 @@ MEDIAN_WORDS, WORDS_SIGMA, MAX_WORDS = 16, 1, 256
 class Workload:
     """A model, packed, and its requests."""
 
+    device = "cpu"
+    """The device of the other servers, as torch names it."""
+
     def __init__(self, model: Model, name: str = "") -> None:
         """Build the archive if needed; raise BenchmarkError."""
         self.model, self.name = model, name or model.name

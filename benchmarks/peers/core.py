@@ -14,6 +14,9 @@ WORKERS = int(os.environ["WORKERS"])
 THREADS = int(os.environ["THREADS"])
 PORT = int(os.environ["PORT"])
 MAX_BATCH_SIZE = int(os.environ["MAX_BATCH_SIZE"])
+DEVICE = os.environ["DEVICE"]
+PREPROCESS_THREADS = THREADS if DEVICE != "cpu" else 1
+"""While a GPU computes, the cores of a process have nothing else to do than to preprocess."""
 
 
 class Core:
@@ -21,13 +24,13 @@ class Core:
 
     def __init__(self) -> None:
         torch.set_num_threads(THREADS)
-        self._task = bare.load(Path(os.environ["ARCHIVE"]))
+        self._task = bare.load(Path(os.environ["ARCHIVE"]), DEVICE)
 
     def predict(self, bodies: list[dict[str, Any]]) -> list[bytes]:
         """Return the response to each request, as JSON, from the same passes."""
         return [
             orjson.dumps({"predictions": predictions}, default=_convert)
-            for predictions in bare.predict(self._task, bodies)
+            for predictions in bare.predict(self._task, bodies, threads=PREPROCESS_THREADS)
         ]
 
 

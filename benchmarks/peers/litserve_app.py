@@ -6,7 +6,7 @@ import litserve
 from fastapi import Response
 from litserve import LitAPI
 
-from benchmarks.peers.core import MAX_BATCH_SIZE, PORT, WORKERS, Core
+from benchmarks.peers.core import DEVICE, MAX_BATCH_SIZE, PORT, WORKERS, Core
 
 
 class Inference(LitAPI):
@@ -29,6 +29,11 @@ class Inference(LitAPI):
 if __name__ == "__main__":
     api = Inference(max_batch_size=MAX_BATCH_SIZE, batch_timeout=0.001)
     server = litserve.LitServer(
-        api, accelerator="cpu", workers_per_device=WORKERS, fast_queue=True, timeout=60
+        api,
+        accelerator=DEVICE,
+        devices=1,
+        workers_per_device=WORKERS,
+        fast_queue=True,
+        timeout=60,
     )
     server.run(port=PORT, host="127.0.0.1", log_level="warning", generate_client_file=False)

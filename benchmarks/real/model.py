@@ -3,6 +3,7 @@
 The weights are random, because the time of a prediction does not depend on them.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def load(folder: Path, device: torch.device) -> "PhotographTask":
-    """Create the network."""
-    return PhotographTask(create_network().to(device), folder, device)
+    """Create the network; config.json may have the number of its layers."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    return PhotographTask(create_network(**config).to(device), folder, device)
 
 
 class PhotographTask:

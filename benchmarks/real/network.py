@@ -1,4 +1,4 @@
-"""ResNet-18 of K. He et al., "Deep Residual Learning for Image Recognition", with random weights."""
+"""ResNet-18 and ResNet-50 of K. He et al., "Deep Residual Learning for Image Recognition", with random weights."""
 
 import torch
 from torch import Tensor, nn
@@ -7,21 +7,26 @@ SIDE = 224
 """Height and width of the input in pixels."""
 
 
-class ResNet18(nn.Module):
+class ResNet(nn.Module):
     """(N, 3, 224, 224) float32, normalised -> (N, classes) float32 logits."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: int) -> None:
         super().__init__()
+        block, depths = ARCHITECTURES[layers]
         self.stem = nn.Sequential(
             *_convolution(3, 64, 7, stride=2), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)
         )
-        self.stages = nn.Sequential(
-            *_stage(64, 64, stride=1),
-            *_stage(64, 128, stride=2),
-            *_stage(128, 256, stride=2),
-            *_stage(256, 512, stride=2),
+        blocks: list[nn.Module] = []
+        channels = 64
+        for stage, depth in enumerate(depths):
+            for index in range(depth):
+                stride = 2 if stage and not index else 1
+                blocks.append(block(channels, 64 << stage, stride))
+                channels = (64 << stage) * block.expansion
+        self.stages = nn.Sequential(*blocks)
+        self.classify = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000)
         )
-        self.classify = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the logits of each picture."""
@@ -29,22 +34,53 @@ class ResNet18(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: two convolutions and a shortcut."""
+    """A residual block: a path of convolutions and a shortcut."""
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+    expansion = 1
+    """The output's channels over those of the convolutions of 3x3."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.path = nn.Sequential(
-            *_convolution(channels_in, channels_out, 3, stride),
-            nn.ReLU(),
-            *_convolution(channels_out, channels_out, 3),
-        )
+        channels_out = channels * self.expansion
+        self.path = self.create_path(channels_in, channels, stride)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.shortcut = nn.Sequential(*_convolution(channels_in, channels_out, 1, stride))
 
+    def create_path(self, channels_in: int, channels: int, stride: int) -> nn.Sequential:
+        """Return two convolutions of 3x3."""
+        return nn.Sequential(
+            *_convolution(channels_in, channels, 3, stride),
+            nn.ReLU(),
+            *_convolution(channels, channels, 3),
+        )
+
     def forward(self, features: Tensor) -> Tensor:
         """Return the sum of the path and the shortcut, after ReLU."""
         return (self.path(features) + self.shortcut(features)).relu()  # type: ignore[no-any-return]
+
+
+class Bottleneck(Block):
+    """A residual block of the deeper networks: a convolution of 3x3 between two of 1x1."""
+
+    expansion = 4
+
+    def create_path(self, channels_in: int, channels: int, stride: int) -> nn.Sequential:
+        """Return the three convolutions."""
+        return nn.Sequential(
+            *_convolution(channels_in, channels, 1),
+            nn.ReLU(),
+            *_convolution(channels, channels, 3, stride),
+            nn.ReLU(),
+            *_convolution(channels, channels * self.expansion, 1),
+        )
+
+
+ARCHITECTURES: dict[int, tuple[type[Block], tuple[int, ...]]] = {
+    18: (Block, (2, 2, 2, 2)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+}
+"""The block of each network, and its number in the four stages."""
 
 
 def _convolution(
@@ -54,14 +90,10 @@ def _convolution(
     return convolution, nn.BatchNorm2d(channels_out)
 
 
-def _stage(channels_in: int, channels_out: int, stride: int) -> tuple[nn.Module, ...]:
-    return Block(channels_in, channels_out, stride), Block(channels_out, channels_out, 1)
-
-
-def create_network(seed: int = 0) -> ResNet18:
+def create_network(layers: int = 18, seed: int = 0) -> ResNet:
     """Return a network with random weights from a seed, in evaluation mode."""
     torch.manual_seed(seed)
-    net = ResNet18()
+    net = ResNet(layers)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -3,13 +3,14 @@
 The weights are random, because the time of a prediction does not depend on them.
 """
 
+import json
 import re
 import zlib
 from pathlib import Path
 from typing import TypedDict
 
 import torch
-from network import VOCABULARY, TextNet
+from network import TextNet
 from torch import Tensor
 
 from task import BadInstance, pad
@@ -26,9 +27,11 @@ class Prediction(TypedDict):
     score: float
 
 
-def load(folder: Path, device: torch.device) -> "TextClassifier":  # noqa: ARG001
-    """Create the network."""
-    return TextClassifier(TextNet.create().to(device))
+def load(folder: Path, device: torch.device) -> "TextClassifier":
+    """Create the network; config.json may have its sizes."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    return TextClassifier(TextNet.create(**config).to(device))
 
 
 class TextClassifier:
@@ -44,7 +47,7 @@ class TextClassifier:
         words = WORD.findall(instance.lower())[:MAX_WORDS]
         if not words:
             raise BadInstance("the text is empty; expected a sentence or more")
-        ids = [zlib.crc32(word.encode()) % (VOCABULARY - 1) + 1 for word in words]
+        ids = [zlib.crc32(word.encode()) % (self.model.vocabulary - 1) + 1 for word in words]
         return {"ids": torch.tensor(ids), "mask": torch.ones(len(ids))}
 
     def size(self, sample: dict[str, Tensor]) -> int:

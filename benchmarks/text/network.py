@@ -1,26 +1,29 @@
-"""The network: four transformer layers over words, averaged and classified, with random weights."""
+"""The network: transformer layers over words, averaged and classified, with random weights."""
 
 import torch
 from torch import Tensor, nn
 
-VOCABULARY, WIDTH, HEADS, LAYERS, TOPICS = 20_000, 64, 4, 4, 12
+TOPICS = 12
 
 
 class TextNet(nn.Module):
     """(N, L) words and a mask of ones, zeros where a text is padded -> (N, topics) logits."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, vocabulary: int = 20_000, width: int = 64, heads: int = 4, layers: int = 4
+    ) -> None:
         super().__init__()
-        self.embed = nn.Embedding(VOCABULARY, WIDTH, padding_idx=0)
-        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, batch_first=True)
-        self.encode = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
-        self.classify = nn.Linear(WIDTH, TOPICS)
+        self.vocabulary = vocabulary
+        self.embed = nn.Embedding(vocabulary, width, padding_idx=0)
+        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, batch_first=True)
+        self.encode = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.classify = nn.Linear(width, TOPICS)
 
     @classmethod
-    def create(cls, seed: int = 0) -> "TextNet":
+    def create(cls, seed: int = 0, **sizes: int) -> "TextNet":
         """Return a network with random weights from a seed, in evaluation mode."""
         torch.manual_seed(seed)
-        return cls().eval()
+        return cls(**sizes).eval()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the logits of each text."""

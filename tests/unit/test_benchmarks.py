@@ -11,6 +11,7 @@ import requests
 from benchmarks import answers, bare, load, results, scaling, servers, table, workloads
 from benchmarks.__main__ import select_compared
 from benchmarks.errors import BenchmarkError, WrkMissingError
+from benchmarks.gpu import __main__ as gpu_benchmark
 from benchmarks.load import LoadResult
 from benchmarks.results import LoadProfile
 from benchmarks.servers import ServerSpec
@@ -18,6 +19,7 @@ from benchmarks.workloads import Workload
 from handler import envelope
 from handler.batch import predict_batch
 from project.model_folder import Model
+from tests.images import ROOT
 
 
 def rounds(*rates_per_s: float) -> list[LoadResult]:
@@ -309,3 +311,51 @@ def test_wrong_option_ends_a_benchmark_before_it_starts(
     )
     assert done.returncode == 2
     assert reason in done.stderr.splitlines()[-1]
+
+
+def test_fastest_layout_of_each_other_server_is_compared_on_a_gpu() -> None:
+    rates = {
+        "bare limit 1x16": 80,
+        "bare limit 2x8": 90,
+        "ours": 70,
+        "ours 4x4": 75,
+        "FastAPI 2x8": 20,
+        "FastAPI 8x2": 30,
+        "LitServe 2x8": 60,
+        "LitServe 8x2": 50,
+    }
+    trials = {name: LoadResult(rate, 1, 1, 0) for name, rate in rates.items()}
+    compared = gpu_benchmark.select_compared(trials)
+    assert set(rates) - set(compared) == {"FastAPI 2x8", "LitServe 8x2"}
+    rows = [
+        results.build_row("MINILM", name, LoadProfile(32, 1), [trial], is_compared=name in compared)
+        for name, trial in trials.items()
+    ]
+    line = gpu_benchmark.format_ratios(rows).splitlines()[-1]
+    assert line == "| MINILM, 32 clients | 70 | 75 | 80 | 90 | 0.88 | 0.78 | 30 | 60 |"
+
+
+def test_benchmark_on_a_gpu_says_that_torch_is_built_for_cpus() -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "is built for CPUs: use a torch for GPUs, or measure with --device cpu" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.full
+def test_workers_are_measured_without_java_on_a_simulated_device() -> None:
+    options = "--only SIMULATED --device cpu --servers none --clients 1,4 --rounds 1 --seconds 1"
+    command = [sys.executable, "-m", "benchmarks.gpu", *options.split()]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(Path(done.stdout.split()[-1]).read_text())["rows"]
+    assert {row["server"].split()[0] for row in rows} == {"ours", "bare"}
+    for row in rows:
+        assert row["failed"] == 0
+        # A pass of a sample takes 2.5 ms of the device.
+        assert 0 < row["rates_per_s"][0] <= 400 * row["clients"]

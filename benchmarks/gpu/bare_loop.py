@@ -1,0 +1,59 @@
+"""The bare loop: processes on one device that parse requests and predict, without a server."""
+
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple
+
+from benchmarks import ceiling
+from benchmarks.load import LoadResult
+from benchmarks.results import CEILING
+from benchmarks.workloads import Workload
+from serving import resources
+
+
+class BareLoop(NamedTuple):
+    """Processes that have loaded the model; each preprocesses with its share of the cores."""
+
+    pool: ProcessPoolExecutor
+    processes: int
+    workload: Workload
+
+    @property
+    def threads(self) -> int:
+        """The threads of a process."""
+        return max(resources.cores() // self.processes, 1)
+
+    @property
+    def label(self) -> str:
+        """The name in the results."""
+        return f"{CEILING} {self.processes}x{self.threads}"
+
+    def measure(self, clients: int, seconds: float) -> LoadResult:
+        """Predict for some seconds, in batches as large as the clients allow."""
+        processes = min(self.processes, clients)
+        requests_per_pass = min(clients // processes, self.workload.max_batch_size)
+        bodies = self.workload.write_bodies(1).read_text().splitlines()
+        started = time.monotonic()  # all processes of a machine share this clock
+        arguments = (self.threads, bodies, requests_per_pass, started + seconds, self.threads)
+        futures = [self.pool.submit(ceiling.run_passes, *arguments) for _ in range(processes)]
+        times_ms = [1000 * pass_s for future in futures for pass_s in future.result()]
+        duration_s = time.monotonic() - started
+        return ceiling.build_result(times_ms, requests_per_pass, duration_s)
+
+    def predict(self, bodies: list[str]) -> list[list[Any]]:
+        """Return the predictions of each request, as JSON values."""
+        return self.pool.submit(ceiling.predict, bodies).result()
+
+
+@contextlib.contextmanager
+def run_bare_loop(workload: Workload, processes: int) -> Iterator[BareLoop]:
+    """Start the processes; each loads the workload's model."""
+    spawn = multiprocessing.get_context("spawn")
+    arguments = (workload.folder, workload.site_packages, workload.device)
+    with ProcessPoolExecutor(
+        processes, spawn, initializer=ceiling.load_task, initargs=arguments
+    ) as pool:
+        yield BareLoop(pool, processes, workload)
