@@ -25,8 +25,9 @@ from task.backends.accuracy import relative_error
 from task.backends.cuda import Cuda
 from task.backends.graphs import GraphBackend
 from task.backends.precision import HALF_PRECISIONS, build_half, build_rounded
+from tests.images import ROOT, request_body
 from tests.unit.test_backends import INPUTS, Branching, network
-from tests.unit.test_batch import Doubler
+from tests.unit.test_batch import Doubler, predict, predictions
 
 GPU = torch.device("cuda", 0)
 EXAMPLE = INPUTS[:1]
@@ -125,6 +126,49 @@ def test_passes_are_limited_by_the_memory() -> None:
     limit_passes(task, memory, workers=memory.free_bytes() // (64 << 20))
     assert task.max_samples is not None
     assert 8 <= task.max_samples <= 16
+
+
+def test_pass_that_needs_too_much_memory_runs_in_halves_and_frees_it() -> None:
+    torch.cuda.empty_cache()
+    before, (free, _) = torch.cuda.memory_allocated(GPU), torch.cuda.mem_get_info(GPU)
+
+    class Large(Doubler):
+        """Needs a third of the free memory for each sample."""
+
+        def inference(self, batch: Tensor) -> Tensor:
+            activations = torch.empty(free // 3 * len(batch), dtype=torch.uint8, device=GPU)
+            return super().inference(batch) + activations[0] * 0
+
+    task = adapt(Large(), GPU)
+    (response,) = predict(task, request_body(1, 2, 3, 4))
+    assert predictions(response) == [2, 4, 6, 8]
+    assert task.max_samples == 2
+    assert torch.cuda.memory_allocated(GPU) == before
+
+
+BREAK = """
+import torch
+from serving.worker.serving_worker.device import DeviceError, check_device
+values = torch.zeros(1, device="cuda")
+check_device()
+values[torch.tensor([5], device="cuda")]
+try:
+    check_device()
+except DeviceError as error:
+    print(error, flush=True)
+"""
+
+
+def test_kernel_that_fails_is_found_after_the_batch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BREAK],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+    )
+    assert "the GPU is broken for this process, which is replaced" in done.stdout, done.stderr
 
 
 def test_gpus_of_the_driver_are_those_of_torch() -> None:
