@@ -27,7 +27,8 @@ RUN python3 -m venv --without-pip /opt/venv
 # torch: the wheel in requirements/torch.lock for CPUs, those in gpu.lock for NVIDIA's GPUs, or the one that
 # TORCH names, with what it requires. Files that only compilers, debuggers or torch's tests read are removed,
 # among them 90 MB of symbols; and NVIDIA's libraries that no library here links to or loads: for profilers,
-# for several GPUs in one process, and for kernels that are compiled on the device.
+# for several GPUs in one process, and for kernels that are compiled on the device. torch no longer names packages that
+# are left out as its requirements, or pip would install them with a model's package that requires torch.
 COPY requirements/torch.lock requirements/gpu.lock /tmp/
 ARG TORCH
 ARG TORCH_LOCK=torch
@@ -39,6 +40,7 @@ RUN test -n "${TORCH_INDEX}" || test ${TORCH_LOCK} = gpu || TORCH_INDEX=https://
  && rm -rf triton triton-*.dist-info nvidia/*/include nvidia/*/lib/*.a nvidia/*/lib/cmake nvidia/*/lib/libnvrtc*.alt.* nvidia/*/lib/libnvperf_* nvidia/*/lib/libcufile_rdma.* \
            nvidia/*/lib/libcusolverMg.* nvidia/*/lib/libcufftw.* nvidia/*/lib/libnvblas.* nvidia/*/lib/libcheckpoint.* nvidia/*/lib/libpcsamplingutil.* \
            nvidia/nvshmem/bin nvidia/nvshmem/lib/*.bc nvidia/nvshmem/lib/nvshmem_* \
+ && sed -i -E '/^Requires-Dist: (triton|cuda-bindings|cuda-toolkit)\b/d' torch-*.dist-info/METADATA \
  && cd torch \
  && rm -rf include share/cmake test lib/*.a lib/libtorchbind_test.so lib/libjitbackend_test.so \
            lib/libbackend_with_compiler.so lib/libaoti_custom_ops.so \
