@@ -342,10 +342,10 @@ $(GPU_ENV)/ready: requirements/gpu.lock requirements/dev.lock requirements/bench
 	@for lock in gpu dev bench; do $(call install,$(GPU_ENV),--require-hashes -r requirements/$$lock.lock) || exit 1; done
 	@touch $@
 
-gpu-packages: .venv/ready ## collect what bench-gpu needs beside torch, Pillow and scikit-image, for a GPU machine without a network (PYTHON_VERSION=3.12)
+gpu-packages: .venv/ready ## collect what bench-gpu and tests/on_gpu.py need beside torch, Pillow and scikit-image, for a GPU machine without a network (PYTHON_VERSION=3.12)
 	rm -rf $(GPU_PACKAGES)
 	$(BIN)/uv pip install --quiet --target $(GPU_PACKAGES) --python-version $(PYTHON_VERSION) --python-platform x86_64-manylinux_2_28 \
-	  --constraint requirements/bench.lock --only-binary :all: fastapi uvicorn httptools uvloop litserve orjson pyyaml psutil
+	  --constraint requirements/bench.lock --only-binary :all: fastapi uvicorn httptools uvloop litserve orjson pyyaml psutil pytest safetensors
 	$(BIN)/uv pip install --quiet --target $(GPU_PACKAGES) --python-version $(PYTHON_VERSION) --no-deps torchserve==0.12.0
 	rm -rf $(GPU_PACKAGES)/ts/frontend $(GPU_PACKAGES)/bin
 	@du -sh $(GPU_PACKAGES)

@@ -46,6 +46,7 @@ def load_model(folder: Path, device: torch.device) -> AdaptedTask:
     if not callable(load):
         raise LoadError(f"{folder / ENTRY}.py: expected a function load(folder, device)")
     if device.type == "cuda":  # also for what follows the current device: streams, pinned memory
+        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
     task = adapt(load(folder, device), device, examples)
     if not task.has_accelerator:  # the times are those of a CPU

@@ -77,6 +77,9 @@ class Cuda:
         """Make the device usable after an error; raise RuntimeError if it is broken for this process."""
         self.synchronize()
         self.release_memory()
+        # torch takes a failed capture to use its pool still, and rejects another one with it. It also rejects a pool
+        # whose captures are all gone while a tensor keeps its memory.
+        self._pool = torch.cuda.graph_pool_handle()
         # After a capture that failed, CUDA's random number generator fails until another capture ends.
         self.capture(lambda: torch.zeros(1, device=self._device))
 

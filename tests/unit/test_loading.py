@@ -52,6 +52,15 @@ def write_model(folder: Path, offset: int) -> Path:
     return folder
 
 
+def test_model_on_a_gpu_without_a_number_uses_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    task = load_model(write_model(tmp_path / "1", 1), torch.device("cuda"))
+    assert [*used, task.device] == [torch.device("cuda", 0)] * 2
+
+
 def test_two_models_with_modules_of_the_same_names_are_loaded_one_after_the_other(
     tmp_path: Path,
 ) -> None:
