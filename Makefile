@@ -327,15 +327,16 @@ startup: .venv/ready archive ## measure the start of IMAGE and its size
 scaling: .venv/ready archive ## measure how IMAGE scales with load, instances and picture size (ARGS="--axes clients,overload")
 	$(BIN)/python -m benchmarks.scaling $(IMAGE) --docker $(DOCKER) $(ARGS)
 
-# What runs the benchmark on a GPU: an environment with torch for GPUs, or GPU_PYTHON of a machine that has one.
+# What runs the benchmark on a GPU: an environment with torch for GPUs, or the GPU_PYTHON of the machine, which gets
+# what it lacks from GPU_PACKAGES.
 GPU_ENV := build/bench/gpu-venv
-GPU_PYTHON ?= $(GPU_ENV)/bin/python
+GPU_PYTHON ?=
 # The version of Python, and the folder, of the packages for a GPU machine that can install none.
 GPU_PACKAGES := build/bench/gpu-packages
 PYTHON_VERSION ?= 3.12
 
-bench-gpu: $(if $(filter $(GPU_ENV)/%,$(GPU_PYTHON)),$(GPU_ENV)/ready) ## compare our workers on this machine's GPU with the bare loop, FastAPI and LitServe (GPU_PYTHON=python3)
-	PYTHONPATH=$(GPU_PACKAGES) $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+bench-gpu: $(if $(GPU_PYTHON),,$(GPU_ENV)/ready) ## compare our workers on this machine's GPU with the bare loop, FastAPI and LitServe (GPU_PYTHON=python3)
+	$(if $(GPU_PYTHON),PYTHONPATH=$(GPU_PACKAGES) $(GPU_PYTHON),$(GPU_ENV)/bin/python) -m benchmarks.gpu $(ARGS)
 
 $(GPU_ENV)/ready: requirements/gpu.lock requirements/dev.lock requirements/bench.lock .venv/bin/python
 	$(PYTHON) -m venv $(GPU_ENV)
