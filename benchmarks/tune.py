@@ -30,8 +30,8 @@ from serving.layout import (
     Layout,
     LayoutError,
     Machine,
-    choose_machine_layout,
-    max_machine_workers,
+    choose_layout,
+    max_workers,
     read_machine,
 )
 from serving.stock import manifest
@@ -158,7 +158,7 @@ def gpu_worker_thread_pairs(cores: int, gpus: int, max_workers: int) -> list[tup
 
 def list_candidates(machine: Machine, model_bytes: int) -> list[tuple[int, int]]:
     """Return the (workers, threads) to try on a machine; `model_bytes` is the size of the model's files."""
-    most = max_machine_workers(machine, model_bytes)
+    most = max_workers(machine, model_bytes)
     if machine.gpus:
         return gpu_worker_thread_pairs(machine.cores, len(machine.gpus), most)
     return worker_thread_pairs(machine.cores, most)
@@ -185,7 +185,7 @@ def search(tuner: Tuner, pairs: Iterable[tuple[int, int]], delays_ms: Iterable[i
 def choose_initial(machine: Machine, inference_ms: float, model_bytes: int) -> Layout:
     """Return the default layout; raise BenchmarkError if the GPU has no room for it."""
     try:
-        return choose_machine_layout(machine, inference_ms, model_bytes)
+        return choose_layout(machine, inference_ms, model_bytes)
     except LayoutError as error:
         raise BenchmarkError(
             f"two servers run at a time, with half of the GPU each: {error}"

@@ -24,7 +24,7 @@ from project.environment import find_python
 from project.model_folder import HELD_OUT, Model, find_model
 from serving import archive, artifact, resources
 from serving.errors import ArchiveError
-from serving.layout import choose_layout
+from serving.layout import choose_cpu_layout
 from serving.verification import REQUESTS
 
 BUILD = Path("build/bench")
@@ -78,7 +78,7 @@ class Workload:
     @property
     def max_batch_size(self) -> int:
         """The requests in a batch, for all servers that batch: the default of our server with one thread."""
-        return choose_layout(1, None, self.inference_ms).batch_size
+        return choose_cpu_layout(1, None, self.inference_ms).batch_size
 
     def round_s(self, profile: LoadProfile, min_s: float) -> int:
         """Return the time of a round: long enough for ANSWERS_PER_CLIENT, at least `min_s`."""

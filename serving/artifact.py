@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from serving import model_config
 from serving.errors import ArchiveError
-from serving.layout import choose_machine_layout, read_machine
+from serving.layout import choose_layout, read_machine
 from serving.selection import (
     BACKEND_FILES,
     MODEL_NAME,
@@ -29,7 +29,7 @@ from serving.selection import (
 )
 from serving.stock import manifest
 from serving.text_files import decode_text
-from serving.torchserve import TorchServeConfig
+from serving.torchserve_config import TorchServeConfig
 from serving.unpacking import check_sha256, unpack
 from serving.verification import ENTRY, GOLDEN_REQUEST, REQUESTS, verify
 from storage.files import LogFunction, Storage
@@ -105,7 +105,7 @@ def apply_model_config(config: TorchServeConfig, served: Artifact) -> TorchServe
         config = dataclasses.replace(config, gpus=())
     size, machine = manifest.content_bytes(served.path), read_machine(config.gpus or ())
     if served.stock:
-        layout = choose_machine_layout(machine, model_bytes=size)
+        layout = choose_layout(machine, model_bytes=size)
         layout, own_timeout_s = model_config.resolve_stock_settings(text, layout)
         if needs_cpu:
             layout = layout._replace(source=f"{layout.source} for the CPU, its deviceType")

@@ -23,8 +23,6 @@ MAX_BATCH_MS = 250
 
 WORKERS_PER_GPU = 2
 """One preprocesses while the other computes."""
-GPU_BATCH_REQUESTS = 32
-GPU_BATCH_DELAY_MS = 0
 GPU_GATHER_MS = 2
 """How long a request waits for as many others as the batch before had: a GPU computes a larger batch in almost the
 same time. On a simulated device it gave 3 to 13 % more than no wait, and longer waits gave no more."""
@@ -83,19 +81,17 @@ class Layout(NamedTuple):
         )
 
 
-def choose_machine_layout(
-    machine: Machine, inference_ms: float = 0, model_bytes: int = 0
-) -> Layout:
+def choose_layout(machine: Machine, inference_ms: float = 0, model_bytes: int = 0) -> Layout:
     """Return the layout for a machine, on its GPUs if it has some; raise LayoutError.
 
-    The other parameters are those of choose_layout.
+    The other parameters are those of choose_cpu_layout.
     """
     if machine.gpus:
         return choose_gpu_layout(machine, model_bytes)
-    return choose_layout(machine.cores, machine.memory_bytes, inference_ms, model_bytes)
+    return choose_cpu_layout(machine.cores, machine.memory_bytes, inference_ms, model_bytes)
 
 
-def choose_layout(
+def choose_cpu_layout(
     cores: int, memory_bytes: int | None, inference_ms: float = 0, model_bytes: int = 0
 ) -> Layout:
     """Return the layout for a number of cores and a memory limit (None: no limit).
@@ -105,7 +101,7 @@ def choose_layout(
     Slower inference is split over the cores of the workers that are idle, so that a single client is answered
     sooner; the busy ones share the cores.
     """
-    workers = max(min(cores, max_workers(cores, memory_bytes, model_bytes)), 1)
+    workers = max(min(cores, max_cpu_workers(cores, memory_bytes, model_bytes)), 1)
     share = max(cores // workers, 1)
     if not inference_ms:
         return Layout(workers, share)
@@ -132,7 +128,7 @@ def choose_gpu_layout(machine: Machine, model_bytes: int = 0) -> Layout:
     if workers < wanted:
         source += f", {wanted} workers need more cores or memory"
     threads = max(machine.cores // workers, 1)
-    return Layout(workers, threads, GPU_BATCH_REQUESTS, GPU_BATCH_DELAY_MS, source)
+    return Layout(workers, threads, source=source)
 
 
 def describe_gpus(count: int, names: str) -> str:
@@ -145,11 +141,11 @@ def join_names(gpus: Sequence[Gpu]) -> str:
     return ", ".join(sorted({gpu.name for gpu in gpus}))
 
 
-def max_machine_workers(machine: Machine, model_bytes: int = 0) -> int:
+def max_workers(machine: Machine, model_bytes: int = 0) -> int:
     """Return how many workers fit into the memory of a machine, and into that of its GPUs if it has some."""
     if machine.gpus:
         return max_gpu_workers(machine, model_bytes)
-    return max_workers(machine.cores, machine.memory_bytes, model_bytes)
+    return max_cpu_workers(machine.cores, machine.memory_bytes, model_bytes)
 
 
 def max_gpu_workers(machine: Machine, model_bytes: int = 0) -> int:
@@ -165,7 +161,7 @@ def gpu_bytes(model_bytes: int) -> int:
     return GPU_CONTEXT_BYTES + GPU_PASS_BYTES + 2 * model_bytes
 
 
-def max_workers(cores: int, memory_bytes: int | None, model_bytes: int = 0) -> int:
+def max_cpu_workers(cores: int, memory_bytes: int | None, model_bytes: int = 0) -> int:
     """Return how many workers fit into the memory; one per core if it is not limited."""
     if memory_bytes is None:
         return cores

@@ -23,8 +23,9 @@ from serving.artifact import Artifact
 from serving.errors import ServingError
 from serving.gpu import Gpu, NoDriverError, NoGpuError
 from serving.ignored_settings import describe_ignored_settings
-from serving.layout import MAX_BATCH_REQUESTS, Layout, choose_layout
-from serving.torchserve import PATCHES_VARIABLE, STOCK_VARIABLES, Server, TorchServeConfig
+from serving.layout import MAX_BATCH_REQUESTS, Layout, choose_cpu_layout
+from serving.torchserve import PATCHES_VARIABLE, STOCK_VARIABLES, Server
+from serving.torchserve_config import TorchServeConfig
 from storage import files
 from storage.files import LogFunction
 
@@ -150,7 +151,7 @@ def configure(
     config = TorchServeConfig(
         archive=served.path,
         run_dir=run_dir,
-        layout=choose_layout(resources.cores(), resources.memory_limit()),
+        layout=choose_cpu_layout(resources.cores(), resources.memory_limit()),
         address=address,
         gpus=gpus,
     )

@@ -7,10 +7,10 @@ from serving.errors import ArchiveError
 from serving.layout import (
     Layout,
     Machine,
-    choose_machine_layout,
+    choose_layout,
     describe_gpus,
     join_names,
-    max_machine_workers,
+    max_workers,
 )
 from serving.stock.manifest import LAST_RESPONSE_TIMEOUT_S
 
@@ -108,7 +108,7 @@ def _check_integers(values: dict[str, Any]) -> None:
 
 def read_response_timeout(text: str | bytes | None) -> int | None:
     """Return the file's own `responseTimeout` in seconds, None if it has none; raise ModelConfigError."""
-    config = _load(text) if text else {}
+    config = _load(text)
     if "responseTimeout" not in config:
         return None
     _check_integers({"responseTimeout": config["responseTimeout"]})
@@ -120,7 +120,7 @@ def resolve_stock_settings(text: bytes | None, default: Layout) -> tuple[Layout,
 
     Without a batchSize of its own, a stock handler may answer only the first request of a batch.
     """
-    config = _load(text) if text else {}
+    config = _load(text)
     own = {key: config[key] for key in STOCK_KEYS if _is_positive(config.get(key))}
     batch_size, delay_ms = own.get("batchSize", 1), own.get("maxBatchDelay", 0)
     layout = default._replace(batch_size=batch_size, batch_delay_ms=delay_ms)
@@ -133,13 +133,13 @@ def resolve_stock_settings(text: bytes | None, default: Layout) -> tuple[Layout,
 
 
 def needs_cpu(text: bytes | None) -> bool:
-    """Return whether a stock archive is for the CPU on a machine with a GPU, too; raise ModelConfigError."""
-    return bool(text) and str(_load(text or b"").get("deviceType")).lower() == "cpu"
+    """Return whether a stock archive uses the CPU even if the machine has a GPU; raise ModelConfigError."""
+    return str(_load(text).get("deviceType")).lower() == "cpu"
 
 
 def list_ignored_keys(text: bytes | None, *, is_stock: bool) -> list[str]:
     """Return a text for each key that is not followed; raise ModelConfigError."""
-    config = _load(text) if text else {}
+    config = _load(text)
     reasons = [f"{key} is not followed" for key in IGNORED_KEYS if key in config]
     if is_stock:
         invalid = [k for k in STOCK_KEYS if k in config and not _is_positive(config[k])]
@@ -166,7 +166,10 @@ def describe_yaml_error(name: str, error: Exception) -> str:
     return f"{place}: not YAML: {' '.join(str(getattr(error, 'problem', error)).split())}"
 
 
-def _load(text: str | bytes) -> dict[str, Any]:
+def _load(text: str | bytes | None) -> dict[str, Any]:
+    """Return the keys of a file, none if there is no file; raise ModelConfigError."""
+    if not text:
+        return {}
     import yaml  # noqa: PLC0415  slow to import, and most archives have no such file
 
     try:
@@ -185,9 +188,9 @@ def resolve_layout(
 ) -> Layout:
     """Return the tuned layout if it fits the machine, else the default; raise ModelConfigError and LayoutError.
 
-    `text` is the file's, None if there is none; the other parameters are those of choose_machine_layout.
+    `text` is the file's, None if there is none; the other parameters are those of choose_layout.
     """
-    default = choose_machine_layout(machine, inference_ms, model_bytes)
+    default = choose_layout(machine, inference_ms, model_bytes)
     if text is None:
         return default
     config = _load(text)
@@ -201,7 +204,7 @@ def resolve_layout(
     tuned = parse(text)
     if not tuned.fits(machine):
         reason = f"is for {tuned.describe_machine(machine)}"
-    elif tuned.layout.workers > max_machine_workers(machine, model_bytes):
+    elif tuned.layout.workers > max_workers(machine, model_bytes):
         reason = "needs more memory"
     else:
         return tuned.layout

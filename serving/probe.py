@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from serving.torchserve import TorchServeConfig
+from serving.torchserve_config import TorchServeConfig
 
 
 class ProbeResult(NamedTuple):

@@ -35,7 +35,6 @@ from serving import resources
 from serving.errors import ServingError
 from serving.gpu import Gpu, find_gpus, find_torch_cuda
 from serving.layout import (
-    GPU_BATCH_REQUESTS,
     WORKERS_PER_GPU,
     Layout,
     choose_gpu_layout,
@@ -140,7 +139,7 @@ def _choose_layout(gpus: Sequence[Gpu]) -> Layout:
         return choose_gpu_layout(read_machine(gpus))
     cores = resources.cores()
     workers = min(WORKERS_PER_GPU, cores)
-    return Layout(workers, cores // workers, GPU_BATCH_REQUESTS, source="as on a GPU")
+    return Layout(workers, cores // workers, source="as on a GPU")
 
 
 def _list_peers(names: list[str]) -> list[ServerSpec]:

@@ -17,7 +17,8 @@ from serving.container.listener import Listener
 from serving.gpu import Gpu
 from serving.layout import GPU_GATHER_MS, Layout
 from serving.logs import Log
-from serving.torchserve import TorchServeConfig, build_environment, find_package_dir
+from serving.torchserve import build_environment, find_package_dir
+from serving.torchserve_config import TorchServeConfig
 from serving.worker.serving_worker.device import FIRST_PORT
 from serving.worker.serving_worker.messages import LOAD
 

@@ -12,11 +12,11 @@ from serving.container.config import Config
 from serving.container.listener import Listener
 from serving.container.nginx_config import Upstream
 from serving.gpu import Gpu
-from serving.layout import MIN_HEAP_BYTES, LayoutError, choose_layout, heap_bytes, read_machine
+from serving.layout import MIN_HEAP_BYTES, LayoutError, choose_cpu_layout, heap_bytes, read_machine
 from serving.logs import Log
 from serving.sharing import Demand, share_machine
 from serving.stock import manifest
-from serving.torchserve import TorchServeConfig
+from serving.torchserve_config import TorchServeConfig
 
 TORCHSERVE_JARS = Path("/opt/torchserve")
 """TorchServe's Java, and Netty's native library: Java would unpack it in /tmp, which may be noexec."""
@@ -75,7 +75,7 @@ class ModelFactory:
             archive=archive,
             run_dir=run_dir,
             shared_dir=self.folder if name else None,
-            layout=choose_layout(resources.cores(), memory),
+            layout=choose_cpu_layout(resources.cores(), memory),
             address=f"unix:{run_dir}/torchserve.sock",
             max_request_bytes=config.max_request_bytes,
             heap_bytes=MIN_HEAP_BYTES if listener else heap_bytes(memory),

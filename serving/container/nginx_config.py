@@ -12,7 +12,7 @@ from serving.container.config import DEFAULT_SAMPLER, Config
 from serving.container.errors import ConfigError
 from serving.logs import SEVERITIES
 from serving.selection import MODEL_NAME
-from serving.torchserve import TorchServeConfig
+from serving.torchserve_config import TorchServeConfig
 from serving.worker.serving_worker.totals import SECONDS
 
 FILES = Path(__file__).resolve().parents[2] / "docker"

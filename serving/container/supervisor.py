@@ -11,7 +11,8 @@ from serving.container.errors import StartupError, describe_exit
 from serving.container.models import Model
 from serving.container.telemetry import TelemetryProcess
 from serving.logs import Log
-from serving.torchserve import DEFAULT_RESPONSE_TIMEOUT_S, Server
+from serving.torchserve import Server
+from serving.torchserve_config import DEFAULT_RESPONSE_TIMEOUT_S
 
 STARTUP_TIMEOUT_S = 1200
 """How long a model may take until its first healthy probe."""

@@ -12,8 +12,8 @@ import yaml
 
 from deploy.gke.overlay import APP, IMAGE
 from serving.container import entrypoint, supervisor
-from serving.layout import choose_layout, max_workers
-from serving.torchserve import TorchServeConfig
+from serving.layout import choose_cpu_layout, max_cpu_workers
+from serving.torchserve_config import TorchServeConfig
 from tests.images import ARCHIVE, ROOT
 from tests.kubernetes.conftest import BIN, MANIFESTS, OVERLAYS, Manifest, overlay, pod, render
 from tests.kubernetes.node import (
@@ -225,7 +225,7 @@ def test_load_balancer_s_timeout_exceeds_the_container_s() -> None:
     settings = TorchServeConfig(
         archive=ARCHIVE,
         run_dir=Path("unused"),
-        layout=choose_layout(2, None),
+        layout=choose_cpu_layout(2, None),
         address="unix:unused",
     )
     assert default["timeoutSec"] >= settings.response_timeout_s + 5
@@ -238,12 +238,12 @@ def test_resource_requests_equal_limits_and_fit_a_worker_per_core(name: str) -> 
     limits = resource["limits"]
     assert resource["requests"] == limits
     cores, memory = int(limits["cpu"]), int(parse_quantity(limits["memory"]))
-    assert max_workers(cores, memory) >= cores
-    layout = choose_layout(cores, memory)
+    assert max_cpu_workers(cores, memory) >= cores
+    layout = choose_cpu_layout(cores, memory)
     assert (layout.workers, layout.threads) == (2, 1)
     if name not in WITH_GPU:
         # No memory is reserved that cannot be used.
-        assert max_workers(cores + 1, memory) == cores
+        assert max_cpu_workers(cores + 1, memory) == cores
 
 
 def test_pods_with_a_gpu_request_it_and_select_nodes_that_have_it() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from serving import artifact, java, local, probe, torchserve
 from serving.layout import Layout
+from serving.torchserve_config import TorchServeConfig
 from tests.http import Endpoint, wait_for
 from tests.images import ARCHIVE, ROOT
 
@@ -99,7 +100,7 @@ def serving(
     """
     with tempfile.TemporaryDirectory(prefix="ts-") as run:
         address = f"http://127.0.0.1:{torchserve.find_free_port()}"
-        config = torchserve.TorchServeConfig(
+        config = TorchServeConfig(
             archive=archive, run_dir=Path(run), layout=layout, address=address
         )
         server = torchserve.Server(config, java.find(), print)

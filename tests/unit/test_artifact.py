@@ -19,10 +19,10 @@ from project.model_folder import Model, find_model
 from serving import archive as packing
 from serving import artifact, unpacking
 from serving.errors import ArchiveError
-from serving.layout import choose_layout
+from serving.layout import choose_cpu_layout
 from serving.selection import BACKEND_FILES, Selection, select_files
 from serving.stock import manifest
-from serving.torchserve import TorchServeConfig
+from serving.torchserve_config import TorchServeConfig
 from serving.verification import GOLDEN_REQUEST
 from storage import files
 from tests.images import ARCHIVE
@@ -400,7 +400,10 @@ def test_folder_of_archives_is_packed_for_one_image(foreign: Path, tmp_path: Pat
 
 def config_for(archive: Path) -> TorchServeConfig:
     return TorchServeConfig(
-        archive=archive, run_dir=archive.parent, layout=choose_layout(2, None), address="unix:/s"
+        archive=archive,
+        run_dir=archive.parent,
+        layout=choose_cpu_layout(2, None),
+        address="unix:/s",
     )
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from handler import envelope
-from serving import resources, torchserve
+from serving import resources
 from serving.container import entrypoint, nginx, nginx_config
 from serving.container.config import read_config
 from serving.container.errors import ConfigError
 from serving.container.nginx_config import Upstream
 from serving.layout import Layout
+from serving.torchserve_config import TorchServeConfig
 from tests import images
 from tests.images import ROOT
 
@@ -104,7 +105,7 @@ OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:1"}
 def render_nginx(*names: str, **environ: str) -> str:
     """Return nginx.conf for the model in tests/toy, or for several models."""
     config = read_config(ROUTES | environ, "digits")
-    settings = torchserve.TorchServeConfig(
+    settings = TorchServeConfig(
         archive=images.ARCHIVE,
         run_dir=Path("/run/x"),
         layout=Layout(2, 1),

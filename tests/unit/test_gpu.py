@@ -25,7 +25,8 @@ from serving.container.models import ModelFactory
 from serving.gpu import CudaVersion, Gpu, find_torch_cuda
 from serving.layout import LayoutError
 from serving.logs import Log
-from serving.torchserve import PATCHED_WORKER_HOME, TorchServeConfig, build_environment
+from serving.torchserve import PATCHED_WORKER_HOME, build_environment
+from serving.torchserve_config import TorchServeConfig
 from serving.worker.serving_worker import process
 from serving.worker.serving_worker.device import select_gpu
 from tests.images import ARCHIVE

@@ -16,13 +16,13 @@ from serving.layout import (
     Layout,
     LayoutError,
     Machine,
+    choose_cpu_layout,
     choose_gpu_layout,
-    choose_layout,
     heap_bytes,
 )
 from serving.logs import LogRecord
 from serving.sharing import Demand, share_machine
-from serving.torchserve import TorchServeConfig
+from serving.torchserve_config import TorchServeConfig
 from serving.worker_failures import WorkerFailures
 from tests import images
 
@@ -51,11 +51,11 @@ GIB = 1 << 30
 def test_layout_fits_cores_memory_and_inference_time(
     cores: int, memory: int | None, inference_ms: float, expected: Layout
 ) -> None:
-    assert choose_layout(cores, memory, inference_ms) == expected
+    assert choose_cpu_layout(cores, memory, inference_ms) == expected
 
 
 def test_large_model_gets_fewer_workers() -> None:
-    assert choose_layout(4, 8 * GIB, 35, model_bytes=GIB)[:2] == (2, 4)
+    assert choose_cpu_layout(4, 8 * GIB, 35, model_bytes=GIB)[:2] == (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_inference_time_is_read_from_the_archive(
         archive=archive, run_dir=tmp_path, layout=Layout(1, 1), address="unix:/none"
     )
     adapted = artifact.apply_model_config(run, Artifact(archive, None))
-    assert adapted.layout == choose_layout(resources.cores(), None, 35)
+    assert adapted.layout == choose_cpu_layout(resources.cores(), None, 35)
 
 
 def test_class_of_another_torchserve_is_not_patched(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_old_java_is_rejected_and_named(java_on_path: Path) -> None:
 
 
 def test_only_predictions_are_reachable_from_outside() -> None:
-    settings = torchserve.TorchServeConfig(
+    settings = TorchServeConfig(
         archive=images.ARCHIVE,
         run_dir=Path("/run/x"),
         layout=Layout(2, 1),

@@ -18,9 +18,9 @@ from serving.artifact import Artifact
 from serving.errors import ArchiveError
 from serving.gpu import Gpu
 from serving.ignored_settings import describe_ignored_settings
-from serving.layout import Layout, Machine, choose_machine_layout, read_machine
+from serving.layout import Layout, Machine, choose_layout, read_machine
 from serving.stock import manifest
-from serving.torchserve import TorchServeConfig
+from serving.torchserve_config import TorchServeConfig
 
 TUNED = Layout(workers=3, threads=2, batch_size=16, batch_delay_ms=5)
 GIB = 1 << 30
@@ -63,7 +63,7 @@ def test_layout_that_does_not_fit_the_machine_is_replaced_by_the_default_with_a_
     text: str | None, machine: Machine, reason: str
 ) -> None:
     chosen = model_config.resolve_layout(text, machine, 0)
-    assert chosen[:4] == choose_machine_layout(machine)[:4]
+    assert chosen[:4] == choose_layout(machine)[:4]
     assert chosen.source.endswith(reason)
 
 
@@ -102,7 +102,7 @@ def test_keys_of_an_author_are_followed_on_every_machine(
     text: str, layout: dict[str, Any], timeout_s: int | None
 ) -> None:
     for machine in (Machine(3, LARGE), Machine(3, LARGE, [L4])):
-        default = choose_machine_layout(machine)
+        default = choose_layout(machine)
         assert model_config.resolve_layout(text, machine, 0) == default._replace(**layout)
     assert model_config.read_response_timeout(text) == timeout_s
 
