@@ -14,6 +14,7 @@ from typing import NamedTuple
 from benchmarks import image
 from benchmarks.errors import StartError
 from benchmarks.load import Client, LoadResult, first_body, run_wrk, wait_until_idle
+from benchmarks.peers import LOADED
 from benchmarks.workloads import BUILD, Workload
 from serving.torchserve import find_free_port
 
@@ -112,10 +113,12 @@ class RunningServer(NamedTuple):
 
 
 @contextlib.contextmanager
-def run_server(spec: ServerSpec, workload: Workload) -> Iterator[RunningServer]:
+def run_server(spec: ServerSpec, workload: Workload, *, copies: int = 0) -> Iterator[RunningServer]:
     """Start a server on a free port, and yield it, paused, after it has answered a request.
 
-    Its log is a file in the workload's folder. Raises StartError.
+    Before that, a number of its processes have loaded a copy of the model: on a GPU they lock the model's folder for
+    a while, and one that is paused meanwhile would stop all others. Its log is a file in the workload's folder.
+    Raises StartError.
     """
     port, model = str(find_free_port()), workload.model
     archive = str(model.archive.resolve())
@@ -134,6 +137,7 @@ def run_server(spec: ServerSpec, workload: Workload) -> Iterator[RunningServer]:
         )
         try:
             _wait_until_ready(url, first_body(workload.write_bodies(1)), process, log)
+            _wait_for_copies(copies, process, log)
             server = RunningServer(url, process.pid)
             server.pause()
             yield server
@@ -184,7 +188,23 @@ def _wait_until_ready(url: str, body: bytes, process: subprocess.Popen[bytes], l
             return
         time.sleep(0.2)
     reason = "the server exited" if process.poll() is not None else result
-    raise StartError(f"{url}: no prediction: {reason}; its log: {log}")
+    raise StartError(f"{url}: no prediction: {reason}; {describe_log(log)}")
+
+
+def _wait_for_copies(copies: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return once as many processes have loaded the model; raise StartError."""
+    deadline = time.monotonic() + image.START_TIMEOUT_S
+    while (loaded := log.read_text(errors="replace").count(LOADED)) < copies:
+        if process.poll() is not None or time.monotonic() > deadline:
+            text = f"{loaded} of {copies} processes loaded the model"
+            raise StartError(f"{text}; {describe_log(log)}")
+        time.sleep(0.2)
+
+
+def describe_log(log: Path) -> str:
+    """Return where a log is, and its last line, which has the reason in a traceback."""
+    lines = log.read_text(errors="replace").split("\n")
+    return f"its log, {log}, ends with {next(filter(None, reversed(lines)), '')[:500]!r}"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -2,19 +2,23 @@
 
 Our workers get their requests over the socket that nginx connects to: neither Docker nor Java, nginx or wrk is needed,
 only Python with torch and Pillow, the Python files of torchserve, and the other servers (fastapi, uvicorn, litserve).
-All servers of a workload run at the same time, and are measured in turn; the results are medians of the rounds.
+All servers of a workload run at the same time, and are measured in turn; the results are medians of the rounds. They
+are written after each number of clients. A server that does not start, or predicts otherwise, is left out.
 """
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
+import re
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,34 +48,75 @@ from serving.local import parse_layout
 
 BARE_PROCESSES = (1, 2)
 BARE_NAMES = tuple(f"{CEILING} {processes}x" for processes in BARE_PROCESSES)
-COMPARED = ("FastAPI", "LitServe")
+PACKAGES = {
+    "": ("ts", "psutil", "yaml"),
+    "FastAPI": ("fastapi", "uvicorn", "uvloop", "httptools", "orjson"),
+    "LitServe": ("litserve", "orjson"),
+}
+"""What our workers, and the other servers, import beside what this program does."""
+COMPARED = tuple(filter(None, PACKAGES))
+CHOICES = re.compile(r"backend|of a pass|a pass has|loaded again")
+"""What the workers log about what they choose on the device."""
 PATH_VARIABLE = "PYTHONPATH"
 Measure = Callable[[int, float], LoadResult]
 """Measures a server with a number of clients for some seconds."""
 
 
 def main() -> None:
-    """Parse the options, measure, print the tables and write them to build/bench."""
+    """Parse the options, measure, print the tables and write them to build/bench; fail if something was left out."""
     args = _parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the servers
     # The processes that are started run in other folders.
     packages = filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep))
     os.environ[PATH_VARIABLE] = os.pathsep.join(map(os.path.abspath, packages))
-    rows: list[Row] = []
     try:
         gpus = _find_gpu() if args.device == "cuda" else []
-        for name in args.only:
-            rows += _measure_workload(GpuWorkload(name, args.device), gpus, args)
+        check_packages(args.servers)
     except (BenchmarkError, ServingError) as error:
         sys.exit(f"benchmarks.gpu: {error}")
     device = _describe_device(gpus)
+    rows: list[Row] = []
+    errors: list[str] = []
+    file = None
+    for name in args.only:
+        try:
+            for measured in _measure_workload(GpuWorkload(name, args.device), gpus, args, errors):
+                rows += measured
+                file = _write(rows, device, file)
+                print(results.format_rows(measured), flush=True)
+        except (BenchmarkError, ServingError) as error:
+            _report(f"{name}: {error}", errors)
+    if file is not None:
+        print(f"\n{file.with_suffix('.md').read_text()}\n{file}")
+    if failures := errors + results.find_failures(rows):
+        sys.exit("benchmarks.gpu: missing, or does not count:\n" + "\n".join(failures))
+
+
+def _report(error: str, errors: list[str]) -> None:
+    print(error, flush=True)
+    errors.append(error)
+
+
+def _write(rows: list[Row], device: str, old: Path | None) -> Path:
+    """Write the results so far as JSON and as tables, in place of earlier files; return the first."""
     document = {"device": device, "rows": [row._asdict() for row in rows]}
     file = results.write_json("gpu", document, BUILD)
     text = f"{device}\n\n{format_ratios(rows)}\n\n{results.format_rows(rows)}\n"
     file.with_suffix(".md").write_text(text)
-    print(f"\n{text}\n{file}")
-    if failures := results.find_failures(rows):
-        sys.exit("benchmarks.gpu: these figures do not count:\n" + "\n".join(failures))
+    if old not in (None, file):
+        old.unlink()
+        old.with_suffix(".md").unlink()
+    return file
+
+
+def check_packages(servers: Sequence[str]) -> None:
+    """Raise BenchmarkError if a package is missing that our workers, or the other servers, import."""
+    needed = dict.fromkeys(name for server in ("", *servers) for name in PACKAGES.get(server, ()))
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise BenchmarkError(
+            f"{sys.executable} does not find {', '.join(missing)}: run make gpu-packages where there is a network, and "
+            "set PYTHONPATH=build/bench/gpu-packages here"
+        )
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -159,8 +204,9 @@ def _list_peers(names: list[str]) -> list[ServerSpec]:
 
 
 def _measure_workload(
-    workload: GpuWorkload, gpus: Sequence[Gpu], args: argparse.Namespace
-) -> list[Row]:
+    workload: GpuWorkload, gpus: Sequence[Gpu], args: argparse.Namespace, errors: list[str]
+) -> Iterator[list[Row]]:
+    """Yield the rows of each number of clients; add the reason to `errors` if another server is left out."""
     layout = args.layout or _choose_layout(gpus)
     with contextlib.ExitStack() as stack:
         loops = [stack.enter_context(run_bare_loop(workload, count)) for count in BARE_PROCESSES]
@@ -171,8 +217,10 @@ def _measure_workload(
 
         def add(name: str, address: Address, server: RunningServer) -> None:
             server.resume()
-            check_answers(name, address, lines, expected)
-            server.pause()
+            try:
+                check_answers(name, address, lines, expected)
+            finally:
+                server.pause()
 
             def run(clients: int, seconds: float) -> LoadResult:
                 server.resume()
@@ -184,16 +232,19 @@ def _measure_workload(
 
         for name, own in list_layouts(layout).items():
             print(f"{workload.name}: starting {name}: {own}", flush=True)
-            run_dir = workload.scratch.resolve() / f"{own.workers}x{own.threads}"
-            run_dir.mkdir()
-            workers = run_workers(workload.folder, own, run_dir, gpus)
-            address, group = stack.enter_context(workers)
+            log = workload.scratch / f"{own.workers}x{own.threads}.log"
+            address, group = stack.enter_context(run_workers(workload.folder, own, log, gpus))
+            lines_of_log = dict.fromkeys(log.read_text(errors="replace").splitlines())
+            print(*filter(CHOICES.search, lines_of_log), sep="\n", flush=True)
             add(name, address, RunningServer("", group))
         for spec in _list_peers(args.servers):
             print(f"{workload.name}: starting {spec.label}", flush=True)
-            server = stack.enter_context(run_server(spec, workload))
-            add(spec.label, _find_address(server.url), server)
-        return _measure_in_turn(workload.name, measures, args)
+            try:
+                server = stack.enter_context(run_server(spec, workload, copies=spec.workers))
+                add(spec.label, _find_address(server.url), server)
+            except BenchmarkError as error:
+                _report(f"{workload.name}: {spec.label}: {error}", errors)
+        yield from _measure_in_turn(workload.name, measures, args)
 
 
 def list_layouts(layout: Layout) -> dict[str, Layout]:
@@ -229,9 +280,8 @@ def check_answers(
 
 def _measure_in_turn(
     workload: str, measures: dict[str, Measure], args: argparse.Namespace
-) -> list[Row]:
-    """Measure each server once; then ours, and the best layout of each other one, in rounds."""
-    rows = []
+) -> Iterator[list[Row]]:
+    """Measure each server once; then ours, and the best layout of each other one, in rounds; yield their rows."""
     for clients in args.clients:
         print(f"{workload}, {clients} clients", flush=True)
         trials, seconds = {}, args.seconds
@@ -245,11 +295,12 @@ def _measure_in_turn(
             for name in compared[first:] + compared[:first]:
                 rounds[name].append(measures[name](clients, seconds))
         profile = LoadProfile(clients, 1)
-        for name, trial in trials.items():
-            taken = rounds.get(name, [trial])
-            is_compared = name in compared
-            rows.append(results.build_row(workload, name, profile, taken, is_compared=is_compared))
-    return rows
+        yield [
+            results.build_row(
+                *(workload, name, profile, rounds.get(name, [trial])), is_compared=name in compared
+            )
+            for name, trial in trials.items()
+        ]
 
 
 def select_compared(trials: dict[str, LoadResult]) -> list[str]:

@@ -2,16 +2,23 @@
 
 import contextlib
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import ceiling
+from benchmarks.errors import StartError
 from benchmarks.load import LoadResult
 from benchmarks.results import CEILING
 from benchmarks.workloads import Workload
 from serving import resources
+
+START_TIMEOUT_S = 180
 
 
 class BareLoop(NamedTuple):
@@ -50,10 +57,23 @@ class BareLoop(NamedTuple):
 
 @contextlib.contextmanager
 def run_bare_loop(workload: Workload, processes: int) -> Iterator[BareLoop]:
-    """Start the processes; each loads the workload's model."""
+    """Start the processes, and yield them when each has loaded the workload's model; raise StartError."""
     spawn = multiprocessing.get_context("spawn")
     arguments = (workload.folder, workload.site_packages, workload.device)
     with ProcessPoolExecutor(
-        processes, spawn, initializer=ceiling.load_task, initargs=arguments
+        processes, spawn, initializer=_load, initargs=(spawn.Barrier(processes), *arguments)
     ) as pool:
+        # A pool starts a process for each call that finds none idle.
+        futures = [pool.submit(os.getpid) for _ in range(processes)]
+        try:
+            for future in futures:
+                future.result()
+        except BrokenProcessPool as error:
+            raise StartError("the bare loop did not load the model; the reason is above") from error
         yield BareLoop(pool, processes, workload)
+
+
+def _load(barrier: threading.Barrier, folder: Path, packages: list[str], device: str) -> None:
+    """Load the model of this process, and wait until the others have loaded it."""
+    ceiling.load_task(folder, packages, device)
+    barrier.wait(START_TIMEOUT_S)

@@ -13,7 +13,8 @@ from benchmarks.gpu import client
 from benchmarks.load import LoadResult
 from serving import resources
 
-CLIENTS_PER_PROCESS = 32
+CLIENTS_PER_PROCESS = 8
+"""After a batch all of its clients send their next requests at once; a process needs some 0.2 ms for each."""
 START_S = 0.4
 """Within this time the processes of the load generator have started."""
 

@@ -6,12 +6,14 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.errors import StartError
 from benchmarks.gpu.load import Address
+from benchmarks.servers import describe_log
 from serving.container.fork_server import WORKER_HOME
 from serving.container.listener import Listener
 from serving.gpu import Gpu
@@ -20,7 +22,6 @@ from serving.logs import Log
 from serving.torchserve import build_environment, find_package_dir
 from serving.torchserve_config import TorchServeConfig
 from serving.worker.serving_worker.device import FIRST_PORT
-from serving.worker.serving_worker.messages import LOAD
 
 HANDLER = "vertex_handler.py"
 START_TIMEOUT_S = 180
@@ -28,13 +29,24 @@ START_TIMEOUT_S = 180
 
 @contextlib.contextmanager
 def run_workers(
-    folder: Path, layout: Layout, run_dir: Path, gpus: Sequence[Gpu]
+    folder: Path, layout: Layout, log_file: Path, gpus: Sequence[Gpu]
 ) -> Iterator[tuple[Address, int]]:
     """Start the workers of an unpacked archive; yield where they listen and their process group.
 
-    Without `gpus` they use the CPU, and collect batches as on a GPU. Their log is workers.log in `run_dir`. Raises
-    StartError.
+    Without `gpus` they use the CPU, and collect batches as on a GPU. Raises StartError.
     """
+    with (
+        # The path of a socket has at most 107 bytes.
+        tempfile.TemporaryDirectory(prefix="gpu-") as run_dir,
+        _run_workers(folder, layout, Path(run_dir), log_file, gpus) as running,
+    ):
+        yield running
+
+
+@contextlib.contextmanager
+def _run_workers(
+    folder: Path, layout: Layout, run_dir: Path, log_file: Path, gpus: Sequence[Gpu]
+) -> Iterator[tuple[Address, int]]:
     listener = Listener(run_dir, Log(as_text=True, stream=sys.stderr))
     config = TorchServeConfig(
         archive=folder,
@@ -50,7 +62,7 @@ def run_workers(
     environment = build_environment(config)
     environment |= {"PYTHONPATH": path, "FORK_SERVER": "", "BATCH_GATHER_MS": str(GPU_GATHER_MS)}
     processes: list[subprocess.Popen[bytes]] = []
-    with (run_dir / "workers.log").open("wb") as log, contextlib.ExitStack() as stack:
+    with log_file.open("wb") as log, contextlib.ExitStack() as stack:
         stack.callback(listener.close)
         stack.callback(_stop, processes)
         for index in range(layout.workers):
@@ -70,7 +82,7 @@ def run_workers(
                 )
             )
         connections = [
-            stack.enter_context(_connect(_find_socket(run_dir, index), process))
+            stack.enter_context(_connect(_find_socket(run_dir, index), process, log_file))
             for index, process in enumerate(processes)
         ]
         for connection in connections:
@@ -78,10 +90,11 @@ def run_workers(
         for connection in connections:
             try:
                 if not connection.recv(1):
-                    raise StartError(f"a worker did not load the model; its log: {log.name}")
+                    text = "a worker did not load the model"
+                    raise StartError(f"{text}; {describe_log(log_file)}")
             except TimeoutError as error:
                 text = f"a worker did not load the model within {START_TIMEOUT_S} s"
-                raise StartError(f"{text}; its log: {log.name}") from error
+                raise StartError(f"{text}; {describe_log(log_file)}") from error
         yield Address(str(listener.path), "/predictions/model"), processes[0].pid
 
 
@@ -90,7 +103,7 @@ def _find_socket(run_dir: Path, index: int) -> Path:
     return run_dir / f"java.{FIRST_PORT + index}"
 
 
-def _connect(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
+def _connect(path: Path, process: subprocess.Popen[bytes], log_file: Path) -> socket.socket:
     """Connect to a worker in the place of Java; raise StartError."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
@@ -103,11 +116,12 @@ def _connect(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
             time.sleep(0.1)
         else:
             return connection
-    raise StartError(f"a worker did not start; its log: {path.with_name('workers.log')}")
+    raise StartError(f"a worker did not start; {describe_log(log_file)}")
 
 
 def _encode_load(folder: Path, batch_size: int) -> bytes:
     """Return the message that makes a worker load the model. The worker selects its GPU itself."""
+    from serving.worker.serving_worker.messages import LOAD  # noqa: PLC0415  imports TorchServe
 
     def encode(value: str) -> bytes:
         return struct.pack("!i", len(value)) + value.encode()

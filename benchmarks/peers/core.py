@@ -9,6 +9,7 @@ import orjson
 import torch
 
 from benchmarks import bare
+from benchmarks.peers import LOADED
 
 WORKERS = int(os.environ["WORKERS"])
 THREADS = int(os.environ["THREADS"])
@@ -25,6 +26,7 @@ class Core:
     def __init__(self) -> None:
         torch.set_num_threads(THREADS)
         self._task = bare.load(Path(os.environ["ARCHIVE"]), DEVICE)
+        print(LOADED, flush=True)
 
     def predict(self, bodies: list[dict[str, Any]]) -> list[bytes]:
         """Return the response to each request, as JSON, from the same passes."""

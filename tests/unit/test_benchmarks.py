@@ -10,9 +10,10 @@ import requests
 
 from benchmarks import answers, bare, load, results, scaling, servers, table, workloads
 from benchmarks.__main__ import select_compared
-from benchmarks.errors import BenchmarkError, WrkMissingError
+from benchmarks.errors import BenchmarkError, StartError, WrkMissingError
 from benchmarks.gpu import __main__ as gpu_benchmark
 from benchmarks.load import LoadResult
+from benchmarks.peers import LOADED
 from benchmarks.results import LoadProfile
 from benchmarks.servers import ServerSpec
 from benchmarks.workloads import Workload
@@ -333,6 +334,25 @@ def test_fastest_layout_of_each_other_server_is_compared_on_a_gpu() -> None:
     ]
     line = gpu_benchmark.format_ratios(rows).splitlines()[-1]
     assert line == "| MINILM, 32 clients | 70 | 75 | 80 | 90 | 0.88 | 0.78 | 30 | 60 |"
+
+
+def test_benchmark_on_a_gpu_names_the_packages_that_are_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(gpu_benchmark.PACKAGES, "LitServe", ("litserve_of_no_version",))
+    gpu_benchmark.check_packages(["none"])
+    with pytest.raises(BenchmarkError, match="litserve_of_no_version: run make gpu-packages"):
+        gpu_benchmark.check_packages(["LitServe"])
+
+
+def test_server_is_ready_when_all_of_its_processes_have_loaded_the_model(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(f"{LOADED}\n{LOADED}\nout of memory\n")
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+        servers._wait_for_copies(2, process, log)
+        with pytest.raises(StartError, match=r"2 of 3 .* ends with 'out of memory'"):
+            servers._wait_for_copies(3, process, log)
 
 
 def test_benchmark_on_a_gpu_says_that_torch_is_built_for_cpus() -> None:
