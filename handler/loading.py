@@ -26,7 +26,6 @@ KEPT = ("handler", "task", "__main__")
 _loaded: list[Path] = []
 """The folder whose modules are imported, if any."""
 
-
 log = logging.getLogger(__name__)
 
 
@@ -60,7 +59,7 @@ def load_and_check(folder: Path, device: torch.device, *, each_alone: bool = Fal
     If the predictions on a GPU are not the expected ones, the model is loaded again with what is more accurate.
     """
     task = load_model(folder, device)
-    while mismatch := _find_mismatch(task, folder, each_alone=each_alone):
+    while mismatch := _check_or_restrict(task, folder, each_alone=each_alone):
         log.warning("the model is loaded again, more accurate and slower: %s", mismatch)
         del task  # the device may have too little memory for both
         task = load_model(folder, device)
@@ -70,8 +69,11 @@ def load_and_check(folder: Path, device: torch.device, *, each_alone: bool = Fal
     return task
 
 
-def _find_mismatch(task: AdaptedTask, folder: Path, *, each_alone: bool) -> str:
-    """Return the difference from the expected predictions, or ""; raise it if nothing more accurate is left."""
+def _check_or_restrict(task: AdaptedTask, folder: Path, *, each_alone: bool) -> str:
+    """Run the model's requests; if a prediction differs, restrict the next load, and return the difference.
+
+    Returns "" if all are the expected ones. Raises GoldenMismatchError if nothing more accurate is left.
+    """
     try:
         golden.check(task, each_alone=each_alone)
     except golden.GoldenMismatchError as error:

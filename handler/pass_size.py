@@ -5,7 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -24,22 +24,6 @@ ROUNDS, MAX_ROUNDS_MS = 3, 1000
 """The passes of a size after the first, and the time after which there are no more."""
 
 log = logging.getLogger(__name__)
-
-
-class Memory(Protocol):
-    """The memory of a device."""
-
-    def free_bytes(self) -> int:
-        """Return what this process could allocate."""
-        ...
-
-    def release(self) -> None:
-        """Return what no tensor uses to the device."""
-        ...
-
-    def peak_bytes(self, function: Callable[[], Any]) -> int:
-        """Run a function until the device has finished; return what it needed at once, beside what was in use."""
-        ...
 
 
 class CudaMemory:
@@ -75,7 +59,7 @@ def read_workers() -> int:
     return int(text)
 
 
-def limit_passes(task: AdaptedTask, memory: Memory, workers: int) -> None:
+def limit_passes(task: AdaptedTask, memory: CudaMemory, workers: int) -> None:
     """Measure passes of the task's first example, and set `task.max_samples`; write one line into the log.
 
     It stays as it is if the task takes lists of samples, or if the measurement fails.
@@ -89,7 +73,7 @@ def limit_passes(task: AdaptedTask, memory: Memory, workers: int) -> None:
     log.info("%s", text)
 
 
-def _limit_passes(task: AdaptedTask, memory: Memory, workers: int) -> str:
+def _limit_passes(task: AdaptedTask, memory: CudaMemory, workers: int) -> str:
     example = task.examples[0]
     sample = task.preprocess(example.instance, example.parameters)
     if task.collate is None and isinstance(build_batch(task, [sample]), list):
@@ -121,7 +105,7 @@ def _limit_passes(task: AdaptedTask, memory: Memory, workers: int) -> str:
     )
 
 
-def _measure_pass(task: AdaptedTask, samples: list[Any], memory: Memory) -> tuple[float, int]:
+def _measure_pass(task: AdaptedTask, samples: list[Any], memory: CudaMemory) -> tuple[float, int]:
     """Return the median milliseconds of a pass, and its memory in bytes."""
 
     def run() -> None:
@@ -133,6 +117,5 @@ def _measure_pass(task: AdaptedTask, samples: list[Any], memory: Memory) -> tupl
         began = time.perf_counter()
         used = max(used, memory.peak_bytes(run))
         times_ms.append(1000 * (time.perf_counter() - began))
-    return statistics.median(
-        times_ms[1:] or times_ms
-    ), used  # the first pass of a size takes longer
+    median_ms = statistics.median(times_ms[1:] or times_ms)  # the first pass of a size takes longer
+    return median_ms, used

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,30 +17,8 @@ class Capture(NamedTuple):
     """The memory that holds the function's output after each replay."""
 
 
-class Accelerator(Protocol):
-    """A device that computes while the CPU continues."""
-
-    name: str
-
-    def synchronize(self) -> None:
-        """Wait until the device has finished."""
-        ...
-
-    def release_memory(self) -> None:
-        """Return the memory to the device that no tensor uses any more."""
-        ...
-
-    def capture(self, function: Callable[[], Tensor]) -> Capture:
-        """Record the kernels that a function starts; raise RuntimeError if it waits for the device."""
-        ...
-
-    def recover(self) -> None:
-        """Make the device usable after an error; raise RuntimeError if it is broken for this process."""
-        ...
-
-
 class Cuda:
-    """One of NVIDIA's GPUs."""
+    """One of NVIDIA's GPUs, which computes while the CPU continues."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from task.backends.accuracy import MAX_RELATIVE_ERROR, random_batch, relative_error
 from task.backends.builders import Backend
-from task.backends.cuda import Accelerator, Capture
+from task.backends.cuda import Capture, Cuda
 
 SIZES = (1, 2, 4, 8, 16, 32)
 """The batch sizes that have a graph. Larger batches keep the GPU busy without one."""
@@ -23,7 +23,7 @@ class GraphBackend:
     The rows of the graph's input that the batch does not fill keep their old values, and their outputs are dropped.
     """
 
-    def __init__(self, backend: Backend, example: Tensor, accelerator: Accelerator) -> None:
+    def __init__(self, backend: Backend, example: Tensor, accelerator: Cuda) -> None:
         """Capture a graph for each size; raise RuntimeError if that is impossible or of no use.
 
         `example` is a batch of one. Other shapes and types run without a graph.
@@ -38,7 +38,6 @@ class GraphBackend:
                 size: accelerator.capture(partial(self._run_input, size))
                 for size in sorted(SIZES, reverse=True)
             }
-        self._captures: Mapping[int, Capture] = {}
         self._check(captures)
         self._captures = self._select(captures, accelerator)
         if not self._captures:
@@ -51,7 +50,7 @@ class GraphBackend:
             capture is None
             or batch.shape[1:] != self._shape
             or batch.dtype is not self._dtype
-            or (batch.requires_grad and torch.is_grad_enabled())
+            or (batch.requires_grad and torch.is_grad_enabled())  # a graph computes no gradients
         ):
             return self._backend(batch)
         return self._replay(capture, batch)
@@ -78,9 +77,7 @@ class GraphBackend:
                 if relative_error(output, self._backend(batch)) > MAX_RELATIVE_ERROR:
                     raise RuntimeError(f"the outputs of a graph for {size} instances differ")
 
-    def _select(
-        self, captures: Mapping[int, Capture], accelerator: Accelerator
-    ) -> Mapping[int, Capture]:
+    def _select(self, captures: Mapping[int, Capture], accelerator: Cuda) -> Mapping[int, Capture]:
         """Return the capture for each number of instances that is faster with it."""
         plain_ms, graph_ms = {}, {}
         with torch.inference_mode():
@@ -110,7 +107,7 @@ def plan_sizes(plain_ms: Mapping[int, float], graph_ms: Mapping[int, float]) -> 
     return plan
 
 
-def time_pass(function: Callable[[], object], accelerator: Accelerator, rounds: int) -> float:
+def time_pass(function: Callable[[], object], accelerator: Cuda, rounds: int) -> float:
     """Return the median milliseconds of a function until the device has finished, after a first call.
 
     Slow functions are called less often.

@@ -8,30 +8,26 @@ import fcntl
 import json
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from task.backends.accuracy import MAX_RELATIVE_ERROR, max_error
-from task.backends.builders import BACKENDS, BASELINE, Backend, Builder
-from task.backends.cuda import Accelerator
-from task.backends.graphs import GraphBackend, time_pass
-from task.backends.measure import Measurement, Measurements, describe_error
-from task.backends.precision import FULL_PRECISION, HALF_PRECISIONS, build_half
+from task.backends.builders import BASELINE, Backend, Builder
+from task.backends.cuda import Cuda
+from task.backends.device_measure import (
+    NetworkError,
+    build_backend,
+    list_builders,
+    measure_on_device,
+)
+from task.backends.measure import describe_error
+from task.backends.precision import FULL_PRECISION
 
 FILE, LOCK = ".accelerator.json", ".accelerator.lock"
-"""The files in the model's folder with the workers' choice, and that only one of them may have open to measure."""
-SIZES, ROUNDS = (1, 8, 32), 5
-MAX_PASS_MS = 250
-"""Larger batches than the first that takes longer are not measured."""
-MAX_MEASURING_S = 10
-"""After this time no other backend is built."""
-WITH_GRAPHS = " with CUDA graphs"
+"""Files in the model's folder: the choices of its workers, and the lock that a worker holds while it measures."""
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +39,12 @@ AS_IT_IS = 2
 """The restriction with which networks run as they are."""
 
 
-class NetworkError(Exception):
-    """The network itself fails for the example, so that nothing can be compared with it."""
-
-
 def select_backend(
     net: nn.Module,
     folder: Path,
     example: Tensor,
     precisions: Sequence[str],
-    accelerator: Accelerator,
+    accelerator: Cuda,
 ) -> Backend:
     """Return the fastest backend whose outputs are close to the network's, as the first worker has measured it.
 
@@ -63,13 +55,10 @@ def select_backend(
     if restriction:
         precisions = [name for name in precisions if name == FULL_PRECISION]
     builders = list_builders(precisions)
-    if len(builders) == 1 or restriction >= AS_IT_IS:
-        return builders[BASELINE](net, example)
+    if restriction >= AS_IT_IS or len(builders) == 1:
+        return net
     _selected.add(folder)
-    weights = sum(parameter.numel() for parameter in net.parameters())
-    case = f"{tuple(example.shape)} {example.dtype}, {weights} weights, {', '.join(precisions)}"
-    case += ", without TF32" * bool(restriction)
-    case = f"{accelerator.name}, torch {torch.__version__}, {case}"
+    case = _describe_case(net, example, precisions, accelerator, has_tf32=not restriction)
     with lock_folder(folder) as is_shared:
         choices = _read(folder)
         if case in choices:
@@ -77,28 +66,9 @@ def select_backend(
         if is_shared:  # what a worker finds that replaces this one, if a backend ends the process
             interrupted = {"backend": BASELINE, "reason": "an earlier measurement did not end"}
             _write(folder, {**choices, case: interrupted})
-        try:
-            measured, backend = measure_on_device(net, example, builders, accelerator)
-            choice = {"backend": measured.best, "reason": ""}
-        except NetworkError as error:
-            choice = {"backend": BASELINE, "reason": str(error)}
+        choice, backend = _choose(net, example, builders, accelerator)
         if is_shared:
             _write(folder, {**choices, case: choice})
-        if choice["reason"]:
-            return _build(net, example, choice, builders, accelerator)
-    times = "; ".join(
-        f"{name} {', '.join(f'{ms:.2f}' for ms in each.median_ms.values())}"
-        + ("" if each.is_accurate else f" with an error of {each.max_error:.3f}")
-        for name, each in measured.by_backend.items()
-    )
-    missing = "".join(
-        f"; {name} not available: {why}" for name, why in measured.unavailable.items()
-    )
-    sizes = ", ".join(map(str, measured.by_backend[BASELINE].median_ms))
-    log.info(
-        "backend %r on %s; milliseconds for %s instances: %s%s",
-        *(measured.best, accelerator.name, sizes, times, missing),
-    )
     return backend
 
 
@@ -114,92 +84,46 @@ def restrict_selection(folder: Path) -> bool:
     return level == 1 or (level == AS_IT_IS and folder in _selected)
 
 
-def list_builders(precisions: Sequence[str]) -> dict[str, Builder]:
-    """Return the builders of the backends without graphs, by name."""
-    builders = {BASELINE: BACKENDS[BASELINE]}
-    if FULL_PRECISION in precisions:
-        builders["fused"] = BACKENDS["fused"]
-    for name, dtype in HALF_PRECISIONS.items():
-        if name in precisions:
-            builders[name] = partial(build_half, dtype=dtype, is_fused=False)
-            builders[f"fused {name}"] = partial(build_half, dtype=dtype, is_fused=True)
-    return builders
+def _describe_case(
+    net: nn.Module,
+    example: Tensor,
+    precisions: Sequence[str],
+    accelerator: Cuda,
+    *,
+    has_tf32: bool,
+) -> str:
+    """Return a key of what a choice depends on; the networks of a model have one choice each."""
+    weights = sum(parameter.numel() for parameter in net.parameters())
+    network = f"{tuple(example.shape)} {example.dtype}, {weights} weights"
+    tf32 = "" if has_tf32 else ", without TF32"
+    return (
+        f"{accelerator.name}, torch {torch.__version__}, {network}, {', '.join(precisions)}{tf32}"
+    )
 
 
-def measure_on_device(
-    net: nn.Module, example: Tensor, builders: Mapping[str, Builder], accelerator: Accelerator
-) -> tuple[Measurements, Backend]:
-    """Compare backends with the network, and time them; return the fastest, too.
-
-    They are built one after another, and only the best is kept. Graphs are captured of the best one alone: what they
-    save, the time to start kernels, differs little between backends. Raises NetworkError.
-    """
-    deadline = time.monotonic() + MAX_MEASURING_S
-    baseline_ms = _time_baseline(net, example, accelerator)
-    measured = Measurements({BASELINE: Measurement(baseline_ms, 0, 0)}, {})
-    best: Backend = net
-
-    def measure(name: str, build: Callable[[], Backend]) -> None:
-        nonlocal best
-        if time.monotonic() > deadline:
-            measured.unavailable[name] = "the others took too long to measure it"
-            return
-        try:
-            backend = build()
-            error = max_error(backend, net, example)
-            times_ms = _time(backend, example, list(baseline_ms), accelerator)
-        except Exception as failure:  # noqa: BLE001  a network may raise anything when it is traced
-            reason = describe_error(failure)
-        else:
-            measured.by_backend[name] = Measurement(times_ms, error, 0, MAX_RELATIVE_ERROR)
-            if measured.best == name:
-                best = backend
-            return
-        # Outside of the except block: the exception's traceback keeps the tensors of the backend.
-        measured.unavailable[name] = reason
-        accelerator.recover()
-
-    for name, build in builders.items():
-        if name != BASELINE:
-            measure(name, partial(build, net, example))
-            accelerator.release_memory()
-    plain = best
-    measure(measured.best + WITH_GRAPHS, lambda: GraphBackend(plain, example, accelerator))
-    accelerator.release_memory()
-    return measured, best
-
-
-def _time_baseline(net: nn.Module, example: Tensor, accelerator: Accelerator) -> dict[int, float]:
-    """Return the milliseconds of a pass by its size, for the sizes that the device can run in a limited time.
-
-    Raises NetworkError.
-    """
-    times_ms: dict[int, float] = {}
-    for size in SIZES:
-        if times_ms and max(times_ms.values()) > MAX_PASS_MS:
-            break
-        try:
-            times_ms |= _time(net, example, [size], accelerator)
-        except Exception as error:
-            if times_ms and isinstance(error, torch.OutOfMemoryError):
-                break
-            reason = describe_error(error)
-            raise NetworkError(
-                f"the network fails for {size} times the example: {reason}"
-            ) from error
-    accelerator.release_memory()
-    return times_ms
-
-
-def _time(
-    backend: Backend, example: Tensor, sizes: Sequence[int], accelerator: Accelerator
-) -> dict[int, float]:
-    times_ms = {}
-    with torch.inference_mode():
-        for size in sizes:
-            batch = torch.cat([example] * size)
-            times_ms[size] = time_pass(partial(backend, batch), accelerator, ROUNDS)
-    return times_ms
+def _choose(
+    net: nn.Module, example: Tensor, builders: Mapping[str, Builder], accelerator: Cuda
+) -> tuple[dict[str, str], Backend]:
+    """Measure the backends; return the choice for the other workers, and the backend."""
+    try:
+        measured, backend = measure_on_device(net, example, builders, accelerator)
+    except NetworkError as error:
+        log.warning("backend %r: %s", BASELINE, error)
+        return {"backend": BASELINE, "reason": str(error)}, net
+    times = "; ".join(
+        f"{name} {', '.join(f'{ms:.2f}' for ms in each.median_ms.values())}"
+        + ("" if each.is_accurate else f" with an error of {each.max_error:.3f}")
+        for name, each in measured.by_backend.items()
+    )
+    missing = "".join(
+        f"; {name} not available: {why}" for name, why in measured.unavailable.items()
+    )
+    sizes = ", ".join(map(str, measured.by_backend[BASELINE].median_ms))
+    log.info(
+        "backend %r on %s; milliseconds for %s instances: %s%s",
+        *(measured.best, accelerator.name, sizes, times, missing),
+    )
+    return {"backend": measured.best, "reason": ""}, backend
 
 
 def _build(
@@ -207,30 +131,28 @@ def _build(
     example: Tensor,
     choice: Mapping[str, str],
     builders: Mapping[str, Builder],
-    accelerator: Accelerator,
+    accelerator: Cuda,
 ) -> Backend:
-    """Build a backend that another worker has chosen, or the baseline if that fails."""
+    """Build a backend that another worker has chosen, or return the network if that fails."""
     name = choice["backend"]
     if choice["reason"]:
         log.warning("backend %r: %s", name, choice["reason"])
-    plain = name.removesuffix(WITH_GRAPHS)
     try:
-        backend = builders[plain](net, example)
-        if plain != name:
-            backend = GraphBackend(backend, example, accelerator)
+        backend = build_backend(name, net, example, builders, accelerator)
     except Exception as error:  # noqa: BLE001  a network may raise anything when it is traced
         reason = describe_error(error)
     else:
         log.info("backend %r, as another worker has chosen it", name)
         return backend
+    # Outside of the except block: the exception's traceback keeps the tensors of the backend.
     accelerator.recover()
     log.warning("backend %r is not available, using %r: %s", name, BASELINE, reason)
-    return builders[BASELINE](net, example)
+    return net
 
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[bool]:
-    """Wait until no other worker of the model in a folder measures; whether the folder can be written."""
+    """Let no other worker of the model in a folder measure meanwhile; yield whether the folder can be written."""
     try:
         lock = (folder / LOCK).open("w")
     except OSError as error:

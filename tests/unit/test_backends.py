@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from task.backends import BACKENDS, choice, graphs, load_backend, selection
+from task.backends import BACKENDS, choice, device_measure, graphs, load_backend, selection
 from task.backends.accuracy import relative_error
-from task.backends.cuda import Capture
+from task.backends.cuda import Capture, Cuda
 from task.backends.graphs import GraphBackend, plan_sizes
 from task.backends.measure import (
     Measurement,
@@ -176,7 +176,7 @@ def test_precision_whose_range_is_too_small_is_not_used() -> None:
     assert "inf" not in reasons["bfloat16"]
 
 
-class CpuAccelerator:
+class CpuAccelerator(Cuda):
     """Takes the place of a GPU: a capture is the function itself, whose output always has the same memory."""
 
     name = "a device"
@@ -285,8 +285,8 @@ def passes_ms(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         function()
         return times_ms.get(type(function.func).__name__, 9.0)
 
-    monkeypatch.setattr(selection, "time_pass", measure)
-    monkeypatch.setattr(selection, "GraphBackend", FakeGraphBackend)
+    monkeypatch.setattr(device_measure, "time_pass", measure)
+    monkeypatch.setattr(device_measure, "GraphBackend", FakeGraphBackend)
     return times_ms
 
 

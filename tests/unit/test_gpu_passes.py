@@ -16,7 +16,7 @@ from task.adapter import adapt
 from tests.unit.test_batch import Doubler, SmallDevice
 
 
-class CountedMemory:
+class CountedMemory(pass_size.CudaMemory):
     """Takes the place of a GPU's memory: each sample of a task's last pass needs some of it, and each pass, too."""
 
     def __init__(self, task: Doubler, free: int, per_sample: int, per_pass: int = 0) -> None:
