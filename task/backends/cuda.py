@@ -1,5 +1,6 @@
 """The calls of CUDA that the backends need. Nothing else in this package is specific to it."""
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -46,8 +47,15 @@ class Cuda:
                 graph = torch.cuda.CUDAGraph()
                 # In this mode other threads may allocate pinned memory meanwhile.
                 mode = "thread_local"
-                with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode):
-                    output = function()
+                try:
+                    with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode=mode):
+                        output = function()
+                except Exception:
+                    # torch would take this capture to be under way still, refuse to release memory, and keep its own.
+                    with contextlib.suppress(RuntimeError):  # it is not: the function itself failed
+                        torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
+                        torch._C._cuda_releasePool(self._device.index, self._pool)
+                    raise
             torch.cuda.current_stream().wait_stream(self._stream)
         return Capture(graph.replay, output)
 
@@ -55,8 +63,7 @@ class Cuda:
         """Make the device usable after an error; raise RuntimeError if it is broken for this process."""
         self.synchronize()
         self.release_memory()
-        # torch takes a failed capture to use its pool still, and rejects another one with it. It also rejects a pool
-        # whose captures are all gone while a tensor keeps its memory.
+        # torch rejects a pool that has no captures any more while a tensor keeps its memory.
         self._pool = torch.cuda.graph_pool_handle()
         # After a capture that failed, CUDA's random number generator fails until another capture ends.
         self.capture(lambda: torch.zeros(1, device=self._device))
