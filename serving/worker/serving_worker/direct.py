@@ -216,7 +216,7 @@ class DirectServer:
         check_device()
 
     def _accept_batch(self) -> list[http_messages.Request]:
-        """Accept the requests that wait, and those that arrive while it is worth to wait for more."""
+        """Accept the requests that wait, and those that arrive within the time that `_choose_wait` returns."""
         batch: list[http_messages.Request] = []
         size, first_at = 0, 0.0
         while len(batch) < self._batches.max_requests and size < MAX_BATCH_BYTES:
@@ -247,7 +247,7 @@ class DirectServer:
         return batch
 
     def _choose_wait(self, count: int) -> float:
-        """Return how many seconds the first of a number of requests waits for more."""
+        """Return how long the first of the `count` requests in a batch waits for others, in seconds."""
         if not count:
             return 0
         gather_s = self._batches.gather_s if count < self._last_size else 0
