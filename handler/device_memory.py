@@ -6,7 +6,7 @@ import traceback
 import torch
 
 REASONS = re.compile(r"out of memory|allocate memory|_ALLOC(ATION)?_FAILED|STATUS_NOT_INITIALIZED")
-"""Texts of torch, cuBLAS, cuDNN, cuFFT and MAGMA. A library whose handle finds no memory is not initialized."""
+"""Texts of torch, cuBLAS, cuDNN, cuFFT and MAGMA. Without memory for its handle, a library is not initialized."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

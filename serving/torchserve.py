@@ -168,12 +168,12 @@ def build_environment(config: TorchServeConfig) -> dict[str, str]:
         "LISTENER_SOCKET": str(config.listener_socket or ""),
         "BATCH_DELAY_MS": str(config.layout.batch_delay_ms),
         "RESPONSE_TIMEOUT_S": str(config.response_timeout_s),
-        **_share_cores(config),
-        **_share_gpus(config),
+        **_build_core_variables(config),
+        **_build_gpu_variables(config),
     }
 
 
-def _share_cores(config: TorchServeConfig) -> dict[str, str]:
+def _build_core_variables(config: TorchServeConfig) -> dict[str, str]:
     """Return the variables for workers that have more threads together than there are cores."""
     workers, cores = config.layout.workers, resources.cores()
     if not config.shared_workers and workers * config.layout.threads <= cores:
@@ -185,7 +185,7 @@ def _share_cores(config: TorchServeConfig) -> dict[str, str]:
     }
 
 
-def _share_gpus(config: TorchServeConfig) -> dict[str, str]:
+def _build_gpu_variables(config: TorchServeConfig) -> dict[str, str]:
     """Return the variables for workers that use a GPU.
 
     The worker of this project selects its GPU itself, because TorchServe's Java takes numbers only, starts with the

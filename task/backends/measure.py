@@ -85,8 +85,11 @@ class Measurements(NamedTuple):
         lines += [
             f"{name:{width}}   not available: {why}" for name, why in self.unavailable.items()
         ]
-        for name, why in self.precisions.items():
-            lines.append(f"on a GPU, {name}: {why or 'may be used'}")
+        lines += [
+            f"on a GPU, {name}: {why or 'may be used'}"
+            for name, why in self.precisions.items()
+            if name != FULL_PRECISION  # always allowed
+        ]
         return "\n".join(lines)
 
     def write(self, folder: Path) -> None:
