@@ -335,7 +335,7 @@ GPU_PYTHON ?=
 GPU_PACKAGES := build/bench/gpu-packages
 PYTHON_VERSION ?= 3.12
 
-bench-gpu: $(if $(GPU_PYTHON),,$(GPU_ENV)/ready) ## compare our workers on this machine's GPU with the bare loop, FastAPI and LitServe (GPU_PYTHON=python3)
+bench-gpu: $(if $(GPU_PYTHON),,$(GPU_ENV)/ready) ## compare our workers on this machine's GPU with the bare limit, FastAPI and LitServe (GPU_PYTHON=python3)
 	$(if $(GPU_PYTHON),PYTHONPATH=$(GPU_PACKAGES) $(GPU_PYTHON),$(GPU_ENV)/bin/python) -m benchmarks.gpu $(ARGS)
 
 $(GPU_ENV)/ready: requirements/gpu.lock requirements/dev.lock requirements/bench.lock .venv/bin/python

@@ -1,1 +1,1 @@
-"""Measure our workers on a GPU beside the bare loop and other servers, without Docker, Java, nginx and wrk."""
+"""Measure our workers on a GPU beside the bare limit and other servers, without Docker, Java, nginx and wrk."""

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from benchmarks.errors import StartError
 from benchmarks.gpu.load import Address
@@ -66,21 +67,8 @@ def _run_workers(
         stack.callback(listener.close)
         stack.callback(_stop, processes)
         for index in range(layout.workers):
-            command = [sys.executable, str(WORKER_HOME / "ts" / "model_service_worker.py")]
-            metrics = find_package_dir() / "configs" / "metrics.yaml"
-            options = ("--sock-type", "unix", "--sock-name", str(_find_socket(run_dir, index)))
-            command += [*options, "--metrics-config", str(metrics)]
-            processes.append(
-                subprocess.Popen(
-                    command,
-                    env=environment,
-                    cwd=run_dir,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    process_group=processes[0].pid if processes else 0,
-                )
-            )
+            group = processes[0].pid if processes else 0
+            processes.append(_start_worker(_find_socket(run_dir, index), environment, log, group))
         connections = [
             stack.enter_context(_connect(_find_socket(run_dir, index), process, log_file))
             for index, process in enumerate(processes)
@@ -88,14 +76,37 @@ def _run_workers(
         for connection in connections:
             connection.sendall(_encode_load(folder, layout.batch_size))
         for connection in connections:
-            try:
-                if not connection.recv(1):
-                    text = "a worker did not load the model"
-                    raise StartError(f"{text}; {describe_log(log_file)}")
-            except TimeoutError as error:
-                text = f"a worker did not load the model within {START_TIMEOUT_S} s"
-                raise StartError(f"{text}; {describe_log(log_file)}") from error
+            _wait_until_loaded(connection, log_file)
         yield Address(str(listener.path), "/predictions/model"), processes[0].pid
+
+
+def _start_worker(
+    path: Path, environment: dict[str, str], log: BinaryIO, group: int
+) -> subprocess.Popen[bytes]:
+    """Start a worker that listens at a path for Java, in a process group; 0: one of its own."""
+    program = WORKER_HOME / "ts" / "model_service_worker.py"
+    metrics = find_package_dir() / "configs" / "metrics.yaml"
+    options = ("--sock-type", "unix", "--sock-name", str(path), "--metrics-config", str(metrics))
+    return subprocess.Popen(
+        [sys.executable, str(program), *options],
+        env=environment,
+        cwd=path.parent,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        process_group=group,
+    )
+
+
+def _wait_until_loaded(connection: socket.socket, log_file: Path) -> None:
+    """Wait until a worker has loaded the model; raise StartError."""
+    text = "a worker did not load the model"
+    try:
+        if not connection.recv(1):
+            raise StartError(f"{text}; {describe_log(log_file)}")
+    except TimeoutError as error:
+        text = f"{text} within {START_TIMEOUT_S} s"
+        raise StartError(f"{text}; {describe_log(log_file)}") from error
 
 
 def _find_socket(run_dir: Path, index: int) -> Path:

@@ -12,6 +12,7 @@ from benchmarks import answers, bare, load, results, scaling, servers, table, wo
 from benchmarks.__main__ import select_compared
 from benchmarks.errors import BenchmarkError, StartError, WrkMissingError
 from benchmarks.gpu import __main__ as gpu_benchmark
+from benchmarks.gpu import measurement, ratios
 from benchmarks.load import LoadResult
 from benchmarks.peers import LOADED
 from benchmarks.results import LoadProfile
@@ -326,13 +327,13 @@ def test_fastest_layout_of_each_other_server_is_compared_on_a_gpu() -> None:
         "LitServe 8x2": 50,
     }
     trials = {name: LoadResult(rate, 1, 1, 0) for name, rate in rates.items()}
-    compared = gpu_benchmark.select_compared(trials)
+    compared = measurement.select_compared(trials)
     assert set(rates) - set(compared) == {"FastAPI 2x8", "LitServe 8x2"}
     rows = [
         results.build_row("MINILM", name, LoadProfile(32, 1), [trial], is_compared=name in compared)
         for name, trial in trials.items()
     ]
-    line = gpu_benchmark.format_ratios(rows).splitlines()[-1]
+    line = ratios.format_ratios(rows).splitlines()[-1]
     assert line == "| MINILM, 32 clients | 70 | 75 | 80 | 90 | 0.88 | 0.78 | 30 | 60 |"
 
 
