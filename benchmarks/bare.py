@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from handler.collation import build_batch, measure, plan_passes
-from handler.loading import load_model
+from handler.loading import load_and_check, load_model
 from handler.splitting import split_output
 from task.adapter import AdaptedTask
 
@@ -20,6 +20,11 @@ from task.adapter import AdaptedTask
 def load(folder: Path, device: str = "cpu") -> AdaptedTask:
     """Load the model in the folder of an unpacked archive."""
     return load_model(folder, torch.device(device))
+
+
+def load_measured(folder: Path, device: str) -> AdaptedTask:
+    """Load the model, and measure its passes on a GPU, as the handler does."""
+    return load_and_check(folder, torch.device(device))
 
 
 def predict(

@@ -38,7 +38,8 @@ def plan_passes(
     """Return the `indexes` of the samples, those of each pass in a list.
 
     A pass has at most `max_samples`, None: as many as its memory allows. Its samples have sizes within a factor of
-    MAX_SIZE_RATIO, if `sizes` is given, and tensors of equal shapes, if the task does not collate them itself.
+    MAX_SIZE_RATIO, if `sizes` is given, unless more padding takes less time than another pass, and tensors of equal
+    shapes, if the task does not collate them itself.
     """
     groups = [indexes] if indexes else []
     if task.collate is None and len(indexes) > 1 and not _are_equal_tensors(samples):
@@ -47,7 +48,11 @@ def plan_passes(
             by_structure.setdefault(_find_structure(samples[index]), []).append(index)
         groups = list(by_structure.values())
     if sizes is not None:
-        groups = [part for group in groups for part in _split_by_size(group, sizes)]
+        groups = [
+            part
+            for group in groups
+            for part in _join_parts(_split_by_size(group, sizes), sizes, task.max_padding)
+        ]
     limit = min(max_samples or MAX_SAMPLES_PER_PASS, MAX_SAMPLES_PER_PASS)
     if len(indexes) <= limit:
         return groups
@@ -65,6 +70,18 @@ def find_max_samples(times_ms: Mapping[int, float]) -> int | None:
         if times_ms[size] / size <= fastest * (1 + MAX_SLOWDOWN):
             return size
     return None
+
+
+def find_max_padding(times_ms: Mapping[int, float], size: float) -> float:
+    """Return how much padding, in units of `size`, takes as long as another pass; 0 if that is not known.
+
+    `times_ms` has the time of a pass by its number of samples, which all have the size.
+    """
+    fewest, most = min(times_ms), max(times_ms)
+    growth_ms = times_ms[most] - times_ms[fewest]
+    if most == fewest:
+        return 0
+    return size * (most - fewest) * times_ms[fewest] / growth_ms if growth_ms > 0 else math.inf
 
 
 def measure(task: AdaptedTask, sample: Sample) -> float:
@@ -152,6 +169,21 @@ def _split_by_size(group: list[int], sizes: Sequence[float]) -> list[list[int]]:
             smallest = sizes[index]
         parts[-1].append(index)
     return parts
+
+
+def _join_parts(
+    parts: list[list[int]], sizes: Sequence[float], max_padding: float
+) -> list[list[int]]:
+    """Join parts of growing sizes where the samples of the smaller need little padding for the size of the larger."""
+    joined: list[list[int]] = []
+    for part in parts:
+        if joined and max_padding:
+            padding = len(joined[-1]) * (sizes[part[-1]] - sizes[joined[-1][-1]])
+            if padding <= max_padding:
+                joined[-1] += part
+                continue
+        joined.append(part)
+    return joined
 
 
 def _are_equal_tensors(samples: Sequence[Sample]) -> bool:

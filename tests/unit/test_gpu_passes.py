@@ -83,6 +83,40 @@ def test_gpu_has_passes_that_fit_into_its_memory_and_are_as_fast_as_larger_ones(
     assert plain.clock_ms < 2500
 
 
+def test_samples_of_different_size_share_a_pass_if_their_padding_takes_less_time_than_another(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Texts(Timed):
+        def size(self, _: object) -> int:
+            return 4
+
+    plain = Texts(pass_ms=10, sample_ms=0.1)
+    task = adapt(plain)
+    samples = [torch.zeros(1)] * 4
+
+    def plan(sizes: list[float]) -> list[list[int]]:
+        return collation.plan_passes(task, samples, [0, 1, 2, 3], sizes)
+
+    assert plan([1, 100, 1, 3]) == [[0, 2], [3], [1]]
+    monkeypatch.setattr(time, "perf_counter", lambda: plain.clock_ms / 1000)
+    with caplog.at_level(logging.INFO):
+        pass_size.limit_passes(task, CountedMemory(plain, 1000_000, 10), 1)
+    assert "padding of 404 takes as long as another pass" in caplog.text
+    assert plan([1, 100, 1, 3]) == [[0, 2, 3, 1]]
+    assert plan([1, 200, 1, 3]) == [[0, 2, 3], [1]]
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "expected"),
+    [({1: 2.0, 11: 4.0}, 50), ({1: 2.0}, 0), ({1: 2.0, 512: 1.9}, float("inf"))],
+    ids=["growing", "one measurement", "not growing"],
+)
+def test_padding_is_compared_with_a_pass_by_the_growth_of_its_time(
+    times_ms: dict[int, float], expected: float
+) -> None:
+    assert collation.find_max_padding(times_ms, size=5) == expected
+
+
 def test_pass_that_does_not_fit_limits_later_ones_to_the_largest_that_did(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
