@@ -158,10 +158,10 @@ def gpu_worker_thread_pairs(cores: int, gpus: int, max_workers: int) -> list[tup
 
 def list_candidates(machine: Machine, model_bytes: int) -> list[tuple[int, int]]:
     """Return the (workers, threads) to try on a machine; `model_bytes` is the size of the model's files."""
-    most = max_workers(machine, model_bytes)
+    limit = max_workers(machine, model_bytes)
     if machine.gpus:
-        return gpu_worker_thread_pairs(machine.cores, len(machine.gpus), most)
-    return worker_thread_pairs(machine.cores, most)
+        return gpu_worker_thread_pairs(machine.cores, len(machine.gpus), limit)
+    return worker_thread_pairs(machine.cores, limit)
 
 
 def search(tuner: Tuner, pairs: Iterable[tuple[int, int]], delays_ms: Iterable[int]) -> None:
@@ -193,7 +193,7 @@ def choose_initial(machine: Machine, inference_ms: float, model_bytes: int) -> L
 
 
 def halve_memory(machine: Machine) -> Machine:
-    """Return the part of a machine with GPUs that each of the two servers may use; one with none is as it was."""
+    """Return what each of the two servers may use: half of the memory of a machine with GPUs, else all of it."""
     if not machine.gpus:
         return machine
     return machine._replace(
@@ -210,10 +210,8 @@ def main() -> None:
     try:
         workload = select_workload(args.model)
         machine = read_machine(local.find_gpus(print) or ())
-        available, model_bytes = (
-            halve_memory(machine),
-            manifest.content_bytes(workload.model.archive),
-        )
+        available = halve_memory(machine)
+        model_bytes = manifest.content_bytes(workload.model.archive)
         initial = choose_initial(available, workload.inference_ms, model_bytes)
         measure = partial(
             measure_side_by_side,

@@ -16,7 +16,7 @@ VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 """Selects the devices that CUDA uses in a process, by their numbers or UUIDs."""
 DRIVER_LIBRARY = "libcuda.so.1"
 MIN_CAPABILITY = (7, 5)
-"""The least compute capability of a GPU, that of Turing, for CUDA 13 and later; Volta and Pascal need CUDA 12."""
+"""The minimum compute capability for CUDA 13 and later, that of Turing; Volta and Pascal need CUDA 12."""
 CAPABILITY_ATTRIBUTES = (75, 76)
 """The driver's numbers of a device's major and minor compute capability."""
 GIB = 1 << 30
@@ -104,15 +104,11 @@ def find_torch_cuda() -> CudaVersion | None:
 
 def _list_selectors(visible: str, count: int) -> list[str]:
     """Return the value of CUDA_VISIBLE_DEVICES that selects each of the devices that it makes visible."""
-    if (
-        count == 1
-    ):  # of several parts of a GPU (MIG) CUDA uses the first, and the value need not be a number
+    if count == 1:  # also if the value has several parts of a GPU (MIG), of which CUDA uses one
         return [visible]
-    return (
-        [name.strip() for name in visible.split(",")][:count]
-        if visible
-        else [*map(str, range(count))]
-    )
+    if not visible:
+        return [*map(str, range(count))]
+    return [name.strip() for name in visible.split(",")][:count]
 
 
 def _read_gpu(driver: Any, index: int, selector: str, torch_cuda: CudaVersion) -> Gpu:

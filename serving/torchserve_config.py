@@ -35,7 +35,7 @@ class TorchServeConfig:
     gpus: Sequence[Gpu] | None = None
     """The GPUs of the workers in turn; empty: the CPU; None: torch has no CUDA, TorchServe searches for others."""
     shared_gpu_workers: int = 0
-    """The most workers of all TorchServes in the container that use one of the GPUs, if there are several."""
+    """The maximum number of workers on one of the GPUs, of all TorchServes in the container, if there are several."""
     gpu_clients: int = 1
     """The containers that use each of the GPUs in turns, this one included."""
     heap_bytes: int = 512 * MEBIBYTE

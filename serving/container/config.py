@@ -22,7 +22,7 @@ T = TypeVar("T")
 MEBIBYTE = 1 << 20
 MAX_REQUEST_BYTES_LIMIT = 100 * MEBIBYTE
 MAX_GPU_CLIENTS = 48
-"""The most pods that GKE lets share a GPU."""
+"""GKE's maximum number of pods that share a GPU."""
 MAX_RESPONSE_TIMEOUT_S = 3600
 """The longest that a dedicated endpoint of Vertex AI waits."""
 

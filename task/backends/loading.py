@@ -28,9 +28,7 @@ def load_backend(net: nn.Module, folder: Path, example: Tensor) -> Backend:
     baseline = BACKENDS[BASELINE](net, example)
     if choice == BASELINE:
         return baseline
-    if (
-        choice in HALF_PRECISIONS
-    ):  # only while `make export` checks the precisions of an accelerator
+    if choice in HALF_PRECISIONS:  # make export writes it while it compares precisions
         return build_rounded(net, HALF_PRECISIONS[choice])
     try:
         backend = BACKENDS[choice](net, example)

@@ -34,7 +34,7 @@ def build_rounded(net: nn.Module, dtype: torch.dtype) -> Backend:
 
     def run(batch: Tensor) -> Tensor:
         fast_path = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer
+        torch.backends.mha.set_fastpath_enabled(False)  # it has one operation for a layer
         try:
             with _Rounding(dtype):
                 return rounded(_round(batch, dtype))  # type: ignore[no-any-return]
