@@ -77,11 +77,13 @@ def find_max_padding(times_ms: Mapping[int, float], size: float) -> float:
 
     `times_ms` has the time of a pass by its number of samples, which all have the size.
     """
-    fewest, most = min(times_ms), max(times_ms)
-    growth_ms = times_ms[most] - times_ms[fewest]
-    if most == fewest:
+    smallest, largest = min(times_ms), max(times_ms)
+    if smallest == largest:
         return 0
-    return size * (most - fewest) * times_ms[fewest] / growth_ms if growth_ms > 0 else math.inf
+    growth_ms = times_ms[largest] - times_ms[smallest]
+    if growth_ms <= 0:
+        return math.inf
+    return size * (largest - smallest) * times_ms[smallest] / growth_ms
 
 
 def measure(task: AdaptedTask, sample: Sample) -> float:

@@ -1,6 +1,6 @@
 """Limit the samples of a pass on a GPU by its memory, and by the size beyond which it is no faster per sample.
 
-The same measurement says how much padding is faster than another pass.
+The same measurement gives the amount of padding that is faster than another pass.
 """
 
 import logging
@@ -107,13 +107,13 @@ def _limit_passes(task: AdaptedTask, memory: CudaMemory, workers: int) -> str:
         size *= 2
     sizes = [find_max_samples(times_ms), task.max_samples, limit]  # an earlier pass may have set it
     task.max_samples = min(each for each in sizes if each is not None)
+    padding = ""
     if task.size is not None:
         task.max_padding = find_max_padding(times_ms, measure(task, sample))
+        padding = f"padding of {task.max_padding:.0f} takes as long as another pass; "
     times = ", ".join(f"{size}: {ms:.1f} ms" for size, ms in times_ms.items())
-    padding = f"padding of {task.max_padding:.0f} takes as long as another pass; "
     return (
-        f"a pass has at most {task.max_samples} samples; measured {times}; "
-        f"{padding if task.size is not None else ''}"
+        f"a pass has at most {task.max_samples} samples; measured {times}; {padding}"
         f"this worker's share of the free memory is {share / 2**30:.1f} GiB"
     )
 

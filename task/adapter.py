@@ -61,7 +61,7 @@ class AdaptedTask:
         self.collate: Callable[[list[Sample]], Batch] | None = _get(task, "collate")
         self.size: Callable[[Sample], float] | None = _get(task, "size")
         self.max_samples: int | None = None
-        """The most samples in a pass, if more are no faster, or need more memory than the device has."""
+        """The maximum number of samples in a pass, if more are no faster, or need more memory than the device has."""
         self.max_padding = 0.0
         """How much padding, in units of `size`, takes as long as another pass; 0 if that is not known."""
         self.stream: Callable[[Sample, dict[str, JSON]], Iterator[JSON]] | None = None
