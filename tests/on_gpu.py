@@ -31,6 +31,8 @@ from tests.unit.test_backends import INPUTS, Branching, network
 from tests.unit.test_batch import Doubler, predict, predictions
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of another version of torch, too
+if not torch.cuda.is_available():
+    pytest.exit(f"torch {torch.__version__} finds no GPU: docs/gpu.md#test-coverage-and-limits", 1)
 GPU = torch.device("cuda", 0)
 EXAMPLE = INPUTS[:1]
 MAX_TF32_ERROR = 0.01
