@@ -55,7 +55,7 @@ def test_selected_backend_gives_the_outputs_of_the_network(
     net = network().to(GPU)
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            assert_equal_outputs(load_backend(net, tmp_path, EXAMPLE.to(GPU)), net, 0.02)
+            assert_equal_outputs(load_backend(net, tmp_path, EXAMPLE.to(GPU)), net, 0.05)
     print(caplog.text)
     assert "as another worker has chosen it" in caplog.text
 

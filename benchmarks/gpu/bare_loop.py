@@ -1,4 +1,4 @@
-"""The bare loop: processes on one device that parse requests and predict, without a server."""
+"""The bare limit: processes on one device that parse requests and predict, without a server."""
 
 import contextlib
 import multiprocessing
@@ -69,7 +69,7 @@ def run_bare_loop(workload: Workload, processes: int) -> Iterator[BareLoop]:
             for future in futures:
                 future.result()
         except BrokenProcessPool as error:
-            raise StartError("the bare loop did not load the model; the reason is above") from error
+            raise StartError("the bare limit did not load the model, as described above") from error
         yield BareLoop(pool, processes, workload)
 
 

@@ -119,7 +119,7 @@ def _find_address(url: str) -> Address:
 def check_answers(
     name: str, address: Address, bodies: list[str], expected: list[list[Any]]
 ) -> None:
-    """Raise AnswerError unless a server predicts as the bare loop does."""
+    """Raise AnswerError unless a server predicts as the bare limit does."""
     found = []
     for body in bodies:
         try:

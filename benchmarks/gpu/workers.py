@@ -26,6 +26,8 @@ from serving.worker.serving_worker.device import FIRST_PORT
 
 HANDLER = "vertex_handler.py"
 START_TIMEOUT_S = 180
+RESPONSE_TIMEOUT_S = 3600
+"""A worker that is paused within a second of a batch ends when it is resumed after the time for a response."""
 
 
 @contextlib.contextmanager
@@ -56,6 +58,7 @@ def _run_workers(
         address="unix:none",
         listener_socket=listener.handout_path,
         gpus=gpus or None,
+        response_timeout_s=RESPONSE_TIMEOUT_S,
     )
     path = os.pathsep.join(
         filter(None, [str(WORKER_HOME), str(folder.resolve()), os.environ.get("PYTHONPATH")])
