@@ -40,7 +40,7 @@ PATH_VARIABLE = "PYTHONPATH"
 def main() -> None:
     """Parse the options, measure, print the tables and write them to build/bench; fail if something was left out."""
     args = _parse_arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the servers
+    signal.signal(signal.SIGTERM, _interrupt)
     # The processes that are started run in other folders.
     packages = filter(None, os.environ.get(PATH_VARIABLE, "").split(os.pathsep))
     os.environ[PATH_VARIABLE] = os.pathsep.join(map(os.path.abspath, packages))
@@ -67,10 +67,19 @@ def main() -> None:
                 print(results.format_rows(measured), flush=True)
         except (BenchmarkError, ServingError) as error:
             report_error(f"{name}: {error}")
+        except KeyboardInterrupt:
+            report_error(f"{name}: interrupted")
+            break
     if file is not None:
         print(f"\n{file.with_suffix('.md').read_text()}\n{file}")
     if failures := errors + results.find_failures(rows):
         sys.exit("benchmarks.gpu: missing, or does not count:\n" + "\n".join(failures))
+
+
+def _interrupt(*_: object) -> None:
+    """Stop the servers and print what was measured; `timeout` sends its signal twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _write(rows: list[Row], device: str, old: Path | None) -> Path:
