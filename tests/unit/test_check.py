@@ -156,7 +156,7 @@ TOGETHER = "a batch gets the predictions that its requests get alone"
         pytest.param(
             *(SAMPLE, "return torch.zeros(2_000_000_000 if len(instance) > 1000 else 1)"),
             "an instance of 1,000,000 characters gets a prediction or a 4xx",
-            "it: 500: {place}: RuntimeError: ",
+            "it: 503: {place}: RuntimeError: ",
             id="a huge instance takes more memory than there may be",
             marks=FULL,
         ),
