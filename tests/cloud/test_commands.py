@@ -77,6 +77,7 @@ def test_commands_deploy_release_and_delete_a_model(
 def test_status_and_teardown_find_every_region_in_which_the_name_was_deployed(
     deploy: Run, stack: Stack
 ) -> None:
+    assert deploy("teardown --yes").code == 0  # the sources of the builds of other tests
     assert deploy("deploy --region europe-west4").code == 0
     assert deploy("deploy --region us-east1 --project second-project").code == 0
     # From now on only --all-regions finds what was deployed, as if another machine had done it.
