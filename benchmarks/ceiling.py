@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.load import LoadResult
 from benchmarks.workloads import Workload
@@ -22,6 +22,17 @@ from benchmarks.workloads import Workload
 THREAD_TRIALS = 2
 _task: Any = None
 """The task that a process has loaded."""
+
+
+class Passes(NamedTuple):
+    """How processes predict."""
+
+    processes: int
+    threads: int
+    """Threads of torch in a process."""
+    requests: int
+    """The requests in a pass."""
+    preprocess_threads: int = 1
 
 
 class Ceiling:
@@ -33,37 +44,37 @@ class Ceiling:
         rates = dict.fromkeys((1, cores), 0.0)
         for _ in range(THREAD_TRIALS):
             for threads in rates:
-                rates[threads] += self._run(1, 1, threads, 1, 1).requests_per_s
+                rates[threads] += self._run(1, Passes(1, threads, 1), 1).requests_per_s
         self._single_client_threads = max(rates, key=lambda threads: rates[threads])
 
     def measure(self, clients: int, instances: int, seconds: float) -> LoadResult:
         """Process as many requests as possible in `seconds`."""
         if clients == 1:
-            return self._run(1, instances, self._single_client_threads, 1, seconds)
+            return self._run(instances, Passes(1, self._single_client_threads, 1), seconds)
         max_requests = max(self._workload.max_batch_size // instances, 1)
         requests_per_pass = min(max(clients // self._cores, 1), max_requests)
-        return self._run(self._cores, instances, 1, requests_per_pass, seconds)
+        return self._run(instances, Passes(self._cores, 1, requests_per_pass), seconds)
 
     def predict(self, bodies: list[str]) -> list[list[Any]]:
         """Return the predictions of each request, from passes of one request, as JSON values."""
         return self._pool.submit(predict, bodies).result()
 
-    def _run(
-        self, processes: int, instances: int, threads: int, requests_per_pass: int, seconds: float
-    ) -> LoadResult:
-        bodies = self._workload.write_bodies(instances).read_text().splitlines()
-        started = time.monotonic()  # all processes of a machine share this clock
-        arguments = (threads, bodies, requests_per_pass, started + seconds)
-        futures = [self._pool.submit(run_passes, *arguments) for _ in range(processes)]
-        times_ms = [1000 * pass_s for future in futures for pass_s in future.result()]
-        return build_result(times_ms, requests_per_pass, time.monotonic() - started)
+    def _run(self, instances: int, passes: Passes, seconds: float) -> LoadResult:
+        return measure_passes(self._pool, self._workload.write_bodies(instances), passes, seconds)
 
 
-def build_result(times_ms: list[float], requests_per_pass: int, duration_s: float) -> LoadResult:
-    """Return the result of passes."""
-    times_ms = sorted(times_ms)
+def measure_passes(
+    pool: ProcessPoolExecutor, file: Path, passes: Passes, seconds: float
+) -> LoadResult:
+    """Predict the request bodies of a file in the processes of a pool, for some seconds."""
+    bodies = file.read_text().splitlines()
+    started = time.monotonic()  # all processes of a machine share this clock
+    arguments = (passes, bodies, started + seconds)
+    futures = [pool.submit(_run_passes, *arguments) for _ in range(passes.processes)]
+    times_ms = sorted(1000 * pass_s for future in futures for pass_s in future.result())
+    duration_s = time.monotonic() - started
     p99_ms = times_ms[min(len(times_ms) * 99 // 100, len(times_ms) - 1)]
-    requests_per_s = len(times_ms) * requests_per_pass / duration_s
+    requests_per_s = len(times_ms) * passes.requests / duration_s
     return LoadResult(requests_per_s, statistics.median(times_ms), p99_ms, 0)
 
 
@@ -99,23 +110,17 @@ def predict(bodies: list[str]) -> list[list[Any]]:
     ]
 
 
-def run_passes(
-    threads: int,
-    bodies: list[str],
-    requests_per_pass: int,
-    deadline: float,
-    preprocess_threads: int = 1,
-) -> list[float]:
+def _run_passes(passes: Passes, bodies: list[str], deadline: float) -> list[float]:
     """Run passes until a time of the monotonic clock; return the seconds of each."""
     import torch  # noqa: PLC0415
 
     from benchmarks import bare  # noqa: PLC0415
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(passes.threads)
     times_s: list[float] = []
     following = itertools.cycle(bodies)
     while (started := time.monotonic()) < deadline or not times_s:
-        requests = [json.loads(next(following)) for _ in range(requests_per_pass)]
-        bare.predict(_task, requests, plans_passes=True, threads=preprocess_threads)
+        requests = [json.loads(next(following)) for _ in range(passes.requests)]
+        bare.predict(_task, requests, plans_passes=True, threads=passes.preprocess_threads)
         times_s.append(time.monotonic() - started)
     return times_s

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -127,13 +127,11 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _list_of(known: object) -> Callable[[str], list[str]]:
-    names = list(known)  # type: ignore[call-overload]
-
+def _list_of(known: Collection[str]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         values = text.split(",")
-        if unknown := [each for each in values if each not in names]:
-            expected = ", ".join(names)
+        if unknown := [each for each in values if each not in known]:
+            expected = ", ".join(known)
             raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; expected {expected}")
         return values
 

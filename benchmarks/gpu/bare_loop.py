@@ -4,7 +4,6 @@ import contextlib
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -42,13 +41,8 @@ class BareLoop(NamedTuple):
         """Predict for some seconds, in batches as large as the clients allow."""
         processes = min(self.processes, clients)
         requests_per_pass = min(clients // processes, self.workload.max_batch_size)
-        bodies = self.workload.write_bodies(1).read_text().splitlines()
-        started = time.monotonic()  # all processes of a machine share this clock
-        arguments = (self.threads, bodies, requests_per_pass, started + seconds, self.threads)
-        futures = [self.pool.submit(ceiling.run_passes, *arguments) for _ in range(processes)]
-        times_ms = [1000 * pass_s for future in futures for pass_s in future.result()]
-        duration_s = time.monotonic() - started
-        return ceiling.build_result(times_ms, requests_per_pass, duration_s)
+        passes = ceiling.Passes(processes, self.threads, requests_per_pass, self.threads)
+        return ceiling.measure_passes(self.pool, self.workload.write_bodies(1), passes, seconds)
 
     def predict(self, bodies: list[str]) -> list[list[Any]]:
         """Return the predictions of each request, as JSON values."""

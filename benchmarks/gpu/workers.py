@@ -149,4 +149,4 @@ def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.kill()
     for process in processes:
-        process.wait()
+        process.wait(10)
